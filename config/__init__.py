@@ -1,0 +1,20 @@
+"""The config: declared keys, strict merging, durations, and errors that say what to type."""
+
+from .defaults import get_cfg
+from .durations import resolve_durations, to_iterations
+from .errors import ConfigError, nearest, unknown_name
+from .node import CfgNode, Difference
+from .signatures import call, check_arguments
+
+__all__ = [
+    "CfgNode",
+    "ConfigError",
+    "Difference",
+    "call",
+    "check_arguments",
+    "get_cfg",
+    "nearest",
+    "resolve_durations",
+    "to_iterations",
+    "unknown_name",
+]

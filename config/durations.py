@@ -1,0 +1,114 @@
+"""Lengths with a unit ("90ep", "5%") and the one place where they become iterations."""
+
+from __future__ import annotations
+
+import math
+import re
+from fractions import Fraction
+from typing import Any
+
+from .errors import ConfigError
+from .fields import Duration, Field, ListOf
+from .node import CfgNode
+
+# Arguments of torch's schedules that count steps; elsewhere a string stays a string.
+_STEP_ARGUMENT = re.compile(r"step_size\w*|\w+_iters|milestones|T_max|T_0|total_steps")
+
+
+def to_iterations(
+    value: int | str, *, max_iter: int | None = None, iters_per_epoch: Fraction | int | None = None
+) -> int:
+    """Return a duration in iterations, rounded half up, at least 1 where it had a unit.
+
+    Args:
+        value: iterations, or "90ep" (epochs), or "5%" (of `max_iter`).
+        max_iter: the run's length.
+        iters_per_epoch: len(data set) / IMS_PER_BATCH, exact.
+
+    Raises:
+        ConfigError: the unit's length is not known, or the string has no such form.
+
+    >>> to_iterations("2.5%", max_iter=100), to_iterations("5%", max_iter=3)
+    (3, 1)
+    >>> to_iterations("1.5ep", iters_per_epoch=Fraction(1437, 64))
+    34
+    """
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ep|%)", value)
+    if not match:
+        raise ConfigError(
+            f"expected iterations or a string with a unit such as '90ep' or '5%'; got {value!r}"
+        )
+    number, unit = Fraction(match[1]), match[2]
+    if unit == "%":
+        if max_iter is None:
+            raise ConfigError(f"{value!r} is a share of MAX_ITER, which is not known here")
+        exact = number / 100 * max_iter
+    else:
+        if iters_per_epoch is None:
+            raise ConfigError(
+                f"{value!r} needs the size of the data set: give --dataset-size N, or iters_per_epoch"
+            )
+        exact = number * iters_per_epoch
+    return max(1, math.floor(exact + Fraction(1, 2)))
+
+
+def resolve_durations(cfg: CfgNode, iters_per_epoch: Fraction | int | None = None) -> CfgNode:
+    """Return a copy of `cfg` in which every duration is an integer in iterations.
+
+    Args:
+        cfg: a config with the keys of `get_cfg()`; left as it is.
+        iters_per_epoch: len(data set) / IMS_PER_BATCH; only needed where a value ends in "ep".
+
+    Raises:
+        ConfigError: names each key whose value cannot be resolved.
+
+    >>> from warmstart.config import get_cfg
+    >>> cfg = get_cfg()
+    >>> cfg.merge_from_list(["SOLVER.MAX_ITER", "90ep", "SOLVER.STEPS", "30ep,60ep"])
+    >>> solver = resolve_durations(cfg, iters_per_epoch=100).SOLVER
+    >>> solver.MAX_ITER, solver.STEPS, solver.WARMUP_ITERS
+    (9000, (3000, 6000), 225)
+    """
+    resolved = cfg.clone()
+    resolved.defrost()
+    problems: list[str] = []
+
+    def iterations(key: str, value: Any, max_iter: int | None) -> Any:
+        try:
+            if isinstance(value, (list, tuple)):
+                return tuple(
+                    to_iterations(v, max_iter=max_iter, iters_per_epoch=iters_per_epoch) for v in value
+                )
+            return to_iterations(value, max_iter=max_iter, iters_per_epoch=iters_per_epoch)
+        except ConfigError as error:
+            problems.append(f"{cfg.label(key)}: {error}")
+            return value
+
+    solver = resolved.SOLVER
+    solver["MAX_ITER"] = max_iter = iterations("SOLVER.MAX_ITER", solver.MAX_ITER, None)
+    if problems:
+        raise ConfigError(problems)
+    for key, field in cfg.fields():
+        if _is_duration(field) and key != "SOLVER.MAX_ITER":
+            *sections, name = key.split(".")
+            node = resolved
+            for section in sections:
+                node = node[section]
+            # Item access: the value is right by construction, and keeps the source it came from.
+            node[name] = iterations(key, node[name], max_iter)
+    arguments = solver.LR_SCHEDULER_ARGS
+    for name, value in list(arguments.items()):
+        values = value if isinstance(value, (list, tuple)) else [value]
+        if _STEP_ARGUMENT.fullmatch(name) and any(isinstance(v, str) for v in values):
+            arguments[name] = iterations(f"SOLVER.LR_SCHEDULER_ARGS.{name}", value, max_iter)
+    if problems:
+        raise ConfigError(problems)
+    if cfg.is_frozen():
+        resolved.freeze()
+    return resolved
+
+
+def _is_duration(field: Field) -> bool:
+    return isinstance(field, Duration) or (isinstance(field, ListOf) and isinstance(field.item, Duration))

@@ -1,0 +1,59 @@
+"""The one exception for what a user typed wrong, and the sentences it is made of."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class ConfigError(ValueError):
+    """A mistake in what the user wrote; the tools print it without a traceback and exit with code 2.
+
+    Args:
+        problems: one sentence, or one sentence for each mistake.
+
+    >>> print(ConfigError("SOLVER.BASE_LR: expected a number above 0; got -1"))
+    SOLVER.BASE_LR: expected a number above 0; got -1
+    >>> print(ConfigError(["first", "second"]))
+    2 problems:
+      first
+      second
+    """
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        if len(self.problems) == 1:
+            super().__init__(self.problems[0])
+        else:
+            super().__init__("\n  ".join([f"{len(self.problems)} problems:", *self.problems]))
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the known name most like `name`, or "" where none is near; case does not count.
+
+    >>> nearest("WarmupMultistepLR", ["WarmupCosineLR", "WarmupMultiStepLR"])
+    'WarmupMultiStepLR'
+    >>> nearest("zebra", ["WarmupCosineLR"])
+    ''
+    """
+    by_folded = {candidate.casefold(): candidate for candidate in known}
+    matches = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.6)
+    return by_folded[matches[0]] if matches else ""
+
+
+def unknown_name(label: str, what: str, name: str, known: Iterable[str]) -> ConfigError:
+    """Return the error for a name that must be one of a set: it lists the set and the nearest match.
+
+    Args:
+        label: the key that holds the name, with its source.
+        what: what the name stands for, in words: "schedule".
+        name: what the user wrote.
+        known: the names that would do.
+
+    >>> print(unknown_name("SOLVER.OPTIMIZER", "optimizer", "Adm", ["SGD", "Adam"]))
+    SOLVER.OPTIMIZER: no optimizer is called 'Adm'; did you mean 'Adam'? Known: Adam, SGD
+    """
+    names = sorted(known)
+    match = nearest(name, names)
+    hint = f" did you mean {match!r}?" if match else ""
+    return ConfigError(f"{label}: no {what} is called {name!r};{hint} Known: {', '.join(names)}")

@@ -1,0 +1,41 @@
+"""Packaging: the folders at the top of the repository become the namespace package `warmstart`."""
+
+from setuptools import setup
+
+# The namespace has no __init__.py; a user's own config.py or data/ can therefore never shadow ours.
+FOLDERS = ["config", "config/recipes", "solver", "data", "data/digits", "modeling", "engine", "tools"]
+
+TEST = ["pytest>=8"]
+
+setup(
+    name="warmstart",
+    version="0.1.0",
+    description="Config-driven PyTorch training: exact schedules, and runs that continue bit for bit.",
+    long_description=open("README.md", encoding="utf-8").read(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    packages=["warmstart." + folder.replace("/", ".") for folder in FOLDERS],
+    package_dir={"warmstart." + folder.replace("/", "."): folder for folder in FOLDERS},
+    package_data={
+        **{f"warmstart.{folder}": ["py.typed"] for folder in FOLDERS if "/" not in folder},
+        "warmstart.config.recipes": ["*.yaml"],
+        "warmstart.data.digits": ["digits.npz", "NOTICE.md"],
+    },
+    install_requires=[
+        "torch>=2.6",
+        "torchvision>=0.21",
+        "yacs>=0.1.8",
+        "fvcore>=0.1.5.post20221221",
+        "tensorboard>=2.15",
+        "torchmetrics>=1.4",
+        "tqdm>=4.60",
+        "pyyaml>=6",
+        "numpy",
+    ],
+    extras_require={
+        "test": TEST,
+        "dev": [*TEST, "ruff>=0.8", "mypy>=1.13", "types-PyYAML", "types-tqdm", "scikit-learn", "build"],
+    },
+)
