@@ -1,5 +1,7 @@
 """Packaging: the folders at the top of the repository become the namespace package `warmstart`."""
 
+from pathlib import Path
+
 from setuptools import setup
 
 # The namespace has no __init__.py; a user's own config.py or data/ can therefore never shadow ours.
@@ -11,7 +13,7 @@ setup(
     name="warmstart",
     version="0.1.0",
     description="Config-driven PyTorch training: exact schedules, and runs that continue bit for bit.",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],

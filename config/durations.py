@@ -37,9 +37,7 @@ def to_iterations(
         return value
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ep|%)", value)
     if not match:
-        raise ConfigError(
-            f"expected iterations or a string with a unit such as '90ep' or '5%'; got {value!r}"
-        )
+        raise ConfigError(f"expected iterations or a string with a unit such as '90ep' or '5%'; got {value!r}")
     number, unit = Fraction(match[1]), match[2]
     if unit == "%":
         if max_iter is None:
@@ -78,9 +76,7 @@ def resolve_durations(cfg: CfgNode, iters_per_epoch: Fraction | int | None = Non
     def iterations(key: str, value: Any, max_iter: int | None) -> Any:
         try:
             if isinstance(value, (list, tuple)):
-                return tuple(
-                    to_iterations(v, max_iter=max_iter, iters_per_epoch=iters_per_epoch) for v in value
-                )
+                return tuple(to_iterations(v, max_iter=max_iter, iters_per_epoch=iters_per_epoch) for v in value)
             return to_iterations(value, max_iter=max_iter, iters_per_epoch=iters_per_epoch)
         except ConfigError as error:
             problems.append(f"{cfg.label(key)}: {error}")

@@ -316,6 +316,4 @@ def field_like(default: Any) -> Field:
         return Str(default)
     if isinstance(default, (list, tuple)):
         return ListOf(field_like(default[0]) if default else Str(""), default)
-    raise TypeError(
-        f"no field for a default of type {type(default).__name__}; declare one, as OrNull(Float(0))"
-    )
+    raise TypeError(f"no field for a default of type {type(default).__name__}; declare one, as OrNull(Float(0))")

@@ -50,9 +50,7 @@ def check_arguments(
             match = nearest(argument, own)
             hint = f" did you mean {match!r}?" if match else ""
             takes = ", ".join(own) or "none"
-            problems.append(
-                f"{label}.{argument}: {name} takes no argument {argument!r};{hint} It takes: {takes}"
-            )
+            problems.append(f"{label}.{argument}: {name} takes no argument {argument!r};{hint} It takes: {takes}")
     for argument, parameter in own.items():
         if parameter.default is parameter.empty and argument not in arguments:
             problems.append(f"{label}.{argument}: {name} needs it; set {label}.{argument}")

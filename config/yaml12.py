@@ -145,9 +145,7 @@ def _load_one(path: Path) -> list[Assignment]:
         loader.dispose()
 
 
-def _flatten(
-    loader: _Loader, node: yaml.MappingNode, prefix: tuple[str, ...], path: Path
-) -> list[Assignment]:
+def _flatten(loader: _Loader, node: yaml.MappingNode, prefix: tuple[str, ...], path: Path) -> list[Assignment]:
     _refuse_doubled_keys(node, prefix, path)
     loader.flatten_mapping(node)  # resolves `<<`
     found: list[Assignment] = []
@@ -169,7 +167,5 @@ def _refuse_doubled_keys(node: yaml.MappingNode, prefix: tuple[str, ...], path: 
         name = str(key_node.value)
         if name in lines and name != "<<":
             full = ".".join([*prefix, name])
-            raise ConfigError(
-                f"{path}:{line}: {full} is written twice, first in line {lines[name]}; keep one"
-            )
+            raise ConfigError(f"{path}:{line}: {full} is written twice, first in line {lines[name]}; keep one")
         lines[name] = line
