@@ -1,0 +1,63 @@
+"""The loop and what runs around it: hooks, records, checkpoints, evaluation."""
+
+from .checkpoint import CheckpointError, load_checkpoint, load_newest, save_checkpoint
+from .defaults import (
+    build_trainer,
+    default_hooks,
+    evaluate_all,
+    log_run,
+    log_scores,
+    read_command_line,
+    register_hook,
+    run_tool,
+)
+from .evaluation import evaluate, evaluation_mode
+from .hooks import CheckpointHook, EvaluationHook, RecordHook
+from .logs import setup_logging
+from .losses import LossWindow, NonFiniteLossError
+from .resolve import check_device, get_device, resolve_config
+from .resume import compare_configs, find_start, load_start, prepare_folder
+from .rng import preserved_rng, rng_state, seed_all, set_rng_state
+from .trainer import HookBase, Trainer, every
+from .writers import ConsoleWriter, JSONWriter, TensorBoardWriter, Writer
+
+__all__ = [
+    "CheckpointError",
+    "CheckpointHook",
+    "ConsoleWriter",
+    "EvaluationHook",
+    "HookBase",
+    "JSONWriter",
+    "LossWindow",
+    "NonFiniteLossError",
+    "RecordHook",
+    "TensorBoardWriter",
+    "Trainer",
+    "Writer",
+    "build_trainer",
+    "check_device",
+    "compare_configs",
+    "default_hooks",
+    "evaluate",
+    "evaluate_all",
+    "evaluation_mode",
+    "every",
+    "find_start",
+    "get_device",
+    "load_checkpoint",
+    "load_newest",
+    "load_start",
+    "log_run",
+    "log_scores",
+    "prepare_folder",
+    "preserved_rng",
+    "read_command_line",
+    "register_hook",
+    "resolve_config",
+    "rng_state",
+    "run_tool",
+    "save_checkpoint",
+    "seed_all",
+    "set_rng_state",
+    "setup_logging",
+]

@@ -1,0 +1,215 @@
+"""From a command line to a config, and from a config to a trainer with the default hooks."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from warmstart.config import (
+    CfgNode,
+    ConfigError,
+    Flag,
+    get_cfg,
+    parse_command_line,
+    usage,
+)
+from warmstart.data import build_test_loader, build_train_loader, train_info
+from warmstart.modeling import build_model
+from warmstart.solver import build_lr_scheduler, build_optimizer, describe_groups, describe_plan
+
+from .evaluation import evaluate
+from .hooks import CheckpointHook, EvaluationHook, RecordHook
+from .losses import NonFiniteLossError
+from .resolve import get_device, resolve_config
+from .resume import versions
+from .rng import seed_all
+from .trainer import HookBase, Trainer
+from .writers import ConsoleWriter, JSONWriter, TensorBoardWriter, score_lines
+
+logger = logging.getLogger(__name__)
+
+CONFIG_FLAGS = (
+    Flag("--config-file", "one", "YAML file; recipe:NAME.yaml takes one that ships with the package"),
+    Flag("--import", "one", "module that registers your data sets, models, schedules, hooks", repeated=True),
+    Flag("--print-config", "none", "print what differs from the defaults, and who set it, then stop"),
+)
+
+_HOOKS: dict[str, Callable[[CfgNode], HookBase]] = {}
+
+
+def register_hook(name: str, builder: Callable[[CfgNode], HookBase]) -> None:
+    """Add a hook to every run: `builder(cfg)` makes it; it runs after evaluation, before the records.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    if name in _HOOKS:
+        raise ValueError(f"a hook called {name!r} is registered already")
+    _HOOKS[name] = builder
+
+
+def read_command_line(
+    argv: Sequence[str] | None, flags: Sequence[Flag], summary: str
+) -> tuple[dict[str, Any], CfgNode]:
+    """Return a tool's flags and the config: defaults, then the file, then the overrides, frozen.
+
+    Prints and exits at --help and --print-config. Modules given with --import are imported first, from
+    the Python path or the current folder.
+
+    Args:
+        argv: the words behind the program's name; None takes them from sys.argv.
+        flags: the tool's own flags; those of `CONFIG_FLAGS` come by themselves.
+        summary: what the tool does, for --help.
+
+    Raises:
+        ConfigError: anything wrong on the command line or in the file.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    flags = (*CONFIG_FLAGS, *flags)
+    if "--help" in argv or "-h" in argv:
+        print(usage(Path(sys.argv[0]).name, summary, flags))
+        raise SystemExit(0)
+    cfg = get_cfg()
+    found, overrides = parse_command_line(argv, flags, cfg.has_key)
+    for module in found["import"]:
+        _import(module)
+    if found["config_file"]:
+        cfg.merge_from_file(found["config_file"])
+    cfg.merge_from_list(overrides, source="command line")
+    cfg.freeze()
+    if found["print_config"]:
+        print(describe_config(cfg))
+        raise SystemExit(0)
+    return found, cfg
+
+
+def describe_config(cfg: CfgNode) -> str:
+    """Return one line for each key that is not at its default: its value, the default, who set it.
+
+    >>> cfg = get_cfg()
+    >>> cfg.merge_from_list(["SOLVER.BASE_LR", "0.1"])
+    >>> print(describe_config(cfg))
+    SOLVER.BASE_LR: 0.1  (default 0.001; set by override)
+    """
+    lines = []
+    for difference in cfg.differences(get_cfg()):
+        default = "none" if difference.default is None else difference.default
+        lines.append(f"{difference.key}: {difference.value}  (default {default}; set by {difference.source})")
+    return "\n".join(lines) or "every key is at its default"
+
+
+def build_trainer(cfg: CfgNode) -> Trainer:
+    """Return a trainer for a config: seeded model, optimizer, schedule, data and the default hooks.
+
+    Args:
+        cfg: resolved or not; the checks of `resolve_config` run in any case.
+
+    Raises:
+        ConfigError: the config is not one that can run.
+    """
+    cfg = resolve_config(cfg)
+    device = get_device(cfg)
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+    seed_all(cfg.SEED)
+    model = build_model(cfg).to(device)
+    optimizer = build_optimizer(cfg, model)
+    return Trainer(
+        model,
+        optimizer,
+        build_lr_scheduler(cfg, optimizer),
+        build_train_loader(cfg),
+        default_hooks(cfg, model),
+        max_iter=cfg.SOLVER.MAX_ITER,
+        device=device,
+    )
+
+
+def default_hooks(cfg: CfgNode, model: nn.Module) -> list[HookBase]:
+    """Return the hooks of a run, in an order that has reasons.
+
+    1. Evaluation comes first: its scores belong to this iteration's record and checkpoint.
+    2. The user's hooks see the scores, and what they add to `trainer.scalars` is still recorded.
+    3. Records take everything that was found out about this iteration.
+    4. The checkpoint comes last, so that it holds what all the others know after this iteration.
+    """
+    output = Path(cfg.OUTPUT_DIR)
+    writers = [
+        ConsoleWriter(cfg.SOLVER.MAX_ITER),
+        JSONWriter(output / "metrics.json"),
+        TensorBoardWriter(output),
+    ]
+    constants = {"config": cfg.to_dict(), "versions": versions()}
+    return [
+        EvaluationHook(cfg.TEST.EVAL_PERIOD, lambda: evaluate_all(cfg, model)),
+        *(builder(cfg) for builder in _HOOKS.values()),
+        RecordHook(cfg.LOG_PERIOD, writers),
+        CheckpointHook(cfg.SOLVER.CHECKPOINT_PERIOD, output, constants),
+    ]
+
+
+def evaluate_all(cfg: CfgNode, model: nn.Module) -> dict[str, float]:
+    """Return the scores on every test set: {"digits_test/accuracy": 0.98, ...}."""
+    device = next(model.parameters()).device
+    return {
+        f"{name}/{score}": value
+        for name in cfg.DATASETS.TEST
+        for score, value in evaluate(model, build_test_loader(cfg, name), device).items()
+    }
+
+
+def log_scores(scores: dict[str, float]) -> None:
+    """Log one line a test set."""
+    for name, line in score_lines(scores).items():
+        logger.info("%s: %s", name, line)
+
+
+def log_run(cfg: CfgNode, trainer: Trainer) -> None:
+    """Log what is about to run: machine, data, model, plan, parameter groups."""
+    info = train_info(cfg)
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    where = f"{torch.cuda.get_device_name(trainer.device)}" if trainer.device.type == "cuda" else "CPU"
+    logger.info("torch %s on %s, %d threads; output in %s", torch.__version__, where, torch.get_num_threads(),
+                cfg.OUTPUT_DIR)  # fmt: skip
+    logger.info("data: %s, %s samples, %s", ", ".join(cfg.DATASETS.TRAIN), f"{info.size:,}", info.shape_text())
+    logger.info("model: %s, %s parameters", cfg.MODEL.NAME, f"{parameters:,}")
+    logger.info("plan: %s", describe_plan(cfg, info.size))
+    for line in describe_groups(trainer.optimizer).splitlines():
+        logger.info("group %s", line)
+
+
+def run_tool(main: Callable[[], int]) -> None:
+    """Run a tool and exit: code 2 and one message on stderr for what the user typed wrong.
+
+    A loss that is not finite exits with 3. Anything else that fails is a bug and shows its traceback.
+    """
+    try:
+        code = main()
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except NonFiniteLossError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 3
+    sys.exit(code)
+
+
+def _import(module: str) -> None:
+    # Behind everything else: a user's config.py must not shadow anyone's.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module.partition(".")[0] and error.name != module:
+            raise
+        raise ConfigError(
+            f"command line: --import {module}: no such module on the Python path or in the current folder"
+        ) from None

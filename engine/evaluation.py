@@ -1,0 +1,84 @@
+"""Scoring a model on a test set without leaving a trace in training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .rng import preserved_rng
+from .trainer import to_device
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put the model in evaluation mode, then every submodule back into the mode it had.
+
+    >>> model = nn.Sequential(nn.BatchNorm1d(2).eval(), nn.Dropout())
+    >>> model.training, model[0].training
+    (True, False)
+    >>> with evaluation_mode(model):
+    ...     model.training, model[1].training
+    (False, False)
+    >>> model.training, model[0].training, model[1].training
+    (True, False, True)
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, loader: Iterable[Any], device: torch.device | str = "cpu") -> dict[str, float]:
+    """Return the scores of a classifier; mode and random number generators are as before.
+
+    Args:
+        model: in evaluation mode `model(images)` gives logits (N, classes).
+        loader: gives (images (N, C, H, W), labels (N,)), each sample once.
+        device: where the model is.
+
+    Returns:
+        `accuracy` and, with more than five classes, `top5`: the share of labels that are the highest
+        and among the five highest logits, from 0 to 1; `loss`: the mean cross-entropy.
+
+    Raises:
+        ValueError: the loader is empty.
+
+    >>> logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [0.0, 2.0]])
+    >>> scores = evaluate(nn.Identity(), [(logits, torch.tensor([0, 1, 1, 1]))])
+    >>> scores["accuracy"], round(scores["loss"], 4)
+    (0.75, 0.6269)
+    """
+    from torchmetrics import MeanMetric, MetricCollection  # slow to import: only who evaluates pays
+    from torchmetrics.classification import MulticlassAccuracy
+
+    device = torch.device(device)
+    metrics: MetricCollection | None = None
+    loss = MeanMetric().to(device)
+    with preserved_rng(), evaluation_mode(model):
+        for batch in loader:
+            images, labels = to_device(batch, device)
+            logits = model(images).float()
+            if metrics is None:
+                classes = logits.shape[1]
+                ranks = {"accuracy": 1} | ({"top5": 5} if classes > 5 else {})
+                metrics = MetricCollection(
+                    {
+                        name: MulticlassAccuracy(classes, top_k=k, average="micro", validate_args=False)
+                        for name, k in ranks.items()
+                    },
+                    compute_groups=False,
+                ).to(device)
+            metrics.update(logits, labels)
+            loss.update(F.cross_entropy(logits, labels), weight=len(labels))
+    if metrics is None:
+        raise ValueError("the test set is empty: nothing to evaluate")
+    return {name: float(value) for name, value in metrics.compute().items()} | {"loss": float(loss.compute())}

@@ -1,0 +1,45 @@
+"""Our log messages: each once on stdout, and in a run's log.txt."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+
+class _Console(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes to whatever sys.stdout is at the time, above a progress bar where there is one."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stdout)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "tqdm" in sys.modules:
+            sys.modules["tqdm"].tqdm.write(self.format(record), file=sys.stdout)
+        else:
+            self.stream = sys.stdout
+            super().emit(record)
+
+
+def setup_logging(folder: str | Path | None = None) -> None:
+    """Send our messages to stdout and, with a folder, to its log.txt; a second call adds nothing twice."""
+    root = logging.getLogger("warmstart")
+    root.setLevel(logging.INFO)
+    root.propagate = False  # else a user's logging.basicConfig prints each line again
+    if not any(isinstance(handler, _Console) for handler in root.handlers):
+        console = _Console()
+        console.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%H:%M:%S"))
+        root.addHandler(console)
+    if folder is None:
+        return
+    path = os.path.abspath(Path(folder) / "log.txt")
+    for handler in list(root.handlers):
+        if isinstance(handler, logging.FileHandler) and handler.baseFilename != path:
+            root.removeHandler(handler)
+            handler.close()
+    if not any(isinstance(handler, logging.FileHandler) for handler in root.handlers):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(path, encoding="utf-8")
+        file.setFormatter(logging.Formatter("[%(asctime)s] %(levelname)s %(message)s"))
+        root.addHandler(file)

@@ -1,0 +1,143 @@
+"""What a run finds in its folder, and whether it may go on from there."""
+
+from __future__ import annotations
+
+import logging
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from warmstart.config import CfgNode, ConfigError
+
+from .checkpoint import POINTER, has_checkpoints, load_checkpoint, load_newest
+from .logs import setup_logging
+from .trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+# Keys that cannot change the result of training, and sections whose change would make it another run.
+# Of the rest (SOLVER above all) this run's value is used, and the change is printed.
+FREE = (
+    "OUTPUT_DIR",
+    "LOG_PERIOD",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "TEST.",
+    "DATALOADER.NUM_WORKERS",
+    "DATASETS.ROOT",
+    "DATASETS.DOWNLOAD",
+    "MODEL.DEVICE",
+    "MODEL.WEIGHTS",
+)
+FIXED = ("MODEL.", "DATASETS.", "INPUT.", "SEED", "DATALOADER.BACKEND")
+
+
+def find_start(cfg: CfgNode, resume: str | None, overwrite: bool) -> dict[str, Any] | None:
+    """Return the checkpoint to continue from, or None to start at iteration 0. Writes nothing.
+
+    Args:
+        cfg: the resolved config.
+        resume: None without --resume, "" for the newest checkpoint in OUTPUT_DIR, else a file or folder.
+        overwrite: whether checkpoints of an earlier run in OUTPUT_DIR may go.
+
+    Raises:
+        ConfigError: OUTPUT_DIR holds another run's checkpoints and neither flag was given, both were, or
+            what should be resumed cannot be read.
+    """
+    folder = Path(cfg.OUTPUT_DIR)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{cfg.label('OUTPUT_DIR')}: {folder} is a file; name a folder")
+    if resume is None:
+        if has_checkpoints(folder) and not overwrite:
+            raise ConfigError(
+                f"{folder} holds the checkpoints of an earlier run; give --resume to continue it, "
+                "--overwrite to delete it, or another folder with OUTPUT_DIR"
+            )
+        return None
+    if overwrite:
+        raise ConfigError("command line: --resume and --overwrite contradict each other; give one of them")
+    source = Path(resume) if resume else folder
+    if resume and not source.is_dir():
+        logger.info("resuming from %s", source)
+        return load_checkpoint(source)
+    found = load_newest(source)
+    if found is None and resume:
+        raise ConfigError(f"command line: --resume {resume}: the folder holds no checkpoint")
+    if found is None:
+        logger.info("--resume: no checkpoint in %s yet, starting at iteration 0", folder)
+        return None
+    logger.info("resuming from %s", found[0])
+    return found[1]
+
+
+def compare_configs(cfg: CfgNode, saved: dict[str, Any], allow_change: bool) -> None:
+    """Log each key that differs from the checkpoint's config, or refuse the resume.
+
+    Raises:
+        ConfigError: keys differ that make it another run (model, data, seed), unless `allow_change`.
+    """
+    refused = []
+    for difference in cfg.differences(saved):
+        key = difference.key
+        change = f"{key}: {difference.default!r} -> {difference.value!r}"
+        if key.startswith(FREE):
+            continue
+        if key.startswith(FIXED) and not allow_change:
+            refused.append(change)
+        else:
+            logger.info("changed since the checkpoint: %s", change)
+    if refused:
+        raise ConfigError(
+            "this is not the run that wrote the checkpoint: " + "; ".join(refused) + ". Use the old values, "
+            "another OUTPUT_DIR, or --allow-config-change"
+        )
+
+
+def load_start(trainer: Trainer, start: dict[str, Any]) -> None:
+    """Put a checkpoint into a trainer; where bits may come to differ, say so once.
+
+    Raises:
+        ConfigError: the checkpoint does not fit the trainer's model or optimizer.
+    """
+    try:
+        trainer.load_state_dict(start)
+    except (KeyError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"the checkpoint does not fit this model and optimizer: {reason}") from error
+    written_by, now = start.get("versions", {}), versions()
+    changed = [
+        f"{name} {written_by.get(name)} -> {now[name]}" for name in now if written_by.get(name) != now[name]
+    ]
+    if changed:
+        logger.warning("the continued run may differ in the last bits: %s", ", ".join(changed))
+    logger.info("continuing after iteration %d", trainer.iteration)
+
+
+def versions() -> dict[str, Any]:
+    """Return what bits depend on besides the config; a checkpoint notes it."""
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def prepare_folder(cfg: CfgNode, overwrite: bool) -> None:
+    """Make OUTPUT_DIR ready for a run: old run deleted where asked for, config.yaml and log.txt begun.
+
+    Only files that a run of ours writes are deleted, by name.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
+    folder = Path(cfg.OUTPUT_DIR)
+    own = ("model_*.pth", POINTER, "metrics.json*", "config.yaml", "log.txt", "events.out.tfevents.*")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in [path for pattern in own for path in folder.glob(pattern) if overwrite]:
+            path.unlink()
+        (folder / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
+        setup_logging(folder)
+    except OSError as error:
+        raise ConfigError(f"{cfg.label('OUTPUT_DIR')}: cannot write to {folder}: {error.strerror}") from None

@@ -1,0 +1,284 @@
+"""The loop: one class, five events for hooks, one clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from .losses import LossWindow, NonFiniteLossError
+from .rng import rng_state, set_rng_state
+
+
+class HookBase:
+    """What runs around the loop. Each method gets the trainer; keep no reference to it.
+
+    Events, in the order of one iteration, hooks in the order of the list:
+
+    - before_train: once, after a checkpoint was loaded and before the first iteration.
+    - before_step: `trainer.iteration` is the number of updates done so far.
+    - after_backward: gradients are there, the update is not.
+    - after_step: the update is done and counted; `trainer.is_last_step` says whether the run ends with it.
+    - after_train: once, when the run ended cleanly.
+    """
+
+    @property
+    def name(self) -> str:
+        """The key of this hook's state in a checkpoint, unique in a run; the class's name by default."""
+        return type(self).__name__
+
+    def before_train(self, trainer: Trainer) -> None:
+        """Run before the first iteration."""
+
+    def before_step(self, trainer: Trainer) -> None:
+        """Run before each iteration."""
+
+    def after_backward(self, trainer: Trainer) -> None:
+        """Run between the gradients and the update."""
+
+    def after_step(self, trainer: Trainer) -> None:
+        """Run after each update."""
+
+    def after_train(self, trainer: Trainer) -> None:
+        """Run after the last iteration."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs, as tensors and plain values."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` returned."""
+
+
+EVENTS = ("before_train", "before_step", "after_backward", "after_step", "after_train")
+
+
+def every(period: int, iteration: int) -> bool:
+    """Return whether something with this period is due after `iteration` updates; 0 is never.
+
+    >>> [i for i in range(1, 22) if every(7, i)]
+    [7, 14, 21]
+    >>> every(0, 7)
+    False
+    """
+    return period > 0 and iteration % period == 0
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Return the batch with every tensor in its tuples, lists and dicts on `device`."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, Mapping):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, (list, tuple)):
+        return type(batch)(to_device(value, device) for value in batch)
+    return batch
+
+
+class Trainer:
+    """Trains a model that returns its losses, one update an iteration.
+
+    `iteration` is the number of completed updates, and so the index of the next one.
+
+    Args:
+        model: in training mode `model(*batch)` returns a dict of 0-dim losses; they are summed.
+        optimizer: as is.
+        scheduler: stepped once after each update.
+        data_loader: gives batches (tuples). With a method `batches(start)`, as our loaders have, a
+            resumed run continues at its batch; any other iterable is begun anew, and again when it ends.
+        hooks: run in this order at each event.
+        max_iter: updates after which the run is complete.
+        device: where the batches go; the model is there already.
+
+    >>> model = nn.Linear(2, 1)
+    >>> class Loss(nn.Module):
+    ...     def __init__(self): super().__init__(); self.net = model
+    ...     def forward(self, x, y): return {"loss_mse": (self.net(x) - y).square().mean()}
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    >>> trainer = Trainer(Loss(), optimizer, scheduler, [(torch.ones(4, 2), torch.ones(4, 1))], max_iter=3)
+    >>> trainer.train()
+    >>> trainer.iteration
+    3
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        scheduler: LRScheduler,
+        data_loader: Iterable[Any],
+        hooks: Iterable[HookBase] = (),
+        *,
+        max_iter: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.data_loader = data_loader
+        self.hooks = list(hooks)
+        self.max_iter = max_iter
+        self.device = torch.device(device)
+        self.iteration = 0
+        self.is_last_step = False
+        self.stop_reason = ""
+        #: Losses since the last record.
+        self.losses = LossWindow()
+        #: What hooks want in this iteration's record, besides the losses; anything in it makes a record.
+        self.scalars: dict[str, float] = {}
+        #: The rate of each parameter group in the last update.
+        self.rates: list[float] = []
+        #: Seconds spent waiting for data, and outside of training (evaluating, saving), so far.
+        self.data_seconds = 0.0
+        self.paused_seconds = 0.0
+        names = [hook.name for hook in self.hooks]
+        doubled = sorted({name for name in names if names.count(name) > 1})
+        if doubled:
+            raise ValueError(
+                f"several hooks are called {', '.join(doubled)}: give each a `name` of its own, "
+                "their states are kept by name"
+            )
+
+    def train(self) -> None:
+        """Run from `iteration` to `max_iter`, or until `request_stop`.
+
+        Raises:
+            NonFiniteLossError: a loss became infinite or NaN, seen when it is next read.
+        """
+        # An event costs nothing where no hook has overridden it.
+        calls = {
+            event: [
+                getattr(hook, event)
+                for hook in self.hooks
+                if getattr(type(hook), event) is not getattr(HookBase, event)
+            ]
+            for event in EVENTS
+        }
+        before_step, after_step = calls["before_step"], calls["after_step"]
+        self.model.train()
+        self.is_last_step = self.iteration >= self.max_iter
+        batches = self._batches()
+        try:
+            for call in calls["before_train"]:
+                call(self)
+            while not self.is_last_step:
+                for call in before_step:
+                    call(self)
+                self.run_step(batches, calls["after_backward"])
+                self.iteration += 1
+                # Fixed before the hooks run, so that all of them agree; a stop that one of them asks
+                # for now makes the next iteration the last.
+                self.is_last_step = self.iteration >= self.max_iter or bool(self.stop_reason)
+                for call in after_step:
+                    call(self)
+            for call in calls["after_train"]:
+                call(self)
+        finally:
+            close = getattr(batches, "close", None)
+            if close is not None:
+                close()
+
+    def run_step(self, batches: Iterator[Any], after_backward: Iterable[Any] = ()) -> None:
+        """Do one update: a batch, its losses, gradients, the optimizer, the scheduler."""
+        start = time.perf_counter()
+        batch = next(batches)
+        self.data_seconds += time.perf_counter() - start
+        losses = self.model(*to_device(batch, self.device))
+        values = list(losses.values())
+        total = values[0] if len(values) == 1 else sum(values[1:], start=values[0])
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        self.losses.add(losses, total)
+        for call in after_backward:
+            call(self)
+        self.optimizer.step()
+        self.rates = self.scheduler.get_last_lr()  # before step(): the rates this update used
+        self.scheduler.step()
+
+    def request_stop(self, reason: str) -> None:
+        """End the run cleanly: the iteration under way is finished, evaluated, recorded and saved.
+
+        Asked for in after_step, the run ends with the iteration that follows.
+        """
+        self.stop_reason = reason
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Keep the seconds of the block out of the time an iteration takes; settles first."""
+        self.settle()
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.paused_seconds += time.perf_counter() - start
+
+    def settle(self) -> None:
+        """Read the losses that are still on the device, before anything is recorded, evaluated or saved.
+
+        Raises:
+            NonFiniteLossError: one of them is infinite or NaN.
+        """
+        try:
+            self.losses.settle(self.iteration)
+        except NonFiniteLossError as error:
+            rates = ", ".join(f"{rate:g}" for rate in self.rates)
+            raise NonFiniteLossError(
+                f"{error}; the rate of the last update was {rates}. Nothing was saved after it: try a lower "
+                "SOLVER.BASE_LR or a longer SOLVER.WARMUP_ITERS, and resume from the last checkpoint"
+            ) from None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a resumed run needs, as tensors and plain values."""
+        self.settle()
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "scaler": None,
+            "ema": None,
+            "iteration": self.iteration,
+            "hooks": {"losses": self.losses.state_dict()} | {hook.name: hook.state_dict() for hook in self.hooks},
+            "rng": [rng_state()],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state_dict` returned; hyper-parameters of the optimizer stay this run's.
+
+        Raises:
+            KeyError: a part is missing.
+            RuntimeError: the model's parameters are others.
+            ValueError: the optimizer's parameter groups are others.
+        """
+        self.model.load_state_dict(state["model"])
+        # The config of this run rules, also over weight decay and momentum: only moments are loaded.
+        groups = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group, own in zip(self.optimizer.param_groups, groups, strict=True):
+            group.update(own)
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.iteration = state["iteration"]
+        self.losses.load_state_dict(state["hooks"]["losses"])
+        for hook in self.hooks:
+            hook.load_state_dict(state["hooks"].get(hook.name, {}))
+        set_rng_state(state["rng"][0])
+
+    def _batches(self) -> Iterator[Any]:
+        batches = getattr(self.data_loader, "batches", None)
+        return batches(self.iteration) if batches is not None else _cycle(self.data_loader)
+
+
+def _cycle(iterable: Iterable[Any]) -> Iterator[Any]:
+    while True:
+        empty = True
+        for item in iterable:
+            empty = False
+            yield item
+        if empty:
+            raise ValueError("the data loader gave no batch")

@@ -1,0 +1,205 @@
+"""Where records go: the console, metrics.json, TensorBoard.
+
+A record is a dict of numbers: `iteration` (updates done), `total_loss` and each loss averaged since
+the record before, `lr` as used by the last update, `data_time` and `time` in seconds an iteration,
+and the scores of an evaluation where one was done at that iteration.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+Record = dict[str, float]
+
+
+class Writer(Protocol):
+    """Anything that takes records."""
+
+    def open(self, iteration: int) -> None:
+        """Get ready for the records of iterations after `iteration`; older ones stay, newer ones go."""
+
+    def write(self, record: Record) -> None:
+        """Take one record; an iteration comes once."""
+
+    def close(self) -> None:
+        """Finish; nothing is written after it."""
+
+
+class JSONWriter:
+    """One JSON object a line, one line an iteration.
+
+    Opened at iteration k, lines after k, which a resumed run will write again, move to
+    `<name>.cut`. A line torn by a kill goes the same way.
+
+    Args:
+        path: the file, created with its first record.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def open(self, iteration: int) -> None:
+        """Keep the lines up to `iteration`."""
+        if not self.path.exists():
+            return
+        kept, cut = [], []
+        for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True):
+            (kept if self._iteration(line) <= iteration else cut).append(line)
+        if cut:
+            with open(f"{self.path}.cut", "a", encoding="utf-8") as aside:
+                aside.writelines(cut)
+            temporary = Path(f"{self.path}.tmp")
+            temporary.write_text("".join(kept), encoding="utf-8")
+            os.replace(temporary, self.path)
+
+    def write(self, record: Record) -> None:
+        """Append one line; a non-finite number becomes null, since JSON has none."""
+        plain = {k: v if math.isfinite(v) else None for k, v in record.items()}
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(plain, allow_nan=False) + "\n")
+
+    def close(self) -> None:
+        """Nothing is held open between records."""
+
+    @staticmethod
+    def _iteration(line: str) -> float:
+        try:
+            return float(json.loads(line)["iteration"]) if line.endswith("\n") else math.inf
+        except (ValueError, KeyError, TypeError):
+            return math.inf
+
+
+class TensorBoardWriter:
+    """Every number of a record as a scalar at its iteration.
+
+    Args:
+        folder: where the event files go.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = str(folder)
+        self._writer: Any = None
+
+    def open(self, iteration: int) -> None:
+        """Start an event file that replaces what older files say after `iteration`."""
+        from torch.utils.tensorboard import SummaryWriter  # slow to import: only a training run pays
+
+        purge = iteration + 1 if iteration else None
+        self._writer = SummaryWriter(self.folder, purge_step=purge)  # type: ignore[no-untyped-call]
+
+    def write(self, record: Record) -> None:
+        """Write the scalars; flushed, so that a kill loses nothing."""
+        for name, value in record.items():
+            if name != "iteration":
+                self._writer.add_scalar(name, value, int(record["iteration"]))
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close the event file."""
+        self._writer.close()
+
+
+class ConsoleWriter:
+    """One readable line a record, through `logging`; a progress bar only on a terminal.
+
+    Args:
+        max_iter: the run's length, for the time that is left.
+        bar: whether to show the bar; default: if stderr is a terminal.
+    """
+
+    def __init__(self, max_iter: int, bar: bool | None = None) -> None:
+        self.max_iter = max_iter
+        self._wants_bar = sys.stderr.isatty() if bar is None else bar
+        self._bar: Any = None
+        self._started = 0.0
+        self._first = 0
+
+    def open(self, iteration: int) -> None:
+        """Start the clock, and the bar where there is one."""
+        self._started, self._first = time.perf_counter(), iteration
+        if self._wants_bar:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=self.max_iter, initial=iteration, unit="it", leave=False, dynamic_ncols=True)
+
+    def write(self, record: Record) -> None:
+        """Log the training line, and one for each test set that was evaluated."""
+        iteration = int(record["iteration"])
+        if self._bar is not None:
+            self._bar.update(iteration - self._bar.n)
+        logger.info(self.line(record))
+        for name, scores in score_lines(record).items():
+            logger.info("%s after %s iterations: %s", name, f"{iteration:,}", scores)
+
+    def line(self, record: Record) -> str:
+        """Return the text of one record.
+
+        >>> writer = ConsoleWriter(max_iter=200)
+        >>> writer.line({"iteration": 20, "total_loss": 1.25, "loss_cls": 1.25, "lr": 0.05, "data_time": 0.0002,
+        ...              "time": 0.01})  # doctest: +ELLIPSIS
+        'iter  20/200  eta 0:00:01  loss 1.25  lr 0.05  10.0 ms/it (data 0.2)  mem ...
+        """
+        iteration = int(record["iteration"])
+        width = len(str(self.max_iter))
+        left = timedelta(seconds=int((self.max_iter - iteration) * record["time"]))
+        losses = [
+            (k, v)
+            for k, v in record.items()
+            if k.startswith("loss") and "/" not in k and v != record["total_loss"]
+        ]
+        rates = {f"{v:.4g}": None for k, v in record.items() if k == "lr" or k.startswith("lr/")}
+        parts = [
+            f"iter {iteration:>{width}}/{self.max_iter}",
+            f"eta {left}",
+            f"loss {record['total_loss']:.4g}",
+            *(f"{name.removeprefix('loss_')} {value:.4g}" for name, value in losses),
+            f"lr {' '.join(rates)}",
+            f"{record['time'] * 1e3:.1f} ms/it (data {record['data_time'] * 1e3:.1f})",
+            f"mem {memory_mb():.0f} MB",
+        ]
+        return "  ".join(parts)
+
+    def close(self) -> None:
+        """Remove the bar and say how long it took."""
+        if self._bar is not None:
+            self._bar.close()
+        seconds = time.perf_counter() - self._started
+        logger.info("trained for %s (h:mm:ss)", timedelta(seconds=round(seconds)))
+
+
+def memory_mb() -> float:
+    """Return the peak memory of this process in MiB: on the GPU where one is in use, else of the host."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2**20
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere
+
+
+def score_lines(record: Mapping[str, float]) -> dict[str, str]:
+    """Return the scores in a record as one line a test set.
+
+    >>> score_lines({"iteration": 7, "lr/default": 0.1, "digits_test/accuracy": 0.975, "digits_test/loss": 0.1})
+    {'digits_test': 'accuracy 97.50%, loss 0.1'}
+    """
+    found: dict[str, list[str]] = {}
+    for key, value in record.items():
+        name, slash, score = key.rpartition("/")
+        if slash and name != "lr":
+            text = f"{value:.2%}" if score in ("accuracy", "top5") else f"{value:.4g}"
+            found.setdefault(name, []).append(f"{score} {text}")
+    return {name: ", ".join(scores) for name, scores in found.items()}

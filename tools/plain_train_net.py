@@ -1,0 +1,71 @@
+"""The run of train_net.py as one plain loop: no Trainer, no hooks, no resume.
+
+Read it to see what a run is, or copy it to start a loop of your own. Its final weights equal those of
+train_net.py bit for bit.
+
+    python tools/plain_train_net.py --config-file config/recipes/digits.yaml
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from warmstart.data import build_train_loader
+from warmstart.engine import (
+    evaluate_all,
+    get_device,
+    log_scores,
+    read_command_line,
+    resolve_config,
+    run_tool,
+    save_checkpoint,
+    seed_all,
+    setup_logging,
+)
+from warmstart.modeling import build_model
+from warmstart.solver import build_lr_scheduler, build_optimizer
+
+logger = logging.getLogger("warmstart.tools")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool with the words of a command line and return its exit code."""
+    _, cfg = read_command_line(argv, (), "Train the model that a YAML file describes, in one plain loop.")
+    setup_logging()
+    cfg = resolve_config(cfg)
+    device = get_device(cfg)
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+    seed_all(cfg.SEED)
+    model = build_model(cfg).to(device)
+    optimizer = build_optimizer(cfg, model)
+    scheduler = build_lr_scheduler(cfg, optimizer)
+    batches = build_train_loader(cfg).batches()
+
+    model.train()
+    for iteration in range(1, cfg.SOLVER.MAX_ITER + 1):
+        images, targets = next(batches)
+        losses = model(images.to(device), targets.to(device))
+        loss = sum(losses.values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        rate = scheduler.get_last_lr()[0]
+        scheduler.step()
+        if iteration % cfg.LOG_PERIOD == 0:
+            logger.info("iter %d/%d  loss %.4g  lr %.4g", iteration, cfg.SOLVER.MAX_ITER, loss.item(), rate)
+    batches.close()
+
+    log_scores(evaluate_all(cfg, model))
+    path = Path(cfg.OUTPUT_DIR) / "plain_model_final.pth"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint({"model": model.state_dict()}, path)
+    logger.info("saved %s", path)
+    return 0
+
+
+if __name__ == "__main__":
+    run_tool(main)

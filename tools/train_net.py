@@ -1,0 +1,80 @@
+"""Train, resume or evaluate what a YAML file describes.
+
+python tools/train_net.py --config-file config/recipes/digits.yaml SOLVER.BASE_LR 0.01 --resume
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from warmstart.config import CfgNode, ConfigError, Flag
+from warmstart.engine import (
+    build_trainer,
+    compare_configs,
+    evaluate_all,
+    find_start,
+    get_device,
+    load_start,
+    log_run,
+    log_scores,
+    prepare_folder,
+    read_command_line,
+    resolve_config,
+    run_tool,
+    setup_logging,
+)
+from warmstart.modeling import build_model
+
+logger = logging.getLogger("warmstart.tools")
+
+FLAGS = (
+    Flag("--resume", "path", "continue the run in OUTPUT_DIR, or from a checkpoint file or folder"),
+    Flag("--eval-only", "none", "only evaluate MODEL.WEIGHTS or, with --resume, a checkpoint"),
+    Flag("--overwrite", "none", "delete the run that OUTPUT_DIR holds and start anew"),
+    Flag("--allow-config-change", "none", "resume although model, data or seed differ"),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool with the words of a command line and return its exit code."""
+    flags, cfg = read_command_line(argv, FLAGS, "Train the model that a YAML file describes.")
+    setup_logging()
+    cfg = resolve_config(cfg)
+    if flags["eval_only"]:
+        return evaluate_only(cfg, flags["resume"])
+    start = find_start(cfg, flags["resume"], flags["overwrite"])
+    if start is not None:
+        compare_configs(cfg, start["config"], flags["allow_config_change"])
+        if start["iteration"] >= cfg.SOLVER.MAX_ITER:
+            logger.info(
+                "the checkpoint is at iteration %d, SOLVER.MAX_ITER is %d: nothing to do",
+                start["iteration"],
+                cfg.SOLVER.MAX_ITER,
+            )
+            return 0
+    trainer = build_trainer(cfg)
+    if start is not None:
+        load_start(trainer, start)
+    prepare_folder(cfg, flags["overwrite"])
+    log_run(cfg, trainer)
+    trainer.train()
+    return 0
+
+
+def evaluate_only(cfg: CfgNode, resume: str | None) -> int:
+    """Evaluate on every test set; nothing is written."""
+    model = build_model(cfg).to(get_device(cfg))
+    if resume is not None:
+        start = find_start(cfg, resume, overwrite=False)
+        if start is None:
+            raise ConfigError(f"--eval-only --resume: {cfg.OUTPUT_DIR} holds no checkpoint to evaluate")
+        model.load_state_dict(start["model"])
+    elif not cfg.MODEL.WEIGHTS:
+        raise ConfigError("command line: --eval-only needs weights: give MODEL.WEIGHTS FILE or --resume [PATH]")
+    log_scores(evaluate_all(cfg, model))
+    return 0
+
+
+if __name__ == "__main__":
+    run_tool(main)
