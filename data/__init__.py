@@ -1,0 +1,37 @@
+"""Data sets by name, transforms by name, and loaders whose stream follows from SEED and iteration."""
+
+from . import catalog  # noqa: F401  # registers the data sets that come along
+from .build import build_test_loader, build_train_loader, check_data, input_shape, train_info
+from .datasets import (
+    DatasetInfo,
+    MapDataset,
+    build_dataset,
+    dataset_info,
+    dataset_names,
+    register_dataset,
+)
+from .loader import Batch, EvalLoader, TrainLoader
+from .sampling import SampleStream, sample_key
+from .transforms import build_transform, check_transforms, register_transform
+
+__all__ = [
+    "Batch",
+    "DatasetInfo",
+    "EvalLoader",
+    "MapDataset",
+    "SampleStream",
+    "TrainLoader",
+    "build_dataset",
+    "build_test_loader",
+    "build_train_loader",
+    "build_transform",
+    "check_data",
+    "check_transforms",
+    "dataset_info",
+    "dataset_names",
+    "input_shape",
+    "register_dataset",
+    "register_transform",
+    "sample_key",
+    "train_info",
+]

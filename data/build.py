@@ -1,0 +1,190 @@
+"""Builds data sets, transforms and loaders from a config."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import reduce
+
+import torch
+from torch.utils.data import ConcatDataset
+
+from warmstart.config import CfgNode, ConfigError
+
+from .datasets import DatasetInfo, MapDataset, build_dataset, dataset_info, is_users_own
+from .loader import EvalLoader, KeyedSamples, TrainLoader, WorkerLoader
+from .transforms import ImageTransform, build_transform, check_transforms
+
+# Images of unknown size are taken to be at least this large when transforms are tried.
+_LARGE = (1024, 1024)
+
+
+def build_train_loader(cfg: CfgNode) -> TrainLoader:
+    """Return the endless stream over DATASETS.TRAIN, several sets joined end to end.
+
+    Reads DATASETS, INPUT, DATALOADER, SEED, SOLVER.IMS_PER_BATCH, MODEL.DEVICE, MODEL.NUM_CLASSES.
+
+    Raises:
+        ConfigError: unknown names, missing or wrong files, transforms that do not fit.
+
+    >>> from warmstart.config import get_cfg
+    >>> loader = build_train_loader(get_cfg())
+    >>> images, labels = next(loader.batches(start=1000))
+    >>> images.shape, images.dtype, labels.dtype
+    (torch.Size([16, 1, 8, 8]), torch.float32, torch.int64)
+    """
+    loader = _worker_loader(cfg, "DATASETS.TRAIN", cfg.DATASETS.TRAIN, "TRANSFORMS_TRAIN")
+    return TrainLoader(loader, seed=cfg.SEED, batch_size=cfg.SOLVER.IMS_PER_BATCH)
+
+
+def build_test_loader(cfg: CfgNode, name: str) -> EvalLoader:
+    """Return the loader that gives every sample of the data set `name` once, in order.
+
+    Reads DATASETS, INPUT, DATALOADER, SEED, TEST.IMS_PER_BATCH, MODEL.DEVICE, MODEL.NUM_CLASSES.
+
+    Raises:
+        ConfigError: unknown name, missing or wrong files, transforms that do not fit.
+
+    >>> from warmstart.config import get_cfg
+    >>> [len(labels) for _, labels in build_test_loader(get_cfg(), "digits_test")]
+    [256, 104]
+    """
+    loader = _worker_loader(cfg, "DATASETS.TEST", (name,), "TRANSFORMS_TEST")
+    return EvalLoader(loader, batch_size=cfg.TEST.IMS_PER_BATCH)
+
+
+def train_info(cfg: CfgNode) -> DatasetInfo:
+    """Return what is known of the training set; for several joined end to end, of the whole.
+
+    Sizes add up, mean and std are those of the whole.
+
+    Raises:
+        ConfigError: unknown names, sets that do not go together, and what `dataset_info` raises.
+
+    >>> from warmstart.config import get_cfg
+    >>> train_info(get_cfg()).size
+    1437
+    """
+    label = cfg.label("DATASETS.TRAIN")
+    if not cfg.DATASETS.TRAIN:
+        raise ConfigError(f"{label}: names no data set; give at least one")
+    infos = [dataset_info(name, cfg.DATASETS.ROOT, cfg.DATASETS.DOWNLOAD, label) for name in cfg.DATASETS.TRAIN]
+    for name, info in zip(cfg.DATASETS.TRAIN, infos, strict=True):
+        _require_like(infos[0], info, label, cfg.DATASETS.TRAIN[0], name)
+    return reduce(_joined, infos)
+
+
+def input_shape(cfg: CfgNode) -> tuple[int, int, int]:
+    """Return (C, H, W) of a training image after INPUT.TRANSFORMS_TRAIN: what the model is given.
+
+    H and W are 1024 where the images' size is not known and no transform sets it.
+
+    Raises:
+        ConfigError: what `train_info` and `ImageTransform.output_shape` raise.
+
+    >>> from warmstart.config import get_cfg
+    >>> cfg = get_cfg()
+    >>> cfg.merge_from_list(["INPUT.TRANSFORMS_TRAIN", "[{RandomCrop: {size: 6}}]"])
+    >>> input_shape(cfg)
+    (1, 6, 6)
+    """
+    info = train_info(cfg)
+    return _shape(cfg, "TRANSFORMS_TRAIN", info, info)
+
+
+def check_data(cfg: CfgNode) -> None:
+    """Raise ConfigError for all that can be refused before training data is read.
+
+    Names of data sets and transforms, transforms' arguments, transforms that fail on images of such a
+    size, INPUT.MEAN and INPUT.STD of a wrong length, test sets that the training set does not prepare for.
+    Data sets whose info is not registered (`npz:PATH`, `imagefolder:PATH`) are looked at.
+    """
+    for key in ("INPUT.TRANSFORMS_TRAIN", "INPUT.TRANSFORMS_TEST"):
+        check_transforms(cfg.INPUT[key.removeprefix("INPUT.")], cfg.label(key))
+    train = train_info(cfg)
+    classes = _num_classes(cfg, train)
+    trained_on = _shape(cfg, "TRANSFORMS_TRAIN", train, train)
+    label = cfg.label("DATASETS.TEST")
+    for name in cfg.DATASETS.TEST:
+        info = dataset_info(name, cfg.DATASETS.ROOT, cfg.DATASETS.DOWNLOAD, label)
+        _require_like(train, info, label, "the training set", name)
+        if info.num_classes > classes:
+            raise ConfigError(f"{label}: {name} has {info.num_classes} classes, the model only {classes}")
+        tested_on = _shape(cfg, "TRANSFORMS_TEST", train, info)
+        if tested_on[0] != trained_on[0]:
+            raise ConfigError(
+                f"{cfg.label('INPUT.TRANSFORMS_TEST')}: images of {name} end with {tested_on[0]} channel(s),"
+                f" the training set's with {trained_on[0]}"
+            )
+
+
+def _worker_loader(cfg: CfgNode, key: str, names: Sequence[str], transforms: str) -> WorkerLoader:
+    train = train_info(cfg)
+    root, label = cfg.DATASETS.ROOT, cfg.label(key)
+    parts = [build_dataset(name, root, cfg.DATASETS.DOWNLOAD, label) for name in names]
+    dataset: MapDataset = ConcatDataset(parts) if len(parts) > 1 else parts[0]  # type: ignore[arg-type]
+    transform = _transform(cfg, transforms, train)
+    samples = KeyedSamples(
+        dataset,
+        transform,
+        seed=cfg.SEED,
+        num_classes=_num_classes(cfg, train),
+        name=" + ".join(names),
+        seed_everything=transform.is_users_own or any(is_users_own(name) for name in names),
+    )
+    wants_cuda = cfg.MODEL.DEVICE == "auto" or cfg.MODEL.DEVICE.startswith("cuda")
+    return WorkerLoader(
+        samples, num_workers=cfg.DATALOADER.NUM_WORKERS, pin_memory=wants_cuda and torch.cuda.is_available()
+    )
+
+
+def _transform(cfg: CfgNode, name: str, train: DatasetInfo) -> ImageTransform:
+    mean = train.mean or (0.0,) if cfg.INPUT.MEAN is None else cfg.INPUT.MEAN
+    std = train.std or (1.0,) if cfg.INPUT.STD is None else cfg.INPUT.STD
+    return build_transform(cfg.INPUT[name], mean, std, cfg.label(f"INPUT.{name}"))
+
+
+def _shape(cfg: CfgNode, transforms: str, train: DatasetInfo, info: DatasetInfo) -> tuple[int, int, int]:
+    label = cfg.label(f"INPUT.{transforms}")
+    return _transform(cfg, transforms, train).output_shape(info.channels, info.image_size or _LARGE, label)
+
+
+def _num_classes(cfg: CfgNode, train: DatasetInfo) -> int:
+    outputs: int = cfg.MODEL.NUM_CLASSES or train.num_classes
+    if outputs < train.num_classes:
+        raise ConfigError(
+            f"{cfg.label('MODEL.NUM_CLASSES')}: {outputs} outputs are too few for the {train.num_classes} classes"
+            " of the training set; give 0 to take its number"
+        )
+    return outputs
+
+
+def _require_like(one: DatasetInfo, other: DatasetInfo, label: str, one_name: str, other_name: str) -> None:
+    if one.channels != other.channels:
+        raise ConfigError(
+            f"{label}: images of {other_name} have {other.channels} channel(s), those of {one_name}"
+            f" {one.channels}; choose sets that agree"
+        )
+    if one.classes and other.classes and one.classes != other.classes:
+        raise ConfigError(
+            f"{label}: the classes of {other_name} are not those of {one_name}, so labels would mean different"
+            " things; choose sets that agree"
+        )
+
+
+def _joined(one: DatasetInfo, other: DatasetInfo) -> DatasetInfo:
+    size = one.size + other.size
+    share = one.size / size
+    # The whole's E[x] and E[x^2] are the parts', weighted by their share of the images.
+    mean = tuple(share * a + (1 - share) * b for a, b in zip(one.mean, other.mean, strict=False))
+    squares = [[s * s + m * m for m, s in zip(info.mean, info.std, strict=True)] for info in (one, other)]
+    std = tuple(math.sqrt(share * a + (1 - share) * b - m * m) for a, b, m in zip(*squares, mean, strict=False))
+    return DatasetInfo(
+        size=size,
+        num_classes=max(one.num_classes, other.num_classes),
+        channels=one.channels,
+        image_size=one.image_size if one.image_size == other.image_size else None,
+        mean=mean,
+        std=std,
+        classes=one.classes or other.classes,
+    )

@@ -1,0 +1,146 @@
+"""The data sets that can be named without further ado: digits, torchvision's, folders and arrays."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import torchvision
+
+from .arrays import ArrayDataset, read_idx, read_npz
+from .datasets import DatasetInfo, MapDataset, register_dataset
+
+_DIGITS = tuple("0123456789")
+_CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_FASHION = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
+
+
+@dataclass(frozen=True)
+class _Digits:
+    """The UCI optical digits that ship with the package; `root` is not looked at."""
+
+    part: str  # train or test
+
+    def __call__(self, root: str, download: bool) -> MapDataset:
+        arrays = read_npz(Path(__file__).parent / "digits" / "digits.npz")
+        return ArrayDataset(arrays[f"{self.part}_images"], arrays[f"{self.part}_labels"], _DIGITS)
+
+
+@dataclass(frozen=True)
+class _Idx:
+    """MNIST and sets of its form, from torchvision's folders or from a folder with the four idx files.
+
+    The files, gzipped or not, may lie in ROOT/<torchvision's name>/raw, where torchvision puts them,
+    in ROOT/<name>, as Debian's dataset-fashion-mnist has them, or in ROOT itself.
+    """
+
+    loader: type
+    folder: str
+    train: bool
+    classes: tuple[str, ...]
+
+    def __call__(self, root: str, download: bool) -> MapDataset:
+        part = "train" if self.train else "t10k"
+        names = f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"
+        try:
+            images, labels = (self._find(Path(root).expanduser(), name) for name in names)
+        except FileNotFoundError:
+            if not download:
+                raise
+            _torchvision(self.loader, root, self.train, download)
+            images, labels = (self._find(Path(root).expanduser(), name) for name in names)
+        return ArrayDataset(read_idx(images), read_idx(labels), self.classes)
+
+    def _find(self, root: Path, name: str) -> Path:
+        for folder in (root / self.loader.__name__ / "raw", root / self.folder, root):
+            for path in (folder / name, folder / f"{name}.gz"):
+                if path.is_file():
+                    return path
+        raise FileNotFoundError(f"no {name}, gzipped or not")
+
+
+@dataclass(frozen=True)
+class _Cifar:
+    """CIFAR-10 and CIFAR-100 from the Python files of their authors, which torchvision verifies."""
+
+    loader: type
+    train: bool
+
+    def __call__(self, root: str, download: bool) -> MapDataset:
+        cifar = _torchvision(self.loader, root, self.train, download)
+        return ArrayDataset(cifar.data, np.array(cifar.targets), tuple(cifar.classes))
+
+
+def _torchvision(loader: type, root: str, train: bool, download: bool) -> torchvision.datasets.VisionDataset:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the CIFAR files are pickles older than today's numpy
+            return loader(str(Path(root).expanduser()), train=train, download=download)
+    except (URLError, ConnectionError, TimeoutError) as error:
+        raise OSError(f"the download failed ({error})") from error
+    except RuntimeError as error:  # torchvision's word for missing, damaged and not downloadable
+        if download:
+            raise OSError(f"the download failed ({error})") from error
+        raise FileNotFoundError(f"no whole {loader.__name__}") from error
+
+
+def _image_folder(path: str, download: bool) -> MapDataset:
+    """Build from PATH/<class>/<image>; classes are numbered in the order of their names, images are RGB."""
+    folder: MapDataset = torchvision.datasets.ImageFolder(Path(path).expanduser())
+    return folder
+
+
+def _npz(path: str, download: bool) -> MapDataset:
+    """Build from a file with the arrays `images` and `labels`."""
+    arrays = read_npz(Path(path).expanduser())
+    missing = [name for name in ("images", "labels") if name not in arrays]
+    if missing:
+        found = ", ".join(arrays) or "none"
+        raise ValueError(f"array {missing[0]!r} is missing; it needs images and labels, and holds {found}")
+    return ArrayDataset(arrays["images"], arrays["labels"])
+
+
+register_dataset("imagefolder:", _image_folder)
+register_dataset("npz:", _npz)
+
+for _train, _part in ((True, "train"), (False, "test")):
+    register_dataset(
+        f"digits_{_part}",
+        _Digits(_part),
+        DatasetInfo(1437 if _train else 360, 10, 1, (8, 8), (0.3054,), (0.3757,), _DIGITS),
+    )
+    register_dataset(
+        f"mnist_{_part}",
+        _Idx(torchvision.datasets.MNIST, "mnist", _train, _DIGITS),
+        DatasetInfo(60_000 if _train else 10_000, 10, 1, (28, 28), (0.1307,), (0.3081,), _DIGITS),
+    )
+    register_dataset(
+        f"fashion_mnist_{_part}",
+        _Idx(torchvision.datasets.FashionMNIST, "fashion-mnist", _train, _FASHION),
+        DatasetInfo(60_000 if _train else 10_000, 10, 1, (28, 28), (0.2860,), (0.3530,), _FASHION),
+    )
+    register_dataset(
+        f"cifar10_{_part}",
+        _Cifar(torchvision.datasets.CIFAR10, _train),
+        DatasetInfo(
+            *(50_000 if _train else 10_000, 10, 3, (32, 32)),
+            mean=(0.4914, 0.4822, 0.4465),
+            std=(0.2470, 0.2435, 0.2616),
+            classes=_CIFAR10,
+        ),
+    )
+    register_dataset(
+        f"cifar100_{_part}",
+        _Cifar(torchvision.datasets.CIFAR100, _train),
+        DatasetInfo(
+            *(50_000 if _train else 10_000, 100, 3, (32, 32)),
+            mean=(0.5071, 0.4865, 0.4409),
+            std=(0.2673, 0.2564, 0.2762),
+        ),
+    )

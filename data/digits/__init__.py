@@ -1,0 +1,1 @@
+"""The optical digits of the UCI repository, small enough to ship: see NOTICE.md."""

@@ -1,0 +1,214 @@
+"""Loading batches on torch's DataLoader, so that no process and no earlier batch has a say in them."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+import warnings
+import weakref
+from collections.abc import Generator, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from warmstart.config import ConfigError
+
+from .datasets import MapDataset, checked_label
+from .sampling import SampleStream, random_numbers_kept, sample_key, seed_random_numbers
+from .transforms import ImageTransform
+
+Batch = tuple[Tensor, Tensor]  # images (N, C, H, W) float32, labels (N,) int64
+Place = tuple[int, int]  # (position, index): the key of the random numbers, the sample in the data set
+
+
+class KeyedSamples(Dataset[tuple[Tensor, int]]):
+    """A data set with its transform, whose random numbers depend on (seed, position) alone.
+
+    Args:
+        dataset: samples by index.
+        transform: makes an image the model's input.
+        seed: SEED.
+        num_classes: labels outside 0 to num_classes - 1 are refused.
+        name: the data set's name, for messages.
+        seed_everything: whether python's and numpy's generators are keyed beside torch's, for users'
+            own code; torchvision draws from torch's.
+    """
+
+    def __init__(
+        self,
+        dataset: MapDataset,
+        transform: ImageTransform,
+        *,
+        seed: int,
+        num_classes: int,
+        name: str,
+        seed_everything: bool = False,
+    ) -> None:
+        self.dataset, self.transform = dataset, transform
+        self.seed, self.num_classes, self.name = seed, num_classes, name
+        self.seed_everything = seed_everything
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.dataset)
+
+    def __getitem__(self, place: Place) -> tuple[Tensor, int]:
+        """Return (image, label) for (position, index); leaves the global generators changed."""
+        position, index = place
+        seed_random_numbers(sample_key(self.seed, position), self.seed_everything)
+        image, label = self.dataset[index]
+        return self.transform(image), checked_label(label, self.num_classes, f"{self.name}: sample {index}")
+
+
+class WorkerLoader:
+    """Batches of given places of `samples`, loaded by `num_workers` processes or, for 0, in this one.
+
+    The global random state of this process is the same after each batch as before it.
+
+    Args:
+        samples: the data set, picklable where the platform starts processes afresh.
+        num_workers: loading processes.
+        pin_memory: whether batches lie in page-locked memory, for fast copies to CUDA devices.
+    """
+
+    def __init__(self, samples: KeyedSamples, *, num_workers: int, pin_memory: bool) -> None:
+        self.samples, self.num_workers, self.pin_memory = samples, num_workers, pin_memory
+        self._running: weakref.WeakSet[Generator[Batch, None, None]] = weakref.WeakSet()
+
+    def load(self, batches: Iterable[list[Place]]) -> Generator[Batch, None, None]:
+        """Yield a batch for each list of places. Workers start at the first and end with the generator."""
+        running = self._load(batches)
+        self._running.add(running)
+        return running
+
+    def close(self) -> None:
+        """End all generators that `load` gave out, and their workers."""
+        for running in list(self._running):
+            running.close()
+
+    def _load(self, batches: Iterable[list[Place]]) -> Generator[Batch, None, None]:
+        with warnings.catch_warnings():
+            # More workers than cores is the user's choice; forking beside torch's idle threads is what
+            # DataLoader does by design.
+            warnings.filterwarnings("ignore", message="This DataLoader will create")
+            warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
+            iterator = iter(
+                DataLoader(
+                    self.samples,
+                    batch_sampler=batches,
+                    num_workers=self.num_workers,
+                    collate_fn=_collate,
+                    pin_memory=self.pin_memory,
+                    worker_init_fn=_obey_main_process_only,
+                    generator=torch.Generator(),  # else it draws a seed from the global one
+                )
+            )
+        while True:
+            with random_numbers_kept():
+                batch = next(iterator, None)
+            if batch is None:
+                return
+            yield batch[0], batch[1]
+
+
+class TrainLoader:
+    """The endless stream of training batches, from any iteration.
+
+    Args:
+        loader: loads the samples.
+        seed: SEED, which the order follows from.
+        batch_size: IMS_PER_BATCH; may exceed the size of the data set.
+    """
+
+    def __init__(self, loader: WorkerLoader, *, seed: int, batch_size: int) -> None:
+        self.batch_size, self.size = batch_size, len(loader.samples)
+        self._loader, self._seed = loader, seed
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Begin at iteration 0."""
+        return self.batches()
+
+    def batches(self, start: int = 0) -> Generator[Batch, None, None]:
+        """Yield the batches of iterations `start`, `start` + 1, ... without end.
+
+        Returns:
+            A generator of (images (N, C, H, W) float32, labels (N,) int64); no sample before `start`
+            is touched. Its close() ends its workers.
+        """
+        return self._loader.load(self._places(start))
+
+    def close(self) -> None:
+        """End all streams and their workers."""
+        self._loader.close()
+
+    def _places(self, start: int) -> Iterator[list[Place]]:
+        stream = SampleStream(self._seed, self.size)
+        for first in itertools.count(start * self.batch_size, self.batch_size):
+            positions = range(first, first + self.batch_size)
+            yield list(zip(positions, stream.indices(positions), strict=True))
+
+
+class EvalLoader:
+    """Every sample once, in the data set's order; the last batch may be smaller.
+
+    Args:
+        loader: loads the samples.
+        batch_size: TEST.IMS_PER_BATCH.
+    """
+
+    def __init__(self, loader: WorkerLoader, *, batch_size: int) -> None:
+        self.batch_size, self.size = batch_size, len(loader.samples)
+        self._loader = loader
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        return -(-self.size // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield (images (N, C, H, W) float32, labels (N,) int64)."""
+        firsts = range(0, self.size, self.batch_size)
+        return self._loader.load(
+            [(index, index) for index in range(first, min(first + self.batch_size, self.size))] for first in firsts
+        )
+
+    def close(self) -> None:
+        """End all passes that were left in the middle, and their workers."""
+        self._loader.close()
+
+
+def _collate(samples: list[tuple[Tensor, int]]) -> Any:
+    sizes = {"x".join(map(str, image.shape)) for image, _ in samples}
+    if len(sizes) > 1:
+        raise ConfigError(
+            f"images of one batch differ in size after the transforms: {', '.join(sorted(sizes))} (C x H x W);"
+            " end INPUT.TRANSFORMS_TRAIN and INPUT.TRANSFORMS_TEST with {Resize: {size: [224, 224]}} or a crop"
+        )
+    return default_collate(samples)
+
+
+def _obey_main_process_only(worker_id: int) -> None:
+    """Let a worker sleep through signals to the whole group: the main process decides when to stop.
+
+    Ctrl-C, `timeout` and batch systems signal every process of a job. A worker that died of it would
+    take the main process down before it has saved. SIGTERM is what the main process itself ends
+    workers with, so a thread looks at who sent it.
+    """
+    for name in ("SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows: there SIGTERM ends the worker
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_leave_when_main_process_says, daemon=True).start()
+
+
+def _leave_when_main_process_says() -> None:
+    main = multiprocessing.parent_process()
+    assert main is not None, "runs in workers"
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != main.pid:
+        pass
+    os._exit(0)
