@@ -1,5 +1,6 @@
 """The config: declared keys, strict merging, durations, and errors that say what to type."""
 
+from .command_line import Flag, parse_command_line, usage
 from .defaults import get_cfg
 from .durations import resolve_durations, to_iterations
 from .errors import ConfigError, nearest, unknown_name
@@ -10,11 +11,14 @@ __all__ = [
     "CfgNode",
     "ConfigError",
     "Difference",
+    "Flag",
     "call",
     "check_arguments",
     "get_cfg",
     "nearest",
+    "parse_command_line",
     "resolve_durations",
     "to_iterations",
     "unknown_name",
+    "usage",
 ]

@@ -1,0 +1,113 @@
+"""Flags and KEY VALUE overrides in any order on one command line.
+
+argparse cannot do it: REMAINDER swallows a `--resume` that follows an override, and intermixed
+parsing takes the value -1e-4 for a flag.
+"""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+from .errors import ConfigError, nearest
+
+
+class Flag(NamedTuple):
+    """A flag of a tool.
+
+    Attributes:
+        name: "--config-file".
+        value: what stands behind it: "none", "one", or "path" for an optional path.
+        help: one line for --help.
+        repeated: whether each occurrence counts, instead of the last.
+        convert: makes the value from its text; ValueError for text that does not fit.
+    """
+
+    name: str
+    value: Literal["none", "one", "path"]
+    help: str
+    repeated: bool = False
+    convert: Callable[[str], Any] = str
+
+    @property
+    def key(self) -> str:
+        """The flag's name in the parsed result: "config_file"."""
+        return self.name.lstrip("-").replace("-", "_")
+
+    @property
+    def absent(self) -> Any:
+        """The value of a flag that was not given."""
+        return [] if self.repeated else False if self.value == "none" else None
+
+
+def parse_command_line(
+    argv: Sequence[str], flags: Sequence[Flag], is_key: Callable[[str], bool] = lambda word: False
+) -> tuple[dict[str, Any], list[str]]:
+    """Split a command line into flags and overrides.
+
+    Args:
+        argv: the words after the program's name.
+        flags: the flags there are.
+        is_key: tells whether a word names a config key; such a word is never an optional path.
+
+    Returns:
+        The value of each flag by its `key` (an optional path that is left out is ""), and the other
+        words in order. A flag given twice: the last one wins.
+
+    Raises:
+        ConfigError: a flag is unknown, lacks its value or has one that does not fit.
+
+    >>> flags = [Flag("--config-file", "one", ""), Flag("--resume", "path", "")]
+    >>> parse_command_line(["SOLVER.BASE_LR", "-1e-4", "--resume", "--config-file", "x.yaml"], flags)
+    ({'config_file': 'x.yaml', 'resume': ''}, ['SOLVER.BASE_LR', '-1e-4'])
+    """
+    by_name = {flag.name: flag for flag in flags}
+    found: dict[str, Any] = {flag.key: flag.absent for flag in flags}
+    overrides: list[str] = []
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        name, equals, text = word.partition("=")
+        if not word.startswith("--"):
+            overrides.append(word)
+            continue
+        if name not in by_name:
+            match = nearest(name, by_name)
+            hint = f"did you mean {match}?" if match else f"known: {', '.join(by_name)}"
+            raise ConfigError(f"command line: unknown flag {name}; {hint}")
+        flag = by_name[name]
+        value: Any = True
+        if flag.value == "none" and equals:
+            raise ConfigError(f"command line: {name} takes no value; got {text!r}")
+        if flag.value != "none" and not equals:
+            text = _following(flag, words, is_key)
+        if flag.value != "none":
+            try:
+                value = flag.convert(text)
+            except ValueError as error:
+                raise ConfigError(f"command line: {name} {text}: {error}") from None
+        if flag.repeated:
+            found[flag.key].append(value)
+        else:
+            found[flag.key] = value
+    return found, overrides
+
+
+def _following(flag: Flag, words: list[str], is_key: Callable[[str], bool]) -> str:
+    """Take the flag's value from the words that follow it."""
+    if flag.value == "path":
+        is_path = bool(words) and (words[0].endswith(".pth") or os.path.exists(words[0]))
+        return words.pop(0) if is_path and not is_key(words[0].partition("=")[0]) else ""
+    if not words or words[0].startswith("--"):
+        raise ConfigError(f"command line: {flag.name} needs a value")
+    return words.pop(0)
+
+
+def usage(program: str, summary: str, flags: Sequence[Flag]) -> str:
+    """Return the text of --help."""
+    value = {"none": "", "one": " VALUE", "path": " [PATH]"}
+    lines = [f"usage: {program} [flags] [KEY VALUE | KEY=VALUE ...]", "", *textwrap.wrap(summary, 100), ""]
+    lines += [f"  {flag.name + value[flag.value]:<24} {flag.help}" for flag in flags]
+    return "\n".join([*lines, "", "config/defaults.py describes every KEY; flags may stand anywhere."])
