@@ -80,8 +80,9 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
         FileNotFoundError: there is no such file.
         ValueError: it is no idx file of bytes, or is cut short.
     """
+    content = path.read_bytes()
     try:
-        content = (gzip.open if path.suffix == ".gz" else open)(path, "rb").read()
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     if content[:3] != b"\0\0\x08":

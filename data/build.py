@@ -177,7 +177,7 @@ def _joined(one: DatasetInfo, other: DatasetInfo) -> DatasetInfo:
     share = one.size / size
     # The whole's E[x] and E[x^2] are the parts', weighted by their share of the images.
     mean = tuple(share * a + (1 - share) * b for a, b in zip(one.mean, other.mean, strict=False))
-    squares = [[s * s + m * m for m, s in zip(info.mean, info.std, strict=True)] for info in (one, other)]
+    squares = [[s * s + m * m for m, s in zip(info.mean, info.std, strict=False)] for info in (one, other)]
     std = tuple(math.sqrt(share * a + (1 - share) * b - m * m) for a, b, m in zip(*squares, mean, strict=False))
     return DatasetInfo(
         size=size,

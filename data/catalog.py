@@ -37,7 +37,8 @@ class _Idx:
     """MNIST and sets of its form, from torchvision's folders or from a folder with the four idx files.
 
     The files, gzipped or not, may lie in ROOT/<torchvision's name>/raw, where torchvision puts them,
-    in ROOT/<name>, as Debian's dataset-fashion-mnist has them, or in ROOT itself.
+    in ROOT/<name>, as Debian's dataset-fashion-mnist has them, or in ROOT itself; all these sets call
+    their files alike, so files in ROOT itself are taken for whichever set is asked for.
     """
 
     loader: type

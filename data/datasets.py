@@ -94,13 +94,13 @@ def dataset_names() -> list[str]:
     return sorted(f"{name}PATH" if name.endswith(":") else name for name in _REGISTRY)
 
 
-def is_users_own(name: str, label: str = "data set") -> bool:
+def is_users_own(name: str) -> bool:
     """Return whether code outside this package builds the data set.
 
     >>> is_users_own("digits_train")
     False
     """
-    return not _look_up(name, "", label)[0].builder.__module__.startswith("warmstart.data.")
+    return not _look_up(name, "", "data set")[0].builder.__module__.startswith("warmstart.data.")
 
 
 def dataset_info(name: str, root: str, download: bool = False, label: str = "data set") -> DatasetInfo:
@@ -191,7 +191,7 @@ def _look_up(name: str, root: str, label: str) -> tuple[_Entry, str]:
 def _look_at(dataset: MapDataset, where: str) -> DatasetInfo:
     """Find a data set's info from its attributes and its first, middle and last image."""
     places = (0, len(dataset) // 2, len(dataset) - 1)
-    with random_numbers_kept():
+    with random_numbers_kept(everything=True):
         shapes = [tuple(to_tensor(dataset[place][0]).shape) for place in places]
     classes = tuple(map(str, getattr(dataset, "classes", ())))
     num_classes = getattr(dataset, "num_classes", len(classes))

@@ -92,12 +92,26 @@ class WorkerLoader:
             running.close()
 
     def _load(self, batches: Iterable[list[Place]]) -> Generator[Batch, None, None]:
+        iterator = self._start(batches)
+        try:
+            while True:
+                with random_numbers_kept(self.samples.seed_everything):
+                    batch = next(iterator, None)
+                if batch is None:
+                    return
+                yield batch[0], batch[1]
+        finally:
+            # torch ends workers when the iterator is collected, which an error's traceback puts off.
+            if self.num_workers:
+                iterator._shutdown_workers()
+
+    def _start(self, batches: Iterable[list[Place]]) -> Any:
         with warnings.catch_warnings():
             # More workers than cores is the user's choice; forking beside torch's idle threads is what
             # DataLoader does by design.
             warnings.filterwarnings("ignore", message="This DataLoader will create")
             warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
-            iterator = iter(
+            return iter(
                 DataLoader(
                     self.samples,
                     batch_sampler=batches,
@@ -108,12 +122,6 @@ class WorkerLoader:
                     generator=torch.Generator(),  # else it draws a seed from the global one
                 )
             )
-        while True:
-            with random_numbers_kept():
-                batch = next(iterator, None)
-            if batch is None:
-                return
-            yield batch[0], batch[1]
 
 
 class TrainLoader:

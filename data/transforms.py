@@ -162,7 +162,7 @@ class ImageTransform:
         """
         height, width = image_size
         tensor = torch.zeros(channels, height, width, dtype=torch.uint8)
-        with random_numbers_kept():
+        with random_numbers_kept(everything=True):
             for name, step in self.steps:
                 was = "x".join(map(str, tensor.shape))
                 try:

@@ -1,0 +1,237 @@
+"""From the config to loaders, and what is refused before data is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from warmstart.config import CfgNode, ConfigError
+from warmstart.data import (
+    DatasetInfo,
+    build_test_loader,
+    build_train_loader,
+    check_data,
+    dataset_info,
+    input_shape,
+    register_dataset,
+    register_transform,
+    train_info,
+)
+
+Configured = Callable[..., CfgNode]
+
+
+def _registered(name: str, **changes: Any) -> None:
+    facts: dict[str, Any] = {"size": 10, "num_classes": 3, "channels": 1, "image_size": (8, 8), **changes}
+    register_dataset(name, lambda root, download: pytest.fail("was built"), DatasetInfo(**facts))
+
+
+def test_the_default_config_trains_on_normalised_digits(configured: Configured) -> None:
+    check_data(configured())
+    images = torch.cat([images for images, _ in build_test_loader(configured(), "digits_test")])
+    assert images.shape == (360, 1, 8, 8)
+    assert images.mean().item() == pytest.approx(0, abs=0.02)
+    assert images.std().item() == pytest.approx(1, abs=0.02)
+
+
+def test_batches_have_the_configured_sizes(configured: Configured) -> None:
+    cfg = configured("SOLVER.IMS_PER_BATCH", 7, "TEST.IMS_PER_BATCH", 350)
+    assert next(iter(build_train_loader(cfg)))[0].shape == (7, 1, 8, 8)
+    assert [len(labels) for _, labels in build_test_loader(cfg, "digits_test")] == [350, 10]
+
+
+def test_the_stream_follows_from_the_seed(configured: Configured) -> None:
+    def labels(seed: int) -> list[int]:
+        loader = build_train_loader(configured("SEED", seed, "SOLVER.IMS_PER_BATCH", 64))
+        return list(next(iter(loader))[1].tolist())
+
+    assert labels(3) == labels(3)
+    assert labels(3) != labels(4)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_train_transforms_are_not_applied_to_test_images(configured: Configured, workers: int) -> None:
+    cfg = configured(
+        *("INPUT.TRANSFORMS_TRAIN", "[{CenterCrop: {size: 4}}]", "DATALOADER.NUM_WORKERS", workers),
+        *("INPUT.TRANSFORMS_TEST", "[{CenterCrop: {size: 6}}]"),
+    )
+    train = build_train_loader(cfg)
+    assert next(iter(train))[0].shape[2:] == (4, 4)
+    assert {images.shape[2:] for images, _ in build_test_loader(cfg, "digits_test")} == {(6, 6)}
+    train.close()
+
+
+@pytest.mark.parametrize("backend", ["auto", "worker"])
+def test_both_backends_load(configured: Configured, backend: str) -> None:
+    assert build_train_loader(configured("DATALOADER.BACKEND", backend)).size == 1437
+
+
+@pytest.mark.parametrize(
+    ("device", "available", "pinned"),
+    [
+        ("auto", True, True),
+        ("cuda:1", True, True),
+        ("cpu", True, False),
+        ("auto", False, False),
+        ("cuda", False, False),
+    ],
+)
+def test_memory_is_pinned_for_cuda_only(
+    configured: Configured, monkeypatch: pytest.MonkeyPatch, device: str, available: bool, pinned: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    assert build_train_loader(configured("MODEL.DEVICE", device))._loader.pin_memory is pinned
+
+
+def test_own_mean_and_std_win_over_the_data_sets(configured: Configured) -> None:
+    cfg = configured("INPUT.MEAN", "0", "INPUT.STD", "1")
+    images, _ = next(iter(build_test_loader(cfg, "digits_test")))
+    assert (images.min().item(), images.max().item()) == (0, 1)
+
+
+@pytest.mark.need("C11")
+def test_pythons_and_numpys_generators_are_keyed_for_users_code_only(configured: Configured) -> None:
+    assert not build_train_loader(configured())._loader.samples.seed_everything
+    register_transform("Mine", lambda: torch.clone)
+    cfg = configured("INPUT.TRANSFORMS_TRAIN", "[Mine]")
+    assert build_train_loader(cfg)._loader.samples.seed_everything
+    assert not build_test_loader(cfg, "digits_test")._loader.samples.seed_everything
+
+    class Mine:
+        classes = ("a",)
+
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, index: int) -> tuple[Any, int]:
+            return np.zeros((2, 2), np.uint8), 0
+
+    register_dataset("mine", lambda root, download: Mine())
+    assert build_train_loader(configured("DATASETS.TRAIN", "mine"))._loader.samples.seed_everything
+
+
+def test_several_training_sets_are_joined(configured: Configured) -> None:
+    cfg = configured("DATASETS.TRAIN", "digits_train,digits_test")
+    assert train_info(cfg).size == 1797
+    loader = build_train_loader(cfg)
+    assert loader.size == 1797
+    assert len(next(iter(loader))[1]) == 16
+
+
+def test_mean_and_std_of_joined_sets_are_those_of_the_whole(configured: Configured) -> None:
+    # Images of 0 and 1 (mean 0.5, std 0.5) three times as many as images of all 1.
+    _registered("half", size=30, mean=(0.5,), std=(0.5,))
+    _registered("white", size=10, mean=(1.0,), std=(0.0,))
+    info = train_info(configured("DATASETS.TRAIN", "half,white"))
+    assert info.size == 40
+    assert info.mean == pytest.approx((0.625,))
+    assert info.std == pytest.approx((0.484122918,))  # of 15 zeros and 25 ones
+
+
+def test_a_set_of_unknown_mean_leaves_the_whole_unknown(configured: Configured) -> None:
+    _registered("known", mean=(0.5,), std=(0.5,))
+    _registered("unknown", image_size=(9, 9), num_classes=5)
+    info = train_info(configured("DATASETS.TRAIN", "known,unknown"))
+    assert info == DatasetInfo(size=20, num_classes=5, channels=1, image_size=None)
+
+
+def test_input_shape_follows_the_training_transforms(configured: Configured) -> None:
+    assert input_shape(configured()) == (1, 8, 8)
+    cfg = configured("INPUT.TRANSFORMS_TRAIN", "[{Grayscale: {num_output_channels: 3}}, {Pad: {padding: 1}}]")
+    assert input_shape(cfg) == (3, 10, 10)
+
+
+def test_images_of_unknown_size_are_large(configured: Configured) -> None:
+    _registered("photos", channels=3, image_size=None)
+    cfg = configured("DATASETS.TRAIN", "photos", "DATASETS.TEST", "photos")
+    assert input_shape(cfg) == (3, 1024, 1024)
+    cfg.merge_from_list(["INPUT.TRANSFORMS_TRAIN", "[{RandomResizedCrop: {size: 224}}]"])
+    assert input_shape(cfg) == (3, 224, 224)
+
+
+def test_nothing_is_built_to_check_or_to_know_the_size(configured: Configured) -> None:
+    _registered("mine")
+    cfg = configured("DATASETS.TRAIN", "mine", "DATASETS.TEST", "mine")
+    check_data(cfg)
+    assert train_info(cfg) == dataset_info("mine", "")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["DATASETS.TRAIN", "digits_trian"], r"DATASETS.TRAIN \(override\): no data set .* mean 'digits_train'"),
+        (
+            ["DATASETS.TEST", "digit_test"],
+            r"DATASETS.TEST \(override\): no data set .* did you mean 'digits_test'",
+        ),
+        (["DATASETS.TRAIN", "()"], r"DATASETS.TRAIN \(override\): names no data set; give at least one"),
+        (["DATASETS.TRAIN", "digits_train,cifar10_train"], "cifar10_train have 3 .* those of digits_train 1"),
+        (["DATASETS.TEST", "cifar10_test"], "images of cifar10_test have 3 .* those of the training set 1"),
+        (
+            ["DATASETS.TEST", "fashion_mnist_test"],
+            "classes of fashion_mnist_test are not those of the training set",
+        ),
+        (["DATASETS.TEST", "many"], "DATASETS.TEST .*: many has 11 classes, the model only 10"),
+        (["MODEL.NUM_CLASSES", 7], "MODEL.NUM_CLASSES .*: 7 outputs are too few for the 10 classes"),
+        (
+            ["INPUT.TRANSFORMS_TRAIN", "[Flip]"],
+            r"INPUT.TRANSFORMS_TRAIN \(override\): no transform is called 'Flip'",
+        ),
+        (["INPUT.TRANSFORMS_TEST", "[{Resize: {sice: 8}}]"], "INPUT.TRANSFORMS_TEST .* did you mean 'size'"),
+        (
+            ["INPUT.TRANSFORMS_TRAIN", "[{RandomCrop: {size: 9}}]"],
+            "TRANSFORMS_TRAIN .*: RandomCrop fails on a 1x8x8",
+        ),
+        (
+            ["INPUT.TRANSFORMS_TEST", "[{RandomCrop: {size: 9}}]"],
+            "TRANSFORMS_TEST .*: RandomCrop fails on a 1x8x8",
+        ),
+        (
+            ["INPUT.TRANSFORMS_TEST", "[RGB]"],
+            r"images of digits_test end with 3 channel\(s\), the training set's with 1",
+        ),
+        (["INPUT.MEAN", "0.5,0.5,0.5"], r"INPUT.MEAN has 3 values, but the images have 1 channel\(s\)"),
+        (["INPUT.STD", "1,1"], "INPUT.STD has 2 values"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_once(configured: Configured, overrides: list[Any], message: str) -> None:
+    _registered("many", num_classes=11)
+    with pytest.raises(ConfigError, match=message):
+        check_data(configured(*overrides))
+
+
+def test_more_outputs_than_classes_are_the_users_choice(configured: Configured) -> None:
+    _registered("many", num_classes=11)
+    check_data(configured("MODEL.NUM_CLASSES", 11, "DATASETS.TEST", "many"))
+
+
+def test_missing_files_name_key_and_folder(configured: Configured, tmp_path: Path) -> None:
+    cfg = configured("DATASETS.TRAIN", "cifar10_train", "DATASETS.ROOT", str(tmp_path))
+    with pytest.raises(
+        ConfigError, match=r"DATASETS.TRAIN \(override\): cifar10_train was not found in /.*DOWNLOAD"
+    ):
+        build_train_loader(cfg)
+
+
+def test_a_users_arrays_train_and_test(configured: Configured, tmp_path: Path) -> None:
+    generator = np.random.RandomState(0)
+    for part, size in (("train", 40), ("test", 12)):
+        images = generator.randint(0, 256, (size, 12, 10, 3), np.uint8)
+        np.savez(tmp_path / f"{part}.npz", images=images, labels=np.arange(size) % 4)
+    train, test = (f"npz:{tmp_path / part}.npz" for part in ("train", "test"))
+    cfg = configured("DATASETS.TRAIN", train, "DATASETS.TEST", test)
+    check_data(cfg)
+    assert next(iter(build_train_loader(cfg)))[0].shape == (16, 3, 12, 10)
+    assert [labels.tolist() for _, labels in build_test_loader(cfg, test)] == [[0, 1, 2, 3] * 3]
+
+
+def test_a_test_label_that_training_does_not_know_is_refused(configured: Configured, tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", images=np.zeros((3, 8, 8), np.uint8), labels=np.array([0, 1, 12]))
+    name = f"npz:{tmp_path / 'x.npz'}"
+    with pytest.raises(ConfigError, match=r"x.npz: sample 2 has label 12; with 10 classes labels run from 0 to 9"):
+        list(build_test_loader(configured("DATASETS.TEST", name), name))
