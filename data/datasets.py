@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -119,7 +120,7 @@ def dataset_info(name: str, root: str, download: bool = False, label: str = "dat
     10000
     """
     entry, _ = _look_up(name, root, label)
-    return entry.info or _look_at(build_dataset(name, root, download, label), f"{label}: {name}")
+    return entry.info or _info_by_looking(entry, name, str(root), download, label)
 
 
 def build_dataset(name: str, root: str, download: bool = False, label: str = "data set") -> MapDataset:
@@ -186,6 +187,13 @@ def _look_up(name: str, root: str, label: str) -> tuple[_Entry, str]:
     if entry is None or bool(colon) != bool(path):
         raise unknown_name(label, "data set", name, dataset_names())
     return entry, path if colon else root
+
+
+# A folder of a million files is listed once in a run, not for each question about it.
+@functools.cache
+def _info_by_looking(entry: _Entry, name: str, root: str, download: bool, label: str) -> DatasetInfo:
+    del entry  # part of the key: what is registered anew is looked at anew
+    return _look_at(build_dataset(name, root, download, label), f"{label}: {name}")
 
 
 def _look_at(dataset: MapDataset, where: str) -> DatasetInfo:

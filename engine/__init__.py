@@ -2,6 +2,7 @@
 
 from .checkpoint import CheckpointError, load_checkpoint, load_newest, save_checkpoint
 from .defaults import (
+    build_test_loaders,
     build_trainer,
     default_hooks,
     evaluate_all,
@@ -34,6 +35,7 @@ __all__ = [
     "TensorBoardWriter",
     "Trainer",
     "Writer",
+    "build_test_loaders",
     "build_trainer",
     "check_device",
     "compare_configs",

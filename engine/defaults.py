@@ -6,7 +6,7 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from warmstart.config import (
     parse_command_line,
     usage,
 )
-from warmstart.data import build_test_loader, build_train_loader, train_info
+from warmstart.data import build_test_loader, build_train_loader, input_shape, train_info
 from warmstart.modeling import build_model
 from warmstart.solver import build_lr_scheduler, build_optimizer, describe_groups, describe_plan
 
@@ -147,22 +147,28 @@ def default_hooks(cfg: CfgNode, model: nn.Module) -> list[HookBase]:
         TensorBoardWriter(output),
     ]
     constants = {"config": cfg.to_dict(), "versions": versions()}
+    loaders = build_test_loaders(cfg)
     return [
-        EvaluationHook(cfg.TEST.EVAL_PERIOD, lambda: evaluate_all(cfg, model)),
+        EvaluationHook(cfg.TEST.EVAL_PERIOD, lambda: evaluate_all(model, loaders)),
         *(builder(cfg) for builder in _HOOKS.values()),
         RecordHook(cfg.LOG_PERIOD, writers),
         CheckpointHook(cfg.SOLVER.CHECKPOINT_PERIOD, output, constants),
     ]
 
 
-def evaluate_all(cfg: CfgNode, model: nn.Module) -> dict[str, float]:
+def evaluate_all(model: nn.Module, loaders: Mapping[str, Iterable[Any]]) -> dict[str, float]:
     """Return the scores on every test set: {"digits_test/accuracy": 0.98, ...}."""
     device = next(model.parameters()).device
     return {
         f"{name}/{score}": value
-        for name in cfg.DATASETS.TEST
-        for score, value in evaluate(model, build_test_loader(cfg, name), device).items()
+        for name, loader in loaders.items()
+        for score, value in evaluate(model, loader, device).items()
     }
+
+
+def build_test_loaders(cfg: CfgNode) -> dict[str, Iterable[Any]]:
+    """Return a loader for each of DATASETS.TEST by its name."""
+    return {name: build_test_loader(cfg, name) for name in cfg.DATASETS.TEST}
 
 
 def log_scores(scores: dict[str, float]) -> None:
@@ -173,14 +179,23 @@ def log_scores(scores: dict[str, float]) -> None:
 
 def log_run(cfg: CfgNode, trainer: Trainer) -> None:
     """Log what is about to run: machine, data, model, plan, parameter groups."""
-    info = train_info(cfg)
+    samples = train_info(cfg).size
+    channels, height, width = input_shape(cfg)
     parameters = sum(p.numel() for p in trainer.model.parameters())
-    where = f"{torch.cuda.get_device_name(trainer.device)}" if trainer.device.type == "cuda" else "CPU"
-    logger.info("torch %s on %s, %d threads; output in %s", torch.__version__, where, torch.get_num_threads(),
-                cfg.OUTPUT_DIR)  # fmt: skip
-    logger.info("data: %s, %s samples, %s", ", ".join(cfg.DATASETS.TRAIN), f"{info.size:,}", info.shape_text())
+    device, threads = trainer.device, torch.get_num_threads()
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {threads} threads"
+    logger.info("torch %s on %s; output in %s", torch.__version__, machine, cfg.OUTPUT_DIR)
+    logger.info(
+        "data: %s, %s images of %dx%dx%d, %d classes",
+        " + ".join(cfg.DATASETS.TRAIN),
+        f"{samples:,}",
+        channels,
+        height,
+        width,
+        cfg.MODEL.NUM_CLASSES,
+    )
     logger.info("model: %s, %s parameters", cfg.MODEL.NAME, f"{parameters:,}")
-    logger.info("plan: %s", describe_plan(cfg, info.size))
+    logger.info("plan: %s", describe_plan(cfg, samples))
     for line in describe_groups(trainer.optimizer).splitlines():
         logger.info("group %s", line)
 

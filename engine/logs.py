@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from pathlib import Path
 
@@ -23,7 +22,11 @@ class _Console(logging.StreamHandler):  # type: ignore[type-arg]
 
 
 def setup_logging(folder: str | Path | None = None) -> None:
-    """Send our messages to stdout and, with a folder, to its log.txt; a second call adds nothing twice."""
+    """Send our messages to stdout and, with a folder, to its log.txt; a second call adds nothing twice.
+
+    Args:
+        folder: a run's folder, which exists; None ends the writing to an earlier one's log.txt.
+    """
     root = logging.getLogger("warmstart")
     root.setLevel(logging.INFO)
     root.propagate = False  # else a user's logging.basicConfig prints each line again
@@ -31,15 +34,11 @@ def setup_logging(folder: str | Path | None = None) -> None:
         console = _Console()
         console.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%H:%M:%S"))
         root.addHandler(console)
-    if folder is None:
-        return
-    path = os.path.abspath(Path(folder) / "log.txt")
     for handler in list(root.handlers):
-        if isinstance(handler, logging.FileHandler) and handler.baseFilename != path:
+        if isinstance(handler, logging.FileHandler):
             root.removeHandler(handler)
             handler.close()
-    if not any(isinstance(handler, logging.FileHandler) for handler in root.handlers):
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(path, encoding="utf-8")
+    if folder is not None:
+        file = logging.FileHandler(Path(folder) / "log.txt", encoding="utf-8")
         file.setFormatter(logging.Formatter("[%(asctime)s] %(levelname)s %(message)s"))
         root.addHandler(file)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from warmstart.config import CfgNode, ConfigError, resolve_durations
-from warmstart.data import DatasetInfo, check_data, train_info
+from warmstart.data import check_data, input_shape, train_info
 from warmstart.modeling import check_model
 from warmstart.solver import check_solver
 
@@ -41,7 +41,7 @@ def resolve_config(cfg: CfgNode) -> CfgNode:
     resolved.defrost()
     _collect(
         [
-            lambda: _fill_model(resolved, info),
+            lambda: _fill_model(resolved, info.num_classes),
             lambda: check_model(resolved),
             lambda: check_solver(resolved),
         ]
@@ -71,24 +71,19 @@ def get_device(cfg: CfgNode) -> torch.device:
     return torch.device(cfg.MODEL.DEVICE)
 
 
-def _fill_model(cfg: CfgNode, info: DatasetInfo) -> None:
+def _fill_model(cfg: CfgNode, num_classes: int) -> None:
     """Fill in what follows from the data set; item access keeps the source of each value as it was."""
     model = cfg.MODEL
-    if 0 < model.NUM_CLASSES < info.num_classes:
+    channels, *sides = input_shape(cfg)
+    if model.IN_CHANNELS not in (0, channels):
         raise ConfigError(
-            f"{cfg.label('MODEL.NUM_CLASSES')}: {model.NUM_CLASSES} outputs cannot tell the training set's "
-            f"{info.num_classes} classes apart; use {info.num_classes}, or 0 to follow the data set"
-        )
-    if model.IN_CHANNELS not in (0, info.channels):
-        raise ConfigError(
-            f"{cfg.label('MODEL.IN_CHANNELS')}: the training images have {info.channels} channels, not "
+            f"{cfg.label('MODEL.IN_CHANNELS')}: the training images have {channels} channels, not "
             f"{model.IN_CHANNELS}; use 0 to follow the data set"
         )
-    model["NUM_CLASSES"] = model.NUM_CLASSES or info.num_classes
-    model["IN_CHANNELS"] = info.channels
+    model["NUM_CLASSES"] = model.NUM_CLASSES or num_classes
+    model["IN_CHANNELS"] = channels
     if model.STEM == "auto":
-        small = info.image_size is not None and max(info.image_size) <= SMALL_IMAGE
-        model["STEM"] = "small" if small else "standard"
+        model["STEM"] = "small" if max(sides) <= SMALL_IMAGE else "standard"
 
 
 def _collect(checks: list[Callable[[], Any]]) -> None:

@@ -16,6 +16,7 @@ import torch
 
 from warmstart.data import build_train_loader
 from warmstart.engine import (
+    build_test_loaders,
     evaluate_all,
     get_device,
     log_scores,
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             logger.info("iter %d/%d  loss %.4g  lr %.4g", iteration, cfg.SOLVER.MAX_ITER, loss.item(), rate)
     batches.close()
 
-    log_scores(evaluate_all(cfg, model))
+    log_scores(evaluate_all(model, build_test_loaders(cfg)))
     path = Path(cfg.OUTPUT_DIR) / "plain_model_final.pth"
     path.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint({"model": model.state_dict()}, path)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from warmstart.config import CfgNode, ConfigError, Flag
 from warmstart.engine import (
+    build_test_loaders,
     build_trainer,
     compare_configs,
     evaluate_all,
@@ -72,7 +73,7 @@ def evaluate_only(cfg: CfgNode, resume: str | None) -> int:
         model.load_state_dict(start["model"])
     elif not cfg.MODEL.WEIGHTS:
         raise ConfigError("command line: --eval-only needs weights: give MODEL.WEIGHTS FILE or --resume [PATH]")
-    log_scores(evaluate_all(cfg, model))
+    log_scores(evaluate_all(model, build_test_loaders(cfg)))
     return 0
 
 

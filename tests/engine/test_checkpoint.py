@@ -1,0 +1,153 @@
+"""Checkpoint files: whole or absent, checked, never code."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from warmstart.engine import CheckpointError, load_checkpoint, load_newest, save_checkpoint
+from warmstart.engine.checkpoint import checkpoint_name, has_checkpoints, point_to
+
+
+def content(iteration: int, **more: Any) -> dict[str, Any]:
+    parts = {"model": {"w": torch.arange(1000.0)}, "optimizer": {}, "scheduler": {}, "hooks": {}, "rng": []}
+    return {**parts, "config": {"SOLVER": {"STEPS": (1, 2)}}, "iteration": iteration, **more}
+
+
+def save(folder: Path, iteration: int) -> Path:
+    path = folder / checkpoint_name(iteration)
+    save_checkpoint(content(iteration), path)
+    point_to(path)
+    return path
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "model_0000006.pth"
+    save_checkpoint(content(7, nested=[{"a": (1, 2.5, "x", b"y", None, True)}]), path)
+    loaded = load_checkpoint(path)
+    assert torch.equal(loaded["model"]["w"], torch.arange(1000.0))
+    assert loaded["nested"] == [{"a": (1, 2.5, "x", b"y", None, True)}]
+    assert loaded["config"] == {"SOLVER": {"STEPS": (1, 2)}}
+    assert os.listdir(tmp_path) == ["model_0000006.pth"]
+
+
+@pytest.mark.need("D7")
+def test_anything_else_than_tensors_and_plain_values_is_named_by_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    with pytest.raises(TypeError, match=r"hooks\.mine\[1\] is a \w*Path: .*only tensors and plain values"):
+        save_checkpoint(content(1, hooks={"mine": [1, Path("x")]}), path)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.need("D1", "S2")
+@pytest.mark.parametrize("operation", ["fsync", "replace"])
+def test_a_failed_save_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    path = save(tmp_path, 5)
+
+    def fail(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, operation, fail)
+        with pytest.raises(OSError, match="No space left"):
+            save_checkpoint(content(6), path)
+    assert load_checkpoint(path)["iteration"] == 5
+    assert sorted(os.listdir(tmp_path)) == ["last_checkpoint", "model_0000004.pth"]
+
+
+@pytest.mark.need("D8")
+def test_a_file_that_would_run_code_is_refused_and_runs_none(tmp_path: Path) -> None:
+    touched = tmp_path / "touched"
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(touched),)
+
+    path = tmp_path / "model_0000000.pth"
+    torch.save({"model": Evil()}, path)
+    with pytest.raises(CheckpointError, match="refused: it holds more than tensors and plain values"):
+        load_checkpoint(path)
+    assert not touched.exists()
+
+
+def flip(path: Path) -> None:
+    """Change one byte inside the tensor's data, where only the checksum can tell."""
+    data = bytearray(path.read_bytes())
+    data[data.index(torch.arange(1000.0).numpy().tobytes()) + 400] ^= 1
+    path.write_bytes(data)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+@pytest.mark.need("D2")
+@pytest.mark.parametrize("damage", [flip, truncate, lambda path: path.write_bytes(b"")])
+def test_a_bad_newest_file_falls_back_to_the_newest_good_one_with_a_warning(
+    tmp_path: Path, damage: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(tmp_path, 9)
+    good = save(tmp_path, 10)
+    bad = save(tmp_path, 100)
+    damage(bad)
+    found = load_newest(tmp_path)
+    assert found is not None
+    assert (found[0], found[1]["iteration"]) == (good, 10)
+    assert bad.name in caplog.text
+    assert f"falling back to {good.name}" in caplog.text
+
+
+@pytest.mark.need("D2")
+@pytest.mark.parametrize("pointer", [None, b"", b"model_0000777.pth", b"\xff\xfe"])
+def test_without_a_good_pointer_the_newest_file_by_number_is_taken(tmp_path: Path, pointer: bytes | None) -> None:
+    save(tmp_path, 9)
+    newest = save(tmp_path, 10_000_000)  # eight digits: newest by number, not by name
+    if pointer is None:
+        (tmp_path / "last_checkpoint").unlink()
+    else:
+        (tmp_path / "last_checkpoint").write_bytes(pointer)
+    found = load_newest(tmp_path)
+    assert found is not None
+    assert found[0] == newest
+
+
+@pytest.mark.need("S3")
+def test_best_and_final_do_not_move_the_pointer(tmp_path: Path) -> None:
+    last = save(tmp_path, 10)
+    save_checkpoint(content(3), tmp_path / "model_best.pth")
+    save_checkpoint(content(10), tmp_path / "model_final.pth")
+    found = load_newest(tmp_path)
+    assert found is not None
+    assert found[0] == last
+
+
+def test_files_of_which_none_loads_are_an_error_never_a_start_from_zero(tmp_path: Path) -> None:
+    truncate(save(tmp_path, 9))
+    truncate(save(tmp_path, 10))
+    with pytest.raises(CheckpointError, match="no checkpoint in .* can be read; nothing was started"):
+        load_newest(tmp_path)
+
+
+def test_an_empty_folder_holds_no_checkpoint(tmp_path: Path) -> None:
+    assert load_newest(tmp_path) is None
+    assert not has_checkpoints(tmp_path)
+    assert not has_checkpoints(tmp_path / "absent")
+
+
+@pytest.mark.need("A8")
+def test_a_missing_part_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save({"model": {}, "iteration": 3}, path)
+    with pytest.raises(CheckpointError, match="lacks optimizer, scheduler, hooks, rng, config; .* MODEL.WEIGHTS"):
+        load_checkpoint(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"gone\.pth: no such checkpoint file"):
+        load_checkpoint(tmp_path / "gone.pth")

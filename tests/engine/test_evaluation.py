@@ -1,0 +1,77 @@
+"""Scores from outside oracles, and no trace in training."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from warmstart.engine import evaluate, evaluation_mode
+
+
+class Table(nn.Module):
+    """Gives the logits that are handed in."""
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits
+
+
+def test_scores_count_every_sample_once_over_uneven_batches() -> None:
+    """7 classes, 5 samples in batches of 3 and 2; the label's rank is 1, 2, 5, 6 and 1."""
+    ranks = [1, 2, 5, 6, 1]
+    labels = torch.tensor([0, 3, 6, 2, 5])
+    logits = torch.zeros(5, 7)
+    for row, (rank, label) in enumerate(zip(ranks, labels.tolist(), strict=True)):
+        others = [c for c in range(7) if c != label]
+        order = others[: rank - 1] + [label] + others[rank - 1 :]
+        for place, c in enumerate(order):
+            logits[row, c] = -float(place)
+    loader = [(logits[:3], labels[:3]), (logits[3:], labels[3:])]
+    scores = evaluate(Table(), loader)
+    assert list(scores) == ["accuracy", "top5", "loss"]
+    assert scores["accuracy"] == pytest.approx(2 / 5)
+    assert scores["top5"] == pytest.approx(4 / 5)
+    assert scores["loss"] == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-6)
+
+
+def test_top5_is_left_out_where_it_says_nothing() -> None:
+    assert list(evaluate(Table(), [(torch.eye(5), torch.arange(5))])) == ["accuracy", "loss"]
+
+
+def test_an_empty_test_set_says_so() -> None:
+    with pytest.raises(ValueError, match="the test set is empty"):
+        evaluate(Table(), [])
+
+
+@pytest.mark.need("C10")
+def test_all_generators_stand_where_they_stood() -> None:
+    class Noisy(nn.Module):
+        def forward(self, logits: Tensor) -> Tensor:
+            random.random()
+            np.random.rand()
+            return logits + torch.rand_like(logits)
+
+    torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)
+    expected = torch.rand(3).tolist(), random.random(), np.random.rand()
+    torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)
+    evaluate(Noisy(), [(torch.eye(5), torch.arange(5))])
+    assert (torch.rand(3).tolist(), random.random(), np.random.rand()) == expected
+
+
+@pytest.mark.need("E10")
+def test_every_submodule_returns_to_its_own_mode_also_after_an_error() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.Sequential(nn.Dropout(), nn.BatchNorm1d(2)))
+    model.train()
+    model[1][1].eval()  # a frozen norm layer
+    before = [module.training for module in model.modules()]
+    with pytest.raises(RuntimeError, match="boom"), evaluation_mode(model):
+        assert not any(module.training for module in model.modules())
+        raise RuntimeError("boom")
+    assert [module.training for module in model.modules()] == before

@@ -1,0 +1,56 @@
+"""Averages over a window, and state that does not depend on when it was read."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from warmstart.engine import LossWindow
+
+
+def add(window: LossWindow, *values: float) -> None:
+    for value in values:
+        window.add({"loss_cls": torch.tensor(value)}, torch.tensor(value))
+
+
+def test_each_window_averages_its_own_updates() -> None:
+    window = LossWindow()
+    add(window, 1.0, 2.0)
+    window.settle(2)
+    assert window.averages() == {"total_loss": 1.5, "loss_cls": 1.5}
+    add(window, 8.0)
+    window.settle(3)
+    assert window.averages() == {"total_loss": 8.0, "loss_cls": 8.0}
+
+
+def test_a_term_that_comes_and_goes_is_averaged_over_the_updates_that_had_it() -> None:
+    window = LossWindow()
+    window.add({"loss_cls": torch.tensor(1.0), "loss_mask": torch.tensor(3.0)}, torch.tensor(4.0))
+    window.add({"loss_cls": torch.tensor(2.0)}, torch.tensor(2.0))
+    window.settle(2)
+    assert window.averages() == {"total_loss": 3.0, "loss_cls": 1.5, "loss_mask": 3.0}
+
+
+@pytest.mark.need("D12")
+def test_the_average_is_the_same_bits_whenever_it_was_read_or_saved_in_between() -> None:
+    values = [0.1, 0.7, 1 / 3, 2e-9, 1e5, 0.3]
+    whole = LossWindow()
+    add(whole, *values)
+    whole.settle(6)
+    for k in range(1, 6):
+        first = LossWindow()
+        add(first, *values[:k])
+        first.settle(k)
+        second = LossWindow()
+        second.load_state_dict(first.state_dict())
+        add(second, *values[k:])
+        second.settle(6)
+        assert second.state_dict() == whole.state_dict()
+
+
+def test_settling_twice_reads_nothing_twice() -> None:
+    window = LossWindow()
+    add(window, 1.0)
+    window.settle(1)
+    window.settle(1)
+    assert window.averages()["total_loss"] == 1.0

@@ -1,0 +1,57 @@
+"""What follows from the data set, and what a machine has not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from warmstart.config import CfgNode, ConfigError
+from warmstart.engine import check_device, get_device, resolve_config
+
+Tiny = Callable[..., CfgNode]
+
+
+def test_sizes_and_durations_follow_from_the_data_set(tiny: Tiny) -> None:
+    """48 samples, 8 an iteration: an epoch is 6."""
+    cfg = resolve_config(tiny("SOLVER.MAX_ITER", "10ep", "SOLVER.STEPS", "5ep,90%", "TEST.EVAL_PERIOD", "1.5ep"))
+    assert cfg.is_frozen()
+    assert (cfg.MODEL.NUM_CLASSES, cfg.MODEL.IN_CHANNELS, cfg.MODEL.STEM) == (3, 1, "small")
+    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS, cfg.TEST.EVAL_PERIOD) == (60, (30, 54), 9)
+
+
+@pytest.mark.need("E14")
+def test_epochs_and_iterations_give_the_same_run(tiny: Tiny) -> None:
+    assert resolve_config(tiny("SOLVER.MAX_ITER", "2ep")) == resolve_config(tiny("SOLVER.MAX_ITER", 12))
+
+
+def test_resolving_twice_changes_nothing(tiny: Tiny) -> None:
+    once = resolve_config(tiny("SOLVER.MAX_ITER", "10ep"))
+    assert resolve_config(once) == once
+
+
+def test_everything_wrong_is_said_at_once(tiny: Tiny) -> None:
+    with pytest.raises(ConfigError) as error:
+        resolve_config(tiny("MODEL.NAME", "resnet19", "SOLVER.OPTIMIZER", "Adm", "SOLVER.WARMUP_ITERS", 20))
+    assert len(error.value.problems) == 3
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "mps:0"])
+def test_a_device_that_is_none_is_refused(tiny: Tiny, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"MODEL.DEVICE .*expected auto, cpu, cuda or cuda:N; got '{name}'"):
+        check_device(tiny("MODEL.DEVICE", name))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_where_there_is_none_is_refused(tiny: Tiny) -> None:
+    with pytest.raises(ConfigError, match="'cuda' asked for, but torch finds no CUDA device; use auto or cpu"):
+        check_device(tiny("MODEL.DEVICE", "cuda"))
+    assert get_device(tiny()) == torch.device("cpu")
+
+
+@pytest.mark.gpu
+def test_auto_takes_cuda_where_there_is_one(tiny: Tiny) -> None:
+    assert get_device(tiny()).type == "cuda"
+    with pytest.raises(ConfigError, match="there are .* CUDA devices"):
+        check_device(tiny("MODEL.DEVICE", "cuda:99"))

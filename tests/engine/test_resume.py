@@ -1,0 +1,246 @@
+"""A run that goes on from a checkpoint is the run that was never stopped."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from warmstart.config import CfgNode, ConfigError
+from warmstart.engine import (
+    HookBase,
+    Trainer,
+    build_trainer,
+    compare_configs,
+    find_start,
+    load_checkpoint,
+    load_start,
+    prepare_folder,
+    resolve_config,
+)
+
+Tiny = Callable[..., CfgNode]
+
+
+def train(cfg: CfgNode, resume: str | None = None) -> dict[str, Any]:
+    """Train as tools/train_net.py does and return the last checkpoint."""
+    cfg = resolve_config(cfg)
+    start = find_start(cfg, resume, overwrite=False)
+    trainer = build_trainer(cfg)
+    if start is not None:
+        load_start(trainer, start)
+    prepare_folder(cfg, overwrite=False)
+    trainer.train()
+    return load_checkpoint(Path(cfg.OUTPUT_DIR) / "model_final.pth")
+
+
+def assert_same_bits(a: Any, b: Any, where: str = "checkpoint") -> None:
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype, where
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert list(a) == list(b), where
+        for key in a:
+            assert_same_bits(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        for index, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same_bits(x, y, f"{where}[{index}]")
+    else:
+        assert a == b, where
+
+
+def messages(logged: list[logging.LogRecord]) -> list[str]:
+    return [record.getMessage() for record in logged]
+
+
+class DieBefore(HookBase):
+    """Ends the process's work as a kill does: nothing after it runs."""
+
+    def __init__(self, iteration: int) -> None:
+        self.iteration = iteration
+
+    def before_step(self, trainer: Trainer) -> None:
+        if trainer.iteration == self.iteration:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.need("C1", "C4", "C6", "C7", "A6", "S10")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_continued_from_any_point_the_bits_are_those_of_the_unbroken_run(
+    tiny: Tiny, tmp_path: Path, workers: int
+) -> None:
+    """k at 1, inside warm-up (3), before, at and after an epoch's edge (5, 6, 7), and n - 1."""
+    whole = train(tiny("OUTPUT_DIR", str(tmp_path / "whole"), "SOLVER.CHECKPOINT_PERIOD", 1))
+    for k in (1, 3, 5, 6, 7, 13):
+        if workers and k not in (3, 6):
+            continue
+        torch.manual_seed(k)  # whatever happened in this process must not matter
+        part = train(
+            tiny("OUTPUT_DIR", str(tmp_path / f"from{k}"), "DATALOADER.NUM_WORKERS", workers),
+            resume=str(tmp_path / "whole" / f"model_{k - 1:07d}.pth"),
+        )
+        for key in ("model", "optimizer", "scheduler", "iteration", "hooks", "rng"):
+            assert_same_bits(part[key], whole[key], f"from {k}: {key}")
+
+
+@pytest.mark.need("C10")
+def test_evaluating_more_often_changes_no_bit(tiny: Tiny, tmp_path: Path) -> None:
+    runs = [
+        train(tiny("OUTPUT_DIR", str(tmp_path / f"every{period}"), "TEST.EVAL_PERIOD", period))
+        for period in (0, 3, 5)
+    ]
+    for run in runs[1:]:
+        assert_same_bits(run["model"], runs[0]["model"])
+        assert_same_bits(run["rng"], runs[0]["rng"])
+
+
+@pytest.mark.need("H1")
+def test_resumed_in_its_folder_a_run_records_each_iteration_once_with_the_same_losses(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    """Stopped at 7, between the records of 5 and 10: the running sums are part of the checkpoint."""
+    train(tiny("OUTPUT_DIR", str(tmp_path / "whole")))
+    cfg = resolve_config(tiny("OUTPUT_DIR", str(tmp_path / "broken"), "SOLVER.CHECKPOINT_PERIOD", 7))
+    trainer = build_trainer(cfg)
+    prepare_folder(cfg, overwrite=False)
+    trainer.hooks.insert(0, DieBefore(12))
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    train(tiny("OUTPUT_DIR", str(tmp_path / "broken")), resume="")
+    whole, broken = (
+        [json.loads(line) for line in (tmp_path / name / "metrics.json").read_text().splitlines()]
+        for name in ("whole", "broken")
+    )
+    assert [record["iteration"] for record in broken] == [5, 10, 14]
+    for ours, theirs in zip(broken, whole, strict=True):
+        for key in ("total_loss", "loss_cls", "lr"):
+            assert ours[key] == theirs[key]
+    scores = {key: value for key, value in whole[-1].items() if "/" in key}
+    assert scores == {key: value for key, value in broken[-1].items() if "/" in key}
+    assert len(scores) == 2
+
+
+@pytest.mark.need("A1", "A3", "S7")
+def test_a_changed_rate_rules_from_the_first_iteration_on_and_is_printed(
+    tiny: Tiny, tmp_path: Path, logged: list[logging.LogRecord]
+) -> None:
+    train(tiny("OUTPUT_DIR", str(tmp_path / "a"), "SOLVER.CHECKPOINT_PERIOD", 6))
+    checkpoint = load_checkpoint(tmp_path / "a" / "model_0000005.pth")
+    cfg = resolve_config(tiny("SOLVER.BASE_LR", 0.025, "SOLVER.WEIGHT_DECAY", 0.5, "LOG_PERIOD", 3))
+    logged.clear()
+    compare_configs(cfg, checkpoint["config"], allow_change=False)
+    assert messages(logged) == [
+        "changed since the checkpoint: SOLVER.BASE_LR: 0.05 -> 0.025",
+        "changed since the checkpoint: SOLVER.WEIGHT_DECAY: 0.0001 -> 0.5",
+    ]
+    trainer = build_trainer(cfg)
+    load_start(trainer, checkpoint)
+    group = trainer.optimizer.param_groups[0]
+    assert (group["lr"], group["weight_decay"]) == (0.025, 0.5)
+
+
+@pytest.mark.need("A2")
+def test_a_longer_run_goes_on_on_the_longer_curve(tiny: Tiny, tmp_path: Path) -> None:
+    cosine = ("SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR", "SOLVER.WARMUP_ITERS", 0, "SOLVER.BASE_LR", 0.5)
+    train(tiny(*cosine, "OUTPUT_DIR", str(tmp_path / "out")))
+    cfg = resolve_config(tiny(*cosine, "OUTPUT_DIR", str(tmp_path / "out"), "SOLVER.MAX_ITER", 28))
+    start = find_start(cfg, "", overwrite=False)
+    assert start is not None
+    trainer = build_trainer(cfg)
+    load_start(trainer, start)
+    # Half of the longer cosine: (1 + cos(pi/2)) / 2 = 1/2.
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.25, rel=1e-12)
+
+
+@pytest.mark.need("A3")
+@pytest.mark.parametrize(
+    ("key", "value", "change"),
+    [
+        ("MODEL.NAME", "resnet18", "MODEL.NAME: 'small_cnn' -> 'resnet18'"),
+        ("SEED", 1, "SEED: 0 -> 1"),
+        ("INPUT.TRANSFORMS_TRAIN", [], "INPUT.TRANSFORMS_TRAIN: "),
+    ],
+)
+def test_another_model_seed_or_input_is_refused_unless_allowed(
+    tiny: Tiny, key: str, value: Any, change: str, logged: list[logging.LogRecord]
+) -> None:
+    saved = resolve_config(tiny()).to_dict()
+    cfg = resolve_config(tiny(key, value))
+    with pytest.raises(
+        ConfigError, match="not the run that wrote the checkpoint: .*--allow-config-change"
+    ) as error:
+        compare_configs(cfg, saved, allow_change=False)
+    assert change in str(error.value)
+    compare_configs(cfg, saved, allow_change=True)
+    assert change in "\n".join(messages(logged))
+
+
+@pytest.mark.need("A3")
+def test_what_cannot_change_the_result_is_free_and_not_mentioned(
+    tiny: Tiny, logged: list[logging.LogRecord]
+) -> None:
+    saved = resolve_config(tiny()).to_dict()
+    cfg = resolve_config(
+        tiny("OUTPUT_DIR", "elsewhere", "LOG_PERIOD", 1, "DATALOADER.NUM_WORKERS", 2, "TEST.EVAL_PERIOD", 2)
+    )
+    compare_configs(cfg, saved, allow_change=False)
+    assert messages(logged) == []
+
+
+@pytest.mark.need("F8")
+def test_a_folder_with_another_run_is_refused_with_three_ways_out(tiny: Tiny, tmp_path: Path) -> None:
+    train(tiny())
+    with pytest.raises(ConfigError, match="earlier run; give --resume .* --overwrite .* OUTPUT_DIR"):
+        find_start(resolve_config(tiny()), None, overwrite=False)
+    assert find_start(resolve_config(tiny()), None, overwrite=True) is None
+
+
+@pytest.mark.need("F8")
+def test_resume_without_a_checkpoint_starts_at_zero_and_says_so(
+    tiny: Tiny, logged: list[logging.LogRecord]
+) -> None:
+    assert find_start(resolve_config(tiny()), "", overwrite=False) is None
+    assert "no checkpoint in" in "\n".join(messages(logged))
+    assert "starting at iteration 0" in "\n".join(messages(logged))
+
+
+def test_overwriting_deletes_only_files_that_a_run_writes(tiny: Tiny, tmp_path: Path) -> None:
+    train(tiny())
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    prepare_folder(resolve_config(tiny()), overwrite=True)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.yaml", "log.txt", "notes.txt"]
+
+
+def test_a_checkpoint_of_another_model_says_that_it_does_not_fit(tiny: Tiny, tmp_path: Path) -> None:
+    train(tiny())
+    trainer = build_trainer(tiny("MODEL.ARGS.width", 8))
+    with pytest.raises(ConfigError, match="the checkpoint does not fit this model and optimizer: .*size mismatch"):
+        load_start(trainer, load_checkpoint(tmp_path / "out" / "model_final.pth"))
+
+
+def test_other_versions_are_said_once(tiny: Tiny, tmp_path: Path, logged: list[logging.LogRecord]) -> None:
+    train(tiny())
+    checkpoint = load_checkpoint(tmp_path / "out" / "model_final.pth")
+    checkpoint["versions"]["torch"] = "1.0"
+    load_start(build_trainer(tiny()), checkpoint)
+    warnings = [record.getMessage() for record in logged if record.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("the continued run may differ in the last bits: torch 1.0 -> ")
+
+
+@pytest.mark.need("D10", "S5")
+def test_a_state_that_lacks_a_hooks_part_is_loaded_but_a_model_that_lacks_a_tensor_is_not(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    train(tiny())
+    checkpoint = load_checkpoint(tmp_path / "out" / "model_final.pth")
+    checkpoint["model"].popitem()
+    with pytest.raises(ConfigError, match="does not fit .*Missing key"):
+        load_start(build_trainer(tiny()), checkpoint)

@@ -1,0 +1,223 @@
+"""The loop: events and their order, the clock, stopping, what a step costs in synchronisations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from warmstart.engine import HookBase, NonFiniteLossError, Trainer
+
+
+class Regression(nn.Module):
+    """The smallest model that meets the trainer's contract."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(2, 1)
+
+    def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        error = self.net(x) - y
+        return {"loss_mse": error.square().mean(), "loss_abs": error.abs().mean()}
+
+
+class Recorder(HookBase):
+    def __init__(self) -> None:
+        self.events: list[tuple[str, int]] = []
+
+    def before_train(self, trainer: Trainer) -> None:
+        self.events.append(("before_train", trainer.iteration))
+
+    def before_step(self, trainer: Trainer) -> None:
+        self.events.append(("before_step", trainer.iteration))
+
+    def after_backward(self, trainer: Trainer) -> None:
+        self.events.append(("after_backward", trainer.iteration))
+
+    def after_step(self, trainer: Trainer) -> None:
+        self.events.append(("after_step", trainer.iteration))
+
+    def after_train(self, trainer: Trainer) -> None:
+        self.events.append(("after_train", trainer.iteration))
+
+
+def make_trainer(hooks: list[HookBase], max_iter: int = 2, batches: Any = None) -> Trainer:
+    torch.manual_seed(0)
+    model = Regression()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.5)
+    batches = [(torch.ones(4, 2), torch.zeros(4, 1))] if batches is None else batches
+    return Trainer(model, optimizer, scheduler, batches, hooks, max_iter=max_iter)
+
+
+def test_the_five_events_come_in_order_with_the_clock_of_completed_updates() -> None:
+    recorder = Recorder()
+    make_trainer([recorder]).train()
+    assert recorder.events == [
+        ("before_train", 0),
+        ("before_step", 0),
+        ("after_backward", 0),
+        ("after_step", 1),
+        ("before_step", 1),
+        ("after_backward", 1),
+        ("after_step", 2),
+        ("after_train", 2),
+    ]
+
+
+def test_hooks_run_in_the_order_of_the_list() -> None:
+    order: list[str] = []
+
+    class Named(HookBase):
+        def __init__(self, name: str) -> None:
+            self._name = name
+
+        @property
+        def name(self) -> str:
+            return self._name
+
+        def after_step(self, trainer: Trainer) -> None:
+            order.append(self._name)
+
+    make_trainer([Named("b"), Named("a")], max_iter=2).train()
+    assert order == ["b", "a", "b", "a"]
+
+
+@pytest.mark.need("S8")
+def test_two_hooks_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match="several hooks are called Recorder: give each a `name` of its own"):
+        make_trainer([Recorder(), Recorder()])
+
+
+def test_the_rates_of_an_update_are_those_it_used_not_the_next_ones() -> None:
+    """StepLR halves after 2 updates: updates 1 and 2 use 0.1, update 3 uses 0.05."""
+    used: list[float] = []
+
+    class Rates(HookBase):
+        def after_step(self, trainer: Trainer) -> None:
+            used.extend(trainer.rates)
+
+    make_trainer([Rates()], max_iter=3).train()
+    assert used == [0.1, 0.1, 0.05]
+
+
+@pytest.mark.need("E1")
+@pytest.mark.parametrize("event", ["before_step", "after_backward"])
+def test_a_stop_asked_for_in_the_step_ends_the_run_with_this_iteration(event: str) -> None:
+    last: list[bool] = []
+
+    class Stop(HookBase):
+        def after_step(self, trainer: Trainer) -> None:
+            last.append(trainer.is_last_step)
+
+    def stop(self: HookBase, trainer: Trainer) -> None:
+        if trainer.iteration == 2:
+            trainer.request_stop("enough")
+
+    setattr(Stop, event, stop)
+    trainer = make_trainer([Stop()], max_iter=10)
+    trainer.train()
+    assert trainer.iteration == 3
+    assert last == [False, False, True]
+
+
+@pytest.mark.need("E1")
+def test_a_stop_asked_for_after_the_step_ends_the_run_with_the_next_iteration() -> None:
+    class Stop(HookBase):
+        def after_step(self, trainer: Trainer) -> None:
+            if trainer.iteration == 2:
+                trainer.request_stop("enough")
+
+    trainer = make_trainer([Stop()], max_iter=10)
+    trainer.train()
+    assert trainer.iteration == 3
+
+
+def test_a_finite_loader_is_begun_again() -> None:
+    batches = [(torch.ones(1, 2), torch.zeros(1, 1))] * 3
+    trainer = make_trainer([], max_iter=7, batches=batches)
+    trainer.train()
+    assert trainer.iteration == 7
+
+
+def test_an_empty_loader_says_so() -> None:
+    with pytest.raises(ValueError, match="the data loader gave no batch"):
+        make_trainer([], batches=[]).train()
+
+
+def test_a_loader_with_batches_is_asked_for_the_batch_of_the_iteration() -> None:
+    asked: list[int] = []
+
+    class Loader:
+        def __iter__(self) -> Any:
+            raise AssertionError("batches(start) comes first")
+
+        def batches(self, start: int) -> Any:
+            asked.append(start)
+            while True:
+                yield torch.ones(1, 2), torch.zeros(1, 1)
+
+    trainer = make_trainer([], max_iter=7, batches=Loader())
+    trainer.iteration = 5
+    trainer.train()
+    assert asked == [5]
+
+
+def test_several_losses_are_summed() -> None:
+    trainer = make_trainer([], max_iter=1)
+    trainer.train()
+    trainer.settle()
+    means = trainer.losses.averages()
+    assert means["total_loss"] == pytest.approx(means["loss_mse"] + means["loss_abs"], rel=1e-6)
+
+
+@pytest.mark.need("E6")
+def test_a_nan_names_the_first_bad_iteration_its_terms_and_what_to_try() -> None:
+    good = (torch.ones(1, 2), torch.zeros(1, 1))
+    bad = (torch.full((1, 2), float("nan")), torch.zeros(1, 1))
+
+    class Settle(HookBase):
+        def after_step(self, trainer: Trainer) -> None:
+            if trainer.iteration == 5:
+                trainer.settle()
+
+    trainer = make_trainer([Settle()], max_iter=9, batches=[good, good, bad, good, good, good])
+    with pytest.raises(NonFiniteLossError, match=r"iteration 3: total_loss is nan \(loss_mse nan, loss_abs nan\)"):
+        trainer.train()
+    assert trainer.iteration == 5
+
+
+@pytest.mark.need("E7", "S9")
+def test_a_step_reads_nothing_back_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer([], max_iter=50)
+    reads: list[str] = []
+    for method in ("item", "cpu", "tolist", "numpy", "__bool__", "__float__"):
+        original = getattr(Tensor, method)
+
+        def counted(
+            self: Tensor, *args: Any, _name: str = method, _original: Any = original, **kwargs: Any
+        ) -> Any:
+            reads.append(_name)
+            return _original(self, *args, **kwargs)
+
+        monkeypatch.setattr(Tensor, method, counted)
+    trainer.train()
+    assert reads == []
+    trainer.settle()
+    assert reads == ["tolist"]  # one transfer for all fifty
+
+
+def test_a_second_loading_keeps_this_runs_hyper_parameters() -> None:
+    """On resume the config rules: what the optimizer's state says of weight decay does not come back."""
+    before = make_trainer([], max_iter=3)
+    before.train()
+    state = before.state_dict()
+    after = make_trainer([], max_iter=3)
+    after.optimizer.param_groups[0]["weight_decay"] = 0.25
+    after.load_state_dict(state)
+    assert after.optimizer.param_groups[0]["weight_decay"] == 0.25
+    assert after.iteration == 3
+    for ours, theirs in zip(after.model.parameters(), before.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)

@@ -1,0 +1,139 @@
+"""Records: one a line, one an iteration, readable by a stranger."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from warmstart.engine import ConsoleWriter, JSONWriter, TensorBoardWriter, setup_logging
+
+RECORD = {"iteration": 20, "total_loss": 1.5, "loss_cls": 1.5, "lr": 0.05, "data_time": 0.0005, "time": 0.01}
+
+
+def read(path: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.need("H1")
+def test_after_a_resume_each_iteration_stands_once_and_what_was_cut_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    first = JSONWriter(path)
+    first.open(0)
+    for iteration in (50, 100, 120, 150):
+        first.write({**RECORD, "iteration": iteration})
+    second = JSONWriter(path)
+    second.open(100)
+    for iteration in (120, 150, 200):
+        second.write({**RECORD, "iteration": iteration, "lr": 0.1})
+    assert [(r["iteration"], r["lr"]) for r in read(path)] == [
+        (50, 0.05),
+        (100, 0.05),
+        (120, 0.1),
+        (150, 0.1),
+        (200, 0.1),
+    ]
+    assert [r["iteration"] for r in read(tmp_path / "metrics.json.cut")] == [120, 150]
+
+
+def test_a_line_torn_by_a_kill_is_cut(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    path.write_text('{"iteration": 5}\n{"iteration": 10, "to')
+    JSONWriter(path).open(10)
+    assert read(path) == [{"iteration": 5}]
+
+
+def test_json_has_no_nan(tmp_path: Path) -> None:
+    writer = JSONWriter(tmp_path / "metrics.json")
+    writer.write({"iteration": 1, "digits_test/loss": float("nan")})
+    assert (tmp_path / "metrics.json").read_text() == '{"iteration": 1, "digits_test/loss": null}\n'
+
+
+def test_tensorboard_shows_what_was_written(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    writer = TensorBoardWriter(tmp_path)
+    writer.open(0)
+    writer.write(RECORD)
+    writer.write({**RECORD, "iteration": 40, "total_loss": 0.75})
+    writer.close()
+    events = accumulator.EventAccumulator(str(tmp_path)).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("total_loss")] == [(20, 1.5), (40, 0.75)]
+    assert "iteration" not in events.Tags()["scalars"]
+
+
+@pytest.mark.need("H1")
+def test_tensorboard_drops_what_a_resumed_run_writes_again(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    first = TensorBoardWriter(tmp_path)
+    first.open(0)
+    for iteration in (20, 40, 60):
+        first.write({**RECORD, "iteration": iteration})
+    first.close()
+    second = TensorBoardWriter(tmp_path)
+    second.open(40)
+    second.write({**RECORD, "iteration": 60, "total_loss": 0.5})
+    second.close()
+    events = accumulator.EventAccumulator(str(tmp_path)).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("total_loss")] == [(20, 1.5), (40, 1.5), (60, 0.5)]
+
+
+def test_the_console_line_shows_what_a_stranger_asks_for() -> None:
+    line = ConsoleWriter(max_iter=1200).line({**RECORD, "loss_box": 0.5, "loss_cls": 1.0})
+    assert line.startswith(
+        "iter   20/1200  eta 0:00:11  loss 1.5  box 0.5  cls 1  lr 0.05  10.0 ms/it (data 0.5)  mem "
+    ) or line.startswith(
+        "iter   20/1200  eta 0:00:11  loss 1.5  cls 1  box 0.5  lr 0.05  10.0 ms/it (data 0.5)  mem "
+    )
+    assert line.endswith(" MB")
+
+
+def test_scores_get_a_line_of_their_own(caplog: pytest.LogCaptureFixture) -> None:
+    writer = ConsoleWriter(max_iter=1200, bar=False)
+    with caplog.at_level(logging.INFO):
+        writer.write({**RECORD, "digits_test/accuracy": 0.9875, "digits_test/loss": 0.05})
+    assert caplog.messages[1] == "digits_test after 20 iterations: accuracy 98.75%, loss 0.05"
+
+
+@pytest.mark.need("H3")
+def test_no_bar_and_no_carriage_return_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    setup_logging()
+    writer = ConsoleWriter(max_iter=1200)
+    writer.open(0)
+    writer.write(RECORD)
+    writer.close()
+    captured = capsys.readouterr()
+    assert captured.out.count("\n") == 2
+    assert "\r" not in captured.out + captured.err
+    assert captured.err == ""
+
+
+@pytest.mark.need("H3")
+def test_on_a_terminal_a_bar_moves_with_the_records(capsys: pytest.CaptureFixture[str]) -> None:
+    setup_logging()
+    writer = ConsoleWriter(max_iter=1200, bar=True)
+    writer.open(0)
+    writer.write(RECORD)
+    writer.close()
+    captured = capsys.readouterr()
+    assert "20/1200" in captured.err
+    assert "iter   20/1200" in captured.out
+
+
+@pytest.mark.need("H2")
+def test_set_up_twice_and_by_others_a_message_is_printed_once(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    setup_logging(tmp_path)
+    setup_logging(tmp_path)
+    root = logging.getLogger()
+    handler = logging.StreamHandler()  # what logging.basicConfig adds
+    root.addHandler(handler)
+    try:
+        logging.getLogger("warmstart.engine").info("once")
+    finally:
+        root.removeHandler(handler)
+    captured = capsys.readouterr()
+    assert (captured.out + captured.err).count("once") == 1
+    assert (tmp_path / "log.txt").read_text().count("once") == 1

@@ -1,0 +1,165 @@
+"""The tool as its users run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from warmstart.engine import load_checkpoint, register_hook
+from warmstart.engine.defaults import _HOOKS
+from warmstart.tools import plain_train_net, train_net
+
+ROOT = Path(__file__).parent.parent.parent
+DIGITS = ["--config-file", "recipe:digits.yaml", "SOLVER.MAX_ITER", "40"]
+
+
+def records(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+
+
+def test_a_run_leaves_the_files_that_users_know(tiny_words: list[str], tmp_path: Path) -> None:
+    assert train_net.main(tiny_words) == 0
+    names = {path.name.partition(".tfevents")[0] for path in (tmp_path / "out").iterdir()}
+    assert names == {
+        "config.yaml",
+        "events.out",
+        "last_checkpoint",
+        "log.txt",
+        "metrics.json",
+        "model_0000013.pth",
+        "model_final.pth",
+    }
+    assert (tmp_path / "out" / "last_checkpoint").read_text() == "model_0000013.pth"
+
+
+@pytest.mark.need("E8", "B11", "B13")
+def test_records_stand_at_the_log_period_at_evaluations_and_at_the_end(
+    tiny_words: list[str], tmp_path: Path
+) -> None:
+    """The rate is the one that the update used: index k - 1; base 0.05, warm-up 4 from 0.001, drop at 9."""
+    train_net.main([*tiny_words, "TEST.EVAL_PERIOD", "7", "SOLVER.MAX_ITER", "16", "SOLVER.BIAS_LR_FACTOR", "2"])
+    found = records(tmp_path / "out")
+    assert [r["iteration"] for r in found] == [5, 7, 10, 14, 15, 16]
+    assert [r["lr"] for r in found] == pytest.approx([0.05, 0.05, 0.005, 0.005, 0.005, 0.005])
+    evaluated = [r["iteration"] for r in found if any(key.endswith("/accuracy") for key in r)]
+    assert evaluated == [7, 14, 16]
+    factors = {value / r["lr"] for r in found for key, value in r.items() if key.startswith("lr/")}
+    assert sorted(round(factor, 9) for factor in factors) == [1.0, 2.0]
+
+
+@pytest.mark.need("F1", "S1")
+def test_the_planned_command_resumes(tiny_words: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    train_net.main([*tiny_words, "SOLVER.CHECKPOINT_PERIOD", "5"])
+    for name in ("last_checkpoint", "model_0000013.pth", "model_final.pth"):
+        (out / name).unlink()
+    assert train_net.main(["--resume", *tiny_words, "SOLVER.BASE_LR", "0.01"]) == 0
+    assert [r["iteration"] for r in records(out)] == [5, 10, 14]
+    assert [r["lr"] for r in records(out)] == pytest.approx([0.05, 0.005, 0.001])
+
+
+@pytest.mark.need("C12")
+def test_a_finished_run_says_so_and_touches_no_file(
+    tiny_words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_net.main(tiny_words)
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (tmp_path / "out").iterdir()}
+    assert train_net.main([*tiny_words, "--resume"]) == 0
+    assert "the checkpoint is at iteration 14, SOLVER.MAX_ITER is 14: nothing to do" in capsys.readouterr().out
+    assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (tmp_path / "out").iterdir()}
+
+
+def test_eval_only_scores_weights_and_checkpoints_and_writes_nothing(
+    tiny_words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_net.main(tiny_words)
+    scores = next(r for r in records(tmp_path / "out") if r["iteration"] == 14)
+    accuracy = next(value for key, value in scores.items() if key.endswith("/accuracy"))
+    before = sorted((tmp_path / "out").iterdir())
+    for words in (["--resume"], ["MODEL.WEIGHTS", str(tmp_path / "out" / "model_final.pth")]):
+        capsys.readouterr()
+        assert train_net.main([*tiny_words, "--eval-only", *words]) == 0
+        assert f"accuracy {accuracy:.2%}" in capsys.readouterr().out
+    assert sorted((tmp_path / "out").iterdir()) == before
+
+
+def test_the_plain_loop_gives_the_same_bits(tiny_words: list[str], tmp_path: Path) -> None:
+    train_net.main([*tiny_words, "DATALOADER.NUM_WORKERS", "2", "TEST.EVAL_PERIOD", "3"])
+    plain_train_net.main(tiny_words)
+    ours = load_checkpoint(tmp_path / "out" / "model_final.pth")["model"]
+    plain = torch.load(tmp_path / "out" / "plain_model_final.pth", weights_only=True)["model"]
+    assert list(ours) == list(plain)
+    for name in ours:
+        assert torch.equal(ours[name], plain[name]), name
+
+
+def test_a_registered_hook_runs_and_its_scalars_are_recorded(
+    tiny_words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from warmstart.engine import HookBase, Trainer
+
+    class Norm(HookBase):
+        def after_step(self, trainer: Trainer) -> None:
+            if trainer.iteration == 3:
+                trainer.scalars["weight_norm"] = 2.5
+
+    monkeypatch.setattr("warmstart.engine.defaults._HOOKS", dict(_HOOKS))
+    register_hook("norm", lambda cfg: Norm())
+    train_net.main(tiny_words)
+    assert [r.get("weight_norm") for r in records(tmp_path / "out")] == [2.5, None, None, None]
+
+
+def test_a_users_module_registers_and_a_users_own_config_and_data_disturb_nothing(tmp_path: Path) -> None:
+    """The run of a stranger: another folder, with files and folders called like ours."""
+    (tmp_path / "config.py").write_text("raise RuntimeError('the user\\'s config.py was imported')\n")
+    (tmp_path / "solver.py").write_text("raise RuntimeError('the user\\'s solver.py was imported')\n")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "__init__.py").write_text("raise RuntimeError('the user\\'s data was imported')\n")
+    (tmp_path / "mine.py").write_text(
+        "import torch\n"
+        "from warmstart.modeling import register_model\n"
+        "def flat(num_classes, in_channels, scale=1.0):\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(in_channels * 64, num_classes))\n"
+        "register_model('flat', flat)\n"
+    )
+    command = [sys.executable, str(ROOT / "tools" / "train_net.py"), *DIGITS]
+    words = ["--import", "mine", "MODEL.NAME", "flat", "MODEL.ARGS.scale", "2.0", "OUTPUT_DIR", "out"]
+    done = subprocess.run(
+        [*command, *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONWARNINGS": "error", "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "\r" not in done.stdout
+    assert "40/40" in done.stdout
+    assert (tmp_path / "out" / "model_final.pth").exists()
+
+
+@pytest.mark.slow
+def test_the_digits_recipe_reaches_its_score(tmp_path: Path) -> None:
+    train_net.main(["--config-file", "recipe:digits.yaml", "OUTPUT_DIR", str(tmp_path)])
+    assert records(tmp_path)[-1]["digits_test/accuracy"] >= 0.97
+
+
+@pytest.mark.gpu
+def test_digits_train_and_resume_on_cuda(tmp_path: Path) -> None:
+    words = [*DIGITS, "MODEL.DEVICE", "cuda", "OUTPUT_DIR", str(tmp_path), "SOLVER.CHECKPOINT_PERIOD", "20"]
+    train_net.main(words)
+    whole = load_checkpoint(tmp_path / "model_final.pth")
+    for name in ("last_checkpoint", "model_0000039.pth", "model_final.pth"):
+        (tmp_path / name).unlink()
+    train_net.main([*words, "--resume"])
+    resumed = load_checkpoint(tmp_path / "model_final.pth")
+    assert resumed["iteration"] == 40
+    for name, tensor in whole["model"].items():
+        torch.testing.assert_close(resumed["model"][name], tensor, rtol=1e-2, atol=1e-3)
