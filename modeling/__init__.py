@@ -1,0 +1,16 @@
+"""Models by name: torchvision's and registered ones, as classifiers that give losses in training."""
+
+from .build import build_model, check_model
+from .catalog import model_names, register_model
+from .classification import Classifier, as_classifier
+from .weights import load_weights
+
+__all__ = [
+    "Classifier",
+    "as_classifier",
+    "build_model",
+    "check_model",
+    "load_weights",
+    "model_names",
+    "register_model",
+]

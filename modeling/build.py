@@ -1,0 +1,89 @@
+"""Builds the model from a config."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from torch import nn
+
+from warmstart.config import CfgNode, ConfigError, call
+
+from .catalog import build_torchvision, check_model_arguments, check_name, registered_builder, torchvision_class
+from .classification import as_classifier
+from .stem import check_small, make_small, set_in_channels
+from .weights import load_weights
+
+logger = logging.getLogger(__name__)
+
+
+def build_model(cfg: CfgNode) -> nn.Module:
+    """Return the model: losses in training mode, logits in evaluation mode, as `Classifier` says.
+
+    Reads MODEL, whose NUM_CLASSES and IN_CHANNELS must be filled in. The model is on the CPU, in training
+    mode, and random but for MODEL.WEIGHTS: who wants it reproducible seeds before.
+
+    Raises:
+        ConfigError: what `check_model` raises, NUM_CLASSES or IN_CHANNELS still 0, values that the model
+            refuses, weights that cannot be read.
+
+    >>> from warmstart.config import get_cfg
+    >>> cfg = get_cfg()
+    >>> cfg.merge_from_list(["MODEL.NAME", "resnet18", "MODEL.NUM_CLASSES", 10, "MODEL.IN_CHANNELS", 1])
+    >>> model = build_model(cfg)
+    >>> model.conv1.weight.shape, model.fc.weight.shape
+    (torch.Size([64, 1, 7, 7]), torch.Size([10, 512]))
+    """
+    check_model(cfg)
+    for key in ("NUM_CLASSES", "IN_CHANNELS"):
+        if cfg.MODEL[key] < 1:
+            raise ConfigError(
+                f"{cfg.label(f'MODEL.{key}')}: is {cfg.MODEL[key]}: set it to at least 1, or let"
+                " warmstart.engine.resolve_config take it from the training set"
+            )
+    model = as_classifier(_build(cfg))
+    if cfg.MODEL.WEIGHTS:
+        logger.info("%s", load_weights(model, cfg.MODEL.WEIGHTS, cfg.label("MODEL.WEIGHTS")))
+    return model
+
+
+def check_model(cfg: CfgNode) -> None:
+    """Raise ConfigError for all that can be refused without building: names, arguments, files.
+
+    >>> from warmstart.config import get_cfg
+    >>> cfg = get_cfg()
+    >>> cfg.merge_from_list(["MODEL.ARGS", "{norm: group, widht: 8}", "MODEL.WEIGHTS", "none.pth"])
+    >>> check_model(cfg)
+    Traceback (most recent call last):
+    warmstart.config.errors.ConfigError: 2 problems:
+      MODEL.WEIGHTS (override): no such file: none.pth
+      MODEL.ARGS.widht: small_cnn takes no argument 'widht'; did you mean 'width'? It takes: norm, dropout, width
+    """
+    name = cfg.MODEL.NAME
+    problems = []
+    if cfg.MODEL.WEIGHTS and not Path(cfg.MODEL.WEIGHTS).is_file():
+        problems.append(f"{cfg.label('MODEL.WEIGHTS')}: no such file: {cfg.MODEL.WEIGHTS}")
+    try:
+        check_name(name, cfg.label("MODEL.NAME"))
+        check_model_arguments(name, cfg.MODEL.ARGS, "MODEL.ARGS")
+        if cfg.MODEL.STEM == "small" and registered_builder(name) is None:
+            check_small(name, torchvision_class(name), cfg.label("MODEL.STEM"))
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+
+
+def _build(cfg: CfgNode) -> nn.Module:
+    name, classes, channels = cfg.MODEL.NAME, cfg.MODEL.NUM_CLASSES, cfg.MODEL.IN_CHANNELS
+    arguments = cfg.MODEL.ARGS.to_dict()
+    builder = registered_builder(name)
+    if builder is not None:
+        model = call("MODEL.ARGS", name, builder, num_classes=classes, in_channels=channels, **arguments)
+    else:
+        model = call("MODEL.ARGS", name, build_torchvision, name, classes, arguments)
+        if cfg.MODEL.STEM == "small":
+            make_small(model, torchvision_class(name))
+        set_in_channels(model, channels)
+    assert isinstance(model, nn.Module), f"the builder of {name} must return a module, not {type(model).__name__}"
+    return model

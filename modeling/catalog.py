@@ -1,0 +1,145 @@
+"""The models there are: registered ones, and torchvision's by the names torchvision gives them."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from warmstart.config import ConfigError, check_arguments, unknown_name
+
+from .small_cnn import SmallCNN
+
+_REGISTRY: dict[str, Callable[..., nn.Module]] = {"small_cnn": SmallCNN}
+
+_LIST_ALL = 'python -c "import torchvision.models as m; print(*m.list_models(module=m))"'
+
+# Arguments of torchvision's that another key stands for.
+_OTHER_KEYS = {
+    "num_classes": "set MODEL.NUM_CLASSES",
+    "weights": "set MODEL.WEIGHTS to a file",
+    "progress": "set MODEL.WEIGHTS to a file, nothing is downloaded",
+    "transform_input": "set INPUT.MEAN and INPUT.STD",
+}
+# A class of torchvision's demands its structure, which the functions resnet18, ... give it, and these,
+# for which the functions have defaults.
+_DEMANDED_BUT_FREE = {"dropout", "image_size", "input_size"}
+
+
+def register_model(name: str, builder: Callable[..., nn.Module]) -> None:
+    """Make `name` usable in MODEL.NAME; it goes before a model of torchvision with the same name.
+
+    Args:
+        name: the name.
+        builder: a class or function called with the keywords num_classes and in_channels (both int) and
+            those of MODEL.ARGS. Returns a module whose forward turns images (N, in_channels, H, W) into
+            logits (N, num_classes).
+
+    Raises:
+        ConfigError: the name is taken, or the builder does not take the two keywords.
+
+    >>> register_model("small_cnn", SmallCNN)
+    Traceback (most recent call last):
+    warmstart.config.errors.ConfigError: a model called 'small_cnn' is registered already; choose another name
+    """
+    if name in _REGISTRY:
+        raise ConfigError(f"a model called {name!r} is registered already; choose another name")
+    try:
+        inspect.signature(builder).bind_partial(num_classes=10, in_channels=3)
+    except TypeError:
+        raise ConfigError(
+            f"the builder of model {name!r} must take the keywords num_classes and in_channels"
+        ) from None
+    _REGISTRY[name] = builder
+
+
+def model_names() -> list[str]:
+    """Return all names that MODEL.NAME may have, sorted.
+
+    >>> [name for name in model_names() if name.startswith(("small", "resnet"))]
+    ['resnet101', 'resnet152', 'resnet18', 'resnet34', 'resnet50', 'small_cnn']
+    """
+    return sorted({*_REGISTRY, *_torchvision_names()})
+
+
+def registered_builder(name: str) -> Callable[..., nn.Module] | None:
+    """Return the builder registered as `name`, None where there is none."""
+    return _REGISTRY.get(name)
+
+
+def check_name(name: str, label: str) -> None:
+    """Raise ConfigError, with the names most like it, where no model is called `name`."""
+    if name not in _REGISTRY and name not in _torchvision_names():
+        near = difflib.get_close_matches(name.lower(), _torchvision_names(), n=4)
+        error = unknown_name(label, "model", name, [*_REGISTRY, *near])
+        raise ConfigError(f"{error}, and the others that `{_LIST_ALL}` lists")
+
+
+def check_model_arguments(name: str, arguments: Mapping[str, Any], label: str) -> None:
+    """Raise ConfigError where the model does not take `arguments`; names them as keys below `label`."""
+    if name in _REGISTRY:
+        check_arguments(label, name, _REGISTRY[name], arguments, given=("num_classes", "in_channels"))
+        return
+    elsewhere = [f"{label}.{key}: {_OTHER_KEYS[key]} instead" for key in arguments if key in _OTHER_KEYS]
+    if elsewhere:
+        raise ConfigError(elsewhere)
+
+    def builder() -> None:
+        """Stand for torchvision's function, whose own signature says only **kwargs."""
+
+    builder.__signature__ = _torchvision_signature(name)  # type: ignore[attr-defined]
+    check_arguments(label, name, builder, arguments)
+
+
+def torchvision_class(name: str) -> type[nn.Module]:
+    """Return the class of torchvision's model `name`.
+
+    >>> torchvision_class("wide_resnet50_2").__name__
+    'ResNet'
+    """
+    from torchvision.models import get_model_builder
+
+    cls = inspect.signature(get_model_builder(name), eval_str=True).return_annotation
+    assert isinstance(cls, type), f"torchvision does not say what {name} returns"
+    return cls
+
+
+def build_torchvision(name: str, num_classes: int, arguments: Mapping[str, Any]) -> nn.Module:
+    """Return torchvision's model `name` with random weights.
+
+    Raises:
+        TypeError, ValueError: the model does not take the values.
+    """
+    from torchvision.models import get_model
+
+    # Without it GoogLeNet and Inception v3 warn, and then do what True does.
+    defaults = {"init_weights": True} if "init_weights" in _torchvision_signature(name).parameters else {}
+    try:
+        return get_model(name, num_classes=num_classes, **defaults, **arguments)  # type: ignore[no-any-return]
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError) as error:
+        # What torchvision does with a value it does not expect, where it looks at it at all.
+        raise ValueError(str(error) or type(error).__name__) from error
+
+
+def _torchvision_names() -> list[str]:
+    # Imported where it is needed: it takes seconds, which a registered model should not cost.
+    import torchvision.models
+
+    return torchvision.models.list_models(module=torchvision.models)  # type: ignore[no-any-return]
+
+
+def _torchvision_signature(name: str) -> inspect.Signature:
+    """Return the arguments that a config can give to torchvision's model `name`; none is needed."""
+    parameters = inspect.signature(torchvision_class(name), eval_str=True).parameters.values()
+    free = [
+        p.replace(default=None if p.default is p.empty else p.default)
+        for p in parameters
+        if p.name not in _OTHER_KEYS
+        and p.kind is p.POSITIONAL_OR_KEYWORD
+        and (p.default is not p.empty or p.name in _DEMANDED_BUT_FREE)
+        and "Callable" not in str(p.annotation)  # a config holds no functions
+    ]
+    return inspect.Signature(free)

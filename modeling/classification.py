@@ -1,0 +1,86 @@
+"""What every classifier promises: losses in training, logits in evaluation."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, SupportsIndex
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# Weights of the auxiliary classifiers' losses, by the names torchvision gives their outputs. GoogLeNet's
+# two: Szegedy et al. 2014, arXiv:1409.4842, section 5. Inception v3's one: the authors' own code
+# (TF-Slim); the paper, arXiv:1512.00567, gives no number.
+AUX_WEIGHTS = {"aux_logits1": 0.3, "aux_logits2": 0.3, "aux_logits": 0.4}
+
+
+class Classifier(nn.Module):
+    """The contract of MODEL.TASK classification, added to a model by `as_classifier`."""
+
+    def forward(self, images: Tensor, targets: Tensor | None = None) -> Tensor | dict[str, Tensor]:
+        """Return the losses in training mode, the logits (N, num_classes) in evaluation mode.
+
+        Args:
+            images: (N, C, H, W), float.
+            targets: class indices (N,), int64; needed in training mode, else not looked at.
+
+        Returns:
+            In training `loss_cls`, the mean cross-entropy, a 0-dim tensor; beside it one weighted loss
+            for each auxiliary classifier: `loss_aux1` and `loss_aux2`, or `loss_aux`.
+
+        Raises:
+            TypeError: training mode without targets.
+        """
+        output = super().forward(images)
+        if not self.training:
+            return output  # type: ignore[no-any-return]
+        if targets is None:
+            raise TypeError("in training mode a classifier needs the targets: model(images, targets)")
+        if isinstance(output, Tensor):
+            return {"loss_cls": _cross_entropy(output, targets)}
+        outputs = output._asdict()  # GoogLeNet and Inception v3 give a named tuple
+        losses = {"loss_cls": _cross_entropy(outputs["logits"], targets)}
+        for name, weight in AUX_WEIGHTS.items():
+            if name in outputs:
+                losses[name.replace("aux_logits", "loss_aux")] = weight * _cross_entropy(outputs[name], targets)
+        return losses
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        # pickle finds a class by its name, and this one is made at run time: name the model's class instead.
+        state: Any = super().__reduce_ex__(protocol)
+        return (_new, (type(self).__bases__[1],), *state[2:])
+
+
+def as_classifier(model: nn.Module) -> nn.Module:
+    """Give `model`, whose forward turns images into logits, the contract of `Classifier`; returns it.
+
+    The model stays the object it was, an instance of its own class, and changes class to a subclass
+    made for it. A wrapper would put its prefix before every parameter's name, which checkpoints, rules on
+    names and published weights would then have to know about. Copies, pickles and compiles as before.
+
+    >>> import torch
+    >>> model = as_classifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)))
+    >>> images = torch.zeros(3, 1, 2, 2)
+    >>> sorted(model(images, torch.tensor([0, 1, 1]))), [name for name, _ in model.named_parameters()]
+    (['loss_cls'], ['1.weight', '1.bias'])
+    >>> model.eval()(images).shape, isinstance(model, nn.Sequential)
+    (torch.Size([3, 2]), True)
+    """
+    model.__class__ = _classifier_class(type(model))
+    return model
+
+
+# Cached: two models of one class stay two models of one class.
+@functools.cache
+def _classifier_class(base: type[Any]) -> type[nn.Module]:
+    return type(base.__name__, (Classifier, base), {"__doc__": base.__doc__})
+
+
+def _new(base: type[Any]) -> nn.Module:
+    cls = _classifier_class(base)
+    return cls.__new__(cls)
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    # In float32 also where the model runs in half precision; float() returns a float32 tensor as it is.
+    return F.cross_entropy(logits.float(), targets)

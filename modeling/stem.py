@@ -1,0 +1,103 @@
+"""First layers for images other than 224x224 pixels of three colours."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from warmstart.config import ConfigError
+
+# How many of a family's layers that shrink the image, counted from the input, keep its size in the small
+# form. That divides the image's sides by 8 from input to last layer where the published form does by 32
+# (AlexNet and SqueezeNet, which pad their pooling less: by 4).
+_KEPT = {
+    "AlexNet": 2,
+    "ConvNeXt": 1,  # the patches of 4x4
+    "DenseNet": 2,
+    "EfficientNet": 2,
+    "GoogLeNet": 2,
+    "MNASNet": 2,
+    "MobileNetV2": 2,
+    "MobileNetV3": 2,
+    "RegNet": 3,  # the first block shrinks in both of its branches
+    "ResNet": 2,
+    "ShuffleNetV2": 2,
+    "SqueezeNet": 2,
+    "SwinTransformer": 1,  # the patches of 4x4
+    "VGG": -2,  # its first layers are fine as they are: the last two poolings go
+}
+
+
+def check_small(name: str, family: type[nn.Module], label: str) -> None:
+    """Raise ConfigError where models of the class `family` have no small form."""
+    if family.__name__ not in _KEPT:
+        raise ConfigError(
+            f"{label}: {name} has no form for images of up to 32x32 pixels; set MODEL.STEM standard and enlarge"
+            f" the images (INPUT.TRANSFORMS_TRAIN), or take a model of {', '.join(_KEPT)}"
+        )
+
+
+def make_small(model: nn.Module, family: type[nn.Module]) -> None:
+    """Change a model of torchvision's, of the class `family`, so that it suits 8x8 to 32x32 pixels.
+
+    The first layers that shrink the image keep its size: their stride becomes 1, kernels larger than
+    3x3 become 3x3, with new weights, and pooling goes. So He et al. 2015, arXiv:1512.03385, section 4.2,
+    begin their CIFAR-10 networks. All other parameters keep name and shape.
+
+    >>> from torchvision.models import ResNet, resnet18
+    >>> model = resnet18()
+    >>> make_small(model, ResNet)
+    >>> model.conv1, model.maxpool
+    (Conv2d(3, 64, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), bias=False), Identity())
+    """
+    shrinking = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Conv2d, nn.MaxPool2d)) and module.stride not in (1, (1, 1))
+    ]
+    count = _KEPT[family.__name__]
+    for name in shrinking[:count] if count > 0 else shrinking[count:]:
+        layer = model.get_submodule(name)
+        model.set_submodule(name, _same_size(layer) if isinstance(layer, nn.Conv2d) else nn.Identity())
+
+
+def set_in_channels(model: nn.Module, channels: int) -> None:
+    """Let the model's first convolution take images of `channels` channels, with new weights.
+
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, kernel_size=3))
+    >>> set_in_channels(model, 1)
+    >>> model[0]
+    Conv2d(1, 8, kernel_size=(3, 3), stride=(1, 1))
+    """
+    name, conv = next((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
+    if conv.in_channels != channels:
+        model.set_submodule(name, _new_conv(conv, channels, conv.kernel_size, conv.stride, conv.padding))
+
+
+def _same_size(conv: nn.Conv2d) -> nn.Conv2d:
+    kernel = min(conv.kernel_size[0], 3)
+    if kernel == conv.kernel_size[0]:
+        conv.stride, conv.padding = (1, 1), (kernel // 2, kernel // 2)
+        return conv
+    return _new_conv(conv, conv.in_channels, (kernel, kernel), (1, 1), (kernel // 2, kernel // 2))
+
+
+def _new_conv(
+    old: nn.Conv2d,
+    in_channels: int,
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: str | tuple[int, ...],
+) -> nn.Conv2d:
+    # Only first layers come here: neither grouped nor dilated. Mypy takes tuples of two for these.
+    conv = nn.Conv2d(
+        in_channels,
+        old.out_channels,
+        kernel,  # type: ignore[arg-type]
+        stride,  # type: ignore[arg-type]
+        padding,  # type: ignore[arg-type]
+        bias=old.bias is not None,
+    )
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+    return conv

@@ -1,0 +1,113 @@
+"""Starting from weights in a file, as many of them as fit."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from warmstart.config import ConfigError
+
+_SHOWN = 3  # names of skipped tensors, of each kind, in the report
+
+
+def load_weights(model: nn.Module, path: str | Path, label: str = "MODEL.WEIGHTS") -> str:
+    """Copy into `model` the tensors of a file that it has under the same name and in the same shape.
+
+    Args:
+        model: keeps its own values where the file has none that fit: a new classifier, for example.
+        path: a state dict, or a checkpoint that holds one as `model` or `state_dict`, written by
+            torch.save. Prefixes that DistributedDataParallel and torch.compile put before names do not count.
+        label: the key that named the file, for errors.
+
+    Returns:
+        A sentence such as "loaded 120/122 tensors from FILE; skipped: fc.weight (1000, 512) does not fit
+        (10, 512), fc.bias (1000,) does not fit (10,)".
+
+    Raises:
+        ConfigError: no such file, not a file of tensors, damaged, or nothing in it fits.
+
+    >>> import tempfile
+    >>> old, new = nn.Linear(4, 3), nn.Linear(4, 2)
+    >>> model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "old.pth"
+    ...     torch.save(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3)).state_dict(), file)
+    ...     print(load_weights(model, file).replace(folder, ""))
+    loaded 2/4 tensors from /old.pth; skipped: 1.weight (3, 4) does not fit (2, 4), 1.bias (3,) does not fit (2,)
+    """
+    own = model.state_dict()
+    found = _tensors(_read(Path(path), label), own)
+    misfits = [name for name, tensor in found.items() if name in own and tensor.shape != own[name].shape]
+    fitting = OrderedDict((name, tensor) for name, tensor in found.items() if name not in misfits)
+    # Some of torchvision's classes read older files by the version that this attribute holds.
+    fitting._metadata = getattr(found, "_metadata", None) or own._metadata  # type: ignore[attr-defined]
+    result = model.load_state_dict(fitting, strict=False)
+    loaded = len(own) - len(result.missing_keys)
+    skipped = [
+        [f"{name} {_shape(found[name])} does not fit {_shape(own[name])}" for name in misfits],
+        [f"{name} is not in the file" for name in result.missing_keys if name not in misfits],
+        [f"{name} is not in the model" for name in result.unexpected_keys],
+    ]
+    listed = ", ".join(_shortened(kind) for kind in skipped if kind)
+    if loaded == 0:
+        raise ConfigError(f"{label}: no tensor of {path} fits the model: {listed or 'it has none'}")
+    return f"loaded {loaded}/{len(own)} tensors from {path}" + (f"; skipped: {listed}" if listed else "")
+
+
+def _read(path: Path, label: str) -> Any:
+    if not path.is_file():
+        raise ConfigError(f"{label}: no such file: {path}")
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                bad = archive.testzip()  # torch.load does not look at the checksums
+            if bad is not None:
+                raise ConfigError(f"{label}: {path} is damaged: the checksum of {bad} is wrong")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except ConfigError:
+        raise
+    except pickle.UnpicklingError:
+        raise ConfigError(
+            f"{label}: {path} is refused: it is no file of tensors and plain values only, and reading anything"
+            " else could run code; save model.state_dict() with torch.save"
+        ) from None
+    except Exception as error:  # bytes that are no such file make the reader fail in any way
+        raise ConfigError(
+            f"{label}: {path} is damaged or not a file that torch.save wrote ({type(error).__name__})"
+        ) from None
+
+
+def _tensors(content: Any, own: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
+    """Return the tensors of a file's content by the names that the model has for them."""
+    state = content
+    for entry in ("model", "state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(entry), Mapping):
+            state = content[entry]
+            break
+    found: OrderedDict[str, Tensor] = OrderedDict()
+    if isinstance(state, Mapping):
+        found.update((_stripped(name, own), t) for name, t in state.items() if isinstance(t, Tensor))
+        metadata = getattr(state, "_metadata", {})
+        found._metadata = {_stripped(f"{n}.", own)[:-1]: v for n, v in metadata.items()}  # type: ignore[attr-defined]
+    return found
+
+
+def _stripped(name: str, own: Mapping[str, Tensor]) -> str:
+    return name if name in own else re.sub(r"^(module\.|_orig_mod\.)+", "", name)
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    return tuple(tensor.shape)
+
+
+def _shortened(items: list[str]) -> str:
+    rest = len(items) - _SHOWN
+    return ", ".join(items[:_SHOWN]) + (f" and {rest} more like it" if rest > 0 else "")
