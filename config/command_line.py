@@ -83,6 +83,8 @@ def parse_command_line(
             raise ConfigError(f"command line: {name} takes no value; got {text!r}")
         if flag.value != "none" and not equals:
             text = _following(flag, words, is_key)
+        if flag.value == "one" and not text:
+            raise ConfigError(f"command line: {name} needs a value")
         if flag.value != "none":
             try:
                 value = flag.convert(text)
@@ -100,9 +102,7 @@ def _following(flag: Flag, words: list[str], is_key: Callable[[str], bool]) -> s
     if flag.value == "path":
         is_path = bool(words) and (words[0].endswith(".pth") or os.path.exists(words[0]))
         return words.pop(0) if is_path and not is_key(words[0].partition("=")[0]) else ""
-    if not words or words[0].startswith("--"):
-        raise ConfigError(f"command line: {flag.name} needs a value")
-    return words.pop(0)
+    return words.pop(0) if words and not words[0].startswith("--") else ""
 
 
 def usage(program: str, summary: str, flags: Sequence[Flag]) -> str:

@@ -7,7 +7,8 @@ iteration = one update of the weights) or a string with a unit: "90ep" passes ov
 
 from __future__ import annotations
 
-from .fields import Bool, Duration, Entries, Float, Int, ListOf, OneOf, Open, OrNull, Str
+from .fields import Bool, Duration, Float, Int, OneOf, OrNull, Str
+from .lists import Entries, ListOf, Open
 from .node import CfgNode
 
 WARMUP_METHODS = ("constant", "linear")
@@ -134,7 +135,7 @@ def get_cfg() -> CfgNode:
     # Updates between two records in the console, metrics.json and TensorBoard.
     cfg.LOG_PERIOD = Duration(20, minimum=1)
     # Initial weights, order of samples and augmentation follow from it.
-    cfg.SEED = Int(0)
+    cfg.SEED = Int(0, maximum=2**63 - 1)
     # Let cuDNN try its algorithms and keep the fastest; faster on fixed image sizes, bits may differ.
     cfg.CUDNN_BENCHMARK = Bool(False)
 

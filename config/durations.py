@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import re
 from fractions import Fraction
+from functools import reduce
+from operator import getitem
 from typing import Any
 
-from .errors import ConfigError
-from .fields import Duration, Field, ListOf
+from .errors import ConfigError, gathering
+from .fields import Duration, Field
+from .lists import ListOf
 from .node import CfgNode
 
 # Arguments of torch's schedules that count steps; elsewhere a string stays a string.
@@ -18,7 +21,7 @@ _STEP_ARGUMENT = re.compile(r"step_size\w*|\w+_iters|milestones|T_max|T_0|total_
 def to_iterations(
     value: int | str, *, max_iter: int | None = None, iters_per_epoch: Fraction | int | None = None
 ) -> int:
-    """Return a duration in iterations, rounded half up, at least 1 where it had a unit.
+    """Return a duration in iterations, rounded half up; what is more than nothing is at least 1.
 
     Args:
         value: iterations, or "90ep" (epochs), or "5%" (of `max_iter`).
@@ -49,7 +52,7 @@ def to_iterations(
                 f"{value!r} needs the size of the data set: give --dataset-size N, or iters_per_epoch"
             )
         exact = number * iters_per_epoch
-    return max(1, math.floor(exact + Fraction(1, 2)))
+    return max(1, math.floor(exact + Fraction(1, 2))) if exact else 0
 
 
 def resolve_durations(cfg: CfgNode, iters_per_epoch: Fraction | int | None = None) -> CfgNode:
@@ -69,40 +72,33 @@ def resolve_durations(cfg: CfgNode, iters_per_epoch: Fraction | int | None = Non
     >>> solver.MAX_ITER, solver.STEPS, solver.WARMUP_ITERS
     (9000, (3000, 6000), 225)
     """
-    resolved = cfg.clone()
-    resolved.defrost()
-    problems: list[str] = []
+    values = cfg.flatten()
+    fields = {key: field for key, field in cfg.fields() if _is_duration(field)}
+    for name, value in cfg.SOLVER.LR_SCHEDULER_ARGS.items():
+        if _STEP_ARGUMENT.fullmatch(name) and value is not None:
+            several = isinstance(value, (list, tuple)) or name == "milestones"
+            fields[f"SOLVER.LR_SCHEDULER_ARGS.{name}"] = ListOf(Duration(1), ()) if several else Duration(1)
 
-    def iterations(key: str, value: Any, max_iter: int | None) -> Any:
+    def iterations(key: str, max_iter: int | None) -> Any:
+        value = fields[key].read(key, cfg.source(key), values[key])
         try:
-            if isinstance(value, (list, tuple)):
+            if isinstance(value, tuple):
                 return tuple(to_iterations(v, max_iter=max_iter, iters_per_epoch=iters_per_epoch) for v in value)
             return to_iterations(value, max_iter=max_iter, iters_per_epoch=iters_per_epoch)
         except ConfigError as error:
-            problems.append(f"{cfg.label(key)}: {error}")
-            return value
+            raise ConfigError(f"{cfg.label(key)}: {error}") from None
 
-    solver = resolved.SOLVER
-    solver["MAX_ITER"] = max_iter = iterations("SOLVER.MAX_ITER", solver.MAX_ITER, None)
-    if problems:
-        raise ConfigError(problems)
-    for key, field in cfg.fields():
-        if _is_duration(field) and key != "SOLVER.MAX_ITER":
+    max_iter = iterations("SOLVER.MAX_ITER", None)
+    problems: list[str] = []
+    resolved: CfgNode = cfg.clone()
+    for key in fields:
+        with gathering(problems):
             *sections, name = key.split(".")
-            node = resolved
-            for section in sections:
-                node = node[section]
-            # Item access: the value is right by construction, and keeps the source it came from.
-            node[name] = iterations(key, node[name], max_iter)
-    arguments = solver.LR_SCHEDULER_ARGS
-    for name, value in list(arguments.items()):
-        values = value if isinstance(value, (list, tuple)) else [value]
-        if _STEP_ARGUMENT.fullmatch(name) and any(isinstance(v, str) for v in values):
-            arguments[name] = iterations(f"SOLVER.LR_SCHEDULER_ARGS.{name}", value, max_iter)
+            # Item access: it takes what is right by construction, and keeps the source of the value.
+            node = reduce(getitem, sections, resolved)
+            node[name] = max_iter if key == "SOLVER.MAX_ITER" else iterations(key, max_iter)
     if problems:
         raise ConfigError(problems)
-    if cfg.is_frozen():
-        resolved.freeze()
     return resolved
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 
 class ConfigError(ValueError):
@@ -26,6 +27,22 @@ class ConfigError(ValueError):
             super().__init__(self.problems[0])
         else:
             super().__init__("\n  ".join([f"{len(self.problems)} problems:", *self.problems]))
+
+
+@contextmanager
+def gathering(problems: list[str]) -> Iterator[None]:
+    """Put the problems of a ConfigError into a list instead of raising it, so that others are found too.
+
+    >>> problems = []
+    >>> with gathering(problems):
+    ...     raise ConfigError("first")
+    >>> problems
+    ['first']
+    """
+    try:
+        yield
+    except ConfigError as error:
+        problems += error.problems
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -55,5 +72,5 @@ def unknown_name(label: str, what: str, name: str, known: Iterable[str]) -> Conf
     """
     names = sorted(known)
     match = nearest(name, names)
-    hint = f" did you mean {match!r}?" if match else ""
-    return ConfigError(f"{label}: no {what} is called {name!r};{hint} Known: {', '.join(names)}")
+    hint = f"; did you mean {match!r}?" if match else "."
+    return ConfigError(f"{label}: no {what} is called {name!r}{hint} Known: {', '.join(names)}")

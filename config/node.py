@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fvcore.common.config import CfgNode as _CfgNode
 
-from .errors import ConfigError, nearest
-from .fields import Field, Open, field_like
-from .yaml12 import BASE_KEY, Assignment, load_file, parse_scalar
+from .errors import ConfigError, gathering, nearest
+from .fields import Field, shown
+from .layers import BASE_KEY, Assignment, leaves, load_file, pairs
+from .lists import Open, field_like
+from .yaml12 import dump_yaml, numbers_in, parse_scalar
 
 # Names in each node's __dict__, beside those of yacs; items of the dict itself are config keys only.
 _FIELDS = "__fields__"  # name -> Field or Open
-_SOURCES = "__sources__"  # name -> who set it, for names that differ from their declaration
+_SOURCES = "__sources__"  # name -> who set it; in an open node a dotted path
 _SEALED = "__sealed__"  # declared completely: an unknown name is a typo
+_PYTHON = "set in Python"
 
 
 class Difference(NamedTuple):
@@ -50,14 +53,13 @@ class CfgNode(_CfgNode):  # type: ignore[misc]  # fvcore ships no types
         new_allowed: bool = False,
     ) -> None:
         super().__init__(init_dict, key_list, new_allowed)
-        self.__dict__[_FIELDS] = {
-            name: field_like(value) for name, value in self.items() if not isinstance(value, CfgNode)
-        }
+        plain = {} if new_allowed else {k: v for k, v in self.items() if not isinstance(v, CfgNode)}
+        self.__dict__[_FIELDS] = {name: field_like(value) for name, value in plain.items()}
         self.__dict__[_SOURCES] = {}
         self.__dict__[_SEALED] = False
 
     def __setattr__(self, name: str, value: Any) -> None:
-        fields = self.__dict__[_FIELDS]
+        fields, sealed = self.__dict__[_FIELDS], self.__dict__[_SEALED]
         if self.is_frozen():
             raise AttributeError(f"the config is frozen: cannot set {name} to {value!r}")
         if isinstance(value, Open):
@@ -66,16 +68,13 @@ class CfgNode(_CfgNode):  # type: ignore[misc]  # fvcore ships no types
         elif isinstance(value, Field):
             fields[name] = value
             self[name] = value.default
-        elif isinstance(value, CfgNode):
+        elif isinstance(value, CfgNode) and not (sealed and name in self):
             self[name] = value
-        elif isinstance(fields.get(name), Field):
-            self[name] = _parse(fields[name], name, Assignment((name,), value, "set in Python"))
-            self.__dict__[_SOURCES][name] = "set in Python"
-        elif self.is_new_allowed():
-            self[name] = _open_value(value)
-        elif name in self or self.__dict__[_SEALED]:
-            match = nearest(name, self)
-            raise ConfigError(f"unknown key {name}" + (f"; did you mean {match}?" if match else ""))
+        elif sealed or name in self or self.is_new_allowed():
+            if isinstance(fields.get(name), Open):
+                self[name]._clear()
+            for assignment in self._expand(Assignment((name,), value, _PYTHON)):
+                self._assign(assignment)
         else:
             fields[name] = field_like(value)
             self[name] = fields[name].default
@@ -92,33 +91,57 @@ class CfgNode(_CfgNode):  # type: ignore[misc]  # fvcore ships no types
         """Refused: a switch that lets any key in would let every typo in."""
         raise TypeError("keys are declared one by one: cfg.NAME = default, or cfg.NAME = Open(...)")
 
-    def merge_from_file(self, cfg_filename: str | Path, allow_unsafe: bool = False) -> None:
-        """Merge a YAML file and the `_BASE_` files it names; all its mistakes are one ConfigError."""
-        if allow_unsafe:
-            raise TypeError("configs are read as data; there is no unsafe loading")
-        self._merge(load_file(cfg_filename))
+    def merge(self, filename: str | Path = "", overrides: Sequence[Any] = (), source: str = "override") -> None:
+        """Merge a YAML file, the `_BASE_` files it names below it, and overrides above it.
 
-    def merge_from_other_cfg(self, cfg_other: dict[str, Any]) -> None:
-        """Merge another tree or a plain dict."""
-        self._merge([list(_leaves(cfg_other, (), "merged config"))])
+        Args:
+            filename: the file; `recipe:digits.yaml` names one that ships with the package; "" for none.
+            overrides: `[KEY, VALUE, ...]` or `["KEY=VALUE", ...]`; a key given twice: the last one wins.
+                Strings are read as on a command line, other Python values as they are.
+            source: who wrote the overrides, for messages.
+
+        Raises:
+            ConfigError: everything that is wrong in all of them, at once; the config stays as it was.
+            AttributeError: the config is frozen.
+        """
+        problems: list[str] = []
+        layers: list[list[Assignment]] = []
+        with gathering(problems):
+            layers += load_file(filename) if filename else []
+        with gathering(problems):
+            layers.append(pairs(overrides, source, self.has_key))
+        self._merge(layers, problems)
+
+    def merge_from_file(self, cfg_filename: str | Path, allow_unsafe: bool = False) -> None:
+        """Merge a YAML file and the `_BASE_` files it names, as `merge` does."""
+        _refuse_unsafe(allow_unsafe)
+        self.merge(cfg_filename)
 
     def merge_from_list(self, cfg_list: Sequence[Any], source: str = "override") -> None:
-        """Merge `[KEY, VALUE, ...]` or `["KEY=VALUE", ...]`; a key given twice: the last one wins.
+        """Merge `[KEY, VALUE, ...]` or `["KEY=VALUE", ...]`, as `merge` does."""
+        self.merge(overrides=cfg_list, source=source)
 
-        Strings are read as on a command line, other Python values as they are.
-        """
-        self._merge([list(self._pairs(list(cfg_list), source))])
+    def merge_from_other_cfg(self, cfg_other: dict[str, Any]) -> None:
+        """Merge another tree or a plain nested dict."""
+        self._merge([list(leaves(cfg_other, "merged config"))], [])
 
     @classmethod
     def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
         """Return the file and its `_BASE_` files as one nested dict, unchecked."""
-        tree: dict[str, Any] = {}
-        for assignment in (a for layer in load_file(filename) for a in layer):
-            node = tree
-            for name in assignment.path[:-1]:
-                node = node.setdefault(name, {})
-            node[assignment.path[-1]] = assignment.value
-        return tree
+        _refuse_unsafe(allow_unsafe)
+        tree = cls(new_allowed=True)
+        tree.merge(filename)
+        return tree.to_dict()
+
+    def dump(self, **kwargs: Any) -> str:
+        """Return the tree as YAML, in the order of declaration; merging it gives the same config.
+
+        >>> print(CfgNode({"SOLVER": {"STEPS": (30, 60), "BASE_LR": 1e-5}}).dump(), end="")
+        SOLVER:
+          STEPS: [30, 60]
+          BASE_LR: 1.0e-05
+        """
+        return dump_yaml(self.to_dict(), **kwargs)
 
     def has_key(self, key: str) -> bool:
         """Return whether `key`, such as "SOLVER.BASE_LR", is a section or a key of this tree.
@@ -127,31 +150,26 @@ class CfgNode(_CfgNode):  # type: ignore[misc]  # fvcore ships no types
         >>> cfg.has_key("SOLVER.BASE_LR"), cfg.has_key("SOLVER"), cfg.has_key("SOLVER.LR")
         (True, True, False)
         """
-        node: Any = self
-        for name in key.split("."):
-            if not isinstance(node, CfgNode):
-                return False
-            if name not in node:
-                return bool(node.is_new_allowed())
-            node = node[name]
-        return True
+        node, rest = self._find(tuple(key.split(".")))
+        return not rest or bool(node.is_new_allowed()) or (len(rest) == 1 and rest[0] in node)
+
+    def source(self, key: str) -> str:
+        """Return who has set `key`: "x.yaml:12", "command line", ... or "" where it is at its declaration."""
+        node, rest = self._find(tuple(key.split(".")))
+        return str(node.__dict__[_SOURCES].get(".".join(rest), ""))
 
     def label(self, key: str) -> str:
         """Return the key and, where it was set, by whom: "SOLVER.BASE_LR (x.yaml:12)"."""
-        *sections, name = key.split(".")
-        node: Any = self
-        for section in sections:
-            node = node.get(section, {})
-        source = node.__dict__[_SOURCES].get(name, "") if isinstance(node, CfgNode) else ""
+        source = self.source(key)
         return f"{key} ({source})" if source else key
 
     def is_set(self, key: str) -> bool:
         """Return whether a file, a command line or Python code has set `key`, also to its default."""
-        return self.label(key) != key
+        return self.source(key) != ""
 
     def flatten(self) -> dict[str, Any]:
         """Return every key with its value: {"SOLVER.BASE_LR": 0.001, ...}."""
-        return {".".join(a.path): a.value for a in _leaves(self, (), "")}
+        return {assignment.key: assignment.value for assignment in leaves(self, "")}
 
     def fields(self) -> Iterator[tuple[str, Field]]:
         """Yield every declared key with its field; keys of open nodes have none."""
@@ -163,140 +181,116 @@ class CfgNode(_CfgNode):  # type: ignore[misc]  # fvcore ships no types
 
     def differences(self, other: dict[str, Any]) -> list[Difference]:
         """Return the keys whose value here is not that of `other`, a tree or a plain nested dict."""
-        theirs = {".".join(a.path): a.value for a in _leaves(other, (), "")}
+        theirs = {assignment.key: assignment.value for assignment in leaves(other, "")}
         ours = self.flatten()
-        found = []
-        for key in [*ours, *(k for k in theirs if k not in ours)]:
-            before, now = theirs.get(key), ours.get(key)
-            if (key in theirs) != (key in ours) or before != now:
-                found.append(Difference(key, before, now, self.label(key).removeprefix(key).strip(" ()")))
-        return found
+        return [
+            Difference(key, theirs.get(key), ours.get(key), self.source(key) or _PYTHON)
+            for key in [*ours, *(k for k in theirs if k not in ours)]
+            if (key in theirs) != (key in ours) or theirs[key] != ours[key]
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the tree as plain nested dicts, the form that a checkpoint holds."""
         return {k: v.to_dict() if isinstance(v, CfgNode) else v for k, v in self.items()}
 
-    def _pairs(self, items: list[Any], source: str) -> Iterator[Assignment]:
-        while items:
-            item = items.pop(0)
-            if not isinstance(item, str):
-                raise ConfigError(f"{source}: expected a key such as SOLVER.BASE_LR, got {item!r}")
-            key, equals, text = item.partition("=")
-            if equals:
-                yield Assignment(tuple(key.split(".")), text, source, is_text=True)
-            elif not items:
-                raise ConfigError(f"{source}: {key} has no value; write KEY VALUE or KEY=VALUE")
-            else:
-                value = items.pop(0)
-                yield Assignment(tuple(key.split(".")), value, source, is_text=isinstance(value, str))
+    def _find(self, path: tuple[str, ...]) -> tuple[CfgNode, tuple[str, ...]]:
+        """Return the last section on the way along `path`, and the rest of the path in it."""
+        node: CfgNode = self
+        while path and not node.is_new_allowed() and isinstance(node.get(path[0]), CfgNode):
+            node, path = node[path[0]], path[1:]
+        return node, path
 
-    def _merge(self, layers: list[list[Assignment]]) -> None:
+    def _merge(self, layers: list[list[Assignment]], problems: list[str]) -> None:
         if self.is_frozen():
             raise AttributeError("the config is frozen: clone() and defrost() it first")
-        problems: list[str] = []
         # On a copy first: either all of it is right and merged, or nothing has changed.
         for node in (self.clone(), self):
             for layer in layers:
-                node._drop_arguments_of_old_names(layer)
+                last: dict[tuple[str, ...], Assignment] = {}  # of a key given twice
                 for assignment in layer:
-                    try:
+                    with gathering(problems):
+                        last |= {a.path: a for a in node._expand(assignment)}
+                # Names before their arguments, in whatever order they were typed: a new name clears them.
+                for assignment in sorted(last.values(), key=lambda a: node._find(a.path)[0].is_new_allowed()):
+                    with gathering(problems):
                         node._assign(assignment)
-                    except ConfigError as error:
-                        problems += error.problems
             if problems:
                 raise ConfigError(list(dict.fromkeys(problems)))
 
+    def _expand(self, assignment: Assignment) -> list[Assignment]:
+        """Return one assignment a key, where a mapping is given for a section or within an open node."""
+        node, rest = self._find(assignment.path)
+        if rest and not node.is_new_allowed():
+            return [assignment]
+        key, value, source, is_text = assignment.key, assignment.value, assignment.source, assignment.is_text
+        try:
+            value = parse_scalar(value) if is_text else value
+        except ValueError as error:
+            raise ConfigError(f"{key} ({source}): not a whole list or mapping: {error}; got {value!r}") from None
+        if isinstance(value, dict):
+            return list(leaves(value, source, assignment.path))
+        if rest:
+            value = numbers_in(value) if isinstance(value, str) else value
+            return [assignment._replace(value=value, is_text=False)]
+        if value is not None:  # `SOLVER:` with nothing below it is nothing
+            raise ConfigError(
+                f"{key} ({source}): expected keys with values, as {key}.NAME VALUE; got {shown(value)}"
+            )
+        return []
+
     def _assign(self, assignment: Assignment) -> None:
-        node: CfgNode = self
-        for depth, name in enumerate(assignment.path):
-            declared = node.__dict__[_FIELDS].get(name)
-            last = depth == len(assignment.path) - 1
-            if node.is_new_allowed():
-                value = parse_scalar(assignment.value) if assignment.is_text else assignment.value
-                _assign_open(node, assignment.path[depth:], value, assignment.source)
-                return
-            if name not in node:
-                raise self._unknown(assignment)
-            if isinstance(node[name], CfgNode) and not last:
-                node = node[name]
-            elif isinstance(node[name], CfgNode):
-                _assign_section(node[name], assignment)
-            elif not last and isinstance(declared, Field):
-                raise self._unknown(assignment)
-            else:
-                key = ".".join(assignment.path)
-                node[name] = _parse(declared, key, assignment)
-                node.__dict__[_SOURCES][name] = assignment.source
+        node, rest = self._find(assignment.path)
+        if node.is_new_allowed():
+            _assign_open(node, rest, assignment.value)
+        elif len(rest) == 1 and rest[0] in node:
+            fields, name = node.__dict__[_FIELDS], rest[0]
+            _, value, source, is_text = assignment
+            value = fields[name].read(assignment.key, source, value, is_text=is_text)
+            for arguments, declared in fields.items():
+                if isinstance(declared, Open) and declared.owner == name and value != node[name]:
+                    node[arguments]._clear()
+            node[name] = value
+        else:
+            raise self._unknown(assignment)
+        node.__dict__[_SOURCES][".".join(rest)] = assignment.source
 
     def _unknown(self, assignment: Assignment) -> ConfigError:
-        key = ".".join(assignment.path)
+        key, last = assignment.key, assignment.path[-1].upper()
         if key == BASE_KEY:
             return ConfigError(f"{assignment.source}: {BASE_KEY} can only stand in a file")
-        known = self.flatten()
+        node, rest = self._find(assignment.path)
+        near = nearest(".".join(rest), node._names()) or nearest(rest[0], node)
+        near = ".".join([*assignment.path[: -len(rest)], near]) if near else ""
         # The right name in the wrong section (BASE_LR for SOLVER.BASE_LR) is nearer than any spelling.
-        tails = [k for k in known if k.rpartition(".")[2] == assignment.path[-1].upper()]
-        match = tails[0] if len(tails) == 1 else nearest(key, known)
-        hint = f"; did you mean {match}?" if match else "; config/defaults.py lists all keys"
-        return ConfigError(f"{assignment.source}: unknown key {key}{hint}")
-
-    def _drop_arguments_of_old_names(self, layer: list[Assignment], prefix: tuple[str, ...] = ()) -> None:
-        for name, value in list(self.items()):
-            if not isinstance(value, CfgNode):
-                continue
-            declared = self.__dict__[_FIELDS].get(name)
-            if isinstance(declared, Open):
-                renamed = [a.value for a in layer if a.path == (*prefix, declared.owner)]
-                if renamed and renamed[-1] != self[declared.owner]:
-                    value.clear()
-            else:
-                value._drop_arguments_of_old_names(layer, (*prefix, name))
-
-
-def _parse(field: Field, key: str, assignment: Assignment) -> Any:
-    try:
-        if assignment.is_text:
-            return field.parse_text(assignment.value)
-        return field.parse(assignment.value)
-    except ValueError:
-        raise ConfigError(
-            f"{key} ({assignment.source}): expected {field.expected}; got {assignment.value!r}"
-            f" (for example: {key} {field.example})"
-        ) from None
-
-
-def _leaves(tree: Any, prefix: tuple[str, ...], source: str) -> Iterator[Assignment]:
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, (*prefix, name), source)
+        match = " or ".join(name for name in self._names() if name.rpartition(".")[2] == last) or near
+        if match:
+            hint = f"did you mean {match}?"
+        elif "EPOCH" in last:
+            hint = "a length in epochs is written SOLVER.MAX_ITER 90ep"
         else:
-            yield Assignment((*prefix, name), value, source)
+            hint = "config/defaults.py lists all keys"
+        return ConfigError(f"{assignment.source}: unknown key {key}; {hint}")
+
+    def _names(self) -> Iterator[str]:
+        for name, value in self.items():
+            yield name
+            if isinstance(value, CfgNode):
+                yield from (f"{name}.{rest}" for rest in value._names())
+
+    def _clear(self) -> None:
+        self.clear()
+        self.__dict__[_SOURCES].clear()
 
 
-def _open_value(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    node = CfgNode(new_allowed=True)
-    for name, inner in value.items():
-        node[str(name)] = _open_value(inner)
-    return node
+def _refuse_unsafe(allow_unsafe: bool) -> None:
+    if allow_unsafe:
+        raise TypeError("configs are read as data; there is no unsafe loading")
 
 
-def _assign_open(node: CfgNode, path: Iterable[str], value: Any, source: str) -> None:
+def _assign_open(node: CfgNode, path: tuple[str, ...], value: Any) -> None:
     *sections, name = path
     for section in sections:
         if not isinstance(node.get(section), CfgNode):
             node[section] = CfgNode(new_allowed=True)
         node = node[section]
-    node[name] = _open_value(value)
-    node.__dict__[_SOURCES][name] = source
-
-
-def _assign_section(section: CfgNode, assignment: Assignment) -> None:
-    value = parse_scalar(assignment.value) if assignment.is_text else assignment.value
-    key = ".".join(assignment.path)
-    if value is None or value == {}:
-        return  # `SOLVER:` with nothing below it
-    if not isinstance(value, dict):
-        raise ConfigError(f"{key} ({assignment.source}): is a section; set a key in it, as {key}.NAME VALUE")
-    for leaf in _leaves(value, (), assignment.source):
-        section._assign(leaf)
+    node[name] = value

@@ -7,6 +7,11 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from .errors import ConfigError, nearest
+from .fields import Bool, Float, Int, Str, shown
+from .node import CfgNode
+
+# Declared types that say plainly what they take; the others are left to the function itself.
+_TYPES = {"bool": Bool(False), "int": Int(0, minimum=None), "float": Float(0.0), "str": Str("")}
 
 
 def check_arguments(
@@ -22,7 +27,7 @@ def check_arguments(
         label: the key that holds the arguments, as the user writes it.
         name: the name of `function`, as the user writes it.
         function: a class or function; one that takes **kwargs gets anything.
-        arguments: what the user wrote.
+        arguments: what the user wrote; of an open node the message tells where each was set, too.
         given: arguments that the caller fills itself, and the user may not.
 
     >>> def StepLR(optimizer, step_size: int, gamma: float = 0.1): ...
@@ -42,15 +47,16 @@ def check_arguments(
     }
     problems = []
     for argument, value in arguments.items():
+        where = f"{label}.{arguments.label(argument) if isinstance(arguments, CfgNode) else argument}"
         if argument in own:
-            wrong = _mismatch(own[argument], value)
-            if wrong:
-                problems.append(f"{label}.{argument}: {name} expects {wrong}; got {value!r}")
+            expected = _mismatch(own[argument], value)
+            if expected:
+                problems.append(f"{where}: {name} expects {expected}; got {shown(value)}")
         elif inspect.Parameter.VAR_KEYWORD not in kinds or argument in given:
             match = nearest(argument, own)
             hint = f" did you mean {match!r}?" if match else ""
             takes = ", ".join(own) or "none"
-            problems.append(f"{label}.{argument}: {name} takes no argument {argument!r};{hint} It takes: {takes}")
+            problems.append(f"{where}: {name} takes no argument {argument!r};{hint} It takes: {takes}")
     for argument, parameter in own.items():
         if parameter.default is parameter.empty and argument not in arguments:
             problems.append(f"{label}.{argument}: {name} needs it; set {label}.{argument}")
@@ -74,16 +80,14 @@ def call(label: str, name: str, function: Callable[..., Any], *args: Any, **argu
 
 
 def _mismatch(parameter: inspect.Parameter, value: Any) -> str:
-    """Return what the parameter expects where `value` is plainly of another kind, else ""."""
+    """Return what the parameter's declared type takes where `value` is not that, else ""."""
     kind = parameter.annotation
-    if kind is parameter.empty:
-        kind = type(parameter.default)
     # Annotations are strings under `from __future__ import annotations`.
-    kind = kind if isinstance(kind, str) else getattr(kind, "__name__", "")
-    if kind in ("int", "float") and (isinstance(value, (bool, str, list, tuple, dict)) or value is None):
-        return "a number" if kind == "float" else "a whole number"
-    if kind == "int" and isinstance(value, float) and not value.is_integer():
-        return "a whole number"
-    if kind == "bool" and not isinstance(value, bool):
-        return "true or false"
+    field = _TYPES.get(kind if isinstance(kind, str) else getattr(kind, "__name__", ""))
+    if field is None or value is parameter.default:  # `x: int = None` takes None
+        return ""
+    try:
+        field.parse(value)
+    except ValueError:
+        return field.expected
     return ""

@@ -1,0 +1,183 @@
+"""Where values come from: files with what they inherit, command lines, Python; each value with its source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from .errors import ConfigError
+from .fields import shown
+from .yaml12 import Loader
+
+BASE_KEY = "_BASE_"
+
+
+class Assignment(NamedTuple):
+    """One value for one key, and who set it."""
+
+    path: tuple[str, ...]
+    value: Any
+    source: str
+    is_text: bool = False  # typed on a command line: the key's type decides what the text means
+
+    @property
+    def key(self) -> str:
+        """The path as users write it."""
+        return ".".join(self.path)
+
+
+def leaves(tree: dict[Any, Any], source: str, prefix: tuple[str, ...] = ()) -> Iterator[Assignment]:
+    """Yield one assignment for each value of nested dicts; an empty dict gives nothing.
+
+    >>> [(a.key, a.value) for a in leaves({"SOLVER": {"GAMMA": 0.1}, "TEST.EVAL_PERIOD": 5}, "")]
+    [('SOLVER.GAMMA', 0.1), ('TEST.EVAL_PERIOD', 5)]
+    """
+    for name, value in tree.items():
+        path = (*prefix, *str(name).split("."))
+        if isinstance(value, dict):
+            yield from leaves(value, source, path)
+        else:
+            yield Assignment(path, value, source)
+
+
+def pairs(words: Sequence[Any], source: str, is_key: Callable[[str], bool]) -> list[Assignment]:
+    """Return the assignments of `[KEY, VALUE, ...]`, `["KEY=VALUE", ...]` or a mixture.
+
+    Args:
+        words: keys are strings; values are strings, read as on a command line, or Python values.
+        source: who wrote them.
+        is_key: tells whether a word names a key, to find out which key lacks its value.
+
+    Raises:
+        ConfigError: a key has no value, or something else than a key stands where one should.
+
+    >>> [a.value for a in pairs(["SOLVER.BASE_LR", 0.1, "OUTPUT_DIR=a=b"], "", str.isupper)]
+    [0.1, 'a=b']
+    """
+    rest = list(words)
+    found = []
+    while rest:
+        word = rest.pop(0)
+        key, equals, value = word.partition("=") if isinstance(word, str) else ("", "", "")
+        # Only a dotted key: `OUTPUT_DIR TEST` is a value that happens to be called like a section.
+        follows = rest[0] if rest and isinstance(rest[0], str) and "." in rest[0] else ""
+        lacks_value = not equals and (not rest or is_key(follows))
+        if not key or (lacks_value and not is_key(key)):
+            raise ConfigError(
+                f"{source}: expected a key such as SOLVER.BASE_LR; got {word!r} (a list is written 1,2)"
+            )
+        if lacks_value:
+            raise ConfigError(f"{source}: {key} has no value; write {key} VALUE or {key}=VALUE")
+        value = value if equals else rest.pop(0)
+        found.append(Assignment(tuple(key.split(".")), value, source, is_text=isinstance(value, str)))
+    return found
+
+
+def load_file(name: str | Path) -> list[list[Assignment]]:
+    """Read a YAML config and the files it inherits from.
+
+    Args:
+        name: the file; `recipe:digits.yaml` names one that ships with the package.
+
+    Returns:
+        One list of assignments a file, the most basic file first. A mapping is never a value here:
+        `{A: {B: 1}}` gives the path `("A", "B")`. An empty mapping gives nothing.
+
+    Raises:
+        ConfigError: a file is missing, is not plain YAML, is not a mapping, holds a key twice, or
+            inherits from itself.
+    """
+    return _load_with_bases(_locate(str(name), Path()), [])
+
+
+def _locate(name: str, folder: Path) -> Path:
+    if not name.startswith("recipe:"):
+        return folder / Path(name).expanduser()
+    recipes = Path(__file__).parent / "recipes"
+    path = recipes / name.removeprefix("recipe:")
+    if not path.is_file():
+        known = ", ".join(sorted(p.name for p in recipes.glob("*.yaml")))
+        raise ConfigError(f"{name}: no such recipe; the package carries {known}")
+    return path
+
+
+def _load_with_bases(path: Path, chain: list[Path]) -> list[list[Assignment]]:
+    chain = [*chain, path.resolve()]
+    layers: list[list[Assignment]] = []
+    own = _load_one(path)
+    for assignment in own:
+        if assignment.key == BASE_KEY:
+            bases = assignment.value if isinstance(assignment.value, list) else [assignment.value]
+            for base in bases:
+                layers += _load_base(base, path, chain, assignment.source)
+    layers.append([a for a in own if a.key != BASE_KEY])
+    return layers
+
+
+def _load_base(base: Any, path: Path, chain: list[Path], source: str) -> list[list[Assignment]]:
+    if not isinstance(base, str):
+        raise ConfigError(f"{source}: {BASE_KEY} expects a file's path; got {shown(base)}")
+    located = _locate(base, path.parent)
+    if located.resolve() in chain:
+        cycle = " -> ".join(p.name for p in [*chain, located])
+        raise ConfigError(f"{source}: {BASE_KEY} goes in a circle: {cycle}")
+    if not located.exists():
+        raise ConfigError(f"{source}: {BASE_KEY} {base}: there is no file {located}")
+    return _load_with_bases(located, chain)
+
+
+def _load_one(path: Path) -> list[Assignment]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        reason = (error.strerror or "cannot be read").lower()
+        raise ConfigError(f"{path}: cannot read the config file: {reason}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: cannot read the config file: it is not UTF-8 text") from None
+    try:
+        found = _parse(text, path)
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        problem = ", ".join(filter(None, (error.context, error.problem)))
+        raise ConfigError(f"{path}{line}: not valid YAML: {problem}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: not valid YAML: it is nested too deeply, or within itself") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    first: dict[str, str] = {}
+    for assignment in found:
+        key, source = assignment.key, assignment.source
+        if key in first:
+            raise ConfigError(f"{source}: {key} is written twice, first at {first[key]}; keep one")
+        first[key] = source
+    return found
+
+
+def _parse(text: str, path: Path) -> list[Assignment]:
+    loader = Loader(text)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            return []
+        if not isinstance(root, yaml.MappingNode):
+            raise yaml.MarkedYAMLError(problem="expected `KEY: value` lines", problem_mark=root.start_mark)
+        return _flatten(loader, root, (), path)
+    finally:
+        loader.dispose()
+
+
+def _flatten(loader: Loader, node: yaml.MappingNode, prefix: tuple[str, ...], path: Path) -> list[Assignment]:
+    loader.flatten_mapping(node)  # resolves `<<`: what is merged comes first, what stands here wins
+    values = {str(loader.construct_object(key, deep=True)): (key, value) for key, value in node.value}
+    found: list[Assignment] = []
+    for name, (key, value) in values.items():
+        full = (*prefix, *name.split("."))
+        if isinstance(value, yaml.MappingNode):
+            found += _flatten(loader, value, full, path)
+        else:
+            source = f"{path}:{key.start_mark.line + 1}"
+            found.append(Assignment(full, loader.construct_object(value, deep=True), source))
+    return found

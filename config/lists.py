@@ -1,0 +1,120 @@
+"""The types a config key can be declared with, for several values and for arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .fields import Bool, Field, Float, Int, Str
+from .yaml12 import parse_scalar, split_list
+
+
+class ListOf(Field):
+    """Several values of one kind, kept as a tuple; a list, a tuple, one value and "1,2" are one thing.
+
+    >>> steps = ListOf(Int(1), ())
+    >>> [steps.parse_text(text) for text in ("100", "100,200", "(100,)", "[100, 1e3]", "()")]
+    [(100,), (100, 200), (100,), (100, 1000), ()]
+    """
+
+    def __init__(self, item: Field, default: Sequence[Any]) -> None:
+        self.item = item
+        self.expected = f"a list, each entry {item.expected}"
+        self.example = f"[{item.example}]"
+        super().__init__(default)
+
+    def parse(self, value: Any) -> tuple[Any, ...]:
+        """Return a tuple."""
+        if isinstance(value, str):
+            return self.parse_text(value)
+        if isinstance(value, (list, tuple)):
+            return tuple(self.item.parse(entry) for entry in value)
+        return (self.item.parse(value),)
+
+    def parse_text(self, text: str) -> tuple[Any, ...]:
+        """Return a tuple from "a,b", "(a, b)" or "[a, b]"."""
+        entries = split_list(text)
+        if not all(isinstance(entry, str) for entry in entries):
+            raise ValueError
+        return tuple(self.item.parse_text(entry) for entry in entries)
+
+
+class Entries(Field):
+    """An ordered list of named things with arguments: `[Name, {Name: {argument: value}}]`.
+
+    >>> Entries().parse(["ToImage", {"RandomCrop": {"size": 28}}])
+    (('ToImage', {}), ('RandomCrop', {'size': 28}))
+    >>> Entries().parse_text("RandomHorizontalFlip")
+    (('RandomHorizontalFlip', {}),)
+    """
+
+    expected = "a list of names, each with or without arguments"
+    example = "[RandomHorizontalFlip, {RandomCrop: {size: 28, padding: 4}}]"
+
+    def __init__(self) -> None:
+        super().__init__(())
+
+    def parse(self, value: Any) -> tuple[tuple[str, dict[str, Any]], ...]:
+        """Return a tuple of (name, arguments)."""
+        if isinstance(value, str):
+            return self.parse_text(value)
+        if isinstance(value, dict):
+            value = [value]
+        if not isinstance(value, (list, tuple)):
+            raise ValueError
+        return tuple(self._entry(entry) for entry in value)
+
+    def parse_text(self, text: str) -> tuple[tuple[str, dict[str, Any]], ...]:
+        """Return the same from "[A, B]", "A,B" or "A"."""
+        return self.parse(parse_scalar(text if text.startswith("[") else f"[{text}]"))
+
+    @staticmethod
+    def _entry(entry: Any) -> tuple[str, dict[str, Any]]:
+        if isinstance(entry, str):
+            return entry, {}
+        if isinstance(entry, dict) and len(entry) == 1:
+            entry = next(iter(entry.items()))
+        if not isinstance(entry, (list, tuple)) or len(entry) != 2:
+            raise ValueError
+        name, arguments = entry
+        arguments = {} if arguments is None else arguments
+        if not isinstance(arguments, dict) or not all(isinstance(text, str) for text in (name, *arguments)):
+            raise ValueError
+        return name, dict(arguments)
+
+
+class Open:
+    """Declares a node whose keys are the arguments of what another key names.
+
+    The keys are not known here; whoever builds the named thing checks them against its signature.
+    When the name changes, the arguments that earlier files or statements gave are dropped: they belonged
+    to the old name. On one command line or in one file the order does not matter.
+
+    Args:
+        owner: the key beside the node that holds the name, such as "OPTIMIZER" for OPTIMIZER_ARGS.
+    """
+
+    def __init__(self, owner: str) -> None:
+        self.owner = owner
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Open:
+        return self
+
+
+def field_like(default: Any) -> Field:
+    """Return the field that a plain default value declares, as yacs does: by its type.
+
+    >>> field_like(0.5).expected, field_like((1, 2)).parse([3])
+    ('a number', (3,))
+    """
+    if isinstance(default, bool):
+        return Bool(default)
+    if isinstance(default, int):
+        return Int(default, minimum=None)
+    if isinstance(default, float):
+        return Float(default)
+    if isinstance(default, str):
+        return Str(default)
+    if isinstance(default, (list, tuple)):
+        return ListOf(field_like(default[0]) if default else Str(""), default)
+    raise TypeError(f"no field for a default of type {type(default).__name__}; declare one, as OrNull(Float(0))")
