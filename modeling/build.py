@@ -38,7 +38,7 @@ def build_model(cfg: CfgNode) -> nn.Module:
     for key in ("NUM_CLASSES", "IN_CHANNELS"):
         if cfg.MODEL[key] < 1:
             raise ConfigError(
-                f"{cfg.label(f'MODEL.{key}')}: is {cfg.MODEL[key]}: set it to at least 1, or let"
+                f"{cfg.label(f'MODEL.{key}')}: is {cfg.MODEL[key]}; give the number, or let"
                 " warmstart.engine.resolve_config take it from the training set"
             )
     model = as_classifier(_build(cfg))
@@ -52,12 +52,10 @@ def check_model(cfg: CfgNode) -> None:
 
     >>> from warmstart.config import get_cfg
     >>> cfg = get_cfg()
-    >>> cfg.merge_from_list(["MODEL.ARGS", "{norm: group, widht: 8}", "MODEL.WEIGHTS", "none.pth"])
+    >>> cfg.merge_from_list(["MODEL.NAME", "resnet18", "MODEL.ARGS.weights", "IMAGENET1K_V1"])
     >>> check_model(cfg)
     Traceback (most recent call last):
-    warmstart.config.errors.ConfigError: 2 problems:
-      MODEL.WEIGHTS (override): no such file: none.pth
-      MODEL.ARGS.widht: small_cnn takes no argument 'widht'; did you mean 'width'? It takes: norm, dropout, width
+    warmstart.config.errors.ConfigError: MODEL.ARGS.weights (override): set MODEL.WEIGHTS to a file instead
     """
     name = cfg.MODEL.NAME
     problems = []
@@ -85,5 +83,9 @@ def _build(cfg: CfgNode) -> nn.Module:
         if cfg.MODEL.STEM == "small":
             make_small(model, torchvision_class(name))
         set_in_channels(model, channels)
-    assert isinstance(model, nn.Module), f"the builder of {name} must return a module, not {type(model).__name__}"
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"{cfg.label('MODEL.NAME')}: the builder of {name} must return a torch.nn.Module;"
+            f" got a {type(model).__name__}"
+        )
     return model

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from warmstart.config import ConfigError, check_arguments, unknown_name
+from warmstart.config import CfgNode, ConfigError, check_arguments, unknown_name
 
 from .small_cnn import SmallCNN
 
@@ -21,7 +21,7 @@ _LIST_ALL = 'python -c "import torchvision.models as m; print(*m.list_models(mod
 _OTHER_KEYS = {
     "num_classes": "set MODEL.NUM_CLASSES",
     "weights": "set MODEL.WEIGHTS to a file",
-    "progress": "set MODEL.WEIGHTS to a file, nothing is downloaded",
+    "progress": "set MODEL.WEIGHTS to a file",
     "transform_input": "set INPUT.MEAN and INPUT.STD",
 }
 # A class of torchvision's demands its structure, which the functions resnet18, ... give it, and these,
@@ -83,7 +83,8 @@ def check_model_arguments(name: str, arguments: Mapping[str, Any], label: str) -
     if name in _REGISTRY:
         check_arguments(label, name, _REGISTRY[name], arguments, given=("num_classes", "in_channels"))
         return
-    elsewhere = [f"{label}.{key}: {_OTHER_KEYS[key]} instead" for key in arguments if key in _OTHER_KEYS]
+    where = arguments.label if isinstance(arguments, CfgNode) else str
+    elsewhere = [f"{label}.{where(key)}: {_OTHER_KEYS[key]} instead" for key in arguments if key in _OTHER_KEYS]
     if elsewhere:
         raise ConfigError(elsewhere)
 
@@ -107,7 +108,7 @@ def torchvision_class(name: str) -> type[nn.Module]:
     return cls
 
 
-def build_torchvision(name: str, num_classes: int, arguments: Mapping[str, Any]) -> nn.Module:
+def build_torchvision(name: str, num_classes: int, arguments: dict[str, Any]) -> nn.Module:
     """Return torchvision's model `name` with random weights.
 
     Raises:
@@ -116,9 +117,11 @@ def build_torchvision(name: str, num_classes: int, arguments: Mapping[str, Any])
     from torchvision.models import get_model
 
     # Without it GoogLeNet and Inception v3 warn, and then do what True does.
-    defaults = {"init_weights": True} if "init_weights" in _torchvision_signature(name).parameters else {}
+    defaults: dict[str, Any] = (
+        {"init_weights": True} if "init_weights" in _torchvision_signature(name).parameters else {}
+    )
     try:
-        return get_model(name, num_classes=num_classes, **defaults, **arguments)  # type: ignore[no-any-return]
+        return get_model(name, num_classes=num_classes, **(defaults | arguments))  # type: ignore[no-any-return]
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError) as error:
         # What torchvision does with a value it does not expect, where it looks at it at all.
         raise ValueError(str(error) or type(error).__name__) from error

@@ -72,11 +72,11 @@ def as_classifier(model: nn.Module) -> nn.Module:
 
 # Cached: two models of one class stay two models of one class.
 @functools.cache
-def _classifier_class(base: type[Any]) -> type[nn.Module]:
+def _classifier_class(base: Any) -> Any:
     return type(base.__name__, (Classifier, base), {"__doc__": base.__doc__})
 
 
-def _new(base: type[Any]) -> nn.Module:
+def _new(base: Any) -> Any:
     cls = _classifier_class(base)
     return cls.__new__(cls)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -49,7 +50,10 @@ def load_weights(model: nn.Module, path: str | Path, label: str = "MODEL.WEIGHTS
     fitting = OrderedDict((name, tensor) for name, tensor in found.items() if name not in misfits)
     # Some of torchvision's classes read older files by the version that this attribute holds.
     fitting._metadata = getattr(found, "_metadata", None) or own._metadata  # type: ignore[attr-defined]
-    result = model.load_state_dict(fitting, strict=False)
+    try:
+        result = model.load_state_dict(fitting, strict=False)
+    except RuntimeError as error:  # a tensor that the class renames, and that then does not fit
+        raise ConfigError(f"{label}: {path} does not fit the model: {' '.join(str(error).split())}") from None
     loaded = len(own) - len(result.missing_keys)
     skipped = [
         [f"{name} {_shape(found[name])} does not fit {_shape(own[name])}" for name in misfits],
@@ -71,7 +75,9 @@ def _read(path: Path, label: str) -> Any:
                 bad = archive.testzip()  # torch.load does not look at the checksums
             if bad is not None:
                 raise ConfigError(f"{label}: {path} is damaged: the checksum of {bad} is wrong")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about files that it then refuses
+            return torch.load(path, map_location="cpu", weights_only=True)
     except ConfigError:
         raise
     except pickle.UnpicklingError:
@@ -94,14 +100,18 @@ def _tensors(content: Any, own: Mapping[str, Tensor]) -> OrderedDict[str, Tensor
             break
     found: OrderedDict[str, Tensor] = OrderedDict()
     if isinstance(state, Mapping):
-        found.update((_stripped(name, own), t) for name, t in state.items() if isinstance(t, Tensor))
+        found.update((_own_name(name, own), t) for name, t in state.items() if isinstance(t, Tensor))
         metadata = getattr(state, "_metadata", {})
-        found._metadata = {_stripped(f"{n}.", own)[:-1]: v for n, v in metadata.items()}  # type: ignore[attr-defined]
+        found._metadata = {_own_name(f"{n}.", own)[:-1]: v for n, v in metadata.items()}  # type: ignore[attr-defined]
     return found
 
 
-def _stripped(name: str, own: Mapping[str, Tensor]) -> str:
-    return name if name in own else re.sub(r"^(module\.|_orig_mod\.)+", "", name)
+def _own_name(name: str, own: Mapping[str, Tensor]) -> str:
+    if name in own:
+        return name
+    name = re.sub(r"^(module\.|_orig_mod\.)+", "", name)
+    # torchvision's published DenseNets still have the names of 2017: norm.1 is norm1 today.
+    return re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", name)
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:

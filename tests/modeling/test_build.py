@@ -1,0 +1,149 @@
+"""From a config to a model."""
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision.models
+from torch import nn
+
+from warmstart.config import CfgNode, ConfigError, get_cfg
+from warmstart.modeling import Classifier, build_model, catalog, check_model, register_model
+
+
+def configured(*overrides: Any) -> CfgNode:
+    cfg = get_cfg()
+    cfg.merge_from_list(["MODEL.NUM_CLASSES", 10, "MODEL.IN_CHANNELS", 1, *overrides])
+    return cfg
+
+
+@pytest.fixture
+def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "_REGISTRY", dict(catalog._REGISTRY))
+
+
+def test_the_default_is_the_small_cnn() -> None:
+    model = build_model(configured())
+    assert isinstance(model, Classifier)
+    assert type(model).__name__ == "SmallCNN"
+    assert model.training
+    losses = model(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]))
+    assert list(losses) == ["loss_cls"]
+
+
+@pytest.mark.parametrize("stem", ["standard", "auto"])
+def test_torchvisions_model_as_published(stem: str) -> None:
+    torch.manual_seed(0)
+    model = build_model(configured("MODEL.NAME", "resnet18", "MODEL.IN_CHANNELS", 3, "MODEL.STEM", stem))
+    torch.manual_seed(0)
+    published = torchvision.models.resnet18(num_classes=10)
+    assert list(model.state_dict()) == list(published.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), published.parameters(), strict=True))
+
+
+def test_the_same_seed_gives_the_same_model() -> None:
+    cfg = configured("MODEL.NAME", "mobilenet_v3_small", "MODEL.STEM", "small")
+    states = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        states.append(build_model(cfg).state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_small_stem_channels_and_arguments() -> None:
+    overrides = ["MODEL.NAME", "resnet18", "MODEL.STEM", "small", "MODEL.ARGS.zero_init_residual", "true"]
+    model = build_model(configured(*overrides))
+    assert model.conv1.weight.shape == (64, 1, 3, 3)
+    assert torch.equal(model.layer1[0].bn2.weight, torch.zeros(64))
+    assert model.fc.out_features == 10
+
+
+def test_a_registered_model_gets_sizes_and_arguments(own_registry: None) -> None:
+    def flat(num_classes: int, in_channels: int, size: int = 8) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(in_channels * size * size, num_classes))
+
+    register_model("flat", flat)
+    cfg = configured("MODEL.NAME", "flat", "MODEL.STEM", "small")
+    cfg.merge_from_list(["MODEL.ARGS.size", 4])
+    model = build_model(cfg)
+    assert model[1].weight.shape == (10, 16)
+    assert list(model(torch.zeros(2, 1, 4, 4), torch.tensor([0, 1]))) == ["loss_cls"]
+
+
+def test_a_registered_builder_returns_a_module(own_registry: None) -> None:
+    register_model("none", lambda num_classes, in_channels: None)
+    message = r"^MODEL.NAME \(override\): the builder of none must return a torch.nn.Module; got a NoneType$"
+    with pytest.raises(ConfigError, match=message):
+        build_model(configured("MODEL.NAME", "none"))
+
+
+@pytest.mark.need("D10")
+def test_weights_are_loaded_and_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    old = build_model(configured("MODEL.NUM_CLASSES", 5))
+    torch.save({"model": old.state_dict(), "iteration": 7}, tmp_path / "old.pth")
+    with caplog.at_level(logging.INFO, logger="warmstart"):
+        model = build_model(configured("MODEL.WEIGHTS", str(tmp_path / "old.pth")))
+    assert caplog.messages == [
+        f"loaded 18/20 tensors from {tmp_path / 'old.pth'}; skipped: fc.weight (5, 64) does not fit (10, 64),"
+        " fc.bias (5,) does not fit (10,)"
+    ]
+    assert torch.equal(model.block1[0].weight, old.block1[0].weight)
+
+
+@pytest.mark.parametrize("key", ["MODEL.NUM_CLASSES", "MODEL.IN_CHANNELS"])
+def test_sizes_must_be_filled_in(key: str) -> None:
+    message = (
+        rf"^{key} \(override\): is 0; give the number, or let warmstart.engine.resolve_config take it from the tr"
+    )
+    with pytest.raises(ConfigError, match=message):
+        build_model(configured(key, 0))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["MODEL.ARGS.norm", "bach"], "^MODEL.ARGS.norm: expected one of batch, group, none; got 'bach'$"),
+        (
+            ["MODEL.NAME", "resnet18", "MODEL.ARGS.groups", 2],
+            "^MODEL.ARGS: resnet18 refuses it: BasicBlock only supports groups=1 and base_width=64$",
+        ),
+        (
+            ["MODEL.NAME", "resnet18", "MODEL.ARGS.replace_stride_with_dilation", "[false, false, true]"],
+            "^MODEL.ARGS: resnet18 refuses it: Dilation > 1 not supported in BasicBlock$",
+        ),
+    ],
+)
+def test_values_that_the_model_refuses(overrides: list[Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_model(configured(*overrides))
+
+
+def test_everything_wrong_is_said_at_once() -> None:
+    overrides = ["MODEL.NAME", "vit_b_16", "MODEL.STEM", "small", "MODEL.WEIGHTS", "none.pth"]
+    with pytest.raises(ConfigError) as error:
+        check_model(configured(*overrides))
+    no_file, no_form = error.value.problems
+    assert no_file == "MODEL.WEIGHTS (override): no such file: none.pth"
+    assert no_form.startswith("MODEL.STEM (override): vit_b_16 has no form for images of up to 32x32 pixels;")
+
+
+def test_an_unknown_name_is_refused_before_anything_is_built() -> None:
+    for function in (check_model, build_model):
+        with pytest.raises(
+            ConfigError, match=r"^MODEL.NAME \(override\): no model is called 'resnet19'; did you mean 'resnet18'"
+        ):
+            function(configured("MODEL.NAME", "resnet19"))
+
+
+def test_registered_models_do_not_wait_for_torchvision() -> None:
+    code = (
+        "import sys; from warmstart.config import get_cfg; from warmstart.modeling import build_model\n"
+        "cfg = get_cfg(); cfg.merge_from_list(['MODEL.NUM_CLASSES', 2, 'MODEL.IN_CHANNELS', 1])\n"
+        "build_model(cfg); print('torchvision' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -1,0 +1,143 @@
+"""Names of models and their arguments."""
+
+import pytest
+import torchvision.models
+from torch import nn
+
+from warmstart.config import ConfigError
+from warmstart.modeling import catalog, model_names, register_model
+from warmstart.modeling.catalog import build_torchvision, check_model_arguments, check_name, torchvision_class
+
+
+@pytest.fixture(autouse=True)
+def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "_REGISTRY", dict(catalog._REGISTRY))
+
+
+def mine(num_classes: int, in_channels: int, depth: int, scale: float = 1.0) -> nn.Module:
+    return nn.Linear(in_channels, num_classes)
+
+
+def test_names_are_torchvisions_classifiers_and_ours() -> None:
+    register_model("mine", mine)
+    names = model_names()
+    assert {"mine", "small_cnn", "resnet18", "vit_b_16", "efficientnet_v2_s"} < set(names)
+    assert names == sorted(names)
+    assert not {"fasterrcnn_resnet50_fpn", "fcn_resnet50", "quantized_resnet18", "r3d_18", "raft_small"} & set(
+        names
+    )
+    assert len(names) == len(torchvision.models.list_models(module=torchvision.models)) + 2
+
+
+def test_a_name_is_registered_once() -> None:
+    register_model("mine", mine)
+    with pytest.raises(ConfigError, match="^a model called 'mine' is registered already; choose another name$"):
+        register_model("mine", mine)
+
+
+@pytest.mark.parametrize("builder", [lambda num_classes: None, nn.Identity.forward])
+def test_a_builder_takes_classes_and_channels(builder) -> None:
+    with pytest.raises(
+        ConfigError, match="^the builder of model 'm' must take the keywords num_classes and in_channels$"
+    ):
+        register_model("m", builder)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("resnet19", "did you mean 'resnet18'? Known: resnet101, resnet152, resnet18, resnet50, small_cnn, and"),
+        ("ResNet18", "did you mean 'resnet18'?"),
+        ("smal_cnn", "did you mean 'small_cnn'?"),
+        ("zebra", 'Known: small_cnn, and the others that `python -c "import torchvision.models as m; print('),
+    ],
+)
+def test_unknown_names(name: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        check_name(name, "MODEL.NAME (x.yaml:1)")
+    message = str(error.value)
+    assert message.startswith(f"MODEL.NAME (x.yaml:1): no model is called {name!r}")
+    assert hint in message
+    assert len(message) < 300
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("resnet18", {}),
+        ("resnet50", {"zero_init_residual": True, "width_per_group": 32}),
+        ("efficientnet_b0", {"dropout": 0.5, "stochastic_depth_prob": 0.1}),
+        ("vit_b_32", {"image_size": 64, "attention_dropout": 0.1}),
+        ("maxvit_t", {"input_size": [448, 448]}),
+        ("googlenet", {"aux_logits": False, "dropout_aux": 0.5}),
+        ("small_cnn", {"norm": "group", "dropout": 0.5, "width": 4}),
+        ("mine", {"depth": 3, "scale": 2}),
+    ],
+)
+def test_right_arguments(name: str, arguments: dict[str, object]) -> None:
+    register_model("mine", mine)
+    check_model_arguments(name, arguments, "MODEL.ARGS")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        (
+            "resnet18",
+            {"zebra": True},
+            "It takes: zero_init_residual, groups, width_per_group, replace_stride_with_dilation",
+        ),
+        (
+            "vit_b_32",
+            {"img_size": 64},
+            "did you mean 'image_size'? It takes: image_size, dropout, attention_dropout",
+        ),
+        ("resnet18", {"layers": [1, 1, 1, 1]}, "resnet18 takes no argument 'layers'"),
+        ("resnet18", {"norm_layer": "GroupNorm"}, "resnet18 takes no argument 'norm_layer'"),
+        ("mobilenet_v2", {"dropout": "no"}, "MODEL.ARGS.dropout: mobilenet_v2 expects a number; got 'no'"),
+        ("resnet18", {"groups": 1.5}, "MODEL.ARGS.groups: resnet18 expects a whole number; got 1.5"),
+        ("resnet18", {"num_classes": 3}, "MODEL.ARGS.num_classes: set MODEL.NUM_CLASSES instead"),
+        ("resnet18", {"weights": "DEFAULT"}, "MODEL.ARGS.weights: set MODEL.WEIGHTS to a file instead"),
+        ("resnet18", {"progress": False}, "MODEL.ARGS.progress: set MODEL.WEIGHTS to a file instead"),
+        (
+            "googlenet",
+            {"transform_input": True},
+            "MODEL.ARGS.transform_input: set INPUT.MEAN and INPUT.STD instead",
+        ),
+        ("small_cnn", {"num_classes": 3}, "small_cnn takes no argument 'num_classes'"),
+        ("small_cnn", {"width": "wide"}, "MODEL.ARGS.width: small_cnn expects a whole number; got 'wide'"),
+        ("mine", {}, "MODEL.ARGS.depth: mine needs it; set MODEL.ARGS.depth"),
+    ],
+)
+def test_wrong_arguments(name: str, arguments: dict[str, object], message: str) -> None:
+    register_model("mine", mine)
+    with pytest.raises(ConfigError) as error:
+        check_model_arguments(name, arguments, "MODEL.ARGS")
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("name", torchvision.models.list_models(module=torchvision.models))
+def test_every_model_of_torchvisions_says_its_class(name: str) -> None:
+    assert issubclass(torchvision_class(name), nn.Module)
+    check_model_arguments(name, {}, "MODEL.ARGS")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("resnet18", {"groups": 2}, "BasicBlock only supports groups=1"),
+        ("resnet18", {"replace_stride_with_dilation": [False, False, True]}, "Dilation > 1 not supported"),
+        ("vit_b_32", {"image_size": 33}, "Input shape indivisible by patch size"),
+        ("mobilenet_v2", {"inverted_residual_setting": 3}, "object of type 'int' has no len"),
+        ("resnet50", {"width_per_group": -64}, "negative dimension"),
+        ("squeezenet1_1", {"version": "1_0"}, "multiple values"),
+    ],
+)
+def test_values_that_torchvision_refuses(name: str, arguments: dict[str, object], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        build_torchvision(name, 10, arguments)
+
+
+def test_googlenet_is_quiet_and_may_be_told_how_to_begin() -> None:
+    assert build_torchvision("googlenet", 3, {"aux_logits": False}).fc.out_features == 3
+    assert build_torchvision("googlenet", 3, {"init_weights": False}).aux1.fc2.out_features == 3

@@ -1,0 +1,130 @@
+"""The classifier's contract: losses in training, logits in evaluation, names and class of the model itself."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models import GoogLeNet, Inception3, ResNet, resnet18
+from torchvision.models.googlenet import GoogLeNetOutputs
+from torchvision.models.inception import InceptionOutputs
+
+from warmstart.modeling import Classifier, as_classifier
+
+# Cross-entropy of these logits and targets: (ln(1 + e^-2) + ln(1 + e^2)) / 2.
+LOGITS = torch.tensor([[2.0, 0.0], [2.0, 0.0]])
+TARGETS = torch.tensor([0, 1])
+LOSS = 1.1269280110429725
+
+
+class Fixed(nn.Module):
+    """Gives the same output whatever the images."""
+
+    def __init__(self, output: object) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, images: Tensor) -> object:
+        return self.output if self.training else LOGITS
+
+
+def linear() -> nn.Module:
+    return as_classifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)))
+
+
+def test_training_gives_the_mean_cross_entropy() -> None:
+    losses = as_classifier(Fixed(LOGITS))(torch.zeros(2, 1, 2, 2), TARGETS)
+    assert list(losses) == ["loss_cls"]
+    assert losses["loss_cls"].shape == ()
+    assert losses["loss_cls"].item() == pytest.approx(LOSS)
+
+
+def test_evaluation_gives_logits_with_targets_or_without() -> None:
+    model = as_classifier(Fixed(LOGITS)).eval()
+    assert torch.equal(model(torch.zeros(2, 1, 2, 2)), LOGITS)
+    assert torch.equal(model(torch.zeros(2, 1, 2, 2), TARGETS), LOGITS)
+
+
+def test_the_auxiliary_losses_of_googlenet_count_three_tenths() -> None:
+    model = as_classifier(Fixed(GoogLeNetOutputs(LOGITS, 2 * LOGITS, LOGITS)))
+    losses = model(torch.zeros(2, 1, 2, 2), TARGETS)
+    assert {name: loss.item() for name, loss in losses.items()} == {
+        "loss_cls": pytest.approx(1.12692801),
+        "loss_aux1": pytest.approx(0.33807840),
+        "loss_aux2": pytest.approx(0.60544498),  # 0.3 (ln(1 + e^-4) + ln(1 + e^4)) / 2
+    }
+
+
+def test_the_auxiliary_loss_of_inception_counts_four_tenths() -> None:
+    losses = as_classifier(Fixed(InceptionOutputs(LOGITS, LOGITS)))(torch.zeros(2, 1, 2, 2), TARGETS)
+    assert {name: loss.item() for name, loss in losses.items()} == {
+        "loss_cls": pytest.approx(1.12692801),
+        "loss_aux": pytest.approx(0.45077120),
+    }
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "names"),
+    [
+        (lambda: GoogLeNet(3, init_weights=False), 32, ["loss_cls", "loss_aux1", "loss_aux2"]),
+        (lambda: GoogLeNet(3, aux_logits=False, init_weights=False), 32, ["loss_cls"]),
+        (lambda: Inception3(3, init_weights=False), 299, ["loss_cls", "loss_aux"]),
+    ],
+)
+def test_models_that_have_auxiliary_outputs_train_them(model, size: int, names: list[str]) -> None:
+    classifier = as_classifier(model())
+    losses = classifier(torch.randn(2, 3, size, size), torch.tensor([0, 2]))
+    assert list(losses) == names
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in classifier.parameters())
+    assert classifier.eval()(torch.randn(1, 3, size, size)).shape == (1, 3)
+
+
+def test_training_without_targets_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"training mode a classifier needs the targets: model\(images, targets\)"):
+        linear()(torch.zeros(2, 1, 2, 2))
+
+
+def test_the_loss_of_half_precision_logits_is_float32() -> None:
+    loss = as_classifier(Fixed(LOGITS.bfloat16()))(torch.zeros(2, 1, 2, 2), TARGETS)["loss_cls"]
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(LOSS)
+
+
+def test_object_class_and_names_stay_the_models_own() -> None:
+    model = resnet18()
+    names = list(model.state_dict())
+    classifier = as_classifier(model)
+    assert classifier is model
+    assert isinstance(classifier, ResNet)
+    assert isinstance(classifier, Classifier)
+    assert type(classifier).__name__ == "ResNet"
+    assert list(classifier.state_dict()) == names
+    assert type(as_classifier(resnet18())) is type(classifier)
+
+
+@pytest.mark.parametrize("twin", [copy.deepcopy, copy.copy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_copies_and_pickles(twin) -> None:
+    model = linear()
+    other = twin(model)
+    images, targets = torch.randn(2, 1, 2, 2), torch.tensor([0, 2])
+    assert type(other) is type(model)
+    assert torch.equal(other(images, targets)["loss_cls"], model(images, targets)["loss_cls"])
+
+
+def test_a_deep_copy_shares_nothing() -> None:
+    model = linear()
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other[1].weight.zero_()
+    assert not torch.equal(model[1].weight, other[1].weight)
+
+
+def test_compiles_without_graph_breaks() -> None:
+    model = linear()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    images, targets = torch.randn(2, 1, 2, 2), torch.tensor([0, 2])
+    assert torch.equal(compiled(images, targets)["loss_cls"], model(images, targets)["loss_cls"])
+    model.eval()
+    assert torch.equal(compiled(images), model(images))

@@ -1,0 +1,193 @@
+"""Weights from files: what fits is taken, what does not is named, what is no weights file is refused."""
+
+import os
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import densenet121, mnasnet0_5, resnet18
+from torchvision.models.vision_transformer import VisionTransformer
+
+from warmstart.config import ConfigError
+from warmstart.modeling import as_classifier, load_weights
+
+
+def net(classes: int = 3) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, classes))
+
+
+def saved(path: Path, content: object) -> Path:
+    torch.save(content, path)
+    return path
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    theirs = other.state_dict()
+    return all(torch.equal(tensor, theirs[name]) for name, tensor in one.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        lambda state: state,
+        lambda state: dict(state),
+        lambda state: {"model": state, "iteration": 100, "config": {"SEED": 0}},
+        lambda state: {"state_dict": state, "epoch": 3},
+        lambda state: {f"module.{name}": tensor for name, tensor in state.items()},
+        lambda state: {f"_orig_mod.module.{name}": tensor for name, tensor in state.items()},
+    ],
+)
+def test_all_of_it(tmp_path: Path, content) -> None:
+    old, new = net(), net()
+    path = saved(tmp_path / "old.pth", content(old.state_dict()))
+    assert load_weights(new, path) == f"loaded 9/9 tensors from {path}"
+    assert same(new, old)
+
+
+def test_a_data_parallel_wrappers_file(tmp_path: Path) -> None:
+    old, new = net(), net()
+    path = saved(tmp_path / "old.pth", nn.DataParallel(old).state_dict())
+    assert load_weights(new, path) == f"loaded 9/9 tensors from {path}"
+    assert same(new, old)
+
+
+def test_a_model_with_a_part_called_module(tmp_path: Path) -> None:
+    old, new = (nn.ModuleDict({"module": nn.Linear(2, 2)}) for _ in range(2))
+    path = saved(tmp_path / "old.pth", old.state_dict())
+    assert load_weights(new, path) == f"loaded 2/2 tensors from {path}"
+    assert same(new, old)
+
+
+@pytest.mark.need("D10")
+@pytest.mark.parametrize("classes", [2, 5])
+def test_another_number_of_classes(tmp_path: Path, classes: int) -> None:
+    old, new = net(3), net(classes)
+    head = new[2].weight.clone()
+    path = saved(tmp_path / "old.pth", old.state_dict())
+    assert load_weights(new, path) == (
+        f"loaded 7/9 tensors from {path}; skipped: 2.weight (3, 4) does not fit ({classes}, 4),"
+        f" 2.bias (3,) does not fit ({classes},)"
+    )
+    assert same(new[:2], old[:2])
+    assert torch.equal(new[2].weight, head)
+
+
+@pytest.mark.need("D10")
+def test_missing_and_extra_tensors_are_named(tmp_path: Path) -> None:
+    state = {"0.weight": torch.ones(4, 4), "0.bias": torch.ones(3), "ema.decay": torch.ones(())}
+    state |= {f"head{i}": torch.ones(1) for i in range(5)}
+    model = net()
+    path = saved(tmp_path / "old.pth", state)
+    assert load_weights(model, path) == (
+        f"loaded 1/9 tensors from {path}; skipped: 0.bias (3,) does not fit (4,), 1.weight is not in the file,"
+        " 1.bias is not in the file, 1.running_mean is not in the file and 4 more like it,"
+        " ema.decay is not in the model, head0 is not in the model, head1 is not in the model and 3 more like it"
+    )
+    assert torch.equal(model[0].weight, torch.ones(4, 4))
+
+
+@pytest.mark.need("D10")
+@pytest.mark.parametrize("state", [{"fc.weight": torch.ones(2)}, {"0.weight": torch.ones(2)}])
+def test_nothing_that_fits_is_an_error(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    path = saved(tmp_path / "old.pth", state)
+    with pytest.raises(ConfigError, match=r"^MODEL.WEIGHTS \(x.yaml:2\): no tensor of .*old.pth fits the model: "):
+        load_weights(net(), path, "MODEL.WEIGHTS (x.yaml:2)")
+
+
+@pytest.mark.parametrize("content", [[1, 2], torch.ones(2), {"a": 1}, {}, "text"])
+def test_files_without_named_tensors(tmp_path: Path, content: object) -> None:
+    with pytest.raises(ConfigError, match="no tensor of .* fits the model: 0.weight is not in the file"):
+        load_weights(net(), saved(tmp_path / "old.pth", content))
+
+
+@pytest.mark.parametrize("make", [resnet18, mnasnet0_5])
+def test_torchvisions_models_as_classifiers(tmp_path: Path, make) -> None:
+    old, new = make(num_classes=4), as_classifier(make(num_classes=4))
+    path = saved(tmp_path / "old.pth", {f"module.{n}": t for n, t in old.state_dict().items()})
+    assert load_weights(new, path) == f"loaded {len(old.state_dict())}/{len(old.state_dict())} tensors from {path}"
+    assert same(new, old)
+
+
+def test_the_names_of_published_densenets(tmp_path: Path) -> None:
+    old, new = densenet121(num_classes=2), densenet121(num_classes=2)
+    layer = re.compile(r"(denselayer\d+\.(?:norm|conv))(\d)")
+    published = {layer.sub(r"\1.\2", name): tensor for name, tensor in old.state_dict().items()}
+    assert "features.denseblock1.denselayer1.norm.1.weight" in published
+    assert load_weights(new, saved(tmp_path / "old.pth", published)).startswith("loaded 727/727 tensors")
+    assert same(new, old)
+
+
+def old_vit(mlp_dim: int) -> dict[str, torch.Tensor]:
+    """A state as torchvision saved it before its MLPs were renamed, without version numbers."""
+    state = vit(mlp_dim).state_dict()
+    state._metadata.clear()
+    for old, new in (("mlp.0.", "mlp.linear_1."), ("mlp.3.", "mlp.linear_2.")):
+        for name in [name for name in state if old in name]:
+            state[name.replace(old, new)] = state.pop(name)
+    state._metadata[""] = {"version": 1}
+    return state
+
+
+def vit(mlp_dim: int) -> VisionTransformer:
+    return VisionTransformer(8, 4, num_layers=1, num_heads=1, hidden_dim=4, mlp_dim=mlp_dim, num_classes=2)
+
+
+def test_names_that_the_model_itself_translates(tmp_path: Path) -> None:
+    path = saved(tmp_path / "old.pth", old_vit(8))
+    assert load_weights(vit(8), path) == f"loaded 20/20 tensors from {path}"
+    with pytest.raises(
+        ConfigError, match=r"^MODEL.WEIGHTS: .*old.pth does not fit the model: .* size mismatch for .*mlp"
+    ):
+        load_weights(vit(6), path)
+
+
+class Touch:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.need("D8")
+@pytest.mark.parametrize("save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
+def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path, save) -> None:
+    trace = tmp_path / "trace"
+    save({"0.weight": torch.ones(4, 4), "x": Touch(trace)}, tmp_path / "bad.pth")
+    message = r"MODEL.WEIGHTS: .*bad.pth is refused: .* could run code; save model.state_dict\(\) with torch.save$"
+    with pytest.raises(ConfigError, match=message):
+        load_weights(net(), tmp_path / "bad.pth")
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("keep", [0, 10, 500])
+def test_a_truncated_file(tmp_path: Path, keep: int) -> None:
+    path = saved(tmp_path / "old.pth", net().state_dict())
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(
+        ConfigError, match="^MODEL.WEIGHTS: .*old.pth is damaged or not a file that torch.save wrote"
+    ):
+        load_weights(net(), path)
+
+
+def test_a_flipped_bit(tmp_path: Path) -> None:
+    state = {"0.weight": torch.full((4, 4), 0.1234)}
+    path = saved(tmp_path / "old.pth", state)
+    content = bytearray(path.read_bytes())
+    content[content.index(state["0.weight"].numpy().tobytes())] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(
+        ConfigError, match="^MODEL.WEIGHTS: .*old.pth is damaged: the checksum of .*data/0 is wrong$"
+    ):
+        load_weights(net(), path)
+
+
+def test_no_file(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.pth", tmp_path):
+        with pytest.raises(ConfigError, match=f"^MODEL.WEIGHTS: no such file: {path}$"):
+            load_weights(net(), path)
