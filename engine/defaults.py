@@ -81,9 +81,7 @@ def read_command_line(
     found, overrides = parse_command_line(argv, flags, cfg.has_key)
     for module in found["import"]:
         _import(module)
-    if found["config_file"]:
-        cfg.merge_from_file(found["config_file"])
-    cfg.merge_from_list(overrides, source="command line")
+    cfg.merge(found["config_file"] or "", overrides, source="command line")
     cfg.freeze()
     if found["print_config"]:
         print(describe_config(cfg))
