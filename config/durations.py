@@ -72,7 +72,6 @@ def resolve_durations(cfg: CfgNode, iters_per_epoch: Fraction | int | None = Non
     >>> solver.MAX_ITER, solver.STEPS, solver.WARMUP_ITERS
     (9000, (3000, 6000), 225)
     """
-    values = cfg.flatten()
     fields = {key: field for key, field in cfg.fields() if _is_duration(field)}
     for name, value in cfg.SOLVER.LR_SCHEDULER_ARGS.items():
         if _STEP_ARGUMENT.fullmatch(name) and value is not None:
@@ -80,7 +79,8 @@ def resolve_durations(cfg: CfgNode, iters_per_epoch: Fraction | int | None = Non
             fields[f"SOLVER.LR_SCHEDULER_ARGS.{name}"] = ListOf(Duration(1), ()) if several else Duration(1)
 
     def iterations(key: str, max_iter: int | None) -> Any:
-        value = fields[key].read(key, cfg.source(key), values[key])
+        node, name = _holder(cfg, key)
+        value = fields[key].read(key, cfg.source(key), node[name])
         try:
             if isinstance(value, tuple):
                 return tuple(to_iterations(v, max_iter=max_iter, iters_per_epoch=iters_per_epoch) for v in value)
@@ -93,13 +93,17 @@ def resolve_durations(cfg: CfgNode, iters_per_epoch: Fraction | int | None = Non
     resolved: CfgNode = cfg.clone()
     for key in fields:
         with gathering(problems):
-            *sections, name = key.split(".")
+            node, name = _holder(resolved, key)
             # Item access: it takes what is right by construction, and keeps the source of the value.
-            node = reduce(getitem, sections, resolved)
             node[name] = max_iter if key == "SOLVER.MAX_ITER" else iterations(key, max_iter)
     if problems:
         raise ConfigError(problems)
     return resolved
+
+
+def _holder(cfg: CfgNode, key: str) -> tuple[CfgNode, str]:
+    *sections, name = key.split(".")
+    return reduce(getitem, sections, cfg), name
 
 
 def _is_duration(field: Field) -> bool:

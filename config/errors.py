@@ -74,3 +74,37 @@ def unknown_name(label: str, what: str, name: str, known: Iterable[str]) -> Conf
     match = nearest(name, names)
     hint = f"; did you mean {match!r}?" if match else "."
     return ConfigError(f"{label}: no {what} is called {name!r}{hint} Known: {', '.join(names)}")
+
+
+def unknown_key(source: str, key: str, known: Sequence[str]) -> ConfigError:
+    """Return the error for a key that is not declared; it names the key that was probably meant.
+
+    Args:
+        source: who wrote the key: "x.yaml:12".
+        key: what stands there.
+        known: all sections and keys.
+
+    >>> known = ["SOLVER", "SOLVER.BASE_LR", "SOLVER.GAMMA"]
+    >>> for key in ("SOLVER.BASE_RL", "base_lr", "SOLVER.GAMMA.0", "SOLVER.MAX_EPOCHS"):
+    ...     print(unknown_key("x.yaml:1", key, known))
+    x.yaml:1: unknown key SOLVER.BASE_RL; did you mean SOLVER.BASE_LR?
+    x.yaml:1: unknown key base_lr; did you mean SOLVER.BASE_LR?
+    x.yaml:1: unknown key SOLVER.GAMMA.0; did you mean SOLVER.GAMMA?
+    x.yaml:1: unknown key SOLVER.MAX_EPOCHS; a length in epochs is written SOLVER.MAX_ITER 90ep
+    """
+    section, _, last = key.rpartition(".")
+    inside = {name.removeprefix(f"{section}."): name for name in known if name.startswith(f"{section}.")}
+    # The right name in the wrong section is nearer than any spelling; a name in its own section comes next.
+    match = " or ".join(name for name in known if name.rpartition(".")[2] == last.upper())
+    match = match or inside.get(nearest(last, inside), "")
+    if not match and not inside:
+        match = section if section in known else nearest(key, known)
+    if last == "_BASE_":
+        hint = "_BASE_ stands at the top level of a file"
+    elif match:
+        hint = f"did you mean {match}?"
+    elif "EPOCH" in last.upper():
+        hint = "a length in epochs is written SOLVER.MAX_ITER 90ep"
+    else:
+        hint = "config/defaults.py lists all keys"
+    return ConfigError(f"{source}: unknown key {key}; {hint}")

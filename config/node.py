@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from fvcore.common.config import CfgNode as _CfgNode
 
-from .errors import ConfigError, gathering, nearest
+from .errors import ConfigError, gathering, unknown_key
 from .fields import Field, shown
-from .layers import BASE_KEY, Assignment, leaves, load_file, pairs
+from .layers import Assignment, leaves, load_file, pairs
 from .lists import Open, field_like
 from .yaml12 import dump_yaml, numbers_in, parse_scalar
 
@@ -184,7 +184,7 @@ class CfgNode(_CfgNode):  # type: ignore[misc]  # fvcore ships no types
         theirs = {assignment.key: assignment.value for assignment in leaves(other, "")}
         ours = self.flatten()
         return [
-            Difference(key, theirs.get(key), ours.get(key), self.source(key) or _PYTHON)
+            Difference(key, theirs.get(key), ours.get(key), self.source(key) or "defaults")
             for key in [*ours, *(k for k in theirs if k not in ours)]
             if (key in theirs) != (key in ours) or theirs[key] != ours[key]
         ]
@@ -233,9 +233,8 @@ class CfgNode(_CfgNode):  # type: ignore[misc]  # fvcore ships no types
             value = numbers_in(value) if isinstance(value, str) else value
             return [assignment._replace(value=value, is_text=False)]
         if value is not None:  # `SOLVER:` with nothing below it is nothing
-            raise ConfigError(
-                f"{key} ({source}): expected keys with values, as {key}.NAME VALUE; got {shown(value)}"
-            )
+            example = f"{key}.{next(iter(node), 'NAME')}"
+            raise ConfigError(f"{key} ({source}): expected keys with values, as {example}; got {shown(value)}")
         return []
 
     def _assign(self, assignment: Assignment) -> None:
@@ -251,25 +250,8 @@ class CfgNode(_CfgNode):  # type: ignore[misc]  # fvcore ships no types
                     node[arguments]._clear()
             node[name] = value
         else:
-            raise self._unknown(assignment)
+            raise unknown_key(assignment.source, assignment.key, list(self._names()))
         node.__dict__[_SOURCES][".".join(rest)] = assignment.source
-
-    def _unknown(self, assignment: Assignment) -> ConfigError:
-        key, last = assignment.key, assignment.path[-1].upper()
-        if key == BASE_KEY:
-            return ConfigError(f"{assignment.source}: {BASE_KEY} can only stand in a file")
-        node, rest = self._find(assignment.path)
-        near = nearest(".".join(rest), node._names()) or nearest(rest[0], node)
-        near = ".".join([*assignment.path[: -len(rest)], near]) if near else ""
-        # The right name in the wrong section (BASE_LR for SOLVER.BASE_LR) is nearer than any spelling.
-        match = " or ".join(name for name in self._names() if name.rpartition(".")[2] == last) or near
-        if match:
-            hint = f"did you mean {match}?"
-        elif "EPOCH" in last:
-            hint = "a length in epochs is written SOLVER.MAX_ITER 90ep"
-        else:
-            hint = "config/defaults.py lists all keys"
-        return ConfigError(f"{assignment.source}: unknown key {key}; {hint}")
 
     def _names(self) -> Iterator[str]:
         for name, value in self.items():
