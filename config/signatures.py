@@ -64,7 +64,7 @@ def check_arguments(
         raise ConfigError(problems)
 
 
-def call(label: str, name: str, function: Callable[..., Any], *args: Any, **arguments: Any) -> Any:
+def call(label: str, name: str, function: Callable[..., Any], /, *args: Any, **arguments: Any) -> Any:
     """Return `function(*args, **arguments)`; what it refuses becomes a ConfigError that names the key.
 
     >>> call("MODEL.ARGS", "int", int, "x")

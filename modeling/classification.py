@@ -66,7 +66,8 @@ def as_classifier(model: nn.Module) -> nn.Module:
     >>> model.eval()(images).shape, isinstance(model, nn.Sequential)
     (torch.Size([3, 2]), True)
     """
-    model.__class__ = _classifier_class(type(model))
+    base: Any = type(model)  # mypy takes a class for unhashable where its instances are
+    model.__class__ = _classifier_class(base)
     return model
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from warmstart.config import ConfigError
@@ -70,34 +72,29 @@ def set_in_channels(model: nn.Module, channels: int) -> None:
     """
     name, conv = next((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
     if conv.in_channels != channels:
-        model.set_submodule(name, _new_conv(conv, channels, conv.kernel_size, conv.stride, conv.padding))
+        model.set_submodule(name, _like(conv, in_channels=channels))
 
 
 def _same_size(conv: nn.Conv2d) -> nn.Conv2d:
-    kernel = min(conv.kernel_size[0], 3)
-    if kernel == conv.kernel_size[0]:
-        conv.stride, conv.padding = (1, 1), (kernel // 2, kernel // 2)
-        return conv
-    return _new_conv(conv, conv.in_channels, (kernel, kernel), (1, 1), (kernel // 2, kernel // 2))
-
-
-def _new_conv(
-    old: nn.Conv2d,
-    in_channels: int,
-    kernel: tuple[int, ...],
-    stride: tuple[int, ...],
-    padding: str | tuple[int, ...],
-) -> nn.Conv2d:
-    # Only first layers come here: neither grouped nor dilated. Mypy takes tuples of two for these.
-    conv = nn.Conv2d(
-        in_channels,
-        old.out_channels,
-        kernel,  # type: ignore[arg-type]
-        stride,  # type: ignore[arg-type]
-        padding,  # type: ignore[arg-type]
-        bias=old.bias is not None,
-    )
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    if conv.bias is not None:
-        nn.init.zeros_(conv.bias)
+    if max(conv.kernel_size) > 3:
+        return _like(conv, kernel_size=3, stride=1, padding=1)
+    conv.stride = (1, 1)
+    conv.padding = tuple(size // 2 for size in conv.kernel_size)
     return conv
+
+
+def _like(conv: nn.Conv2d, **changes: Any) -> nn.Conv2d:
+    """Return a new convolution as `conv`, a first layer, but for `changes`."""
+    settings: dict[str, Any] = {
+        "in_channels": conv.in_channels,
+        "out_channels": conv.out_channels,
+        "kernel_size": conv.kernel_size,
+        "stride": conv.stride,
+        "padding": conv.padding,
+        "bias": conv.bias is not None,
+    }
+    new = nn.Conv2d(**(settings | changes))
+    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
+    if new.bias is not None:
+        nn.init.zeros_(new.bias)
+    return new

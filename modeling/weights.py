@@ -45,18 +45,21 @@ def load_weights(model: nn.Module, path: str | Path, label: str = "MODEL.WEIGHTS
     loaded 2/4 tensors from /old.pth; skipped: 1.weight (3, 4) does not fit (2, 4), 1.bias (3,) does not fit (2,)
     """
     own = model.state_dict()
-    found = _tensors(_read(Path(path), label), own)
-    misfits = [name for name, tensor in found.items() if name in own and tensor.shape != own[name].shape]
-    fitting = OrderedDict((name, tensor) for name, tensor in found.items() if name not in misfits)
-    # Some of torchvision's classes read older files by the version that this attribute holds.
-    fitting._metadata = getattr(found, "_metadata", None) or own._metadata  # type: ignore[attr-defined]
+    state = _tensors(_read(Path(path), label), own)
+    misfits = {
+        name: f"{name} {tuple(tensor.shape)} does not fit {tuple(own[name].shape)}"
+        for name, tensor in state.items()
+        if name in own and tensor.shape != own[name].shape
+    }
+    for name in misfits:
+        del state[name]
     try:
-        result = model.load_state_dict(fitting, strict=False)
+        result = model.load_state_dict(state, strict=False)
     except RuntimeError as error:  # a tensor that the class renames, and that then does not fit
         raise ConfigError(f"{label}: {path} does not fit the model: {' '.join(str(error).split())}") from None
     loaded = len(own) - len(result.missing_keys)
     skipped = [
-        [f"{name} {_shape(found[name])} does not fit {_shape(own[name])}" for name in misfits],
+        list(misfits.values()),
         [f"{name} is not in the file" for name in result.missing_keys if name not in misfits],
         [f"{name} is not in the model" for name in result.unexpected_keys],
     ]
@@ -91,31 +94,30 @@ def _read(path: Path, label: str) -> Any:
         ) from None
 
 
-def _tensors(content: Any, own: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
+def _tensors(content: Any, own: dict[str, Any]) -> OrderedDict[str, Tensor]:
     """Return the tensors of a file's content by the names that the model has for them."""
     state = content
     for entry in ("model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(entry), Mapping):
             state = content[entry]
             break
-    found: OrderedDict[str, Tensor] = OrderedDict()
-    if isinstance(state, Mapping):
-        found.update((_own_name(name, own), t) for name, t in state.items() if isinstance(t, Tensor))
-        metadata = getattr(state, "_metadata", {})
-        found._metadata = {_own_name(f"{n}.", own)[:-1]: v for n, v in metadata.items()}  # type: ignore[attr-defined]
-    return found
+    if not isinstance(state, Mapping):
+        state = {}
+    tensors = OrderedDict((_own_name(name, own), t) for name, t in state.items() if isinstance(t, Tensor))
+    # Some of torchvision's classes read older files by the versions that this attribute of a state holds.
+    versions = getattr(state, "_metadata", None)
+    if versions is None:
+        versions = own._metadata  # type: ignore[attr-defined]
+    tensors._metadata = {_own_name(f"{n}.", own)[:-1]: v for n, v in versions.items()}  # type: ignore[attr-defined]
+    return tensors
 
 
-def _own_name(name: str, own: Mapping[str, Tensor]) -> str:
+def _own_name(name: str, own: dict[str, Any]) -> str:
     if name in own:
         return name
     name = re.sub(r"^(module\.|_orig_mod\.)+", "", name)
     # torchvision's published DenseNets still have the names of 2017: norm.1 is norm1 today.
     return re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", name)
-
-
-def _shape(tensor: Tensor) -> tuple[int, ...]:
-    return tuple(tensor.shape)
 
 
 def _shortened(items: list[str]) -> str:

@@ -74,6 +74,15 @@ def test_a_registered_model_gets_sizes_and_arguments(own_registry: None) -> None
     assert list(model(torch.zeros(2, 1, 4, 4), torch.tensor([0, 1]))) == ["loss_cls"]
 
 
+def test_arguments_may_have_any_name(own_registry: None) -> None:
+    def named(num_classes: int, in_channels: int, name: str, label: str, function: str) -> nn.Module:
+        return nn.Linear(in_channels, len(name + label + function))
+
+    register_model("named", named)
+    cfg = configured("MODEL.NAME", "named", "MODEL.ARGS", "{name: a, label: b, function: c}")
+    assert build_model(cfg).out_features == 3
+
+
 def test_a_registered_builder_returns_a_module(own_registry: None) -> None:
     register_model("none", lambda num_classes, in_channels: None)
     message = r"^MODEL.NAME \(override\): the builder of none must return a torch.nn.Module; got a NoneType$"
