@@ -32,7 +32,7 @@ from .resolve import get_device, resolve_config
 from .resume import versions
 from .rng import seed_all
 from .trainer import HookBase, Trainer
-from .writers import ConsoleWriter, JSONWriter, TensorBoardWriter, score_lines
+from .writers import ConsoleWriter, JSONWriter, TensorBoardWriter, Writer, score_lines
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ def default_hooks(cfg: CfgNode, model: nn.Module) -> list[HookBase]:
     4. The checkpoint comes last, so that it holds what all the others know after this iteration.
     """
     output = Path(cfg.OUTPUT_DIR)
-    writers = [
+    writers: list[Writer] = [
         ConsoleWriter(cfg.SOLVER.MAX_ITER),
         JSONWriter(output / "metrics.json"),
         TensorBoardWriter(output),

@@ -69,19 +69,19 @@ class RecordHook(HookBase):
         trainer.settle()
         before, self._mark = self._mark, self._now(trainer)
         updates, seconds, data, paused = (b - a for a, b in zip(before, self._mark, strict=True))
-        groups = trainer.optimizer.param_groups
-        rates = {f"lr/{g.get('name', i)}": r for i, (g, r) in enumerate(zip(groups, trainer.rates, strict=False))}
-        record = {
+        names = [group.get("name", index) for index, group in enumerate(trainer.optimizer.param_groups)]
+        rates = {f"lr/{name}": float(rate) for name, rate in zip(names, trainer.rates, strict=False)}
+        record: Record = {
             "iteration": trainer.iteration,
             **trainer.losses.averages(),
-            "lr": trainer.rates[0],
+            "lr": float(trainer.rates[0]),
             **(rates if len(rates) > 1 else {}),
             "data_time": data / updates,
             "time": (seconds - paused) / updates,
             **trainer.scalars,
         }
         trainer.scalars = {}
-        return {name: float(value) if name != "iteration" else value for name, value in record.items()}
+        return record
 
     @staticmethod
     def _now(trainer: Trainer) -> tuple[int, float, float, float]:

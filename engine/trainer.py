@@ -134,7 +134,7 @@ class Trainer:
         #: What hooks want in this iteration's record, besides the losses; anything in it makes a record.
         self.scalars: dict[str, float] = {}
         #: The rate of each parameter group in the last update.
-        self.rates: list[float] = []
+        self.rates: list[float | Tensor] = []
         #: Seconds spent waiting for data, and outside of training (evaluating, saving), so far.
         self.data_seconds = 0.0
         self.paused_seconds = 0.0
@@ -228,7 +228,7 @@ class Trainer:
         try:
             self.losses.settle(self.iteration)
         except NonFiniteLossError as error:
-            rates = ", ".join(f"{rate:g}" for rate in self.rates)
+            rates = ", ".join(f"{float(rate):g}" for rate in self.rates)
             raise NonFiniteLossError(
                 f"{error}; the rate of the last update was {rates}. Nothing was saved after it: try a lower "
                 "SOLVER.BASE_LR or a longer SOLVER.WARMUP_ITERS, and resume from the last checkpoint"

@@ -55,7 +55,8 @@ class JSONWriter:
         """Keep the lines up to `iteration`."""
         if not self.path.exists():
             return
-        kept, cut = [], []
+        kept: list[str] = []
+        cut: list[str] = []
         for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True):
             (kept if self._iteration(line) <= iteration else cut).append(line)
         if cut:
@@ -98,7 +99,7 @@ class TensorBoardWriter:
         from torch.utils.tensorboard import SummaryWriter  # slow to import: only a training run pays
 
         purge = iteration + 1 if iteration else None
-        self._writer = SummaryWriter(self.folder, purge_step=purge)  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(self.folder, purge_step=purge)
 
     def write(self, record: Record) -> None:
         """Write the scalars; flushed, so that a kill loses nothing."""
@@ -182,8 +183,9 @@ class ConsoleWriter:
 
 def memory_mb() -> float:
     """Return the peak memory of this process in MiB: on the GPU where one is in use, else of the host."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated() / 2**20
+    on_gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    if on_gpu:
+        return on_gpu / 2**20
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
