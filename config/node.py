@@ -228,7 +228,8 @@ class CfgNode(_CfgNode):  # type: ignore[misc]  # fvcore ships no types
         except ValueError as error:
             raise ConfigError(f"{key} ({source}): not a whole list or mapping: {error}; got {value!r}") from None
         if isinstance(value, dict):
-            return list(leaves(value, source, assignment.path))
+            inner = leaves(value, source, assignment.path)
+            return [expanded for leaf in inner for expanded in self._expand(leaf)]
         if rest:
             value = numbers_in(value) if isinstance(value, str) else value
             return [assignment._replace(value=value, is_text=False)]

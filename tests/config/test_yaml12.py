@@ -1,0 +1,119 @@
+"""YAML 1.2 where PyYAML reads 1.1, and plain data only."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import yaml
+
+from warmstart.config.yaml12 import Loader, dump_yaml, numbers_in, parse_scalar, split_list
+
+
+@pytest.mark.need("F5", "S11")
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-4", 1e-4),
+        ("1E5", 1e5),
+        ("-1e-4", -1e-4),
+        ("+2", 2),
+        (".5", 0.5),
+        ("5.", 5.0),
+        ("010", 10),
+        ("0o10", 8),
+        ("0x1F", 31),
+        ("[1e-4, 1e-3]", [1e-4, 1e-3]),
+        ("{a: 1e3}", {"a": 1e3}),
+        ("-.INF", -math.inf),
+        ("true", True),
+        ("False", False),
+        ("~", None),
+        ("Null", None),
+        ("", None),
+        ("'10'", "10"),
+        ('"1e-4"', "1e-4"),
+        ("on", "on"),
+        ("yes", "yes"),
+        ("12:30", "12:30"),
+        ("1_000", "1_000"),
+        ("2024-01-01", "2024-01-01"),
+        ("1e", "1e"),
+        ("=", "="),
+        ("a: b: c", "a: b: c"),
+        ("*.png", "*.png"),
+        ("!!python/name:os.system", "!!python/name:os.system"),
+    ],
+)
+def test_scalars(text: str, value: Any) -> None:
+    parsed = parse_scalar(text)
+    assert parsed == value
+    assert type(parsed) is type(value)
+
+
+def test_nan_is_a_float() -> None:
+    assert math.isnan(parse_scalar(".NaN"))
+
+
+@pytest.mark.parametrize("text", ["[1, 2", "{", "{a: 1, a: 2}", "[!!int 3]"])
+def test_what_begins_as_a_list_or_mapping_must_be_one(text: str) -> None:
+    with pytest.raises(ValueError, match="expected|written twice|takes no tags"):
+        parse_scalar(text)
+
+
+@pytest.mark.need("F4")
+@pytest.mark.parametrize("text", ["1,2", "1, 2", "(1, 2)", "[1, 2]", "(1,2,)", " [1,2] ", "'1', \"2\""])
+def test_one_list_in_many_forms(text: str) -> None:
+    assert split_list(text) == ["1", "2"]
+
+
+@pytest.mark.parametrize("text", ["1,,2", "[1", "(1], 2"])
+def test_broken_lists_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="^$"):
+        split_list(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("0.9,0.999", [0.9, 0.999]),
+        ("(0.9, 0.999)", [0.9, 0.999]),
+        ("30,", [30]),
+        ("30", "30"),
+        ("a,1", "a,1"),
+        ("1,[2]", "1,[2]"),
+        ("1,,2", "1,,2"),
+    ],
+)
+def test_numbers_with_commas_are_a_list_where_no_type_is_declared(text: str, value: Any) -> None:
+    assert numbers_in(text) == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "1e5",
+        "on",
+        "yes",
+        "0o17",
+        "010",
+        "12:30",
+        "null",
+        "",
+        " a ",
+        "a: b",
+        "2.5%",
+        "ü",
+        "a\nb",
+        1e-5,
+        1e20,
+        3,
+        None,
+    ]
+    + [True, [0.9, 0.95], [["A", {}], ["B", {"c": 1}]], {"a": {"b": ["1"]}}],
+)
+def test_what_is_dumped_is_read_back(value: Any) -> None:
+    text = dump_yaml({"KEY": value, "AGAIN": value})
+    assert yaml.load(text, Loader) == {"KEY": value, "AGAIN": value}
+    assert "&id" not in text
