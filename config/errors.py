@@ -85,11 +85,10 @@ def unknown_key(source: str, key: str, known: Sequence[str]) -> ConfigError:
         known: all sections and keys.
 
     >>> known = ["SOLVER", "SOLVER.BASE_LR", "SOLVER.GAMMA"]
-    >>> for key in ("SOLVER.BASE_RL", "base_lr", "SOLVER.GAMMA.0", "SOLVER.MAX_EPOCHS"):
+    >>> for key in ("SOLVER.BASE_RL", "base_lr", "SOLVER.MAX_EPOCHS"):
     ...     print(unknown_key("x.yaml:1", key, known))
     x.yaml:1: unknown key SOLVER.BASE_RL; did you mean SOLVER.BASE_LR?
     x.yaml:1: unknown key base_lr; did you mean SOLVER.BASE_LR?
-    x.yaml:1: unknown key SOLVER.GAMMA.0; did you mean SOLVER.GAMMA?
     x.yaml:1: unknown key SOLVER.MAX_EPOCHS; a length in epochs is written SOLVER.MAX_ITER 90ep
     """
     section, _, last = key.rpartition(".")
@@ -98,7 +97,7 @@ def unknown_key(source: str, key: str, known: Sequence[str]) -> ConfigError:
     match = " or ".join(name for name in known if name.rpartition(".")[2] == last.upper())
     match = match or inside.get(nearest(last, inside), "")
     if not match and not inside:
-        match = section if section in known else nearest(key, known)
+        match = nearest(key, known)
     if last == "_BASE_":
         hint = "_BASE_ stands at the top level of a file"
     elif match:

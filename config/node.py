@@ -239,20 +239,24 @@ class CfgNode(_CfgNode):  # type: ignore[misc]  # fvcore ships no types
         return []
 
     def _assign(self, assignment: Assignment) -> None:
-        node, rest = self._find(assignment.path)
+        path, value, source, is_text = assignment
+        node, rest = self._find(path)
         if node.is_new_allowed():
-            _assign_open(node, rest, assignment.value)
-        elif len(rest) == 1 and rest[0] in node:
+            _assign_open(node, rest, value)
+        elif rest[0] not in node:
+            raise unknown_key(source, assignment.key, list(self._names()))
+        else:
             fields, name = node.__dict__[_FIELDS], rest[0]
-            _, value, source, is_text = assignment
+            if len(rest) > 1:
+                whole = ".".join(path[: 1 - len(rest)])
+                hint = f"{whole} expects {fields[name].expected} (for example: {whole} {fields[name].example})"
+                raise ConfigError(f"{source}: unknown key {assignment.key}; {hint}")
             value = fields[name].read(assignment.key, source, value, is_text=is_text)
             for arguments, declared in fields.items():
                 if isinstance(declared, Open) and declared.owner == name and value != node[name]:
                     node[arguments]._clear()
             node[name] = value
-        else:
-            raise unknown_key(assignment.source, assignment.key, list(self._names()))
-        node.__dict__[_SOURCES][".".join(rest)] = assignment.source
+        node.__dict__[_SOURCES][".".join(rest)] = source
 
     def _names(self) -> Iterator[str]:
         for name, value in self.items():

@@ -91,7 +91,15 @@ SOLVER:
             "MODEL:\n  ARGS: 3\n",
             r"^MODEL.ARGS \(x.yaml:2\): expected keys with values, as MODEL.ARGS.NAME; got 3$",
         ),
-        ("SOLVER:\n  STEPS: {a: 1}\n", "x.yaml:2: unknown key SOLVER.STEPS.a; did you mean SOLVER.STEPS?"),
+        (
+            "SOLVER:\n  STEPS: {a: 1}\n",
+            "x.yaml:2: unknown key SOLVER.STEPS.a; SOLVER.STEPS expects a list, each entry ",
+        ),
+        (
+            "INPUT:\n  TRANSFORMS_TRAIN:\n    RandomCrop: {size: 28}\n",
+            "x.yaml:3: unknown key INPUT.TRANSFORMS_TRAIN.RandomCrop.size; INPUT.TRANSFORMS_TRAIN expects a list of"
+            r" names, each with or without arguments \(for example: INPUT.TRANSFORMS_TRAIN \[RandomHorizontalFlip",
+        ),
         ("1: 2\n[a]: 3\nnull: 4\n", r"(?s)3 problems:.*x.yaml:1: unknown key 1;.*:2: unknown key \['a'\];.*:3: "),
     ],
 )

@@ -127,6 +127,10 @@ def test_open_arguments_nest_and_replace() -> None:
         (["MODEL={ARGS: 1, NAME: x}"], r"MODEL.ARGS \(override\): expected keys with values"),
         (["SOLVER", "1"], r"SOLVER \(override\): expected keys with values, as SOLVER.OPTIMIZER; got 1"),
         (["SOLVER={BASE_LR: 1, X: 2}"], "override: unknown key SOLVER.X; config/defaults.py lists all keys"),
+        (
+            ["SOLVER.STEPS.0", "3"],
+            "override: unknown key SOLVER.STEPS.0; SOLVER.STEPS expects a list, each entry ",
+        ),
         (["_BASE_", "x.yaml"], "override: unknown key _BASE_; _BASE_ stands at the top level of a file"),
     ],
 )
