@@ -1,130 +1,133 @@
-"""Schedulers: an optimizer, its base rates, a count, and a schedule that says the rest."""
+"""Schedules as torch schedulers: for a hand-written loop, and for whatever takes an LRScheduler."""
 
 from __future__ import annotations
 
-import math
+import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from fvcore.common.param_scheduler import ParamScheduler
-from torch import Tensor
-from torch.optim import Optimizer
+import torch
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.optimizer import Optimizer
 
 from .schedules import Cosine, MultiStep, Product, Schedule, Warmup
 
 
 class ScheduleLR(LRScheduler):
-    """Sets each group's rate to its base rate times `schedule(iteration)`.
+    """Keeps each group's rate at its base rate times `schedule(iteration)`.
 
-    `last_epoch` is the iteration: the number of step() calls, and the index of the next update. Base
-    rates are the groups' rates when the scheduler first sees them; loading an optimizer's state does
-    not change them. A group added later follows from the next step().
+    Call `step()` after each update. `last_epoch` is the iteration: updates done, and the index of the
+    next one. The rate is a function of the iteration and of nothing else, so `state_dict()` is the
+    iteration alone, and stepping, `lr_at`, `last_epoch` at construction and `load_state_dict` give the
+    same bits. Base rates belong to the scheduler: rates that an optimizer loads are overwritten, in
+    either order of loading. A group added later follows from the next `step()`, from the rate it was
+    added with. `get_last_lr()` gives floats, also where a group's rate is a tensor.
 
     Args:
-        optimizer: its groups' `lr` may be floats or tensors.
-        schedule: factor of the base rate at each iteration.
-        last_epoch: -1 begins anew; k, as in torch, is the index of the last update done.
+        optimizer: its groups' "initial_lr" are the base rates, or where they have none their "lr".
+        schedule: from the iteration to a factor, defined for every t >= 0.
+        last_epoch: -1 to start; k where updates 0 to k are done.
 
-    >>> import torch
-    >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
-    >>> scheduler = ScheduleLR(optimizer, MultiStep((2,), gamma=0.1))
+    >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    >>> scheduler = ScheduleLR(optimizer, MultiStep((2,), gamma=0.5))
     >>> for _ in range(2):
     ...     optimizer.step()
     ...     scheduler.step()
-    >>> scheduler.get_last_lr(), scheduler.lr_at(1), scheduler.state_dict()
-    ([0.05], [0.5], {'last_epoch': 2})
+    >>> scheduler.state_dict(), scheduler.get_last_lr(), scheduler.lr_at(0)
+    ({'last_epoch': 2}, [0.25], [0.5])
     """
 
+    # HF accelerate counts the micro-batches here on which it does not step; nothing of ours reads it.
+    _step_count = 0
+
     def __init__(self, optimizer: Optimizer, schedule: Schedule, last_epoch: int = -1) -> None:
-        # Not torch's __init__: it wraps optimizer.step to warn about the order of calls, which also hits
-        # who does it right (GradScaler skipping a step, accelerate), and steps once by itself.
+        # Without super().__init__(): torch's replaces optimizer.step to watch the order of calls, and
+        # warns of orders that are no mistake here.
         if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"expected a torch.optim.Optimizer; got {type(optimizer).__name__}")
+            raise TypeError(f"expected an Optimizer; got {type(optimizer).__name__}")
         self.optimizer = optimizer
         self.schedule = schedule
-        self.base_lrs: list[float | Tensor] = []
         self.last_epoch = last_epoch + 1
-        self._step_count = self.last_epoch + 1  # accelerate counts in it
-        self._factor = math.nan
-        self._last_lr: list[float | Tensor] = []
-        self._write()
-        optimizer.register_load_state_dict_post_hook(self._after_load)
+        self.base_lrs: list[float] = []  # type: ignore[assignment]  # torch's may hold tensors
+        self._rewrite_after_loading()
+        self._write(schedule(self.last_epoch))
 
     def step(self, epoch: object = None) -> None:
-        """Go on by one iteration: call it once after each update, without arguments.
+        """Go to the next iteration and write its rates.
 
         Raises:
             TypeError: an argument was given.
         """
         if epoch is not None:
-            raise TypeError("step() takes no argument: it counts by itself; a metric goes to observe(metric)")
+            raise TypeError(
+                f"step() takes no argument, got {epoch!r}: a metric goes to observe(metric), an "
+                'iteration to load_state_dict({"last_epoch": iteration})'
+            )
         self.last_epoch += 1
-        self._step_count += 1
-        # Where the factor stays, so do the rates: most iterations of a stepwise schedule end here.
-        if self.schedule(self.last_epoch) != self._factor or len(self.base_lrs) != len(
-            self.optimizer.param_groups
-        ):
-            self._write()
+        factor = self.schedule(self.last_epoch)
+        if factor != self._factor or len(self.optimizer.param_groups) != len(self.base_lrs):
+            self._write(factor)
 
     def lr_at(self, t: int) -> list[float]:
-        """Return the rate of each group at iteration `t` >= 0, past the end too; changes nothing."""
+        """Return the rates of iteration t >= 0, one for each group; changes nothing."""
+        self._adopt_groups()
         factor = self.schedule(t)
-        return [float(base) * factor for base in self.base_lrs]
+        return [base * factor for base in self.base_lrs]
 
-    def get_lr(self) -> list[float | Tensor]:
-        """Return the rate of each group at the present iteration."""
+    def get_lr(self) -> list[float | torch.Tensor]:
+        """Return the rates of the current iteration."""
         return [*self.lr_at(self.last_epoch)]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the count; everything else follows from the config."""
+        """Return the iteration: {"last_epoch": 800}."""
         return {"last_epoch": self.last_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go to the iteration in `state_dict` and write its rates."""
-        self.last_epoch = int(state_dict["last_epoch"])
-        self._step_count = self.last_epoch + 1
-        self._write()
+        """Go to an iteration and write its rates; other entries than "last_epoch" are not looked at."""
+        self.last_epoch = state_dict["last_epoch"]
+        self._write(self.schedule(self.last_epoch))
 
-    def _write(self) -> None:
-        groups = self.optimizer.param_groups
-        for group in groups[len(self.base_lrs) :]:
-            self.base_lrs.append(float(group.setdefault("initial_lr", float(group["lr"]))))
-        self._factor = self.schedule(self.last_epoch)
-        self._last_lr = [float(base) * self._factor for base in self.base_lrs]
-        for group, rate in zip(groups, self._last_lr, strict=True):
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)  # kept: a captured graph reads this very tensor
+    def _write(self, factor: float) -> None:
+        self._adopt_groups()
+        self._factor = factor
+        rates = [base * factor for base in self.base_lrs]
+        self._last_lr = rates  # type: ignore[assignment]  # torch's may hold tensors
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(rate)  # in place: captured graphs read this tensor
             else:
                 group["lr"] = rate
 
-    def _after_load(self, optimizer: Optimizer) -> None:
-        for group, base in zip(optimizer.param_groups, self.base_lrs, strict=False):
-            group["initial_lr"] = base
-        self._write()
+    def _adopt_groups(self) -> None:
+        for group in self.optimizer.param_groups[len(self.base_lrs) :]:
+            self.base_lrs.append(float(group.setdefault("initial_lr", float(group["lr"]))))
+
+    def _rewrite_after_loading(self) -> None:
+        # A weak reference: a scheduler that was replaced by another must neither live on nor write.
+        reference = weakref.ref(self)
+
+        def rewrite(optimizer: Optimizer) -> None:
+            scheduler = reference()
+            if scheduler is not None:
+                for group, base in zip(optimizer.param_groups, scheduler.base_lrs, strict=False):
+                    group["initial_lr"] = base
+                scheduler._write(scheduler.schedule(scheduler.last_epoch))
+
+        self.optimizer.register_load_state_dict_post_hook(rewrite)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Continue as a copy; the hooks of a copied optimizer are not copied with it."""
+        self.__dict__.update(state)
+        self._rewrite_after_loading()
 
 
 class WarmupMultiStepLR(ScheduleLR):
-    """base * w(t) * gamma ^ (number of milestones <= t), w as in `schedules.Warmup`.
+    """Rate = base * w(t) * gamma ^ (number of milestones <= t), with w of `Warmup`.
 
-    Args:
-        optimizer: its groups' rates are the base rates.
-        milestones: iterations, increasing.
-        gamma: factor of each drop.
-        warmup_factor: f, where warm-up starts, from 0 to 1.
-        warmup_iters: W; 0 is no warm-up.
-        warmup_method: "linear" or "constant".
-        last_epoch: as in `ScheduleLR`.
-
-    Raises:
-        ValueError: milestones are not increasing, or the method is none.
-
-    >>> import torch
-    >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    >>> scheduler = WarmupMultiStepLR(optimizer, [6, 8], warmup_factor=0.5, warmup_iters=2)
-    >>> [round(scheduler.lr_at(t)[0], 6) for t in (0, 1, 2, 5, 6, 8, 100)]
-    [0.5, 0.75, 1.0, 1.0, 0.1, 0.01, 0.01]
+    >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    >>> scheduler = WarmupMultiStepLR(optimizer, [6, 9], gamma=0.5, warmup_factor=0.5, warmup_iters=2)
+    >>> [scheduler.lr_at(t)[0] for t in (0, 1, 2, 9, 1_000_000)]
+    [0.5, 0.75, 1.0, 0.25, 0.25]
     """
 
     def __init__(
@@ -137,28 +140,17 @@ class WarmupMultiStepLR(ScheduleLR):
         warmup_method: str = "linear",
         last_epoch: int = -1,
     ) -> None:
-        if list(milestones) != sorted(milestones):
-            raise ValueError(f"milestones must be increasing; got {list(milestones)}")
         warmup = Warmup(warmup_method, warmup_factor, warmup_iters)
         super().__init__(optimizer, Product(warmup, MultiStep(tuple(milestones), gamma)), last_epoch)
 
 
 class WarmupCosineLR(ScheduleLR):
-    """base * w(t) * (1 + cos(pi t/N))/2, w as in `schedules.Warmup`.
+    """Rate = base * w(t) * (1 + cos(pi t / max_iters)) / 2, with w of `Warmup`; 0 from max_iters on.
 
-    Args:
-        optimizer: its groups' rates are the base rates.
-        max_iters: N; the rate is 0 from there on.
-        warmup_factor: f, where warm-up starts, from 0 to 1.
-        warmup_iters: W; 0 is no warm-up.
-        warmup_method: "linear" or "constant".
-        last_epoch: as in `ScheduleLR`.
-
-    >>> import torch
-    >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    >>> scheduler = WarmupCosineLR(optimizer, max_iters=10, warmup_factor=0.5, warmup_iters=2)
-    >>> [round(scheduler.lr_at(t)[0], 3) for t in (0, 1, 2, 9, 10, 100)]
-    [0.5, 0.732, 0.905, 0.024, 0.0, 0.0]
+    >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    >>> scheduler = WarmupCosineLR(optimizer, 10, warmup_factor=0.0, warmup_iters=2)
+    >>> [round(scheduler.lr_at(t)[0], 3) for t in (0, 1, 2, 9, 10)]
+    [0.0, 0.488, 0.905, 0.024, 0.0]
     """
 
     def __init__(
@@ -172,94 +164,3 @@ class WarmupCosineLR(ScheduleLR):
     ) -> None:
         warmup = Warmup(warmup_method, warmup_factor, warmup_iters)
         super().__init__(optimizer, Product(warmup, Cosine(max_iters)), last_epoch)
-
-
-@dataclass(frozen=True)
-class _OfParamScheduler:
-    """A fvcore ParamScheduler as a schedule: its value at t/N, and past the end its last one."""
-
-    multiplier: ParamScheduler
-    max_iter: int
-
-    def __call__(self, t: int) -> float:
-        # fvcore's schedulers look WHERE_EPSILON ahead, and some refuse 1 or index past their last value.
-        last = 1 - 2 * ParamScheduler.WHERE_EPSILON
-        where = min(t / self.max_iter, 1.0)
-        if where > last:
-            try:
-                return float(self.multiplier(where))
-            except (RuntimeError, IndexError):
-                where = last
-        return float(self.multiplier(where))
-
-
-class LRMultiplier(ScheduleLR):
-    """base * multiplier(t/N) for any fvcore ParamScheduler; past the end its last value.
-
-    fvcore's own stepwise schedulers compare fractions with a tolerance of 1e-6, so that in runs of a
-    million iterations and more their drops come early; `MultiStep` and the config's names do not.
-
-    Args:
-        optimizer: its groups' rates are the base rates.
-        multiplier: factor as a function of the share of the run that is done.
-        max_iter: N.
-        last_iter: as `last_epoch` in `ScheduleLR`.
-
-    >>> import torch
-    >>> from fvcore.common.param_scheduler import LinearParamScheduler
-    >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
-    >>> scheduler = LRMultiplier(optimizer, LinearParamScheduler(1.0, 0.0), max_iter=4)
-    >>> [scheduler.lr_at(t)[0] for t in (0, 1, 4, 9)]
-    [0.5, 0.375, 0.0, 0.0]
-    """
-
-    def __init__(
-        self, optimizer: Optimizer, multiplier: ParamScheduler, max_iter: int, last_iter: int = -1
-    ) -> None:
-        super().__init__(optimizer, _OfParamScheduler(multiplier, max_iter), last_iter)
-
-
-class WarmupParamScheduler(ParamScheduler):  # type: ignore[misc]  # fvcore ships no types
-    """Warm-up in front of a fvcore ParamScheduler, as detectron2 has it.
-
-    Args:
-        scheduler: what follows warm-up.
-        warmup_factor: warm-up starts at this times scheduler(0).
-        warmup_length: share of the run, from 0 to 1, below which it is warm-up.
-        warmup_method: "linear", a ramp that ends on the scheduler's value, or "constant".
-        rescale_interval: fit the scheduler's whole interval into what is left after warm-up.
-
-    Raises:
-        ValueError: the method is none, or the length is outside 0 to 1.
-
-    >>> from fvcore.common.param_scheduler import LinearParamScheduler
-    >>> scheduler = WarmupParamScheduler(LinearParamScheduler(1.0, 0.0), 0.1, 0.2)
-    >>> [round(scheduler(where), 3) for where in (0.0, 0.1, 0.2, 0.6)]
-    [0.1, 0.45, 0.8, 0.4]
-    """
-
-    def __init__(
-        self,
-        scheduler: ParamScheduler,
-        warmup_factor: float,
-        warmup_length: float,
-        warmup_method: str = "linear",
-        rescale_interval: bool = False,
-    ) -> None:
-        if warmup_method not in ("constant", "linear"):
-            raise ValueError(f"warm-up method must be constant or linear; got {warmup_method!r}")
-        if not 0 <= warmup_length < 1:
-            raise ValueError(f"warmup_length must be a share of the run, from 0 to below 1; got {warmup_length}")
-        self.scheduler = scheduler
-        self.warmup_length = warmup_length
-        self.rescale_interval = rescale_interval
-        self._start = warmup_factor * scheduler(0.0)
-        end = scheduler(0.0 if rescale_interval else warmup_length)
-        self._rise = end - self._start if warmup_method == "linear" else 0.0
-
-    def __call__(self, where: float) -> float:
-        """Return the value when the share `where` of the run is done."""
-        length = self.warmup_length
-        if where < length:
-            return float(self._start + self._rise * where / length)
-        return float(self.scheduler((where - length) / (1 - length) if self.rescale_interval else where))

@@ -1,4 +1,4 @@
-"""Parameter groups: which parameters share a rate and a weight decay."""
+"""Which parameter gets which rate and weight decay: as few groups as that takes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
-from torch.nn import Parameter
-from torch.optim import Optimizer
 
-# The layers whose own parameters follow WEIGHT_DECAY_NORM, as in detectron2; subclasses included.
+# nn.RMSNorm is not among them, as in detectron2, whose rule this is.
 NORM_LAYERS = (
     nn.BatchNorm1d,
     nn.BatchNorm2d,
@@ -26,84 +24,84 @@ NORM_LAYERS = (
 
 def get_default_optimizer_params(
     model: nn.Module,
-    base_lr: float,
-    weight_decay: float,
+    base_lr: float | None = None,
+    weight_decay: float | None = None,
     weight_decay_norm: float | None = None,
     bias_lr_factor: float = 1.0,
     weight_decay_bias: float | None = None,
 ) -> list[dict[str, Any]]:
-    """Return few parameter groups, each with `params` as (name, parameter), `lr`, `weight_decay`, `name`.
+    """Return parameter groups for an optimizer, with the norm and bias rules of detectron2.
 
-    Frozen parameters are left out, shared ones stand once, under their first name. A bias is a parameter
-    whose own name is exactly `bias` (so not `in_proj_bias`); its rule wins over that of a norm layer.
+    A bias is a parameter whose own name is exactly "bias" (so not "in_proj_bias"); a norm layer is one
+    of `NORM_LAYERS` or a subclass. Where both rules speak, that for biases wins. Frozen parameters are
+    left out, shared ones stand once, each under its first name. Kinds with equal settings are one group;
+    groups come in the order default, norm, bias, norm bias, parameters in the model's.
 
     Args:
-        model: its parameters keep their order within a group.
-        base_lr: rate.
-        weight_decay: of everything that no rule names.
-        weight_decay_norm: of norm layers' own parameters; None follows weight_decay.
-        bias_lr_factor: rate of biases as a multiple of base_lr.
-        weight_decay_bias: of biases; None follows the rules above.
+        model: its parameters with requires_grad are taken.
+        base_lr: None leaves rates to the optimizer's own.
+        weight_decay: None leaves decay to the optimizer's own.
+        weight_decay_norm: for parameters of norm layers; None: no rule for them.
+        bias_lr_factor: rate of biases, as a multiple of base_lr.
+        weight_decay_bias: for biases; None: no rule for their decay.
+
+    Returns:
+        One dict a group: "name", "params" as (name, parameter) pairs (so that the optimizer's state
+        keeps "param_names"), and where they are given "lr" and "weight_decay".
 
     Raises:
-        ValueError: no parameter requires a gradient.
+        ValueError: a bias_lr_factor without a base_lr.
 
-    >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))
+    >>> model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
     >>> for group in get_default_optimizer_params(model, 0.1, 1e-4, weight_decay_norm=0.0):
-    ...     print(group["name"], group["lr"], group["weight_decay"], [name for name, _ in group["params"]])
-    default 0.1 0.0001 ['0.weight', '0.bias']
-    norm 0.1 0.0 ['1.weight', '1.bias']
+    ...     print(group["name"], [name for name, _ in group["params"]], group["weight_decay"])
+    default ['0.weight', '0.bias'] 0.0001
+    norm ['1.weight', '1.bias'] 0.0
     """
-    groups: dict[tuple[float, float], dict[str, Any]] = {}
-    kinds: dict[tuple[float, float], list[str]] = {}
-    for name, parameter, module in _trained(model):
-        kind, lr, decay = "default", base_lr, weight_decay
-        if isinstance(module, NORM_LAYERS) and weight_decay_norm is not None:
-            kind, decay = "norm", weight_decay_norm
-        if name.rpartition(".")[2] == "bias" and (bias_lr_factor != 1.0 or weight_decay_bias is not None):
-            kind, lr = "bias", base_lr * bias_lr_factor
-            decay = decay if weight_decay_bias is None else weight_decay_bias
-        key = (lr, decay)
-        group = groups.setdefault(key, {"params": [], "lr": lr, "weight_decay": decay})
-        group["params"].append((name, parameter))
-        if kind not in kinds.setdefault(key, []):
-            kinds[key].append(kind)
-    if not groups:
-        raise ValueError("the model has no parameter that requires a gradient: there is nothing to train")
-    default = (base_lr, weight_decay)
-    for key, group in groups.items():
-        # What no rule has changed is called default, whatever else came to equal it.
-        group["name"] = "default" if "default" in kinds[key] or key == default else "+".join(kinds[key])
-    # The default group first: its rate is the one that is logged as `lr`.
-    return sorted(groups.values(), key=lambda group: group["name"] != "default")
+    if bias_lr_factor != 1.0 and base_lr is None:
+        raise ValueError(f"bias_lr_factor {bias_lr_factor} needs a base_lr to multiply")
+    bias_lr = base_lr if base_lr is None else base_lr * bias_lr_factor
+
+    def first(*decays: float | None) -> float | None:
+        return next((decay for decay in decays if decay is not None), None)
+
+    settings = {
+        "default": (base_lr, weight_decay),
+        "norm": (base_lr, first(weight_decay_norm, weight_decay)),
+        "bias": (bias_lr, first(weight_decay_bias, weight_decay)),
+        "norm bias": (bias_lr, first(weight_decay_bias, weight_decay_norm, weight_decay)),
+    }
+    found = list(_trainable(model))
+    groups = []
+    for setting in dict.fromkeys(settings.values()):
+        members = [(name, parameter) for name, parameter, kind in found if settings[kind] == setting]
+        if not members:
+            continue
+        kinds = [k for k in settings if settings[k] == setting and any(kind == k for *_, kind in found)]
+        group: dict[str, Any] = {"name": _group_name(kinds), "params": members}
+        lr, decay = setting
+        if lr is not None:
+            group["lr"] = lr
+        if decay is not None:
+            group["weight_decay"] = decay
+        groups.append(group)
+    return groups
 
 
-def describe_groups(optimizer: Optimizer) -> str:
-    """Return one line for each parameter group: name, tensors, parameters, rate, weight decay.
-
-    >>> import torch
-    >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))
-    >>> groups = get_default_optimizer_params(model, 0.1, 1e-4, weight_decay_norm=0.0)
-    >>> print(describe_groups(torch.optim.SGD(groups)))
-    default: 2 tensors, 40 parameters, rate 0.1, weight decay 0.0001
-    norm: 2 tensors, 8 parameters, rate 0.1, weight decay 0
-    """
-    lines = []
-    for index, group in enumerate(optimizer.param_groups):
-        parameters = sum(parameter.numel() for parameter in group["params"])
-        rate = float(group.get("initial_lr", group["lr"]))
-        decay = f", weight decay {group['weight_decay']:g}" if "weight_decay" in group else ""
-        tensors = len(group["params"])
-        lines.append(
-            f"{group.get('name', index)}: {tensors} tensors, {parameters:,} parameters, rate {rate:g}{decay}"
-        )
-    return "\n".join(lines)
+def _group_name(kinds: list[str]) -> str:
+    """Return a short name for a group of one or several kinds, another for each group of a model."""
+    if "default" in kinds:
+        return "default"
+    return "+".join(kind for kind in kinds if kind != "norm bias") or "norm bias"
 
 
-def _trained(model: nn.Module) -> Iterator[tuple[str, Parameter, nn.Module]]:
-    seen: set[Parameter] = set()
+def _trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, str]]:
+    """Yield each parameter that is trained once: its full name, itself, its kind."""
+    seen = set()
     for prefix, module in model.named_modules():
-        for name, parameter in module.named_parameters(prefix=prefix, recurse=False):
-            if parameter.requires_grad and parameter not in seen:
-                seen.add(parameter)
-                yield name, parameter, module
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad or parameter in seen:
+                continue
+            seen.add(parameter)
+            kinds = ["norm"] * isinstance(module, NORM_LAYERS) + ["bias"] * (name == "bias")
+            yield f"{prefix}.{name}" if prefix else name, parameter, " ".join(kinds) or "default"

@@ -1,131 +1,169 @@
-"""Learning-rate schedules as pure functions of the iteration.
+"""Schedules: pure functions from the iteration to a factor of the base rate.
 
-A schedule is called with an iteration t = 0, 1, 2, ... and returns the factor of the base rate that
-update t uses. Schedules count in whole numbers, so a milestone at 2,500,000 of 5,000,000 falls exactly
-there; they are frozen, comparable, and defined past the end of a run.
+A schedule is called with the number of updates done, which is the index of the next one, and counts in
+integers, so that a milestone at 2,500,000 of 5,000,000 falls exactly there. It is defined for every
+t >= 0, past the end too, and costs the same for each. Where the rate falls at once is told by `drops`.
+
+"Warm up for 2 of 10 from factor 0, then cosine to 0", by update, 10 being past the end:
+
+| blend | t=0 | 1 | 2 | 3 | 6 | 9 | 10 |
+|---|---|---|---|---|---|---|---|
+| product | 0 | .488 | .905 | .794 | .345 | .024 | 0 |
+| interpolate | 0 | .452 | .905 | .794 | .345 | .024 | 0 |
+| either, rescaled | 0 | .500 | 1 | .962 | .500 | .038 | 0 |
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 Schedule = Callable[[int], float]
 
+WARMUP_METHODS = ("constant", "linear", "gradual")  # gradual is linear
+
+
+def drops(schedule: Schedule, end: int) -> Iterable[int]:
+    """Return the iterations before `end` where the factor falls at once, in increasing order.
+
+    A schedule tells them by a method `drops(end)`; one without, as a user's function, has none.
+
+    >>> list(drops(MultiStep((30, 60)), end=60)), list(drops(Cosine(60), end=60))
+    ([30], [])
+    """
+    method: Callable[[int], Iterable[int]] | None = getattr(schedule, "drops", None)
+    return method(end) if method else ()
+
 
 @dataclass(frozen=True)
 class MultiStep:
-    """GAMMA ^ (number of milestones <= t).
+    """gamma ^ (number of milestones <= t).
 
-    Args:
-        milestones: iterations, increasing.
-        gamma: factor of each drop.
+    Raises:
+        ValueError: the milestones are not in order.
 
-    >>> schedule = MultiStep((60, 80), gamma=0.1)
-    >>> [round(schedule(t), 6) for t in (0, 59, 60, 79, 80, 99, 10**9)]
-    [1.0, 1.0, 0.1, 0.1, 0.01, 0.01, 0.01]
+    >>> schedule = MultiStep((6, 9), gamma=0.5)
+    >>> [schedule(t) for t in (0, 5, 6, 9, 10, 1_000_000)]
+    [1.0, 1.0, 0.5, 0.25, 0.25, 0.25]
     """
 
     milestones: tuple[int, ...]
-    gamma: float
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        if list(self.milestones) != sorted(self.milestones):
+            raise ValueError(f"milestones must increase; got {tuple(self.milestones)}")
 
     def __call__(self, t: int) -> float:
-        """Return the factor at iteration `t`."""
+        """Return the factor of iteration t."""
         return float(self.gamma ** bisect_right(self.milestones, t))
 
-    def drops(self, until: int) -> Sequence[int]:
-        """Return the iterations before `until` at which the factor changes at once."""
-        return [t for t in self.milestones if t < until]
-
-    def rescaled(self, num_iters: int, to: int) -> MultiStep:
-        """Return the schedule of `num_iters` iterations fitted into `to`: t/to passes what t/num_iters did.
-
-        >>> MultiStep((60, 80), 0.1).rescaled(100, 90).milestones
-        (54, 72)
-        """
-        return MultiStep(tuple(-(-m * to // num_iters) for m in self.milestones), self.gamma)
+    def drops(self, end: int) -> Iterable[int]:
+        """Return the milestones before `end`."""
+        return dict.fromkeys(m for m in self.milestones if m < end) if self.gamma < 1 else ()
 
 
 @dataclass(frozen=True)
 class Cosine:
-    """e + (1 - e)(1 + cos(pi t/N))/2 with e = `end`, N = `num_iters`; e from N on.
+    """e + (1 - e)(1 + cos(pi t / N)) / 2 with e = end_factor, N = num_iters; e from N on.
 
-    Source: Loshchilov and Hutter, "SGDR", arXiv:1608.03983, without restarts.
+    Half a wave of SGDR (Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983).
 
-    >>> schedule = Cosine(num_iters=10, end=0.0)
-    >>> [round(schedule(t), 3) for t in (0, 2, 3, 6, 9, 10, 20)]
-    [1.0, 0.905, 0.794, 0.345, 0.024, 0.0, 0.0]
+    Raises:
+        ValueError: num_iters is below 1.
+
+    >>> [round(Cosine(10)(t), 3) for t in (0, 5, 9, 10, 1_000_000)]
+    [1.0, 0.5, 0.024, 0.0, 0.0]
     """
 
     num_iters: int
-    end: float = 0.0
+    end_factor: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_at_least("num_iters", self.num_iters, 1)
 
     def __call__(self, t: int) -> float:
-        """Return the factor at iteration `t`."""
-        cosine = math.cos(math.pi * min(t, self.num_iters) / self.num_iters)
-        return self.end + (1 - self.end) * (1 + cosine) / 2
+        """Return the factor of iteration t."""
+        wave = math.cos(math.pi * min(t, self.num_iters) / self.num_iters)
+        return self.end_factor + (1 - self.end_factor) * (1 + wave) / 2
 
 
 @dataclass(frozen=True)
 class StepWithFixedGamma:
-    """GAMMA ^ min(D, floor(t (D + 1)/N)): `num_decays` D drops, evenly spread over `num_iters` N.
+    """gamma ^ min(D, floor(t (D + 1) / N)): D = num_decays drops, evenly spread over N = num_iters.
 
-    >>> schedule = StepWithFixedGamma(num_iters=120, num_decays=3, gamma=0.1)
-    >>> [round(schedule(t), 6) for t in (0, 29, 30, 89, 90, 119, 120, 500)]
-    [1.0, 1.0, 0.1, 0.01, 0.001, 0.001, 0.001, 0.001]
+    Raises:
+        ValueError: num_iters is below 1 or num_decays below 0.
+
+    >>> schedule = StepWithFixedGamma(10, num_decays=3, gamma=0.5)
+    >>> [schedule(t) for t in (0, 2, 3, 5, 9, 10, 1_000_000)]
+    [1.0, 1.0, 0.5, 0.25, 0.125, 0.125, 0.125]
+    >>> list(schedule.drops(10))
+    [3, 5, 8]
     """
 
     num_iters: int
     num_decays: int
-    gamma: float
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_at_least("num_iters", self.num_iters, 1)
+        _check_at_least("num_decays", self.num_decays, 0)
 
     def __call__(self, t: int) -> float:
-        """Return the factor at iteration `t`."""
+        """Return the factor of iteration t."""
         return float(self.gamma ** min(self.num_decays, t * (self.num_decays + 1) // self.num_iters))
 
-    def drops(self, until: int) -> Sequence[int]:
-        """Return the iterations before `until` at which the factor changes at once."""
-        parts = self.num_decays + 1
-        return [t for k in range(1, parts) if (t := -(-k * self.num_iters // parts)) < until]
+    def drops(self, end: int) -> Iterable[int]:
+        """Return the iterations where one more part of the run is over."""
+        ends = (-(-i * self.num_iters // (self.num_decays + 1)) for i in range(1, self.num_decays + 1))
+        return dict.fromkeys(t for t in ends if t < end) if self.gamma < 1 else ()
 
 
 @dataclass(frozen=True)
 class Step:
-    """gamma ^ floor(t / step_size): torch's StepLR.
+    """gamma ^ floor(t / step_size), for ever; torch's StepLR.
 
-    >>> schedule = Step(step_size=30)
-    >>> [round(schedule(t), 6) for t in (0, 29, 30, 59, 60)]
-    [1.0, 1.0, 0.1, 0.1, 0.01]
+    Raises:
+        ValueError: step_size is below 1.
+
+    >>> [Step(30, gamma=0.5)(t) for t in (0, 29, 30, 60, 89, 90)]
+    [1.0, 1.0, 0.5, 0.25, 0.25, 0.125]
     """
 
     step_size: int
     gamma: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.step_size < 1:
-            raise ValueError(f"step_size must be at least 1; got {self.step_size}")
+        _check_at_least("step_size", self.step_size, 1)
 
     def __call__(self, t: int) -> float:
-        """Return the factor at iteration `t`."""
-        return float(self.gamma ** (t // self.step_size))
+        """Return the factor of iteration t."""
+        try:
+            return float(self.gamma ** (t // self.step_size))
+        except OverflowError:  # gamma above 1, far past the end
+            return math.inf
 
-    def drops(self, until: int) -> Sequence[int]:
-        """Return the iterations before `until` at which the factor changes at once."""
-        return range(self.step_size, until, self.step_size)
+    def drops(self, end: int) -> Iterable[int]:
+        """Return the multiples of step_size before `end`."""
+        return range(self.step_size, end, self.step_size) if self.gamma < 1 else ()
 
 
 @dataclass(frozen=True)
 class Warmup:
-    """w(t): from `factor` up to 1 over `num_iters` W iterations, 1 from W on.
+    """w(t) = f + (1 - f) ramp(t) with f = factor, and exactly 1 from num_iters on.
 
-    `constant` holds the factor f; `linear` is f + (1 - f) t/W, reaching 1 at t = W, the first iteration
-    after warm-up. Source: Goyal et al., "Accurate, Large Minibatch SGD", arXiv:1706.02677.
+    "constant" stays at f, "linear" (also written "gradual") is a straight line.
 
-    >>> warmup = Warmup("linear", factor=0.1, num_iters=3)
-    >>> [round(warmup(t), 6) for t in (0, 1, 2, 3, 4)]
-    [0.1, 0.4, 0.7, 1.0, 1.0]
+    Raises:
+        ValueError: the method is unknown, the factor is not in [0, 1], or num_iters is negative.
+
+    >>> [Warmup("linear", 0.5, 2)(t) for t in (0, 1, 2, 3)]
+    [0.5, 0.75, 1.0, 1.0]
+    >>> [Warmup("constant", 0.5, 2)(t) for t in (0, 1, 2, 3)]
+    [0.5, 0.5, 1.0, 1.0]
     """
 
     method: str
@@ -133,96 +171,89 @@ class Warmup:
     num_iters: int
 
     def __post_init__(self) -> None:
-        if self.method not in ("constant", "linear"):
-            raise ValueError(f"warm-up method must be constant or linear; got {self.method!r}")
+        if self.method not in WARMUP_METHODS:
+            raise ValueError(f"no warm-up is called {self.method!r}; known: {', '.join(WARMUP_METHODS)}")
+        if not 0 <= self.factor <= 1:
+            raise ValueError(f"a warm-up factor must lie in [0, 1]; got {self.factor}")
+        _check_at_least("the length of warm-up", self.num_iters, 0)
 
     def __call__(self, t: int) -> float:
-        """Return the factor at iteration `t`."""
-        return self.ramp(t, self.factor, 1.0) if t < self.num_iters else 1.0
+        """Return the factor of iteration t."""
+        return self.factor + (1 - self.factor) * self.ramp(t) if t < self.num_iters else 1.0
 
-    def ramp(self, t: int, start: float, end: float) -> float:
-        """Return the value at `t` < W on the way from `start` to `end`, which is reached at W."""
-        return start if self.method == "constant" else start + (end - start) * t / self.num_iters
+    def ramp(self, t: int) -> float:
+        """Return the share of the way up that is done at iteration t < num_iters, from 0 to 1."""
+        return 0.0 if self.method == "constant" else t / self.num_iters
+
+
+@dataclass(frozen=True)
+class Delayed:
+    """schedule(t - start), and its first value until then.
+
+    >>> [Delayed(Step(3, 0.5), start=2)(t) for t in (0, 2, 4, 5)]
+    [1.0, 1.0, 1.0, 0.5]
+    """
+
+    schedule: Schedule
+    start: int
+
+    def __call__(self, t: int) -> float:
+        """Return the factor of iteration t."""
+        return self.schedule(max(t - self.start, 0))
+
+    def drops(self, end: int) -> Iterable[int]:
+        """Return the schedule's own, later."""
+        return (self.start + t for t in drops(self.schedule, end - self.start))
 
 
 @dataclass(frozen=True)
 class Product:
-    """w(t) times the schedule at t: both run from iteration 0.
+    """w(t) schedule(t): the warm-up that WarmupMultiStepLR and WarmupCosineLR are known for.
 
-    >>> schedule = Product(Warmup("linear", 0.0, 2), Cosine(10))
-    >>> [round(schedule(t), 3) for t in (0, 1, 2, 3, 9, 10, 20)]
-    [0.0, 0.488, 0.905, 0.794, 0.024, 0.0, 0.0]
+    >>> schedule = Product(Warmup("linear", 0.5, 2), MultiStep((4,), 0.1))
+    >>> [schedule(t) for t in (0, 1, 2, 3, 4, 1_000_000)]
+    [0.5, 0.75, 1.0, 1.0, 0.1, 0.1]
     """
 
     warmup: Warmup
     schedule: Schedule
 
     def __call__(self, t: int) -> float:
-        """Return the factor at iteration `t`."""
+        """Return the factor of iteration t."""
         return self.warmup(t) * self.schedule(t)
 
-    def drops(self, until: int) -> Sequence[int]:
-        """Return the iterations before `until` at which the factor changes at once."""
-        return drops(self.schedule, until)
+    def drops(self, end: int) -> Iterable[int]:
+        """Return the schedule's own."""
+        return drops(self.schedule, end)
 
 
 @dataclass(frozen=True)
-class Interpolated:
-    """A ramp from f times the schedule's first value to its value at W, then the schedule: no jump at W.
+class Interpolate:
+    """A ramp from f schedule(0) that ends on schedule(W) at iteration W; the schedule from there on.
 
-    As detectron2 builds its schedules.
+    f and W are the warm-up's factor and length; "constant" holds f schedule(0). This is what detectron2
+    builds from a config.
 
-    >>> schedule = Interpolated(Warmup("linear", 0.001, 2), Cosine(10))
-    >>> [round(schedule(t), 3) for t in (0, 1, 2, 3, 9, 10, 20)]
-    [0.001, 0.453, 0.905, 0.794, 0.024, 0.0, 0.0]
+    >>> schedule = Interpolate(Warmup("linear", 0.5, 2), MultiStep((1, 4), 0.5))
+    >>> [schedule(t) for t in (0, 1, 2, 3, 4, 1_000_000)]
+    [0.5, 0.5, 0.5, 0.5, 0.25, 0.25]
     """
 
     warmup: Warmup
     schedule: Schedule
 
     def __call__(self, t: int) -> float:
-        """Return the factor at iteration `t`."""
+        """Return the factor of iteration t."""
         if t >= self.warmup.num_iters:
             return self.schedule(t)
-        start = self.warmup.factor * self.schedule(0)
-        return self.warmup.ramp(t, start, self.schedule(self.warmup.num_iters))
+        start, end = self.warmup.factor * self.schedule(0), self.schedule(self.warmup.num_iters)
+        return start + (end - start) * self.warmup.ramp(t)
 
-    def drops(self, until: int) -> Sequence[int]:
-        """Return the iterations before `until` at which the factor changes at once."""
-        return [t for t in drops(self.schedule, until) if t > self.warmup.num_iters]
-
-
-@dataclass(frozen=True)
-class AfterWarmup:
-    """A ramp up to the schedule's first value, then the schedule, counting from 0 when warm-up ends.
-
-    As torch's SequentialLR([warm-up, schedule], [W]).
-
-    >>> schedule = AfterWarmup(Warmup("linear", 0.5, 2), Cosine(8))
-    >>> [round(schedule(t), 3) for t in (0, 1, 2, 3, 6, 9, 10, 20)]
-    [0.5, 0.75, 1.0, 0.962, 0.5, 0.038, 0.0, 0.0]
-    """
-
-    warmup: Warmup
-    schedule: Schedule
-
-    def __call__(self, t: int) -> float:
-        """Return the factor at iteration `t`."""
-        start = self.warmup.num_iters
-        return self.schedule(t - start) if t >= start else self.warmup(t) * self.schedule(0)
-
-    def drops(self, until: int) -> Sequence[int]:
-        """Return the iterations before `until` at which the factor changes at once."""
-        start = self.warmup.num_iters
-        return [start + t for t in drops(self.schedule, until - start)]
+    def drops(self, end: int) -> Iterable[int]:
+        """Return the schedule's own, without those that the ramp hides."""
+        return (t for t in drops(self.schedule, end) if t > self.warmup.num_iters)
 
 
-def drops(schedule: Schedule, until: int) -> Sequence[int]:
-    """Return the iterations before `until` at which a schedule falls at once; () where it cannot say.
-
-    >>> list(drops(Step(30), until=100)), drops(Cosine(100), until=100)
-    ([30, 60, 90], ())
-    """
-    own = getattr(schedule, "drops", None)
-    found: Sequence[int] = own(until) if own is not None else ()
-    return found
+def _check_at_least(name: str, value: int, minimum: int) -> None:
+    if value < minimum:
+        raise ValueError(f"{name} must be {minimum} or more; got {value}")

@@ -1,0 +1,71 @@
+"""What a run is about to do, in words: the plan of its learning rate and the parameter groups."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from torch.optim.optimizer import Optimizer
+
+from warmstart.config import CfgNode, resolve_durations
+
+from .build import build_schedule
+from .schedules import drops
+
+_SHOWN_DROPS = 5
+
+
+def describe_plan(cfg: CfgNode, dataset_size: int) -> str:
+    """Return the plan of a run in one line; the final rate is that of its last update.
+
+    Args:
+        cfg: durations may still have units.
+        dataset_size: samples in the training set.
+
+    Raises:
+        ConfigError: the plan is impossible.
+
+    >>> from warmstart.config import get_cfg
+    >>> cfg = get_cfg()
+    >>> cfg.merge_from_list(["SOLVER.MAX_ITER", 1200, "SOLVER.BASE_LR", 0.1, "SOLVER.STEPS", "800,1100"])
+    >>> cfg.merge_from_list(["SOLVER.WARMUP_ITERS", "5%", "SOLVER.IMS_PER_BATCH", 16])
+    >>> describe_plan(cfg, 2000)
+    '1,200 iterations = 9.6 epochs of 2,000 samples; warm-up ends at 60; drops at 800, 1,100; final rate 0.001'
+    """
+    batch = cfg.SOLVER.IMS_PER_BATCH
+    cfg = resolve_durations(cfg, Fraction(dataset_size, batch))
+    schedule, length = build_schedule(cfg), cfg.SOLVER.MAX_ITER
+    epochs = length * batch / dataset_size
+    shown = f"{epochs:,.1f}".removesuffix(".0") if epochs >= 1 else f"{epochs:.2g}"
+    parts = [f"{length:,} iterations = {shown} epochs of {dataset_size:,} samples"]
+    if cfg.SOLVER.WARMUP_ITERS:
+        parts.append(f"warm-up ends at {cfg.SOLVER.WARMUP_ITERS:,}")
+    found = [f"{t:,}" for t in drops(schedule, length)]
+    if len(found) > _SHOWN_DROPS:
+        parts.append(f"drops at {', '.join(found[:3])}, ... ({len(found):,} in all)")
+    elif found:
+        parts.append(f"drops at {', '.join(found)}")
+    parts.append(f"final rate {cfg.SOLVER.BASE_LR * schedule(length - 1):g}")
+    return "; ".join(parts)
+
+
+def describe_groups(optimizer: Optimizer) -> str:
+    """Return one line a parameter group: name, tensors, parameters, base rate, decay.
+
+    >>> import torch
+    >>> from .param_groups import get_default_optimizer_params
+    >>> model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.LayerNorm(32))
+    >>> groups = get_default_optimizer_params(model, 0.1, 1e-4, weight_decay_norm=0.0)
+    >>> print(describe_groups(torch.optim.SGD(groups)))
+    default: 2 tensors, 2,080 parameters, rate 0.1, decay 0.0001
+    norm: 2 tensors, 64 parameters, rate 0.1, decay 0
+    """
+    lines = []
+    for index, group in enumerate(optimizer.param_groups):
+        tensors = group["params"]
+        rate = float(group.get("initial_lr", group["lr"]))
+        lines.append(
+            f"{group.get('name', index)}: {len(tensors)} tensor{'s' if len(tensors) != 1 else ''}, "
+            f"{sum(tensor.numel() for tensor in tensors):,} parameters, rate {rate:g}, "
+            f"decay {float(group.get('weight_decay', 0)):g}"
+        )
+    return "\n".join(lines)
