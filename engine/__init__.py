@@ -1,6 +1,6 @@
 """The loop and what runs around it: hooks, records, checkpoints, evaluation."""
 
-from .checkpoint import CheckpointError, load_checkpoint, load_newest, save_checkpoint
+from .checkpoint import load_checkpoint, load_newest, save_checkpoint
 from .defaults import (
     build_test_loaders,
     build_trainer,
@@ -23,7 +23,6 @@ from .trainer import HookBase, Trainer, every
 from .writers import ConsoleWriter, JSONWriter, TensorBoardWriter, Writer
 
 __all__ = [
-    "CheckpointError",
     "CheckpointHook",
     "ConsoleWriter",
     "EvaluationHook",

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,16 +16,13 @@ import torch
 from torch import Tensor
 
 from warmstart.config import ConfigError
+from warmstart.modeling import read_tensor_file
 
 logger = logging.getLogger(__name__)
 
 POINTER = "last_checkpoint"
 FINAL = "model_final.pth"
 PARTS = ("model", "optimizer", "scheduler", "iteration", "hooks", "rng", "config")
-
-
-class CheckpointError(ConfigError):
-    """A checkpoint that cannot be read; the message names the file and the reason."""
 
 
 def checkpoint_name(iteration: int) -> str:
@@ -58,31 +53,14 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU: checksums verified, no code run, all parts there.
 
     Raises:
-        CheckpointError: the file is missing, damaged, holds more than tensors and plain values, or is
+        ConfigError: the file is missing, damaged, holds more than tensors and plain values, or is
             not a whole checkpoint.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            bad = archive.testzip()  # torch.load does not look at the checksums
-        if bad is not None:
-            raise CheckpointError(f"{path}: damaged: the checksum of {bad} is wrong")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such checkpoint file") from None
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(
-            f"{path}: refused: it holds more than tensors and plain values, loading it could run code ({reason})"
-        ) from None
-    except (zipfile.BadZipFile, OSError, RuntimeError, EOFError, ValueError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: cannot be read: {reason}") from None
+    content = read_tensor_file(path, "checkpoint")
     missing = [part for part in PARTS if not isinstance(content, dict) or part not in content]
     if missing:
-        raise CheckpointError(
-            f"{path}: not a whole checkpoint, it lacks {', '.join(missing)}; to start a new run from its weights "
+        raise ConfigError(
+            f"checkpoint: {path} is not whole, it lacks {', '.join(missing)}; to start a new run from its weights "
             f"use MODEL.WEIGHTS {path}"
         )
     return dict(content)
@@ -100,7 +78,7 @@ def load_newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
         Its path and content; None where the folder holds no checkpoint.
 
     Raises:
-        CheckpointError: there are files, but none can be read: starting anew would lose the run.
+        ConfigError: there are files, but none can be read: starting anew would lose the run.
     """
     candidates = _newest_first(folder)
     pointer = folder / POINTER
@@ -114,14 +92,14 @@ def load_newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     for path in candidates:
         try:
             content = load_checkpoint(path)
-        except CheckpointError as error:
+        except ConfigError as error:
             problems.append(str(error))
             continue
         for problem in problems:
             logger.warning("%s; falling back to %s", problem, path.name)
         return path, content
     if problems:
-        raise CheckpointError([f"no checkpoint in {folder} can be read; nothing was started", *problems])
+        raise ConfigError([f"no checkpoint in {folder} can be read; nothing was started", *problems])
     return None
 
 

@@ -199,18 +199,20 @@ def log_run(cfg: CfgNode, trainer: Trainer) -> None:
 
 
 def run_tool(main: Callable[[], int]) -> None:
-    """Run a tool and exit: code 2 and one message on stderr for what the user typed wrong.
+    """Run a tool and exit with its code.
 
-    A loss that is not finite exits with 3. Anything else that fails is a bug and shows its traceback.
+    0 is success, 2 a mistake in what the user wrote (one message on stderr, nothing was written), 3 a loss
+    that is not finite, 130 an interrupt. Anything else that fails is a bug and shows its traceback.
     """
     try:
-        code = main()
+        sys.exit(main())
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 2
+        message, code = f"error: {error}", 2
     except NonFiniteLossError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 3
+        message, code = f"error: {error}", 3
+    except KeyboardInterrupt:
+        message, code = "interrupted: --resume continues from the last checkpoint", 130
+    print(message, file=sys.stderr)
     sys.exit(code)
 
 

@@ -3,7 +3,7 @@
 from .build import build_model, check_model
 from .catalog import model_names, register_model
 from .classification import Classifier, as_classifier
-from .weights import load_weights
+from .weights import load_weights, read_tensor_file
 
 __all__ = [
     "Classifier",
@@ -12,5 +12,6 @@ __all__ = [
     "check_model",
     "load_weights",
     "model_names",
+    "read_tensor_file",
     "register_model",
 ]

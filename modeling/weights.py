@@ -45,7 +45,7 @@ def load_weights(model: nn.Module, path: str | Path, label: str = "MODEL.WEIGHTS
     loaded 2/4 tensors from /old.pth; skipped: 1.weight (3, 4) does not fit (2, 4), 1.bias (3,) does not fit (2,)
     """
     own = model.state_dict()
-    state = _tensors(_read(Path(path), label), own)
+    state = _tensors(read_tensor_file(path, label), own)
     misfits = {
         name: f"{name} {tuple(tensor.shape)} does not fit {tuple(own[name].shape)}"
         for name, tensor in state.items()
@@ -69,7 +69,17 @@ def load_weights(model: nn.Module, path: str | Path, label: str = "MODEL.WEIGHTS
     return f"loaded {loaded}/{len(own)} tensors from {path}" + (f"; skipped: {listed}" if listed else "")
 
 
-def _read(path: Path, label: str) -> Any:
+def read_tensor_file(path: str | Path, label: str) -> Any:
+    """Return what torch.save wrote, on the CPU: checksums verified, no code run.
+
+    Args:
+        path: the file.
+        label: what asked for it, for errors.
+
+    Raises:
+        ConfigError: no such file, damaged, or more in it than tensors and plain values.
+    """
+    path = Path(path)
     if not path.is_file():
         raise ConfigError(f"{label}: no such file: {path}")
     try:

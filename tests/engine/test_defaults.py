@@ -1,0 +1,96 @@
+"""From a command line to a config, and what a tool exits with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from warmstart.config import CfgNode, ConfigError
+from warmstart.engine import (
+    HookBase,
+    NonFiniteLossError,
+    build_trainer,
+    read_command_line,
+    register_hook,
+    run_tool,
+)
+
+Tiny = Callable[..., CfgNode]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "message"),
+    [
+        (0, 0, ""),
+        (ConfigError("SOLVER.X: wrong"), 2, "error: SOLVER.X: wrong\n"),
+        (NonFiniteLossError("iteration 3: total_loss is nan"), 3, "error: iteration 3: total_loss is nan\n"),
+        (KeyboardInterrupt(), 130, "interrupted: --resume continues from the last checkpoint\n"),
+    ],
+)
+def test_a_tool_exits_with_a_documented_code_and_one_message(
+    outcome: int | BaseException, code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main() -> int:
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    with pytest.raises(SystemExit) as end:
+        run_tool(main)
+    assert end.value.code == code
+    assert capsys.readouterr().err == message
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    def main() -> int:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_tool(main)
+
+
+def test_the_default_hooks_stand_in_their_order_with_users_hooks_before_the_records(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Mine(HookBase):
+        pass
+
+    monkeypatch.setattr("warmstart.engine.defaults._HOOKS", {})
+    register_hook("mine", lambda cfg: Mine())
+    with pytest.raises(ValueError, match="a hook called 'mine' is registered already"):
+        register_hook("mine", lambda cfg: Mine())
+    assert [hook.name for hook in build_trainer(tiny()).hooks] == [
+        "EvaluationHook",
+        "Mine",
+        "RecordHook",
+        "CheckpointHook",
+    ]
+
+
+@pytest.mark.need("F7")
+def test_print_config_says_who_set_what(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "base.yaml").write_text("SEED: 3\nSOLVER: {GAMMA: 0.5}\n")
+    (tmp_path / "x.yaml").write_text("_BASE_: base.yaml\nSOLVER:\n  BASE_LR: 1e-2\n")
+    with pytest.raises(SystemExit) as end:
+        read_command_line(
+            ["--config-file", str(tmp_path / "x.yaml"), "SOLVER.GAMMA", "0.2", "--print-config"], (), "a tool"
+        )
+    assert end.value.code == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "SOLVER.BASE_LR: 0.01  (default 0.001; set by " + f"{tmp_path}/x.yaml:3)",
+        "SOLVER.GAMMA: 0.2  (default 0.1; set by command line)",
+        "SEED: 3  (default 0; set by " + f"{tmp_path}/base.yaml:1)",
+    ]
+
+
+def test_help_lists_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    from warmstart.tools.train_net import FLAGS
+
+    with pytest.raises(SystemExit) as end:
+        read_command_line(["--help"], FLAGS, "Train a model.")
+    assert end.value.code == 0
+    out = capsys.readouterr().out
+    for flag in ("--config-file", "--import", "--print-config", *(flag.name for flag in FLAGS)):
+        assert flag in out
