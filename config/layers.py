@@ -67,7 +67,8 @@ def pairs(words: Sequence[Any], source: str, is_key: Callable[[str], bool]) -> l
         lacks_value = not equals and (not rest or is_key(follows))
         if not key or (lacks_value and not is_key(key)):
             raise ConfigError(
-                f"{source}: expected a key such as SOLVER.BASE_LR; got {word!r} (a list is written 1,2)"
+                f"{source}: expected a key such as SOLVER.BASE_LR; got {word!r} "
+                "(write KEY VALUE or KEY=VALUE, and a list as 1,2)"
             )
         if lacks_value:
             raise ConfigError(f"{source}: {key} has no value; write {key} VALUE or {key}=VALUE")

@@ -54,9 +54,9 @@ def check_arguments(
                 problems.append(f"{where}: {name} expects {expected}; got {shown(value)}")
         elif inspect.Parameter.VAR_KEYWORD not in kinds or argument in given:
             match = nearest(argument, own)
-            hint = f" did you mean {match!r}?" if match else ""
+            hint = f"; did you mean {match!r}?" if match else "."
             takes = ", ".join(own) or "none"
-            problems.append(f"{where}: {name} takes no argument {argument!r};{hint} It takes: {takes}")
+            problems.append(f"{where}: {name} takes no argument {argument!r}{hint} It takes: {takes}")
     for argument, parameter in own.items():
         if parameter.default is parameter.empty and argument not in arguments:
             problems.append(f"{label}.{argument}: {name} needs it; set {label}.{argument}")

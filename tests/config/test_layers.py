@@ -97,8 +97,8 @@ SOLVER:
         ),
         (
             "INPUT:\n  TRANSFORMS_TRAIN:\n    RandomCrop: {size: 28}\n",
-            "x.yaml:3: unknown key INPUT.TRANSFORMS_TRAIN.RandomCrop.size; INPUT.TRANSFORMS_TRAIN expects a list of"
-            r" names, each with or without arguments \(for example: INPUT.TRANSFORMS_TRAIN \[RandomHorizontalFlip",
+            "x.yaml:3: unknown key INPUT.TRANSFORMS_TRAIN.RandomCrop.size; INPUT.TRANSFORMS_TRAIN expects a list "
+            r"of names, each with or without arguments \(for example: INPUT.TRANSFORMS_TRAIN \[RandomHor",
         ),
         ("1: 2\n[a]: 3\nnull: 4\n", r"(?s)3 problems:.*x.yaml:1: unknown key 1;.*:2: unknown key \['a'\];.*:3: "),
     ],
@@ -217,11 +217,15 @@ def test_pairs(words: list[Any], expected: list[tuple[str, Any, bool]]) -> None:
         (["SEED=1", "SOLVER.GAMMA"], "^line: SOLVER.GAMMA has no value; "),
         (
             ["SOLVER.STEPS", "1", "2"],
-            r"^line: expected a key such as SOLVER.BASE_LR; got '2' \(a list is written 1,2\)$",
+            r"^line: expected a key such as SOLVER.BASE_LR; got '2' \(write KEY VALUE or KEY=VALUE, and a li",
         ),
         (
             ["SOLVER.STEPS", "1", "2", "SOLVER.GAMMA", "1"],
             "^line: expected a key such as SOLVER.BASE_LR; got '2' ",
+        ),
+        (
+            ["SEED", "=", "3"],
+            "^line: expected a key such as SOLVER.BASE_LR; got '3' .write KEY VALUE or KEY=VALUE, ",
         ),
         (["=3"], "^line: expected a key such as SOLVER.BASE_LR; got '=3' "),
         ([3, 4], "^line: expected a key such as SOLVER.BASE_LR; got 3 "),

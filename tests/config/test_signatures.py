@@ -42,7 +42,7 @@ def test_arguments_that_fit(arguments: dict[str, Any]) -> None:
         ),
         (
             {"size": 3, "zzz": 1},
-            "^ARGS.zzz: takes takes no argument 'zzz'; It takes: size, rate, flag, name, limit, any$",
+            "^ARGS.zzz: takes takes no argument 'zzz'. It takes: size, rate, flag, name, limit, any$",
         ),
         ({"size": 1.5}, "^ARGS.size: takes expects a whole number; got 1.5$"),
         ({"size": "3"}, "^ARGS.size: takes expects a whole number; got '3'$"),
@@ -61,9 +61,9 @@ def test_arguments_that_do_not_fit(arguments: dict[str, Any], message: str) -> N
 
 def test_what_the_caller_gives_the_user_may_not() -> None:
     check_arguments("ARGS", "SGD", torch.optim.SGD, {"dampening": 0.1}, given=("params", "lr"))
-    with pytest.raises(ConfigError, match="^ARGS.lr: SGD takes no argument 'lr'; It takes: momentum, dampening, "):
+    with pytest.raises(ConfigError, match="^ARGS.lr: SGD takes no argument 'lr'. It takes: momentum, dampening, "):
         check_arguments("ARGS", "SGD", torch.optim.SGD, {"lr": 0.1}, given=("params", "lr"))
-    with pytest.raises(ConfigError, match="^ARGS.first: Anything takes no argument 'first'; It takes: none$"):
+    with pytest.raises(ConfigError, match="^ARGS.first: Anything takes no argument 'first'. It takes: none$"):
         check_arguments("ARGS", "Anything", Anything, {"first": 1, "x": 2}, given=("first",))
 
 
