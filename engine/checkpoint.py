@@ -71,6 +71,15 @@ def has_checkpoints(folder: Path) -> bool:
     return (folder / POINTER).exists() or bool(_newest_first(folder))
 
 
+def refuse_used_folder(folder: Path) -> None:
+    """Raise ConfigError where another run has saved into `folder`: two runs are never mixed."""
+    if has_checkpoints(folder):
+        raise ConfigError(
+            f"{folder} holds the checkpoints of an earlier run; give --resume to continue it, "
+            "--overwrite to delete it, or another folder with OUTPUT_DIR"
+        )
+
+
 def load_newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     """Read the checkpoint that `last_checkpoint` names, else the newest that can be read.
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import FINAL, checkpoint_name, point_to, save_checkpoint
+from .checkpoint import FINAL, checkpoint_name, point_to, refuse_used_folder, save_checkpoint
 from .trainer import HookBase, Trainer, every
 from .writers import Record, Writer
 
@@ -101,6 +101,16 @@ class CheckpointHook(HookBase):
         self.period = period
         self.folder = Path(folder)
         self.constants = dict(constants)
+
+    def before_train(self, trainer: Trainer) -> None:
+        """Make the folder.
+
+        Raises:
+            ConfigError: the run is new, and the folder holds the checkpoints of another.
+        """
+        if trainer.iteration == 0:
+            refuse_used_folder(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
 
     def after_step(self, trainer: Trainer) -> None:
         """Save the state of this instant, then move the pointer."""

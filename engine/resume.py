@@ -11,7 +11,7 @@ import torch
 
 from warmstart.config import CfgNode, ConfigError
 
-from .checkpoint import POINTER, has_checkpoints, load_checkpoint, load_newest
+from .checkpoint import POINTER, has_checkpoints, load_checkpoint, load_newest, refuse_used_folder
 from .logs import setup_logging
 from .trainer import Trainer
 
@@ -42,32 +42,48 @@ def find_start(cfg: CfgNode, resume: str | None, overwrite: bool) -> dict[str, A
         overwrite: whether checkpoints of an earlier run in OUTPUT_DIR may go.
 
     Raises:
-        ConfigError: OUTPUT_DIR holds another run's checkpoints and neither flag was given, both were, or
-            what should be resumed cannot be read.
+        ConfigError: OUTPUT_DIR holds another run's checkpoints, both flags were given, or what should be
+            resumed cannot be read.
     """
     folder = Path(cfg.OUTPUT_DIR)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{cfg.label('OUTPUT_DIR')}: {folder} is a file; name a folder")
     if resume is None:
-        if has_checkpoints(folder) and not overwrite:
-            raise ConfigError(
-                f"{folder} holds the checkpoints of an earlier run; give --resume to continue it, "
-                "--overwrite to delete it, or another folder with OUTPUT_DIR"
-            )
+        if not overwrite:
+            refuse_used_folder(folder)
         return None
     if overwrite:
         raise ConfigError("command line: --resume and --overwrite contradict each other; give one of them")
-    source = Path(resume) if resume else folder
-    if resume and not source.is_dir():
-        logger.info("resuming from %s", source)
-        return load_checkpoint(source)
-    found = load_newest(source)
-    if found is None and resume:
-        raise ConfigError(f"command line: --resume {resume}: the folder holds no checkpoint")
-    if found is None:
+    source = Path(resume or folder)
+    origin = source if source.is_dir() else source.parent
+    if origin.resolve() != folder.resolve() and has_checkpoints(folder):
+        raise ConfigError(
+            f"{folder} holds the checkpoints of another run than {source}; give --resume without a path to "
+            "continue that one, or another folder with OUTPUT_DIR"
+        )
+    start = read_start(cfg, resume)
+    if start is None:
         logger.info("--resume: no checkpoint in %s yet, starting at iteration 0", folder)
-        return None
-    logger.info("resuming from %s", found[0])
+    return start
+
+
+def read_start(cfg: CfgNode, resume: str) -> dict[str, Any] | None:
+    """Return the checkpoint that --resume means: "" is the newest in OUTPUT_DIR, None where it has none.
+
+    Raises:
+        ConfigError: the file or folder that `resume` names holds none, or none that can be read.
+    """
+    source = Path(resume or cfg.OUTPUT_DIR)
+    if resume and not source.is_dir():
+        found = source, load_checkpoint(source)
+    else:
+        newest = load_newest(source)
+        if newest is None and resume:
+            raise ConfigError(f"command line: --resume {resume}: the folder holds no checkpoint")
+        if newest is None:
+            return None
+        found = newest
+    logger.info("reading %s", found[0])
     return found[1]
 
 

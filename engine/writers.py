@@ -45,7 +45,7 @@ class JSONWriter:
     `<name>.cut`. A line torn by a kill goes the same way.
 
     Args:
-        path: the file, created with its first record.
+        path: the file, created with its first record, like the folder it is in.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -53,6 +53,7 @@ class JSONWriter:
 
     def open(self, iteration: int) -> None:
         """Keep the lines up to `iteration`."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         if not self.path.exists():
             return
         kept: list[str] = []

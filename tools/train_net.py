@@ -16,11 +16,13 @@ from warmstart.engine import (
     evaluate_all,
     find_start,
     get_device,
+    load_model,
     load_start,
     log_run,
     log_scores,
     prepare_folder,
     read_command_line,
+    read_start,
     resolve_config,
     run_tool,
     setup_logging,
@@ -42,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags, cfg = read_command_line(argv, FLAGS, "Train the model that a YAML file describes.")
     setup_logging()
     cfg = resolve_config(cfg)
+    if flags["eval_only"] and flags["overwrite"]:
+        raise ConfigError("command line: --eval-only writes nothing, so --overwrite has no meaning; leave it out")
     if flags["eval_only"]:
         return evaluate_only(cfg, flags["resume"])
     start = find_start(cfg, flags["resume"], flags["overwrite"])
@@ -65,14 +69,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def evaluate_only(cfg: CfgNode, resume: str | None) -> int:
     """Evaluate on every test set; nothing is written."""
+    start = None if resume is None else read_start(cfg, resume)
+    if start is None and not cfg.MODEL.WEIGHTS:
+        missing = "needs weights" if resume is None else f"found no checkpoint in {cfg.OUTPUT_DIR}"
+        raise ConfigError(f"command line: --eval-only {missing}; give MODEL.WEIGHTS FILE or --resume=PATH")
     model = build_model(cfg).to(get_device(cfg))
-    if resume is not None:
-        start = find_start(cfg, resume, overwrite=False)
-        if start is None:
-            raise ConfigError(f"--eval-only --resume: {cfg.OUTPUT_DIR} holds no checkpoint to evaluate")
-        model.load_state_dict(start["model"])
-    elif not cfg.MODEL.WEIGHTS:
-        raise ConfigError("command line: --eval-only needs weights: give MODEL.WEIGHTS FILE or --resume [PATH]")
+    if start is not None:
+        load_model(model, start)
     log_scores(evaluate_all(model, build_test_loaders(cfg)))
     return 0
 

@@ -202,6 +202,21 @@ def test_a_folder_with_another_run_is_refused_with_three_ways_out(tiny: Tiny, tm
     assert find_start(resolve_config(tiny()), None, overwrite=True) is None
 
 
+def test_a_run_is_not_resumed_into_the_folder_of_another(tiny: Tiny, tmp_path: Path) -> None:
+    train(tiny())
+    train(tiny("OUTPUT_DIR", str(tmp_path / "other")))
+    checkpoint = str(tmp_path / "out" / "model_final.pth")
+    with pytest.raises(ConfigError, match="checkpoints of another run than .*; give --resume without a path"):
+        find_start(resolve_config(tiny("OUTPUT_DIR", str(tmp_path / "other"))), checkpoint, overwrite=False)
+
+
+@pytest.mark.need("F8")
+def test_a_trainer_made_by_hand_is_refused_the_folder_too(tiny: Tiny) -> None:
+    train(tiny())
+    with pytest.raises(ConfigError, match="holds the checkpoints of an earlier run"):
+        build_trainer(tiny()).train()
+
+
 @pytest.mark.need("F8")
 def test_resume_without_a_checkpoint_starts_at_zero_and_says_so(
     tiny: Tiny, logged: list[logging.LogRecord]

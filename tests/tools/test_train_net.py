@@ -82,7 +82,12 @@ def test_eval_only_scores_weights_and_checkpoints_and_writes_nothing(
     scores = next(r for r in records(tmp_path / "out") if r["iteration"] == 14)
     accuracy = next(value for key, value in scores.items() if key.endswith("/accuracy"))
     before = sorted((tmp_path / "out").iterdir())
-    for words in (["--resume"], ["MODEL.WEIGHTS", str(tmp_path / "out" / "model_final.pth")]):
+    checkpoint = str(tmp_path / "out" / "model_0000013.pth")
+    for words in (
+        ["--resume"],
+        [f"--resume={checkpoint}"],
+        ["MODEL.WEIGHTS", str(tmp_path / "out" / "model_final.pth")],
+    ):
         capsys.readouterr()
         assert train_net.main([*tiny_words, "--eval-only", *words]) == 0
         assert f"accuracy {accuracy:.2%}" in capsys.readouterr().out
