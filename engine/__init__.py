@@ -17,7 +17,7 @@ from .hooks import CheckpointHook, EvaluationHook, RecordHook
 from .logs import setup_logging
 from .losses import LossWindow, NonFiniteLossError
 from .resolve import check_device, get_device, resolve_config
-from .resume import compare_configs, find_start, load_start, prepare_folder, read_start
+from .resume import compare_configs, find_start, load_model, load_start, prepare_folder, read_start
 from .rng import preserved_rng, rng_state, seed_all, set_rng_state
 from .trainer import HookBase, Trainer, every
 from .writers import ConsoleWriter, JSONWriter, TensorBoardWriter, Writer
@@ -46,6 +46,7 @@ __all__ = [
     "find_start",
     "get_device",
     "load_checkpoint",
+    "load_model",
     "load_newest",
     "load_start",
     "log_run",

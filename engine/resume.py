@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from warmstart.config import CfgNode, ConfigError
 
@@ -110,17 +113,33 @@ def compare_configs(cfg: CfgNode, saved: dict[str, Any], allow_change: bool) -> 
         )
 
 
+def load_model(model: nn.Module, start: dict[str, Any]) -> None:
+    """Put a checkpoint's weights into a model, all of them.
+
+    Raises:
+        ConfigError: they are those of another model.
+    """
+    with _fitting():
+        model.load_state_dict(start["model"])
+
+
+@contextmanager
+def _fitting() -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"the checkpoint does not fit this model and optimizer: {reason}") from error
+
+
 def load_start(trainer: Trainer, start: dict[str, Any]) -> None:
     """Put a checkpoint into a trainer; where bits may come to differ, say so once.
 
     Raises:
         ConfigError: the checkpoint does not fit the trainer's model or optimizer.
     """
-    try:
+    with _fitting():
         trainer.load_state_dict(start)
-    except (KeyError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"the checkpoint does not fit this model and optimizer: {reason}") from error
     written_by, now = start.get("versions", {}), versions()
     changed = [
         f"{name} {written_by.get(name)} -> {now[name]}" for name in now if written_by.get(name) != now[name]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from warmstart.config import ConfigError
 from warmstart.engine import load_checkpoint, register_hook
 from warmstart.engine.defaults import _HOOKS
 from warmstart.tools import plain_train_net, train_net
@@ -82,16 +83,33 @@ def test_eval_only_scores_weights_and_checkpoints_and_writes_nothing(
     scores = next(r for r in records(tmp_path / "out") if r["iteration"] == 14)
     accuracy = next(value for key, value in scores.items() if key.endswith("/accuracy"))
     before = sorted((tmp_path / "out").iterdir())
-    checkpoint = str(tmp_path / "out" / "model_0000013.pth")
-    for words in (
-        ["--resume"],
-        [f"--resume={checkpoint}"],
-        ["MODEL.WEIGHTS", str(tmp_path / "out" / "model_final.pth")],
-    ):
+    out = tmp_path / "out"
+    for words in (["--resume"], [f"--resume={out}/model_0000013.pth"], [f"MODEL.WEIGHTS={out}/model_final.pth"]):
         capsys.readouterr()
         assert train_net.main([*tiny_words, "--eval-only", *words]) == 0
         assert f"accuracy {accuracy:.2%}" in capsys.readouterr().out
     assert sorted((tmp_path / "out").iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "--eval-only needs weights; give MODEL.WEIGHTS FILE or --resume=PATH"),
+        (["--resume"], "--eval-only found no checkpoint in .*out; give"),
+        (["--overwrite"], "--overwrite has no meaning; leave it out"),
+    ],
+)
+def test_eval_only_without_weights_says_what_to_give(
+    tiny_words: list[str], words: list[str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train_net.main([*tiny_words, "--eval-only", *words])
+
+
+def test_eval_only_of_another_model_says_that_it_does_not_fit(tiny_words: list[str]) -> None:
+    train_net.main(tiny_words)
+    with pytest.raises(ConfigError, match="the checkpoint does not fit this model"):
+        train_net.main([*tiny_words, "--eval-only", "--resume", "MODEL.ARGS.width=8"])
 
 
 def test_the_plain_loop_gives_the_same_bits(tiny_words: list[str], tmp_path: Path) -> None:
