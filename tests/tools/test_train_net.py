@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -166,6 +168,36 @@ def test_a_users_module_registers_and_a_users_own_config_and_data_disturb_nothin
     assert "\r" not in done.stdout
     assert "40/40" in done.stdout
     assert (tmp_path / "out" / "model_final.pth").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.need("C7", "D1")
+def test_killed_and_resumed_processes_end_with_the_weights_of_the_unbroken_run(
+    tiny_words: list[str], tmp_path: Path
+) -> None:
+    """SIGKILL at whatever instant the third and the sixth checkpoint have appeared; workers changed between."""
+    words = [*tiny_words, "SOLVER.MAX_ITER=60", "SOLVER.CHECKPOINT_PERIOD=3", "TEST.EVAL_PERIOD=7"]
+    train_net.main([*words, f"OUTPUT_DIR={tmp_path}/whole"])
+    command = [sys.executable, str(ROOT / "tools" / "train_net.py"), *words, f"OUTPUT_DIR={tmp_path}/killed"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for checkpoints, workers in ((3, "0"), (6, "2")):
+        process = subprocess.Popen(
+            [*command, "--resume", "DATALOADER.NUM_WORKERS", workers],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        while len(list((tmp_path / "killed").glob("model_0*.pth"))) < checkpoints and process.poll() is None:
+            time.sleep(0.001)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    subprocess.run([*command, "--resume"], env=environment, check=True, stdout=subprocess.DEVNULL)
+    whole, killed = (load_checkpoint(tmp_path / name / "model_final.pth") for name in ("whole", "killed"))
+    for name, tensor in whole["model"].items():
+        assert torch.equal(tensor, killed["model"][name]), name
+    assert [r["iteration"] for r in records(tmp_path / "killed")] == [
+        r["iteration"] for r in records(tmp_path / "whole")
+    ]
 
 
 @pytest.mark.slow
