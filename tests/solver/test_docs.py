@@ -1,0 +1,50 @@
+"""The figures and examples of docs/SCHEDULES.md are what the code gives."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from warmstart.config import get_cfg
+from warmstart.solver import build_schedule, catalog
+
+TEXT = (Path(__file__).parents[2] / "docs" / "SCHEDULES.md").read_text(encoding="utf-8")
+FIGURES = TEXT.partition("## Warm up for 2 of 10")[2].partition("\n## ")[0]
+ROWS = re.findall(r"^\| `(.+?)` \|(.+)\|$", FIGURES, re.MULTILINE)
+
+
+def shown(factor: float) -> str:
+    return {"0.000": "0", "1.000": "1"}.get(f"{factor:.3f}", f"{factor:.3f}".removeprefix("0"))
+
+
+@pytest.mark.parametrize(("keys", "cells"), ROWS, ids=[keys for keys, _ in ROWS])
+def test_the_figures_of_a_row(keys: str, cells: str) -> None:
+    common = re.search(r"`(MAX_ITER=.+?)`", FIGURES)
+    head = re.search(r"^\| keys of SOLVER \|(.+)\|$", FIGURES, re.MULTILINE)
+    assert common is not None
+    assert head is not None
+    cfg = get_cfg()
+    cfg.merge_from_list([f"SOLVER.{override}" for override in f"{common[1]} {keys}".split()])
+    schedule = build_schedule(cfg)
+    iterations = [int(t.removeprefix("t=")) for t in head[1].replace(" ", "").split("|")]
+    assert [shown(schedule(t)) for t in iterations] == cells.replace(" ", "").split("|")
+
+
+def test_each_name_is_documented_and_has_figures() -> None:
+    names = {*catalog.SCHEDULES, *catalog.KEYED_SCHEDULES}
+    assert set(re.findall(r"^\| `(\w+LR)` \|", TEXT, re.MULTILINE)) == names
+    assert {re.match(r"LR_SCHEDULER_NAME=(\w+)", keys)[1] for keys, _ in ROWS} == names  # type: ignore[index]
+
+
+def test_the_example_can_be_registered_and_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(catalog.SCHEDULES, "Descent", None)  # puts back what there was: nothing
+    monkeypatch.delitem(catalog.SCHEDULES, "Descent")
+    (block,) = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+    exec(block, {})
+    cfg = get_cfg()
+    cfg.merge_from_list(["SOLVER.LR_SCHEDULER_NAME", "Descent", "SOLVER.LR_SCHEDULER_ARGS.end", "0.1"])
+    cfg.merge_from_list(["SOLVER.MAX_ITER", 10, "SOLVER.WARMUP_ITERS", 2])
+    schedule = build_schedule(cfg)
+    assert [schedule(t) for t in (2, 6, 9, 10, 99)] == pytest.approx([1, 0.5, 0.125, 0.1, 0.1])
