@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from .errors import ConfigError, nearest
-from .fields import Bool, Float, Int, Str, shown
+from .fields import Bool, Field, Float, Int, OrNull, Str, shown
 from .node import CfgNode
 
 # Declared types that say plainly what they take; the others are left to the function itself.
-_TYPES = {"bool": Bool(False), "int": Int(0, minimum=None), "float": Float(0.0), "str": Str("")}
+_DECLARED = re.compile(r"(Optional\[)?(bool|int|float|str)(?(1)\])( \| None)?")
+_TYPES: dict[str, Field] = {"bool": Bool(False), "int": Int(0, minimum=None), "float": Float(0.0), "str": Str("")}
 
 
 def check_arguments(
@@ -83,9 +85,12 @@ def _mismatch(parameter: inspect.Parameter, value: Any) -> str:
     """Return what the parameter's declared type takes where `value` is not that, else ""."""
     kind = parameter.annotation
     # Annotations are strings under `from __future__ import annotations`.
-    field = _TYPES.get(kind if isinstance(kind, str) else getattr(kind, "__name__", ""))
-    if field is None or value is parameter.default:  # `x: int = None` takes None
+    match = _DECLARED.fullmatch(kind if isinstance(kind, str) else inspect.formatannotation(kind))
+    if not match or value is parameter.default:  # `x: int = None` takes None
         return ""
+    field = _TYPES[match[2]]
+    if match[1] or match[3]:
+        field = OrNull(field)
     try:
         field.parse(value)
     except ValueError:

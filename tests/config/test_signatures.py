@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from typing import Any, Optional
 
 import pytest
 import torch
 
 from warmstart.config import CfgNode, ConfigError, call, check_arguments, get_cfg
+from warmstart.config.signatures import _mismatch
 
 
 def takes(size: int, rate: float = 0.1, flag: bool = False, name: str = "a", *, limit: int = None, any=3):  # type: ignore  # noqa
@@ -57,6 +59,25 @@ def test_arguments_that_fit(arguments: dict[str, Any]) -> None:
 def test_arguments_that_do_not_fit(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_arguments("ARGS", "takes", takes, arguments)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "expected"),
+    [
+        (bool | None, "maybe", "null or true or false"),
+        (Optional[bool], "maybe", "null or true or false"),  # noqa: UP045
+        ("bool | None", "maybe", "null or true or false"),
+        ("Optional[int]", 1.5, "null or a whole number"),
+        (Optional[float], None, ""),  # noqa: UP045
+        ("float | None", 1, ""),
+        (int | str, 1.5, ""),
+        ("list[int]", 3, ""),
+        (tuple[float, float], 3, ""),
+    ],
+)
+def test_optional_types(annotation: Any, value: Any, expected: str) -> None:
+    parameter = inspect.Parameter("x", inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
+    assert _mismatch(parameter, value) == expected
 
 
 def test_what_the_caller_gives_the_user_may_not() -> None:
