@@ -6,6 +6,7 @@ import inspect
 import logging
 from collections.abc import Callable, Collection
 from fractions import Fraction
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -14,8 +15,9 @@ from torch import nn
 from torch.optim.optimizer import Optimizer
 
 from warmstart.config import CfgNode, ConfigError, call, check_arguments, resolve_durations, unknown_name
+from warmstart.config.errors import gathering
 
-from .catalog import KEYED_SCHEDULES, OPTIMIZERS, REFUSED, SCHEDULES, fused_works, python_values
+from .catalog import KEYED_SCHEDULES, OPTIMIZERS, REFUSED, SCHEDULES, fused_works
 from .lr_scheduler import ScheduleLR
 from .param_groups import get_default_optimizer_params
 from .schedules import Cosine, Delayed, Interpolate, MultiStep, Product, Schedule, StepWithFixedGamma, Warmup
@@ -162,18 +164,14 @@ def check_solver(cfg: CfgNode, iters_per_epoch: Fraction | int | None = None) ->
     warmstart.config.errors.ConfigError: SOLVER.MOMENTUM (override): RAdam has no momentum; \
 leave it out or set it to 0; optimizers that have it: Muon, RMSprop, SGD
     """
-    problems = []
-    try:
+    problems: list[str] = []
+    with gathering(problems):
         build_schedule(cfg, iters_per_epoch)
-    except ConfigError as error:
-        problems += error.problems
-    try:
+    with gathering(problems):
         cls, arguments = _optimizer(cfg)
         # A parameter of two dimensions is one that every optimizer takes.
         parameters = [nn.Parameter(torch.zeros(1, 1))]
         call("SOLVER.OPTIMIZER_ARGS", cfg.SOLVER.OPTIMIZER, cls, parameters, **arguments)
-    except ConfigError as error:
-        problems += error.problems
     if problems:
         raise ConfigError(problems)
 
@@ -210,11 +208,11 @@ def _cosine(cfg: CfgNode, length: int) -> Schedule:
 
 def _named_schedule(cfg: CfgNode, length: int) -> Schedule:
     name, label = cfg.SOLVER.LR_SCHEDULER_NAME, "SOLVER.LR_SCHEDULER_ARGS"
-    factory, arguments = SCHEDULES[name], dict(cfg.SOLVER.LR_SCHEDULER_ARGS)
+    factory, arguments = SCHEDULES[name], cfg.SOLVER.LR_SCHEDULER_ARGS
     if "num_iters" in inspect.signature(factory).parameters:
-        arguments.setdefault("num_iters", length)
+        factory = partial(factory, num_iters=length)
     check_arguments(label, name, factory, arguments)
-    schedule: Schedule = call(label, name, factory, **python_values(factory, arguments))
+    schedule: Schedule = call(label, name, factory, **arguments)
     if not callable(schedule):
         raise ConfigError(
             f"{cfg.label('SOLVER.LR_SCHEDULER_NAME')}: {name} was registered with a factory that returns "
@@ -231,21 +229,23 @@ def _optimizer(cfg: CfgNode) -> tuple[Callable[..., Optimizer], dict[str, Any]]:
     if name not in OPTIMIZERS:
         known = [known for known in OPTIMIZERS if known not in REFUSED]
         raise unknown_name(cfg.label("SOLVER.OPTIMIZER"), "optimizer", name, known)
-    cls, arguments = OPTIMIZERS[name], dict(solver.OPTIMIZER_ARGS)
-    takes = inspect.signature(cls).parameters
+    cls, takes = OPTIMIZERS[name], inspect.signature(OPTIMIZERS[name]).parameters
     problems = _misplaced(cfg, takes)
     if solver.NESTEROV and "nesterov" in takes and not solver.MOMENTUM:
         problems.append(f"{cfg.label('SOLVER.NESTEROV')}: Nesterov momentum needs SOLVER.MOMENTUM above 0")
-    own = {argument: value for argument, value in arguments.items() if argument not in _KEYS}
-    try:
+    own = solver.OPTIMIZER_ARGS.clone()
+    for argument in _KEYS:
+        own.pop(argument, None)  # _misplaced has spoken of them
+    with gathering(problems):
         check_arguments("SOLVER.OPTIMIZER_ARGS", name, cls, own, given=["params", *_KEYS])
-    except ConfigError as error:
-        problems += error.problems
     if problems:
         raise ConfigError(problems)
-    from_keys = {argument: solver[key] for argument, key in _KEYS.items() if argument in takes}
-    from_keys.pop("weight_decay", None)  # each group has its own
-    return cls, from_keys | python_values(cls, arguments)
+    # Each group has its own weight decay.
+    keys = {
+        argument: solver[key] for argument, key in _KEYS.items() if argument in takes and key != "WEIGHT_DECAY"
+    }
+    # Torch wants tuples where YAML has lists.
+    return cls, keys | {k: tuple(value) if isinstance(value, list) else value for k, value in own.items()}
 
 
 def _misplaced(cfg: CfgNode, takes: Collection[str]) -> list[str]:
@@ -262,7 +262,7 @@ def _misplaced(cfg: CfgNode, takes: Collection[str]) -> list[str]:
             able = [n for n, cls in OPTIMIZERS.items() if argument in inspect.signature(cls).parameters]
             off = "false" if cfg.SOLVER[key] is True else "0"
             problems.append(
-                f"{cfg.label(f'SOLVER.{key}')}: {name} has no {argument}; leave it out or set it to {off}; "
-                f"optimizers that have it: {', '.join(sorted(able))}"
+                f"{cfg.label(f'SOLVER.{key}')}: {name} has no {argument.replace('_', ' ')}; leave it out or "
+                f"set it to {off}; optimizers that have it: {', '.join(sorted(able))}"
             )
     return problems

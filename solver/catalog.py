@@ -71,19 +71,6 @@ def register_lr_scheduler(name: str, factory: Callable[..., Schedule]) -> None:
     SCHEDULES[name] = factory
 
 
-def python_values(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return YAML's values as Python means them: lists are tuples, and 1e3 is whole where an int is asked."""
-    parameters = inspect.signature(function).parameters
-
-    def convert(name: str, value: Any) -> Any:
-        kind = parameters[name].annotation if name in parameters else None
-        if kind in (int, "int") and isinstance(value, float):
-            return int(value)
-        return tuple(value) if isinstance(value, list) else value
-
-    return {name: convert(name, value) for name, value in arguments.items()}
-
-
 def fused_works(cls: Callable[..., Optimizer], arguments: dict[str, Any], parameters: list[nn.Parameter]) -> bool:
     """Return whether the fused kind of `cls` updates such parameters; asked by doing it to small ones."""
     if "fused" not in inspect.signature(cls).parameters or {"fused", "foreach"} & arguments.keys():

@@ -93,7 +93,8 @@ class ScheduleLR(LRScheduler):
         rates = [base * factor for base in self.base_lrs]
         self._last_lr = rates  # type: ignore[assignment]  # torch's may hold tensors
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            if isinstance(group["lr"], torch.Tensor):
+            # The first test is for speed only; the second costs as much as all the rest.
+            if type(group["lr"]) is not float and isinstance(group["lr"], torch.Tensor):
                 group["lr"].fill_(rate)  # in place: captured graphs read this tensor
             else:
                 group["lr"] = rate

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from warmstart.config import CfgNode, resolve_durations
+from warmstart.solver import WarmupCosineLR, build_lr_scheduler, build_optimizer, describe_groups, describe_plan
+
+Cfg = Callable[..., CfgNode]
+
+
+@pytest.mark.parametrize(
+    ("keys", "plan"),
+    [
+        (
+            {"MAX_ITER": 1200, "STEPS": [800, 1100], "WARMUP_ITERS": 60, "BASE_LR": 0.1},
+            "1,200 iterations = 9.6 epochs of 2,000 samples; warm-up ends at 60; drops at 800, 1,100; "
+            "final rate 0.001",
+        ),
+        (
+            {"MAX_ITER": "10ep", "STEPS": ["50%"], "WARMUP_ITERS": 0, "BASE_LR": 0.1},
+            "1,250 iterations = 10 epochs of 2,000 samples; drops at 625; final rate 0.01",
+        ),
+        (
+            {"MAX_ITER": 4, "LR_SCHEDULER_NAME": "WarmupCosineLR", "WARMUP_ITERS": 1, "BASE_LR": 0.1},
+            "4 iterations = 0.032 epochs of 2,000 samples; warm-up ends at 1; final rate 0.0146447",
+        ),
+        (
+            {
+                "MAX_ITER": 1000,
+                "LR_SCHEDULER_NAME": "StepLR",
+                "LR_SCHEDULER_ARGS": {"step_size": 9, "gamma": 0.99},
+                "WARMUP_ITERS": 1,
+                "BASE_LR": 1.0,
+            },
+            "1,000 iterations = 8 epochs of 2,000 samples; warm-up ends at 1; "
+            "drops at 10, 19, 28, ... (110 in all); final rate 0.331033",
+        ),
+        (
+            {
+                "MAX_ITER": 100,
+                "STEPS": [5, 50, 100],
+                "WARMUP_ITERS": 9,
+                "WARMUP_BLEND": "interpolate",
+                "BASE_LR": 1,
+            },
+            "100 iterations = 0.8 epochs of 2,000 samples; warm-up ends at 9; drops at 50; final rate 0.01",
+        ),
+    ],
+)
+@pytest.mark.need("B10", "E14")
+def test_plans(keys: dict[str, Any], plan: str, cfg_with: Cfg) -> None:
+    cfg = cfg_with(**keys)
+    assert describe_plan(cfg, 2000) == plan
+    assert describe_plan(resolve_durations(cfg, 125), 2000) == plan
+
+
+def test_groups_tell_their_base_rates_also_after_warm_up_has_lowered_them(cfg_with: Cfg) -> None:
+    cfg = cfg_with(BASE_LR=0.1, BIAS_LR_FACTOR=2, WEIGHT_DECAY=0.01)
+    optimizer = build_optimizer(cfg, torch.nn.Sequential(torch.nn.Linear(100, 20), torch.nn.LayerNorm(20)))
+    build_lr_scheduler(cfg, optimizer)
+    assert describe_groups(optimizer).splitlines() == [
+        "default: 1 tensor, 2,000 parameters, rate 0.1, decay 0.01",
+        "norm: 1 tensor, 20 parameters, rate 0.1, decay 0",
+        "bias: 1 tensor, 20 parameters, rate 0.2, decay 0.01",
+        "norm bias: 1 tensor, 20 parameters, rate 0.2, decay 0",
+    ]
+
+
+def test_groups_without_names_are_numbered() -> None:
+    optimizer = torch.optim.Rprop(torch.nn.Linear(2, 2).parameters(), lr=torch.tensor(0.5))
+    WarmupCosineLR(optimizer, 10)
+    assert describe_groups(optimizer) == "0: 2 tensors, 6 parameters, rate 0.5, decay 0"

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import ast
+import math
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from warmstart.solver import schedules
+from warmstart.solver.schedules import (
+    Cosine,
+    Delayed,
+    Interpolate,
+    MultiStep,
+    Product,
+    Step,
+    StepWithFixedGamma,
+    Warmup,
+    drops,
+)
+
+LINEAR, CONSTANT = Warmup("linear", 0.25, 4), Warmup("constant", 0.25, 4)
+HALVES = MultiStep((2, 6), gamma=0.5)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "factors"),
+    [
+        (MultiStep((), 0.1), {0: 1, 9: 1}),
+        (MultiStep((3,), 0.1), {0: 1, 2: 1, 3: 0.1, 4: 0.1, 10**9: 0.1}),
+        (MultiStep((3, 3), 0.5), {2: 1, 3: 0.25}),
+        (MultiStep((2, 5), 10.0), {1: 1, 2: 10, 5: 100}),
+        (Cosine(1), {0: 1, 1: 0, 2: 0}),
+        (Cosine(3), {0: 1, 1: 0.75, 2: 0.25, 3: 0, 4: 0}),
+        (Cosine(4, end_factor=0.5), {0: 1, 2: 0.75, 4: 0.5, 10**9: 0.5}),
+        (Cosine(4, end_factor=1.0), {0: 1, 2: 1, 4: 1}),
+        (StepWithFixedGamma(4, 1, 0.5), {0: 1, 1: 1, 2: 0.5, 3: 0.5, 4: 0.5, 5: 0.5}),
+        (StepWithFixedGamma(7, 2, 0.5), {0: 1, 2: 1, 3: 0.5, 4: 0.5, 5: 0.25, 10**9: 0.25}),
+        (StepWithFixedGamma(5, 0, 0.5), {0: 1, 5: 1}),
+        (StepWithFixedGamma(2, 5, 0.5), {0: 1, 1: 0.125, 2: 0.03125, 3: 0.03125}),
+        (Step(1, 0.5), {0: 1, 1: 0.5, 10: 2**-10}),
+        (Step(10, 0.5), {9: 1, 10: 0.5, 19: 0.5, 20: 0.25}),
+        (Step(1, 2.0), {3: 8, 10**6: math.inf}),
+        (Warmup("linear", 0.0, 4), {0: 0, 1: 0.25, 3: 0.75, 4: 1, 5: 1}),
+        (Warmup("gradual", 0.5, 4), {0: 0.5, 2: 0.75, 4: 1}),
+        (Warmup("constant", 0.1, 4), {0: 0.1, 3: 0.1, 4: 1}),
+        (Warmup("linear", 0.001, 0), {0: 1, 1: 1}),
+        (Warmup("linear", 1.0, 4), {0: 1, 2: 1, 4: 1}),
+        (Delayed(HALVES, 3), {0: 1, 3: 1, 4: 1, 5: 0.5, 9: 0.25}),
+        (Product(LINEAR, HALVES), {0: 0.25, 1: 0.4375, 2: 0.3125, 3: 0.40625, 4: 0.5, 6: 0.25}),
+        (Product(CONSTANT, HALVES), {0: 0.25, 2: 0.125, 3: 0.125, 4: 0.5, 6: 0.25}),
+        (Interpolate(LINEAR, HALVES), {0: 0.25, 2: 0.375, 4: 0.5, 5: 0.5, 6: 0.25}),
+        (Interpolate(CONSTANT, HALVES), {0: 0.25, 2: 0.25, 3: 0.25, 4: 0.5, 6: 0.25}),
+        (Interpolate(Warmup("linear", 0.5, 0), HALVES), {0: 1, 2: 0.5}),
+    ],
+)
+def test_factors(schedule: schedules.Schedule, factors: dict[int, float]) -> None:
+    assert {t: schedule(t) for t in factors} == pytest.approx(factors, rel=1e-12, abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (MultiStep((3, 3, 6, 12), 0.1), [3, 6]),
+        (MultiStep((3,), 1.0), []),
+        (Cosine(12), []),
+        (StepWithFixedGamma(10, 3, 0.1), [3, 5, 8]),
+        (StepWithFixedGamma(10, 3, 2.0), []),
+        (StepWithFixedGamma(2, 5, 0.1), [1, 2]),
+        (Step(5, 0.1), [5, 10]),
+        (Step(5, 1.0), []),
+        (Delayed(Step(5, 0.1), 1), [6, 11]),
+        (Product(LINEAR, MultiStep((2, 9), 0.1)), [2, 9]),
+        (Interpolate(LINEAR, MultiStep((2, 4, 9), 0.1)), [9]),
+        (Product(LINEAR, Delayed(lambda t: 1.0, 4)), []),
+    ],
+)
+def test_drops_before_iteration_12(schedule: schedules.Schedule, expected: list[int]) -> None:
+    assert list(drops(schedule, 12)) == expected
+
+
+@pytest.mark.need("S6")
+def test_milestones_of_long_runs_fall_exactly() -> None:
+    million = 1_000_000
+    schedule = MultiStep((million, 2 * million, 5 * million // 2), 0.1)
+    for milestone, before, after in ((million, 1.0, 0.1), (2 * million, 0.1, 0.01), (2_500_000, 0.01, 0.001)):
+        assert schedule(milestone - 1) == pytest.approx(before)
+        assert schedule(milestone) == pytest.approx(after)
+    # Seven even drops over a length that 8 does not divide: each at the first iteration past its share.
+    even = StepWithFixedGamma(4_999_999, 7, 0.5)
+    for i in range(1, 8):
+        drop = math.ceil(Fraction(i, 8) * 4_999_999)
+        assert (even(drop - 1), even(drop)) == (0.5 ** (i - 1), 0.5**i)
+
+
+@pytest.mark.need("B4")
+def test_never_above_one_and_the_same_when_asked_again() -> None:
+    schedule = Product(Warmup("linear", 0.001, 100), Cosine(1000))
+    first = [schedule(t) for t in range(1100)]
+    assert max(first) <= 1
+    assert [schedule(t) for t in reversed(range(1100))] == first[::-1]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: MultiStep((6, 3)), r"milestones must increase; got \(6, 3\)"),
+        (lambda: Cosine(0), "num_iters must be 1 or more; got 0"),
+        (lambda: StepWithFixedGamma(0, 1), "num_iters must be 1 or more; got 0"),
+        (lambda: StepWithFixedGamma(4, -1), "num_decays must be 0 or more; got -1"),
+        (lambda: Step(0), "step_size must be 1 or more; got 0"),
+        (
+            lambda: Warmup("quadratic", 0.1, 4),
+            "no warm-up is called 'quadratic'; known: constant, linear, gradual",
+        ),
+        (lambda: Warmup("linear", 1.5, 4), r"a warm-up factor must lie in \[0, 1\]; got 1.5"),
+        (lambda: Warmup("linear", 0.5, -1), "the length of warm-up must be 0 or more; got -1"),
+    ],
+)
+def test_impossible_settings(make: type, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_module_imports_neither_ours_nor_torch() -> None:
+    tree = ast.parse(Path(schedules.__file__).read_text())
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert imported == {"__future__", "bisect", "collections.abc", "dataclasses", "math"}
