@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from typing import Any
 
@@ -81,7 +82,7 @@ def test_all_ways_to_an_iteration_give_the_same_bits(name: str, warmup: list[str
             assert rates_of(resumed) == scheduler.get_last_lr() == expected
         walked.step()
         walker.step()
-    assert closed.lr_at(k) == closed.get_lr() or closed.last_epoch == 0  # asking has moved nothing
+    assert closed.last_epoch == 0  # asking has moved nothing
 
 
 @every_name
@@ -114,7 +115,7 @@ def test_never_above_the_base_rate_and_no_jump_upwards(name: str, warmup: list[s
     assert max(curve) <= 0.1
     if "WARMUP_METHOD=constant" not in warmup:
         slope = 0.1 / 11 * (1 + 1e-9)
-        assert all(after - before <= slope for before, after in zip(curve, curve[1:], strict=False))
+        assert all(after - before <= slope for before, after in itertools.pairwise(curve))
 
 
 @every_name
