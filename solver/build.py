@@ -240,10 +240,7 @@ def _optimizer(cfg: CfgNode) -> tuple[Callable[..., Optimizer], dict[str, Any]]:
         check_arguments("SOLVER.OPTIMIZER_ARGS", name, cls, own, given=["params", *_KEYS])
     if problems:
         raise ConfigError(problems)
-    # Each group has its own weight decay.
-    keys = {
-        argument: solver[key] for argument, key in _KEYS.items() if argument in takes and key != "WEIGHT_DECAY"
-    }
+    keys = {argument: solver[key] for argument, key in _KEYS.items() if argument in takes}
     # Torch wants tuples where YAML has lists.
     return cls, keys | {k: tuple(value) if isinstance(value, list) else value for k, value in own.items()}
 

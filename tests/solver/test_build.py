@@ -367,16 +367,17 @@ MISTAKES = [
     ),
     (
         {"LR_SCHEDULER_NAME": "StepLR", "LR_SCHEDULER_ARGS": {"stepsize": 30}},
-        "SOLVER.LR_SCHEDULER_ARGS.stepsize: StepLR takes no argument 'stepsize'; did you mean 'step_size'",
+        r"SOLVER.LR_SCHEDULER_ARGS.stepsize \(merged config\): StepLR takes no argument 'stepsize'; "
+        "did you mean 'step_size'",
     ),
     ({"LR_SCHEDULER_NAME": "StepLR"}, "SOLVER.LR_SCHEDULER_ARGS.step_size: StepLR needs it"),
     (
         {"LR_SCHEDULER_NAME": "StepLR", "LR_SCHEDULER_ARGS": {"step_size": 3, "optimizer": "SGD"}},
-        "SOLVER.LR_SCHEDULER_ARGS.optimizer: StepLR takes no argument 'optimizer'",
+        "SOLVER.LR_SCHEDULER_ARGS.optimizer .*: StepLR takes no argument 'optimizer'",
     ),
     (
         {"LR_SCHEDULER_NAME": "StepLR", "LR_SCHEDULER_ARGS": {"step_size": 3, "gamma": "fast"}},
-        "SOLVER.LR_SCHEDULER_ARGS.gamma: StepLR expects a number; got 'fast'",
+        "SOLVER.LR_SCHEDULER_ARGS.gamma .*: StepLR expects a number; got 'fast'",
     ),
     (
         {"LR_SCHEDULER_NAME": "StepLR", "LR_SCHEDULER_ARGS": {"step_size": 0}},
@@ -408,10 +409,10 @@ MISTAKES = [
     ({"OPTIMIZER_ARGS": {"momentum": 0.1}}, "SOLVER.OPTIMIZER_ARGS.momentum .*: set SOLVER.MOMENTUM instead"),
     ({"OPTIMIZER_ARGS": {"nesterov": True}}, "SOLVER.OPTIMIZER_ARGS.nesterov .*: set SOLVER.NESTEROV instead"),
     ({"OPTIMIZER_ARGS": {"weight_decay": 0.1}}, "SOLVER.OPTIMIZER_ARGS.weight_decay .*: set SOLVER.WEIGHT_DECAY"),
-    ({"OPTIMIZER_ARGS": {"params": []}}, "SOLVER.OPTIMIZER_ARGS.params: SGD takes no argument 'params'"),
+    ({"OPTIMIZER_ARGS": {"params": []}}, "SOLVER.OPTIMIZER_ARGS.params .*: SGD takes no argument 'params'"),
     (
         {"OPTIMIZER": "Adam", "OPTIMIZER_ARGS": {"beta": [0.9, 0.95]}},
-        "SOLVER.OPTIMIZER_ARGS.beta: Adam takes no argument 'beta'; did you mean 'betas'",
+        "SOLVER.OPTIMIZER_ARGS.beta .*: Adam takes no argument 'beta'; did you mean 'betas'",
     ),
     (
         {"OPTIMIZER": "Adam", "OPTIMIZER_ARGS": {"betas": [0.9, 2]}},
@@ -419,7 +420,7 @@ MISTAKES = [
     ),
     (
         {"OPTIMIZER": "Adam", "OPTIMIZER_ARGS": {"eps": "small"}},
-        "SOLVER.OPTIMIZER_ARGS.eps: Adam expects a number",
+        "SOLVER.OPTIMIZER_ARGS.eps .*: Adam expects a number",
     ),
 ]
 
@@ -446,7 +447,7 @@ def test_all_mistakes_are_told_at_once(cfg_with: Cfg) -> None:
         "SOLVER.STEPS",
         "SOLVER.OPTIMIZER_ARGS.lr",
         "SOLVER.MOMENTUM",
-        "SOLVER.OPTIMIZER_ARGS.beta:",
+        "SOLVER.OPTIMIZER_ARGS.beta",
     ]
 
 
