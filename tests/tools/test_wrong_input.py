@@ -1,0 +1,250 @@
+"""Everything a user can type wrong gets one sentence that says what to type, exit code 2, and leaves no trace."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from warmstart.engine import run_tool
+from warmstart.tools.train_net import main
+
+ROOT = Path(__file__).parent.parent.parent
+RUN = ["SOLVER.MAX_ITER=20", "SOLVER.STEPS=15", "OUTPUT_DIR=out"]
+
+FILES = {
+    "broken.yaml": "SOLVER: {BASE_LR: 1",
+    "unsafe.yaml": "SEED: 1\nOUTPUT_DIR: !!python/object/apply:os.mkdir [ran]\n",
+    "based-on-unsafe.yaml": "_BASE_: unsafe.yaml\n",
+    "twice.yaml": "SEED: 1\nSOLVER:\n  GAMMA: 1\nSEED: 2\n",
+    "list.yaml": "- SEED: 1\n",
+    "a.yaml": "_BASE_: b.yaml\n",
+    "b.yaml": "_BASE_: a.yaml\n",
+    "orphan.yaml": "SEED: 1\n_BASE_: gone.yaml\n",
+    "unknown.yaml": "MODEL:\n  WETGHTS: a.pth\nSOLVER:\n  BASE_RL: 0.1\n",
+    "types.yaml": "SOLVER:\n  IMS_PER_BATCH: '16'\n  STEPS: [1, two]\nOUTPUT_DIR: 2024\nMODEL.WEIGHTS:\n",
+    "flat.yaml": "SOLVER:\n  BASE_LR 0.1\n",
+    "args.yaml": "MODEL:\n  ARGS:\n    norn: group\n",
+    "dashless.yaml": "INPUT:\n  TRANSFORMS_TRAIN:\n    RandomCrop: {size: 8}\n",
+    "junk.pth": "not a checkpoint",
+    "a_file": "",
+}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's folder, with all the wrong files in it."""
+    monkeypatch.chdir(tmp_path)
+    for name, text in FILES.items():
+        Path(name).write_text(text)
+    np.savez("wide.npz", images=np.zeros((20, 8, 8), np.uint8), labels=np.arange(20))
+    np.savez("float.npz", images=np.zeros((20, 8, 8)), labels=np.arange(20))
+    return tmp_path
+
+
+def error_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Run the tool and return what it says on stderr; it must exit with 2 and change nothing on disk."""
+    before = sorted(Path.cwd().rglob("*"))
+    with pytest.raises(SystemExit) as caught:
+        run_tool(functools.partial(main, [*RUN, *words]))
+    printed = capsys.readouterr()
+    assert caught.value.code == 2, printed.out
+    assert "error" not in printed.out.lower()
+    assert sorted(Path.cwd().rglob("*")) == before
+    assert printed.err.startswith("error: ")
+    assert "Traceback" not in printed.err
+    return printed.err.removeprefix("error: ").rstrip("\n")
+
+
+# A command line, and what answers it: how the message begins, then parts of it, in order, after " ... ".
+CASES = """
+# keys
+SOLVER.BASE_RL 0.1 -> command line: unknown key SOLVER.BASE_RL; did you mean SOLVER.BASE_LR?
+BASE_LR=0.1 -> command line: unknown key BASE_LR; did you mean SOLVER.BASE_LR?
+solver.gamma 0.1 -> command line: unknown key solver.gamma; did you mean SOLVER.GAMMA?
+IMS_PER_BATCH 8 -> command line: unknown key ... did you mean SOLVER.IMS_PER_BATCH or TEST.IMS_PER_BATCH?
+SOLVER.MAX_EPOCHS 3 -> command line: unknown key ... a length in epochs is written SOLVER.MAX_ITER 90ep
+SOLVER.STEPS.0 3 -> command line: unknown key SOLVER.STEPS.0; SOLVER.STEPS expects a list, each entry
+-lr 0.1 -> command line: unknown key -lr; config/defaults.py lists all keys
+SOLVER 3 -> SOLVER (command line): expected keys with values, as SOLVER.OPTIMIZER; got 3
+
+# odd lists and flags
+SEED -> command line: SEED has no value; write SEED VALUE or SEED=VALUE
+SEED SOLVER.GAMMA 0.5 -> command line: SEED has no value; write SEED VALUE or SEED=VALUE
+SOLVER.STEPS 5 10 -> command line: expected a key such as SOLVER.BASE_LR; got '10' ... a list as 1,2
+SEED = 3 -> command line: expected a key such as SOLVER.BASE_LR; got '3' (write KEY VALUE or KEY=VALUE
+=3 -> command line: expected a key such as SOLVER.BASE_LR; got '=3'
+SEED 1 --eval_only -> command line: unknown flag --eval_only; did you mean --eval-only?
+OUTPUT_DIR out --resum -> command line: unknown flag --resum; did you mean --resume?
+SEED 1 --lr=3 -> command line: unknown flag --lr; known: --config-file, --import, --print-config, --resume
+--eval-only=yes -> command line: --eval-only takes no value; got 'yes'
+--config-file -> command line: --config-file needs a value
+--config-file= -> command line: --config-file needs a value
+--import gone_module -> command line: --import gone_module: no such module
+
+# files
+--config-file gone.yaml -> gone.yaml: cannot read the config file: no such file or directory
+--config-file recipe:digit.yaml -> recipe:digit.yaml: no such recipe; the package carries cifar10.yaml, digits.yaml
+--config-file broken.yaml -> broken.yaml:1: not valid YAML: while parsing a flow mapping, expected ',' or '}'
+--config-file list.yaml -> list.yaml:1: not valid YAML: expected `KEY: value` lines
+--config-file flat.yaml -> SOLVER (flat.yaml:1): expected keys with values ... got 'BASE_LR 0.1'
+--config-file twice.yaml -> twice.yaml:4: not valid YAML: SEED is written twice, first in line 1; keep one
+--config-file unsafe.yaml -> unsafe.yaml:2: not valid YAML: a config is plain data and takes no tags; got !!python
+--config-file based-on-unsafe.yaml -> unsafe.yaml:2: not valid YAML: ... takes no tags; got !!python
+--config-file a.yaml -> b.yaml:1: _BASE_ goes in a circle: a.yaml -> b.yaml -> a.yaml
+--config-file orphan.yaml -> orphan.yaml:2: _BASE_ gone.yaml: there is no file gone.yaml
+--config-file dashless.yaml -> dashless.yaml:3: unknown key ... INPUT.TRANSFORMS_TRAIN expects a list of names
+--config-file args.yaml -> MODEL.ARGS.norn (args.yaml:3): small_cnn takes no argument 'norn'; did you mean 'norm'?
+
+# types
+SOLVER.BASE_LR fast -> SOLVER.BASE_LR (command line): expected a number above 0; got 'fast' (for example:
+SOLVER.BASE_LR -1e-4 -> SOLVER.BASE_LR (command line): expected a number above 0; got '-1e-4'
+SOLVER.BASE_LR= -> SOLVER.BASE_LR (command line): expected a number above 0; got ''
+SOLVER.IMS_PER_BATCH 1.5 -> SOLVER.IMS_PER_BATCH (command line): expected a whole number of at least 1; got '1.5'
+SOLVER.WARMUP_FACTOR 2 -> SOLVER.WARMUP_FACTOR (command line): expected a number of at least 0 and at most 1; got
+CUDNN_BENCHMARK yes -> CUDNN_BENCHMARK (command line): expected true or false; got 'yes'
+SEED null -> SEED (command line): expected a whole number of at least 0 ... got 'null' (for example: SEED 1)
+SOLVER.STEPS [[1]] -> SOLVER.STEPS (command line): expected a list, each entry a number of iterations, 1 or more
+SOLVER.OPTIMIZER_ARGS.dampening [0.9 -> SOLVER.OPTIMIZER_ARGS.dampening (command line): not a whole list or mapping
+INPUT.TRANSFORMS_TEST 3 -> INPUT.TRANSFORMS_TEST (command line): expected a list of names, each with or
+SOLVER.MAX_ITER 90epochs -> SOLVER.MAX_ITER (command line): expected a number of iterations ... such as "90ep"; got
+SOLVER.MAX_ITER 5% -> SOLVER.MAX_ITER (command line): expected a number of iterations, 1 or more, or a string with
+SOLVER.GAMMA 1ep -> SOLVER.GAMMA (command line): expected a number above 0; got '1ep'
+LOG_PERIOD 0ep -> LOG_PERIOD (command line): expected a number of iterations, 1 or more, or a string with a unit
+
+# names and their arguments
+SOLVER.LR_SCHEDULER_NAME WarmupMultistepLR -> SOLVER.LR_SCHEDULER_NAME ... did you mean 'WarmupMultiStepLR'? Known:
+SOLVER.LR_SCHEDULER_NAME steplr -> SOLVER.LR_SCHEDULER_NAME (command line): ... 'steplr'; did you mean 'StepLR'?
+SOLVER.LR_SCHEDULER_NAME zzz -> SOLVER.LR_SCHEDULER_NAME (command line): no ... is called 'zzz'. Known: ... StepLR
+SOLVER.OPTIMIZER Adamm -> SOLVER.OPTIMIZER (command line): no optimizer is called 'Adamm'; did you mean 'Adam'?
+SOLVER.WARMUP_METHOD linaer -> SOLVER.WARMUP_METHOD (command line): ... linear ... 'linaer' (did you mean linear?)
+SOLVER.WARMUP_BLEND mul -> SOLVER.WARMUP_BLEND (command line): expected one of product, interpolate; got 'mul'
+DATASETS.TRAIN digit_train -> DATASETS.TRAIN (command line): ... did you mean 'digits_train'? Known: ... npz:PATH
+DATASETS.TEST digits_test,digits_tset -> DATASETS.TEST (command line): ... 'digits_tset'; did you mean
+DATASETS.TRAIN npz:gone.npz -> DATASETS.TRAIN (command line): npz:gone.npz was not found
+DATASETS.TRAIN npz:float.npz -> DATASETS.TRAIN (command line): npz:float.npz ... images must be uint8
+DATASETS.TRAIN [] -> DATASETS.TRAIN (command line): names no data set; give at least one
+DATASETS.TEST npz:wide.npz -> DATASETS.TEST (command line): npz:wide.npz has 20 classes, the model only 10
+MODEL.NAME resnet19 -> MODEL.NAME (command line): no model is called 'resnet19'; did you mean 'resnet18'?
+MODEL.TASK detection -> MODEL.TASK (command line): expected one of classification ... got 'detection'
+MODEL.ARGS.norn group -> MODEL.ARGS.norn (command line): small_cnn takes no argument 'norn'; did you mean 'norm'?
+MODEL.ARGS.width wide -> MODEL.ARGS.width (command line): small_cnn expects a whole number; got 'wide'
+MODEL.ARGS.norm bacth -> MODEL.ARGS.norm ... batch, group, none ... 'bacth'
+MODEL.NAME resnet18 MODEL.ARGS.weights DEFAULT -> MODEL.ARGS.weights (command line): ... MODEL.WEIGHTS
+INPUT.TRANSFORMS_TRAIN RandomCorp -> INPUT.TRANSFORMS_TRAIN (command line): ... did you mean 'RandomCrop'? Known:
+SOLVER.OPTIMIZER_ARGS.dampning 0.1 -> SOLVER.OPTIMIZER_ARGS.dampning ... did you mean 'dampening'? It takes:
+SOLVER.OPTIMIZER_ARGS.lr 0.1 -> SOLVER.OPTIMIZER_ARGS.lr (command line): ... set SOLVER.BASE_LR
+SOLVER.OPTIMIZER_ARGS.fused maybe -> SOLVER.OPTIMIZER_ARGS.fused ... expects null or true or false; got 'maybe'
+SOLVER.LR_SCHEDULER_NAME StepLR -> SOLVER.LR_SCHEDULER_ARGS.step_size: StepLR needs it
+SOLVER.LR_SCHEDULER_NAME=StepLR SOLVER.LR_SCHEDULER_ARGS.step_size 3epochs -> SOLVER.LR_SCHEDULER_ARGS.step_size
+
+# plans that cannot run
+SOLVER.STEPS 10,5 -> SOLVER.STEPS (command line): ... 10, 5
+SOLVER.WARMUP_ITERS 20 -> SOLVER.WARMUP_ITERS (command line): warm-up of 20 iterations never ends ... 20
+SOLVER.WARMUP_ITERS 99ep -> SOLVER.WARMUP_ITERS (command line): warm-up of 2,223 iterations never ends
+MODEL.NUM_CLASSES 3 -> MODEL.NUM_CLASSES (command line): 3 outputs are too few for the 10 classes ... give 0
+MODEL.IN_CHANNELS 3 -> MODEL.IN_CHANNELS (command line): the training images have 1 channels, not 3; use 0
+MODEL.DEVICE gpu -> MODEL.DEVICE (command line): expected auto, cpu, cuda or cuda:N; got 'gpu'
+MODEL.WEIGHTS gone.pth -> MODEL.WEIGHTS (command line): no such file: gone.pth
+MODEL.WEIGHTS junk.pth -> MODEL.WEIGHTS (command line): junk.pth is
+OUTPUT_DIR a_file -> OUTPUT_DIR (command line): a_file is a file; name a folder
+OUTPUT_DIR a_file/out -> OUTPUT_DIR (command line): cannot write to a_file/out
+--eval-only -> command line: --eval-only ... MODEL.WEIGHTS FILE or --resume
+--eval-only --resume -> command line: --eval-only found no checkpoint in out
+--resume --overwrite -> command line: --resume and --overwrite contradict each other; give one of them
+--resume=gone.pth -> ... gone.pth
+--resume junk.pth -> ... junk.pth is
+"""
+TABLE = [tuple(line.split(" -> ", 1)) for line in CASES.splitlines() if line and not line.startswith("#")]
+
+
+@pytest.mark.need("F1", "F2", "F3", "F6", "F7")
+@pytest.mark.parametrize(("command", "answer"), TABLE, ids=[command for command, _ in TABLE])
+def test_wrong_input(command: str, answer: str, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = [] if "--config-file" in command else ["--config-file", "recipe:digits.yaml"]
+    error = error_of([*recipe, *command.split()], capsys)
+    pattern = ".*".join(re.escape(part.strip()) for part in answer.split("..."))
+    assert re.match(pattern, error), error
+
+
+@pytest.mark.parametrize(
+    ("value", "answer"),
+    [
+        (
+            "[{RandomCrop: {sise: 8}}]",
+            "RandomCrop.sise: RandomCrop takes no argument 'sise'; did you mean 'size'?",
+        ),
+        ("[RandomCrop]", "RandomCrop.size: RandomCrop needs it"),
+        ("[{RandomHorizontalFlip: {p: often}}]", "RandomHorizontalFlip.p: .* expects a number; got 'often'"),
+        ("[{RandomCrop: {size: 80}}]", "RandomCrop fails on a 1x8x8 image"),
+        (
+            "[{RandomCrop: 8}]",
+            r"expected a list of names, each with or without arguments; got '\[{RandomCrop: 8}\]'",
+        ),
+        ("[{RandomCrop: {size: 8, size: 9}}]", r"\(size is written twice, first in line 1; keep one\)"),
+    ],
+)
+def test_wrong_transforms(value: str, answer: str, capsys: pytest.CaptureFixture[str]) -> None:
+    error = error_of(["--config-file", "recipe:digits.yaml", "INPUT.TRANSFORMS_TRAIN", value], capsys)
+    assert re.search(rf"INPUT\.TRANSFORMS_TRAIN \(command line\): .*{answer}", error), error
+
+
+@pytest.mark.need("F2", "F3")
+def test_everything_wrong_in_a_file_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert error_of(["--config-file", "unknown.yaml", "SOLVER.GAMA", "1", "SEED=x"], capsys).splitlines() == [
+        "4 problems:",
+        "  unknown.yaml:2: unknown key MODEL.WETGHTS; did you mean MODEL.WEIGHTS?",
+        "  unknown.yaml:4: unknown key SOLVER.BASE_RL; did you mean SOLVER.BASE_LR?",
+        "  command line: unknown key SOLVER.GAMA; did you mean SOLVER.GAMMA?",
+        "  SEED (command line): expected a whole number of at least 0 and at most 9223372036854775807; got 'x' "
+        "(for example: SEED 1)",
+    ]
+    assert error_of(["--config-file", "types.yaml"], capsys).splitlines() == [
+        "4 problems:",
+        "  SOLVER.IMS_PER_BATCH (types.yaml:2): expected a whole number of at least 1; got '16' (for example: "
+        "SOLVER.IMS_PER_BATCH 16)",
+        "  SOLVER.STEPS (types.yaml:3): expected a list, each entry a number of iterations, 1 or more, or a "
+        'string with a unit such as "90ep" or "5%"; got [1, \'two\'] (for example: SOLVER.STEPS [30000])',
+        '  OUTPUT_DIR (types.yaml:4): expected text; got 2024 (write it in quotes: "2024")',
+        '  MODEL.WEIGHTS (types.yaml:5): expected text; got null (write "" for none)',
+    ]
+
+
+def test_what_only_fails_together_is_told_together(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["SOLVER.OPTIMIZER", "Adamm", "SOLVER.LR_SCHEDULER_NAME", "StepLRR", "MODEL.ARGS.norn", "group"]
+    error = error_of(["--config-file", "recipe:digits.yaml", *words], capsys)
+    assert error.startswith("3 problems:\n")
+    for hint in ("did you mean 'Adam'?", "did you mean 'StepLR'?", "did you mean 'norm'?"):
+        assert hint in error
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_cuda_where_there_is_none(device: str, capsys: pytest.CaptureFixture[str]) -> None:
+    error = error_of(["MODEL.DEVICE", device], capsys)
+    assert error == (
+        f"MODEL.DEVICE (command line): '{device}' asked for, but torch finds no CUDA device; use auto or cpu"
+    )
+
+
+@pytest.mark.need("F1", "F2")
+def test_the_script_itself_prints_one_message_and_exits_with_2(folder: Path) -> None:
+    before = sorted(folder.rglob("*"))
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tools" / "train_net.py"), *RUN, "--resume", "SOLVER.BASE_RL", "-1e-4"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONWARNINGS": "error"},
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: command line: unknown key SOLVER.BASE_RL; did you mean SOLVER.BASE_LR?\n"
+    assert sorted(folder.rglob("*")) == before
