@@ -78,18 +78,7 @@ def parse_command_line(
             hint = f"did you mean {match}?" if match else f"known: {', '.join(by_name)}"
             raise ConfigError(f"command line: unknown flag {name}; {hint}")
         flag = by_name[name]
-        value: Any = True
-        if flag.value == "none" and equals:
-            raise ConfigError(f"command line: {name} takes no value; got {text!r}")
-        if flag.value != "none" and not equals:
-            text = _following(flag, words, is_key)
-        if flag.value == "one" and not text:
-            raise ConfigError(f"command line: {name} needs a value")
-        if flag.value != "none":
-            try:
-                value = flag.convert(text)
-            except ValueError as error:
-                raise ConfigError(f"command line: {name} {text}: {error}") from None
+        value = _value(flag, text if equals else None, words, is_key)
         if flag.repeated:
             found[flag.key].append(value)
         else:
@@ -97,12 +86,26 @@ def parse_command_line(
     return found, overrides
 
 
-def _following(flag: Flag, words: list[str], is_key: Callable[[str], bool]) -> str:
-    """Take the flag's value from the words that follow it."""
-    if flag.value == "path":
-        is_path = bool(words) and (words[0].endswith(".pth") or os.path.exists(words[0]))
-        return words.pop(0) if is_path and not is_key(words[0].partition("=")[0]) else ""
-    return words.pop(0) if words and not words[0].startswith("--") else ""
+def _value(flag: Flag, text: str | None, words: list[str], is_key: Callable[[str], bool]) -> Any:
+    """Return the flag's value from the text behind its "=", or else from the words that follow it."""
+    if flag.value == "none":
+        if text is not None:
+            raise ConfigError(f"command line: {flag.name} takes no value; got {text!r}")
+        return True
+    if text is None:
+        text = words.pop(0) if words and _is_value(flag, words[0], is_key) else ""
+    if not text and flag.value == "one":
+        raise ConfigError(f"command line: {flag.name} needs a value")
+    try:
+        return flag.convert(text)
+    except ValueError as error:
+        raise ConfigError(f"command line: {flag.name} {text}: {error}") from None
+
+
+def _is_value(flag: Flag, word: str, is_key: Callable[[str], bool]) -> bool:
+    if flag.value == "one":
+        return not word.startswith("--")
+    return (word.endswith(".pth") or os.path.exists(word)) and not is_key(word.partition("=")[0])
 
 
 def usage(program: str, summary: str, flags: Sequence[Flag]) -> str:

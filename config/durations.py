@@ -10,7 +10,7 @@ from operator import getitem
 from typing import Any
 
 from .errors import ConfigError, gathering
-from .fields import Duration, Field
+from .fields import WITH_UNIT, Duration, Field
 from .lists import ListOf
 from .node import CfgNode
 
@@ -38,7 +38,7 @@ def to_iterations(
     """
     if not isinstance(value, str):
         return value
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ep|%)", value)
+    match = WITH_UNIT.fullmatch(value)
     if not match:
         raise ConfigError(f"expected iterations or a string with a unit such as '90ep' or '5%'; got {value!r}")
     number, unit = Fraction(match[1]), match[2]

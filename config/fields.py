@@ -16,6 +16,8 @@ from typing import Any
 from .errors import ConfigError, nearest
 from .yaml12 import parse_scalar
 
+WITH_UNIT = re.compile(r"(\d+(?:\.\d+)?) ?(ep|%)")
+
 
 def shown(value: Any) -> str:
     """Return a value for a message: as YAML has it where Python would write it differently.
@@ -221,8 +223,6 @@ class Duration(Field):
     (1000, '90ep', '2.5%')
     """
 
-    _PATTERN = re.compile(r"(\d+(?:\.\d+)?)(ep|%)")
-
     def __init__(self, default: int | str, *, minimum: int = 0, percent: bool = True) -> None:
         self.iterations = Int(minimum, minimum=minimum)
         self.percent = percent
@@ -235,13 +235,12 @@ class Duration(Field):
         """Return an int, or the string without spaces."""
         if not isinstance(value, str):
             return int(self.iterations.parse(value))
-        text = value.replace(" ", "")
-        match = self._PATTERN.fullmatch(text)
+        match = WITH_UNIT.fullmatch(value)
         if not match or (match[2] == "%" and not self.percent):
             raise ValueError
         if float(match[1]) == 0:
             self.iterations.parse(0)  # nothing of anything is 0, which not every key takes
-        return text
+        return match[1] + match[2]
 
 
 class OrNull(Field):
