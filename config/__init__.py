@@ -3,7 +3,7 @@
 from .command_line import Flag, parse_command_line, usage
 from .defaults import get_cfg
 from .durations import resolve_durations, to_iterations
-from .errors import ConfigError, nearest, unknown_name
+from .errors import ConfigError, gathering, nearest, unknown_name
 from .node import CfgNode, Difference
 from .signatures import call, check_arguments
 
@@ -14,6 +14,7 @@ __all__ = [
     "Flag",
     "call",
     "check_arguments",
+    "gathering",
     "get_cfg",
     "nearest",
     "parse_command_line",

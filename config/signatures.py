@@ -38,7 +38,7 @@ def check_arguments(
     Traceback (most recent call last):
     warmstart.config.errors.ConfigError: 2 problems:
       ARGS.stepsize: StepLR takes no argument 'stepsize'; did you mean 'step_size'? It takes: step_size, gamma
-      ARGS.step_size: StepLR needs it; set ARGS.step_size
+      ARGS.step_size: StepLR needs it; give it a value
     """
     parameters = inspect.signature(function).parameters
     kinds = {p.kind for p in parameters.values()}
@@ -61,7 +61,7 @@ def check_arguments(
             problems.append(f"{where}: {name} takes no argument {argument!r}{hint} It takes: {takes}")
     for argument, parameter in own.items():
         if parameter.default is parameter.empty and argument not in arguments:
-            problems.append(f"{label}.{argument}: {name} needs it; set {label}.{argument}")
+            problems.append(f"{label}.{argument}: {name} needs it; give it a value")
     if problems:
         raise ConfigError(problems)
 

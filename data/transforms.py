@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from warmstart.config import ConfigError, call, check_arguments, unknown_name
+from warmstart.config import ConfigError, call, check_arguments, gathering, unknown_name
 
 from .sampling import random_numbers_kept
 
@@ -84,12 +84,10 @@ def check_transforms(entries: Iterable[Entry], label: str) -> None:
     """
     problems: list[str] = []
     for name, arguments in entries:
-        try:
+        with gathering(problems):
             if name not in _REGISTRY:
                 raise unknown_name(label, "transform", name, _REGISTRY)
             check_arguments(f"{label}: {name}", name, _REGISTRY[name], arguments)
-        except ConfigError as error:
-            problems += error.problems
     if problems:
         raise ConfigError(problems)
 

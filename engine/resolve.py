@@ -5,13 +5,11 @@ Nothing is built and nothing is written before this has passed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from fractions import Fraction
-from typing import Any
 
 import torch
 
-from warmstart.config import CfgNode, ConfigError, resolve_durations
+from warmstart.config import CfgNode, ConfigError, gathering, resolve_durations
 from warmstart.data import check_data, input_shape, train_info
 from warmstart.modeling import check_model
 from warmstart.solver import check_solver
@@ -35,17 +33,24 @@ def resolve_config(cfg: CfgNode) -> CfgNode:
     >>> resolved.SOLVER.MAX_ITER, resolved.MODEL.NUM_CLASSES, resolved.MODEL.STEM
     (29, 10, 'small')
     """
-    _collect([lambda: check_data(cfg), lambda: check_device(cfg)])
+    problems: list[str] = []
+    with gathering(problems):
+        check_device(cfg)
+    with gathering(problems):
+        check_data(cfg)
+    if problems:
+        raise ConfigError(problems)
     info = train_info(cfg)
     resolved = resolve_durations(cfg, Fraction(info.size, cfg.SOLVER.IMS_PER_BATCH))
     resolved.defrost()
-    _collect(
-        [
-            lambda: _fill_model(resolved, info.num_classes),
-            lambda: check_model(resolved),
-            lambda: check_solver(resolved),
-        ]
-    )
+    with gathering(problems):
+        _fill_model(resolved, info.num_classes)
+    with gathering(problems):
+        check_model(resolved)
+    with gathering(problems):
+        check_solver(resolved)
+    if problems:
+        raise ConfigError(problems)
     resolved.freeze()
     return resolved
 
@@ -84,14 +89,3 @@ def _fill_model(cfg: CfgNode, num_classes: int) -> None:
     model["IN_CHANNELS"] = channels
     if model.STEM == "auto":
         model["STEM"] = "small" if max(sides) <= SMALL_IMAGE else "standard"
-
-
-def _collect(checks: list[Callable[[], Any]]) -> None:
-    problems: list[str] = []
-    for check in checks:
-        try:
-            check()
-        except ConfigError as error:
-            problems += error.problems
-    if problems:
-        raise ConfigError(problems)

@@ -49,6 +49,8 @@ def find_start(cfg: CfgNode, resume: str | None, overwrite: bool) -> dict[str, A
             resumed cannot be read.
     """
     folder = Path(cfg.OUTPUT_DIR)
+    if not cfg.OUTPUT_DIR:
+        raise ConfigError(f"{cfg.label('OUTPUT_DIR')}: is empty; name the folder of the run, such as output/first")
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{cfg.label('OUTPUT_DIR')}: {folder} is a file; name a folder")
     if resume is None:
@@ -59,7 +61,7 @@ def find_start(cfg: CfgNode, resume: str | None, overwrite: bool) -> dict[str, A
         raise ConfigError("command line: --resume and --overwrite contradict each other; give one of them")
     source = Path(resume or folder)
     origin = source if source.is_dir() else source.parent
-    if origin.resolve() != folder.resolve() and has_checkpoints(folder):
+    if source.exists() and origin.resolve() != folder.resolve() and has_checkpoints(folder):
         raise ConfigError(
             f"{folder} holds the checkpoints of another run than {source}; give --resume without a path to "
             "continue that one, or another folder with OUTPUT_DIR"
@@ -77,6 +79,8 @@ def read_start(cfg: CfgNode, resume: str) -> dict[str, Any] | None:
         ConfigError: the file or folder that `resume` names holds none, or none that can be read.
     """
     source = Path(resume or cfg.OUTPUT_DIR)
+    if resume and not source.exists():
+        raise ConfigError(f"command line: --resume {resume}: no such file or folder")
     if resume and not source.is_dir():
         found = source, load_checkpoint(source)
     else:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from warmstart.config import CfgNode, ConfigError, call
+from warmstart.config import CfgNode, ConfigError, call, gathering
 
 from .catalog import build_torchvision, check_model_arguments, check_name, registered_builder, torchvision_class
 from .classification import as_classifier
@@ -58,16 +58,14 @@ def check_model(cfg: CfgNode) -> None:
     warmstart.config.errors.ConfigError: MODEL.ARGS.weights (override): set MODEL.WEIGHTS to a file instead
     """
     name = cfg.MODEL.NAME
-    problems = []
+    problems: list[str] = []
     if cfg.MODEL.WEIGHTS and not Path(cfg.MODEL.WEIGHTS).is_file():
         problems.append(f"{cfg.label('MODEL.WEIGHTS')}: no such file: {cfg.MODEL.WEIGHTS}")
-    try:
+    with gathering(problems):
         check_name(name, cfg.label("MODEL.NAME"))
         check_model_arguments(name, cfg.MODEL.ARGS, "MODEL.ARGS")
         if cfg.MODEL.STEM == "small" and registered_builder(name) is None:
             check_small(name, torchvision_class(name), cfg.label("MODEL.STEM"))
-    except ConfigError as error:
-        problems += error.problems
     if problems:
         raise ConfigError(problems)
 

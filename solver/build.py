@@ -14,8 +14,15 @@ import torch
 from torch import nn
 from torch.optim.optimizer import Optimizer
 
-from warmstart.config import CfgNode, ConfigError, call, check_arguments, resolve_durations, unknown_name
-from warmstart.config.errors import gathering
+from warmstart.config import (
+    CfgNode,
+    ConfigError,
+    call,
+    check_arguments,
+    gathering,
+    resolve_durations,
+    unknown_name,
+)
 
 from .catalog import KEYED_SCHEDULES, OPTIMIZERS, REFUSED, SCHEDULES, fused_works
 from .lr_scheduler import ScheduleLR
@@ -72,7 +79,13 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     parameters = [parameter for group in groups for _, parameter in group["params"]]
     if fused_works(cls, arguments, parameters):
         arguments["fused"] = True
-    optimizer: Optimizer = call(cfg.label("SOLVER.OPTIMIZER"), solver.OPTIMIZER, cls, groups, **arguments)
+    optimizer = _construct(cfg, cls, groups, arguments)
+    if cls is torch.optim.SGD and arguments.get("fused") and solver.MOMENTUM and not arguments.get("dampening"):
+        # torch's fused SGD cannot begin twice: it fails where a parameter's first gradient comes later than
+        # the others', and goes on from unset memory where a scaler skips the first update. Zeros give the
+        # same first update.
+        for parameter in parameters:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
 
 
@@ -171,7 +184,7 @@ leave it out or set it to 0; optimizers that have it: Muon, RMSprop, SGD
         cls, arguments = _optimizer(cfg)
         # A parameter of two dimensions is one that every optimizer takes.
         parameters = [nn.Parameter(torch.zeros(1, 1))]
-        call("SOLVER.OPTIMIZER_ARGS", cfg.SOLVER.OPTIMIZER, cls, parameters, **arguments)
+        _construct(cfg, cls, parameters, arguments)
     if problems:
         raise ConfigError(problems)
 
@@ -243,6 +256,18 @@ def _optimizer(cfg: CfgNode) -> tuple[Callable[..., Optimizer], dict[str, Any]]:
     keys = {argument: solver[key] for argument, key in _KEYS.items() if argument in takes}
     # Torch wants tuples where YAML has lists.
     return cls, keys | {k: tuple(value) if isinstance(value, list) else value for k, value in own.items()}
+
+
+def _construct(
+    cfg: CfgNode, cls: Callable[..., Optimizer], parameters: list[Any], arguments: dict[str, Any]
+) -> Optimizer:
+    name = cfg.SOLVER.OPTIMIZER
+    label = "SOLVER.OPTIMIZER_ARGS" if cfg.SOLVER.OPTIMIZER_ARGS else cfg.label("SOLVER.OPTIMIZER")
+    try:
+        optimizer: Optimizer = call(label, name, cls, parameters, **arguments)
+    except RuntimeError as error:  # torch's word for fused and foreach together
+        raise ConfigError(f"{label}: {name} refuses it: {error}") from error
+    return optimizer
 
 
 def _misplaced(cfg: CfgNode, takes: Collection[str]) -> list[str]:

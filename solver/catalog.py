@@ -75,11 +75,13 @@ def fused_works(cls: Callable[..., Optimizer], arguments: dict[str, Any], parame
     """Return whether the fused kind of `cls` updates such parameters; asked by doing it to small ones."""
     if "fused" not in inspect.signature(cls).parameters or {"fused", "foreach"} & arguments.keys():
         return False
+    if cls is torch.optim.SGD and arguments.get("dampening"):
+        return False  # its momentum cannot begin with zeros, see build_optimizer
     for device, dtype in {(parameter.device, parameter.dtype) for parameter in parameters}:
         probe = nn.Parameter(torch.zeros(1, 1, device=device, dtype=dtype))
         probe.grad = torch.zeros_like(probe)
         try:
             cls([probe], fused=True, **arguments).step()
-        except RuntimeError:  # torch's word for: not on this device, not with this type or argument
+        except (RuntimeError, TypeError, ValueError):  # not on this device, or not with these arguments
             return False
     return True

@@ -39,12 +39,13 @@ def describe_plan(cfg: CfgNode, dataset_size: int) -> str:
     parts = [f"{length:,} iterations = {shown} epochs of {dataset_size:,} samples"]
     if cfg.SOLVER.WARMUP_ITERS:
         parts.append(f"warm-up ends at {cfg.SOLVER.WARMUP_ITERS:,}")
-    found = [f"{t:,}" for t in drops(schedule, length)]
+    found = list(drops(schedule, length))
+    shown = ", ".join(f"{t:,}" for t in (found if len(found) <= _SHOWN_DROPS else found[:3]))
     if len(found) > _SHOWN_DROPS:
-        parts.append(f"drops at {', '.join(found[:3])}, ... ({len(found):,} in all)")
-    elif found:
-        parts.append(f"drops at {', '.join(found)}")
-    parts.append(f"final rate {cfg.SOLVER.BASE_LR * schedule(length - 1):g}")
+        shown += f", ... ({len(found):,} in all)"
+    if found:
+        parts.append(f"drops at {shown}")
+    parts.append(f"final rate {cfg.SOLVER.BASE_LR * schedule(length - 1):.4g}")
     return "; ".join(parts)
 
 

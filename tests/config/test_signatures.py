@@ -37,7 +37,7 @@ def test_arguments_that_fit(arguments: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "^ARGS.size: takes needs it; set ARGS.size$"),
+        ({}, "^ARGS.size: takes needs it; give it a value$"),
         (
             {"size": 3, "rat": 1},
             "^ARGS.rat: takes takes no argument 'rat'; did you mean 'rate'.* size, rate, ",

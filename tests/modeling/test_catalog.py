@@ -106,7 +106,7 @@ def test_right_arguments(name: str, arguments: dict[str, object]) -> None:
         ),
         ("small_cnn", {"num_classes": 3}, "small_cnn takes no argument 'num_classes'"),
         ("small_cnn", {"width": "wide"}, "MODEL.ARGS.width: small_cnn expects a whole number; got 'wide'"),
-        ("mine", {}, "MODEL.ARGS.depth: mine needs it; set MODEL.ARGS.depth"),
+        ("mine", {}, "MODEL.ARGS.depth: mine needs it; give it a value"),
     ],
 )
 def test_wrong_arguments(name: str, arguments: dict[str, object], message: str) -> None:

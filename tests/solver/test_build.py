@@ -258,6 +258,52 @@ def test_not_fused_for_parameters_that_the_fused_kind_refuses(cfg_with: Cfg) -> 
     assert build_optimizer(cfg_with(), model).defaults["fused"] is None
 
 
+class TwoBranches(nn.Module):
+    """A model whose second branch gets its first gradient later than the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(2, 2), nn.Linear(2, 2)
+
+    def forward(self, x: torch.Tensor, both: bool) -> torch.Tensor:
+        return (self.first(x) + (self.second(x) if both else 0)).square().mean()
+
+
+def test_fused_sgd_takes_a_first_gradient_that_comes_late_bit_for_bit_as_the_plain_one(cfg_with: Cfg) -> None:
+    results = []
+    for fused in (True, False):
+        model = TwoBranches()
+        optimizer = build_optimizer(cfg_with(**({} if fused else {"OPTIMIZER_ARGS": {"fused": False}})), model)
+        assert optimizer.defaults["fused"] is fused
+        for both in (False, True, True):
+            optimizer.zero_grad()
+            model(torch.ones(1, 2), both).backward()
+            optimizer.step()
+        results.append([parameter.detach().clone() for parameter in model.parameters()])
+    for ours, plain in zip(*results, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-6, atol=0)
+
+
+def test_sgd_with_dampening_is_not_fused(cfg_with: Cfg) -> None:
+    optimizer = build_optimizer(cfg_with(OPTIMIZER_ARGS={"dampening": 0.5}), nn.Linear(2, 2))
+    assert not optimizer.defaults["fused"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"OPTIMIZER": "AdamW", "OPTIMIZER_ARGS": {"betas": 5}}, "AdamW refuses it: "),
+        ({"OPTIMIZER_ARGS": {"fused": True, "foreach": True}}, "SGD refuses it: "),
+    ],
+)
+def test_what_the_class_itself_refuses_names_the_key(keys: dict[str, Any], message: str, cfg_with: Cfg) -> None:
+    with pytest.raises(ConfigError, match=f"SOLVER.OPTIMIZER.*{message}"):
+        check_solver(cfg_with(**keys))
+    with pytest.raises(ConfigError, match=f"SOLVER.OPTIMIZER.*{message}"):
+        build_optimizer(cfg_with(**keys), nn.Linear(2, 2))
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "Adagrad"])
 def test_fused_steps_on_cuda(name: str, cfg_with: Cfg) -> None:

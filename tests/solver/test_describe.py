@@ -26,7 +26,7 @@ Cfg = Callable[..., CfgNode]
         ),
         (
             {"MAX_ITER": 4, "LR_SCHEDULER_NAME": "WarmupCosineLR", "WARMUP_ITERS": 1, "BASE_LR": 0.1},
-            "4 iterations = 0.032 epochs of 2,000 samples; warm-up ends at 1; final rate 0.0146447",
+            "4 iterations = 0.032 epochs of 2,000 samples; warm-up ends at 1; final rate 0.01464",
         ),
         (
             {
@@ -37,7 +37,7 @@ Cfg = Callable[..., CfgNode]
                 "BASE_LR": 1.0,
             },
             "1,000 iterations = 8 epochs of 2,000 samples; warm-up ends at 1; "
-            "drops at 10, 19, 28, ... (110 in all); final rate 0.331033",
+            "drops at 10, 19, 28, ... (110 in all); final rate 0.331",
         ),
         (
             {
