@@ -335,6 +335,7 @@ def test_a_frozen_model_is_refused(cfg_with: Cfg) -> None:
         build_optimizer(cfg_with(), nn.Linear(2, 2).requires_grad_(False))
 
 
+@pytest.mark.skipif("Muon" not in OPTIMIZERS, reason="this torch has no Muon")
 def test_muon_takes_matrices_only(cfg_with: Cfg) -> None:
     cfg = cfg_with(OPTIMIZER="Muon")
     assert isinstance(build_optimizer(cfg, nn.Linear(2, 2, bias=False)), OPTIMIZERS["Muon"])
@@ -439,11 +440,11 @@ MISTAKES = [
     (
         {"OPTIMIZER": "AdamW", "MOMENTUM": 0.9},
         r"SOLVER.MOMENTUM \(merged config\): AdamW has no momentum; leave it out or set it to 0; optimizers that "
-        "have it: Muon, RMSprop, SGD",
+        "have it: .*RMSprop, SGD",
     ),
     (
         {"OPTIMIZER": "AdamW", "NESTEROV": True},
-        "SOLVER.NESTEROV .*: AdamW has no nesterov; leave it out or set it to false; .*: Muon, SGD",
+        "SOLVER.NESTEROV .*: AdamW has no nesterov; leave it out or set it to false; .*SGD",
     ),
     ({"OPTIMIZER": "Rprop", "WEIGHT_DECAY": 0.1}, "SOLVER.WEIGHT_DECAY .*: Rprop has no weight decay"),
     ({"NESTEROV": True, "MOMENTUM": 0}, "SOLVER.NESTEROV .*: Nesterov momentum needs SOLVER.MOMENTUM above 0"),

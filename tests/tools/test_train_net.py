@@ -160,7 +160,7 @@ def test_a_users_module_registers_and_a_users_own_config_and_data_disturb_nothin
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONWARNINGS": "error", "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONWARNINGS": "error,ignore::ResourceWarning", "OMP_NUM_THREADS": "1"},
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -242,7 +242,7 @@ def test_the_script_itself_prints_one_message_and_exits_with_2(folder: Path) -> 
         cwd=folder,
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONWARNINGS": "error"},
+        env={**os.environ, "PYTHONWARNINGS": "error,ignore::ResourceWarning"},
         check=False,
     )
     assert (done.returncode, done.stdout) == (2, "")
