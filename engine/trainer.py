@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from .losses import LossWindow, NonFiniteLossError
 from .rng import rng_state, set_rng_state
+
+logger = logging.getLogger(__name__)
 
 
 class HookBase:
@@ -162,7 +165,8 @@ class Trainer:
             for event in EVENTS
         }
         before_step, after_step = calls["before_step"], calls["after_step"]
-        self.model.train()
+        if not self.model.training:  # else layers that the user holds in evaluation mode stay there
+            self.model.train()
         self.is_last_step = self.iteration >= self.max_iter
         batches = self._batches()
         try:
@@ -178,6 +182,8 @@ class Trainer:
                 self.is_last_step = self.iteration >= self.max_iter or bool(self.stop_reason)
                 for call in after_step:
                     call(self)
+            if self.stop_reason:
+                logger.info("stopped after iteration %d: %s", self.iteration, self.stop_reason)
             for call in calls["after_train"]:
                 call(self)
         finally:

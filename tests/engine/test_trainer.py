@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
@@ -105,7 +106,9 @@ def test_the_rates_of_an_update_are_those_it_used_not_the_next_ones() -> None:
 
 @pytest.mark.need("E1")
 @pytest.mark.parametrize("event", ["before_step", "after_backward"])
-def test_a_stop_asked_for_in_the_step_ends_the_run_with_this_iteration(event: str) -> None:
+def test_a_stop_asked_for_in_the_step_ends_the_run_with_this_iteration(
+    event: str, logged: list[logging.LogRecord]
+) -> None:
     last: list[bool] = []
 
     class Stop(HookBase):
@@ -120,6 +123,7 @@ def test_a_stop_asked_for_in_the_step_ends_the_run_with_this_iteration(event: st
     trainer = make_trainer([Stop()], max_iter=10)
     trainer.train()
     assert trainer.iteration == 3
+    assert logged[-1].getMessage() == "stopped after iteration 3: enough"
     assert last == [False, False, True]
 
 
@@ -207,6 +211,18 @@ def test_a_step_reads_nothing_back_from_the_device(monkeypatch: pytest.MonkeyPat
     assert reads == []
     trainer.settle()
     assert reads == ["tolist"]  # one transfer for all fifty
+
+
+def test_a_layer_held_in_evaluation_mode_stays_there_and_a_model_in_evaluation_mode_is_put_to_training() -> None:
+    trainer = make_trainer([], max_iter=1)
+    trainer.model.net.eval()
+    trainer.train()
+    assert trainer.model.training
+    assert not trainer.model.net.training
+    trainer = make_trainer([], max_iter=1)
+    trainer.model.eval()
+    trainer.train()
+    assert trainer.model.net.training
 
 
 def test_a_second_loading_keeps_this_runs_hyper_parameters() -> None:
