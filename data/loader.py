@@ -10,6 +10,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -95,7 +96,7 @@ class WorkerLoader:
         iterator = self._start(batches)
         try:
             while True:
-                with random_numbers_kept(self.samples.seed_everything):
+                with random_numbers_kept(self.samples.seed_everything), _one_sentence():
                     batch = next(iterator, None)
                 if batch is None:
                     return
@@ -197,6 +198,16 @@ def _collate(samples: list[tuple[Tensor, int]]) -> Any:
             " end INPUT.TRANSFORMS_TRAIN and INPUT.TRANSFORMS_TEST with {Resize: {size: [224, 224]}} or a crop"
         )
     return default_collate(samples)
+
+
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    """Take the worker's traceback, which torch puts into an error's text, off a ConfigError."""
+    try:
+        yield
+    except ConfigError as error:
+        last = str(error).strip().splitlines()[-1]
+        raise ConfigError(last.rpartition("ConfigError: ")[2]) from None
 
 
 def _obey_main_process_only(worker_id: int) -> None:

@@ -13,7 +13,7 @@ from .defaults import (
     run_tool,
 )
 from .evaluation import evaluate, evaluation_mode
-from .hooks import CheckpointHook, EvaluationHook, RecordHook
+from .hooks import CheckpointHook, EvaluationHook, FolderHook, RecordHook
 from .logs import setup_logging
 from .losses import LossWindow, NonFiniteLossError
 from .resolve import check_device, get_device, resolve_config
@@ -26,6 +26,7 @@ __all__ = [
     "CheckpointHook",
     "ConsoleWriter",
     "EvaluationHook",
+    "FolderHook",
     "HookBase",
     "JSONWriter",
     "LossWindow",

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from warmstart.config import ConfigError
 from warmstart.modeling import read_tensor_file
@@ -57,7 +59,12 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             not a whole checkpoint.
     """
     content = read_tensor_file(path, "checkpoint")
-    missing = [part for part in PARTS if not isinstance(content, dict) or part not in content]
+    kinds = {"iteration": int, "rng": list}  # all other parts are dicts
+    missing = [
+        part
+        for part in PARTS
+        if not isinstance(content, dict) or not isinstance(content.get(part), kinds.get(part, dict))
+    ]
     if missing:
         raise ConfigError(
             f"checkpoint: {path} is not whole, it lacks {', '.join(missing)}; to start a new run from its weights "
@@ -112,11 +119,30 @@ def load_newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
+def set_aside_after(folder: Path, iteration: int) -> None:
+    """Make `iteration` the newest that `folder` holds: later checkpoints get the ending `.cut`."""
+    later = [path for path in _newest_first(folder) if path.name != FINAL and _number(path) >= iteration]
+    if not later:
+        return
+    for path in (*later, folder / FINAL) if (folder / FINAL).exists() else later:
+        os.replace(path, f"{path}.cut")
+        logger.info("set aside: %s.cut", path)
+    own = folder / checkpoint_name(iteration)
+    if own.exists():
+        point_to(own)
+    else:
+        (folder / POINTER).unlink(missing_ok=True)
+
+
 def _newest_first(folder: Path) -> list[Path]:
     numbered = [path for path in folder.glob("model_*.pth") if path.stem.removeprefix("model_").isdigit()]
-    numbered.sort(key=lambda path: int(path.stem.removeprefix("model_")), reverse=True)
+    numbered.sort(key=_number, reverse=True)
     final = folder / FINAL
     return [*numbered, final] if final.is_file() else numbered
+
+
+def _number(path: Path) -> int:
+    return int(path.stem.removeprefix("model_"))
 
 
 def _write_atomically(path: Path, write: Any) -> None:
@@ -138,9 +164,9 @@ def _write_atomically(path: Path, write: Any) -> None:
 
 
 def _require_plain(value: Any, where: str) -> None:
-    if value is None or type(value) in (int, float, str, bytes, bool) or isinstance(value, Tensor):
+    if value is None or type(value) in (int, float, str, bytes, bool, Tensor, Parameter):
         return
-    if isinstance(value, Mapping):
+    if type(value) in (dict, OrderedDict):  # what torch.load(weights_only=True) takes, and no subclass
         for key, inner in value.items():
             _require_plain(key, f"{where} (a key)")
             _require_plain(inner, f"{where}.{key}" if where else str(key))

@@ -26,7 +26,7 @@ from warmstart.modeling import build_model
 from warmstart.solver import build_lr_scheduler, build_optimizer, describe_groups, describe_plan
 
 from .evaluation import evaluate
-from .hooks import CheckpointHook, EvaluationHook, RecordHook
+from .hooks import CheckpointHook, EvaluationHook, FolderHook, RecordHook
 from .losses import NonFiniteLossError
 from .resolve import get_device, resolve_config
 from .resume import versions
@@ -115,6 +115,8 @@ def build_trainer(cfg: CfgNode) -> Trainer:
     """
     cfg = resolve_config(cfg)
     device = get_device(cfg)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # pinned memory and kernels without a device of their own follow it
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     seed_all(cfg.SEED)
     model = build_model(cfg).to(device)
@@ -133,20 +135,23 @@ def build_trainer(cfg: CfgNode) -> Trainer:
 def default_hooks(cfg: CfgNode, model: nn.Module) -> list[HookBase]:
     """Return the hooks of a run, in an order that has reasons.
 
-    1. Evaluation comes first: its scores belong to this iteration's record and checkpoint.
-    2. The user's hooks see the scores, and what they add to `trainer.scalars` is still recorded.
-    3. Records take everything that was found out about this iteration.
-    4. The checkpoint comes last, so that it holds what all the others know after this iteration.
+    1. The folder is made, or refused, before anything is written into it.
+    2. Evaluation: its scores belong to this iteration's record and checkpoint.
+    3. The user's hooks see the scores, and what they add to `trainer.scalars` is still recorded.
+    4. Records take everything that was found out about this iteration.
+    5. The checkpoint comes last, so that it holds what all the others know after this iteration.
     """
     output = Path(cfg.OUTPUT_DIR)
+    device = get_device(cfg)
     writers: list[Writer] = [
-        ConsoleWriter(cfg.SOLVER.MAX_ITER),
+        ConsoleWriter(cfg.SOLVER.MAX_ITER, device),
         JSONWriter(output / "metrics.json"),
         TensorBoardWriter(output),
     ]
-    constants = {"config": cfg.to_dict(), "versions": versions()}
+    constants = {"config": cfg.to_dict(), "versions": versions(device)}
     loaders = build_test_loaders(cfg)
     return [
+        FolderHook(output),
         EvaluationHook(cfg.TEST.EVAL_PERIOD, lambda: evaluate_all(model, loaders)),
         *(builder(cfg) for builder in _HOOKS.values()),
         RecordHook(cfg.LOG_PERIOD, writers),
@@ -211,12 +216,17 @@ def run_tool(main: Callable[[], int]) -> None:
     except NonFiniteLossError as error:
         message, code = f"error: {error}", 3
     except KeyboardInterrupt:
-        message, code = "interrupted: --resume continues from the last checkpoint", 130
+        message, code = "interrupted", 130
+    except PermissionError as error:
+        message, code = f"error: {error.filename}: permission denied", 2
     print(message, file=sys.stderr)
     sys.exit(code)
 
 
 def _import(module: str) -> None:
+    if module.endswith(".py") or os.sep in module:
+        name = Path(module).stem
+        raise ConfigError(f"command line: --import {module}: takes a module's name; write --import {name}")
     # Behind everything else: a user's config.py must not shadow anyone's.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())

@@ -57,13 +57,14 @@ def evaluate(model: nn.Module, loader: Iterable[Any], device: torch.device | str
     >>> scores["accuracy"], round(scores["loss"], 4)
     (0.75, 0.6269)
     """
-    from torchmetrics import MeanMetric, MetricCollection  # slow to import: only who evaluates pays
+    from torchmetrics import MetricCollection  # slow to import: only who evaluates pays
     from torchmetrics.classification import MulticlassAccuracy
 
     device = torch.device(device)
     metrics: MetricCollection | None = None
-    loss = MeanMetric().to(device)
-    with preserved_rng(), evaluation_mode(model):
+    # Not torchmetrics' mean: it waits for the device at each batch to look for NaN, and leaves NaN out.
+    loss, samples = torch.zeros((), device=device), 0
+    with preserved_rng(device), evaluation_mode(model):
         for batch in loader:
             images, labels = to_device(batch, device)
             logits = model(images).float()
@@ -78,7 +79,8 @@ def evaluate(model: nn.Module, loader: Iterable[Any], device: torch.device | str
                     compute_groups=False,
                 ).to(device)
             metrics.update(logits, labels)
-            loss.update(F.cross_entropy(logits, labels), weight=len(labels))
+            loss += F.cross_entropy(logits, labels, reduction="sum")
+            samples += len(labels)
     if metrics is None:
         raise ValueError("the test set is empty: nothing to evaluate")
-    return {name: float(value) for name, value in metrics.compute().items()} | {"loss": float(loss.compute())}
+    return {name: float(value) for name, value in metrics.compute().items()} | {"loss": float(loss) / samples}

@@ -15,6 +15,27 @@ from .writers import Record, Writer
 logger = logging.getLogger(__name__)
 
 
+class FolderHook(HookBase):
+    """Sees that the run's folder is there and is no other run's, before anything is written into it.
+
+    Args:
+        folder: OUTPUT_DIR.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def before_train(self, trainer: Trainer) -> None:
+        """Make the folder.
+
+        Raises:
+            ConfigError: the run is new, and the folder holds the checkpoints of another.
+        """
+        if trainer.iteration == 0:
+            refuse_used_folder(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+
 class EvaluationHook(HookBase):
     """Evaluates every `period` updates and after the last one; 0 is only after the last one.
 
@@ -78,7 +99,7 @@ class RecordHook(HookBase):
             **(rates if len(rates) > 1 else {}),
             "data_time": data / updates,
             "time": (seconds - paused) / updates,
-            **trainer.scalars,
+            **{name: float(value) for name, value in trainer.scalars.items()},
         }
         trainer.scalars = {}
         return record
@@ -102,25 +123,19 @@ class CheckpointHook(HookBase):
         self.folder = Path(folder)
         self.constants = dict(constants)
 
-    def before_train(self, trainer: Trainer) -> None:
-        """Make the folder.
+    def after_step(self, trainer: Trainer) -> None:
+        """Save the state of this instant, then move the pointer.
 
         Raises:
-            ConfigError: the run is new, and the folder holds the checkpoints of another.
+            NonFiniteLossError: the weights are no longer finite; nothing is saved.
         """
-        if trainer.iteration == 0:
-            refuse_used_folder(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-
-    def after_step(self, trainer: Trainer) -> None:
-        """Save the state of this instant, then move the pointer."""
         if not (every(self.period, trainer.iteration) or trainer.is_last_step):
             return
         with trainer.paused():
             content = trainer.state_dict() | self.constants
             path = self.folder / checkpoint_name(trainer.iteration)
+            if trainer.iteration >= trainer.max_iter:  # before the pointer says that the run is complete
+                save_checkpoint(content, self.folder / FINAL)
             save_checkpoint(content, path)
             point_to(path)
-            if trainer.iteration >= trainer.max_iter:
-                save_checkpoint(content, self.folder / FINAL)
         logger.info("saved %s", path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from logging.handlers import MemoryHandler
 from pathlib import Path
 
 
@@ -21,11 +22,20 @@ class _Console(logging.StreamHandler):  # type: ignore[type-arg]
             super().emit(record)
 
 
+class _RunFile(logging.FileHandler):
+    """A run's log.txt."""
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__(Path(folder) / "log.txt", encoding="utf-8")
+        self.setFormatter(logging.Formatter("[%(asctime)s] %(levelname)s %(message)s"))
+
+
 def setup_logging(folder: str | Path | None = None) -> None:
     """Send our messages to stdout and, with a folder, to its log.txt; a second call adds nothing twice.
 
     Args:
-        folder: a run's folder, which exists; None ends the writing to an earlier one's log.txt.
+        folder: a run's folder, which exists; log.txt gets what was said since the last call too. None
+            ends the writing to an earlier one's log.txt.
     """
     root = logging.getLogger("warmstart")
     root.setLevel(logging.INFO)
@@ -34,11 +44,12 @@ def setup_logging(folder: str | Path | None = None) -> None:
         console = _Console()
         console.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%H:%M:%S"))
         root.addHandler(console)
+    file = None if folder is None else _RunFile(folder)
     for handler in list(root.handlers):
-        if isinstance(handler, logging.FileHandler):
+        if isinstance(handler, (_RunFile, MemoryHandler)):
             root.removeHandler(handler)
-            handler.close()
-    if folder is not None:
-        file = logging.FileHandler(Path(folder) / "log.txt", encoding="utf-8")
-        file.setFormatter(logging.Formatter("[%(asctime)s] %(levelname)s %(message)s"))
-        root.addHandler(file)
+            if isinstance(handler, MemoryHandler) and file is not None:
+                handler.setTarget(file)
+            handler.close()  # a memory handler hands on what it has kept
+    # Before a run has its folder, its first messages wait in memory.
+    root.addHandler(file or MemoryHandler(capacity=1000, flushLevel=logging.CRITICAL + 1))

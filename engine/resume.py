@@ -9,12 +9,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from warmstart.config import CfgNode, ConfigError
 
-from .checkpoint import POINTER, has_checkpoints, load_checkpoint, load_newest, refuse_used_folder
+from .checkpoint import (
+    POINTER,
+    has_checkpoints,
+    load_checkpoint,
+    load_newest,
+    refuse_used_folder,
+    set_aside_after,
+)
 from .logs import setup_logging
 from .trainer import Trainer
 
@@ -98,8 +106,15 @@ def compare_configs(cfg: CfgNode, saved: dict[str, Any], allow_change: bool) -> 
     """Log each key that differs from the checkpoint's config, or refuse the resume.
 
     Raises:
-        ConfigError: keys differ that make it another run (model, data, seed), unless `allow_change`.
+        ConfigError: keys differ that make it another run (model, data, seed), unless `allow_change`; or the
+            optimizer differs.
     """
+    before, now = saved["SOLVER"]["OPTIMIZER"], cfg.SOLVER.OPTIMIZER
+    if before != now:
+        raise ConfigError(
+            f"{cfg.label('SOLVER.OPTIMIZER')}: the checkpoint was written with {before}, whose moments mean "
+            f"nothing to {now}; start a new run with MODEL.WEIGHTS FILE and another OUTPUT_DIR"
+        )
     refused = []
     for difference in cfg.differences(saved):
         key = difference.key
@@ -144,7 +159,7 @@ def load_start(trainer: Trainer, start: dict[str, Any]) -> None:
     """
     with _fitting():
         trainer.load_state_dict(start)
-    written_by, now = start.get("versions", {}), versions()
+    written_by, now = start.get("versions", {}), versions(trainer.device)
     changed = [
         f"{name} {written_by.get(name)} -> {now[name]}" for name in now if written_by.get(name) != now[name]
     ]
@@ -153,29 +168,36 @@ def load_start(trainer: Trainer, start: dict[str, Any]) -> None:
     logger.info("continuing after iteration %d", trainer.iteration)
 
 
-def versions() -> dict[str, Any]:
+def versions(device: torch.device) -> dict[str, Any]:
     """Return what bits depend on besides the config; a checkpoint notes it."""
     return {
         "python": platform.python_version(),
+        "numpy": np.__version__,
         "torch": str(torch.__version__),
         "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
     }
 
 
-def prepare_folder(cfg: CfgNode, overwrite: bool) -> None:
-    """Make OUTPUT_DIR ready for a run: old run deleted where asked for, config.yaml and log.txt begun.
+def prepare_folder(cfg: CfgNode, overwrite: bool = False, iteration: int = 0) -> None:
+    """Make OUTPUT_DIR ready for a run: config.yaml and log.txt begun, nothing later than its start in it.
 
-    Only files that a run of ours writes are deleted, by name.
+    Args:
+        cfg: the resolved config.
+        overwrite: whether an earlier run goes; only files that a run of ours writes are deleted, by name.
+        iteration: where the run starts; checkpoints of later iterations are renamed, ending in `.cut`.
 
     Raises:
         ConfigError: the folder cannot be written.
     """
     folder = Path(cfg.OUTPUT_DIR)
-    own = ("model_*.pth", POINTER, "metrics.json*", "config.yaml", "log.txt", "events.out.tfevents.*")
+    checkpoints = ("model_[0-9]*.pth*", "model_final.pth*", "model_best.pth", ".model_*.pth.*.tmp", POINTER)
+    own = (*checkpoints, "metrics.json*", "config.yaml", "log.txt", "events.out.tfevents.*")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path in [path for pattern in own for path in folder.glob(pattern) if overwrite]:
             path.unlink()
+        set_aside_after(folder, iteration)
         (folder / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
         setup_logging(folder)
     except OSError as error:

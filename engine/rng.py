@@ -23,19 +23,23 @@ def seed_all(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def rng_state() -> dict[str, Any]:
-    """Return all generators' states as plain values and tensors, fit for a checkpoint."""
+def rng_state(device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Return the generators' states as plain values and tensors, fit for a checkpoint.
+
+    Args:
+        device: where training runs; of CUDA devices only this one's generator is looked at.
+    """
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
         "python": random.getstate(),
         "numpy": [name, keys.tolist(), position, has_gauss, cached],  # type: ignore[union-attr]
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": torch.cuda.get_rng_state(device) if torch.device(device).type == "cuda" else None,
     }
 
 
-def set_rng_state(state: dict[str, Any]) -> None:
-    """Restore what `rng_state()` returned; CUDA states only for the devices that are here.
+def set_rng_state(state: dict[str, Any], device: torch.device | str = "cpu") -> None:
+    """Restore what `rng_state()` returned; a CUDA state only where training still runs on CUDA.
 
     >>> state = rng_state()
     >>> a = random.random(), np.random.rand(), torch.rand(1).item()
@@ -48,12 +52,12 @@ def set_rng_state(state: dict[str, Any]) -> None:
     name, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
     torch.set_rng_state(state["torch"])
-    for device, device_state in enumerate(state["cuda"][: torch.cuda.device_count()]):
-        torch.cuda.set_rng_state(device_state, device)
+    if state["cuda"] is not None and torch.device(device).type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 @contextmanager
-def preserved_rng() -> Iterator[None]:
+def preserved_rng(device: torch.device | str = "cpu") -> Iterator[None]:
     """Leave every generator as it was before the block.
 
     >>> seed_all(0); a = torch.rand(1); seed_all(0)
@@ -62,8 +66,8 @@ def preserved_rng() -> Iterator[None]:
     >>> torch.equal(a, torch.rand(1))
     True
     """
-    state = rng_state()
+    state = rng_state(device)
     try:
         yield
     finally:
-        set_rng_state(state)
+        set_rng_state(state, device)

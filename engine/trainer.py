@@ -165,6 +165,7 @@ class Trainer:
             for event in EVENTS
         }
         before_step, after_step = calls["before_step"], calls["after_step"]
+        self.stop_reason = ""
         if not self.model.training:  # else layers that the user holds in evaluation mode stay there
             self.model.train()
         self.is_last_step = self.iteration >= self.max_iter
@@ -234,15 +235,25 @@ class Trainer:
         try:
             self.losses.settle(self.iteration)
         except NonFiniteLossError as error:
-            rates = ", ".join(f"{float(rate):g}" for rate in self.rates)
-            raise NonFiniteLossError(
-                f"{error}; the rate of the last update was {rates}. Nothing was saved after it: try a lower "
-                "SOLVER.BASE_LR or a longer SOLVER.WARMUP_ITERS, and resume from the last checkpoint"
-            ) from None
+            raise self._ruined(str(error)) from None
+
+    def _ruined(self, problem: str) -> NonFiniteLossError:
+        rates = ", ".join(f"{float(rate):g}" for rate in self.rates)
+        return NonFiniteLossError(
+            f"{problem}; the rate of the last update was {rates}. Nothing was saved after it: try a lower "
+            "SOLVER.BASE_LR or a longer SOLVER.WARMUP_ITERS, and --resume (=PATH for an earlier checkpoint)"
+        )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that a resumed run needs, as tensors and plain values."""
+        """Return all that a resumed run needs, as tensors and plain values.
+
+        Raises:
+            NonFiniteLossError: a loss or a weight is infinite or NaN: such a state is of no use.
+        """
         self.settle()
+        finite = [parameter.detach().isfinite().all() for parameter in self.model.parameters()]
+        if not torch.stack(finite).all():
+            raise self._ruined(f"iteration {self.iteration}: a weight is infinite or NaN")
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -251,7 +262,7 @@ class Trainer:
             "ema": None,
             "iteration": self.iteration,
             "hooks": {"losses": self.losses.state_dict()} | {hook.name: hook.state_dict() for hook in self.hooks},
-            "rng": [rng_state()],
+            "rng": [rng_state(self.device)],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -260,24 +271,43 @@ class Trainer:
         Raises:
             KeyError: a part is missing.
             RuntimeError: the model's parameters are others.
-            ValueError: the optimizer's parameter groups are others.
+            ValueError: the optimizer's parameters have other names.
         """
         self.model.load_state_dict(state["model"])
-        # The config of this run rules, also over weight decay and momentum: only moments are loaded.
-        groups = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(state["optimizer"])
-        for group, own in zip(self.optimizer.param_groups, groups, strict=True):
-            group.update(own)
+        self._load_moments(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.iteration = state["iteration"]
         self.losses.load_state_dict(state["hooks"]["losses"])
         for hook in self.hooks:
-            hook.load_state_dict(state["hooks"].get(hook.name, {}))
-        set_rng_state(state["rng"][0])
+            if hook.name in state["hooks"]:  # a hook that is new to this run starts as it is
+                hook.load_state_dict(state["hooks"][hook.name])
+        set_rng_state(state["rng"][0], self.device)
+
+    def _load_moments(self, saved: Mapping[str, Any]) -> None:
+        """Give each parameter the moments saved under its name; groups and hyper-parameters stay ours.
+
+        The config of this run rules over rates, decay and momentum, and may have regrouped parameters.
+        """
+        own = self.optimizer.state_dict()
+        ids, saved_ids = _parameter_ids(own), _parameter_ids(saved)
+        missing, extra = sorted(ids.keys() - saved_ids.keys()), sorted(saved_ids.keys() - ids.keys())
+        if missing or extra:
+            raise ValueError(f"the optimizer has no saved state for {missing}, and no parameter for {extra}")
+        moments = {ids[name]: saved["state"][i] for name, i in saved_ids.items() if i in saved["state"]}
+        self.optimizer.load_state_dict({"state": moments, "param_groups": own["param_groups"]})
 
     def _batches(self) -> Iterator[Any]:
         batches = getattr(self.data_loader, "batches", None)
         return batches(self.iteration) if batches is not None else _cycle(self.data_loader)
+
+
+def _parameter_ids(state: Mapping[str, Any]) -> dict[str, int]:
+    """Return the number of each parameter in an optimizer's state by its name, or by itself without names."""
+    return {
+        str(name): number
+        for group in state["param_groups"]
+        for name, number in zip(group.get("param_names", group["params"]), group["params"], strict=True)
+    }
 
 
 def _cycle(iterable: Iterable[Any]) -> Iterator[Any]:

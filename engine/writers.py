@@ -58,7 +58,7 @@ class JSONWriter:
             return
         kept: list[str] = []
         cut: list[str] = []
-        for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True):
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
             (kept if self._iteration(line) <= iteration else cut).append(line)
         if cut:
             with open(f"{self.path}.cut", "a", encoding="utf-8") as aside:
@@ -99,8 +99,7 @@ class TensorBoardWriter:
         """Start an event file that replaces what older files say after `iteration`."""
         from torch.utils.tensorboard import SummaryWriter  # slow to import: only a training run pays
 
-        purge = iteration + 1 if iteration else None
-        self._writer = SummaryWriter(self.folder, purge_step=purge)
+        self._writer = SummaryWriter(self.folder, purge_step=iteration + 1)
 
     def write(self, record: Record) -> None:
         """Write the scalars; flushed, so that a kill loses nothing."""
@@ -119,19 +118,20 @@ class ConsoleWriter:
 
     Args:
         max_iter: the run's length, for the time that is left.
+        device: where training runs, and so whose memory is shown.
         bar: whether to show the bar; default: if stderr is a terminal.
     """
 
-    def __init__(self, max_iter: int, bar: bool | None = None) -> None:
+    def __init__(self, max_iter: int, device: torch.device | str = "cpu", bar: bool | None = None) -> None:
         self.max_iter = max_iter
+        self.device = torch.device(device)
         self._wants_bar = sys.stderr.isatty() if bar is None else bar
         self._bar: Any = None
         self._started = 0.0
-        self._first = 0
 
     def open(self, iteration: int) -> None:
         """Start the clock, and the bar where there is one."""
-        self._started, self._first = time.perf_counter(), iteration
+        self._started = time.perf_counter()
         if self._wants_bar:
             from tqdm import tqdm
 
@@ -170,7 +170,7 @@ class ConsoleWriter:
             *(f"{name.removeprefix('loss_')} {value:<6.4g}" for name, value in losses),
             f"lr {' '.join(rates):<6}",
             f"{record['time'] * 1e3:.1f} ms/it (data {record['data_time'] * 1e3:.1f})",
-            f"mem {memory_mb():.0f} MB",
+            f"mem {memory_mb(self.device):.0f} MB",
         ]
         return "  ".join(parts)
 
@@ -182,11 +182,10 @@ class ConsoleWriter:
         logger.info("trained for %s (h:mm:ss)", timedelta(seconds=round(seconds)))
 
 
-def memory_mb() -> float:
-    """Return the peak memory of this process in MiB: on the GPU where one is in use, else of the host."""
-    on_gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-    if on_gpu:
-        return on_gpu / 2**20
+def memory_mb(device: torch.device) -> float:
+    """Return the peak memory of this process in MiB, on the GPU where `device` is one, else of the host."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

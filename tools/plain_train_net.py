@@ -39,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     setup_logging()
     cfg = resolve_config(cfg)
     device = get_device(cfg)
+    output = Path(cfg.OUTPUT_DIR)
+    output.mkdir(parents=True, exist_ok=True)
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     seed_all(cfg.SEED)
     model = build_model(cfg).to(device)
@@ -61,8 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     batches.close()
 
     log_scores(evaluate_all(model, build_test_loaders(cfg)))
-    path = Path(cfg.OUTPUT_DIR) / "plain_model_final.pth"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = output / "plain_model_final.pth"
     save_checkpoint({"model": model.state_dict()}, path)
     logger.info("saved %s", path)
     return 0

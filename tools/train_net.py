@@ -25,6 +25,7 @@ from warmstart.engine import (
     read_start,
     resolve_config,
     run_tool,
+    seed_all,
     setup_logging,
 )
 from warmstart.modeling import build_model
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     trainer = build_trainer(cfg)
     if start is not None:
         load_start(trainer, start)
-    prepare_folder(cfg, flags["overwrite"])
+    prepare_folder(cfg, flags["overwrite"], trainer.iteration)
     log_run(cfg, trainer)
     trainer.train()
     return 0
@@ -73,6 +74,9 @@ def evaluate_only(cfg: CfgNode, resume: str | None) -> int:
     if start is None and not cfg.MODEL.WEIGHTS:
         missing = "needs weights" if resume is None else f"found no checkpoint in {cfg.OUTPUT_DIR}"
         raise ConfigError(f"command line: --eval-only {missing}; give MODEL.WEIGHTS FILE or --resume=PATH")
+    if not cfg.DATASETS.TEST:
+        raise ConfigError(f"{cfg.label('DATASETS.TEST')}: names no data set to evaluate on")
+    seed_all(cfg.SEED)  # for what MODEL.WEIGHTS does not hold
     model = build_model(cfg).to(get_device(cfg))
     if start is not None:
         load_model(model, start)

@@ -242,16 +242,23 @@ def test_a_label_outside_names_the_sample(train: Callable[..., TrainLoader], wor
     assert children() == before
 
 
-def test_images_of_different_size_in_a_batch_say_what_to_add(train: Callable[..., TrainLoader]) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_of_different_size_in_a_batch_say_what_to_add(
+    train: Callable[..., TrainLoader], workers: int
+) -> None:
     class Growing(ArrayDataset):
         def __getitem__(self, index: int) -> tuple[Any, int]:
             return np.zeros((4, index + 1), np.uint8), index
 
     stream = train(
-        dataset=Growing(IMAGES, np.arange(10)), transform=ImageTransform([], [0.0], [1.0]), batch_size=10
+        workers,
+        dataset=Growing(IMAGES, np.arange(10)),
+        transform=ImageTransform([], [0.0], [1.0]),
+        batch_size=10,
     ).batches()
     with pytest.raises(
-        ConfigError, match=r"differ in size .*: 1x4x1, 1x4x10, .* end INPUT.TRANSFORMS_TRAIN .*Resize"
+        ConfigError,
+        match=r"^images of one batch differ in size .*: 1x4x1, 1x4x10, .* end INPUT.TRANSFORMS_TRAIN .*Resize",
     ):
         next(stream)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,21 @@ def test_anything_else_than_tensors_and_plain_values_is_named_by_its_path(tmp_pa
     with pytest.raises(TypeError, match=r"hooks\.mine\[1\] is a \w*Path: .*only tensors and plain values"):
         save_checkpoint(content(1, hooks={"mine": [1, Path("x")]}), path)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_kind_of_dict_that_would_not_load_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"hooks\.mine is a defaultdict: "):
+        save_checkpoint(content(1, hooks={"mine": defaultdict(int)}), tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize(
+    ("part", "value"), [("config", None), ("iteration", "60"), ("rng", {}), ("model", None), ("hooks", [])]
+)
+def test_a_part_of_another_kind_is_as_bad_as_a_missing_one(tmp_path: Path, part: str, value: Any) -> None:
+    path = tmp_path / "odd.pth"
+    torch.save({**content(1), part: value}, path)
+    with pytest.raises(ConfigError, match=f"is not whole, it lacks {part};"):
+        load_checkpoint(path)
 
 
 @pytest.mark.need("D1", "S2")

@@ -26,7 +26,7 @@ Tiny = Callable[..., CfgNode]
         (0, 0, ""),
         (ConfigError("SOLVER.X: wrong"), 2, "error: SOLVER.X: wrong\n"),
         (NonFiniteLossError("iteration 3: total_loss is nan"), 3, "error: iteration 3: total_loss is nan\n"),
-        (KeyboardInterrupt(), 130, "interrupted: --resume continues from the last checkpoint\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
 )
 def test_a_tool_exits_with_a_documented_code_and_one_message(
@@ -62,6 +62,7 @@ def test_the_default_hooks_stand_in_their_order_with_users_hooks_before_the_reco
     with pytest.raises(ValueError, match="a hook called 'mine' is registered already"):
         register_hook("mine", lambda cfg: Mine())
     assert [hook.name for hook in build_trainer(tiny()).hooks] == [
+        "FolderHook",
         "EvaluationHook",
         "Mine",
         "RecordHook",
@@ -94,3 +95,9 @@ def test_help_lists_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     for flag in ("--config-file", "--import", "--print-config", *(flag.name for flag in FLAGS)):
         assert flag in out
+
+
+@pytest.mark.parametrize("module", ["mine.py", "./mine.py", "folder/mine"])
+def test_import_takes_a_name_and_not_a_file(module: str) -> None:
+    with pytest.raises(ConfigError, match="takes a module's name; write --import mine$"):
+        read_command_line(["--import", module], (), "a tool")

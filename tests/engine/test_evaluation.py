@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import numpy as np
@@ -35,6 +36,12 @@ def test_scores_count_every_sample_once_over_uneven_batches() -> None:
     assert scores["accuracy"] == pytest.approx(2 / 5)
     assert scores["top5"] == pytest.approx(4 / 5)
     assert scores["loss"] == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-6)
+
+
+def test_a_nan_shows_in_the_loss_and_is_not_left_out() -> None:
+    nan = torch.full((2, 5), float("nan"))
+    scores = evaluate(Table(), [(torch.eye(5), torch.arange(5)), (nan, torch.tensor([0, 1]))])
+    assert math.isnan(scores["loss"])
 
 
 def test_top5_is_left_out_where_it_says_nothing() -> None:

@@ -233,6 +233,72 @@ def test_overwriting_deletes_only_files_that_a_run_writes(tiny: Tiny, tmp_path: 
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.yaml", "log.txt", "notes.txt"]
 
 
+def test_overwriting_leaves_a_users_weights(tiny: Tiny, tmp_path: Path) -> None:
+    train(tiny())
+    (tmp_path / "out" / "model_keep_this.pth").write_bytes(b"mine")
+    (tmp_path / "out" / ".model_0000001.pth.77.tmp").write_bytes(b"left by a kill inside a save")
+    prepare_folder(resolve_config(tiny()), overwrite=True)
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["config.yaml", "log.txt", "model_keep_this.pth"]
+
+
+def test_a_refused_second_run_leaves_the_first_ones_records(tiny: Tiny, tmp_path: Path) -> None:
+    train(tiny())
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    with pytest.raises(ConfigError, match="earlier run"):
+        build_trainer(tiny()).train()
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+
+@pytest.mark.need("A3")
+def test_another_optimizer_is_refused_with_the_way_out(tiny: Tiny) -> None:
+    saved = resolve_config(tiny()).to_dict()
+    cfg = resolve_config(tiny("SOLVER.OPTIMIZER", "AdamW"))
+    with pytest.raises(
+        ConfigError, match=r"written with SGD, .* nothing to AdamW; start a new run with MODEL.WEIGHTS"
+    ):
+        compare_configs(cfg, saved, allow_change=True)
+
+
+def test_another_decay_for_biases_regroups_and_resumes(tiny: Tiny, tmp_path: Path) -> None:
+    train(tiny("SOLVER.CHECKPOINT_PERIOD", 6))
+    cfg = resolve_config(tiny("SOLVER.WEIGHT_DECAY_BIAS", 0.3, "SOLVER.WEIGHT_DECAY_NORM", 0.2))
+    trainer = build_trainer(cfg)
+    load_start(trainer, load_checkpoint(tmp_path / "out" / "model_0000005.pth"))
+    assert sorted(group["weight_decay"] for group in trainer.optimizer.param_groups) == [0.0001, 0.2, 0.3]
+
+
+@pytest.mark.need("H1")
+def test_resumed_from_an_older_file_a_folder_holds_one_history(tiny: Tiny, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    train(tiny("SOLVER.CHECKPOINT_PERIOD", 3))
+    cfg = resolve_config(tiny("SOLVER.CHECKPOINT_PERIOD", 3))
+    start = find_start(cfg, str(out / "model_0000005.pth"), overwrite=False)
+    assert start is not None
+    prepare_folder(cfg, iteration=start["iteration"])
+    assert sorted(path.name for path in out.glob("model_*")) == [
+        "model_0000002.pth",
+        "model_0000005.pth",
+        "model_0000008.pth.cut",
+        "model_0000011.pth.cut",
+        "model_0000013.pth.cut",
+        "model_final.pth.cut",
+    ]
+    assert (out / "last_checkpoint").read_text() == "model_0000005.pth"
+
+
+def test_the_final_file_is_there_before_the_pointer_says_that_the_run_is_complete(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("warmstart.engine.hooks.point_to", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny())
+    assert load_checkpoint(tmp_path / "out" / "model_final.pth")["iteration"] == 14
+
+
 def test_a_checkpoint_of_another_model_says_that_it_does_not_fit(tiny: Tiny, tmp_path: Path) -> None:
     train(tiny())
     trainer = build_trainer(tiny("MODEL.ARGS.width", 8))

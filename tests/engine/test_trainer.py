@@ -225,6 +225,55 @@ def test_a_layer_held_in_evaluation_mode_stays_there_and_a_model_in_evaluation_m
     assert trainer.model.net.training
 
 
+def test_ruined_weights_are_not_saved() -> None:
+    """An infinite rate: the loss of the first update is finite, the weights after it are not."""
+    trainer = make_trainer([], max_iter=1)
+    trainer.optimizer.param_groups[0]["lr"] = float("inf")
+    trainer.train()
+    with pytest.raises(NonFiniteLossError, match="iteration 1: a weight is infinite or NaN; .* --resume"):
+        trainer.state_dict()
+
+
+@pytest.mark.need("D9")
+def test_moments_follow_their_parameters_by_name_into_other_groups() -> None:
+    def build(groups: list[list[str]]) -> Trainer:
+        torch.manual_seed(0)
+        model = Regression()
+        named = dict(model.named_parameters())
+        params = [{"params": [(name, named[name]) for name in group]} for group in groups]
+        optimizer = torch.optim.SGD(params, lr=0.1, momentum=0.9)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 100)
+        return Trainer(model, optimizer, scheduler, [(torch.ones(4, 2), torch.zeros(4, 1))], max_iter=3)
+
+    before = build([["net.weight", "net.bias"]])
+    before.train()
+    after = build([["net.bias"], ["net.weight"]])
+    after.load_state_dict(before.state_dict())
+    for name, parameter in after.model.named_parameters():
+        saved = before.optimizer.state[before.model.get_parameter(name)]["momentum_buffer"]
+        assert torch.equal(after.optimizer.state[parameter]["momentum_buffer"], saved), name
+
+
+@pytest.mark.need("D9")
+def test_other_parameter_names_are_listed() -> None:
+    trainer = make_trainer([], max_iter=1)
+    state = trainer.optimizer.state_dict()
+    state["param_groups"][0]["param_names"] = ["net.weight", "net.offset"]
+    own = make_trainer([], max_iter=1)
+    own.optimizer = torch.optim.SGD(list(own.model.named_parameters()), lr=0.1)
+    with pytest.raises(ValueError, match=r"for \['net.bias'\], and no parameter for \['net.offset'\]"):
+        own.load_state_dict({**trainer.state_dict(), "optimizer": state})
+
+
+def test_a_hook_that_is_new_to_a_resumed_run_starts_as_it_is() -> None:
+    class Counts(HookBase):
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            self.best = state["best"]
+
+    state = make_trainer([]).state_dict()
+    make_trainer([Counts()]).load_state_dict(state)
+
+
 def test_a_second_loading_keeps_this_runs_hyper_parameters() -> None:
     """On resume the config rules: what the optimizer's state says of weight decay does not come back."""
     before = make_trainer([], max_iter=3)

@@ -79,6 +79,18 @@ def test_tensorboard_drops_what_a_resumed_run_writes_again(tmp_path: Path) -> No
     assert [(e.step, e.value) for e in events.Scalars("total_loss")] == [(20, 1.5), (40, 1.5), (60, 0.5)]
 
 
+@pytest.mark.need("H1")
+def test_a_run_that_starts_again_at_zero_drops_what_was_written_before(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for value in (1.5, 0.5):
+        writer = TensorBoardWriter(tmp_path)
+        writer.open(0)
+        writer.write({**RECORD, "total_loss": value})
+        writer.close()
+    events = accumulator.EventAccumulator(str(tmp_path)).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("total_loss")] == [(20, 0.5)]
+
+
 def test_the_console_line_shows_what_a_stranger_asks_for() -> None:
     line = ConsoleWriter(max_iter=1200).line({**RECORD, "loss_cls": 1.0, "loss_box": 0.5})
     assert line.startswith(

@@ -67,6 +67,35 @@ def test_the_planned_command_resumes(tiny_words: list[str], tmp_path: Path) -> N
     assert [r["lr"] for r in records(out)] == pytest.approx([0.05, 0.005, 0.001])
 
 
+def test_the_log_file_holds_what_was_said_before_the_folder_was_there(
+    tiny_words: list[str], tmp_path: Path
+) -> None:
+    train_net.main([*tiny_words, "SOLVER.CHECKPOINT_PERIOD", "5"])
+    train_net.main([*tiny_words, "SOLVER.MAX_ITER", "15", "SOLVER.STEPS", "9,99", "--resume"])
+    log = (tmp_path / "out" / "log.txt").read_text()
+    for words in (
+        "dropped 99",
+        "reading ",
+        "changed since the checkpoint: SOLVER.MAX_ITER: 14 -> 15",
+        "continuing",
+    ):
+        assert log.count(words) == 1, words
+
+
+def test_eval_only_gives_the_same_scores_again_where_weights_lack_a_part(
+    tiny_words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_net.main(tiny_words)
+    weights = load_checkpoint(tmp_path / "out" / "model_final.pth")["model"]
+    torch.save({name: tensor for name, tensor in weights.items() if "fc" not in name}, tmp_path / "part.pth")
+    lines = []
+    for _ in range(2):
+        capsys.readouterr()
+        train_net.main([*tiny_words, "--eval-only", "MODEL.WEIGHTS", str(tmp_path / "part.pth")])
+        lines.append(capsys.readouterr().out.splitlines()[-1].partition("accuracy")[2])
+    assert lines[0] == lines[1] != ""
+
+
 @pytest.mark.need("C12")
 def test_a_finished_run_says_so_and_touches_no_file(
     tiny_words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -99,6 +128,10 @@ def test_eval_only_scores_weights_and_checkpoints_and_writes_nothing(
         ([], "--eval-only needs weights; give MODEL.WEIGHTS FILE or --resume=PATH"),
         (["--resume"], "--eval-only found no checkpoint in .*out; give"),
         (["--overwrite"], "--overwrite has no meaning; leave it out"),
+        (
+            [f"MODEL.WEIGHTS={ROOT}/README.md", "DATASETS.TEST=[]"],
+            "DATASETS.TEST .*names no data set to evaluate on",
+        ),
     ],
 )
 def test_eval_only_without_weights_says_what_to_give(
