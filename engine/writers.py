@@ -152,7 +152,7 @@ class ConsoleWriter:
         >>> writer = ConsoleWriter(max_iter=200)
         >>> writer.line({"iteration": 20, "total_loss": 1.25, "loss_cls": 1.25, "lr": 0.05, "data_time": 0.0002,
         ...              "time": 0.01})  # doctest: +ELLIPSIS
-        'iter  20/200  eta 0:00:01  loss 1.25    lr 0.05    10.0 ms/it (data 0.2)  mem ...
+        'iter  20/200  eta 0:00:01  loss 1.25       lr 0.05       10.0 ms/it (data 0.2)  mem ...
         """
         iteration = int(record["iteration"])
         width = len(str(self.max_iter))
@@ -166,9 +166,9 @@ class ConsoleWriter:
         parts = [
             f"iter {iteration:>{width}}/{self.max_iter}",
             f"eta {left}",
-            f"loss {record['total_loss']:<6.4g}",
-            *(f"{name.removeprefix('loss_')} {value:<6.4g}" for name, value in losses),
-            f"lr {' '.join(rates):<6}",
+            f"loss {record['total_loss']:<9.4g}",
+            *(f"{name.removeprefix('loss_')} {value:<9.4g}" for name, value in losses),
+            f"lr {' '.join(rates):<9}",
             f"{record['time'] * 1e3:.1f} ms/it (data {record['data_time'] * 1e3:.1f})",
             f"mem {memory_mb(self.device):.0f} MB",
         ]

@@ -94,7 +94,8 @@ def test_a_run_that_starts_again_at_zero_drops_what_was_written_before(tmp_path:
 def test_the_console_line_shows_what_a_stranger_asks_for() -> None:
     line = ConsoleWriter(max_iter=1200).line({**RECORD, "loss_cls": 1.0, "loss_box": 0.5})
     assert line.startswith(
-        "iter   20/1200  eta 0:00:11  loss 1.5     cls 1       box 0.5     lr 0.05    10.0 ms/it (data 0.5)  mem "
+        "iter   20/1200  eta 0:00:11  loss 1.5        cls 1          box 0.5        "
+        "lr 0.05       10.0 ms/it (data 0.5)  mem "
     )
     assert line.endswith(" MB")
 
