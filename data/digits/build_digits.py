@@ -36,10 +36,10 @@ def split_digits(
 
 def main(arguments: list[str]) -> None:
     """Write the file to the path given as the only argument."""
-    from sklearn.datasets import load_digits
-
     if len(arguments) != 1:
         sys.exit("usage: python -m warmstart.data.digits.build_digits OUT")
+    from sklearn.datasets import load_digits  # of the extra `dev`
+
     digits = load_digits()
     arrays: dict[str, Any] = split_digits(digits.images, digits.target)
     np.savez_compressed(Path(arguments[0]), **arrays)
