@@ -27,6 +27,7 @@ from warmstart.solver import build_lr_scheduler, build_optimizer, describe_group
 
 from .evaluation import evaluate
 from .hooks import CheckpointHook, EvaluationHook, FolderHook, RecordHook
+from .logs import silence_stdout
 from .losses import NonFiniteLossError
 from .resolve import get_device, resolve_config
 from .resume import versions
@@ -219,6 +220,9 @@ def run_tool(main: Callable[[], int]) -> None:
         message, code = "interrupted", 130
     except PermissionError as error:
         message, code = f"error: {error.filename}: permission denied", 2
+    except BrokenPipeError:  # --print-config | head
+        silence_stdout()
+        sys.exit(0)
     print(message, file=sys.stderr)
     sys.exit(code)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from logging.handlers import MemoryHandler
 from pathlib import Path
@@ -15,11 +16,20 @@ class _Console(logging.StreamHandler):  # type: ignore[type-arg]
         super().__init__(sys.stdout)
 
     def emit(self, record: logging.LogRecord) -> None:
-        if "tqdm" in sys.modules:
-            sys.modules["tqdm"].tqdm.write(self.format(record), file=sys.stdout)
-        else:
-            self.stream = sys.stdout
-            super().emit(record)
+        text = self.format(record)
+        try:
+            if "tqdm" in sys.modules:
+                sys.modules["tqdm"].tqdm.write(text, file=sys.stdout)
+            else:
+                print(text)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            silence_stdout()
+
+
+def silence_stdout() -> None:
+    """Let what is still written to stdout go nowhere: its reader has left (`| head`), and the run goes on."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _RunFile(logging.FileHandler):

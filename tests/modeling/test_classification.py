@@ -121,6 +121,7 @@ def test_a_deep_copy_shares_nothing() -> None:
     assert not torch.equal(model[1].weight, other[1].weight)
 
 
+@pytest.mark.filterwarnings("ignore:Guards may run slower:RuntimeWarning")  # Python 3.13.0 alone
 def test_compiles_without_graph_breaks() -> None:
     model = linear()
     compiled = torch.compile(model, backend="eager", fullgraph=True)

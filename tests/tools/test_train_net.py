@@ -234,6 +234,20 @@ def test_killed_and_resumed_processes_end_with_the_weights_of_the_unbroken_run(
 
 
 @pytest.mark.slow
+def test_a_run_goes_on_when_the_reader_of_its_output_leaves(tiny_words: list[str], tmp_path: Path) -> None:
+    """`train_net.py ... | head -1`."""
+    command = [sys.executable, str(ROOT / "tools" / "train_net.py"), *tiny_words, "LOG_PERIOD=1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+    assert (tmp_path / "out" / "model_final.pth").exists()
+
+
+@pytest.mark.slow
 def test_the_digits_recipe_reaches_its_score(tmp_path: Path) -> None:
     train_net.main(["--config-file", "recipe:digits.yaml", "OUTPUT_DIR", str(tmp_path)])
     assert records(tmp_path)[-1]["digits_test/accuracy"] >= 0.97
