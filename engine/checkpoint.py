@@ -75,7 +75,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 def has_checkpoints(folder: Path) -> bool:
     """Return whether a run has saved into `folder`."""
-    return (folder / POINTER).exists() or bool(_newest_first(folder))
+    return bool(_newest_first(folder))  # a pointer to nothing is no run
 
 
 def refuse_used_folder(folder: Path) -> None:

@@ -226,6 +226,13 @@ def test_resume_without_a_checkpoint_starts_at_zero_and_says_so(
     assert "starting at iteration 0" in "\n".join(messages(logged))
 
 
+def test_a_pointer_to_nothing_is_a_start_from_zero(tiny: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "last_checkpoint").write_text("model_0000004.pth")
+    assert train(tiny(), resume="")["iteration"] == 14
+    assert (tmp_path / "out" / "last_checkpoint").read_text() == "model_0000013.pth"
+
+
 def test_overwriting_deletes_only_files_that_a_run_writes(tiny: Tiny, tmp_path: Path) -> None:
     train(tiny())
     (tmp_path / "out" / "notes.txt").write_text("mine")
