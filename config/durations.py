@@ -48,9 +48,7 @@ def to_iterations(
         exact = number / 100 * max_iter
     else:
         if iters_per_epoch is None:
-            raise ConfigError(
-                f"{value!r} needs the size of the data set: give --dataset-size N, or iters_per_epoch"
-            )
+            raise ConfigError(f"{value!r} needs the size of the data set: pass iters_per_epoch, or use iterations")
         exact = number * iters_per_epoch
     return max(1, math.floor(exact + Fraction(1, 2))) if exact else 0
 

@@ -63,7 +63,7 @@ def evaluate(model: nn.Module, loader: Iterable[Any], device: torch.device | str
     device = torch.device(device)
     metrics: MetricCollection | None = None
     # Not torchmetrics' mean: it waits for the device at each batch to look for NaN, and leaves NaN out.
-    loss, samples = torch.zeros((), device=device), 0
+    loss, samples = torch.zeros((), dtype=torch.float64, device=device), 0
     with preserved_rng(device), evaluation_mode(model):
         for batch in loader:
             images, labels = to_device(batch, device)

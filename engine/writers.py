@@ -170,8 +170,10 @@ class ConsoleWriter:
             *(f"{name.removeprefix('loss_')} {value:<9.4g}" for name, value in losses),
             f"lr {' '.join(rates):<9}",
             f"{record['time'] * 1e3:.1f} ms/it (data {record['data_time'] * 1e3:.1f})",
-            f"mem {memory_mb(self.device):.0f} MB",
         ]
+        memory = memory_mb(self.device)
+        if memory:
+            parts.append(f"mem {memory:.0f} MB")
         return "  ".join(parts)
 
     def close(self) -> None:
@@ -183,11 +185,13 @@ class ConsoleWriter:
 
 
 def memory_mb(device: torch.device) -> float:
-    """Return the peak memory of this process in MiB, on the GPU where `device` is one, else of the host."""
+    """Return the peak memory in MiB: on the GPU where `device` is one, else of the host; 0 on Windows."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    import resource
-
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        return 0.0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere
 

@@ -55,7 +55,7 @@ def test_to_iterations(
     ("value", "message"),
     [
         ("5%", "^'5%' is a share of MAX_ITER, which is not known here$"),
-        ("5ep", "^'5ep' needs the size of the data set: give --dataset-size N, or iters_per_epoch$"),
+        ("5ep", "^'5ep' needs the size of the data set: pass iters_per_epoch, or use iterations$"),
         ("5", "^expected iterations or a string with a unit such as '90ep' or '5%'; got '5'$"),
         ("five", "got 'five'$"),
     ],
@@ -127,7 +127,7 @@ def test_arguments_of_schedules_that_count_steps(argument: str, value: Any, expe
     [
         (
             ["SOLVER.MAX_ITER", "9ep"],
-            r"^SOLVER.MAX_ITER \(override\): '9ep' needs the size of the data set: give --dat",
+            r"^SOLVER.MAX_ITER \(override\): '9ep' needs the size of the data set: pass iters_per_epoch",
         ),
         (
             ["SOLVER.STEPS", "9ep", "TEST.EVAL_PERIOD=1ep"],
