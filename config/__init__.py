@@ -4,6 +4,7 @@ from .command_line import Flag, parse_command_line, usage
 from .defaults import get_cfg
 from .durations import resolve_durations, to_iterations
 from .errors import ConfigError, gathering, nearest, unknown_name
+from .imports import import_function, import_module
 from .node import CfgNode, Difference
 from .signatures import call, check_arguments
 
@@ -16,6 +17,8 @@ __all__ = [
     "check_arguments",
     "gathering",
     "get_cfg",
+    "import_function",
+    "import_module",
     "nearest",
     "parse_command_line",
     "resolve_durations",

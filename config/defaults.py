@@ -8,10 +8,10 @@ iteration = one update of the weights) or a string with a unit: "90ep" passes ov
 from __future__ import annotations
 
 from .fields import Bool, Duration, Float, Int, OneOf, OrNull, Str
-from .lists import Entries, ListOf, Open
+from .lists import Arguments, Entries, ListOf, Open, Records
 from .node import CfgNode
 
-WARMUP_METHODS = ("constant", "linear")
+WARMUP_METHODS = ("constant", "linear", "cosine", "exponential")
 
 
 def get_cfg() -> CfgNode:
@@ -74,7 +74,8 @@ def get_cfg() -> CfgNode:
 
     # ---------------------------------------------------------------- solver
     cfg.SOLVER = CfgNode()
-    # A class of torch.optim by name, or a registered one.
+    # A class of torch.optim by name, or a registered one. Muon trains the matrices inside the model, with AdamW
+    # for all else, at rates that suit AdamW; its author uses MOMENTUM 0.95 and NESTEROV true.
     cfg.SOLVER.OPTIMIZER = Str("SGD")
     # Further arguments of that class, checked against its signature: {betas: [0.9, 0.95]}.
     cfg.SOLVER.OPTIMIZER_ARGS = Open(owner="OPTIMIZER")
@@ -84,33 +85,63 @@ def get_cfg() -> CfgNode:
 
     # Images of one update, over all devices and accumulated steps together.
     cfg.SOLVER.IMS_PER_BATCH = Int(16, minimum=1)
+    # Micro-batches that one update is computed in, one after the other, for batches that do not fit into
+    # memory: each has IMS_PER_BATCH / GRAD_ACCUM_STEPS images, and so BatchNorm its statistics. 1 is off.
+    cfg.SOLVER.GRAD_ACCUM_STEPS = Int(1, minimum=1)
     # The run's length: updates, or "90ep".
     cfg.SOLVER.MAX_ITER = Duration(40000, minimum=1, percent=False)
 
     # Learning rate after warm-up, before any decay.
     cfg.SOLVER.BASE_LR = Float(0.001, above=0)
-    # Rate at MAX_ITER, for schedules that end on a given rate (WarmupCosineLR).
+    # Rate at MAX_ITER, for schedules that end on a given rate (WarmupCosineLR, WarmupStableDecayLR).
     cfg.SOLVER.BASE_LR_END = Float(0.0, minimum=0)
-    # WarmupMultiStepLR, WarmupCosineLR, WarmupStepWithFixedGammaLR, StepLR, or a registered one.
+    # WarmupMultiStepLR, WarmupCosineLR, WarmupStepWithFixedGammaLR, WarmupPolyLR, WarmupStableDecayLR; any
+    # scheduler of torch.optim.lr_scheduler by its name; or a registered one. docs/SCHEDULES.md shows them.
     cfg.SOLVER.LR_SCHEDULER_NAME = Str("WarmupMultiStepLR")
     # Arguments of the schedules named as torch's, checked against torch's signature: {step_size: "30ep"}.
     cfg.SOLVER.LR_SCHEDULER_ARGS = Open(owner="LR_SCHEDULER_NAME")
+    # SequentialLR: schedules one after the other, each counting from its own start. UNTIL, like every count of
+    # torch's names, is counted from the end of warm-up; the last phase needs none.
+    cfg.SOLVER.LR_PHASES = Records(
+        {"NAME": Str("StepLR"), "ARGS": Arguments(), "UNTIL": Duration("30ep", minimum=1)}, required=["NAME"]
+    )
+    # ChainedScheduler: schedules whose factors are multiplied.
+    cfg.SOLVER.LR_FACTORS = Records({"NAME": Str("StepLR"), "ARGS": Arguments()}, required=["NAME"])
+    # epoch: the rate changes only where an epoch begins. torch's names then count epochs, so that step_size 30
+    # is 30 epochs; Warmup* names keep iterations. Warm-up itself always moves with each iteration.
+    cfg.SOLVER.LR_STEP_UNIT = OneOf("iter", ("iter", "epoch"))
+    # What ReduceLROnPlateau watches: a name in metrics.json; "": the loss on the first test set.
+    cfg.SOLVER.LR_METRIC = Str("")
     # WarmupMultiStepLR multiplies the rate by GAMMA at each of STEPS (increasing).
     cfg.SOLVER.STEPS = ListOf(Duration(30000, minimum=1), ("75%",))
     cfg.SOLVER.GAMMA = Float(0.1, above=0)
     # WarmupStepWithFixedGammaLR: number of drops by GAMMA, evenly spread over the run.
     cfg.SOLVER.NUM_DECAYS = Int(3)
+    # WarmupPolyLR: (1 - t / MAX_ITER) ^ POLY_LR_POWER, but not below POLY_LR_CONSTANT_ENDING times BASE_LR.
+    cfg.SOLVER.POLY_LR_POWER = Float(0.9, minimum=0)
+    cfg.SOLVER.POLY_LR_CONSTANT_ENDING = Float(0.0, minimum=0, maximum=1)
+    # WarmupStableDecayLR: the rate stays, then goes down to BASE_LR_END over the last DECAY_ITERS; sqrt is
+    # 1 - sqrt(share of them done).
+    cfg.SOLVER.DECAY_ITERS = Duration("20%")
+    cfg.SOLVER.DECAY_METHOD = OneOf("linear", ("linear", "cosine", "sqrt"))
 
     # Warm-up: the rate starts at WARMUP_FACTOR times its value and is whole from WARMUP_ITERS on; 0 is off.
     cfg.SOLVER.WARMUP_ITERS = Duration("2.5%")
     cfg.SOLVER.WARMUP_FACTOR = Float(0.001, minimum=0, maximum=1)
-    # constant: WARMUP_FACTOR throughout. linear (also written gradual): a straight ramp.
+    # constant: WARMUP_FACTOR throughout. linear (also written gradual): a straight ramp. cosine: half a wave.
+    # exponential: WARMUP_FACTOR ^ (1 - t / WARMUP_ITERS), for a factor above 0.
     cfg.SOLVER.WARMUP_METHOD = OneOf("linear", (*WARMUP_METHODS, "gradual"))
     # How warm-up meets a Warmup* schedule. product: both factors multiplied. interpolate: a ramp that
     # ends on the schedule's value at WARMUP_ITERS, as detectron2 builds it.
     cfg.SOLVER.WARMUP_BLEND = OneOf("product", ("product", "interpolate"))
     # Fit the whole of a Warmup* schedule into what is left after warm-up, instead of hiding its start.
     cfg.SOLVER.RESCALE_INTERVAL = Bool(False)
+    # Warm-up also ends, before WARMUP_ITERS, when a name of metrics.json crosses a value; looked at whenever
+    # a record is written: {METRIC: train/error, BELOW: 0.8}. "" is off.
+    cfg.SOLVER.WARMUP_UNTIL = CfgNode()
+    cfg.SOLVER.WARMUP_UNTIL.METRIC = Str("")
+    cfg.SOLVER.WARMUP_UNTIL.BELOW = OrNull(Float(0.8))
+    cfg.SOLVER.WARMUP_UNTIL.ABOVE = OrNull(Float(0.2))
 
     # L2 penalty of weights; of norm layers' parameters; of biases (null: as WEIGHT_DECAY).
     cfg.SOLVER.WEIGHT_DECAY = Float(0.0001, minimum=0)
@@ -118,6 +149,43 @@ def get_cfg() -> CfgNode:
     cfg.SOLVER.WEIGHT_DECAY_BIAS = OrNull(Float(0.0, minimum=0))
     # Rate of biases, as a multiple of BASE_LR.
     cfg.SOLVER.BIAS_LR_FACTOR = Float(1.0, minimum=0)
+    # Layer-wise decay, for torchvision's ResNet, VisionTransformer, SwinTransformer and ConvNeXt: from the head,
+    # which has BASE_LR, to the stem each layer's rate is this times the next one's; a layer is a block. 1 is off.
+    cfg.SOLVER.LAYER_DECAY = Float(1.0, above=0, maximum=1)
+    # Rates and decays of parameters by their names, on top of all that: [{MATCH: "^fc", LR_FACTOR: 10}]. MATCH is
+    # a regex, found anywhere in the full name; the first rule that matches wins, and what it does not name stays.
+    # LR is a rate, LR_FACTOR a multiple of the one it would have been (0 stands still). NAME is MATCH by default,
+    # and is recorded as lr/NAME.
+    cfg.SOLVER.PARAM_GROUPS = Records(
+        {
+            "MATCH": Str("^fc"),
+            "LR": Float(0.1, minimum=0),
+            "LR_FACTOR": Float(10.0, minimum=0),
+            "WEIGHT_DECAY": Float(0.0, minimum=0),
+            "NAME": Str("head"),
+        },
+        required=["MATCH"],
+    )
+
+    # Clipping of an update's gradients; their norm before it is recorded as grad_norm.
+    cfg.SOLVER.CLIP_GRADIENTS = CfgNode()
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = Bool(False)
+    # value: each number into [-CLIP_VALUE, CLIP_VALUE]. norm: the gradient of each parameter alone, scaled to a
+    # norm of at most CLIP_VALUE. full_model: all gradients together, which is what most papers mean.
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = OneOf("value", ("value", "norm", "full_model"))
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = Float(1.0, above=0)
+    # The p of the norm: 2 is the Euclidean length.
+    cfg.SOLVER.CLIP_GRADIENTS.NORM_TYPE = Float(2.0, above=0)
+
+    # A second model whose weights and buffers are a moving average of the trained one's. It is evaluated
+    # beside it, recorded as digits_test/ema/accuracy, and saved under "ema" in checkpoints.
+    cfg.SOLVER.EMA = CfgNode()
+    cfg.SOLVER.EMA.ENABLED = Bool(False)
+    # The average becomes DECAY * average + (1 - DECAY) * model, and so covers about the last 1 / (1 - DECAY)
+    # averagings; at least 0 and below 1. The first averaging copies the model.
+    cfg.SOLVER.EMA.DECAY = Float(0.999, minimum=0, maximum=1)
+    # Updates between two averagings.
+    cfg.SOLVER.EMA.PERIOD = Duration(1, minimum=1)
 
     # Updates between two checkpoints; 0: only at the end.
     cfg.SOLVER.CHECKPOINT_PERIOD = Duration(5000)
@@ -128,12 +196,25 @@ def get_cfg() -> CfgNode:
     cfg.TEST.EVAL_PERIOD = Duration(0)
     # Images of one evaluation step.
     cfg.TEST.IMS_PER_BATCH = Int(256, minimum=1)
+    # Before each evaluation, BatchNorm's running statistics are replaced by those of the present weights,
+    # over NUM_ITER training batches; training itself is not changed by it.
+    cfg.TEST.PRECISE_BN = CfgNode()
+    cfg.TEST.PRECISE_BN.ENABLED = Bool(False)
+    cfg.TEST.PRECISE_BN.NUM_ITER = Duration(200, minimum=1)
 
     # ---------------------------------------------------------------- run
     # Where checkpoints, metrics.json, logs and TensorBoard files go.
     cfg.OUTPUT_DIR = Str("./output")
     # Updates between two records in the console, metrics.json and TensorBoard.
     cfg.LOG_PERIOD = Duration(20, minimum=1)
+    # Whether records hold the peak memory so far, in MiB: memory/host_mb and, on CUDA, memory/allocated_mb
+    # (by tensors) and memory/reserved_mb (by torch).
+    cfg.MEMORY_STATS = Bool(False)
+    # A trace of ITERS iterations, those after the first START updates, into OUTPUT_DIR/profile, for TensorBoard
+    # or chrome://tracing; ITERS 0 is off.
+    cfg.PROFILER = CfgNode()
+    cfg.PROFILER.START = Duration(0)
+    cfg.PROFILER.ITERS = Duration(0)
     # Initial weights, order of samples and augmentation follow from it.
     cfg.SEED = Int(0, maximum=2**63 - 1)
     # Let cuDNN try its algorithms and keep the fastest; faster on fixed image sizes, bits may differ.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from fractions import Fraction
 from functools import reduce
 from operator import getitem
@@ -19,7 +20,7 @@ _STEP_ARGUMENT = re.compile(r"step_size\w*|\w+_iters|milestones|T_max|T_0|total_
 
 
 def to_iterations(
-    value: int | str, *, max_iter: int | None = None, iters_per_epoch: Fraction | int | None = None
+    value: int | str, *, max_iter: int | Fraction | None = None, iters_per_epoch: Fraction | int | None = None
 ) -> int:
     """Return a duration in iterations, rounded half up; what is more than nothing is at least 1.
 
@@ -70,33 +71,66 @@ def resolve_durations(cfg: CfgNode, iters_per_epoch: Fraction | int | None = Non
     >>> solver.MAX_ITER, solver.STEPS, solver.WARMUP_ITERS
     (9000, (3000, 6000), 225)
     """
-    fields = {key: field for key, field in cfg.fields() if _is_duration(field)}
-    for name, value in cfg.SOLVER.LR_SCHEDULER_ARGS.items():
-        if _STEP_ARGUMENT.fullmatch(name) and value is not None:
-            several = isinstance(value, (list, tuple)) or name == "milestones"
-            fields[f"SOLVER.LR_SCHEDULER_ARGS.{name}"] = ListOf(Duration(1), ()) if several else Duration(1)
-
-    def iterations(key: str, max_iter: int | None) -> Any:
-        node, name = _holder(cfg, key)
-        value = fields[key].read(key, cfg.source(key), node[name])
-        try:
-            if isinstance(value, tuple):
-                return tuple(to_iterations(v, max_iter=max_iter, iters_per_epoch=iters_per_epoch) for v in value)
-            return to_iterations(value, max_iter=max_iter, iters_per_epoch=iters_per_epoch)
-        except ConfigError as error:
-            raise ConfigError(f"{cfg.label(key)}: {error}") from None
-
-    max_iter = iterations("SOLVER.MAX_ITER", None)
+    whole = _read(cfg, "SOLVER.MAX_ITER", cfg.SOLVER.MAX_ITER, Duration(1, percent=False), (None, iters_per_epoch))
+    run = steps = (whole, iters_per_epoch)
+    if cfg.SOLVER.LR_STEP_UNIT == "epoch":  # in which the arguments of schedules are counted
+        steps = (whole / Fraction(iters_per_epoch) if iters_per_epoch else None, 1)
     problems: list[str] = []
     resolved: CfgNode = cfg.clone()
-    for key in fields:
+    for key, field in cfg.fields():
+        if _is_duration(field) and key != "SOLVER.MAX_ITER":
+            with gathering(problems):
+                node, name = _holder(resolved, key)
+                # Item access: it takes what is right by construction, and keeps the source of the value.
+                node[name] = _read(cfg, key, node[name], field, run)
+    solver = resolved.SOLVER
+    solver["MAX_ITER"] = whole
+    with gathering(problems):
+        arguments = _without_units(cfg, "SOLVER.LR_SCHEDULER_ARGS", solver.LR_SCHEDULER_ARGS, steps)
+        for name, value in arguments.items():
+            solver.LR_SCHEDULER_ARGS[name] = value
+    for name in ("LR_PHASES", "LR_FACTORS"):
         with gathering(problems):
-            node, name = _holder(resolved, key)
-            # Item access: it takes what is right by construction, and keeps the source of the value.
-            node[name] = max_iter if key == "SOLVER.MAX_ITER" else iterations(key, max_iter)
+            solver[name] = tuple(_entry(cfg, f"SOLVER.{name}", entry, steps) for entry in solver[name])
     if problems:
         raise ConfigError(problems)
     return resolved
+
+
+# The two lengths that units are measured by: MAX_ITER and iters_per_epoch.
+_Clock = tuple[int | Fraction | None, Fraction | int | None]
+
+
+def _entry(cfg: CfgNode, key: str, entry: dict[str, Any], clock: _Clock) -> dict[str, Any]:
+    """Return an entry of LR_PHASES or LR_FACTORS without units."""
+    entry = dict(entry)
+    if "UNTIL" in entry:
+        entry["UNTIL"] = _read(cfg, key, entry["UNTIL"], Duration(1, minimum=1), clock)
+    if "ARGS" in entry:
+        entry["ARGS"] = entry["ARGS"] | _without_units(cfg, key, entry["ARGS"], clock)
+    return entry
+
+
+def _without_units(cfg: CfgNode, key: str, arguments: Mapping[str, Any], clock: _Clock) -> dict[str, Any]:
+    """Return those of a schedule's arguments that count steps, as integers."""
+    found = {}
+    for name, value in arguments.items():
+        if _STEP_ARGUMENT.fullmatch(name) and value is not None:
+            several = isinstance(value, (list, tuple)) or name == "milestones"
+            field = ListOf(Duration(1), ()) if several else Duration(1)
+            found[name] = _read(cfg, f"{key}.{name}" if key.endswith("ARGS") else key, value, field, clock)
+    return found
+
+
+def _read(cfg: CfgNode, key: str, value: Any, field: Field, clock: _Clock) -> Any:
+    value = field.read(key, cfg.source(key), value)
+    max_iter, iters_per_epoch = clock
+    try:
+        if isinstance(value, tuple):
+            return tuple(to_iterations(v, max_iter=max_iter, iters_per_epoch=iters_per_epoch) for v in value)
+        return to_iterations(value, max_iter=max_iter, iters_per_epoch=iters_per_epoch)
+    except ConfigError as error:
+        raise ConfigError(f"{cfg.label(key)}: {error}") from None
 
 
 def _holder(cfg: CfgNode, key: str) -> tuple[CfgNode, str]:

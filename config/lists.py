@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .fields import Bool, Field, Float, Int, Str
+from .errors import nearest
+from .fields import Bool, Field, Float, Int, Str, shown
 from .yaml12 import parse_scalar, split_list
 
 
@@ -81,6 +82,83 @@ class Entries(Field):
         if not isinstance(arguments, dict) or not all(isinstance(text, str) for text in (name, *arguments)):
             raise ValueError
         return name, dict(arguments)
+
+
+class Arguments(Field):
+    """Arguments by their names, checked by whoever knows what they are for.
+
+    >>> Arguments().parse_text("{step_size: 30ep, gamma: 0.5}")
+    {'step_size': '30ep', 'gamma': 0.5}
+    """
+
+    expected, example = "arguments by their names", "{step_size: 30ep}"
+
+    def __init__(self) -> None:
+        super().__init__({})
+
+    def parse(self, value: Any) -> dict[str, Any]:
+        """Return a dict; null is an empty one."""
+        value = {} if value is None else value
+        if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+            raise ValueError
+        return dict(value)
+
+
+class Records(Field):
+    """An ordered list of mappings with declared keys; of these a mapping holds those that were given.
+
+    >>> phases = Records({"NAME": Str(""), "FROM": Int(0)}, required=["NAME"])
+    >>> phases.parse_text("[{NAME: a, FROM: 5}, {NAME: b}]")
+    ({'NAME': 'a', 'FROM': 5}, {'NAME': 'b'})
+    >>> phases.read("PHASES", "x.yaml:3", [{"NAME": "a", "FORM": 5}])
+    Traceback (most recent call last):
+    warmstart.config.errors.ConfigError: PHASES (x.yaml:3): expected a list of mappings with the keys NAME, FROM; \
+got [{'NAME': 'a', 'FORM': 5}] (entry 1 has no key FORM; did you mean FROM?)
+    """
+
+    def __init__(self, keys: dict[str, Field], required: Sequence[str] = ()) -> None:
+        self.keys, self.required = keys, tuple(required)
+        self.expected = f"a list of mappings with the keys {', '.join(keys)}"
+        self.example = "[{" + ", ".join(f"{key}: {field.example}" for key, field in keys.items()) + "}]"
+        super().__init__(())
+
+    def parse(self, value: Any) -> tuple[dict[str, Any], ...]:
+        """Return a tuple of dicts."""
+        if isinstance(value, str):
+            return self.parse_text(value)
+        if isinstance(value, dict):
+            value = [value]
+        if not isinstance(value, (list, tuple)):
+            raise ValueError
+        return tuple(self._entry(number, entry) for number, entry in enumerate(value, start=1))
+
+    def parse_text(self, text: str) -> tuple[dict[str, Any], ...]:
+        """Return the same from "[{A: 1}, {A: 2}]" or "{A: 1}"."""
+        value = parse_scalar(text)
+        if isinstance(value, str):
+            raise ValueError
+        return self.parse(value)
+
+    def _entry(self, number: int, entry: Any) -> dict[str, Any]:
+        if not isinstance(entry, dict):
+            raise ValueError(f"entry {number} is {shown(entry)}")
+        parsed = {}
+        for key, value in entry.items():
+            if key not in self.keys:
+                match = nearest(str(key), self.keys)
+                raise ValueError(
+                    f"entry {number} has no key {key}" + (f"; did you mean {match}?" if match else "")
+                )
+            try:
+                parsed[key] = self.keys[key].parse(value)
+            except ValueError as error:
+                hint = f"; {error}" if str(error) else ""
+                expected = self.keys[key].expected
+                raise ValueError(f"entry {number}: {key} is {expected}; got {shown(value)}{hint}") from None
+        missing = [key for key in self.required if key not in parsed]
+        if missing:
+            raise ValueError(f"entry {number} needs {missing[0]}")
+        return parsed
 
 
 class Open:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import numpy as np
-import torchvision
 
 from .arrays import ArrayDataset, read_idx, read_npz
 from .datasets import DatasetInfo, MapDataset, register_dataset
@@ -41,7 +41,7 @@ class _Idx:
     their files alike, so files in ROOT itself are taken for whichever set is asked for.
     """
 
-    loader: type
+    loader: str
     folder: str
     train: bool
     classes: tuple[str, ...]
@@ -59,7 +59,7 @@ class _Idx:
         return ArrayDataset(read_idx(images), read_idx(labels), self.classes)
 
     def _find(self, root: Path, name: str) -> Path:
-        for folder in (root / self.loader.__name__ / "raw", root / self.folder, root):
+        for folder in (root / self.loader / "raw", root / self.folder, root):
             for path in (folder / name, folder / f"{name}.gz"):
                 if path.is_file():
                     return path
@@ -70,7 +70,7 @@ class _Idx:
 class _Cifar:
     """CIFAR-10 and CIFAR-100 from the Python files of their authors, which torchvision verifies."""
 
-    loader: type
+    loader: str
     train: bool
 
     def __call__(self, root: str, download: bool) -> MapDataset:
@@ -78,21 +78,27 @@ class _Cifar:
         return ArrayDataset(cifar.data, np.array(cifar.targets), tuple(cifar.classes))
 
 
-def _torchvision(loader: type, root: str, train: bool, download: bool) -> torchvision.datasets.VisionDataset:
+def _torchvision(loader: str, root: str, train: bool, download: bool) -> Any:
+    # Imported where a set is built: it takes as long as torch itself, and a plan needs nothing but sizes.
+    import torchvision
+
+    build = getattr(torchvision.datasets, loader)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the CIFAR files are pickles older than today's numpy
-            return loader(str(Path(root).expanduser()), train=train, download=download)
+            return build(str(Path(root).expanduser()), train=train, download=download)
     except (URLError, ConnectionError, TimeoutError) as error:
         raise OSError(f"the download failed ({error})") from error
     except RuntimeError as error:  # torchvision's word for missing, damaged and not downloadable
         if download:
             raise OSError(f"the download failed ({error})") from error
-        raise FileNotFoundError(f"no whole {loader.__name__}") from error
+        raise FileNotFoundError(f"no whole {loader}") from error
 
 
 def _image_folder(path: str, download: bool) -> MapDataset:
     """Build from PATH/<class>/<image>; classes are numbered in the order of their names, images are RGB."""
+    import torchvision
+
     folder: MapDataset = torchvision.datasets.ImageFolder(Path(path).expanduser())
     return folder
 
@@ -118,17 +124,17 @@ for _train, _part in ((True, "train"), (False, "test")):
     )
     register_dataset(
         f"mnist_{_part}",
-        _Idx(torchvision.datasets.MNIST, "mnist", _train, _DIGITS),
+        _Idx("MNIST", "mnist", _train, _DIGITS),
         DatasetInfo(60_000 if _train else 10_000, 10, 1, (28, 28), (0.1307,), (0.3081,), _DIGITS),
     )
     register_dataset(
         f"fashion_mnist_{_part}",
-        _Idx(torchvision.datasets.FashionMNIST, "fashion-mnist", _train, _FASHION),
+        _Idx("FashionMNIST", "fashion-mnist", _train, _FASHION),
         DatasetInfo(60_000 if _train else 10_000, 10, 1, (28, 28), (0.2860,), (0.3530,), _FASHION),
     )
     register_dataset(
         f"cifar10_{_part}",
-        _Cifar(torchvision.datasets.CIFAR10, _train),
+        _Cifar("CIFAR10", _train),
         DatasetInfo(
             *(50_000 if _train else 10_000, 10, 3, (32, 32)),
             mean=(0.4914, 0.4822, 0.4465),
@@ -138,7 +144,7 @@ for _train, _part in ((True, "train"), (False, "test")):
     )
     register_dataset(
         f"cifar100_{_part}",
-        _Cifar(torchvision.datasets.CIFAR100, _train),
+        _Cifar("CIFAR100", _train),
         DatasetInfo(
             *(50_000 if _train else 10_000, 100, 3, (32, 32)),
             mean=(0.5071, 0.4865, 0.4409),

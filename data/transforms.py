@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
@@ -10,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 
 from warmstart.config import ConfigError, call, check_arguments, gathering, unknown_name
 
@@ -30,12 +30,7 @@ _OF_NO_USE_HERE = {
     *("ClampBoundingBoxes", "ClampKeyPoints", "ConvertBoundingBoxFormat", "RandomIoUCrop"),
     *("SanitizeBoundingBoxes", "SanitizeKeyPoints", "SetClampingMode"),
 }
-_TORCHVISION: dict[str, type] = {
-    name: member
-    for name, member in vars(v2).items()
-    if inspect.isclass(member) and issubclass(member, v2.Transform) and name not in _OF_NO_USE_HERE
-}
-_REGISTRY: dict[str, Callable[..., Transform]] = dict(_TORCHVISION)
+_REGISTRY: dict[str, Callable[..., Transform]] = {}  # what users registered
 
 
 def register_transform(name: str, cls: Callable[..., Transform]) -> None:
@@ -54,9 +49,27 @@ def register_transform(name: str, cls: Callable[..., Transform]) -> None:
     Traceback (most recent call last):
     warmstart.config.errors.ConfigError: a transform called 'Resize' exists already; choose another name
     """
-    if name in _REGISTRY:
+    if name in _transforms():
         raise ConfigError(f"a transform called {name!r} exists already; choose another name")
     _REGISTRY[name] = cls
+
+
+@functools.cache
+def _torchvision() -> dict[str, Callable[..., Transform]]:
+    """Return torchvision's transforms by their names."""
+    # Imported where it is needed: it takes as long as torch itself, and not every tool looks at images.
+    from torchvision.transforms import v2
+
+    return {
+        name: member
+        for name, member in vars(v2).items()
+        if inspect.isclass(member) and issubclass(member, v2.Transform) and name not in _OF_NO_USE_HERE
+    }
+
+
+def _transforms() -> dict[str, Callable[..., Transform]]:
+    """Return every transform that a config can name."""
+    return _torchvision() | _REGISTRY
 
 
 def to_tensor(image: Any) -> Tensor:
@@ -85,9 +98,10 @@ def check_transforms(entries: Iterable[Entry], label: str) -> None:
     problems: list[str] = []
     for name, arguments in entries:
         with gathering(problems):
-            if name not in _REGISTRY:
-                raise unknown_name(label, "transform", name, _REGISTRY)
-            check_arguments(f"{label}: {name}", name, _REGISTRY[name], arguments)
+            known = _transforms()
+            if name not in known:
+                raise unknown_name(label, "transform", name, known)
+            check_arguments(f"{label}: {name}", name, known[name], arguments)
     if problems:
         raise ConfigError(problems)
 
@@ -116,7 +130,7 @@ def build_transform(
     steps = []
     for name, arguments in entries:
         where = f"{label}: {name}"
-        steps.append((name, call(where, name, _REGISTRY[name], **_with_enums(where, name, arguments))))
+        steps.append((name, call(where, name, _transforms()[name], **_with_enums(where, name, arguments))))
     return ImageTransform(steps, mean, std)
 
 
@@ -139,7 +153,7 @@ class ImageTransform:
     @property
     def is_users_own(self) -> bool:
         """Whether a step is not torchvision's, and so may draw from python's and numpy's generators."""
-        return any(name not in _TORCHVISION for name, _ in self.steps)
+        return any(name not in _torchvision() for name, _ in self.steps)
 
     def __call__(self, image: Any) -> Tensor:
         """Return float32 (C, H, W) for an image as `to_tensor` takes it."""
@@ -179,13 +193,15 @@ class ImageTransform:
                     f"INPUT.{key} has {len(values)} values, but the images have {len(tensor)} channel(s)"
                     " after the transforms; give one value for all, or one a channel"
                 )
+        from torchvision.transforms import v2
+
         floats: Tensor = v2.functional.to_dtype(tensor, torch.float32, scale=True)
         return (floats - self.mean) / self.std
 
 
 def _with_enums(where: str, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments with text made the enum member it names: `policy: cifar10`."""
-    parameters = inspect.signature(_REGISTRY[name]).parameters
+    parameters = inspect.signature(_transforms()[name]).parameters
     filled = dict(arguments)
     for argument, value in arguments.items():
         default = parameters[argument].default if argument in parameters else None

@@ -13,11 +13,12 @@ from .defaults import (
     run_tool,
 )
 from .evaluation import evaluate, evaluation_mode
-from .hooks import CheckpointHook, EvaluationHook, FolderHook, RecordHook
+from .hooks import CheckpointHook, EvaluationHook, FolderHook, PreciseBNHook, ProfilerHook, RecordHook
 from .logs import setup_logging
 from .losses import LossWindow, NonFiniteLossError
-from .resolve import check_device, get_device, resolve_config
-from .resume import compare_configs, find_start, load_model, load_start, prepare_folder, read_start
+from .metrics import MetricHook
+from .resolve import check_device, get_device, iters_per_epoch, resolve_config
+from .resume import compare_configs, find_start, load_average, load_model, load_start, prepare_folder, read_start
 from .rng import preserved_rng, rng_state, seed_all, set_rng_state
 from .trainer import HookBase, Trainer, every
 from .writers import ConsoleWriter, JSONWriter, TensorBoardWriter, Writer
@@ -30,7 +31,10 @@ __all__ = [
     "HookBase",
     "JSONWriter",
     "LossWindow",
+    "MetricHook",
     "NonFiniteLossError",
+    "PreciseBNHook",
+    "ProfilerHook",
     "RecordHook",
     "TensorBoardWriter",
     "Trainer",
@@ -46,6 +50,8 @@ __all__ = [
     "every",
     "find_start",
     "get_device",
+    "iters_per_epoch",
+    "load_average",
     "load_checkpoint",
     "load_model",
     "load_newest",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,22 +16,31 @@ from warmstart.config import (
     ConfigError,
     Flag,
     get_cfg,
+    import_module,
     parse_command_line,
     usage,
 )
 from warmstart.data import build_test_loader, build_train_loader, input_shape, train_info
 from warmstart.modeling import build_model
-from warmstart.solver import build_lr_scheduler, build_optimizer, describe_groups, describe_plan
+from warmstart.solver import (
+    build_ema,
+    build_gradient_clipping,
+    build_lr_scheduler,
+    build_optimizer,
+    describe_groups,
+    describe_plan,
+)
 
 from .evaluation import evaluate
-from .hooks import CheckpointHook, EvaluationHook, FolderHook, RecordHook
+from .hooks import CheckpointHook, EvaluationHook, FolderHook, PreciseBNHook, ProfilerHook, RecordHook
 from .logs import silence_stdout
 from .losses import NonFiniteLossError
-from .resolve import get_device, resolve_config
+from .metrics import build_metric_hook
+from .resolve import get_device, iters_per_epoch, resolve_config
 from .resume import versions
 from .rng import seed_all
 from .trainer import HookBase, Trainer
-from .writers import ConsoleWriter, JSONWriter, TensorBoardWriter, Writer, score_lines
+from .writers import ConsoleWriter, JSONWriter, TensorBoardWriter, Writer, memory_stats, score_lines
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +88,7 @@ def read_command_line(
     cfg = get_cfg()
     found, overrides = parse_command_line(argv, flags, cfg.has_key)
     for module in found["import"]:
-        _import(module)
+        import_module(module, f"command line: --import {module}")
     cfg.merge(found["config_file"] or "", overrides, source="command line")
     cfg.freeze()
     if found["print_config"]:
@@ -122,25 +129,39 @@ def build_trainer(cfg: CfgNode) -> Trainer:
     seed_all(cfg.SEED)
     model = build_model(cfg).to(device)
     optimizer = build_optimizer(cfg, model)
+    ema = build_ema(cfg, model)
     return Trainer(
         model,
         optimizer,
-        build_lr_scheduler(cfg, optimizer),
+        build_lr_scheduler(cfg, optimizer, iters_per_epoch(cfg)),
         build_train_loader(cfg),
-        default_hooks(cfg, model),
+        default_hooks(cfg, model, ema.model if ema is not None else None),
         max_iter=cfg.SOLVER.MAX_ITER,
         device=device,
+        accum_steps=cfg.SOLVER.GRAD_ACCUM_STEPS,
+        clip=build_gradient_clipping(cfg),
+        ema=ema,
     )
 
 
-def default_hooks(cfg: CfgNode, model: nn.Module) -> list[HookBase]:
+def default_hooks(cfg: CfgNode, model: nn.Module, averaged: nn.Module | None = None) -> list[HookBase]:
     """Return the hooks of a run, in an order that has reasons.
 
     1. The folder is made, or refused, before anything is written into it.
-    2. Evaluation: its scores belong to this iteration's record and checkpoint.
-    3. The user's hooks see the scores, and what they add to `trainer.scalars` is still recorded.
-    4. Records take everything that was found out about this iteration.
-    5. The checkpoint comes last, so that it holds what all the others know after this iteration.
+    2. The profiler, where PROFILER asks for it: its last iteration ends before the work of the other hooks.
+    3. Precise BatchNorm, where TEST.PRECISE_BN asks for it: what is evaluated has its statistics.
+    4. Evaluation: its scores belong to this iteration's record and checkpoint.
+    5. The user's hooks see the scores, and what they add to `trainer.scalars` is still recorded.
+    6. Records take everything that was found out about this iteration.
+    7. A schedule that follows metrics sees what was recorded.
+    8. The checkpoint comes last, so that it holds what all the others know after this iteration.
+
+    The moving average (SOLVER.EMA) is no hook: the trainer brings it up to date before any of them runs.
+
+    Args:
+        cfg: resolved.
+        model: the model that is trained.
+        averaged: the moving average, evaluated beside it.
     """
     output = Path(cfg.OUTPUT_DIR)
     device = get_device(cfg)
@@ -151,22 +172,37 @@ def default_hooks(cfg: CfgNode, model: nn.Module) -> list[HookBase]:
     ]
     constants = {"config": cfg.to_dict(), "versions": versions(device)}
     loaders = build_test_loaders(cfg)
+    hooks: list[HookBase] = [FolderHook(output)]
+    if cfg.PROFILER.ITERS:
+        hooks.append(ProfilerHook(cfg.PROFILER.START, cfg.PROFILER.ITERS, output / "profile"))
+    if cfg.TEST.PRECISE_BN.ENABLED:
+        models = [model] if averaged is None else [model, averaged]
+        batches = build_train_loader(cfg).batches
+        hooks.append(PreciseBNHook(cfg.TEST.EVAL_PERIOD, models, batches, cfg.TEST.PRECISE_BN.NUM_ITER))
     return [
-        FolderHook(output),
-        EvaluationHook(cfg.TEST.EVAL_PERIOD, lambda: evaluate_all(model, loaders)),
+        *hooks,
+        EvaluationHook(cfg.TEST.EVAL_PERIOD, lambda: evaluate_all(model, loaders, averaged)),
         *(builder(cfg) for builder in _HOOKS.values()),
-        RecordHook(cfg.LOG_PERIOD, writers),
+        RecordHook(cfg.LOG_PERIOD, writers, [lambda: memory_stats(device)] if cfg.MEMORY_STATS else []),
+        *build_metric_hook(cfg),
         CheckpointHook(cfg.SOLVER.CHECKPOINT_PERIOD, output, constants),
     ]
 
 
-def evaluate_all(model: nn.Module, loaders: Mapping[str, Iterable[Any]]) -> dict[str, float]:
-    """Return the scores on every test set: {"digits_test/accuracy": 0.98, ...}."""
+def evaluate_all(
+    model: nn.Module, loaders: Mapping[str, Iterable[Any]], averaged: nn.Module | None = None
+) -> dict[str, float]:
+    """Return the scores on every test set: {"digits_test/accuracy": 0.98, ...}.
+
+    Those of the moving average, where there is one, stand beside them: "digits_test/ema/accuracy".
+    """
     device = next(model.parameters()).device
+    models = {"": model} | ({"ema/": averaged} if averaged is not None else {})
     return {
-        f"{name}/{score}": value
+        f"{name}/{prefix}{score}": value
         for name, loader in loaders.items()
-        for score, value in evaluate(model, loader, device).items()
+        for prefix, evaluated in models.items()
+        for score, value in evaluate(evaluated, loader, device).items()
     }
 
 
@@ -200,6 +236,9 @@ def log_run(cfg: CfgNode, trainer: Trainer) -> None:
     )
     logger.info("model: %s, %s parameters", cfg.MODEL.NAME, f"{parameters:,}")
     logger.info("plan: %s", describe_plan(cfg, samples))
+    if trainer.accum_steps > 1:
+        images = cfg.SOLVER.IMS_PER_BATCH // trainer.accum_steps
+        logger.info("accumulation: %d micro-batches of %d images an update", trainer.accum_steps, images)
     for line in describe_groups(trainer.optimizer).splitlines():
         logger.info("group %s", line)
 
@@ -225,20 +264,3 @@ def run_tool(main: Callable[[], int]) -> None:
         sys.exit(0)
     print(message, file=sys.stderr)
     sys.exit(code)
-
-
-def _import(module: str) -> None:
-    if module.endswith(".py") or os.sep in module:
-        name = Path(module).stem
-        raise ConfigError(f"command line: --import {module}: takes a module's name; write --import {name}")
-    # Behind everything else: a user's config.py must not shadow anyone's.
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != module.partition(".")[0] and error.name != module:
-            raise
-        raise ConfigError(
-            f"command line: --import {module}: no such module on the Python path or in the current folder"
-        ) from None

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .batches import to_device
 from .rng import preserved_rng
-from .trainer import to_device
 
 
 @contextmanager

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+from torch.profiler import ProfilerActivity, profile, tensorboard_trace_handler
+
+from .batches import micro_batch
 from .checkpoint import FINAL, checkpoint_name, point_to, refuse_used_folder, save_checkpoint
+from .precise_bn import norm_layers, update_statistics
 from .trainer import HookBase, Trainer, every
 from .writers import Record, Writer
 
@@ -36,6 +42,90 @@ class FolderHook(HookBase):
         self.folder.mkdir(parents=True, exist_ok=True)
 
 
+class ProfilerHook(HookBase):
+    """Writes a trace of some iterations, which TensorBoard and chrome://tracing open.
+
+    Args:
+        start: updates done before the first iteration of the trace.
+        iters: iterations in it.
+        folder: where it goes.
+    """
+
+    def __init__(self, start: int, iters: int, folder: str | Path) -> None:
+        self.start, self.end = start, start + iters
+        self.folder = Path(folder)
+        self._profile: profile | None = None
+
+    def before_train(self, trainer: Trainer) -> None:
+        """Say so where the run is past these iterations."""
+        if trainer.iteration >= self.end:
+            logger.info("PROFILER: iteration %d is past, nothing is profiled; set PROFILER.START", self.end)
+
+    def before_step(self, trainer: Trainer) -> None:
+        """Begin where the first of the iterations begins, or a resumed run enters them."""
+        if self._profile is None and self.start <= trainer.iteration < self.end:
+            kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if trainer.device.type == "cuda" else [])]
+            handler = tensorboard_trace_handler(str(self.folder))
+            self._profile = profile(activities=kinds, on_trace_ready=handler)
+            self._profile.start()
+
+    def after_step(self, trainer: Trainer) -> None:
+        """Mark the end of an iteration; after the last one, write the trace."""
+        if self._profile is None:
+            return
+        if trainer.iteration < self.end and not trainer.is_last_step:
+            self._profile.step()
+            return
+        with trainer.paused():
+            self._profile.stop()
+            self._profile = None
+        logger.info("saved a profile up to iteration %d in %s", trainer.iteration, self.folder)
+
+
+class PreciseBNHook(HookBase):
+    """Gives BatchNorm layers the statistics of the present weights before each evaluation.
+
+    They are those of the batches that training would take next, so they follow from iteration and config
+    alone; and they stay, so that a checkpoint scores as its evaluation did.
+
+    Args:
+        period: that of the evaluation.
+        models: the models that are evaluated.
+        batches: training's stream from a given iteration, but not its own loader.
+        num_iter: batches to use.
+    """
+
+    def __init__(
+        self,
+        period: int,
+        models: Sequence[nn.Module],
+        batches: Callable[[int], Generator[Any, None, None]],
+        num_iter: int,
+    ) -> None:
+        self.period = period
+        self.models = list(models)
+        self.batches = batches
+        self.num_iter = num_iter
+
+    def before_train(self, trainer: Trainer) -> None:
+        """Say so where there is nothing to do."""
+        self.models = [model for model in self.models if norm_layers(model)]
+        if not self.models:
+            logger.info("TEST.PRECISE_BN: the model has no BatchNorm layer that trains, nothing is to be done")
+
+    def after_step(self, trainer: Trainer) -> None:
+        """Set the statistics where an evaluation is due."""
+        if not self.models or not _due(self.period, trainer):
+            return
+        with trainer.paused():
+            for model in self.models:
+                with closing(self.batches(trainer.iteration)) as stream:
+                    # In the portions that training takes: a whole batch may not fit into memory.
+                    steps = trainer.accum_steps
+                    parts = (micro_batch(batch, i, steps) for batch in stream for i in range(steps))
+                    update_statistics(model, parts, self.num_iter * steps, trainer.device)
+
+
 class EvaluationHook(HookBase):
     """Evaluates every `period` updates and after the last one; 0 is only after the last one.
 
@@ -50,7 +140,7 @@ class EvaluationHook(HookBase):
 
     def after_step(self, trainer: Trainer) -> None:
         """Put the scores into this iteration's record."""
-        if every(self.period, trainer.iteration) or trainer.is_last_step:
+        if _due(self.period, trainer):
             with trainer.paused():
                 trainer.scalars.update(self.evaluate())
 
@@ -61,23 +151,32 @@ class RecordHook(HookBase):
     Args:
         period: in updates.
         writers: what takes the records.
+        gauges: more numbers for each record, read when it is made.
     """
 
-    def __init__(self, period: int, writers: Sequence[Writer]) -> None:
+    def __init__(
+        self, period: int, writers: Sequence[Writer], gauges: Sequence[Callable[[], Mapping[str, float]]] = ()
+    ) -> None:
         self.period = period
         self.writers = list(writers)
+        self.gauges = list(gauges)
         self._mark = (0, 0.0, 0.0, 0.0)
+        self._base = 0
 
     def before_train(self, trainer: Trainer) -> None:
         """Open the writers and start the clock."""
         for writer in self.writers:
             writer.open(trainer.iteration)
         self._mark = self._now(trainer)
+        # The group that has the base rate itself; with layer-wise decay it is not the first one.
+        optimizer = trainer.optimizer
+        at_base = (group.get("initial_lr") == optimizer.defaults.get("lr") for group in optimizer.param_groups)
+        self._base = next((index for index, found in enumerate(at_base) if found), 0)
 
     def after_step(self, trainer: Trainer) -> None:
         """Write a record where one is due."""
         if every(self.period, trainer.iteration) or trainer.scalars or trainer.is_last_step:
-            record = self._record(trainer)
+            trainer.record = record = self._record(trainer)
             for writer in self.writers:
                 writer.write(record)
 
@@ -95,12 +194,14 @@ class RecordHook(HookBase):
         record: Record = {
             "iteration": trainer.iteration,
             **trainer.losses.averages(),
-            "lr": float(trainer.rates[0]),
+            "lr": float(trainer.rates[self._base]),
             **(rates if len(rates) > 1 else {}),
             "data_time": data / updates,
             "time": (seconds - paused) / updates,
             **{name: float(value) for name, value in trainer.scalars.items()},
         }
+        for gauge in self.gauges:
+            record |= gauge()
         trainer.scalars = {}
         return record
 
@@ -129,7 +230,7 @@ class CheckpointHook(HookBase):
         Raises:
             NonFiniteLossError: the weights are no longer finite; nothing is saved.
         """
-        if not (every(self.period, trainer.iteration) or trainer.is_last_step):
+        if not _due(self.period, trainer):
             return
         with trainer.paused():
             content = trainer.state_dict() | self.constants
@@ -139,3 +240,7 @@ class CheckpointHook(HookBase):
             save_checkpoint(content, path)
             point_to(path)
         logger.info("saved %s", path)
+
+
+def _due(period: int, trainer: Trainer) -> bool:
+    return every(period, trainer.iteration) or trainer.is_last_step

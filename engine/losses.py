@@ -1,8 +1,9 @@
-"""The losses since the last record: kept on the device, read once when someone needs the numbers."""
+"""Losses and metrics since the last record: kept on the device, read once when someone needs the numbers."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,33 +15,30 @@ class NonFiniteLossError(ArithmeticError):
 
 
 class LossWindow:
-    """Averages each loss over the updates since the last record.
+    """Averages each loss and metric over the updates since the last record.
 
     `add` neither waits for the device nor copies from it; `settle` does both, once for all that came
     in between, and looks for non-finite values.
 
     >>> window = LossWindow()
     >>> for value in (1.0, 2.0, 6.0):
-    ...     window.add({"loss_cls": torch.tensor(value)}, torch.tensor(value))
+    ...     window.add({"total_loss": torch.tensor(value), "grad_norm": torch.tensor(2 * value)})
     >>> window.settle(iteration=3)
     >>> window.averages()
-    {'total_loss': 3.0, 'loss_cls': 3.0}
-    >>> window.add({"loss_cls": torch.tensor(float("nan"))}, torch.tensor(float("nan")))
+    {'total_loss': 3.0, 'grad_norm': 6.0}
+    >>> window.add({"total_loss": torch.tensor(float("nan")), "grad_norm": torch.tensor(float("inf"))})
     >>> window.settle(iteration=4)
     Traceback (most recent call last):
-    warmstart.engine.losses.NonFiniteLossError: iteration 4: total_loss is nan (loss_cls nan)
+    warmstart.engine.losses.NonFiniteLossError: iteration 4: total_loss is nan (grad_norm inf)
     """
 
     def __init__(self) -> None:
         self._pending: list[dict[str, Tensor]] = []
         self._sums: dict[str, tuple[float, int]] = {}
 
-    def add(self, losses: dict[str, Tensor], total: Tensor) -> None:
-        """Keep one update's losses (0-dim tensors) and their sum."""
-        kept = {"total_loss": total.detach()}
-        for name, loss in losses.items():
-            kept[name] = loss.detach()
-        self._pending.append(kept)
+    def add(self, values: dict[str, Tensor]) -> None:
+        """Keep one update's `total_loss`, its terms and what else is recorded: 0-dim tensors, detached."""
+        self._pending.append(values)
 
     def settle(self, iteration: int) -> None:
         """Read what is pending; the newest of it is the update that made the count `iteration`.
@@ -82,3 +80,15 @@ class LossWindow:
         """Continue from saved running sums."""
         self._pending = []
         self._sums = {name: (total, count) for name, (total, count) in state.items()}
+
+
+def mean_of(values: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the mean of each entry over the micro-batches of one update that have it.
+
+    >>> mean_of([{"loss_cls": torch.tensor(1.0)}, {"loss_cls": torch.tensor(2.0), "loss_mask": torch.tensor(5.0)}])
+    {'loss_cls': tensor(1.5000), 'loss_mask': tensor(5.)}
+    """
+    if len(values) == 1:
+        return values[0]
+    names = dict.fromkeys(name for value in values for name in value)
+    return {name: torch.stack([value[name] for value in values if name in value]).mean() for name in names}

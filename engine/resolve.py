@@ -12,7 +12,9 @@ import torch
 from warmstart.config import CfgNode, ConfigError, gathering, resolve_durations
 from warmstart.data import check_data, input_shape, train_info
 from warmstart.modeling import check_model
-from warmstart.solver import check_solver
+from warmstart.solver import PLATEAU, check_solver
+
+from .metrics import lr_metric
 
 SMALL_IMAGE = 32  # pixels a side, up to which MODEL.STEM auto takes the small stem
 
@@ -40,19 +42,50 @@ def resolve_config(cfg: CfgNode) -> CfgNode:
         check_data(cfg)
     if problems:
         raise ConfigError(problems)
-    info = train_info(cfg)
-    resolved = resolve_durations(cfg, Fraction(info.size, cfg.SOLVER.IMS_PER_BATCH))
+    resolved = resolve_durations(cfg, iters_per_epoch(cfg))
     resolved.defrost()
     with gathering(problems):
-        _fill_model(resolved, info.num_classes)
+        _fill_model(resolved, train_info(cfg).num_classes)
     with gathering(problems):
         check_model(resolved)
     with gathering(problems):
-        check_solver(resolved)
+        check_solver(resolved, iters_per_epoch(cfg))
+    with gathering(problems):
+        check_metrics(resolved)
+    with gathering(problems):
+        check_accumulation(resolved)
+    if cfg.SOLVER.EMA.DECAY == 1:
+        problems.append(f"{cfg.label('SOLVER.EMA.DECAY')}: 1 averages nothing in; set it below 1, such as 0.999")
     if problems:
         raise ConfigError(problems)
     resolved.freeze()
     return resolved
+
+
+def iters_per_epoch(cfg: CfgNode) -> Fraction:
+    """Return the number of updates in a pass over the training set, which need not be whole.
+
+    >>> from warmstart.config import get_cfg
+    >>> iters_per_epoch(get_cfg())
+    Fraction(1437, 16)
+    """
+    return Fraction(train_info(cfg).size, cfg.SOLVER.IMS_PER_BATCH)
+
+
+def check_metrics(cfg: CfgNode) -> None:
+    """Raise ConfigError where the schedule follows a metric that this run never has."""
+    solver, watched = cfg.SOLVER, []
+    if solver.LR_SCHEDULER_NAME == PLATEAU:
+        if not solver.LR_METRIC and not cfg.DATASETS.TEST:
+            raise ConfigError("SOLVER.LR_METRIC: there is no test set whose loss to watch; set it, as total_loss")
+        watched.append(("SOLVER.LR_METRIC", lr_metric(cfg)))
+    watched.append(("SOLVER.WARMUP_UNTIL.METRIC", solver.WARMUP_UNTIL.METRIC))
+    for key, name in watched:
+        if cfg.TEST.EVAL_PERIOD == 0 and name.startswith(tuple(f"{test}/" for test in cfg.DATASETS.TEST)):
+            raise ConfigError(
+                f"{cfg.label(key)}: {name} is only known after an evaluation; set TEST.EVAL_PERIOD, or watch "
+                "total_loss or train/error"
+            )
 
 
 def check_device(cfg: CfgNode) -> None:
@@ -67,6 +100,30 @@ def check_device(cfg: CfgNode) -> None:
         raise ConfigError(f"{label}: {name!r} asked for, but torch finds no CUDA device; use auto or cpu")
     if index and int(index) >= torch.cuda.device_count():
         raise ConfigError(f"{label}: {name!r} asked for, but there are {torch.cuda.device_count()} CUDA devices")
+
+
+def check_accumulation(cfg: CfgNode) -> None:
+    """Raise ConfigError where the batch of an update cannot be cut into equal micro-batches.
+
+    >>> from warmstart.config import get_cfg
+    >>> cfg = get_cfg()
+    >>> cfg.merge_from_list(["SOLVER.IMS_PER_BATCH", 100, "SOLVER.GRAD_ACCUM_STEPS", 8])
+    >>> check_accumulation(cfg)
+    Traceback (most recent call last):
+    warmstart.config.errors.ConfigError: SOLVER.GRAD_ACCUM_STEPS (override): 100 images an update cannot be cut \
+into 8 equal micro-batches; set SOLVER.GRAD_ACCUM_STEPS to 5 or 10, or SOLVER.IMS_PER_BATCH to 96 or 104
+    """
+    images, steps = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.GRAD_ACCUM_STEPS
+    if images % steps == 0:
+        return
+    divisors = [number for number in range(1, images + 1) if images % number == 0]
+    nearest_steps = [*[n for n in divisors if n < steps][-1:], *[n for n in divisors if n > steps][:1]]
+    nearest_images = [n for n in (images // steps * steps, (images // steps + 1) * steps) if n]
+    raise ConfigError(
+        f"{cfg.label('SOLVER.GRAD_ACCUM_STEPS')}: {images} images an update cannot be cut into {steps} equal "
+        f"micro-batches; set SOLVER.GRAD_ACCUM_STEPS to {' or '.join(map(str, nearest_steps))}, or "
+        f"SOLVER.IMS_PER_BATCH to {' or '.join(map(str, nearest_images))}"
+    )
 
 
 def get_device(cfg: CfgNode) -> torch.device:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from warmstart.config import CfgNode, ConfigError
+from warmstart.solver import build_ema, follows_metrics
 
 from .checkpoint import (
     POINTER,
@@ -28,8 +29,9 @@ from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
-# Keys that cannot change the result of training, and sections whose change would make it another run.
-# Of the rest (SOLVER above all) this run's value is used, and the change is printed.
+# Keys that cannot change the result of training (of them PRINTED changes what is saved), and sections whose
+# change would make it another run. Of the rest (SOLVER above all) this run's value is used, and the change is
+# printed.
 FREE = (
     "OUTPUT_DIR",
     "LOG_PERIOD",
@@ -40,7 +42,10 @@ FREE = (
     "DATASETS.DOWNLOAD",
     "MODEL.DEVICE",
     "MODEL.WEIGHTS",
+    "PROFILER.",
+    "MEMORY_STATS",
 )
+PRINTED = ("TEST.PRECISE_BN.",)
 FIXED = ("MODEL.", "DATASETS.", "INPUT.", "SEED", "DATALOADER.BACKEND")
 
 
@@ -119,7 +124,9 @@ def compare_configs(cfg: CfgNode, saved: dict[str, Any], allow_change: bool) -> 
     for difference in cfg.differences(saved):
         key = difference.key
         change = f"{key}: {difference.default!r} -> {difference.value!r}"
-        if key.startswith(FREE):
+        # A schedule that follows metrics also follows how often there are any.
+        steers = key in ("LOG_PERIOD", "TEST.EVAL_PERIOD") and follows_metrics(cfg)
+        if key.startswith(FREE) and not key.startswith(PRINTED) and not steers:
             continue
         if key.startswith(FIXED) and not allow_change:
             refused.append(change)
@@ -130,6 +137,23 @@ def compare_configs(cfg: CfgNode, saved: dict[str, Any], allow_change: bool) -> 
             "this is not the run that wrote the checkpoint: " + "; ".join(refused) + ". Use the old values, "
             "another OUTPUT_DIR, or --allow-config-change"
         )
+
+
+def load_average(cfg: CfgNode, model: nn.Module, start: dict[str, Any]) -> nn.Module | None:
+    """Return the averaged model of a checkpoint; None where SOLVER.EMA is off or, said in one line, it has none.
+
+    Raises:
+        ConfigError: it is of another model.
+    """
+    ema = build_ema(cfg, model)
+    if ema is None:
+        return None
+    if start.get("ema") is None:
+        logger.info("SOLVER.EMA is on, but the checkpoint has no moving average")
+        return None
+    with _fitting():
+        ema.load_state_dict(start["ema"])
+    return ema.model
 
 
 def load_model(model: nn.Module, start: dict[str, Any]) -> None:
@@ -192,7 +216,8 @@ def prepare_folder(cfg: CfgNode, overwrite: bool = False, iteration: int = 0) ->
     """
     folder = Path(cfg.OUTPUT_DIR)
     checkpoints = ("model_[0-9]*.pth*", "model_final.pth*", "model_best.pth", ".model_*.pth.*.tmp", POINTER)
-    own = (*checkpoints, "metrics.json*", "config.yaml", "log.txt", "events.out.tfevents.*")
+    records = ("metrics.json*", "log.txt", "events.out.tfevents.*", "profile/*.pt.trace.json")
+    own = (*checkpoints, *records, "config.yaml")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path in [path for pattern in own for path in folder.glob(pattern) if overwrite]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,10 +13,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from .losses import LossWindow, NonFiniteLossError
+from warmstart.solver import EMA
+
+from .batches import micro_batch, to_device
+from .losses import LossWindow, NonFiniteLossError, mean_of
 from .rng import rng_state, set_rng_state
 
 logger = logging.getLogger(__name__)
+
+METRIC = "train/"  # what a model returns under such a name is no loss
 
 
 class HookBase:
@@ -26,7 +31,7 @@ class HookBase:
 
     - before_train: once, after a checkpoint was loaded and before the first iteration.
     - before_step: `trainer.iteration` is the number of updates done so far.
-    - after_backward: gradients are there, the update is not.
+    - after_backward: the update's gradients are there, whole and not clipped yet; the update is not.
     - after_step: the update is done and counted; `trainer.is_last_step` says whether the run ends with it.
     - after_train: once, when the run ended cleanly.
     """
@@ -73,24 +78,14 @@ def every(period: int, iteration: int) -> bool:
     return period > 0 and iteration % period == 0
 
 
-def to_device(batch: Any, device: torch.device) -> Any:
-    """Return the batch with every tensor in its tuples, lists and dicts on `device`."""
-    if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, Mapping):
-        return {key: to_device(value, device) for key, value in batch.items()}
-    if isinstance(batch, (list, tuple)):
-        return type(batch)(to_device(value, device) for value in batch)
-    return batch
-
-
 class Trainer:
     """Trains a model that returns its losses, one update an iteration.
 
     `iteration` is the number of completed updates, and so the index of the next one.
 
     Args:
-        model: in training mode `model(*batch)` returns a dict of 0-dim losses; they are summed.
+        model: in training mode `model(*batch)` returns a dict of 0-dim tensors: losses, which are summed, and
+            metrics, whose names start with `train/`; those are only averaged and recorded, as losses are too.
         optimizer: as is.
         scheduler: stepped once after each update.
         data_loader: gives batches (tuples). With a method `batches(start)`, as our loaders have, a
@@ -98,6 +93,10 @@ class Trainer:
         hooks: run in this order at each event.
         max_iter: updates after which the run is complete.
         device: where the batches go; the model is there already.
+        accum_steps: micro-batches that each batch is cut into, along dim 0, for one update; what is recorded
+            is their mean.
+        clip: clips the gradients of the parameters it is given, in place, and returns their norm before.
+        ema: follows the model, is saved and resumed with it.
 
     >>> model = nn.Linear(2, 1)
     >>> class Loss(nn.Module):
@@ -121,6 +120,9 @@ class Trainer:
         *,
         max_iter: int,
         device: torch.device | str = "cpu",
+        accum_steps: int = 1,
+        clip: Callable[[Iterable[nn.Parameter]], Tensor] | None = None,
+        ema: EMA | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -129,6 +131,9 @@ class Trainer:
         self.hooks = list(hooks)
         self.max_iter = max_iter
         self.device = torch.device(device)
+        self.accum_steps = accum_steps
+        self.clip = clip
+        self.ema = ema
         self.iteration = 0
         self.is_last_step = False
         self.stop_reason = ""
@@ -136,11 +141,15 @@ class Trainer:
         self.losses = LossWindow()
         #: What hooks want in this iteration's record, besides the losses; anything in it makes a record.
         self.scalars: dict[str, float] = {}
+        #: The record that was made last.
+        self.record: dict[str, float] = {}
         #: The rate of each parameter group in the last update.
         self.rates: list[float | Tensor] = []
         #: Seconds spent waiting for data, and outside of training (evaluating, saving), so far.
         self.data_seconds = 0.0
         self.paused_seconds = 0.0
+        if accum_steps < 1:
+            raise ValueError(f"accum_steps: an update has at least 1 micro-batch; got {accum_steps}")
         names = [hook.name for hook in self.hooks]
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
@@ -178,6 +187,8 @@ class Trainer:
                     call(self)
                 self.run_step(batches, calls["after_backward"])
                 self.iteration += 1
+                if self.ema is not None:  # no hook: one that stood at the wrong place would average too late
+                    self.ema.update(self.model, self.iteration)
                 # Fixed before the hooks run, so that all of them agree; a stop that one of them asks
                 # for now makes the next iteration the last.
                 self.is_last_step = self.iteration >= self.max_iter or bool(self.stop_reason)
@@ -197,17 +208,28 @@ class Trainer:
         start = time.perf_counter()
         batch = next(batches)
         self.data_seconds += time.perf_counter() - start
-        losses = self.model(*to_device(batch, self.device))
-        values = list(losses.values())
-        total = values[0] if len(values) == 1 else sum(values[1:], start=values[0])
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        self.losses.add(losses, total)
+        values = mean_of([self._backward(batch, index) for index in range(self.accum_steps)])
         for call in after_backward:
             call(self)
+        # After the hooks, as in detectron2 and Lightning: they see the gradients as they came, and what
+        # they add to them is within the bound too.
+        if self.clip is not None:
+            values["grad_norm"] = self.clip(p for group in self.optimizer.param_groups for p in group["params"])
+        self.losses.add(values)
         self.optimizer.step()
         self.rates = self.scheduler.get_last_lr()  # before step(): the rates this update used
         self.scheduler.step()
+
+    def _backward(self, batch: Any, index: int) -> dict[str, Tensor]:
+        """Add the gradients of one micro-batch to the update's; return its losses and metrics."""
+        if self.accum_steps > 1:
+            batch = micro_batch(batch, index, self.accum_steps)
+        values = self.model(*to_device(batch, self.device))
+        losses = [value for name, value in values.items() if not name.startswith(METRIC)]
+        total = losses[0] if len(losses) == 1 else sum(losses[1:], start=losses[0])
+        (total / self.accum_steps if self.accum_steps > 1 else total).backward()
+        return {"total_loss": total.detach()} | {name: value.detach() for name, value in values.items()}
 
     def request_stop(self, reason: str) -> None:
         """End the run cleanly: the iteration under way is finished, evaluated, recorded and saved.
@@ -259,7 +281,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "scaler": None,
-            "ema": None,
+            "ema": None if self.ema is None else self.ema.state_dict(),
             "iteration": self.iteration,
             "hooks": {"losses": self.losses.state_dict()} | {hook.name: hook.state_dict() for hook in self.hooks},
             "rng": [rng_state(self.device)],
@@ -274,6 +296,7 @@ class Trainer:
             ValueError: the optimizer's parameters have other names.
         """
         self.model.load_state_dict(state["model"])
+        self._load_average(state.get("ema"))
         self._load_moments(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.iteration = state["iteration"]
@@ -282,6 +305,15 @@ class Trainer:
             if hook.name in state["hooks"]:  # a hook that is new to this run starts as it is
                 hook.load_state_dict(state["hooks"][hook.name])
         set_rng_state(state["rng"][0], self.device)
+
+    def _load_average(self, saved: Mapping[str, Any] | None) -> None:
+        if self.ema is not None and saved is not None:
+            self.ema.load_state_dict(saved)
+        elif self.ema is not None:
+            self.ema.restart(self.model)
+            logger.info("the checkpoint has no moving average: SOLVER.EMA begins with its weights")
+        elif saved is not None:
+            logger.info("SOLVER.EMA is off: the checkpoint's moving average is left behind")
 
     def _load_moments(self, saved: Mapping[str, Any]) -> None:
         """Give each parameter the moments saved under its name; groups and hyper-parameters stay ours.

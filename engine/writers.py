@@ -1,8 +1,9 @@
 """Where records go: the console, metrics.json, TensorBoard.
 
-A record is a dict of numbers: `iteration` (updates done), `total_loss` and each loss averaged since
-the record before, `lr` as used by the last update, `data_time` and `time` in seconds an iteration,
-and the scores of an evaluation where one was done at that iteration.
+A record is a dict of numbers: `iteration` (updates done), `total_loss`, each loss and each metric of
+training (`train/error`, and `grad_norm` where gradients are clipped) averaged since the record before, `lr` as
+used by the last update, `data_time` and `time` in seconds an iteration, and the scores of an evaluation where
+one was done at that iteration.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ import torch
 logger = logging.getLogger(__name__)
 
 Record = dict[str, float]
+
+NO_TEST_SETS = ("lr", "train", "memory")  # what stands before the slash in names that are no scores
 
 
 class Writer(Protocol):
@@ -184,6 +187,15 @@ class ConsoleWriter:
         logger.info("trained for %s (h:mm:ss)", timedelta(seconds=round(seconds)))
 
 
+def memory_stats(device: torch.device) -> dict[str, float]:
+    """Return the peak memory so far in MiB: of the host's, and on CUDA that of tensors and that kept by torch."""
+    stats = {"memory/host_mb": memory_mb(torch.device("cpu"))}
+    if device.type == "cuda":
+        stats["memory/allocated_mb"] = memory_mb(device)
+        stats["memory/reserved_mb"] = torch.cuda.max_memory_reserved(device) / 2**20
+    return {name: value for name, value in stats.items() if value}
+
+
 def memory_mb(device: torch.device) -> float:
     """Return the peak memory in MiB: on the GPU where `device` is one, else of the host; 0 on Windows."""
     if device.type == "cuda":
@@ -199,13 +211,13 @@ def memory_mb(device: torch.device) -> float:
 def score_lines(record: Mapping[str, float]) -> dict[str, str]:
     """Return the scores in a record as one line a test set.
 
-    >>> score_lines({"iteration": 7, "lr/default": 0.1, "digits_test/accuracy": 0.975, "digits_test/loss": 0.1})
+    >>> score_lines({"iteration": 7, "train/error": 0.1, "digits_test/accuracy": 0.975, "digits_test/loss": 0.1})
     {'digits_test': 'accuracy 97.50%, loss 0.1'}
     """
     found: dict[str, list[str]] = {}
     for key, value in record.items():
         name, slash, score = key.rpartition("/")
-        if slash and name != "lr":
+        if slash and name not in NO_TEST_SETS:
             text = f"{value:.2%}" if score in ("accuracy", "top5") else f"{value:.4g}"
             found.setdefault(name, []).append(f"{score} {text}")
     return {name: ", ".join(scores) for name, scores in found.items()}

@@ -1,4 +1,4 @@
-"""What every classifier promises: losses in training, logits in evaluation."""
+"""What every classifier promises: losses and its error in training, logits in evaluation."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ class Classifier(nn.Module):
             targets: class indices (N,), int64; needed in training mode, else not looked at.
 
         Returns:
-            In training `loss_cls`, the mean cross-entropy, a 0-dim tensor; beside it one weighted loss
-            for each auxiliary classifier: `loss_aux1` and `loss_aux2`, or `loss_aux`.
+            In training 0-dim tensors: `loss_cls`, the mean cross-entropy, and one weighted loss for each
+            auxiliary classifier, `loss_aux1` and `loss_aux2`, or `loss_aux`; then `train/error`, the share of
+            images whose highest logit is not the target. Names with `train/` are no losses, only recorded.
 
         Raises:
             TypeError: training mode without targets.
@@ -36,14 +37,13 @@ class Classifier(nn.Module):
             return output  # type: ignore[no-any-return]
         if targets is None:
             raise TypeError("in training mode a classifier needs the targets: model(images, targets)")
-        if isinstance(output, Tensor):
-            return {"loss_cls": _cross_entropy(output, targets)}
-        outputs = output._asdict()  # GoogLeNet and Inception v3 give a named tuple
+        # GoogLeNet and Inception v3 give a named tuple.
+        outputs = {"logits": output} if isinstance(output, Tensor) else output._asdict()
         losses = {"loss_cls": _cross_entropy(outputs["logits"], targets)}
         for name, weight in AUX_WEIGHTS.items():
             if name in outputs:
                 losses[name.replace("aux_logits", "loss_aux")] = weight * _cross_entropy(outputs[name], targets)
-        return losses
+        return losses | {"train/error": _error(outputs["logits"], targets)}
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         # pickle finds a class by its name, and this one is made at run time: name the model's class instead.
@@ -62,7 +62,7 @@ def as_classifier(model: nn.Module) -> nn.Module:
     >>> model = as_classifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)))
     >>> images = torch.zeros(3, 1, 2, 2)
     >>> sorted(model(images, torch.tensor([0, 1, 1]))), [name for name, _ in model.named_parameters()]
-    (['loss_cls'], ['1.weight', '1.bias'])
+    (['loss_cls', 'train/error'], ['1.weight', '1.bias'])
     >>> model.eval()(images).shape, isinstance(model, nn.Sequential)
     (torch.Size([3, 2]), True)
     """
@@ -85,3 +85,7 @@ def _new(base: Any) -> Any:
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     # In float32 also where the model runs in half precision; float() returns a float32 tensor as it is.
     return F.cross_entropy(logits.float(), targets)
+
+
+def _error(logits: Tensor, targets: Tensor) -> Tensor:
+    return (logits.argmax(dim=1) != targets).float().mean()  # of whole numbers: no gradient

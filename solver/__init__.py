@@ -1,33 +1,49 @@
 """The solver: optimizers with their parameter groups, and rates that are functions of the iteration."""
 
-from .build import (
-    build_lr_scheduler,
-    build_optimizer,
-    build_schedule,
-    check_solver,
-)
-from .catalog import register_lr_scheduler, register_optimizer
+from .build import build_optimizer, check_solver
+from .build_schedule import build_lr_scheduler, build_schedule, check_schedule, follows_metrics
+from .catalog import PLATEAU, register_lr_scheduler, schedule_names
+from .clipping import GradientClipping, build_gradient_clipping
 from .describe import describe_groups, describe_plan
-from .lr_scheduler import ScheduleLR, WarmupCosineLR, WarmupMultiStepLR
-from .param_groups import get_default_optimizer_params
+from .ema import EMA, build_ema
+from .lr_scheduler import GroupSchedules, MetricLR, Progress, ScheduleLR, WarmupCosineLR, WarmupMultiStepLR
+from .muon import MuonWithAdamW
+from .optimizers import register_optimizer
+from .param_groups import GroupRule, get_default_optimizer_params
 from .param_scheduler import LRMultiplier, WarmupParamScheduler
-from .schedules import Schedule, drops
+from .schedules import Group, Schedule, drops
+from .torch_names import register_lr_lambda
 
 __all__ = [
+    "EMA",
+    "PLATEAU",
+    "GradientClipping",
+    "Group",
+    "GroupRule",
+    "GroupSchedules",
     "LRMultiplier",
+    "MetricLR",
+    "MuonWithAdamW",
+    "Progress",
     "Schedule",
     "ScheduleLR",
     "WarmupCosineLR",
     "WarmupMultiStepLR",
     "WarmupParamScheduler",
+    "build_ema",
+    "build_gradient_clipping",
     "build_lr_scheduler",
     "build_optimizer",
     "build_schedule",
+    "check_schedule",
     "check_solver",
     "describe_groups",
     "describe_plan",
     "drops",
+    "follows_metrics",
     "get_default_optimizer_params",
+    "register_lr_lambda",
     "register_lr_scheduler",
     "register_optimizer",
+    "schedule_names",
 ]

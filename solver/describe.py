@@ -8,7 +8,8 @@ from torch.optim.optimizer import Optimizer
 
 from warmstart.config import CfgNode, resolve_durations
 
-from .build import build_schedule
+from .build_schedule import build_schedule
+from .catalog import PLATEAU
 from .schedules import drops
 
 _SHOWN_DROPS = 5
@@ -32,25 +33,37 @@ def describe_plan(cfg: CfgNode, dataset_size: int) -> str:
     '1,200 iterations = 9.6 epochs of 2,000 samples; warm-up ends at 60; drops at 800, 1,100; final rate 0.001'
     """
     batch = cfg.SOLVER.IMS_PER_BATCH
-    cfg = resolve_durations(cfg, Fraction(dataset_size, batch))
-    schedule, length = build_schedule(cfg), cfg.SOLVER.MAX_ITER
+    epoch = Fraction(dataset_size, batch)
+    cfg = resolve_durations(cfg, epoch)
+    schedule, length = build_schedule(cfg, epoch), cfg.SOLVER.MAX_ITER
     epochs = length * batch / dataset_size
     shown = f"{epochs:,.1f}".removesuffix(".0") if epochs >= 1 else f"{epochs:.2g}"
     parts = [f"{length:,} iterations = {shown} epochs of {dataset_size:,} samples"]
     if cfg.SOLVER.WARMUP_ITERS:
-        parts.append(f"warm-up ends at {cfg.SOLVER.WARMUP_ITERS:,}")
+        parts.append(f"warm-up ends at {cfg.SOLVER.WARMUP_ITERS:,}{_or_earlier(cfg)}")
     found = list(drops(schedule, length))
     shown = ", ".join(f"{t:,}" for t in (found if len(found) <= _SHOWN_DROPS else found[:3]))
     if len(found) > _SHOWN_DROPS:
         shown += f", ... ({len(found):,} in all)"
     if found:
         parts.append(f"drops at {shown}")
-    parts.append(f"final rate {cfg.SOLVER.BASE_LR * schedule(length - 1):.4g}")
+    if cfg.SOLVER.LR_SCHEDULER_NAME == PLATEAU:
+        parts.append(f"drops when {cfg.SOLVER.LR_METRIC or 'the loss on the first test set'} stops improving")
+    else:
+        parts.append(f"final rate {cfg.SOLVER.BASE_LR * schedule(length - 1):.4g}")
     return "; ".join(parts)
 
 
+def _or_earlier(cfg: CfgNode) -> str:
+    until = cfg.SOLVER.WARMUP_UNTIL
+    if not until.METRIC:
+        return ""
+    way, value = ("above", until.ABOVE) if until.BELOW is None else ("below", until.BELOW)
+    return f", or when {until.METRIC} is {way} {value:g}"
+
+
 def describe_groups(optimizer: Optimizer) -> str:
-    """Return one line a parameter group: name, tensors, parameters, base rate, decay.
+    """Return one line a parameter group, in columns: name, tensors, parameters, base rate, decay.
 
     >>> import torch
     >>> from .param_groups import get_default_optimizer_params
@@ -58,15 +71,22 @@ def describe_groups(optimizer: Optimizer) -> str:
     >>> groups = get_default_optimizer_params(model, 0.1, 1e-4, weight_decay_norm=0.0)
     >>> print(describe_groups(torch.optim.SGD(groups)))
     default: 2 tensors, 2,080 parameters, rate 0.1, decay 0.0001
-    norm: 2 tensors, 64 parameters, rate 0.1, decay 0
+    norm:    2 tensors,    64 parameters, rate 0.1, decay      0
     """
-    lines = []
+    rows = []
     for index, group in enumerate(optimizer.param_groups):
         tensors = group["params"]
-        rate = float(group.get("initial_lr", group["lr"]))
-        lines.append(
-            f"{group.get('name', index)}: {len(tensors)} tensor{'s' if len(tensors) != 1 else ''}, "
-            f"{sum(tensor.numel() for tensor in tensors):,} parameters, rate {rate:g}, "
-            f"decay {float(group.get('weight_decay', 0)):g}"
+        row = (
+            f"{group.get('name', index)}:",
+            f"{len(tensors):,}",
+            "tensor," if len(tensors) == 1 else "tensors,",
+            f"{sum(tensor.numel() for tensor in tensors):,}",
+            f"{float(group.get('initial_lr', group['lr'])):g}",
+            f"{float(group.get('weight_decay', 0)):g}",
         )
-    return "\n".join(lines)
+        rows.append(row)
+    a, b, c, d, e, f = (max(map(len, column)) for column in zip(*rows, strict=True))
+    return "\n".join(
+        f"{name:{a}} {tensors:>{b}} {unit:{c}} {count:>{d}} parameters, rate {rate:>{e}}, decay {decay:>{f}}"
+        for name, tensors, unit, count, rate, decay in rows
+    )

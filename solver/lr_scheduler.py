@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import Optimizer
 
-from .schedules import Cosine, MultiStep, Product, Schedule, Warmup
+from .plateau import Patience, Plateau
+from .schedules import Cosine, Group, MultiStep, Schedule, directly
+from .warmup import Product, Warmup
+
+
+@dataclass(frozen=True)
+class GroupSchedules:
+    """Schedules that differ between parameter groups, or that move momentum too.
+
+    Args:
+        rate: from a group to its schedule, as factors of its base rate.
+        momentum: from a group to the schedule of its momentum (or first beta); None: no momentum moves.
+    """
+
+    rate: Callable[[Group], Schedule]
+    momentum: Callable[[Group], Schedule] | None = None
 
 
 class ScheduleLR(LRScheduler):
@@ -24,8 +40,9 @@ class ScheduleLR(LRScheduler):
     added with. `get_last_lr()` gives floats, also where a group's rate is a tensor.
 
     Args:
-        optimizer: its groups' "initial_lr" are the base rates, or where they have none their "lr".
-        schedule: from the iteration to a factor, defined for every t >= 0.
+        optimizer: its groups' "initial_lr" are the base rates, or where they have none their "lr". Where a
+            group comes with a rate that is a tensor, that tensor is written in place.
+        schedule: from the iteration to a factor, defined for every t >= 0; or one for each group.
         last_epoch: -1 to start; k where updates 0 to k are done.
 
     >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
@@ -40,7 +57,7 @@ class ScheduleLR(LRScheduler):
     # HF accelerate counts the micro-batches here on which it does not step; nothing of ours reads it.
     _step_count = 0
 
-    def __init__(self, optimizer: Optimizer, schedule: Schedule, last_epoch: int = -1) -> None:
+    def __init__(self, optimizer: Optimizer, schedule: Schedule | GroupSchedules, last_epoch: int = -1) -> None:
         # Without super().__init__(): torch's replaces optimizer.step to watch the order of calls, and
         # warns of orders that are no mistake here.
         if not isinstance(optimizer, Optimizer):
@@ -49,8 +66,11 @@ class ScheduleLR(LRScheduler):
         self.schedule = schedule
         self.last_epoch = last_epoch + 1
         self.base_lrs: list[float] = []  # type: ignore[assignment]  # torch's may hold tensors
+        self._factor = 1.0
+        self._rates: list[float] | None = None
+        self._shared: Schedule | None = None
         self._rewrite_after_loading()
-        self._write(schedule(self.last_epoch))
+        self._bind()
 
     def step(self, epoch: object = None) -> None:
         """Go to the next iteration and write its rates.
@@ -63,45 +83,105 @@ class ScheduleLR(LRScheduler):
                 f"step() takes no argument, got {epoch!r}: a metric goes to observe(metric), an "
                 'iteration to load_state_dict({"last_epoch": iteration})'
             )
-        self.last_epoch += 1
-        factor = self.schedule(self.last_epoch)
-        if factor != self._factor or len(self.optimizer.param_groups) != len(self.base_lrs):
-            self._write(factor)
+        self.last_epoch = t = self.last_epoch + 1
+        shared, groups, bases = self._shared, self.optimizer.param_groups, self.base_lrs
+        if shared is None or len(groups) != len(bases):
+            self._write()
+            return
+        # One schedule for all groups and nothing but their rates to write: the way that must be short.
+        factor = shared(t)
+        if factor != self._factor:
+            self._factor = factor
+            self._rates = None
+            for group, base in zip(groups, bases):  # noqa: B905
+                group["lr"] = base * factor
+
+    def observe(self, metric: float) -> None:
+        """Show the scheduler a metric, after `step()`; one that watches none does nothing."""
 
     def lr_at(self, t: int) -> list[float]:
         """Return the rates of iteration t >= 0, one for each group; changes nothing."""
         self._adopt_groups()
-        factor = self.schedule(t)
-        return [base * factor for base in self.base_lrs]
+        values = {key: schedule(t) for key, schedule in self._schedules.items()}
+        return [base * values[key] for base, key in zip(self.base_lrs, self._keys, strict=True)]
+
+    def momentum_at(self, t: int) -> list[float | None]:
+        """Return the momenta of iteration t >= 0, one for each group; None where the schedule moves none."""
+        self._adopt_groups()
+        return [None if momentum is None else momentum(t) for momentum in self._momenta]
 
     def get_lr(self) -> list[float | torch.Tensor]:
         """Return the rates of the current iteration."""
         return [*self.lr_at(self.last_epoch)]
 
+    def get_last_lr(self) -> list[float | torch.Tensor]:
+        """Return the rates that were written last."""
+        if self._rates is None:
+            self._rates = [base * self._factor for base in self.base_lrs]
+        return [*self._rates]
+
     def state_dict(self) -> dict[str, Any]:
         """Return the iteration: {"last_epoch": 800}."""
         return {"last_epoch": self.last_epoch}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go to an iteration and write its rates; other entries than "last_epoch" are not looked at."""
         self.last_epoch = state_dict["last_epoch"]
-        self._write(self.schedule(self.last_epoch))
+        self._write()
 
-    def _write(self, factor: float) -> None:
+    def _bind(self) -> None:
+        """Take up `self.schedule`, for all groups."""
+        # Groups with equal schedules share one entry: what a schedule gives is worked out once.
+        self._schedules: dict[int, Schedule] = {}
+        self._keys: list[int] = []
+        self._momenta: list[Schedule | None] = []
+        self._initial: list[dict[str, float]] = []
+        self._tensors = False
+        self._shared = None
+        self._write()
+
+    def _write(self) -> None:
         self._adopt_groups()
-        self._factor = factor
-        rates = [base * factor for base in self.base_lrs]
-        self._last_lr = rates  # type: ignore[assignment]  # torch's may hold tensors
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            # The first test is for speed only; the second costs as much as all the rest.
-            if type(group["lr"]) is not float and isinstance(group["lr"], torch.Tensor):
+        self._rates = rates = self.lr_at(self.last_epoch)
+        if self._shared is not None:
+            self._factor = self._shared(self.last_epoch)
+        for group, rate, momentum in zip(self.optimizer.param_groups, rates, self._momenta, strict=True):
+            if self._tensors and isinstance(group["lr"], torch.Tensor):
                 group["lr"].fill_(rate)  # in place: captured graphs read this tensor
             else:
                 group["lr"] = rate
+            if momentum is not None:
+                value = momentum(self.last_epoch)
+                if "betas" in group:
+                    group["betas"] = (value, *group["betas"][1:])
+                else:
+                    group["momentum"] = value
 
     def _adopt_groups(self) -> None:
-        for group in self.optimizer.param_groups[len(self.base_lrs) :]:
-            self.base_lrs.append(float(group.setdefault("initial_lr", float(group["lr"]))))
+        """Give each group that has none a base rate and a schedule."""
+        groups, schedule = self.optimizer.param_groups, self.schedule
+        if len(self._keys) == len(groups):
+            return
+        for index, group in enumerate(groups[len(self._keys) :], start=len(self._keys)):
+            if index == len(self.base_lrs):
+                self.base_lrs.append(float(group.setdefault("initial_lr", float(group["lr"]))))
+            self._tensors |= isinstance(group["lr"], torch.Tensor)
+            momentum: Schedule | None = None
+            if not isinstance(schedule, GroupSchedules):
+                own = schedule
+            else:
+                if schedule.momentum is not None and own_momentum(group) is not None:
+                    group.setdefault("initial_momentum", own_momentum(group))
+                known = Group(self.base_lrs[index], index, group.get("initial_momentum"), len(groups))
+                momentum = None if schedule.momentum is None else schedule.momentum(known)
+                own = schedule.rate(known)
+            self._momenta.append(momentum)
+            self._initial.append({k: group[k] for k in ("initial_lr", "initial_momentum") if k in group})
+            key = next((key for key, other in self._schedules.items() if other == own), len(self._schedules))
+            self._schedules[key] = own
+            self._keys.append(key)
+        plain = not self._tensors and all(momentum is None for momentum in self._momenta)
+        self._shared = directly(self._schedules[0]) if plain and len(self._schedules) == 1 else None
 
     def _rewrite_after_loading(self) -> None:
         # A weak reference: a scheduler that was replaced by another must neither live on nor write.
@@ -110,9 +190,9 @@ class ScheduleLR(LRScheduler):
         def rewrite(optimizer: Optimizer) -> None:
             scheduler = reference()
             if scheduler is not None:
-                for group, base in zip(optimizer.param_groups, scheduler.base_lrs, strict=False):
-                    group["initial_lr"] = base
-                scheduler._write(scheduler.schedule(scheduler.last_epoch))
+                for group, initial in zip(optimizer.param_groups, scheduler._initial, strict=False):
+                    group.update(initial)
+                scheduler._bind()
 
         self.optimizer.register_load_state_dict_post_hook(rewrite)
 
@@ -120,6 +200,110 @@ class ScheduleLR(LRScheduler):
         """Continue as a copy; the hooks of a copied optimizer are not copied with it."""
         self.__dict__.update(state)
         self._rewrite_after_loading()
+
+
+def own_momentum(group: Mapping[str, Any]) -> float | None:
+    """Return the momentum of a parameter group, or its first beta; None where it has neither."""
+    if "betas" in group:
+        return float(group["betas"][0])
+    return float(group["momentum"]) if "momentum" in group else None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What metrics have done to a schedule so far.
+
+    Args:
+        warmup_end: the iteration at which a metric ended warm-up; None: none did.
+        patience: what the plateau remembers.
+    """
+
+    warmup_end: int | None = None
+    patience: Patience = field(default_factory=Patience)
+
+
+class MetricLR(ScheduleLR):
+    """A ScheduleLR that also follows metrics: they end its warm-up, or reduce its rates on a plateau.
+
+    The rate is a function of the iteration and of `progress`, a few numbers that the state holds too.
+    `lr_at` is the rate if no further metric comes.
+
+    Args:
+        optimizer: as for `ScheduleLR`.
+        schedule_after: from the progress to the schedule.
+        warmup_iters: length of warm-up; during it `observe` ignores what it is shown.
+        plateau: the rule for `observe`; None: metrics are ignored.
+        last_epoch: as for `ScheduleLR`, as if no metric had come; load a state to go on from one.
+
+    >>> from .schedules import Constant
+    >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    >>> plateau = Plateau(patience=0, factor=0.5)
+    >>> scheduler = MetricLR(optimizer, lambda p: Constant(0.5**p.patience.reductions, 10**9), plateau=plateau)
+    >>> scheduler.observe(0.1)
+    >>> scheduler.observe(0.2)
+    >>> scheduler.get_last_lr(), scheduler.state_dict()["num_reductions"]
+    ([0.25], 1)
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        schedule_after: Callable[[Progress], Schedule | GroupSchedules],
+        warmup_iters: int = 0,
+        plateau: Plateau | None = None,
+        last_epoch: int = -1,
+    ) -> None:
+        self.schedule_after = schedule_after
+        self.warmup_iters = warmup_iters
+        self.plateau = plateau
+        self.progress = Progress()
+        super().__init__(optimizer, schedule_after(self.progress), last_epoch)
+
+    @property
+    def in_warmup(self) -> bool:
+        """Whether the next update belongs to warm-up."""
+        end = self.progress.warmup_end
+        return self.last_epoch < (self.warmup_iters if end is None else min(end, self.warmup_iters))
+
+    def observe(self, metric: float) -> None:
+        """Show the plateau a metric, after `step()`; the rates are rewritten before it returns."""
+        if self.plateau is not None and not self.in_warmup:
+            patience = self.plateau.after(self.progress.patience, float(metric))
+            self._go_to(replace(self.progress, patience=patience))
+
+    def end_warmup(self) -> None:
+        """End warm-up here, after `step()`: the next update has its whole rate. Once it is over, nothing."""
+        if self.in_warmup:
+            self._go_to(replace(self.progress, warmup_end=self.last_epoch))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the iteration and the progress, as plain numbers and None."""
+        patience = self.progress.patience
+        return {
+            "last_epoch": self.last_epoch,
+            "warmup_end": self.progress.warmup_end,
+            "best": patience.best,
+            "num_bad": patience.num_bad,
+            "cooldown": patience.cooldown,
+            "num_reductions": patience.reductions,
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go to a saved iteration and progress; of another schedule's state, to its iteration."""
+        self.last_epoch = state_dict["last_epoch"]
+        names = {"best": "best", "num_bad": "num_bad", "cooldown": "cooldown", "reductions": "num_reductions"}
+        found = {name: state_dict[key] for name, key in names.items() if key in state_dict}
+        self._go_to(Progress(state_dict.get("warmup_end"), Patience(**found)))
+
+    def _go_to(self, progress: Progress) -> None:
+        changed = progress.warmup_end != self.progress.warmup_end
+        changed |= progress.patience.reductions != self.progress.patience.reductions
+        self.progress = progress
+        if changed:
+            self.schedule = self.schedule_after(progress)
+            self._bind()
+        else:
+            self._write()
 
 
 class WarmupMultiStepLR(ScheduleLR):

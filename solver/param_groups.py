@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from torch import nn
+
+from warmstart.config import ConfigError
+
+from .layer_decay import LayerRate
 
 # nn.RMSNorm is not among them, as in detectron2, whose rule this is.
 NORM_LAYERS = (
@@ -22,6 +29,40 @@ NORM_LAYERS = (
 )
 
 
+@dataclass(frozen=True)
+class GroupRule:
+    """What is set for the parameters whose names `match` finds: an entry of SOLVER.PARAM_GROUPS.
+
+    Args:
+        match: a regex, looked for anywhere in a parameter's full name (re.search): "^fc" binds it to the
+            beginning, "bias$" to the end.
+        name: of the groups that come of it.
+        lr: the rate; None: as without the rule.
+        lr_factor: multiple of the rate that the parameter has without the rule.
+        weight_decay: the decay; None: as without the rule.
+    """
+
+    match: str
+    name: str
+    lr: float | None = None
+    lr_factor: float = 1.0
+    weight_decay: float | None = None
+
+
+class _Setting(NamedTuple):
+    lr: float | None
+    decay: float | None
+
+
+class _Member(NamedTuple):
+    name: str
+    parameter: nn.Parameter
+    kind: str  # a key of what _settings returns
+
+
+_NO_LAYER = LayerRate("", 1.0)
+
+
 def get_default_optimizer_params(
     model: nn.Module,
     base_lr: float | None = None,
@@ -29,13 +70,18 @@ def get_default_optimizer_params(
     weight_decay_norm: float | None = None,
     bias_lr_factor: float = 1.0,
     weight_decay_bias: float | None = None,
+    *,
+    layers: Mapping[str, LayerRate] | None = None,
+    rules: Sequence[GroupRule] = (),
 ) -> list[dict[str, Any]]:
     """Return parameter groups for an optimizer, with the norm and bias rules of detectron2.
 
     A bias is a parameter whose own name is exactly "bias" (so not "in_proj_bias"); a norm layer is one
-    of `NORM_LAYERS` or a subclass. Where both rules speak, that for biases wins. Frozen parameters are
-    left out, shared ones stand once, each under its first name. Kinds with equal settings are one group;
-    groups come in the order default, norm, bias, norm bias, parameters in the model's.
+    of `NORM_LAYERS` or a subclass. Where both rules speak, that for biases wins. Then comes the factor of
+    the parameter's layer, and then the first of `rules` that matches; what that does not name stays. Frozen
+    parameters are left out, shared ones stand once, each under its first name. Kinds with equal settings are
+    one group; groups come in the order layers, rules, and within these default, norm, bias, norm bias, but
+    those at base_lr first; parameters in the model's.
 
     Args:
         model: its parameters with requires_grad are taken.
@@ -44,59 +90,135 @@ def get_default_optimizer_params(
         weight_decay_norm: for parameters of norm layers; None: no rule for them.
         bias_lr_factor: rate of biases, as a multiple of base_lr.
         weight_decay_bias: for biases; None: no rule for their decay.
+        layers: the layer of each parameter by its name, as `layer_rates` gives them.
+        rules: ordered.
 
     Returns:
         One dict a group: "name", "params" as (name, parameter) pairs (so that the optimizer's state
         keeps "param_names"), and where they are given "lr" and "weight_decay".
 
     Raises:
-        ValueError: a bias_lr_factor without a base_lr.
+        ValueError: a factor without a base_lr.
+        ConfigError: a rule that no parameter follows, or two groups of one name.
 
-    >>> model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
-    >>> for group in get_default_optimizer_params(model, 0.1, 1e-4, weight_decay_norm=0.0):
-    ...     print(group["name"], [name for name, _ in group["params"]], group["weight_decay"])
-    default ['0.weight', '0.bias'] 0.0001
-    norm ['1.weight', '1.bias'] 0.0
+    >>> model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 2))
+    >>> rules = [GroupRule("^2", name="head", lr_factor=10.0)]
+    >>> for group in get_default_optimizer_params(model, 0.1, 1e-4, weight_decay_norm=0.0, rules=rules):
+    ...     print(group["name"], [name for name, _ in group["params"]], group["lr"], group["weight_decay"])
+    default ['0.weight', '0.bias'] 0.1 0.0001
+    norm ['1.weight', '1.bias'] 0.1 0.0
+    head ['2.weight', '2.bias'] 1.0 0.0001
     """
-    if bias_lr_factor != 1.0 and base_lr is None:
-        raise ValueError(f"bias_lr_factor {bias_lr_factor} needs a base_lr to multiply")
-    bias_lr = base_lr if base_lr is None else base_lr * bias_lr_factor
+    factors = {bias_lr_factor, *(rule.lr_factor for rule in rules)} - {1.0}
+    if base_lr is None and (factors or layers):
+        factor = f"bias_lr_factor {bias_lr_factor}" if bias_lr_factor != 1.0 else "a factor of the rate"
+        raise ValueError(f"{factor} needs a base_lr to multiply")
+    settings = _settings(base_lr, weight_decay, weight_decay_norm, bias_lr_factor, weight_decay_bias)
+    found = list(_trainable(model))
+    followed = _follow(rules, [member.name for member in found])
+    # By the number of the rule, 0 for none, and by the layer, which says nothing where the rule sets the rate.
+    parts: dict[tuple[int, LayerRate], list[_Member]] = {}
+    for member in found:
+        number = followed[member.name]
+        has_rate = number > 0 and rules[number - 1].lr is not None
+        layer = _NO_LAYER if has_rate else (layers or {}).get(member.name, _NO_LAYER)
+        parts.setdefault((number, layer), []).append(member)
+    groups = []
+    for number, layer in sorted(parts):
+        rule = rules[number - 1] if number else None
+        several = sum(other == number for other, _ in parts) > 1
+        words = ([rule.name] if rule else []) + ([layer.name] if several or not rule else [])
+        adjusted = {kind: _adjusted(setting, layer, rule) for kind, setting in settings.items()}
+        groups += _group(parts[number, layer], adjusted, " ".join(words))
+    # The first group's rate is recorded as "lr", which should be the rate that the user set.
+    groups.sort(key=lambda group: group.get("lr") != base_lr)
+    _check_names([group["name"] for group in groups])
+    return groups
+
+
+def _settings(
+    lr: float | None, decay: float | None, norm: float | None, bias_lr_factor: float, bias: float | None
+) -> dict[str, _Setting]:
+    """Return rate and decay of each kind of parameter, in the order of the groups."""
+    bias_lr = lr if lr is None else lr * bias_lr_factor
 
     def first(*decays: float | None) -> float | None:
         return next((decay for decay in decays if decay is not None), None)
 
-    settings = {
-        "default": (base_lr, weight_decay),
-        "norm": (base_lr, first(weight_decay_norm, weight_decay)),
-        "bias": (bias_lr, first(weight_decay_bias, weight_decay)),
-        "norm bias": (bias_lr, first(weight_decay_bias, weight_decay_norm, weight_decay)),
+    return {
+        "default": _Setting(lr, decay),
+        "norm": _Setting(lr, first(norm, decay)),
+        "bias": _Setting(bias_lr, first(bias, decay)),
+        "norm bias": _Setting(bias_lr, first(bias, norm, decay)),
     }
-    found = list(_trainable(model))
+
+
+def _adjusted(setting: _Setting, layer: LayerRate, rule: GroupRule | None) -> _Setting:
+    lr = setting.lr if setting.lr is None else setting.lr * layer.factor
+    if rule is None:
+        return _Setting(lr, setting.decay)
+    lr = lr if lr is None else lr * rule.lr_factor
+    decay = setting.decay if rule.weight_decay is None else rule.weight_decay
+    return _Setting(lr if rule.lr is None else rule.lr, decay)
+
+
+def _group(members: list[_Member], settings: Mapping[str, _Setting], prefix: str) -> list[dict[str, Any]]:
+    """Return a group for each setting that some member has."""
     groups = []
     for setting in dict.fromkeys(settings.values()):
-        members = [(name, parameter) for name, parameter, kind in found if settings[kind] == setting]
-        if not members:
+        kinds = [k for k, own in settings.items() if own == setting and any(m.kind == k for m in members)]
+        if not kinds:
             continue
-        kinds = [k for k in settings if settings[k] == setting and any(kind == k for *_, kind in found)]
-        group: dict[str, Any] = {"name": _group_name(kinds), "params": members}
-        lr, decay = setting
-        if lr is not None:
-            group["lr"] = lr
-        if decay is not None:
-            group["weight_decay"] = decay
+        chosen = [member for member in members if member.kind in kinds]
+        name = _kind_name(kinds)
+        if prefix:  # which is enough for the only group that has it
+            name = prefix if name == "default" or len(chosen) == len(members) else f"{prefix} {name}"
+        group: dict[str, Any] = {"name": name, "params": [(member.name, member.parameter) for member in chosen]}
+        if setting.lr is not None:
+            group["lr"] = setting.lr
+        if setting.decay is not None:
+            group["weight_decay"] = setting.decay
         groups.append(group)
     return groups
 
 
-def _group_name(kinds: list[str]) -> str:
+def _kind_name(kinds: list[str]) -> str:
     """Return a short name for a group of one or several kinds, another for each group of a model."""
     if "default" in kinds:
         return "default"
     return "+".join(kind for kind in kinds if kind != "norm bias") or "norm bias"
 
 
-def _trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, str]]:
-    """Yield each parameter that is trained once: its full name, itself, its kind."""
+def _follow(rules: Sequence[GroupRule], names: list[str]) -> dict[str, int]:
+    """Return for each name the number of the first rule that matches it, counted from 1; 0: none does."""
+    followed = {
+        name: next((i for i, rule in enumerate(rules, start=1) if re.search(rule.match, name)), 0)
+        for name in names
+    }
+    problems = []
+    for number in sorted(set(range(1, len(rules) + 1)) - set(followed.values())):
+        match = rules[number - 1].match
+        taken = [name for name in names if re.search(match, name)]
+        if taken:
+            reason = f"rule {followed[taken[0]]} above it has all that it matches, as {taken[0]}; put it first"
+        else:
+            plain = re.sub(r"\\[AbBdDsSwWZ]|[^\w.]", "", match)
+            near = difflib.get_close_matches(plain, names, n=3, cutoff=0.0)
+            reason = f"matches no parameter that is trained; the nearest names are {', '.join(near)}"
+        problems.append(f"rule {number}, MATCH {match!r}: {reason}")
+    if problems:
+        raise ConfigError(problems)
+    return followed
+
+
+def _check_names(names: list[str]) -> None:
+    doubled = next((name for name in names if names.count(name) > 1), None)
+    if doubled is not None:
+        raise ConfigError(f"two groups would be called {doubled!r}; give the rule another NAME")
+
+
+def _trainable(model: nn.Module) -> Iterator[_Member]:
+    """Yield each parameter that is trained once."""
     seen = set()
     for prefix, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -104,4 +226,4 @@ def _trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, str]]:
                 continue
             seen.add(parameter)
             kinds = ["norm"] * isinstance(module, NORM_LAYERS) + ["bias"] * (name == "bias")
-            yield f"{prefix}.{name}" if prefix else name, parameter, " ".join(kinds) or "default"
+            yield _Member(f"{prefix}.{name}" if prefix else name, parameter, " ".join(kinds) or "default")

@@ -9,7 +9,7 @@ from fvcore.common.param_scheduler import ParamScheduler
 from torch.optim.optimizer import Optimizer
 
 from .lr_scheduler import ScheduleLR
-from .schedules import Warmup
+from .warmup import Warmup
 
 # Just before the end, and outside the WHERE_EPSILON of 1e-6 that fvcore adds before it looks up a step.
 _LAST = 1 - 2e-6
@@ -80,7 +80,7 @@ class WarmupParamScheduler(ParamScheduler):  # type: ignore[misc]  # fvcore ship
         scheduler: what follows.
         warmup_factor: from 0 to 1.
         warmup_length: the warm-up's share of the run, from 0 to less than 1.
-        warmup_method: "linear" (also written "gradual"), or "constant" for no ramp.
+        warmup_method: one of those that `Warmup` knows; "constant" is no ramp.
         rescale_interval: fit the whole of the scheduler into what is left after warm-up.
 
     Raises:
@@ -105,17 +105,17 @@ class WarmupParamScheduler(ParamScheduler):  # type: ignore[misc]  # fvcore ship
     ) -> None:
         if not 0 <= warmup_length < 1:
             raise ValueError(f"warmup_length is a share of the run, 0 or more and below 1; got {warmup_length}")
-        Warmup(warmup_method, warmup_factor, 1)  # checks both
+        self.warmup = Warmup(warmup_method, warmup_factor, 1)
         self.scheduler = scheduler
         self.length = warmup_length
         self.rescale = rescale_interval
         self.start = warmup_factor * scheduler(0.0)
-        self.end = self.start if warmup_method == "constant" else scheduler(self._inner(warmup_length))
+        self.end = scheduler(self._inner(warmup_length))
 
     def __call__(self, where: float) -> float:
         """Return the factor at `where`, from 0 to 1."""
         if where < self.length:
-            return float(self.start + (self.end - self.start) * where / self.length)
+            return float(self.start + (self.end - self.start) * self.warmup.share(where / self.length))
         return float(self.scheduler(self._inner(where)))
 
     def _inner(self, where: float) -> float:

@@ -1,7 +1,7 @@
 """The run of train_net.py as one plain loop: no Trainer, no hooks, no resume.
 
 Read it to see what a run is, or copy it to start a loop of your own. Its final weights equal those of
-train_net.py bit for bit.
+train_net.py bit for bit. What hooks do is left out: checkpoints on the way, TEST.PRECISE_BN, PROFILER.
 
     python tools/plain_train_net.py --config-file config/recipes/digits.yaml
 """
@@ -19,6 +19,7 @@ from warmstart.engine import (
     build_test_loaders,
     evaluate_all,
     get_device,
+    iters_per_epoch,
     log_scores,
     read_command_line,
     resolve_config,
@@ -28,7 +29,7 @@ from warmstart.engine import (
     setup_logging,
 )
 from warmstart.modeling import build_model
-from warmstart.solver import build_lr_scheduler, build_optimizer
+from warmstart.solver import build_ema, build_gradient_clipping, build_lr_scheduler, build_optimizer
 
 logger = logging.getLogger("warmstart.tools")
 
@@ -45,26 +46,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     seed_all(cfg.SEED)
     model = build_model(cfg).to(device)
     optimizer = build_optimizer(cfg, model)
-    scheduler = build_lr_scheduler(cfg, optimizer)
+    scheduler = build_lr_scheduler(cfg, optimizer, iters_per_epoch(cfg))
+    clip = build_gradient_clipping(cfg)
+    ema = build_ema(cfg, model)
     batches = build_train_loader(cfg).batches()
+    parts = cfg.SOLVER.GRAD_ACCUM_STEPS
 
     model.train()
     for iteration in range(1, cfg.SOLVER.MAX_ITER + 1):
         images, targets = next(batches)
-        losses = model(images.to(device), targets.to(device))
-        loss = sum(losses.values())
         optimizer.zero_grad()
-        loss.backward()
+        loss = torch.zeros((), device=device)
+        for x, y in zip(images.chunk(parts), targets.chunk(parts), strict=True):
+            values = model(x.to(device), y.to(device))
+            part = sum(value for name, value in values.items() if not name.startswith("train/")) / parts
+            part.backward()
+            loss += part.detach()
+        if clip is not None:
+            clip(parameter for group in optimizer.param_groups for parameter in group["params"])
         optimizer.step()
         rate = scheduler.get_last_lr()[0]
         scheduler.step()
+        if ema is not None:
+            ema.update(model, iteration)
         if iteration % cfg.LOG_PERIOD == 0:
             logger.info("iter %d/%d  loss %.4g  lr %.4g", iteration, cfg.SOLVER.MAX_ITER, loss.item(), rate)
     batches.close()
 
-    log_scores(evaluate_all(model, build_test_loaders(cfg)))
+    log_scores(evaluate_all(model, build_test_loaders(cfg), ema.model if ema is not None else None))
     path = output / "plain_model_final.pth"
-    save_checkpoint({"model": model.state_dict()}, path)
+    save_checkpoint({"model": model.state_dict(), "ema": None if ema is None else ema.state_dict()}, path)
     logger.info("saved %s", path)
     return 0
 

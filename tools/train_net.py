@@ -16,6 +16,7 @@ from warmstart.engine import (
     evaluate_all,
     find_start,
     get_device,
+    load_average,
     load_model,
     load_start,
     log_run,
@@ -78,9 +79,11 @@ def evaluate_only(cfg: CfgNode, resume: str | None) -> int:
         raise ConfigError(f"{cfg.label('DATASETS.TEST')}: names no data set to evaluate on")
     seed_all(cfg.SEED)  # for what MODEL.WEIGHTS does not hold
     model = build_model(cfg).to(get_device(cfg))
+    averaged = None
     if start is not None:
         load_model(model, start)
-    log_scores(evaluate_all(model, build_test_loaders(cfg)))
+        averaged = load_average(cfg, model, start)
+    log_scores(evaluate_all(model, build_test_loaders(cfg), averaged))
     return 0
 
 

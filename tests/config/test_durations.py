@@ -75,7 +75,7 @@ def test_epochs_and_iterations_describe_the_same_run() -> None:
     )
     in_iterations = config(
         *("SOLVER.IMS_PER_BATCH", 64, "SOLVER.MAX_ITER", 898, "SOLVER.STEPS", (449, 674)),
-        *("SOLVER.WARMUP_ITERS", 34, "SOLVER.CHECKPOINT_PERIOD", 225, "TEST.EVAL_PERIOD", 22),
+        *("SOLVER.DECAY_ITERS", 180, "SOLVER.WARMUP_ITERS", 34, "SOLVER.CHECKPOINT_PERIOD", 225, "TEST.EVAL_PERIOD", 22),
         *("LOG_PERIOD", 9),
     )
     assert resolve_durations(in_epochs, Fraction(1437, 64)) == in_iterations
@@ -90,6 +90,7 @@ def test_every_duration_becomes_an_integer_and_keeps_its_source() -> None:
     assert {d.key: (d.default, d.value) for d in resolved.differences(cfg)} == {
         "SOLVER.MAX_ITER": ("10ep", 70),
         "SOLVER.STEPS": (("75%",), (53,)),
+        "SOLVER.DECAY_ITERS": ("20%", 14),
         "SOLVER.WARMUP_ITERS": ("10%", 7),
     }
     assert resolved.label("SOLVER.WARMUP_ITERS") == "SOLVER.WARMUP_ITERS (override)"

@@ -251,7 +251,8 @@ def test_a_dump_merges_to_the_same_config(merged: Merged) -> None:
     assert merged(text) == cfg
     assert [line for line in text.splitlines() if not line.startswith(" ")] == [
         *("MODEL:", "DATASETS:", "INPUT:", "DATALOADER:", "SOLVER:", "TEST:"),
-        *("OUTPUT_DIR: '1e5'", "LOG_PERIOD: 20", "SEED: 0", "CUDNN_BENCHMARK: false"),
+        *("OUTPUT_DIR: '1e5'", "LOG_PERIOD: 20", "MEMORY_STATS: false", "PROFILER:", "SEED: 0"),
+        "CUDNN_BENCHMARK: false",
     ]
 
 

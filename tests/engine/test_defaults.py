@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from warmstart.engine import (
     HookBase,
     NonFiniteLossError,
     build_trainer,
+    log_run,
     read_command_line,
     register_hook,
+    resolve_config,
     run_tool,
 )
 
@@ -70,6 +73,23 @@ def test_the_default_hooks_stand_in_their_order_with_users_hooks_before_the_reco
     ]
 
 
+def test_hooks_that_keys_ask_for_stand_before_what_they_serve(tiny: Tiny) -> None:
+    cfg = tiny("PROFILER.ITERS", 2, "TEST.PRECISE_BN.ENABLED", True, "MEMORY_STATS", True)
+    assert [hook.name for hook in build_trainer(cfg).hooks][:4] == [
+        "FolderHook",
+        "ProfilerHook",
+        "PreciseBNHook",
+        "EvaluationHook",
+    ]
+
+
+@pytest.mark.need("E12")
+def test_the_micro_batch_is_said_at_the_start(tiny: Tiny, logged: list[logging.LogRecord]) -> None:
+    cfg = resolve_config(tiny("SOLVER.GRAD_ACCUM_STEPS", 4))
+    log_run(cfg, build_trainer(cfg))
+    assert "accumulation: 4 micro-batches of 2 images an update" in [record.getMessage() for record in logged]
+
+
 @pytest.mark.need("F7")
 def test_print_config_says_who_set_what(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "base.yaml").write_text("SEED: 3\nSOLVER: {GAMMA: 0.5}\n")
@@ -99,5 +119,5 @@ def test_help_lists_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("module", ["mine.py", "./mine.py", "folder/mine"])
 def test_import_takes_a_name_and_not_a_file(module: str) -> None:
-    with pytest.raises(ConfigError, match="takes a module's name; write --import mine$"):
+    with pytest.raises(ConfigError, match="takes a module's name; write mine$"):
         read_command_line(["--import", module], (), "a tool")

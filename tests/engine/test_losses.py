@@ -10,7 +10,7 @@ from warmstart.engine import LossWindow
 
 def add(window: LossWindow, *values: float) -> None:
     for value in values:
-        window.add({"loss_cls": torch.tensor(value)}, torch.tensor(value))
+        window.add({"total_loss": torch.tensor(value), "loss_cls": torch.tensor(value)})
 
 
 def test_each_window_averages_its_own_updates() -> None:
@@ -25,8 +25,9 @@ def test_each_window_averages_its_own_updates() -> None:
 
 def test_a_term_that_comes_and_goes_is_averaged_over_the_updates_that_had_it() -> None:
     window = LossWindow()
-    window.add({"loss_cls": torch.tensor(1.0), "loss_mask": torch.tensor(3.0)}, torch.tensor(4.0))
-    window.add({"loss_cls": torch.tensor(2.0)}, torch.tensor(2.0))
+    four, one, two, three = (torch.tensor(value) for value in (4.0, 1.0, 2.0, 3.0))
+    window.add({"total_loss": four, "loss_cls": one, "loss_mask": three})
+    window.add({"total_loss": two, "loss_cls": two})
     window.settle(2)
     assert window.averages() == {"total_loss": 3.0, "loss_cls": 1.5, "loss_mask": 3.0}
 

@@ -55,3 +55,29 @@ def test_auto_takes_cuda_where_there_is_one(tiny: Tiny) -> None:
     assert get_device(tiny()).type == "cuda"
     with pytest.raises(ConfigError, match="there are .* CUDA devices"):
         check_device(tiny("MODEL.DEVICE", "cuda:99"))
+
+
+@pytest.mark.need("E12")
+@pytest.mark.parametrize(
+    ("images", "steps", "ways_out"),
+    [
+        (8, 3, "GRAD_ACCUM_STEPS to 2 or 4, or SOLVER.IMS_PER_BATCH to 6 or 9"),
+        (8, 6, "GRAD_ACCUM_STEPS to 4 or 8, or SOLVER.IMS_PER_BATCH to 6 or 12"),
+        (8, 16, "GRAD_ACCUM_STEPS to 8, or SOLVER.IMS_PER_BATCH to 16$"),
+    ],
+)
+def test_a_batch_that_cannot_be_cut_into_equal_parts_is_refused_with_the_nearest_that_can(
+    tiny: Tiny, images: int, steps: int, ways_out: str
+) -> None:
+    cfg = tiny("SOLVER.IMS_PER_BATCH", images, "SOLVER.GRAD_ACCUM_STEPS", steps)
+    message = (
+        f"^SOLVER.GRAD_ACCUM_STEPS .*: {images} images an update .* {steps} equal micro-batches; .*{ways_out}"
+    )
+    with pytest.raises(ConfigError, match=message):
+        resolve_config(cfg)
+
+
+@pytest.mark.need("E4")
+def test_a_decay_that_averages_nothing_in_is_refused(tiny: Tiny) -> None:
+    with pytest.raises(ConfigError, match="SOLVER.EMA.DECAY .*: 1 averages nothing in; set it below 1"):
+        resolve_config(tiny("SOLVER.EMA.DECAY", 1))

@@ -90,6 +90,88 @@ def test_continued_from_any_point_the_bits_are_those_of_the_unbroken_run(
             assert_same_bits(part[key], whole[key], f"from {k}: {key}")
 
 
+EVERYTHING = (
+    *("SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 0.1),
+    *("SOLVER.EMA.ENABLED", True, "SOLVER.EMA.DECAY", 0.7, "SOLVER.EMA.PERIOD", 2, "TEST.EVAL_PERIOD", 4),
+    *("TEST.PRECISE_BN.ENABLED", True, "TEST.PRECISE_BN.NUM_ITER", 2, "SOLVER.GRAD_ACCUM_STEPS", 2),
+)
+
+
+@pytest.mark.need("C7", "E4", "E11", "E12")
+def test_with_accumulation_clipping_average_and_precise_statistics_the_bits_are_the_same_too(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    whole = train(tiny(*EVERYTHING, "OUTPUT_DIR", str(tmp_path / "whole"), "SOLVER.CHECKPOINT_PERIOD", 1))
+    assert whole["ema"]["num_updates"] == 7
+    for k in (1, 4, 7, 13):
+        torch.manual_seed(k)
+        part = train(
+            tiny(*EVERYTHING, "OUTPUT_DIR", str(tmp_path / f"from{k}")),
+            resume=str(tmp_path / "whole" / f"model_{k - 1:07d}.pth"),
+        )
+        for key in ("model", "optimizer", "scheduler", "ema", "iteration", "hooks", "rng"):
+            assert_same_bits(part[key], whole[key], f"from {k}: {key}")
+    records = [
+        (tmp_path / name / "metrics.json").read_text().splitlines()[-1] for name in ("whole", "from7", "from13")
+    ]
+    timeless = [{k: v for k, v in json.loads(line).items() if k not in ("time", "data_time")} for line in records]
+    assert timeless[0] == timeless[1] == timeless[2]
+    assert {"grad_norm", "train/error"} <= timeless[0].keys()
+
+
+@pytest.mark.need("E4")
+def test_the_average_in_a_checkpoint_is_another_model_under_the_models_own_names(tiny: Tiny) -> None:
+    checkpoint = train(tiny("SOLVER.EMA.ENABLED", True, "SOLVER.EMA.DECAY", 0.9))
+    model, ema = checkpoint["model"], checkpoint["ema"]
+    assert sorted(ema) == ["model", "num_updates"]
+    assert list(ema["model"]) == list(model)
+    assert not torch.equal(ema["model"]["fc.weight"], model["fc.weight"])
+    assert not torch.equal(ema["model"]["block1.1.running_mean"], model["block1.1.running_mean"])
+    assert ema["model"]["block1.1.num_batches_tracked"] == model["block1.1.num_batches_tracked"] == 14
+
+
+@pytest.mark.need("E4")
+def test_an_average_switched_on_at_a_resume_begins_with_the_checkpoints_weights_and_says_so(
+    tiny: Tiny, tmp_path: Path, logged: list[logging.LogRecord]
+) -> None:
+    train(tiny("SOLVER.CHECKPOINT_PERIOD", 6))
+    checkpoint = load_checkpoint(tmp_path / "out" / "model_0000005.pth")
+    assert checkpoint["ema"] is None
+    logged.clear()
+    cfg = resolve_config(tiny("SOLVER.EMA.ENABLED", True))
+    compare_configs(cfg, checkpoint["config"], allow_change=False)
+    trainer = build_trainer(cfg)
+    load_start(trainer, checkpoint)
+    assert messages(logged) == [
+        "changed since the checkpoint: SOLVER.EMA.ENABLED: False -> True",
+        "the checkpoint has no moving average: SOLVER.EMA begins with its weights",
+        "continuing after iteration 6",
+    ]
+    assert trainer.ema is not None
+    assert trainer.ema.num_updates == 0
+    assert_same_bits(dict(trainer.ema.model.state_dict()), dict(checkpoint["model"]))
+
+
+@pytest.mark.need("E4")
+def test_an_average_switched_off_at_a_resume_is_left_behind_and_says_so(
+    tiny: Tiny, tmp_path: Path, logged: list[logging.LogRecord]
+) -> None:
+    train(tiny("SOLVER.EMA.ENABLED", True))
+    trainer = build_trainer(tiny())
+    load_start(trainer, load_checkpoint(tmp_path / "out" / "model_final.pth"))
+    assert "SOLVER.EMA is off: the checkpoint's moving average is left behind" in messages(logged)
+    assert trainer.state_dict()["ema"] is None
+
+
+@pytest.mark.need("E4")
+def test_the_average_of_another_model_does_not_fit(tiny: Tiny, tmp_path: Path) -> None:
+    train(tiny("SOLVER.EMA.ENABLED", True))
+    checkpoint = load_checkpoint(tmp_path / "out" / "model_final.pth")
+    checkpoint["ema"]["model"].popitem()
+    with pytest.raises(ConfigError, match="does not fit .*Missing key"):
+        load_start(build_trainer(tiny("SOLVER.EMA.ENABLED", True)), checkpoint)
+
+
 @pytest.mark.need("C10")
 def test_evaluating_more_often_changes_no_bit(tiny: Tiny, tmp_path: Path) -> None:
     runs = [
@@ -124,7 +206,7 @@ def test_resumed_in_its_folder_a_run_records_each_iteration_once_with_the_same_l
             assert ours[key] == theirs[key]
     scores = {key: value for key, value in whole[-1].items() if "/" in key}
     assert scores == {key: value for key, value in broken[-1].items() if "/" in key}
-    assert len(scores) == 4  # two rates, accuracy and loss
+    assert len(scores) == 5  # the training error, two rates, accuracy and loss
 
 
 @pytest.mark.need("A1", "A3", "S7")
@@ -144,6 +226,34 @@ def test_a_changed_rate_rules_from_the_first_iteration_on_and_is_printed(
     load_start(trainer, checkpoint)
     group = trainer.optimizer.param_groups[0]
     assert (group["lr"], group["weight_decay"]) == (0.025, 0.5)
+
+
+@pytest.mark.need("A1", "A2")
+def test_another_schedule_goes_on_from_the_same_iteration(
+    tiny: Tiny, tmp_path: Path, logged: list[logging.LogRecord]
+) -> None:
+    train(tiny("OUTPUT_DIR", str(tmp_path / "a"), "SOLVER.CHECKPOINT_PERIOD", 6))
+    checkpoint = load_checkpoint(tmp_path / "a" / "model_0000005.pth")
+    cycle = ["SOLVER.LR_SCHEDULER_NAME", "OneCycleLR", "SOLVER.LR_SCHEDULER_ARGS.max_lr", 0.5]
+    cfg = resolve_config(tiny(*cycle, "SOLVER.MAX_ITER", 20, "SOLVER.WARMUP_ITERS", 0))
+    logged.clear()
+    compare_configs(cfg, checkpoint["config"], allow_change=False)
+    assert (
+        "changed since the checkpoint: SOLVER.LR_SCHEDULER_NAME: 'WarmupMultiStepLR' -> 'OneCycleLR'"
+        in messages(logged)
+    )
+    assert "changed since the checkpoint: SOLVER.LR_SCHEDULER_ARGS.max_lr: None -> 0.5" in messages(logged)
+    trainer = build_trainer(cfg)
+    load_start(trainer, checkpoint)
+    (group, *_) = trainer.optimizer.param_groups
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    theirs = torch.optim.SGD([parameter], lr=0.1, momentum=0.9)
+    reference = torch.optim.lr_scheduler.OneCycleLR(theirs, 0.5, total_steps=20)
+    for _ in range(6):
+        theirs.step()
+        reference.step()
+    assert group["lr"] == pytest.approx(theirs.param_groups[0]["lr"], rel=1e-9)
+    assert group["momentum"] == pytest.approx(theirs.param_groups[0]["momentum"], rel=1e-9)
 
 
 @pytest.mark.need("A2")
@@ -188,10 +298,29 @@ def test_what_cannot_change_the_result_is_free_and_not_mentioned(
 ) -> None:
     saved = resolve_config(tiny()).to_dict()
     cfg = resolve_config(
-        tiny("OUTPUT_DIR", "elsewhere", "LOG_PERIOD", 1, "DATALOADER.NUM_WORKERS", 2, "TEST.EVAL_PERIOD", 2)
+        tiny(
+            *("OUTPUT_DIR", "elsewhere", "LOG_PERIOD", 1, "DATALOADER.NUM_WORKERS", 2, "TEST.EVAL_PERIOD", 2),
+            *("MEMORY_STATS", True, "PROFILER.START", 3, "PROFILER.ITERS", 2),
+        )
     )
     compare_configs(cfg, saved, allow_change=False)
     assert messages(logged) == []
+
+
+@pytest.mark.need("A3")
+def test_what_changes_the_gradients_or_what_is_saved_is_applied_and_printed(
+    tiny: Tiny, logged: list[logging.LogRecord]
+) -> None:
+    saved = resolve_config(tiny()).to_dict()
+    changes = {
+        "SOLVER.GRAD_ACCUM_STEPS": 4,
+        "SOLVER.CLIP_GRADIENTS.ENABLED": True,
+        "SOLVER.EMA.ENABLED": True,
+        "TEST.PRECISE_BN.ENABLED": True,
+    }
+    cfg = resolve_config(tiny(*(word for change in changes.items() for word in change)))
+    compare_configs(cfg, saved, allow_change=False)
+    assert [line.split(": ")[1] for line in messages(logged)] == list(changes)
 
 
 @pytest.mark.need("F8")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from warmstart.engine import HookBase, NonFiniteLossError, Trainer
+from warmstart.solver import EMA, GradientClipping
 
 
 class Regression(nn.Module):
@@ -44,13 +45,13 @@ class Recorder(HookBase):
         self.events.append(("after_train", trainer.iteration))
 
 
-def make_trainer(hooks: list[HookBase], max_iter: int = 2, batches: Any = None) -> Trainer:
+def make_trainer(hooks: list[HookBase], max_iter: int = 2, batches: Any = None, **options: Any) -> Trainer:
     torch.manual_seed(0)
     model = Regression()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.5)
     batches = [(torch.ones(4, 2), torch.zeros(4, 1))] if batches is None else batches
-    return Trainer(model, optimizer, scheduler, batches, hooks, max_iter=max_iter)
+    return Trainer(model, optimizer, scheduler, batches, hooks, max_iter=max_iter, **options)
 
 
 def test_the_five_events_come_in_order_with_the_clock_of_completed_updates() -> None:
@@ -177,6 +178,137 @@ def test_several_losses_are_summed() -> None:
     assert means["total_loss"] == pytest.approx(means["loss_mse"] + means["loss_abs"], rel=1e-6)
 
 
+def test_a_metric_is_averaged_and_neither_summed_nor_differentiated() -> None:
+    class WithMetric(Regression):
+        def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+            losses = super().forward(x, y)
+            return {**losses, "train/bias": self.net.bias.mean()}  # has a gradient, if anyone asks for it
+
+    plain, metered = make_trainer([], max_iter=2), make_trainer([], max_iter=2)
+    metered.model.__class__ = WithMetric
+    biases = [metered.model.net.bias.item()]
+    metered.train()
+    plain.train()
+    for ours, theirs in zip(metered.model.parameters(), plain.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    for trainer in (metered, plain):
+        trainer.settle()
+    means, expected = metered.losses.averages(), plain.losses.averages()
+    one = make_trainer([], max_iter=1)
+    one.train()
+    biases.append(one.model.net.bias.item())
+    assert means.pop("train/bias") == pytest.approx(sum(biases) / 2)
+    assert means == expected
+
+
+def random_batches(samples: int = 8) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    return [(torch.randn(samples, 2, generator=generator), torch.randn(samples, 1, generator=generator))] * 3
+
+
+@pytest.mark.need("B16", "E12")
+def test_four_micro_batches_of_two_give_the_gradients_weights_and_losses_of_a_batch_of_eight() -> None:
+    gradients: dict[int, list[Tensor]] = {1: [], 4: []}
+    trainers = {}
+    for steps, kept in gradients.items():
+
+        class Keep(HookBase):
+            def after_backward(self, trainer: Trainer, kept: list[Tensor] = kept) -> None:
+                kept += [parameter.grad.clone() for parameter in trainer.model.parameters()]
+
+        trainers[steps] = make_trainer([Keep()], max_iter=5, batches=random_batches(), accum_steps=steps)
+        trainers[steps].train()
+        trainers[steps].settle()
+    assert len(gradients[4]) == len(gradients[1]) == 10  # after_backward comes once an update
+    for ours, theirs in zip(gradients[4], gradients[1], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+    weights = [list(trainer.model.parameters()) for trainer in trainers.values()]
+    for ours, theirs in zip(*weights, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+    one, four = (trainer.losses.averages() for trainer in trainers.values())
+    assert four == pytest.approx(one, abs=1e-6)
+
+
+@pytest.mark.need("B15", "B16", "E12")
+def test_the_rates_are_the_same_list_with_one_micro_batch_and_with_four() -> None:
+    used: dict[int, list[float]] = {1: [], 4: []}
+    for steps, rates in used.items():
+
+        class Rates(HookBase):
+            def after_step(self, trainer: Trainer, rates: list[float] = rates) -> None:
+                rates += trainer.rates
+
+        make_trainer([Rates()], max_iter=7, batches=random_batches(), accum_steps=steps).train()
+    assert used[4] == used[1] == [0.1, 0.1, 0.05, 0.05, 0.025, 0.025, 0.0125]
+
+
+@pytest.mark.need("E12")
+def test_a_batch_that_cannot_be_cut_is_refused() -> None:
+    with pytest.raises(ValueError, match="cannot be cut into 3 equal micro-batches"):
+        make_trainer([], batches=random_batches(), accum_steps=3).train()
+    with pytest.raises(ValueError, match="accum_steps: an update has at least 1 micro-batch; got 0"):
+        make_trainer([], accum_steps=0)
+
+
+@pytest.mark.need("E11")
+def test_hooks_see_the_gradients_as_they_came_and_what_they_add_is_clipped_too() -> None:
+    """After the hook the gradient is (3, 4, 12) in all, of norm 13; the weights move by lr 0.1 along it."""
+    seen: list[float] = []
+
+    class Add(HookBase):
+        def after_backward(self, trainer: Trainer) -> None:
+            seen.append(trainer.model.net.weight.grad.abs().sum().item())
+            trainer.model.net.weight.grad = torch.tensor([[3.0, 4.0]])
+            trainer.model.net.bias.grad = torch.tensor([12.0])
+
+    trainer = make_trainer([Add()], max_iter=1, clip=GradientClipping("full_model", 6.5))
+    before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
+    trainer.train()
+    trainer.settle()
+    assert seen[0] > 0
+    assert trainer.losses.averages()["grad_norm"] == 13.0
+    moved = torch.cat([(a - b).flatten() for a, b in zip(before, trainer.model.parameters(), strict=True)])
+    assert moved.tolist() == pytest.approx([0.15, 0.2, 0.6], abs=1e-6)
+
+
+@pytest.mark.need("E11", "E12")
+def test_the_accumulated_gradient_is_clipped_not_each_micro_batchs() -> None:
+    clip = GradientClipping("full_model", 0.01)
+    one, four = (
+        make_trainer([], max_iter=3, batches=random_batches(), accum_steps=steps, clip=clip) for steps in (1, 4)
+    )
+    for trainer in (one, four):
+        trainer.train()
+        trainer.settle()
+    assert four.losses.averages() == pytest.approx(one.losses.averages(), rel=1e-5)
+    for ours, theirs in zip(four.model.parameters(), one.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+@pytest.mark.need("E6", "E11")
+def test_a_nan_names_the_gradient_norm_where_it_is_known() -> None:
+    bad = (torch.full((1, 2), float("nan")), torch.zeros(1, 1))
+    trainer = make_trainer([], max_iter=1, batches=[bad], clip=GradientClipping("full_model", 1.0))
+    trainer.train()
+    with pytest.raises(NonFiniteLossError, match=r"total_loss is nan \(.*loss_abs nan, grad_norm nan\)"):
+        trainer.settle()
+
+
+@pytest.mark.need("E4")
+def test_the_average_holds_the_weights_after_the_update_when_hooks_run() -> None:
+    seen: list[bool] = []
+
+    class Compare(HookBase):
+        def after_step(self, trainer: Trainer) -> None:
+            assert trainer.ema is not None
+            seen.append(torch.equal(trainer.ema.model.net.weight, trainer.model.net.weight))
+
+    trainer = make_trainer([Compare()], max_iter=3)
+    trainer.ema = EMA(trainer.model, decay=0.0)
+    trainer.train()
+    assert seen == [True, True, True]
+
+
 @pytest.mark.need("E6")
 def test_a_nan_names_the_first_bad_iteration_its_terms_and_what_to_try() -> None:
     good = (torch.ones(1, 2), torch.zeros(1, 1))
@@ -194,8 +326,11 @@ def test_a_nan_names_the_first_bad_iteration_its_terms_and_what_to_try() -> None
 
 
 @pytest.mark.need("E7", "S9")
-def test_a_step_reads_nothing_back_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = make_trainer([], max_iter=50)
+@pytest.mark.parametrize("options", [{}, {"accum_steps": 2, "clip": GradientClipping("full_model", 1.0)}])
+def test_a_step_reads_nothing_back_from_the_device(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer([], max_iter=50, **options)
     reads: list[str] = []
     for method in ("item", "cpu", "tolist", "numpy", "__bool__", "__float__"):
         original = getattr(Tensor, method)

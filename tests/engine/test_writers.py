@@ -103,8 +103,19 @@ def test_the_console_line_shows_what_a_stranger_asks_for() -> None:
 def test_scores_get_a_line_of_their_own(caplog: pytest.LogCaptureFixture) -> None:
     writer = ConsoleWriter(max_iter=1200, bar=False)
     with caplog.at_level(logging.INFO):
-        writer.write({**RECORD, "digits_test/accuracy": 0.9875, "digits_test/loss": 0.05})
-    assert caplog.messages[1] == "digits_test after 20 iterations: accuracy 98.75%, loss 0.05"
+        writer.write({**RECORD, "digits_test/accuracy": 0.9875, "digits_test/ema/accuracy": 0.99})
+    assert caplog.messages[1:] == [
+        "digits_test after 20 iterations: accuracy 98.75%",
+        "digits_test/ema after 20 iterations: accuracy 99.00%",
+    ]
+
+
+def test_what_is_no_score_and_no_loss_stays_off_the_console(caplog: pytest.LogCaptureFixture) -> None:
+    writer = ConsoleWriter(max_iter=1200, bar=False)
+    more = {"train/error": 0.5, "grad_norm": 7.0, "lr/norm": 0.05, "memory/host_mb": 512.0}
+    with caplog.at_level(logging.INFO):
+        writer.write({**RECORD, **more})
+    assert caplog.messages == [writer.line(RECORD)]
 
 
 @pytest.mark.need("H3")

@@ -35,7 +35,7 @@ def linear() -> nn.Module:
 
 def test_training_gives_the_mean_cross_entropy() -> None:
     losses = as_classifier(Fixed(LOGITS))(torch.zeros(2, 1, 2, 2), TARGETS)
-    assert list(losses) == ["loss_cls"]
+    assert list(losses) == ["loss_cls", "train/error"]
     assert losses["loss_cls"].shape == ()
     assert losses["loss_cls"].item() == pytest.approx(LOSS)
 
@@ -53,6 +53,7 @@ def test_the_auxiliary_losses_of_googlenet_count_three_tenths() -> None:
         "loss_cls": pytest.approx(1.12692801),
         "loss_aux1": pytest.approx(0.33807840),
         "loss_aux2": pytest.approx(0.60544498),  # 0.3 (ln(1 + e^-4) + ln(1 + e^4)) / 2
+        "train/error": 0.5,
     }
 
 
@@ -61,7 +62,17 @@ def test_the_auxiliary_loss_of_inception_counts_four_tenths() -> None:
     assert {name: loss.item() for name, loss in losses.items()} == {
         "loss_cls": pytest.approx(1.12692801),
         "loss_aux": pytest.approx(0.45077120),
+        "train/error": 0.5,
     }
+
+
+def test_the_training_error_is_the_share_of_wrong_highest_logits_and_has_no_gradient() -> None:
+    """Wrong, right, wrong; on a tie the first class counts, as in evaluation."""
+    logits = torch.tensor([[0.0, 3.0, 1.0], [0.0, 1.0, 2.0], [1.0, 1.0, 0.0]], requires_grad=True)
+    error = as_classifier(Fixed(logits))(torch.zeros(3, 1, 2, 2), torch.tensor([0, 2, 1]))["train/error"]
+    assert error.item() == pytest.approx(2 / 3)
+    assert error.shape == ()
+    assert not error.requires_grad
 
 
 @pytest.mark.parametrize(
@@ -75,8 +86,8 @@ def test_the_auxiliary_loss_of_inception_counts_four_tenths() -> None:
 def test_models_that_have_auxiliary_outputs_train_them(model, size: int, names: list[str]) -> None:
     classifier = as_classifier(model())
     losses = classifier(torch.randn(2, 3, size, size), torch.tensor([0, 2]))
-    assert list(losses) == names
-    sum(losses.values()).backward()
+    assert list(losses) == [*names, "train/error"]
+    sum(losses[name] for name in names).backward()
     assert all(p.grad is not None for p in classifier.parameters())
     assert classifier.eval()(torch.randn(1, 3, size, size)).shape == (1, 3)
 

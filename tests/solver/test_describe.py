@@ -63,10 +63,10 @@ def test_groups_tell_their_base_rates_also_after_warm_up_has_lowered_them(cfg_wi
     optimizer = build_optimizer(cfg, torch.nn.Sequential(torch.nn.Linear(100, 20), torch.nn.LayerNorm(20)))
     build_lr_scheduler(cfg, optimizer)
     assert describe_groups(optimizer).splitlines() == [
-        "default: 1 tensor, 2,000 parameters, rate 0.1, decay 0.01",
-        "norm: 1 tensor, 20 parameters, rate 0.1, decay 0",
-        "bias: 1 tensor, 20 parameters, rate 0.2, decay 0.01",
-        "norm bias: 1 tensor, 20 parameters, rate 0.2, decay 0",
+        "default:   1 tensor, 2,000 parameters, rate 0.1, decay 0.01",
+        "norm:      1 tensor,    20 parameters, rate 0.1, decay    0",
+        "bias:      1 tensor,    20 parameters, rate 0.2, decay 0.01",
+        "norm bias: 1 tensor,    20 parameters, rate 0.2, decay    0",
     ]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from warmstart.config import get_cfg
-from warmstart.solver import build_schedule, catalog
+from warmstart.solver import build_schedule, catalog, schedule_names
 
 TEXT = (Path(__file__).parents[2] / "docs" / "SCHEDULES.md").read_text(encoding="utf-8")
 FIGURES = TEXT.partition("## Warm up for 2 of 10")[2].partition("\n## ")[0]
@@ -26,16 +26,26 @@ def test_the_figures_of_a_row(keys: str, cells: str) -> None:
     assert common is not None
     assert head is not None
     cfg = get_cfg()
-    cfg.merge_from_list([f"SOLVER.{override}" for override in f"{common[1]} {keys}".split()])
+    cfg.merge_from_list([f"SOLVER.{override}" for override in re.split(r" (?=[A-Z_]+=)", f"{common[1]} {keys}")])
     schedule = build_schedule(cfg)
     iterations = [int(t.removeprefix("t=")) for t in head[1].replace(" ", "").split("|")]
     assert [shown(schedule(t)) for t in iterations] == cells.replace(" ", "").split("|")
 
 
 def test_each_name_is_documented_and_has_figures() -> None:
-    names = {*catalog.SCHEDULES, *catalog.KEYED_SCHEDULES}
-    assert set(re.findall(r"^\| `(\w+LR)` \|", TEXT, re.MULTILINE)) == names
+    names = {*schedule_names()}
+    assert set(re.findall(r"^\| `(\w+(?:LR|Restarts|Plateau|Scheduler))` \|", TEXT, re.MULTILINE)) == names
     assert {re.match(r"LR_SCHEDULER_NAME=(\w+)", keys)[1] for keys, _ in ROWS} == names  # type: ignore[index]
+
+
+@pytest.mark.parametrize("block", re.findall(r"^```yaml\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL))
+def test_the_yaml_can_be_used(block: str, tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(block)
+    cfg = get_cfg()
+    cfg.merge_from_file(tmp_path / "x.yaml")
+    schedule = build_schedule(cfg)
+    assert schedule(0) == pytest.approx(0.0001 if "SequentialLR" in block else 0.1)
+    assert schedule(cfg.SOLVER.MAX_ITER // 2) == 1.0
 
 
 def test_the_example_can_be_registered_and_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import torchvision
 from torch import nn
 
 from warmstart.config import CfgNode
-from warmstart.solver import build_optimizer, get_default_optimizer_params
+from warmstart.solver import GroupRule, build_optimizer, get_default_optimizer_params
 from warmstart.solver.param_groups import NORM_LAYERS
 
 
@@ -147,3 +147,13 @@ def test_the_state_keeps_names(model: nn.Module) -> None:
         ("default", ["0.weight", "0.bias", "2.weight", "2.bias"]),
         ("norm", ["1.weight", "1.bias"]),
     ]
+
+
+def test_a_factor_needs_a_rate(model: nn.Module) -> None:
+    with pytest.raises(ValueError, match="a factor of the rate needs a base_lr to multiply"):
+        get_default_optimizer_params(model, rules=[GroupRule("2", "head", lr_factor=2.0)])
+
+
+def test_rules_without_rates_of_the_model(model: nn.Module) -> None:
+    default, head = get_default_optimizer_params(model, rules=[GroupRule("^2", "head", lr=0.5)])
+    assert ("lr" in default, head["lr"]) == (False, 0.5)

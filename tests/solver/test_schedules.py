@@ -8,17 +8,8 @@ from pathlib import Path
 import pytest
 
 from warmstart.solver import schedules
-from warmstart.solver.schedules import (
-    Cosine,
-    Delayed,
-    Interpolate,
-    MultiStep,
-    Product,
-    Step,
-    StepWithFixedGamma,
-    Warmup,
-    drops,
-)
+from warmstart.solver.schedules import Cosine, MultiStep, Step, StepWithFixedGamma, drops
+from warmstart.solver.warmup import Delayed, Interpolate, Product, Warmup
 
 LINEAR, CONSTANT = Warmup("linear", 0.25, 4), Warmup("constant", 0.25, 4)
 HALVES = MultiStep((2, 6), gamma=0.5)
@@ -127,4 +118,4 @@ def test_module_imports_neither_ours_nor_torch() -> None:
     tree = ast.parse(Path(schedules.__file__).read_text())
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert imported == {"__future__", "bisect", "collections.abc", "dataclasses", "math"}
+    assert imported == {"__future__", "bisect", "collections.abc", "dataclasses", "math", "types", "typing"}

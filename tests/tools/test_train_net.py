@@ -147,14 +147,108 @@ def test_eval_only_of_another_model_says_that_it_does_not_fit(tiny_words: list[s
         train_net.main([*tiny_words, "--eval-only", "--resume", "MODEL.ARGS.width=8"])
 
 
-def test_the_plain_loop_gives_the_same_bits(tiny_words: list[str], tmp_path: Path) -> None:
-    train_net.main([*tiny_words, "DATALOADER.NUM_WORKERS", "2", "TEST.EVAL_PERIOD", "3"])
-    plain_train_net.main(tiny_words)
-    ours = load_checkpoint(tmp_path / "out" / "model_final.pth")["model"]
-    plain = torch.load(tmp_path / "out" / "plain_model_final.pth", weights_only=True)["model"]
-    assert list(ours) == list(plain)
-    for name in ours:
-        assert torch.equal(ours[name], plain[name]), name
+@pytest.mark.need("E4", "E11", "E12")
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["SOLVER.GRAD_ACCUM_STEPS=4"],
+        ["SOLVER.CLIP_GRADIENTS.ENABLED=true", "SOLVER.CLIP_GRADIENTS.CLIP_VALUE=0.01"],
+        [
+            *("SOLVER.EMA.ENABLED=true", "SOLVER.EMA.DECAY=0.8", "SOLVER.EMA.PERIOD=3"),
+            *("SOLVER.CLIP_GRADIENTS.ENABLED=true", "SOLVER.CLIP_GRADIENTS.CLIP_TYPE=full_model"),
+            *("SOLVER.CLIP_GRADIENTS.CLIP_VALUE=0.1", "SOLVER.GRAD_ACCUM_STEPS=2"),
+        ],
+    ],
+    ids=["plain", "accumulation", "clipping", "all"],
+)
+def test_the_plain_loop_gives_the_same_bits(tiny_words: list[str], tmp_path: Path, words: list[str]) -> None:
+    train_net.main([*tiny_words, *words, "DATALOADER.NUM_WORKERS", "2", "TEST.EVAL_PERIOD", "3"])
+    plain_train_net.main([*tiny_words, *words])
+    ours = load_checkpoint(tmp_path / "out" / "model_final.pth")
+    plain = torch.load(tmp_path / "out" / "plain_model_final.pth", weights_only=True)
+    pairs = [(ours["model"], plain["model"])]
+    assert (ours["ema"] is None) == (plain["ema"] is None)
+    if plain["ema"] is not None:
+        assert ours["ema"]["num_updates"] == plain["ema"]["num_updates"] == 4
+        pairs.append((ours["ema"]["model"], plain["ema"]["model"]))
+    for mine, theirs in pairs:
+        assert list(mine) == list(theirs)
+        for name in mine:
+            assert torch.equal(mine[name], theirs[name]), name
+
+
+@pytest.mark.need("B16", "E12")
+def test_four_micro_batches_of_two_give_the_run_of_a_batch_of_eight(tiny_words: list[str], tmp_path: Path) -> None:
+    """Without batch statistics and dropout, which see micro-batches."""
+    words = [*tiny_words, "MODEL.ARGS={norm: group, dropout: 0.0, width: 4}"]
+    runs = []
+    for steps in (1, 4):
+        out = tmp_path / str(steps)
+        train_net.main([*words, f"SOLVER.GRAD_ACCUM_STEPS={steps}", f"OUTPUT_DIR={out}"])
+        runs.append((load_checkpoint(out / "model_final.pth"), records(out)))
+    (one, one_records), (four, four_records) = runs
+    for name, tensor in one["model"].items():
+        torch.testing.assert_close(four["model"][name], tensor, rtol=0, atol=1e-6)
+    assert one["scheduler"] == four["scheduler"]
+    for ours, theirs in zip(four_records, one_records, strict=True):
+        assert ours["lr"] == theirs["lr"]
+        assert ours["train/error"] == pytest.approx(theirs["train/error"])
+        assert ours["total_loss"] == pytest.approx(theirs["total_loss"], abs=1e-6)
+
+
+def test_the_gradient_norm_and_the_training_error_are_in_every_record(
+    tiny_words: list[str], tmp_path: Path
+) -> None:
+    train_net.main([*tiny_words, "SOLVER.CLIP_GRADIENTS.ENABLED=true"])
+    found = records(tmp_path / "out")
+    assert len(found) == 3
+    assert all(r["grad_norm"] > 0 for r in found)
+    # 5, 5 and 4 updates of 8 images: whole images are wrong.
+    wrong = [r["train/error"] * images for r, images in zip(found, (40, 40, 32), strict=True)]
+    assert wrong == pytest.approx([round(w) for w in wrong], abs=1e-5)
+    assert all(0 < w < 40 for w in wrong)
+
+
+@pytest.mark.need("E4")
+def test_the_average_is_evaluated_beside_the_model_in_the_run_and_alone(
+    tiny_words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*tiny_words, "SOLVER.EMA.ENABLED=true", "SOLVER.EMA.DECAY=0.9", "SOLVER.BASE_LR=0.2"]
+    train_net.main([*words, "TEST.EVAL_PERIOD=7"])
+    found = records(tmp_path / "out")
+    for iteration in (7, 14):
+        record = next(r for r in found if r["iteration"] == iteration)
+        scores = {key.partition("noise.npz/")[2] for key in record if "noise.npz/" in key}
+        assert scores == {"accuracy", "loss", "ema/accuracy", "ema/loss"}
+    of_set = {key.partition("noise.npz/")[2]: value for key, value in found[-1].items() if "noise.npz/" in key}
+    assert of_set["loss"] != of_set["ema/loss"]
+    capsys.readouterr()
+    assert train_net.main([*words, "--eval-only", "--resume"]) == 0
+    said = capsys.readouterr().out
+    assert f"noise.npz: accuracy {of_set['accuracy']:.2%}, loss {of_set['loss']:.4g}\n" in said
+    assert f"noise.npz/ema: accuracy {of_set['ema/accuracy']:.2%}, loss {of_set['ema/loss']:.4g}\n" in said
+
+
+@pytest.mark.need("E4")
+def test_eval_only_says_that_a_checkpoint_has_no_average(
+    tiny_words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_net.main(tiny_words)
+    capsys.readouterr()
+    assert train_net.main([*tiny_words, "--eval-only", "--resume", "SOLVER.EMA.ENABLED=true"]) == 0
+    said = capsys.readouterr().out
+    assert "SOLVER.EMA is on, but the checkpoint has no moving average" in said
+    assert said.count("accuracy") == 1
+
+
+@pytest.mark.need("E12")
+def test_a_batch_that_cannot_be_cut_is_refused_before_anything_is_written(
+    tiny_words: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"SOLVER.GRAD_ACCUM_STEPS \(command line\): 8 images .* 3 equal"):
+        train_net.main([*tiny_words, "SOLVER.GRAD_ACCUM_STEPS=3"])
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_registered_hook_runs_and_its_scalars_are_recorded(
@@ -204,12 +298,15 @@ def test_a_users_module_registers_and_a_users_own_config_and_data_disturb_nothin
 
 
 @pytest.mark.slow
-@pytest.mark.need("C7", "D1")
+@pytest.mark.need("C7", "D1", "E4")
 def test_killed_and_resumed_processes_end_with_the_weights_of_the_unbroken_run(
     tiny_words: list[str], tmp_path: Path
 ) -> None:
     """SIGKILL at whatever instant the third and the sixth checkpoint have appeared; workers changed between."""
-    words = [*tiny_words, "SOLVER.MAX_ITER=60", "SOLVER.CHECKPOINT_PERIOD=3", "TEST.EVAL_PERIOD=7"]
+    words = [
+        *(*tiny_words, "SOLVER.MAX_ITER=60", "SOLVER.CHECKPOINT_PERIOD=3", "TEST.EVAL_PERIOD=7"),
+        *("SOLVER.EMA.ENABLED=true", "SOLVER.GRAD_ACCUM_STEPS=2", "SOLVER.CLIP_GRADIENTS.ENABLED=true"),
+    ]
     train_net.main([*words, f"OUTPUT_DIR={tmp_path}/whole"])
     command = [sys.executable, str(ROOT / "tools" / "train_net.py"), *words, f"OUTPUT_DIR={tmp_path}/killed"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -228,6 +325,7 @@ def test_killed_and_resumed_processes_end_with_the_weights_of_the_unbroken_run(
     whole, killed = (load_checkpoint(tmp_path / name / "model_final.pth") for name in ("whole", "killed"))
     for name, tensor in whole["model"].items():
         assert torch.equal(tensor, killed["model"][name]), name
+        assert torch.equal(whole["ema"]["model"][name], killed["ema"]["model"][name]), name
     assert [r["iteration"] for r in records(tmp_path / "killed")] == [
         r["iteration"] for r in records(tmp_path / "whole")
     ]

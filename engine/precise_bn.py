@@ -1,0 +1,72 @@
+"""BatchNorm's running statistics, computed anew for weights that no longer move."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from .batches import to_device
+from .rng import preserved_rng
+
+
+def norm_layers(model: nn.Module) -> list[nn.Module]:
+    """Return the BatchNorm layers in training mode: those whose statistics training itself moves."""
+    layers: list[nn.Module] = _fvcore().get_bn_modules(model)
+    return layers
+
+
+def update_statistics(
+    model: nn.Module, batches: Iterable[Any], num_batches: int, device: torch.device | str = "cpu"
+) -> None:
+    """Set the running statistics of BatchNorm layers to those of `num_batches` batches under today's weights.
+
+    Running statistics follow weights that have moved on since; see Wu and Johnson 2021, "Rethinking 'Batch'
+    in BatchNorm", arXiv:2105.07576, section 3. Other buffers and the random number generators are as before.
+
+    Args:
+        model: in training mode, taking `model(*batch)`.
+        batches: at least `num_batches`.
+        num_batches: how many to use.
+        device: where the model is.
+
+    >>> model = nn.BatchNorm1d(1)
+    >>> update_statistics(model, [(torch.tensor([[1.0], [3.0]]),), (torch.tensor([[5.0], [7.0]]),)], num_batches=2)
+    >>> model.running_mean, model.running_var, model.num_batches_tracked
+    (tensor([4.]), tensor([5.]), tensor(0))
+    """
+    device = torch.device(device)
+    # The forward passes move more than those statistics: counts of batches, the vectors of a spectral norm.
+    others = {name: buffer.clone() for name, buffer in model.named_buffers() if not _is_statistic(name)}
+    with preserved_rng(device):
+        _fvcore().update_bn_stats(_Unpacked(model), (to_device(batch, device) for batch in batches), num_batches)
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            if name in others:
+                buffer.copy_(others[name])
+
+
+def _fvcore() -> Any:
+    with warnings.catch_warnings():
+        # fvcore.nn compiles some losses while it is imported, in a way that torch advises against.
+        warnings.filterwarnings("ignore", message=".*torch.jit")
+        from fvcore.nn import precise_bn  # slow to import: only who asks for it pays
+    return precise_bn
+
+
+def _is_statistic(name: str) -> bool:
+    return name.rpartition(".")[2] in ("running_mean", "running_var")
+
+
+class _Unpacked(nn.Module):
+    """Takes a batch as the one argument that fvcore gives."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Any) -> Any:
+        return self.model(*batch)

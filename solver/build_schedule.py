@@ -1,0 +1,190 @@
+"""From a config to the schedule of its learning rate, and to a scheduler that follows it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from fractions import Fraction
+from functools import partial
+
+from torch.optim.optimizer import Optimizer
+
+from warmstart.config import CfgNode, ConfigError, resolve_durations, unknown_name
+
+from .build_curves import build_curves, build_plateau
+from .catalog import COMPOSED_SCHEDULES, KEYED_SCHEDULES, PLATEAU, SCHEDULES, schedule_names
+from .lr_scheduler import MetricLR, Progress, ScheduleLR, own_momentum
+from .schedules import Group, Schedule
+from .torch_names import MOMENTA
+
+logger = logging.getLogger(__name__)
+
+
+def build_lr_scheduler(
+    cfg: CfgNode,
+    optimizer: Optimizer,
+    iters_per_epoch: Fraction | int | None = None,
+    last_epoch: int = -1,
+) -> ScheduleLR:
+    """Return the scheduler of an optimizer; see `ScheduleLR` for what it promises, `MetricLR` for metrics.
+
+    Args:
+        cfg: durations may still have units.
+        optimizer: its groups' rates are the base rates.
+        iters_per_epoch: len(data set) / IMS_PER_BATCH; only needed where a duration ends in "ep" or
+            LR_STEP_UNIT is epoch.
+        last_epoch: -1 to start; k where updates 0 to k are done.
+
+    Raises:
+        ConfigError: as `build_schedule`; or the optimizer has not what the schedule moves.
+
+    >>> import torch
+    >>> from warmstart.config import get_cfg
+    >>> cfg = get_cfg()
+    >>> cfg.merge_from_list(["SOLVER.MAX_ITER", 10, "SOLVER.WARMUP_ITERS", 2, "SOLVER.WARMUP_FACTOR", 0.5])
+    >>> scheduler = build_lr_scheduler(cfg, torch.optim.SGD(torch.nn.Linear(2, 2).parameters(), lr=1.0))
+    >>> [scheduler.lr_at(t)[0] for t in (0, 1, 2, 7, 8, 9, 10)]
+    [0.5, 0.75, 1.0, 1.0, 0.1, 0.1, 0.1]
+    """
+    cfg = resolve_durations(cfg, iters_per_epoch)
+    count = len(optimizer.param_groups)
+    groups = [
+        Group(float(group.get("initial_lr", group["lr"])), index, own_momentum(group), count)
+        for index, group in enumerate(optimizer.param_groups)
+    ]
+    check_schedule(cfg, iters_per_epoch, groups)
+    _log_what_has_no_effect(cfg, optimizer)
+    solver, after = cfg.SOLVER, partial(build_curves, cfg, iters_per_epoch)
+    if follows_metrics(cfg):
+        plateau = build_plateau(cfg) if solver.LR_SCHEDULER_NAME == PLATEAU else None
+        return MetricLR(optimizer, after, solver.WARMUP_ITERS, plateau, last_epoch)
+    return ScheduleLR(optimizer, after(Progress()), last_epoch)
+
+
+def build_schedule(cfg: CfgNode, iters_per_epoch: Fraction | int | None = None) -> Schedule:
+    """Return the factor of the base rate as a function of the iteration, warm-up included.
+
+    It is that of a group at BASE_LR, and where metrics drive it, as if none came.
+
+    Raises:
+        ConfigError: the name or an argument is unknown, or the plan is impossible.
+
+    >>> from warmstart.config import get_cfg
+    >>> cfg = get_cfg()
+    >>> cfg.merge_from_list(["SOLVER.LR_SCHEDULER_NAME", "StepLR", "SOLVER.LR_SCHEDULER_ARGS.step_size", 30])
+    >>> cfg.merge_from_list(["SOLVER.WARMUP_ITERS", 5])
+    >>> [build_schedule(cfg)(t) for t in (5, 34, 35)]
+    [1.0, 1.0, 0.1]
+    """
+    cfg = resolve_durations(cfg, iters_per_epoch)
+    check_schedule(cfg, iters_per_epoch)
+    return build_curves(cfg, iters_per_epoch).rate(Group(cfg.SOLVER.BASE_LR))
+
+
+def follows_metrics(cfg: CfgNode) -> bool:
+    """Return whether metrics drive the schedule, or end its warm-up."""
+    return bool(cfg.SOLVER.LR_SCHEDULER_NAME == PLATEAU or cfg.SOLVER.WARMUP_UNTIL.METRIC)
+
+
+def check_schedule(
+    cfg: CfgNode, iters_per_epoch: Fraction | int | None = None, groups: Sequence[Group] | None = None
+) -> None:
+    """Raise ConfigError for all that is wrong with the schedule's keys.
+
+    Args:
+        cfg: durations are integers.
+        iters_per_epoch: as for `build_lr_scheduler`.
+        groups: the optimizer's parameter groups; None: what depends on the optimizer is not checked.
+    """
+    name = cfg.SOLVER.LR_SCHEDULER_NAME
+    if name not in schedule_names():
+        raise unknown_name(cfg.label("SOLVER.LR_SCHEDULER_NAME"), "schedule", name, schedule_names())
+    problems = _misplaced(cfg) + _impossible(cfg, iters_per_epoch)
+    if problems:
+        raise ConfigError(problems)
+    curves = build_curves(cfg, iters_per_epoch)
+    for group in groups or [Group(cfg.SOLVER.BASE_LR)]:
+        curves.rate(group)
+        if groups and curves.momentum is not None:
+            curves.momentum(group)
+
+
+def _misplaced(cfg: CfgNode) -> list[str]:
+    """Return what is wrong with keys that belong to another schedule than the one that is named."""
+    solver, name = cfg.SOLVER, cfg.SOLVER.LR_SCHEDULER_NAME
+    problems = []
+    for owner, key in COMPOSED_SCHEDULES.items():
+        if name == owner and not solver[key]:
+            problems.append(f"SOLVER.{key}: {owner} needs it, as [{{NAME: StepLR, ARGS: {{step_size: 30}}}}]")
+        if name != owner and solver[key]:
+            problems.append(f"{cfg.label(f'SOLVER.{key}')}: only {owner} reads it, and the schedule is {name}")
+    if solver.LR_SCHEDULER_ARGS and (name in KEYED_SCHEDULES or name in COMPOSED_SCHEDULES):
+        keys = COMPOSED_SCHEDULES.get(name, "STEPS, GAMMA, NUM_DECAYS, BASE_LR_END")
+        takers = ", ".join(sorted([*SCHEDULES, PLATEAU]))
+        problems.append(
+            f"SOLVER.LR_SCHEDULER_ARGS: {name} takes none; its settings are keys of SOLVER, as {keys}. Schedules "
+            f"that take arguments: {takers}"
+        )
+    if solver.LR_METRIC and name != PLATEAU:
+        problems.append(f"{cfg.label('SOLVER.LR_METRIC')}: only {PLATEAU} reads it, and the schedule is {name}")
+    until = solver.WARMUP_UNTIL
+    given = [key for key in ("BELOW", "ABOVE") if until[key] is not None]
+    if until.METRIC and len(given) != 1:
+        problems.append(
+            f"{cfg.label('SOLVER.WARMUP_UNTIL.METRIC')}: needs one of BELOW and ABOVE; got {len(given)}"
+        )
+    if given and not until.METRIC:
+        problems.append(f"{cfg.label(f'SOLVER.WARMUP_UNTIL.{given[0]}')}: needs SOLVER.WARMUP_UNTIL.METRIC")
+    if until.METRIC and not solver.WARMUP_ITERS:
+        problems.append(
+            f"{cfg.label('SOLVER.WARMUP_UNTIL.METRIC')}: there is no warm-up to end; set SOLVER.WARMUP_ITERS to "
+            "the longest it may take"
+        )
+    return problems
+
+
+def _impossible(cfg: CfgNode, iters_per_epoch: Fraction | int | None) -> list[str]:
+    """Return what is wrong with the plan's lengths and with warm-up."""
+    solver, problems = cfg.SOLVER, []
+    warmup, length = solver.WARMUP_ITERS, solver.MAX_ITER
+    if warmup >= length:
+        problems.append(
+            f"{cfg.label('SOLVER.WARMUP_ITERS')}: warm-up of {warmup:,} iterations never ends in a run of "
+            f"{length:,} (SOLVER.MAX_ITER); try SOLVER.WARMUP_ITERS {length // 20}, or 0 for no warm-up"
+        )
+    if warmup and solver.WARMUP_METHOD == "exponential" and not solver.WARMUP_FACTOR:
+        problems.append(
+            f"{cfg.label('SOLVER.WARMUP_FACTOR')}: an exponential warm-up cannot start at 0; use a small factor, "
+            "such as 0.001"
+        )
+    if solver.LR_SCHEDULER_NAME == "WarmupStableDecayLR" and warmup < length < warmup + solver.DECAY_ITERS:
+        problems.append(
+            f"{cfg.label('SOLVER.DECAY_ITERS')}: warm-up of {warmup:,} and decay of {solver.DECAY_ITERS:,} "
+            f"iterations overlap in a run of {length:,}; try SOLVER.DECAY_ITERS {length - warmup}"
+        )
+    if solver.LR_STEP_UNIT == "epoch" and iters_per_epoch is None:
+        problems.append(
+            f"{cfg.label('SOLVER.LR_STEP_UNIT')}: epochs need the size of the data set: pass iters_per_epoch, or "
+            "use LR_STEP_UNIT iter"
+        )
+    return problems
+
+
+def _log_what_has_no_effect(cfg: CfgNode, optimizer: Optimizer) -> None:
+    solver, name = cfg.SOLVER, cfg.SOLVER.LR_SCHEDULER_NAME
+    late = [step for step in solver.STEPS if step >= solver.MAX_ITER]
+    if late and name == "WarmupMultiStepLR":
+        logger.info(
+            "%s: dropped %s, which the run of %s iterations does not reach",
+            cfg.label("SOLVER.STEPS"),
+            ", ".join(f"{step:,}" for step in late),
+            f"{solver.MAX_ITER:,}",
+        )
+    rates = dict.fromkeys(float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups)
+    if name in MOMENTA and len(rates) > 1 and not isinstance(solver.LR_SCHEDULER_ARGS["max_lr"], (list, tuple)):
+        logger.info(
+            "%s gives all parameter groups the rates of its max_lr; their own (%s) have no part in it. For "
+            "others, give max_lr as a list, one rate a group",
+            name,
+            ", ".join(f"{rate:g}" for rate in rates),
+        )
