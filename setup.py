@@ -38,6 +38,8 @@ setup(
     ],
     extras_require={
         "test": TEST,
+        "interop": ["accelerate>=1.2", "lightning>=2.5"],
+        "bench": ["timm>=1.0.25", "mmengine>=0.10"],
         "dev": [*TEST, "ruff>=0.8", "mypy>=1.13", "types-PyYAML", "types-tqdm", "scikit-learn", "build"],
     },
 )
