@@ -161,17 +161,12 @@ class RecordHook(HookBase):
         self.writers = list(writers)
         self.gauges = list(gauges)
         self._mark = (0, 0.0, 0.0, 0.0)
-        self._base = 0
 
     def before_train(self, trainer: Trainer) -> None:
         """Open the writers and start the clock."""
         for writer in self.writers:
             writer.open(trainer.iteration)
         self._mark = self._now(trainer)
-        # The group that has the base rate itself; with layer-wise decay it is not the first one.
-        optimizer = trainer.optimizer
-        at_base = (group.get("initial_lr") == optimizer.defaults.get("lr") for group in optimizer.param_groups)
-        self._base = next((index for index, found in enumerate(at_base) if found), 0)
 
     def after_step(self, trainer: Trainer) -> None:
         """Write a record where one is due."""
@@ -194,7 +189,7 @@ class RecordHook(HookBase):
         record: Record = {
             "iteration": trainer.iteration,
             **trainer.losses.averages(),
-            "lr": float(trainer.rates[self._base]),
+            "lr": float(trainer.rates[0]),
             **(rates if len(rates) > 1 else {}),
             "data_time": data / updates,
             "time": (seconds - paused) / updates,

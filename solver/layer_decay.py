@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -69,8 +70,6 @@ def check_layer_decay(name: str, label: str) -> None:
     warmstart.config.errors.ConfigError: SOLVER.LAYER_DECAY: not known for vgg11; set it to 1, or take a model of \
 torchvision's ConvNeXt, ResNet, SwinTransformer, VisionTransformer
     """
-    import inspect
-
     from torchvision import models  # takes seconds, which only who needs it should pay
 
     if name in models.list_models(module=models):

@@ -70,6 +70,17 @@ def test_groups_tell_their_base_rates_also_after_warm_up_has_lowered_them(cfg_wi
     ]
 
 
+def test_columns_of_groups_with_one_tensor_and_several(cfg_with: Cfg) -> None:
+    rules = [{"MATCH": "weight", "LR_FACTOR": 0.25, "NAME": "w"}, {"MATCH": "0.bias", "LR": 2}]
+    model = torch.nn.Sequential(torch.nn.Linear(100, 20), torch.nn.Linear(20, 3), torch.nn.Linear(3, 1))
+    optimizer = build_optimizer(cfg_with(BASE_LR=0.1, PARAM_GROUPS=rules), model)
+    assert describe_groups(optimizer).splitlines() == [
+        "bias:   2 tensors,     4 parameters, rate   0.1, decay 0.0001",
+        "w:      3 tensors, 2,063 parameters, rate 0.025, decay 0.0001",
+        "0.bias: 1 tensor,     20 parameters, rate     2, decay 0.0001",
+    ]
+
+
 def test_groups_without_names_are_numbered() -> None:
     optimizer = torch.optim.Rprop(torch.nn.Linear(2, 2).parameters(), lr=torch.tensor(0.5))
     WarmupCosineLR(optimizer, 10)

@@ -6,11 +6,14 @@ import re
 from pathlib import Path
 
 import pytest
+from torchvision.models import resnet18
 
 from warmstart.config import get_cfg
-from warmstart.solver import build_schedule, catalog, schedule_names
+from warmstart.solver import build_optimizer, build_schedule, catalog, schedule_names
+from warmstart.solver.optimizers import OPTIMIZERS, REFUSED
 
-TEXT = (Path(__file__).parents[2] / "docs" / "SCHEDULES.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+TEXT = (DOCS / "SCHEDULES.md").read_text(encoding="utf-8")
 FIGURES = TEXT.partition("## Warm up for 2 of 10")[2].partition("\n## ")[0]
 ROWS = re.findall(r"^\| `(.+?)` \|(.+)\|$", FIGURES, re.MULTILINE)
 
@@ -58,3 +61,21 @@ def test_the_example_can_be_registered_and_used(monkeypatch: pytest.MonkeyPatch)
     cfg.merge_from_list(["SOLVER.MAX_ITER", 10, "SOLVER.WARMUP_ITERS", 2])
     schedule = build_schedule(cfg)
     assert [schedule(t) for t in (2, 6, 9, 10, 99)] == pytest.approx([1, 0.5, 0.125, 0.1, 0.1])
+
+
+def test_the_yaml_of_the_parameter_groups_can_be_used(tmp_path: Path) -> None:
+    text = (DOCS / "OPTIMIZERS.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    (tmp_path / "x.yaml").write_text(block)
+    cfg = get_cfg()
+    cfg.merge_from_file(tmp_path / "x.yaml")
+    rates = {group["name"]: group["lr"] for group in build_optimizer(cfg, resnet18()).param_groups}
+    assert rates["head"] == pytest.approx(0.01)
+    assert rates["stem"] == 0
+    assert rates["layer08"] == pytest.approx(0.00075)
+
+
+def test_every_optimizer_is_in_the_table() -> None:
+    table = (DOCS / "OPTIMIZERS.md").read_text(encoding="utf-8").partition("## Parameter groups")[0]
+    named = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.+?) \|", table, re.MULTILINE)))
+    assert sorted(named) == sorted({*OPTIMIZERS} | {*REFUSED})

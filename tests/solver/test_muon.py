@@ -226,6 +226,17 @@ def test_keys_and_arguments_of_a_config(cfg_with: Cfg) -> None:
     assert norm["weight_decay"] == 0.0
 
 
+@pytest.mark.gpu
+def test_on_cuda_the_adamw_part_is_fused(cfg_with: Cfg) -> None:
+    model = mlp().cuda()
+    before = copy.deepcopy(model)
+    optimizer = build_optimizer(cfg_with(OPTIMIZER="Muon"), model)
+    model(torch.ones(4, 6, device="cuda")).square().mean().backward()
+    optimizer.step()
+    assert optimizer.param_groups[1]["fused"] is True
+    assert not equal(model, before)
+
+
 def test_what_it_refuses(cfg_with: Cfg) -> None:
     with pytest.raises(
         ValueError, match=r"Muon takes matrices and weights of convolutions, not .* of shape \(3,\)"
