@@ -75,7 +75,16 @@ def test_epochs_and_iterations_describe_the_same_run() -> None:
     )
     in_iterations = config(
         *("SOLVER.IMS_PER_BATCH", 64, "SOLVER.MAX_ITER", 898, "SOLVER.STEPS", (449, 674)),
-        *("SOLVER.DECAY_ITERS", 180, "SOLVER.WARMUP_ITERS", 34, "SOLVER.CHECKPOINT_PERIOD", 225, "TEST.EVAL_PERIOD", 22),
+        *(
+            "SOLVER.DECAY_ITERS",
+            180,
+            "SOLVER.WARMUP_ITERS",
+            34,
+            "SOLVER.CHECKPOINT_PERIOD",
+            225,
+            "TEST.EVAL_PERIOD",
+            22,
+        ),
         *("LOG_PERIOD", 9),
     )
     assert resolve_durations(in_epochs, Fraction(1437, 64)) == in_iterations

@@ -8,7 +8,7 @@ import pytest
 
 from warmstart.config import CfgNode, ConfigError, get_cfg
 from warmstart.config.fields import Bool, Duration, Field, Float, Int, OrNull, Str
-from warmstart.config.lists import Entries, ListOf, field_like
+from warmstart.config.lists import Arguments, Entries, ListOf, Records, field_like
 
 STEPS = ListOf(Duration(30000, minimum=1), ("75%",))
 NAMES = ListOf(Str("digits_train"), ("digits_train",))
@@ -158,3 +158,61 @@ def test_a_default_that_declares_nothing_is_refused() -> None:
         TypeError, match=r"no field for a default of type NoneType; declare one, as OrNull\(Float\(0\)\)"
     ):
         CfgNode().X = None
+
+
+PHASES = Records({"NAME": Str("StepLR"), "ARGS": Arguments(), "UNTIL": Duration("30ep", minimum=1)}, ["NAME"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[{NAME: A, ARGS: {x: 1}, UNTIL: 5%}, {NAME: B}]",
+        '[{"NAME": "A", "ARGS": {"x": 1.0}, "UNTIL": "5%"}, {NAME: B}]',
+        [{"NAME": "A", "ARGS": {"x": 1}, "UNTIL": "5 %"}, {"NAME": "B"}],
+        ({"NAME": "A", "ARGS": {"x": 1}, "UNTIL": "5%"}, {"NAME": "B"}),
+    ],
+)
+def test_records(text: Any) -> None:
+    read = PHASES.read("KEY", "", text, is_text=isinstance(text, str))
+    assert read == ({"NAME": "A", "ARGS": {"x": 1}, "UNTIL": "5%"}, {"NAME": "B"})
+
+
+def test_one_record_needs_no_list_and_null_arguments_are_none() -> None:
+    assert PHASES.parse_text("{NAME: A, ARGS: , UNTIL: 1e3}") == ({"NAME": "A", "ARGS": {}, "UNTIL": 1000},)
+    assert PHASES.parse_text("[]") == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("A", "for example: KEY [{NAME: StepLR, ARGS: {step_size: 30ep}, UNTIL: 30ep}]"),
+        ("3", "for example: "),
+        ("[A]", "entry 1 is 'A'"),
+        ("[{NAME: A}, {UNTIL: 3}]", "entry 2 needs NAME"),
+        ("[{NAME: A, UNTL: 3}]", "entry 1 has no key UNTL; did you mean UNTIL?"),
+        ("[{NAME: A, 3: 3}]", "entry 1 has no key 3"),
+        (
+            "[{NAME: A, UNTIL: soon}]",
+            "entry 1: UNTIL is a number of iterations, 1 or more, or a string with a unit",
+        ),
+        ("[{NAME: A, UNTIL: 0}]", "entry 1: UNTIL is a number of iterations, 1 or more"),
+        ("[{NAME: A, ARGS: 3}]", "entry 1: ARGS is arguments by their names; got 3"),
+        ("[{NAME: A, ARGS: {1: 2}}]", "entry 1: ARGS is arguments by their names; got {1: 2}"),
+        ("[{NAME: 3}]", "entry 1: NAME is text; got 3"),
+    ],
+)
+def test_no_such_records(text: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        PHASES.read("KEY", "x.yaml:3", text, is_text=True)
+    assert str(caught.value).startswith(
+        "KEY (x.yaml:3): expected a list of mappings with the keys NAME, ARGS, UNTIL;"
+    )
+    assert hint in str(caught.value)
+
+
+def test_records_survive_a_dump(merged: Any) -> None:
+    cfg = merged(
+        "", "SOLVER.LR_PHASES", "[{NAME: StepLR, ARGS: {step_size: 3, gamma: 1e-4}, UNTIL: 5}, {NAME: A}]"
+    )
+    assert merged(cfg.dump()) == cfg
+    assert cfg.differences(cfg.to_dict()) == []

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from warmstart.config import ConfigError, import_function, import_module
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "mine_for_a_test.py").write_text("def half(t):\n    return 0.5\n\n\nnumber = 3\n")
+    (tmp_path / "broken_for_a_test.py").write_text("import not_there_at_all\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    return tmp_path
+
+
+def test_a_module_of_the_current_folder_stands_behind_all_others(folder: Path) -> None:
+    (folder / "json.py").write_text("raise AssertionError")
+    assert import_module("mine_for_a_test", "KEY").number == 3
+    assert sys.path[-1] == str(folder)
+    assert import_function("mine_for_a_test:half", "KEY")(7) == 0.5
+    assert import_function("json:dumps", "KEY")([1]) == "[1]"
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("mine_for_a_test", "KEY: expected \"module:function\"; got 'mine_for_a_test'"),
+        (":half", 'KEY: expected "module:function"'),
+        ("mine_for_a_test:", 'KEY: expected "module:function"'),
+        ("mine_for_a_test:hal", "KEY: the module mine_for_a_test has no function 'hal'; did you mean 'half'?"),
+        ("mine_for_a_test:number", "KEY: the module mine_for_a_test has no function 'number'"),
+        (
+            "gone_for_a_test:f",
+            "KEY: gone_for_a_test:f: no such module on the Python path or in the current folder",
+        ),
+        ("mine_for_a_test.py:half", "takes a module's name; write mine_for_a_test"),
+    ],
+)
+def test_no_such_function(path: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        import_function(path, "KEY")
+    assert message in str(caught.value)
+
+
+def test_what_goes_wrong_inside_a_module_is_not_hidden() -> None:
+    with pytest.raises(ModuleNotFoundError, match="not_there_at_all"):
+        import_module("broken_for_a_test", "KEY")
