@@ -21,6 +21,7 @@ from warmstart.config import (
     unknown_name,
 )
 
+from .build_curves import moves_momentum
 from .build_groups import build_param_groups, check_param_groups
 from .build_schedule import check_schedule
 from .lr_scheduler import own_momentum
@@ -67,12 +68,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     parameters = [parameter for group in groups for _, parameter in group["params"]]
     arguments |= fastest_kind(cls, arguments, parameters)
     optimizer = _construct(cfg, cls, groups, arguments)
-    if (
-        cls is torch.optim.SGD
-        and arguments.get("fused")
-        and arguments["momentum"]
-        and not arguments.get("dampening")
-    ):
+    has_momentum = cls is torch.optim.SGD and (arguments["momentum"] or moves_momentum(cfg))
+    if has_momentum and arguments.get("fused") and not arguments.get("dampening"):
         # torch's fused SGD cannot begin twice: it fails where a parameter's first gradient comes later than
         # the others', and goes on from unset memory where a scaler skips the first update. Zeros give the
         # same first update.

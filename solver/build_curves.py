@@ -91,6 +91,13 @@ def _end_factor(cfg: CfgNode) -> float:
     return float(end / start)
 
 
+def moves_momentum(cfg: CfgNode) -> bool:
+    """Return whether the schedule, or one that it is made of, may move the momentum."""
+    solver = cfg.SOLVER
+    named = {solver.LR_SCHEDULER_NAME, *(entry["NAME"] for entry in (*solver.LR_PHASES, *solver.LR_FACTORS))}
+    return not named.isdisjoint(MOMENTA)
+
+
 def build_plateau(cfg: CfgNode) -> Plateau:
     """Return the rule of ReduceLROnPlateau."""
     label, arguments = "SOLVER.LR_SCHEDULER_ARGS", cfg.SOLVER.LR_SCHEDULER_ARGS

@@ -147,12 +147,21 @@ class TwoBranches(nn.Module):
         return (self.first(x) + (self.second(x) if both else 0)).square().mean()
 
 
-def test_fused_sgd_takes_a_first_gradient_that_comes_late_bit_for_bit_as_the_plain_one(cfg_with: Cfg) -> None:
+CYCLE = {"MOMENTUM": 0.0, "LR_SCHEDULER_NAME": "OneCycleLR", "LR_SCHEDULER_ARGS": {"max_lr": 0.1}}
+
+
+@pytest.mark.parametrize("keys", [{}, CYCLE], ids=["momentum", "momentum that a cycle brings"])
+def test_fused_sgd_takes_a_first_gradient_that_comes_late_bit_for_bit_as_the_plain_one(
+    keys: dict[str, Any], cfg_with: Cfg
+) -> None:
     results = []
     for fused in (True, False):
         model = TwoBranches()
-        optimizer = build_optimizer(cfg_with(**({} if fused else {"OPTIMIZER_ARGS": {"fused": False}})), model)
+        cfg = cfg_with(**keys, **({} if fused else {"OPTIMIZER_ARGS": {"fused": False}}))
+        optimizer = build_optimizer(cfg, model)
+        build_lr_scheduler(cfg, optimizer)
         assert optimizer.defaults["fused"] is fused
+        assert optimizer.param_groups[0]["momentum"] > 0
         for both in (False, True, True):
             optimizer.zero_grad()
             model(torch.ones(1, 2), both).backward()
