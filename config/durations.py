@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
 from fractions import Fraction
 from functools import reduce
 from operator import getitem
@@ -71,8 +70,13 @@ def resolve_durations(cfg: CfgNode, iters_per_epoch: Fraction | int | None = Non
     >>> solver.MAX_ITER, solver.STEPS, solver.WARMUP_ITERS
     (9000, (3000, 6000), 225)
     """
-    whole = _read(cfg, "SOLVER.MAX_ITER", cfg.SOLVER.MAX_ITER, Duration(1, percent=False), (None, iters_per_epoch))
-    run = steps = (whole, iters_per_epoch)
+
+    def read(key: str, value: Any, field: Field, clock: _Clock) -> Any:
+        return _read(key, cfg.source(key), value, field, clock)
+
+    whole = read("SOLVER.MAX_ITER", cfg.SOLVER.MAX_ITER, Duration(1, percent=False), (None, iters_per_epoch))
+    run: _Clock = (whole, iters_per_epoch)
+    steps = run
     if cfg.SOLVER.LR_STEP_UNIT == "epoch":  # in which the arguments of schedules are counted
         steps = (whole / Fraction(iters_per_epoch) if iters_per_epoch else None, 1)
     problems: list[str] = []
@@ -82,16 +86,23 @@ def resolve_durations(cfg: CfgNode, iters_per_epoch: Fraction | int | None = Non
             with gathering(problems):
                 node, name = _holder(resolved, key)
                 # Item access: it takes what is right by construction, and keeps the source of the value.
-                node[name] = _read(cfg, key, node[name], field, run)
+                node[name] = read(key, node[name], field, run)
     solver = resolved.SOLVER
     solver["MAX_ITER"] = whole
-    with gathering(problems):
-        arguments = _without_units(cfg, "SOLVER.LR_SCHEDULER_ARGS", solver.LR_SCHEDULER_ARGS, steps)
-        for name, value in arguments.items():
-            solver.LR_SCHEDULER_ARGS[name] = value
-    for name in ("LR_PHASES", "LR_FACTORS"):
+    if not cfg.is_set("SOLVER.WARMUP_ITERS") and whole <= solver.WARMUP_ITERS:
+        solver["WARMUP_ITERS"] = 0  # the default's share of a very short run, which no one has asked for
+    for name in filter(_counts_steps, list(solver.LR_SCHEDULER_ARGS)):
+        key = f"SOLVER.LR_SCHEDULER_ARGS.{name}"
         with gathering(problems):
-            solver[name] = tuple(_entry(cfg, f"SOLVER.{name}", entry, steps) for entry in solver[name])
+            value = _argument(key, cfg.source(key), solver.LR_SCHEDULER_ARGS[name], steps)
+            solver.LR_SCHEDULER_ARGS[name] = value
+    for key in ("SOLVER.LR_PHASES", "SOLVER.LR_FACTORS"):
+        node, name = _holder(resolved, key)
+        with gathering(problems):
+            node[name] = tuple(
+                _entry(f"{key}: entry {number}", cfg.source(key), entry, steps)
+                for number, entry in enumerate(node[name], start=1)
+            )
     if problems:
         raise ConfigError(problems)
     return resolved
@@ -101,36 +112,38 @@ def resolve_durations(cfg: CfgNode, iters_per_epoch: Fraction | int | None = Non
 _Clock = tuple[int | Fraction | None, Fraction | int | None]
 
 
-def _entry(cfg: CfgNode, key: str, entry: dict[str, Any], clock: _Clock) -> dict[str, Any]:
+def _entry(key: str, source: str, entry: dict[str, Any], clock: _Clock) -> dict[str, Any]:
     """Return an entry of LR_PHASES or LR_FACTORS without units."""
     entry = dict(entry)
     if "UNTIL" in entry:
-        entry["UNTIL"] = _read(cfg, key, entry["UNTIL"], Duration(1, minimum=1), clock)
-    if "ARGS" in entry:
-        entry["ARGS"] = entry["ARGS"] | _without_units(cfg, key, entry["ARGS"], clock)
+        entry["UNTIL"] = _read(f"{key}: UNTIL", source, entry["UNTIL"], Duration(1, minimum=1), clock)
+    for name in filter(_counts_steps, entry.get("ARGS", {})):
+        entry["ARGS"] = entry["ARGS"] | {name: _argument(f"{key}: {name}", source, entry["ARGS"][name], clock)}
     return entry
 
 
-def _without_units(cfg: CfgNode, key: str, arguments: Mapping[str, Any], clock: _Clock) -> dict[str, Any]:
-    """Return those of a schedule's arguments that count steps, as integers."""
-    found = {}
-    for name, value in arguments.items():
-        if _STEP_ARGUMENT.fullmatch(name) and value is not None:
-            several = isinstance(value, (list, tuple)) or name == "milestones"
-            field = ListOf(Duration(1), ()) if several else Duration(1)
-            found[name] = _read(cfg, f"{key}.{name}" if key.endswith("ARGS") else key, value, field, clock)
-    return found
+def _counts_steps(name: str) -> bool:
+    return _STEP_ARGUMENT.fullmatch(name) is not None
 
 
-def _read(cfg: CfgNode, key: str, value: Any, field: Field, clock: _Clock) -> Any:
-    value = field.read(key, cfg.source(key), value)
+def _argument(key: str, source: str, value: Any, clock: _Clock) -> Any:
+    """Return an argument of a schedule as an integer or a list of them, null as it is."""
+    if value is None:
+        return None
+    several = isinstance(value, (list, tuple)) or key.endswith("milestones")
+    read = _read(key, source, value, ListOf(Duration(1), ()) if several else Duration(1), clock)
+    return list(read) if several else read  # a list, as YAML has it
+
+
+def _read(key: str, source: str, value: Any, field: Field, clock: _Clock) -> Any:
+    value = field.read(key, source, value)
     max_iter, iters_per_epoch = clock
     try:
         if isinstance(value, tuple):
             return tuple(to_iterations(v, max_iter=max_iter, iters_per_epoch=iters_per_epoch) for v in value)
         return to_iterations(value, max_iter=max_iter, iters_per_epoch=iters_per_epoch)
     except ConfigError as error:
-        raise ConfigError(f"{cfg.label(key)}: {error}") from None
+        raise ConfigError(f"{key} ({source}): {error}" if source else f"{key}: {error}") from None
 
 
 def _holder(cfg: CfgNode, key: str) -> tuple[CfgNode, str]:

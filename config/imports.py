@@ -57,7 +57,9 @@ def import_function(path: str, label: str) -> Callable[..., Any]:
         raise ConfigError(f'{label}: expected "module:function"; got {path!r}')
     module = import_module(module_name, f"{label}: {path}")
     function = getattr(module, name, None)
-    if not callable(function):
+    if function is not None and not callable(function):
+        raise ConfigError(f"{label}: {path} is no function, but {function!r}")
+    if function is None:
         match = nearest(name, dir(module))
         hint = f"; did you mean {match!r}?" if match else ""
         raise ConfigError(f"{label}: the module {module_name} has no function {name!r}{hint}")

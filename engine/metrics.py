@@ -63,12 +63,19 @@ class MetricHook(HookBase):
             return
         self._tell_missing(trainer)
         if self.metric in record:
-            before, best = scheduler.get_last_lr()[0], scheduler.progress.patience.best
+            before, best = scheduler.get_last_lr(), scheduler.progress.patience.best
             scheduler.observe(record[self.metric])
-            now = scheduler.get_last_lr()[0]
-            if now != before:
-                text = "iteration %d: %s is %.4g and has not improved on %.4g: rate %g -> %g"
-                logger.info(text, trainer.iteration, self.metric, record[self.metric], best, before, now)
+            now = scheduler.get_last_lr()
+            changes = [f"{float(a):g} -> {float(b):g}" for a, b in zip(before, now, strict=True) if a != b]
+            if changes:
+                logger.info(
+                    "iteration %d: %s is %.4g and has not improved on %s: rate %s",
+                    trainer.iteration,
+                    self.metric,
+                    record[self.metric],
+                    "anything yet" if best is None else f"{best:.4g}",
+                    ", ".join(dict.fromkeys(changes)),
+                )
         if self.until and self.until[0] in record and scheduler.in_warmup:
             name, below, above = self.until
             value = record[name]
@@ -85,8 +92,13 @@ class MetricHook(HookBase):
         for name in sorted(self._missing):
             if name in trainer.record:
                 self._missing.discard(name)
-            elif not name.startswith(self.scores):
+            elif not self._comes_later(name, trainer):
                 match = nearest(name, trainer.record)
                 hint = f"did you mean {match}?" if match else f"it has {', '.join(trainer.record)}"
                 logger.warning("the schedule watches %s, which is not in the record; %s", name, hint)
                 self._missing.discard(name)
+
+    def _comes_later(self, name: str, trainer: Trainer) -> bool:
+        """Return whether it is the name of a score, and this record holds none of that test set."""
+        own = tuple(test for test in self.scores if name.startswith(test))
+        return bool(own) and not any(key.startswith(own) for key in trainer.record)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 from warmstart.config import CfgNode, ConfigError, call, check_arguments, unknown_name
 
-from .catalog import COMPOSED_SCHEDULES, KEYED_SCHEDULES, PLATEAU, SCHEDULES
+from .catalog import COMPOSED_SCHEDULES, KEYED_SCHEDULES, PLATEAU, SCHEDULES, schedule_names
 from .lr_scheduler import GroupSchedules, Progress
 from .plateau import Plateau
 from .schedules import Cosine, Group, Level, MultiStep, Poly, Schedule, StableDecay, StepWithFixedGamma
-from .torch_names import MOMENTA, TORCH_SCHEDULES
+from .torch_names import MOMENTA, TORCH_SCHEDULES, Checked
 from .warmup import Delayed, HeldInEpoch, Interpolate, Multiplied, PerEpoch, Product, Sequential, Warmup
 
 # What the caller of a schedule's factory fills in where its signature has it.
@@ -38,11 +40,11 @@ def build_curves(
     progress = progress or Progress()
     warmup = Warmup(solver.WARMUP_METHOD, solver.WARMUP_FACTOR, solver.WARMUP_ITERS, progress.warmup_end)
     epoch = Fraction(iters_per_epoch or 1) if solver.LR_STEP_UNIT == "epoch" else None
+    # No lambdas here: whoever copies a scheduler to another process pickles it.
     if name in KEYED_SCHEDULES:
-        whole = _with_warmup(cfg, warmup, epoch)
-        return GroupSchedules(lambda group: whole)
+        return GroupSchedules(partial(_for_any, _with_warmup(cfg, warmup, epoch)))
     if name == PLATEAU:
-        return _reduced(cfg, warmup, progress)
+        return GroupSchedules(partial(_reduced, build_plateau(cfg), progress.patience.reductions, warmup))
     return _after_warmup(cfg, warmup, epoch)
 
 
@@ -91,11 +93,16 @@ def _end_factor(cfg: CfgNode) -> float:
     return float(end / start)
 
 
+def named_schedules(cfg: CfgNode) -> dict[str, Mapping[str, Any]]:
+    """Return the arguments of the schedule and of those that it is made of, by their names."""
+    solver = cfg.SOLVER
+    parts = {entry["NAME"]: entry.get("ARGS", {}) for entry in (*solver.LR_PHASES, *solver.LR_FACTORS)}
+    return {solver.LR_SCHEDULER_NAME: solver.LR_SCHEDULER_ARGS} | parts
+
+
 def moves_momentum(cfg: CfgNode) -> bool:
     """Return whether the schedule, or one that it is made of, may move the momentum."""
-    solver = cfg.SOLVER
-    named = {solver.LR_SCHEDULER_NAME, *(entry["NAME"] for entry in (*solver.LR_PHASES, *solver.LR_FACTORS))}
-    return not named.isdisjoint(MOMENTA)
+    return not MOMENTA.keys().isdisjoint(named_schedules(cfg))
 
 
 def build_plateau(cfg: CfgNode) -> Plateau:
@@ -106,107 +113,133 @@ def build_plateau(cfg: CfgNode) -> Plateau:
     return plateau
 
 
-def _reduced(cfg: CfgNode, warmup: Warmup, progress: Progress) -> GroupSchedules:
-    """Return the rates after as many reductions as there were."""
-    plateau, reductions = build_plateau(cfg), progress.patience.reductions
-
-    def rate(group: Group) -> Schedule:
-        reduced: float = call("SOLVER.LR_SCHEDULER_ARGS", PLATEAU, plateau.rate, group, reductions)
-        return Product(warmup, Level(group.factor(reduced)))
-
-    return GroupSchedules(rate)
+def _for_any(schedule: Schedule, group: Group) -> Schedule:
+    return schedule
 
 
-class _Part(NamedTuple):
+def _reduced(plateau: Plateau, reductions: int, warmup: Warmup, group: Group) -> Schedule:
+    """Return the rate after so many reductions."""
+    rate: float = call("SOLVER.LR_SCHEDULER_ARGS", PLATEAU, plateau.rate, group, reductions)
+    return Product(warmup, Level(group.factor(rate)))
+
+
+@dataclass(frozen=True)
+class _Part:
     """One schedule of torch's names or a registered one, as the config has it."""
 
     label: str
     name: str
-    arguments: Mapping[str, Any]
+    arguments: dict[str, Any]
     num_iters: int
 
     @property
     def moves_momentum(self) -> bool:
         return self.name in MOMENTA and bool(self.arguments.get("cycle_momentum", True))
 
-    def build(self, factory: Callable[..., Schedule | None], group: Group) -> Schedule:
-        """Return what the factory makes of the arguments; what it refuses is a ConfigError."""
-        takes = inspect.signature(factory).parameters
-        filled = dict(zip(_FILLED_IN, (self.num_iters, group), strict=True))
-        filled = {name: value for name, value in filled.items() if name in takes and name not in self.arguments}
-        schedule: Schedule = call(self.label, self.name, factory, **self.arguments, **filled)
+    def rate(self, group: Group) -> Schedule:
+        schedule = self._call(SCHEDULES[self.name], group)
         if not callable(schedule):
             raise ConfigError(
                 f"{self.label}: {self.name} was registered with a factory that returns {schedule!r}; it must "
                 "return a function from the iteration to a factor"
             )
-        return schedule
-
-    def rate(self, group: Group) -> Schedule:
-        return self.build(SCHEDULES[self.name], group)
+        # Schedules of ours give floats; what a user's gives is looked at.
+        return schedule if self.name in TORCH_SCHEDULES else Checked(schedule, f"{self.label}: {self.name}")
 
     def momentum(self, group: Group) -> Schedule:
         if not self.moves_momentum:
             return Level(group.momentum or 0.0)
-        return self.build(MOMENTA[self.name], group)
+        schedule: Schedule = self._call(MOMENTA[self.name], group)
+        return schedule
+
+    def _call(self, factory: Callable[..., Any], group: Group) -> Any:
+        takes = inspect.signature(factory).parameters
+        filled = dict(zip(_FILLED_IN, (self.num_iters, group), strict=True))
+        filled = {name: value for name, value in filled.items() if name in takes and name not in self.arguments}
+        return call(self.label, self.name, factory, **self.arguments, **filled)
+
+
+@dataclass(frozen=True)
+class _AfterWarmup:
+    """Schedules that count from the end of warm-up: one, several in turn, or several multiplied.
+
+    Args:
+        warmup: what comes before.
+        parts: the schedules.
+        ends: where all but the last of them end; None: they are multiplied.
+        epoch: iterations of an epoch, where epochs are counted.
+    """
+
+    warmup: Warmup
+    parts: tuple[_Part, ...]
+    ends: tuple[int, ...] | None
+    epoch: Fraction | None
+
+    def rate(self, group: Group) -> Schedule:
+        return Product(self.warmup, self._combined([part.rate(group) for part in self.parts]))
+
+    def momentum(self, group: Group) -> Schedule:
+        moving = self.parts if self.ends else [part for part in self.parts if part.moves_momentum]
+        return self._combined([part.momentum(group) for part in moving])
+
+    def _combined(self, schedules: list[Schedule]) -> Schedule:
+        if len(schedules) == 1:
+            (schedule,) = schedules
+        elif self.ends is None:
+            schedule = Multiplied(tuple(schedules))
+        else:
+            schedule = Sequential(tuple(schedules), self.ends)
+        return Delayed(schedule if self.epoch is None else PerEpoch(schedule, self.epoch), self.warmup.end)
 
 
 def _after_warmup(cfg: CfgNode, warmup: Warmup, epoch: Fraction | None) -> GroupSchedules:
-    """Return schedules that count from the end of warm-up, and whose settings are arguments."""
+    """Return schedules whose settings are arguments, checked."""
     name, left = cfg.SOLVER.LR_SCHEDULER_NAME, cfg.SOLVER.MAX_ITER - warmup.end
     if epoch is not None:
         left = max(1, round(left / epoch))
-    parts, ends = _parts(cfg, left)
-
-    def curve(of: Callable[[_Part, Group], Schedule], combined: list[_Part], group: Group) -> Schedule:
-        schedules = tuple(of(part, group) for part in combined)
-        if name == "SequentialLR":
-            schedule: Schedule = Sequential(schedules, ends)
-        else:
-            schedule = Multiplied(schedules) if len(schedules) > 1 else schedules[0]
-        return Delayed(schedule if epoch is None else PerEpoch(schedule, epoch), warmup.end)
-
-    moving = [part for part in parts if part.moves_momentum]
-    if len(moving) > 1 and name != "SequentialLR":
+    if name in COMPOSED_SCHEDULES:
+        parts, ends = _composed_parts(cfg, left)
+    else:
+        parts, ends = [_Part("SOLVER.LR_SCHEDULER_ARGS", name, dict(cfg.SOLVER.LR_SCHEDULER_ARGS), left)], None
+        _check_part(parts[0], cfg.SOLVER.LR_SCHEDULER_ARGS)
+    moving = [part.name for part in parts if part.moves_momentum]
+    if len(moving) > 1 and ends is None:
         raise ConfigError(
-            f"{cfg.label('SOLVER.LR_FACTORS')}: {' and '.join(part.name for part in moving)} cannot both move the "
-            "momentum; set cycle_momentum: false in the ARGS of one"
+            f"{cfg.label('SOLVER.LR_FACTORS')}: {' and '.join(moving)} cannot both move the momentum; set "
+            "cycle_momentum: false in the ARGS of one"
         )
-    moving = parts if name == "SequentialLR" and moving else moving
-    return GroupSchedules(
-        lambda group: Product(warmup, curve(_Part.rate, parts, group)),
-        (lambda group: curve(_Part.momentum, moving, group)) if moving else None,
-    )
+    curves = _AfterWarmup(warmup, tuple(parts), ends, epoch)
+    return GroupSchedules(curves.rate, curves.momentum if moving else None)
 
 
-def _parts(cfg: CfgNode, left: int) -> tuple[list[_Part], tuple[int, ...]]:
-    """Return the schedules that the config names, checked, and where all but the last of them end."""
-    solver, name = cfg.SOLVER, cfg.SOLVER.LR_SCHEDULER_NAME
-    if name not in COMPOSED_SCHEDULES:
-        part = _Part("SOLVER.LR_SCHEDULER_ARGS", name, solver.LR_SCHEDULER_ARGS, left)
-        _check_part(part)
-        return [part], ()
-    key = f"SOLVER.{COMPOSED_SCHEDULES[name]}"
+def _composed_parts(cfg: CfgNode, left: int) -> tuple[list[_Part], tuple[int, ...] | None]:
+    """Return the schedules of LR_PHASES or LR_FACTORS, and for phases where all but the last end."""
+    key = COMPOSED_SCHEDULES[cfg.SOLVER.LR_SCHEDULER_NAME]
+    entries, in_turn = cfg.SOLVER[key], key == "LR_PHASES"
     parts: list[_Part] = []
-    ends: list[int] = []
-    for number, entry in enumerate(solver[COMPOSED_SCHEDULES[name]], start=1):
-        label, start = f"{cfg.label(key)}: entry {number}", ends[-1] if ends else 0
-        if entry["NAME"] not in SCHEDULES:
-            raise unknown_name(f"{label}: NAME", "schedule", entry["NAME"], list(SCHEDULES))
-        if name == "SequentialLR" and number < len(solver.LR_PHASES):
-            if entry.get("UNTIL", 0) <= start:
-                raise ConfigError(
-                    f"{label}: UNTIL is where the next phase begins, and must come after {start:,}; got "
-                    f"{entry.get('UNTIL', 'none')}"
-                )
-            ends.append(entry["UNTIL"])
-        length = max(1, (ends[-1] if len(ends) == number else left) - start)
-        parts.append(_Part(label, entry["NAME"], entry.get("ARGS", {}), length))
-        _check_part(parts[-1])
-    return parts, tuple(ends)
+    ends = [0]
+    for number, entry in enumerate(entries, start=1):
+        label, name = f"{cfg.label(f'SOLVER.{key}')}: entry {number}", entry["NAME"]
+        if name in schedule_names() and name not in SCHEDULES:
+            raise ConfigError(
+                f"{label}: {name} cannot be a part of another; parts are {', '.join(sorted(SCHEDULES))}"
+            )
+        if name not in SCHEDULES:
+            raise unknown_name(f"{label}: NAME", "schedule", name, list(SCHEDULES))
+        until = entry.get("UNTIL", max(left, ends[-1] + 1) if not in_turn or number == len(entries) else 0)
+        if until <= ends[-1]:
+            raise ConfigError(
+                f"{label}: UNTIL is where the next phase begins, and must come after {ends[-1]:,}; got "
+                f"{entry.get('UNTIL', 'none')}"
+            )
+        parts.append(_Part(label, name, dict(entry.get("ARGS", {})), until - ends[-1]))
+        _check_part(parts[-1], parts[-1].arguments)
+        if in_turn:
+            ends.append(until)
+    return parts, tuple(ends[1:-1]) if in_turn else None
 
 
-def _check_part(part: _Part) -> None:
+def _check_part(part: _Part, arguments: Mapping[str, Any]) -> None:
     # Whoever registers a schedule may let users set num_iters; none of torch's has an argument of that name.
-    given = [name for name in _FILLED_IN if name not in part.arguments or part.name in TORCH_SCHEDULES]
-    check_arguments(part.label, part.name, SCHEDULES[part.name], part.arguments, given=given)
+    given = [name for name in _FILLED_IN if name not in arguments or part.name in TORCH_SCHEDULES]
+    check_arguments(part.label, part.name, SCHEDULES[part.name], arguments, given=given)

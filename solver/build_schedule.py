@@ -11,7 +11,7 @@ from torch.optim.optimizer import Optimizer
 
 from warmstart.config import CfgNode, ConfigError, resolve_durations, unknown_name
 
-from .build_curves import build_curves, build_plateau
+from .build_curves import build_curves, build_plateau, named_schedules
 from .catalog import COMPOSED_SCHEDULES, KEYED_SCHEDULES, PLATEAU, SCHEDULES, schedule_names
 from .lr_scheduler import MetricLR, Progress, ScheduleLR, own_momentum
 from .schedules import Group, Schedule
@@ -103,8 +103,12 @@ def check_schedule(
     if problems:
         raise ConfigError(problems)
     curves = build_curves(cfg, iters_per_epoch)
+    # A user's function is asked at both ends, unless asking for the end means walking there.
+    last = 1 if "MultiplicativeLR" in named_schedules(cfg) else cfg.SOLVER.MAX_ITER - 1
     for group in groups or [Group(cfg.SOLVER.BASE_LR)]:
-        curves.rate(group)
+        schedule = curves.rate(group)
+        for t in (0, 1, last):
+            schedule(t)
         if groups and curves.momentum is not None:
             curves.momentum(group)
 
@@ -150,7 +154,8 @@ def _impossible(cfg: CfgNode, iters_per_epoch: Fraction | int | None) -> list[st
     if warmup >= length:
         problems.append(
             f"{cfg.label('SOLVER.WARMUP_ITERS')}: warm-up of {warmup:,} iterations never ends in a run of "
-            f"{length:,} (SOLVER.MAX_ITER); try SOLVER.WARMUP_ITERS {length // 20}, or 0 for no warm-up"
+            f"{length:,} (SOLVER.MAX_ITER); try SOLVER.WARMUP_ITERS "
+            + (f"{length // 20}, or 0 for no warm-up" if length >= 20 else "0, for no warm-up")
         )
     if warmup and solver.WARMUP_METHOD == "exponential" and not solver.WARMUP_FACTOR:
         problems.append(
@@ -180,11 +185,22 @@ def _log_what_has_no_effect(cfg: CfgNode, optimizer: Optimizer) -> None:
             ", ".join(f"{step:,}" for step in late),
             f"{solver.MAX_ITER:,}",
         )
+    for number, entry in enumerate(solver.LR_PHASES[:-1], start=2):
+        begins = solver.WARMUP_ITERS + entry["UNTIL"]
+        if begins >= solver.MAX_ITER and solver.LR_STEP_UNIT == "iter":
+            logger.info(
+                "%s: entry %d begins at %s, which the run of %s iterations does not reach",
+                cfg.label("SOLVER.LR_PHASES"),
+                number,
+                f"{begins:,}",
+                f"{solver.MAX_ITER:,}",
+            )
     rates = dict.fromkeys(float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups)
-    if name in MOMENTA and len(rates) > 1 and not isinstance(solver.LR_SCHEDULER_ARGS["max_lr"], (list, tuple)):
-        logger.info(
-            "%s gives all parameter groups the rates of its max_lr; their own (%s) have no part in it. For "
-            "others, give max_lr as a list, one rate a group",
-            name,
-            ", ".join(f"{rate:g}" for rate in rates),
-        )
+    for part, arguments in named_schedules(cfg).items():
+        if part in MOMENTA and len(rates) > 1 and not isinstance(arguments["max_lr"], (list, tuple)):
+            logger.info(
+                "%s gives all parameter groups the rates of its max_lr; their own (%s) have no part in it. For "
+                "others, give max_lr as a list, one rate a group",
+                part,
+                ", ".join(f"{rate:g}" for rate in rates),
+            )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import cos, pi
 
 from .schedules import Schedule, check_at_least
@@ -25,6 +25,7 @@ class CosineWaves:
 
     def __post_init__(self) -> None:
         check_at_least("T_max", self.half_period, 1)
+        check_at_least("eta_min", self.end_factor, 0)
 
     def __call__(self, t: int) -> float:
         """Return the factor of iteration t."""
@@ -52,6 +53,7 @@ class WarmRestarts:
     def __post_init__(self) -> None:
         check_at_least("T_0", self.first, 1)
         check_at_least("T_mult", self.multiplier, 1)
+        check_at_least("eta_min", self.end_factor, 0)
 
     def __call__(self, t: int) -> float:
         """Return the factor of iteration t."""
@@ -130,6 +132,7 @@ class Anneal:
         return self.values[-1]
 
 
+@dataclass(frozen=True)
 class Cumulative:
     """factor(1) factor(2) ... factor(t): walks once, then remembers.
 
@@ -138,9 +141,8 @@ class Cumulative:
     [1.0, 0.5, 0.125, 0.25]
     """
 
-    def __init__(self, factor: Schedule) -> None:
-        self.factor = factor
-        self._products = [1.0]
+    factor: Schedule
+    _products: list[float] = field(default_factory=lambda: [1.0], init=False, repr=False, compare=False)
 
     def __call__(self, t: int) -> float:
         """Return the product at iteration t."""

@@ -89,7 +89,7 @@ class ScheduleLR(LRScheduler):
             self._write()
             return
         # One schedule for all groups and nothing but their rates to write: the way that must be short.
-        factor = shared(t)
+        factor = float(shared(t))  # a user's function may return a number of numpy's, which no checkpoint takes
         if factor != self._factor:
             self._factor = factor
             self._rates = None
@@ -102,13 +102,13 @@ class ScheduleLR(LRScheduler):
     def lr_at(self, t: int) -> list[float]:
         """Return the rates of iteration t >= 0, one for each group; changes nothing."""
         self._adopt_groups()
-        values = {key: schedule(t) for key, schedule in self._schedules.items()}
+        values = {key: float(schedule(t)) for key, schedule in self._schedules.items()}
         return [base * values[key] for base, key in zip(self.base_lrs, self._keys, strict=True)]
 
     def momentum_at(self, t: int) -> list[float | None]:
         """Return the momenta of iteration t >= 0, one for each group; None where the schedule moves none."""
         self._adopt_groups()
-        return [None if momentum is None else momentum(t) for momentum in self._momenta]
+        return [None if momentum is None else float(momentum(t)) for momentum in self._momenta]
 
     def get_lr(self) -> list[float | torch.Tensor]:
         """Return the rates of the current iteration."""
@@ -116,17 +116,19 @@ class ScheduleLR(LRScheduler):
 
     def get_last_lr(self) -> list[float | torch.Tensor]:
         """Return the rates that were written last."""
-        if self._rates is None:
-            self._rates = [base * self._factor for base in self.base_lrs]
-        return [*self._rates]
+        return [*self._last_rates()]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the iteration: {"last_epoch": 800}."""
         return {"last_epoch": self.last_epoch}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go to an iteration and write its rates; other entries than "last_epoch" are not looked at."""
-        self.last_epoch = state_dict["last_epoch"]
+        """Go to an iteration and write its rates; other entries than "last_epoch" are not looked at.
+
+        Raises:
+            ValueError: "last_epoch" is not a number of iterations.
+        """
+        self.last_epoch = _iteration(state_dict)
         self._write()
 
     def _bind(self) -> None:
@@ -141,27 +143,29 @@ class ScheduleLR(LRScheduler):
         self._write()
 
     def _write(self) -> None:
-        self._adopt_groups()
         self._rates = rates = self.lr_at(self.last_epoch)
+        plain = not self._tensors and all(momentum is None for momentum in self._momenta)
+        self._shared = directly(self._schedules[0]) if plain and len(self._schedules) == 1 else None
         if self._shared is not None:
-            self._factor = self._shared(self.last_epoch)
+            self._factor = float(self._shared(self.last_epoch))
         for group, rate, momentum in zip(self.optimizer.param_groups, rates, self._momenta, strict=True):
             if self._tensors and isinstance(group["lr"], torch.Tensor):
                 group["lr"].fill_(rate)  # in place: captured graphs read this tensor
             else:
                 group["lr"] = rate
             if momentum is not None:
-                value = momentum(self.last_epoch)
+                value = float(momentum(self.last_epoch))
                 if "betas" in group:
                     group["betas"] = (value, *group["betas"][1:])
                 else:
                     group["momentum"] = value
 
     def _adopt_groups(self) -> None:
-        """Give each group that has none a base rate and a schedule."""
+        """Give each group that has none a base rate and a schedule; its rate is written by the next step()."""
         groups, schedule = self.optimizer.param_groups, self.schedule
         if len(self._keys) == len(groups):
             return
+        self._rates, self._shared = self._last_rates(), None
         for index, group in enumerate(groups[len(self._keys) :], start=len(self._keys)):
             if index == len(self.base_lrs):
                 self.base_lrs.append(float(group.setdefault("initial_lr", float(group["lr"]))))
@@ -180,12 +184,20 @@ class ScheduleLR(LRScheduler):
             key = next((key for key, other in self._schedules.items() if other == own), len(self._schedules))
             self._schedules[key] = own
             self._keys.append(key)
-        plain = not self._tensors and all(momentum is None for momentum in self._momenta)
-        self._shared = directly(self._schedules[0]) if plain and len(self._schedules) == 1 else None
+
+    def _last_rates(self) -> list[float]:
+        if self._rates is None:
+            self._rates = [base * self._factor for base in self.base_lrs]
+        return self._rates
 
     def _rewrite_after_loading(self) -> None:
         # A weak reference: a scheduler that was replaced by another must neither live on nor write.
         reference = weakref.ref(self)
+
+        def adopt(optimizer: Optimizer, state: dict[str, Any]) -> None:
+            scheduler = reference()
+            if scheduler is not None:  # before what is loaded takes the place of base rates
+                scheduler._adopt_groups()
 
         def rewrite(optimizer: Optimizer) -> None:
             scheduler = reference()
@@ -194,12 +206,20 @@ class ScheduleLR(LRScheduler):
                     group.update(initial)
                 scheduler._bind()
 
+        self.optimizer.register_load_state_dict_pre_hook(adopt)
         self.optimizer.register_load_state_dict_post_hook(rewrite)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Continue as a copy; the hooks of a copied optimizer are not copied with it."""
         self.__dict__.update(state)
         self._rewrite_after_loading()
+
+
+def _iteration(state: Mapping[str, Any]) -> int:
+    iteration = state["last_epoch"]
+    if type(iteration) is not int or iteration < 0:
+        raise ValueError(f'"last_epoch" is a number of iterations; got {iteration!r}')
+    return iteration
 
 
 def own_momentum(group: Mapping[str, Any]) -> float | None:
@@ -290,7 +310,7 @@ class MetricLR(ScheduleLR):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go to a saved iteration and progress; of another schedule's state, to its iteration."""
-        self.last_epoch = state_dict["last_epoch"]
+        self.last_epoch = _iteration(state_dict)
         names = {"best": "best", "num_bad": "num_bad", "cooldown": "cooldown", "reductions": "num_reductions"}
         found = {name: state_dict[key] for name, key in names.items() if key in state_dict}
         self._go_to(Progress(state_dict.get("warmup_end"), Patience(**found)))

@@ -62,8 +62,8 @@ def power(base: float, exponent: int) -> float:
 
 
 def check_at_least(name: str, value: float, minimum: float) -> None:
-    """Raise ValueError where `value` is below `minimum`."""
-    if not value >= minimum:
+    """Raise ValueError where `value` is below `minimum`, or not finite."""
+    if not minimum <= value < math.inf:
         raise ValueError(f"{name} must be {minimum} or more; got {value}")
 
 
@@ -111,6 +111,7 @@ class Group:
         own = self.own(name, value)
         if isinstance(own, bool) or not isinstance(own, (int, float)):
             raise ValueError(f"{name} is a number, or a list with one for each parameter group; got {value!r}")
+        check_at_least(name, own, 0)
         return float(own)
 
     def factor(self, rate: float) -> float:
@@ -149,6 +150,7 @@ class MultiStep:
     gamma: float = 0.1
 
     def __post_init__(self) -> None:
+        check_at_least("gamma", self.gamma, 0)
         if list(self.milestones) != sorted(self.milestones):
             raise ValueError(f"milestones must increase; got {tuple(self.milestones)}")
 
@@ -158,7 +160,7 @@ class MultiStep:
 
     def drops(self, end: int) -> Iterable[int]:
         """Return the milestones before `end`."""
-        return dict.fromkeys(m for m in self.milestones if m < end) if self.gamma < 1 else ()
+        return dict.fromkeys(m for m in self.milestones if 0 < m < end) if self.gamma < 1 else ()
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,7 @@ class Step:
 
     def __post_init__(self) -> None:
         check_at_least("step_size", self.step_size, 1)
+        check_at_least("gamma", self.gamma, 0)
 
     def __call__(self, t: int) -> float:
         """Return the factor of iteration t."""
@@ -208,6 +211,7 @@ class StepWithFixedGamma:
     def __post_init__(self) -> None:
         check_at_least("num_iters", self.num_iters, 1)
         check_at_least("num_decays", self.num_decays, 0)
+        check_at_least("gamma", self.gamma, 0)
 
     def __call__(self, t: int) -> float:
         """Return the factor of iteration t."""
@@ -216,18 +220,24 @@ class StepWithFixedGamma:
     def drops(self, end: int) -> Iterable[int]:
         """Return the iterations where one more part of the run is over."""
         ends = (-(-i * self.num_iters // (self.num_decays + 1)) for i in range(1, self.num_decays + 1))
-        return dict.fromkeys(t for t in ends if t < end) if self.gamma < 1 else ()
+        return dict.fromkeys(t for t in ends if 0 < t < end) if self.gamma < 1 else ()
 
 
 @dataclass(frozen=True)
 class Exponential:
     """gamma ^ t, for ever.
 
+    Raises:
+        ValueError: gamma is negative.
+
     >>> [Exponential(0.5)(t) for t in (0, 1, 9, 10, 1_000_000)]
     [1.0, 0.5, 0.001953125, 0.0009765625, 0.0]
     """
 
     gamma: float
+
+    def __post_init__(self) -> None:
+        check_at_least("gamma", self.gamma, 0)
 
     def __call__(self, t: int) -> float:
         """Return the factor of iteration t."""
@@ -239,7 +249,7 @@ class Constant:
     """factor until num_iters, 1 from there on.
 
     Raises:
-        ValueError: factor is not in [0, 1] or num_iters below 0.
+        ValueError: factor is not in [0, 1] or num_iters below 1.
 
     >>> [Constant(0.5, 10)(t) for t in (0, 9, 10, 1_000_000)]
     [0.5, 0.5, 1.0, 1.0]
@@ -250,7 +260,7 @@ class Constant:
 
     def __post_init__(self) -> None:
         check_within("factor", self.factor, 0, 1)
-        check_at_least("num_iters", self.num_iters, 0)
+        check_at_least("num_iters", self.num_iters, 1)
 
     def __call__(self, t: int) -> float:
         """Return the factor of iteration t."""
@@ -309,7 +319,7 @@ class Poly:
     def __call__(self, t: int) -> float:
         """Return the factor of iteration t."""
         left = max(self.num_iters - t, 0) / self.num_iters
-        return max(left**self.exponent if left else 0.0, self.floor)
+        return max(float(left**self.exponent), self.floor)
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,59 @@ is 0 stands still under every schedule.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from warmstart.config import ConfigError, import_function
 
 from .cycles import Anneal, CosineWaves, Cumulative, Cyclic, WarmRestarts
-from .schedules import Constant, Exponential, Group, Linear, MultiStep, Poly, Schedule, Step, check_within, power
+from .schedules import (
+    Constant,
+    Exponential,
+    Group,
+    Linear,
+    MultiStep,
+    Poly,
+    Schedule,
+    Step,
+    check_within,
+    drops,
+    power,
+)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A user's function, of which each value must be a finite number; it comes out as a float.
+
+    >>> Checked(len, "lr_lambda len")(3)
+    Traceback (most recent call last):
+    warmstart.config.errors.ConfigError: lr_lambda len: takes the count and returns a number, but at 3: \
+object of type 'int' has no len()
+    """
+
+    function: Callable[[int], Any]
+    label: str
+
+    def __call__(self, t: int) -> float:
+        """Return the value at t."""
+        try:
+            value = float(self.function(t))
+        except (TypeError, ValueError, ArithmeticError) as error:
+            raise ConfigError(
+                f"{self.label}: takes the count and returns a number, but at {t}: {error}"
+            ) from error
+        if not math.isfinite(value):
+            raise ConfigError(f"{self.label}: returned {value} at {t}; a factor is finite")
+        return value
+
+    def drops(self, end: int) -> Iterable[int]:
+        """Return the function's own, if it tells them."""
+        return drops(self.function, end)
+
 
 LAMBDAS: dict[str, Callable[[int], float]] = {}
 
@@ -43,13 +88,12 @@ def register_lr_lambda(name: str, function: Callable[[int], float]) -> None:
 
 def _function(name: str, value: Any) -> Callable[[int], float]:
     if callable(value):
-        found: Callable[[int], float] = value
-        return found
+        return Checked(value, name)
     if isinstance(value, str) and value in LAMBDAS:
-        return LAMBDAS[value]
+        return Checked(LAMBDAS[value], f"{name} {value}")
     if isinstance(value, str) and re.fullmatch(r"[\w.]+:\w+", value):
         try:
-            return import_function(value, name)
+            return Checked(import_function(value, name), f"{name} {value}")
         except ConfigError as error:
             raise ValueError(str(error)) from None  # whoever calls knows the key
     known = f"; registered: {', '.join(sorted(LAMBDAS))}" if LAMBDAS else ""
@@ -91,6 +135,8 @@ def multi_step_lr(milestones: Sequence[int], gamma: float = 0.1) -> Schedule:
     >>> [multi_step_lr([5, 8], 0.5)(t) for t in (0, 4, 5, 9, 10)]
     [1.0, 1.0, 0.5, 0.25, 0.25]
     """
+    if not isinstance(milestones, (list, tuple)):
+        raise ValueError(f"milestones is a list of iterations, such as [30, 60]; got {milestones!r}")
     return MultiStep(tuple(sorted(milestones)), gamma)
 
 

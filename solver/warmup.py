@@ -62,7 +62,7 @@ class Warmup:
             raise ValueError(f"no warm-up is called {self.method!r}; known: {', '.join(WARMUP_METHODS)}")
         if not 0 <= self.factor <= 1:
             raise ValueError(f"a warm-up factor must lie in [0, 1]; got {self.factor}")
-        if self.method == "exponential" and self.factor == 0:
+        if self.method == "exponential" and self.factor == 0 and self.num_iters:
             raise ValueError("an exponential warm-up cannot start at the factor 0; use a small one, such as 0.001")
         check_at_least("the length of warm-up", self.num_iters, 0)
 
@@ -250,7 +250,7 @@ class PerEpoch:
         """Return the schedule's own, in iterations."""
         epochs = math.ceil(end / self.iters_per_epoch)
         found = (math.ceil(epoch * self.iters_per_epoch) for epoch in drops(self.schedule, epochs))
-        return (t for t in found if t < end)
+        return dict.fromkeys(t for t in found if t < end)
 
 
 @dataclass(frozen=True)
@@ -270,8 +270,12 @@ class HeldInEpoch:
 
     def drops(self, end: int) -> Iterable[int]:
         """Return the schedule's own, each at the next start of an epoch."""
-        later = (self._start(math.ceil(t / self.iters_per_epoch)) for t in drops(self.schedule, end))
-        return dict.fromkeys(t for t in later if t < end)
+        return dict.fromkeys(t for t in map(self._start_from, drops(self.schedule, end)) if t < end)
+
+    def _start_from(self, t: int) -> int:
+        """Return the first start of an epoch that is not before t."""
+        epoch = math.floor(t / self.iters_per_epoch)
+        return self._start(epoch) if self._start(epoch) >= t else self._start(epoch + 1)
 
     def _start(self, epoch: int) -> int:
         return math.ceil(epoch * self.iters_per_epoch)

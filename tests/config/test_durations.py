@@ -129,7 +129,7 @@ def test_every_duration_becomes_an_integer_and_keeps_its_source() -> None:
 def test_arguments_of_schedules_that_count_steps(argument: str, value: Any, expected: Any) -> None:
     cfg = config("SOLVER.MAX_ITER", 1000, f"SOLVER.LR_SCHEDULER_ARGS.{argument}", value)
     arguments = resolve_durations(cfg, 10).SOLVER.LR_SCHEDULER_ARGS
-    assert arguments.to_dict() == {argument: expected}
+    assert arguments.to_dict() == {argument: list(expected) if isinstance(expected, tuple) else expected}
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def test_a_module_of_the_current_folder_stands_behind_all_others(folder: Path) -
         (":half", 'KEY: expected "module:function"'),
         ("mine_for_a_test:", 'KEY: expected "module:function"'),
         ("mine_for_a_test:hal", "KEY: the module mine_for_a_test has no function 'hal'; did you mean 'half'?"),
-        ("mine_for_a_test:number", "KEY: the module mine_for_a_test has no function 'number'"),
+        ("mine_for_a_test:number", "KEY: mine_for_a_test:number is no function, but 3"),
         (
             "gone_for_a_test:f",
             "KEY: gone_for_a_test:f: no such module on the Python path or in the current folder",

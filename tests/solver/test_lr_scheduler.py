@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -265,3 +266,62 @@ def test_impossible_settings(optimizer_with: Make, make: Callable[[Any], Any], m
     with pytest.raises(ValueError, match=message):
         make(optimizer)
     assert rates(optimizer) == [1.0]
+
+
+@pytest.mark.need("B12")
+@pytest.mark.parametrize("ask", ["lr_at", "momentum_at", "get_lr", "nothing"])
+def test_asking_between_a_new_group_and_its_first_step_changes_nothing(ask: str) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    scheduler = ScheduleLR(optimizer, MultiStep((2,), 0.1))
+    for _ in range(5):
+        scheduler.step()
+    optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 0.3})
+    if ask in ("lr_at", "momentum_at"):
+        getattr(scheduler, ask)(50)
+    elif ask == "get_lr":
+        scheduler.get_lr()
+    assert scheduler.get_last_lr() == pytest.approx([0.01])
+    scheduler.step()
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.01, 0.03])
+    assert scheduler.get_last_lr() == pytest.approx([0.01, 0.03])
+
+
+@pytest.mark.need("A1", "B12")
+def test_the_base_rate_of_a_group_added_before_loading_is_the_configs(optimizer_with: Make) -> None:
+    saved = optimizer_with(0.1, 0.3)
+    ScheduleLR(saved, MultiStep((2,), 0.1))
+    state = saved.state_dict()
+    optimizer = optimizer_with(0.1)
+    scheduler = ScheduleLR(optimizer, MultiStep((2,), 0.1))
+    optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 0.5})
+    optimizer.load_state_dict(state)
+    assert scheduler.base_lrs == [0.1, 0.5]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.5]
+
+
+@pytest.mark.need("B5", "D7")
+def test_a_number_of_numpys_becomes_a_float(optimizer_with: Make) -> None:
+    optimizer = optimizer_with(0.1)
+    scheduler = ScheduleLR(optimizer, lambda t: np.cos(t / 10))  # type: ignore[arg-type, return-value]
+    for _ in range(3):
+        scheduler.step()
+        assert [type(rate) for rate in (optimizer.param_groups[0]["lr"], *scheduler.lr_at(5))] == [float, float]
+    scheduler.load_state_dict({"last_epoch": 7})
+    assert type(optimizer.param_groups[0]["lr"]) is float
+
+
+def test_a_tensor_rate_in_one_of_several_groups_stays_a_tensor(optimizer_with: Make) -> None:
+    rate = torch.tensor(0.1, dtype=torch.float64)
+    optimizer = optimizer_with(rate, 0.2)
+    scheduler = ScheduleLR(optimizer, MultiStep((1,), 0.5))
+    scheduler.step()
+    assert optimizer.param_groups[0]["lr"] is rate
+    assert [float(group["lr"]) for group in optimizer.param_groups] == [0.05, 0.1]
+
+
+@pytest.mark.parametrize("wrong", ["5", -3, 2.5, None, True, torch.tensor(3)])
+def test_a_state_that_is_none_changes_nothing(wrong: Any, optimizer_with: Make) -> None:
+    scheduler = ScheduleLR(optimizer_with(0.1), MultiStep((2,), 0.1), last_epoch=4)
+    with pytest.raises(ValueError, match='"last_epoch" is a number of iterations; got '):
+        scheduler.load_state_dict({"last_epoch": wrong})
+    assert scheduler.last_epoch == 5

@@ -2,14 +2,35 @@ from __future__ import annotations
 
 import ast
 import math
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
 from warmstart.solver import schedules
-from warmstart.solver.schedules import Cosine, MultiStep, Step, StepWithFixedGamma, drops
-from warmstart.solver.warmup import Delayed, Interpolate, Product, Warmup
+from warmstart.solver.cycles import CosineWaves
+from warmstart.solver.schedules import (
+    Constant,
+    Cosine,
+    Exponential,
+    Group,
+    MultiStep,
+    Poly,
+    Step,
+    StepWithFixedGamma,
+    drops,
+)
+from warmstart.solver.warmup import (
+    Delayed,
+    HeldInEpoch,
+    Interpolate,
+    Multiplied,
+    PerEpoch,
+    Product,
+    Sequential,
+    Warmup,
+)
 
 LINEAR, CONSTANT = Warmup("linear", 0.25, 4), Warmup("constant", 0.25, 4)
 HALVES = MultiStep((2, 6), gamma=0.5)
@@ -119,3 +140,49 @@ def test_module_imports_neither_ours_nor_torch() -> None:
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert imported == {"__future__", "bisect", "collections.abc", "dataclasses", "math", "types", "typing"}
+
+
+STEPS = [
+    MultiStep((0, 3, 3, 17, 40), 0.5),
+    Step(7, 0.5),
+    StepWithFixedGamma(50, 6, 0.5),
+    StepWithFixedGamma(3, 6, 0.5),
+    Delayed(Step(7, 0.5), 5),
+    Multiplied((Step(7, 0.5), MultiStep((9, 14), 0.5))),
+    Sequential((Step(7, 0.5), MultiStep((9, 14), 0.5), Step(2, 0.5)), (10, 30)),
+    *(PerEpoch(Step(2, 0.5), Fraction(*length)) for length in [(5, 2), (3, 1), (1, 2), (17, 5)]),
+    *(
+        HeldInEpoch(MultiStep((3, 9, 20, 41), 0.5), Fraction(*length))
+        for length in [(5, 2), (3, 1), (1, 2), (17, 5)]
+    ),
+    Interpolate(Warmup("linear", 0.1, 4), MultiStep((2, 9), 0.5)),
+]
+
+
+@pytest.mark.parametrize("schedule", STEPS, ids=lambda schedule: repr(schedule)[:60])
+def test_drops_are_where_the_factor_falls(schedule: schedules.Schedule) -> None:
+    for end in (1, 2, 10, 50, 60):
+        falls = [t for t in range(1, end) if schedule(t) < schedule(t - 1)]
+        assert list(drops(schedule, end)) == falls
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: MultiStep((3,), -1.0), "gamma must be 0 or more; got -1.0"),
+        (lambda: MultiStep((3,), math.nan), "gamma must be 0 or more; got nan"),
+        (lambda: Step(3, math.inf), "gamma must be 0 or more; got inf"),
+        (lambda: Exponential(-0.5), "gamma must be 0 or more; got -0.5"),
+        (lambda: Constant(0.5, 0), "num_iters must be 1 or more; got 0"),
+        (lambda: CosineWaves(5, -1.0), "eta_min must be 0 or more; got -1.0"),
+        (lambda: Group(0.1).number("max_lr", math.inf), "max_lr must be 0 or more; got inf"),
+        (lambda: Group(0.1).number("max_lr", -1), "max_lr must be 0 or more; got -1"),
+    ],
+)
+def test_nonsense_is_refused(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_power_of_zero_is_flat_as_in_torch() -> None:
+    assert [Poly(4, 0.0)(t) for t in (0, 3, 4, 9)] == [1.0] * 4
