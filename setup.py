@@ -7,7 +7,7 @@ from setuptools import setup
 # The namespace has no __init__.py; a user's own config.py or data/ can therefore never shadow ours.
 FOLDERS = ["config", "config/recipes", "solver", "data", "data/digits", "modeling", "engine", "tools"]
 
-TEST = ["pytest>=8"]
+TEST = ["pytest>=8", "hypothesis>=6.100"]
 
 setup(
     name="warmstart",
@@ -33,6 +33,8 @@ setup(
         "tensorboard>=2.15",
         "torchmetrics>=1.4",
         "tqdm>=4.60",
+        "matplotlib>=3.7",
+        "safetensors>=0.4.3",
         "pyyaml>=6",
         "numpy",
     ],

@@ -39,7 +39,8 @@ def get_cfg() -> CfgNode:
     # First layers: "standard" as published for 224x224 images, "small" keeps the resolution of images
     # up to 32x32; "auto" takes small for training images of up to 32 pixels a side.
     cfg.MODEL.STEM = OneOf("auto", ("auto", "standard", "small"))
-    # Weights to start from: a checkpoint or state-dict file. What does not fit is skipped and counted.
+    # Weights to start from: a checkpoint, a state dict, a .safetensors file. What does not fit is skipped and
+    # counted.
     cfg.MODEL.WEIGHTS = Str("")
     # auto (cuda where there is one, else cpu), cuda, cuda:N or cpu.
     cfg.MODEL.DEVICE = Str("auto")
@@ -187,8 +188,18 @@ def get_cfg() -> CfgNode:
     # Updates between two averagings.
     cfg.SOLVER.EMA.PERIOD = Duration(1, minimum=1)
 
+    # What a loss that is infinite or NaN does. raise: ends the run, when the losses are next read: at a record, an
+    # evaluation or a checkpoint. skip: its update is left out, as it is where clipping finds that the gradients'
+    # norm is not finite; iterations, rate and data move on. Each step then waits for the device.
+    cfg.SOLVER.NAN_POLICY = OneOf("raise", ("raise", "skip"))
+    # skip: updates in a row that may be left out; one more ends the run.
+    cfg.SOLVER.NAN_LIMIT = Int(10, minimum=1)
+
     # Updates between two checkpoints; 0: only at the end.
     cfg.SOLVER.CHECKPOINT_PERIOD = Duration(5000)
+    # Numbered checkpoints that stay, the newest; 0: all. model_best.pth and model_final.pth always stay, and so
+    # does every file that this run did not write.
+    cfg.SOLVER.CHECKPOINT_KEEP = Int(0)
 
     # ---------------------------------------------------------------- evaluation
     cfg.TEST = CfgNode()
@@ -196,6 +207,17 @@ def get_cfg() -> CfgNode:
     cfg.TEST.EVAL_PERIOD = Duration(0)
     # Images of one evaluation step.
     cfg.TEST.IMS_PER_BATCH = Int(256, minimum=1)
+    # The checkpoint of the best evaluation so far is kept as model_best.pth. METRIC is a score by its name in
+    # metrics.json: digits_test/accuracy, digits_test/ema/loss; "" is off. MODE: whether a higher (max) or a lower
+    # (min) one is better. The first evaluation counts, an equal score is no better, and NaN never is.
+    cfg.TEST.BEST = CfgNode()
+    cfg.TEST.BEST.METRIC = Str("")
+    cfg.TEST.BEST.MODE = OneOf("max", ("max", "min"))
+    # The run ends, with one more update, after PATIENCE evaluations in a row (0 is off) in which TEST.BEST.METRIC
+    # was not better than ever before by more than MIN_DELTA, in its own unit: 0.001 is 0.1 % of accuracy.
+    cfg.TEST.EARLY_STOPPING = CfgNode()
+    cfg.TEST.EARLY_STOPPING.PATIENCE = Int(0)
+    cfg.TEST.EARLY_STOPPING.MIN_DELTA = Float(0.0, minimum=0)
     # Before each evaluation, BatchNorm's running statistics are replaced by those of the present weights,
     # over NUM_ITER training batches; training itself is not changed by it.
     cfg.TEST.PRECISE_BN = CfgNode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import multiprocessing
 import os
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, default_collate
 
 from warmstart.config import ConfigError
 
@@ -25,6 +26,8 @@ from .transforms import ImageTransform
 
 Batch = tuple[Tensor, Tensor]  # images (N, C, H, W) float32, labels (N,) int64
 Place = tuple[int, int]  # (position, index): the key of the random numbers, the sample in the data set
+
+_SHOWN = 16  # samples of a batch, in a message
 
 
 class KeyedSamples(Dataset[tuple[Tensor, int]]):
@@ -151,6 +154,20 @@ class TrainLoader:
         """
         return self._loader.load(self._places(start))
 
+    def sample_indices(self, iteration: int) -> list[int]:
+        """Return the indices, in the data set, of the samples of batch number `iteration`, from 0."""
+        return [index for _, index in next(self._places(iteration))]
+
+    def describe_samples(self, iteration: int) -> str:
+        """Return the same for a message: at most 16, with their files where the data set tells them.
+
+        For example "12 (dogs/7.png), 3 (cats/2.png), ...".
+        """
+        indices = self.sample_indices(iteration)
+        paths = [sample_path(self._loader.samples.dataset, index) for index in indices[:_SHOWN]]
+        shown = [f"{index} ({path})" if path else str(index) for index, path in zip(indices, paths, strict=False)]
+        return ", ".join([*shown, "..."] if len(indices) > _SHOWN else shown)
+
     def close(self) -> None:
         """End all streams and their workers."""
         self._loader.close()
@@ -188,6 +205,24 @@ class EvalLoader:
     def close(self) -> None:
         """End all passes that were left in the middle, and their workers."""
         self._loader.close()
+
+
+def sample_path(dataset: Any, index: int) -> str:
+    """Return the file of a sample of a data set that has pairs (file, label) as `samples`, as torchvision's do.
+
+    >>> from types import SimpleNamespace
+    >>> folder = SimpleNamespace(samples=[("cats/1.png", 0), ("dogs/7.png", 1)])
+    >>> sample_path(folder, 1), sample_path([5, 6], 1)
+    ('dogs/7.png', '')
+    """
+    if isinstance(dataset, ConcatDataset):
+        part = bisect.bisect_right(dataset.cumulative_sizes, index)
+        first = dataset.cumulative_sizes[part - 1] if part else 0
+        return sample_path(dataset.datasets[part], index - first)
+    samples = getattr(dataset, "samples", None)
+    pair = samples[index] if isinstance(samples, (list, tuple)) and index < len(samples) else None
+    path = pair[0] if isinstance(pair, (list, tuple)) and pair else None
+    return str(path) if isinstance(path, (str, os.PathLike)) else ""
 
 
 def _collate(samples: list[tuple[Tensor, int]]) -> Any:

@@ -55,7 +55,7 @@ def register_transform(name: str, cls: Callable[..., Transform]) -> None:
 
 
 @functools.cache
-def _torchvision() -> dict[str, Callable[..., Transform]]:
+def _torchvision() -> dict[str, type]:
     """Return torchvision's transforms by their names."""
     # Imported where it is needed: it takes as long as torch itself, and not every tool looks at images.
     from torchvision.transforms import v2
@@ -69,7 +69,7 @@ def _torchvision() -> dict[str, Callable[..., Transform]]:
 
 def _transforms() -> dict[str, Callable[..., Transform]]:
     """Return every transform that a config can name."""
-    return _torchvision() | _REGISTRY
+    return {**_torchvision(), **_REGISTRY}
 
 
 def to_tensor(image: Any) -> Tensor:

@@ -1,5 +1,6 @@
 """The loop and what runs around it: hooks, records, checkpoints, evaluation."""
 
+from .best import BestHook, EarlyStoppingHook, ScoreHook, why_stopped
 from .checkpoint import load_checkpoint, load_newest, save_checkpoint
 from .defaults import (
     build_test_loaders,
@@ -9,33 +10,55 @@ from .defaults import (
     log_run,
     log_scores,
     read_command_line,
+    read_configs,
     register_hook,
     run_tool,
 )
 from .evaluation import evaluate, evaluation_mode
-from .hooks import CheckpointHook, EvaluationHook, FolderHook, PreciseBNHook, ProfilerHook, RecordHook
+from .hooks import EvaluationHook, FolderHook, PreciseBNHook, ProfilerHook, RecordHook
 from .logs import setup_logging
 from .losses import LossWindow, NonFiniteLossError
+from .lr_range import RangeTest, find_lr, range_picture
 from .metrics import MetricHook
+from .picture import PictureHook
 from .resolve import check_device, get_device, iters_per_epoch, resolve_config
-from .resume import compare_configs, find_start, load_average, load_model, load_start, prepare_folder, read_start
+from .resume import (
+    compare_configs,
+    find_start,
+    hold_folder,
+    load_average,
+    load_model,
+    load_start,
+    prepare_folder,
+    read_start,
+)
 from .rng import preserved_rng, rng_state, seed_all, set_rng_state
+from .saving import CheckpointHook, SaveError, finish_saves
+from .signals import Interrupted, stop_signals
 from .trainer import HookBase, Trainer, every
-from .writers import ConsoleWriter, JSONWriter, TensorBoardWriter, Writer
+from .writers import ConsoleWriter, JSONWriter, PictureWriter, TensorBoardWriter, Writer
 
 __all__ = [
+    "BestHook",
     "CheckpointHook",
     "ConsoleWriter",
+    "EarlyStoppingHook",
     "EvaluationHook",
     "FolderHook",
     "HookBase",
+    "Interrupted",
     "JSONWriter",
     "LossWindow",
     "MetricHook",
     "NonFiniteLossError",
+    "PictureHook",
+    "PictureWriter",
     "PreciseBNHook",
     "ProfilerHook",
+    "RangeTest",
     "RecordHook",
+    "SaveError",
+    "ScoreHook",
     "TensorBoardWriter",
     "Trainer",
     "Writer",
@@ -48,8 +71,11 @@ __all__ = [
     "evaluate_all",
     "evaluation_mode",
     "every",
+    "find_lr",
     "find_start",
+    "finish_saves",
     "get_device",
+    "hold_folder",
     "iters_per_epoch",
     "load_average",
     "load_checkpoint",
@@ -60,7 +86,9 @@ __all__ = [
     "log_scores",
     "prepare_folder",
     "preserved_rng",
+    "range_picture",
     "read_command_line",
+    "read_configs",
     "read_start",
     "register_hook",
     "resolve_config",
@@ -70,4 +98,6 @@ __all__ = [
     "seed_all",
     "set_rng_state",
     "setup_logging",
+    "stop_signals",
+    "why_stopped",
 ]

@@ -6,10 +6,11 @@ A checkpoint is a dict of tensors and plain values in one file. Files are named 
 
 from __future__ import annotations
 
+import copy
 import logging
-import os
+import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,15 @@ from torch.nn import Parameter
 from warmstart.config import ConfigError
 from warmstart.modeling import read_tensor_file
 
+from . import files
+
 logger = logging.getLogger(__name__)
 
 POINTER = "last_checkpoint"
 FINAL = "model_final.pth"
+BEST = "model_best.pth"
+NUMBERED = re.compile(r"model_(\d+)\.pth")
+_TEMPORARY = re.compile(r"\.(model_\w+\.pth|last_checkpoint|checkpoints\.json|config\.yaml)\.\d+\.tmp")
 PARTS = ("model", "optimizer", "scheduler", "iteration", "hooks", "rng", "config")
 
 
@@ -36,29 +42,92 @@ def checkpoint_name(iteration: int) -> str:
     return f"model_{iteration - 1:07d}.pth"
 
 
+def checkpoint_number(name: str) -> int:
+    """Return the number in a checkpoint's name, by which files are ordered: 9, 10, 100.
+
+    >>> checkpoint_number("model_0000999.pth")
+    999
+    """
+    found = NUMBERED.fullmatch(name)
+    if found is None:
+        raise ValueError(f"{name} is no numbered checkpoint, such as {checkpoint_name(1000)}")
+    return int(found[1])
+
+
+def snapshot(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy on the CPU that no later update changes: what a save of this instant needs to hold.
+
+    Tensors that share their memory, such as tied weights, are copied once and share it again.
+
+    Raises:
+        TypeError: something in it is neither tensor nor plain value; the message names the key path.
+
+    >>> weight = torch.zeros(2)
+    >>> copied = snapshot({"model": {"weight": weight}})
+    >>> _ = weight.add_(1)
+    >>> copied
+    {'model': {'weight': tensor([0., 0.])}}
+    """
+    _require_plain(content, "")
+    copies: dict[Any, Tensor] = {}
+    copied = _copied(dict(content), copies)
+    for device in {device for device, *_ in copies if device.type == "cuda"}:
+        torch.cuda.synchronize(device)  # the copies into pinned memory are under way until then
+    return dict(copied)
+
+
+def content_bytes(content: Any) -> int:
+    """Return the size of the tensors in a content: a file of it is little larger.
+
+    >>> content_bytes({"model": {"weight": torch.zeros(10, 2)}, "iteration": 3})
+    80
+    """
+    return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(content))
+
+
 def save_checkpoint(content: Mapping[str, Any], path: Path) -> None:
     """Write `content` so that a kill at any instant leaves the old file or the new one, never a part.
 
     Raises:
         TypeError: something in it is neither tensor nor plain value; the message names the key path.
+        OSError: the disk is full, or failed, or what it gives back is not what was written.
     """
     _require_plain(content, "")
-    _write_atomically(path, lambda file: torch.save(dict(content), file))
+    files.write_atomically(path, lambda file: torch.save(dict(content), file), archive=True)
 
 
 def point_to(path: Path) -> None:
     """Make `path` the checkpoint that the next resume in its folder takes."""
-    _write_atomically(path.parent / POINTER, lambda file: file.write(path.name.encode()))
+    files.write_atomically(path.parent / POINTER, lambda file: file.write(path.name.encode()))
 
 
-def load_checkpoint(path: str | Path) -> dict[str, Any]:
+def pointed_to(folder: Path) -> str:
+    """Return the name that the pointer in `folder` holds, of a file that may be gone; "" without a pointer."""
+    try:
+        return (folder / POINTER).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files of saves that a kill cut short; nobody may be saving into `folder`."""
+    for path in folder.glob(".*.tmp"):
+        if _TEMPORARY.fullmatch(path.name):
+            files.unlink(path)
+
+
+def load_checkpoint(path: str | Path, trust: bool = False) -> dict[str, Any]:
     """Read a checkpoint onto the CPU: checksums verified, no code run, all parts there.
+
+    Args:
+        path: the file.
+        trust: whether code in the file may run, as --trust-checkpoint says.
 
     Raises:
         ConfigError: the file is missing, damaged, holds more than tensors and plain values, or is
             not a whole checkpoint.
     """
-    content = read_tensor_file(path, "checkpoint")
+    content = read_tensor_file(path, "checkpoint", trust)
     kinds = {"iteration": int, "rng": list}  # all other parts are dicts
     missing = [
         part
@@ -87,8 +156,12 @@ def refuse_used_folder(folder: Path) -> None:
         )
 
 
-def load_newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+def load_newest(folder: Path, trust: bool = False) -> tuple[Path, dict[str, Any]] | None:
     """Read the checkpoint that `last_checkpoint` names, else the newest that can be read.
+
+    Args:
+        folder: the run's.
+        trust: whether code in a file may run, as --trust-checkpoint says.
 
     Returns:
         Its path and content; None where the folder holds no checkpoint.
@@ -97,17 +170,13 @@ def load_newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
         ConfigError: there are files, but none can be read: starting anew would lose the run.
     """
     candidates = _newest_first(folder)
-    pointer = folder / POINTER
-    try:
-        name = pointer.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        name = ""
+    name = pointed_to(folder)
     if name and (folder / name).is_file():
         candidates = [folder / name, *(path for path in candidates if path.name != name)]
     problems: list[str] = []
     for path in candidates:
         try:
-            content = load_checkpoint(path)
+            content = load_checkpoint(path, trust)
         except ConfigError as error:
             problems.append(str(error))
             continue
@@ -121,46 +190,60 @@ def load_newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 
 def set_aside_after(folder: Path, iteration: int) -> None:
     """Make `iteration` the newest that `folder` holds: later checkpoints get the ending `.cut`."""
-    later = [path for path in _newest_first(folder) if path.name != FINAL and _number(path) >= iteration]
+    numbered = [path for path in _newest_first(folder) if NUMBERED.fullmatch(path.name)]
+    later = [path for path in numbered if checkpoint_number(path.name) >= iteration]
     if not later:
         return
-    for path in (*later, folder / FINAL) if (folder / FINAL).exists() else later:
-        os.replace(path, f"{path}.cut")
-        logger.info("set aside: %s.cut", path)
+    # The pointer first: killed in between, the next resume still takes what this one took, and it finds work to
+    # do here as long as a numbered file is later.
     own = folder / checkpoint_name(iteration)
     if own.exists():
         point_to(own)
     else:
-        (folder / POINTER).unlink(missing_ok=True)
+        files.unlink(folder / POINTER)
+    for path in (folder / FINAL, *later) if (folder / FINAL).exists() else later:
+        files.replace(path, path.with_name(f"{path.name}.cut"))
+        logger.info("set aside: %s.cut", path)
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    numbered = [path for path in folder.glob("model_*.pth") if path.stem.removeprefix("model_").isdigit()]
-    numbered.sort(key=_number, reverse=True)
-    final = folder / FINAL
-    return [*numbered, final] if final.is_file() else numbered
+    numbered = [path for path in folder.glob("model_*.pth") if NUMBERED.fullmatch(path.name)]
+    numbered.sort(key=lambda path: checkpoint_number(path.name), reverse=True)
+    return [*numbered, *(path for path in (folder / FINAL, folder / BEST) if path.is_file())]
 
 
-def _number(path: Path) -> int:
-    return int(path.stem.removeprefix("model_"))
+def _copied(value: Any, copies: dict[Any, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return _copied_tensor(value, copies)
+    if isinstance(value, dict):
+        copied = copy.copy(value)  # with the attribute `_metadata` that torch hangs on a model's state
+        copied.update((key, _copied(inner, copies)) for key, inner in value.items())
+        return copied
+    return type(value)(_copied(inner, copies) for inner in value) if isinstance(value, (list, tuple)) else value
 
 
-def _write_atomically(path: Path, write: Any) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    if os.name == "posix":  # makes the new name itself survive a power failure
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+def _copied_tensor(tensor: Tensor, copies: dict[Any, Tensor]) -> Tensor:
+    # Of an empty tensor, or one that is more than strides over memory, the address says nothing.
+    plain = tensor.layout is torch.strided and tensor.numel() > 0
+    place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if plain else (len(copies),)
+    key = (tensor.device, *place)
+    if key not in copies:
+        tensor = tensor.detach()
+        if plain and tensor.device.type == "cuda":
+            # Pinned memory is copied into several times faster; torch keeps it for the next save.
+            host = torch.empty_like(tensor, device="cpu", pin_memory=True)
+            copies[key] = host.copy_(tensor, non_blocking=True)
+        else:
+            copies[key] = tensor.to("cpu", copy=True)
+    return copies[key]
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (Mapping, list, tuple)):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(inner)
 
 
 def _require_plain(value: Any, where: str) -> None:

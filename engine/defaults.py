@@ -31,14 +31,18 @@ from warmstart.solver import (
     describe_plan,
 )
 
+from .best import build_score_hooks
 from .evaluation import evaluate
-from .hooks import CheckpointHook, EvaluationHook, FolderHook, PreciseBNHook, ProfilerHook, RecordHook
+from .hooks import EvaluationHook, FolderHook, PreciseBNHook, ProfilerHook, RecordHook
 from .logs import silence_stdout
 from .losses import NonFiniteLossError
 from .metrics import build_metric_hook
+from .picture import PictureHook
 from .resolve import get_device, iters_per_epoch, resolve_config
 from .resume import versions
 from .rng import seed_all
+from .saving import CheckpointHook, SaveError
+from .signals import leave, stop_signals
 from .trainer import HookBase, Trainer
 from .writers import ConsoleWriter, JSONWriter, TensorBoardWriter, Writer, memory_stats, score_lines
 
@@ -80,21 +84,44 @@ def read_command_line(
     Raises:
         ConfigError: anything wrong on the command line or in the file.
     """
+    found, (cfg,) = _read_command_line(argv, (*CONFIG_FLAGS, *flags), summary)
+    return found, cfg
+
+
+def read_configs(
+    argv: Sequence[str] | None, flags: Sequence[Flag], summary: str
+) -> tuple[dict[str, Any], list[CfgNode]]:
+    """Return a tool's flags and one config for each --config-file, in their order; overrides hold for each.
+
+    Without a file the only config is the defaults'. The rest is as for `read_command_line`.
+    """
+    one_file, *others = CONFIG_FLAGS
+    files = one_file._replace(help=f"{one_file.help}; may be repeated", repeated=True)
+    return _read_command_line(argv, (files, *others, *flags), summary)
+
+
+def _read_command_line(
+    argv: Sequence[str] | None, flags: Sequence[Flag], summary: str
+) -> tuple[dict[str, Any], list[CfgNode]]:
     argv = sys.argv[1:] if argv is None else argv
-    flags = (*CONFIG_FLAGS, *flags)
     if "--help" in argv or "-h" in argv:
         print(usage(Path(sys.argv[0]).name, summary, flags))
         raise SystemExit(0)
-    cfg = get_cfg()
-    found, overrides = parse_command_line(argv, flags, cfg.has_key)
+    found, overrides = parse_command_line(argv, flags, get_cfg().has_key)
     for module in found["import"]:
         import_module(module, f"command line: --import {module}")
-    cfg.merge(found["config_file"] or "", overrides, source="command line")
-    cfg.freeze()
+    given = found["config_file"]  # a list where the flag may be repeated
+    files = given if isinstance(given, list) else [given]
+    cfgs = []
+    for file in files or [None]:
+        cfg = get_cfg()
+        cfg.merge(file or "", overrides, source="command line")
+        cfg.freeze()
+        cfgs.append(cfg)
     if found["print_config"]:
-        print(describe_config(cfg))
+        print("\n\n".join(map(describe_config, cfgs)))
         raise SystemExit(0)
-    return found, cfg
+    return found, cfgs
 
 
 def describe_config(cfg: CfgNode) -> str:
@@ -112,11 +139,12 @@ def describe_config(cfg: CfgNode) -> str:
     return "\n".join(lines) or "every key is at its default"
 
 
-def build_trainer(cfg: CfgNode) -> Trainer:
+def build_trainer(cfg: CfgNode, trust: bool = False) -> Trainer:
     """Return a trainer for a config: seeded model, optimizer, schedule, data and the default hooks.
 
     Args:
         cfg: resolved or not; the checks of `resolve_config` run in any case.
+        trust: whether code in the file that MODEL.WEIGHTS names may run, as --trust-checkpoint says.
 
     Raises:
         ConfigError: the config is not one that can run.
@@ -127,7 +155,7 @@ def build_trainer(cfg: CfgNode) -> Trainer:
         torch.cuda.set_device(device)  # pinned memory and kernels without a device of their own follow it
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     seed_all(cfg.SEED)
-    model = build_model(cfg).to(device)
+    model = build_model(cfg, trust).to(device)
     optimizer = build_optimizer(cfg, model)
     ema = build_ema(cfg, model)
     return Trainer(
@@ -141,6 +169,7 @@ def build_trainer(cfg: CfgNode) -> Trainer:
         accum_steps=cfg.SOLVER.GRAD_ACCUM_STEPS,
         clip=build_gradient_clipping(cfg),
         ema=ema,
+        nan_limit=cfg.SOLVER.NAN_LIMIT if cfg.SOLVER.NAN_POLICY == "skip" else 0,
     )
 
 
@@ -152,9 +181,11 @@ def default_hooks(cfg: CfgNode, model: nn.Module, averaged: nn.Module | None = N
     3. Precise BatchNorm, where TEST.PRECISE_BN asks for it: what is evaluated has its statistics.
     4. Evaluation: its scores belong to this iteration's record and checkpoint.
     5. The user's hooks see the scores, and what they add to `trainer.scalars` is still recorded.
-    6. Records take everything that was found out about this iteration.
-    7. A schedule that follows metrics sees what was recorded.
-    8. The checkpoint comes last, so that it holds what all the others know after this iteration.
+    6. The best score and early stopping, where keys ask for them: what they watch may be a score of the user's.
+    7. Records take everything that was found out about this iteration.
+    8. The picture of the plan is drawn when the records' writers are open: TensorBoard gets it too.
+    9. A schedule that follows metrics sees what was recorded.
+    10. The checkpoint comes last, so that it holds what all the others know after this iteration.
 
     The moving average (SOLVER.EMA) is no hook: the trainer brings it up to date before any of them runs.
 
@@ -183,9 +214,11 @@ def default_hooks(cfg: CfgNode, model: nn.Module, averaged: nn.Module | None = N
         *hooks,
         EvaluationHook(cfg.TEST.EVAL_PERIOD, lambda: evaluate_all(model, loaders, averaged)),
         *(builder(cfg) for builder in _HOOKS.values()),
+        *build_score_hooks(cfg, with_own=bool(_HOOKS)),
         RecordHook(cfg.LOG_PERIOD, writers, [lambda: memory_stats(device)] if cfg.MEMORY_STATS else []),
+        PictureHook(output, writers),
         *build_metric_hook(cfg),
-        CheckpointHook(cfg.SOLVER.CHECKPOINT_PERIOD, output, constants),
+        CheckpointHook(cfg.SOLVER.CHECKPOINT_PERIOD, output, constants, cfg.SOLVER.CHECKPOINT_KEEP),
     ]
 
 
@@ -239,6 +272,9 @@ def log_run(cfg: CfgNode, trainer: Trainer) -> None:
     if trainer.accum_steps > 1:
         images = cfg.SOLVER.IMS_PER_BATCH // trainer.accum_steps
         logger.info("accumulation: %d micro-batches of %d images an update", trainer.accum_steps, images)
+    if trainer.skipped.limit:
+        text = "SOLVER.NAN_POLICY: non-finite updates are skipped, up to %d in a row; each step waits for the loss"
+        logger.info(text, trainer.skipped.limit)
     for line in describe_groups(trainer.optimizer).splitlines():
         logger.info("group %s", line)
 
@@ -247,14 +283,18 @@ def run_tool(main: Callable[[], int]) -> None:
     """Run a tool and exit with its code.
 
     0 is success, 2 a mistake in what the user wrote (one message on stderr, nothing was written), 3 a loss
-    that is not finite, 130 an interrupt. Anything else that fails is a bug and shows its traceback.
+    that is not finite, 4 a last checkpoint that could not be written, 128 + its number a signal: 130 Ctrl-C, 143
+    SIGTERM, 138 SIGUSR1 (on Linux). Anything else that fails is a bug and shows its traceback.
     """
     try:
-        sys.exit(main())
+        with stop_signals(leave):
+            sys.exit(main())
     except ConfigError as error:
         message, code = f"error: {error}", 2
     except NonFiniteLossError as error:
         message, code = f"error: {error}", 3
+    except SaveError as error:
+        message, code = f"error: {error}", 4
     except KeyboardInterrupt:
         message, code = "interrupted", 130
     except PermissionError as error:

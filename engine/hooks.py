@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile, tensorboard_trace_handler
 
 from .batches import micro_batch
-from .checkpoint import FINAL, checkpoint_name, point_to, refuse_used_folder, save_checkpoint
+from .checkpoint import refuse_used_folder, remove_leftovers
+from .lock import hold
 from .precise_bn import norm_layers, update_statistics
+from .saving import finish_saves
 from .trainer import HookBase, Trainer, every
 from .writers import Record, Writer
 
@@ -24,22 +26,34 @@ logger = logging.getLogger(__name__)
 class FolderHook(HookBase):
     """Sees that the run's folder is there and is no other run's, before anything is written into it.
 
+    No other process can write a run there until this one has ended or, after an exception, the process has.
+
     Args:
         folder: OUTPUT_DIR.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        self._lock = ExitStack()
 
     def before_train(self, trainer: Trainer) -> None:
-        """Make the folder.
+        """Make the folder, and delete what a kill has left of a save.
 
         Raises:
-            ConfigError: the run is new, and the folder holds the checkpoints of another.
+            ConfigError: the run is new, and the folder holds the checkpoints of another; or another process is
+                writing it.
         """
-        if trainer.iteration == 0:
-            refuse_used_folder(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as lock:
+            lock.enter_context(hold(self.folder))
+            if trainer.iteration == 0:
+                refuse_used_folder(self.folder)
+            finish_saves()  # of an earlier run in this process, which an exception has ended
+            remove_leftovers(self.folder)
+            self._lock = lock.pop_all()
+
+    def after_train(self, trainer: Trainer) -> None:
+        """Give the folder back."""
+        self._lock.close()
 
 
 class ProfilerHook(HookBase):
@@ -193,6 +207,7 @@ class RecordHook(HookBase):
             **(rates if len(rates) > 1 else {}),
             "data_time": data / updates,
             "time": (seconds - paused) / updates,
+            **({"skipped_steps": trainer.skipped.total} if trainer.skipped.total else {}),
             **{name: float(value) for name, value in trainer.scalars.items()},
         }
         for gauge in self.gauges:
@@ -203,38 +218,6 @@ class RecordHook(HookBase):
     @staticmethod
     def _now(trainer: Trainer) -> tuple[int, float, float, float]:
         return trainer.iteration, time.perf_counter(), trainer.data_seconds, trainer.paused_seconds
-
-
-class CheckpointHook(HookBase):
-    """Saves every `period` updates and when the run ends; 0 is only when it ends.
-
-    Args:
-        period: in updates.
-        folder: where the files go.
-        constants: what each checkpoint holds besides the trainer's state (config, versions).
-    """
-
-    def __init__(self, period: int, folder: str | Path, constants: Mapping[str, Any]) -> None:
-        self.period = period
-        self.folder = Path(folder)
-        self.constants = dict(constants)
-
-    def after_step(self, trainer: Trainer) -> None:
-        """Save the state of this instant, then move the pointer.
-
-        Raises:
-            NonFiniteLossError: the weights are no longer finite; nothing is saved.
-        """
-        if not _due(self.period, trainer):
-            return
-        with trainer.paused():
-            content = trainer.state_dict() | self.constants
-            path = self.folder / checkpoint_name(trainer.iteration)
-            if trainer.iteration >= trainer.max_iter:  # before the pointer says that the run is complete
-                save_checkpoint(content, self.folder / FINAL)
-            save_checkpoint(content, path)
-            point_to(path)
-        logger.info("saved %s", path)
 
 
 def _due(period: int, trainer: Trainer) -> bool:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class NonFiniteLossError(ArithmeticError):
-    """A loss became infinite or NaN; the message names the first such iteration and its terms."""
+    """A loss became infinite or NaN; the message names the first such iteration and its terms.
+
+    Attributes:
+        iteration: the count of updates that the bad one made; 0 where no single one is to blame.
+    """
+
+    def __init__(self, message: str, iteration: int = 0) -> None:
+        super().__init__(message)
+        self.iteration = iteration
 
 
 class LossWindow:
@@ -56,20 +64,20 @@ class LossWindow:
             values = dict(zip(kept, flat[position : position + len(kept)], strict=True))
             position += len(kept)
             if not math.isfinite(values["total_loss"]):
-                terms = ", ".join(f"{k} {v:g}" for k, v in values.items() if k != "total_loss")
-                raise NonFiniteLossError(
-                    f"iteration {first + offset}: total_loss is {values['total_loss']:g} ({terms})"
-                )
+                raise NonFiniteLossError(f"iteration {first + offset}: {describe(values)}", first + offset)
             for name, value in values.items():
                 total, count = self._sums.get(name, (0.0, 0))
                 self._sums[name] = total + value, count + 1
 
     def averages(self) -> dict[str, float]:
-        """Return the mean of each loss since the last call, and start anew. Call `settle` before."""
+        """Return the mean of each loss since the last call, and start anew. Call `settle` before.
+
+        Where every update since then was skipped, the total is NaN: a record always has one.
+        """
         assert not self._pending, "settle() first"
         means = {name: total / count for name, (total, count) in self._sums.items()}
         self._sums = {}
-        return means
+        return means or {"total_loss": math.nan}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the running sums; call `settle` before."""
@@ -80,6 +88,91 @@ class LossWindow:
         """Continue from saved running sums."""
         self._pending = []
         self._sums = {name: (total, count) for name, (total, count) in state.items()}
+
+
+class SkippedUpdates:
+    """Finds the updates that SOLVER.NAN_POLICY skip leaves out, and counts them.
+
+    Args:
+        limit: so many in a row may be left out; one more is an error.
+
+    >>> skipped = SkippedUpdates(limit=1)
+    >>> skipped.problem_of({"total_loss": torch.tensor(2.0), "grad_norm": torch.tensor(float("inf"))})
+    'grad_norm is inf (total_loss 2)'
+    >>> skipped.problem_of({"total_loss": torch.tensor(2.0)}), skipped.state_dict()
+    ('', {'total': 1, 'in_a_row': 0})
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.total = 0
+        self.in_a_row = 0
+
+    @property
+    def too_many(self) -> bool:
+        """Whether the last update found bad was one more than the limit allows."""
+        return self.in_a_row > self.limit
+
+    def problem_of(self, values: Mapping[str, Tensor]) -> str:
+        """Return what is not finite in an update, its total loss or the norm of its gradients, or "".
+
+        Waits for the device.
+        """
+        looked_at = [name for name in ("total_loss", "grad_norm") if name in values]
+        if torch.stack([values[name] for name in looked_at]).isfinite().all():
+            self.in_a_row = 0
+            return ""
+        self.total += 1
+        self.in_a_row += 1
+        return describe({name: value.item() for name, value in values.items()})
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the counts."""
+        return {"total": self.total, "in_a_row": self.in_a_row}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Continue from saved counts."""
+        self.total, self.in_a_row = state.get("total", 0), state.get("in_a_row", 0)  # older checkpoints have none
+
+
+def describe(values: Mapping[str, float]) -> str:
+    """Return which number of an update is not finite, the total before the norm, and all others.
+
+    >>> describe({"total_loss": math.nan, "loss_cls": math.nan, "grad_norm": 1.5})
+    'total_loss is nan (loss_cls nan, grad_norm 1.5)'
+    """
+    culprit = "total_loss" if not math.isfinite(values["total_loss"]) else "grad_norm"
+    terms = ", ".join(f"{name} {value:g}" for name, value in values.items() if name != culprit)
+    return f"{culprit} is {values[culprit]:g} ({terms})"
+
+
+def non_finite_names(models: Mapping[str, nn.Module]) -> list[str]:
+    """Return the parameters of models that are not all finite, and the buffers that are NaN somewhere.
+
+    Infinite a buffer may be: masks are, by design. Waits for the device, once where all is well.
+
+    Args:
+        models: by what stands before the names of their tensors.
+
+    >>> layer = nn.BatchNorm1d(1)
+    >>> _ = layer.running_mean.fill_(math.nan), layer.running_var.fill_(math.inf)
+    >>> non_finite_names({"": layer})
+    ['running_mean']
+    """
+    own = models.items()
+    parameters = {before + name: p.detach() for before, model in own for name, p in model.named_parameters()}
+    buffers = {before + name: buffer for before, model in own for name, buffer in model.named_buffers()}
+    tensors = parameters | buffers
+    if not tensors:
+        return []
+    # A sum is finite only where each number is, and takes a fraction of the time of looking at each.
+    fine = torch.stack([tensor.sum().isfinite() for tensor in tensors.values()]).tolist()
+    suspects = [name for name, is_fine in zip(tensors, fine, strict=True) if not is_fine]
+    return [
+        name
+        for name in suspects
+        if (buffers[name].isnan().any() if name in buffers else not parameters[name].isfinite().all())
+    ]
 
 
 def mean_of(values: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from warmstart.data import check_data, input_shape, train_info
 from warmstart.modeling import check_model
 from warmstart.solver import PLATEAU, check_solver
 
+from .best import check_best
 from .metrics import lr_metric
 
 SMALL_IMAGE = 32  # pixels a side, up to which MODEL.STEM auto takes the small stem
@@ -52,6 +53,8 @@ def resolve_config(cfg: CfgNode) -> CfgNode:
         check_solver(resolved, iters_per_epoch(cfg))
     with gathering(problems):
         check_metrics(resolved)
+    with gathering(problems):
+        check_best(resolved)
     with gathering(problems):
         check_accumulation(resolved)
     if cfg.SOLVER.EMA.DECAY == 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +16,33 @@ from torch import nn
 from warmstart.config import CfgNode, ConfigError
 from warmstart.solver import build_ema, follows_metrics
 
+from . import files
 from .checkpoint import (
     POINTER,
     has_checkpoints,
     load_checkpoint,
     load_newest,
     refuse_used_folder,
+    remove_leftovers,
     set_aside_after,
 )
+from .lock import hold
 from .logs import setup_logging
+from .manifest import MANIFEST
+from .picture import FILE as PICTURE
+from .saving import CHECKPOINTS_FREE, checkpoint_bytes, finish_saves, require_space
 from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
-# Keys that cannot change the result of training (of them PRINTED changes what is saved), and sections whose
-# change would make it another run. Of the rest (SOLVER above all) this run's value is used, and the change is
-# printed.
+# Keys that cannot change the result of training (of them PRINTED changes what is saved, or when it ends), and
+# sections whose change would make it another run. Of the rest (SOLVER above all) this run's value is used, and
+# the change is printed.
 FREE = (
     "OUTPUT_DIR",
     "LOG_PERIOD",
     "SOLVER.CHECKPOINT_PERIOD",
+    "SOLVER.CHECKPOINT_KEEP",
     "TEST.",
     "DATALOADER.NUM_WORKERS",
     "DATASETS.ROOT",
@@ -45,27 +52,52 @@ FREE = (
     "PROFILER.",
     "MEMORY_STATS",
 )
-PRINTED = ("TEST.PRECISE_BN.",)
+PRINTED = ("TEST.PRECISE_BN.", "TEST.BEST.", "TEST.EARLY_STOPPING.")
 FIXED = ("MODEL.", "DATASETS.", "INPUT.", "SEED", "DATALOADER.BACKEND")
 
 
-def find_start(cfg: CfgNode, resume: str | None, overwrite: bool) -> dict[str, Any] | None:
-    """Return the checkpoint to continue from, or None to start at iteration 0. Writes nothing.
+@contextmanager
+def hold_folder(cfg: CfgNode) -> Iterator[None]:
+    """Keep OUTPUT_DIR for this process while it looks for a start there, trains and saves.
 
-    Args:
-        cfg: the resolved config.
-        resume: None without --resume, "" for the newest checkpoint in OUTPUT_DIR, else a file or folder.
-        overwrite: whether checkpoints of an earlier run in OUTPUT_DIR may go.
+    At the end, also by an exception, it waits for a save that is under way.
 
     Raises:
-        ConfigError: OUTPUT_DIR holds another run's checkpoints, both flags were given, or what should be
-            resumed cannot be read.
+        ConfigError: it is no folder's name, cannot be written, or another process is writing a run there.
     """
     folder = Path(cfg.OUTPUT_DIR)
     if not cfg.OUTPUT_DIR:
         raise ConfigError(f"{cfg.label('OUTPUT_DIR')}: is empty; name the folder of the run, such as output/first")
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{cfg.label('OUTPUT_DIR')}: {folder} is a file; name a folder")
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(hold(folder))
+        except OSError as error:
+            raise _cannot_write(cfg, error) from None
+        stack.callback(finish_saves)
+        yield
+
+
+def _cannot_write(cfg: CfgNode, error: OSError) -> ConfigError:
+    return ConfigError(f"{cfg.label('OUTPUT_DIR')}: cannot write to {cfg.OUTPUT_DIR}: {error.strerror}")
+
+
+def find_start(cfg: CfgNode, resume: str | None, overwrite: bool, trust: bool = False) -> dict[str, Any] | None:
+    """Return the checkpoint to continue from, or None to start at iteration 0. Writes nothing.
+
+    Args:
+        cfg: the resolved config.
+        resume: None without --resume, "" for the newest checkpoint in OUTPUT_DIR, else a file or folder.
+        overwrite: whether checkpoints of an earlier run in OUTPUT_DIR may go.
+        trust: whether code in the checkpoint may run, as --trust-checkpoint says.
+
+    Raises:
+        ConfigError: OUTPUT_DIR holds another run's checkpoints, both flags were given, or what should be
+            resumed cannot be read.
+    """
+    folder = Path(cfg.OUTPUT_DIR)
+    finish_saves()  # of an earlier run in this process
     if resume is None:
         if not overwrite:
             refuse_used_folder(folder)
@@ -79,14 +111,16 @@ def find_start(cfg: CfgNode, resume: str | None, overwrite: bool) -> dict[str, A
             f"{folder} holds the checkpoints of another run than {source}; give --resume without a path to "
             "continue that one, or another folder with OUTPUT_DIR"
         )
-    start = read_start(cfg, resume)
+    start = read_start(cfg, resume, trust)
     if start is None:
         logger.info("--resume: no checkpoint in %s yet, starting at iteration 0", folder)
     return start
 
 
-def read_start(cfg: CfgNode, resume: str) -> dict[str, Any] | None:
+def read_start(cfg: CfgNode, resume: str, trust: bool = False) -> dict[str, Any] | None:
     """Return the checkpoint that --resume means: "" is the newest in OUTPUT_DIR, None where it has none.
+
+    Code in it only runs with `trust`.
 
     Raises:
         ConfigError: the file or folder that `resume` names holds none, or none that can be read.
@@ -95,9 +129,9 @@ def read_start(cfg: CfgNode, resume: str) -> dict[str, Any] | None:
     if resume and not source.exists():
         raise ConfigError(f"command line: --resume {resume}: no such file or folder")
     if resume and not source.is_dir():
-        found = source, load_checkpoint(source)
+        found = source, load_checkpoint(source, trust)
     else:
-        newest = load_newest(source)
+        newest = load_newest(source, trust)
         if newest is None and resume:
             raise ConfigError(f"command line: --resume {resume}: the folder holds no checkpoint")
         if newest is None:
@@ -126,6 +160,7 @@ def compare_configs(cfg: CfgNode, saved: dict[str, Any], allow_change: bool) -> 
         change = f"{key}: {difference.default!r} -> {difference.value!r}"
         # A schedule that follows metrics also follows how often there are any.
         steers = key in ("LOG_PERIOD", "TEST.EVAL_PERIOD") and follows_metrics(cfg)
+        steers |= key == "TEST.EVAL_PERIOD" and cfg.TEST.EARLY_STOPPING.PATIENCE > 0
         if key.startswith(FREE) and not key.startswith(PRINTED) and not steers:
             continue
         if key.startswith(FIXED) and not allow_change:
@@ -203,27 +238,37 @@ def versions(device: torch.device) -> dict[str, Any]:
     }
 
 
-def prepare_folder(cfg: CfgNode, overwrite: bool = False, iteration: int = 0) -> None:
+def prepare_folder(
+    cfg: CfgNode, overwrite: bool = False, iteration: int = 0, trainer: Trainer | None = None
+) -> None:
     """Make OUTPUT_DIR ready for a run: config.yaml and log.txt begun, nothing later than its start in it.
 
     Args:
         cfg: the resolved config.
         overwrite: whether an earlier run goes; only files that a run of ours writes are deleted, by name.
         iteration: where the run starts; checkpoints of later iterations are renamed, ending in `.cut`.
+        trainer: whose checkpoints must have space, before anything is touched.
 
     Raises:
-        ConfigError: the folder cannot be written.
+        ConfigError: the folder cannot be written, or the drive is full.
     """
     folder = Path(cfg.OUTPUT_DIR)
-    checkpoints = ("model_[0-9]*.pth*", "model_final.pth*", "model_best.pth", ".model_*.pth.*.tmp", POINTER)
-    records = ("metrics.json*", "log.txt", "events.out.tfevents.*", "profile/*.pt.trace.json")
+    checkpoints = ("model_[0-9]*.pth*", "model_final.pth*", "model_best.pth*", POINTER, MANIFEST)
+    records = ("metrics.json*", "log.txt", PICTURE, "events.out.tfevents.*", "profile/*.pt.trace.json")
     own = (*checkpoints, *records, "config.yaml")
+    old = [path for pattern in own for path in folder.glob(pattern) if overwrite]
     try:
+        if trainer is not None:
+            freed = sum(path.stat().st_size for path in old)
+            needed = CHECKPOINTS_FREE * checkpoint_bytes(trainer)
+            require_space(folder, needed, freed, cfg.label("OUTPUT_DIR"))
         folder.mkdir(parents=True, exist_ok=True)
-        for path in [path for pattern in own for path in folder.glob(pattern) if overwrite]:
-            path.unlink()
+        finish_saves()  # of an earlier run in this process
+        remove_leftovers(folder)
+        for path in old:
+            files.unlink(path)
         set_aside_after(folder, iteration)
-        (folder / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
+        files.write_atomically(folder / "config.yaml", lambda file: file.write(cfg.dump().encode()))
         setup_logging(folder)
     except OSError as error:
-        raise ConfigError(f"{cfg.label('OUTPUT_DIR')}: cannot write to {folder}: {error.strerror}") from None
+        raise _cannot_write(cfg, error) from None

@@ -16,8 +16,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from warmstart.solver import EMA
 
 from .batches import micro_batch, to_device
-from .losses import LossWindow, NonFiniteLossError, mean_of
+from .losses import LossWindow, NonFiniteLossError, SkippedUpdates, mean_of, non_finite_names
 from .rng import rng_state, set_rng_state
+from .signals import Interrupted, signal_name
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +33,9 @@ class HookBase:
     - before_train: once, after a checkpoint was loaded and before the first iteration.
     - before_step: `trainer.iteration` is the number of updates done so far.
     - after_backward: the update's gradients are there, whole and not clipped yet; the update is not.
-    - after_step: the update is done and counted; `trainer.is_last_step` says whether the run ends with it.
-    - after_train: once, when the run ended cleanly.
+    - after_step: the update is done and counted; `trainer.is_last_step` says whether the run ends with it, and
+      `trainer.interrupted` whether a signal cuts it off here, to be resumed: then only the checkpoint is due.
+    - after_train: once, when the run ended cleanly, or a signal has cut it off.
     """
 
     @property
@@ -97,6 +99,9 @@ class Trainer:
             is their mean.
         clip: clips the gradients of the parameters it is given, in place, and returns their norm before.
         ema: follows the model, is saved and resumed with it.
+        nan_limit: updates in a row that are left out where their loss, or the norm that `clip` returns, is not
+            finite; one more is an error. Each step then waits for the device. 0: the first is an error, when it
+            is next read.
 
     >>> model = nn.Linear(2, 1)
     >>> class Loss(nn.Module):
@@ -123,6 +128,7 @@ class Trainer:
         accum_steps: int = 1,
         clip: Callable[[Iterable[nn.Parameter]], Tensor] | None = None,
         ema: EMA | None = None,
+        nan_limit: int = 0,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -134,9 +140,16 @@ class Trainer:
         self.accum_steps = accum_steps
         self.clip = clip
         self.ema = ema
+        #: The updates that were left out, since their loss was not finite.
+        self.skipped = SkippedUpdates(nan_limit)
         self.iteration = 0
         self.is_last_step = False
         self.stop_reason = ""
+        #: The number of the signal that ends the run after this iteration, or 0; set before after_step.
+        self.interrupted: int = 0
+        self._signal = 0  # comes at any instant
+        #: Further names under which this iteration's checkpoint is saved; the checkpoint hook empties it.
+        self.save_as: set[str] = set()
         #: Losses since the last record.
         self.losses = LossWindow()
         #: What hooks want in this iteration's record, besides the losses; anything in it makes a record.
@@ -159,9 +172,10 @@ class Trainer:
             )
 
     def train(self) -> None:
-        """Run from `iteration` to `max_iter`, or until `request_stop`.
+        """Run from `iteration` to `max_iter`, or until `request_stop` or `interrupt`.
 
         Raises:
+            Interrupted: a signal came; all hooks have done their work.
             NonFiniteLossError: a loss became infinite or NaN, seen when it is next read.
         """
         # An event costs nothing where no hook has overridden it.
@@ -174,27 +188,29 @@ class Trainer:
             for event in EVENTS
         }
         before_step, after_step = calls["before_step"], calls["after_step"]
-        self.stop_reason = ""
+        self.stop_reason, self.interrupted = "", 0
         if not self.model.training:  # else layers that the user holds in evaluation mode stay there
             self.model.train()
-        self.is_last_step = self.iteration >= self.max_iter
         batches = self._batches()
         try:
             for call in calls["before_train"]:
                 call(self)
-            while not self.is_last_step:
+            self.is_last_step = self.iteration >= self.max_iter or bool(self.stop_reason)
+            while not (self.is_last_step or self.interrupted):
                 for call in before_step:
                     call(self)
-                self.run_step(batches, calls["after_backward"])
+                updated = self.run_step(batches, calls["after_backward"])
                 self.iteration += 1
-                if self.ema is not None:  # no hook: one that stood at the wrong place would average too late
+                # No hook: one that stood at the wrong place would average too late.
+                if self.ema is not None and updated:
                     self.ema.update(self.model, self.iteration)
                 # Fixed before the hooks run, so that all of them agree; a stop that one of them asks
-                # for now makes the next iteration the last.
+                # for now, or a signal that comes now, makes the next iteration the last.
                 self.is_last_step = self.iteration >= self.max_iter or bool(self.stop_reason)
+                self.interrupted = self._signal
                 for call in after_step:
                     call(self)
-            if self.stop_reason:
+            if self.is_last_step and self.stop_reason:
                 logger.info("stopped after iteration %d: %s", self.iteration, self.stop_reason)
             for call in calls["after_train"]:
                 call(self)
@@ -202,12 +218,22 @@ class Trainer:
             close = getattr(batches, "close", None)
             if close is not None:
                 close()
+        if self._signal:
+            signum, self._signal = self._signal, 0
+            rest = "the run is complete" if self.is_last_step else "give --resume to go on"
+            logger.info("%s: ended after iteration %d; %s", signal_name(signum), self.iteration, rest)
+            raise Interrupted(signum)
 
-    def run_step(self, batches: Iterator[Any], after_backward: Iterable[Any] = ()) -> None:
-        """Do one update: a batch, its losses, gradients, the optimizer, the scheduler."""
+    def run_step(self, batches: Iterator[Any], after_backward: Iterable[Any] = ()) -> bool:
+        """Do one update: a batch, its losses, gradients, the optimizer, the scheduler.
+
+        Returns:
+            Whether the weights were updated; if not, everything else has moved on as if they were.
+        """
         start = time.perf_counter()
         batch = next(batches)
         self.data_seconds += time.perf_counter() - start
+        buffers = {name: b.clone() for name, b in self.model.named_buffers()} if self.skipped.limit else {}
         self.optimizer.zero_grad(set_to_none=True)
         values = mean_of([self._backward(batch, index) for index in range(self.accum_steps)])
         for call in after_backward:
@@ -216,10 +242,26 @@ class Trainer:
         # they add to them is within the bound too.
         if self.clip is not None:
             values["grad_norm"] = self.clip(p for group in self.optimizer.param_groups for p in group["params"])
-        self.losses.add(values)
-        self.optimizer.step()
+        problem = self.skipped.problem_of(values) if self.skipped.limit else ""
+        if problem:
+            self._skip(problem, buffers)
+        else:
+            self.losses.add(values)
+            self.optimizer.step()
         self.rates = self.scheduler.get_last_lr()  # before step(): the rates this update used
         self.scheduler.step()
+        return not problem
+
+    def _skip(self, problem: str, buffers: Mapping[str, Tensor]) -> None:
+        """Leave this update out, and what its forward pass has left behind: BatchNorm's statistics are NaN now."""
+        number = self.iteration + 1
+        if self.skipped.too_many:
+            before = f"as were the {self.skipped.limit} updates before, which were skipped (SOLVER.NAN_LIMIT)"
+            raise self._ruined(f"iteration {number}: {problem}, {before}", number)
+        with torch.no_grad():
+            for name, buffer in self.model.named_buffers():
+                buffer.copy_(buffers[name])
+        logger.warning("iteration %d is skipped: %s%s", number, problem, self._samples(number))
 
     def _backward(self, batch: Any, index: int) -> dict[str, Tensor]:
         """Add the gradients of one micro-batch to the update's; return its losses and metrics."""
@@ -234,9 +276,17 @@ class Trainer:
     def request_stop(self, reason: str) -> None:
         """End the run cleanly: the iteration under way is finished, evaluated, recorded and saved.
 
-        Asked for in after_step, the run ends with the iteration that follows.
+        Asked for in after_step, the run ends with the iteration that follows; in before_train, without any.
         """
         self.stop_reason = reason
+
+    def interrupt(self, signum: int) -> None:
+        """End the run after the iteration under way: saved, but not evaluated or recorded on that account.
+
+        The run that continues from there is the unbroken one. Does no more than set a flag: signal handlers
+        may call it at any instant.
+        """
+        self._signal = signum
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -257,14 +307,21 @@ class Trainer:
         try:
             self.losses.settle(self.iteration)
         except NonFiniteLossError as error:
-            raise self._ruined(str(error)) from None
+            raise self._ruined(str(error), error.iteration) from None
 
-    def _ruined(self, problem: str) -> NonFiniteLossError:
+    def _ruined(self, problem: str, iteration: int = 0) -> NonFiniteLossError:
         rates = ", ".join(f"{float(rate):g}" for rate in self.rates)
         return NonFiniteLossError(
-            f"{problem}; the rate of the last update was {rates}. Nothing was saved after it: try a lower "
-            "SOLVER.BASE_LR or a longer SOLVER.WARMUP_ITERS, and --resume (=PATH for an earlier checkpoint)"
+            f"{problem}{self._samples(iteration)}; the rate of the last update was {rates}. Nothing was saved "
+            "after it: try a lower SOLVER.BASE_LR or a longer SOLVER.WARMUP_ITERS, and --resume (=PATH for an "
+            "earlier checkpoint)",
+            iteration,
         )
+
+    def _samples(self, iteration: int) -> str:
+        """Return which samples update number `iteration` was made from, where the loader can tell."""
+        describe = getattr(self.data_loader, "describe_samples", None)
+        return f"; samples of its batch: {describe(iteration - 1)}" if describe and iteration else ""
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a resumed run needs, as tensors and plain values.
@@ -273,9 +330,12 @@ class Trainer:
             NonFiniteLossError: a loss or a weight is infinite or NaN: such a state is of no use.
         """
         self.settle()
-        finite = [parameter.detach().isfinite().all() for parameter in self.model.parameters()]
-        if not torch.stack(finite).all():
-            raise self._ruined(f"iteration {self.iteration}: a weight is infinite or NaN")
+        models = {"": self.model} if self.ema is None else {"": self.model, "average of ": self.ema.model}
+        bad = non_finite_names(models)
+        if bad:
+            listed = ", ".join([*bad[:3], "..."] if len(bad) > 3 else bad)
+            raise self._ruined(f"iteration {self.iteration}: weights are infinite or NaN: {listed}")
+        own = {"losses": self.losses.state_dict(), "skipped": self.skipped.state_dict()}
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -283,7 +343,7 @@ class Trainer:
             "scaler": None,
             "ema": None if self.ema is None else self.ema.state_dict(),
             "iteration": self.iteration,
-            "hooks": {"losses": self.losses.state_dict()} | {hook.name: hook.state_dict() for hook in self.hooks},
+            "hooks": own | {hook.name: hook.state_dict() for hook in self.hooks},
             "rng": [rng_state(self.device)],
         }
 
@@ -301,6 +361,7 @@ class Trainer:
         self.scheduler.load_state_dict(state["scheduler"])
         self.iteration = state["iteration"]
         self.losses.load_state_dict(state["hooks"]["losses"])
+        self.skipped.load_state_dict(state["hooks"].get("skipped", {}))
         for hook in self.hooks:
             if hook.name in state["hooks"]:  # a hook that is new to this run starts as it is
                 hook.load_state_dict(state["hooks"][hook.name])

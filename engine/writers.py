@@ -17,8 +17,9 @@ import time
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,14 @@ class Writer(Protocol):
 
     def close(self) -> None:
         """Finish; nothing is written after it."""
+
+
+@runtime_checkable
+class PictureWriter(Protocol):
+    """A writer that takes pictures too."""
+
+    def write_picture(self, name: str, path: Path, iteration: int) -> None:
+        """Take the picture in a PNG file."""
 
 
 class JSONWriter:
@@ -109,6 +118,15 @@ class TensorBoardWriter:
         for name, value in record.items():
             if name != "iteration":
                 self._writer.add_scalar(name, value, int(record["iteration"]))
+        self._writer.flush()
+
+    def write_picture(self, name: str, path: Path, iteration: int) -> None:
+        """Write the picture in a PNG file under `name`."""
+        from PIL import Image
+
+        # Its pixels, since torch's add_figure would import pyplot and draw everything again.
+        with Image.open(path) as image:
+            self._writer.add_image(name, np.asarray(image.convert("RGB")), iteration, dataformats="HWC")
         self._writer.flush()
 
     def close(self) -> None:

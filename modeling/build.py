@@ -17,11 +17,12 @@ from .weights import load_weights
 logger = logging.getLogger(__name__)
 
 
-def build_model(cfg: CfgNode) -> nn.Module:
+def build_model(cfg: CfgNode, trust: bool = False) -> nn.Module:
     """Return the model: losses in training mode, logits in evaluation mode, as `Classifier` says.
 
     Reads MODEL, whose NUM_CLASSES and IN_CHANNELS must be filled in. The model is on the CPU, in training
-    mode, and random but for MODEL.WEIGHTS: who wants it reproducible seeds before.
+    mode, and random but for MODEL.WEIGHTS: who wants it reproducible seeds before. Code in that file only
+    runs with `trust`.
 
     Raises:
         ConfigError: what `check_model` raises, NUM_CLASSES or IN_CHANNELS still 0, values that the model
@@ -43,7 +44,7 @@ def build_model(cfg: CfgNode) -> nn.Module:
             )
     model = as_classifier(_build(cfg))
     if cfg.MODEL.WEIGHTS:
-        logger.info("%s", load_weights(model, cfg.MODEL.WEIGHTS, cfg.label("MODEL.WEIGHTS")))
+        logger.info("%s", load_weights(model, cfg.MODEL.WEIGHTS, cfg.label("MODEL.WEIGHTS"), trust))
     return model
 
 

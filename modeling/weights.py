@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from warmstart.config import ConfigError
@@ -19,14 +20,16 @@ from warmstart.config import ConfigError
 _SHOWN = 3  # names of skipped tensors, of each kind, in the report
 
 
-def load_weights(model: nn.Module, path: str | Path, label: str = "MODEL.WEIGHTS") -> str:
+def load_weights(model: nn.Module, path: str | Path, label: str = "MODEL.WEIGHTS", trust: bool = False) -> str:
     """Copy into `model` the tensors of a file that it has under the same name and in the same shape.
 
     Args:
         model: keeps its own values where the file has none that fit: a new classifier, for example.
         path: a state dict, or a checkpoint that holds one as `model` or `state_dict`, written by
-            torch.save. Prefixes that DistributedDataParallel and torch.compile put before names do not count.
+            torch.save, or a .safetensors file. Prefixes that DistributedDataParallel and torch.compile put
+            before names do not count.
         label: the key that named the file, for errors.
+        trust: whether code in the file may run, as --trust-checkpoint says.
 
     Returns:
         A sentence such as "loaded 120/122 tensors from FILE; skipped: fc.weight (1000, 512) does not fit
@@ -45,7 +48,7 @@ def load_weights(model: nn.Module, path: str | Path, label: str = "MODEL.WEIGHTS
     loaded 2/4 tensors from /old.pth; skipped: 1.weight (3, 4) does not fit (2, 4), 1.bias (3,) does not fit (2,)
     """
     own = model.state_dict()
-    state = _tensors(read_tensor_file(path, label), own)
+    state = _tensors(read_tensor_file(path, label, trust), own)
     misfits = {
         name: f"{name} {tuple(tensor.shape)} does not fit {tuple(own[name].shape)}"
         for name, tensor in state.items()
@@ -69,12 +72,15 @@ def load_weights(model: nn.Module, path: str | Path, label: str = "MODEL.WEIGHTS
     return f"loaded {loaded}/{len(own)} tensors from {path}" + (f"; skipped: {listed}" if listed else "")
 
 
-def read_tensor_file(path: str | Path, label: str) -> Any:
-    """Return what torch.save wrote, on the CPU: checksums verified, no code run.
+def read_tensor_file(path: str | Path, label: str, trust: bool = False) -> Any:
+    """Return what torch.save wrote, or the tensors of a .safetensors file, on the CPU.
+
+    Checksums are verified, where the format has them, and no code in the file is run.
 
     Args:
         path: the file.
         label: what asked for it, for errors.
+        trust: whether anything that pickle can make is taken, which may run code, as --trust-checkpoint says.
 
     Raises:
         ConfigError: no such file, damaged, or more in it than tensors and plain values.
@@ -82,7 +88,10 @@ def read_tensor_file(path: str | Path, label: str) -> Any:
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"{label}: no such file: {path}")
+    safe = path.suffix == ".safetensors"
     try:
+        if safe:
+            return load_file(path)
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 bad = archive.testzip()  # torch.load does not look at the checksums
@@ -90,18 +99,21 @@ def read_tensor_file(path: str | Path, label: str) -> Any:
                 raise ConfigError(f"{label}: {path} is damaged: the checksum of {bad} is wrong")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about files that it then refuses
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=not trust)
     except ConfigError:
         raise
     except pickle.UnpicklingError:
-        raise ConfigError(
-            f"{label}: {path} is refused: it is no file of tensors and plain values only, and reading anything"
-            " else could run code; save model.state_dict() with torch.save"
-        ) from None
+        if not trust:
+            raise ConfigError(
+                f"{label}: {path} is refused: it is no file of tensors and plain values only, and reading anything"
+                " else could run code; save model.state_dict() with torch.save or, if you trust who wrote it,"
+                " give --trust-checkpoint"
+            ) from None
+        problem = "UnpicklingError"
     except Exception as error:  # bytes that are no such file make the reader fail in any way
-        raise ConfigError(
-            f"{label}: {path} is damaged or not a file that torch.save wrote ({type(error).__name__})"
-        ) from None
+        problem = f"{type(error).__name__}: {error}" if trust else type(error).__name__
+    writer = "safetensors" if safe else "torch.save"
+    raise ConfigError(f"{label}: {path} is damaged or not a file that {writer} wrote ({problem})")
 
 
 def _tensors(content: Any, own: dict[str, Any]) -> OrderedDict[str, Tensor]:

@@ -11,12 +11,16 @@ from .muon import MuonWithAdamW
 from .optimizers import register_optimizer
 from .param_groups import GroupRule, get_default_optimizer_params
 from .param_scheduler import LRMultiplier, WarmupParamScheduler
+from .picture import picture_path, plan_picture, save_picture
+from .plan import Curve, build_plan, scheduler_plan
 from .schedules import Group, Schedule, drops
+from .text_picture import text_picture
 from .torch_names import register_lr_lambda
 
 __all__ = [
     "EMA",
     "PLATEAU",
+    "Curve",
     "GradientClipping",
     "Group",
     "GroupRule",
@@ -34,6 +38,7 @@ __all__ = [
     "build_gradient_clipping",
     "build_lr_scheduler",
     "build_optimizer",
+    "build_plan",
     "build_schedule",
     "check_schedule",
     "check_solver",
@@ -42,8 +47,13 @@ __all__ = [
     "drops",
     "follows_metrics",
     "get_default_optimizer_params",
+    "picture_path",
+    "plan_picture",
     "register_lr_lambda",
     "register_lr_scheduler",
     "register_optimizer",
+    "save_picture",
     "schedule_names",
+    "scheduler_plan",
+    "text_picture",
 ]

@@ -1,7 +1,8 @@
 """The run of train_net.py as one plain loop: no Trainer, no hooks, no resume.
 
 Read it to see what a run is, or copy it to start a loop of your own. Its final weights equal those of
-train_net.py bit for bit. What hooks do is left out: checkpoints on the way, TEST.PRECISE_BN, PROFILER.
+train_net.py bit for bit. What hooks do is left out: checkpoints on the way, TEST.PRECISE_BN, PROFILER; and so is
+SOLVER.NAN_POLICY.
 
     python tools/plain_train_net.py --config-file config/recipes/digits.yaml
 """

@@ -6,7 +6,8 @@ python tools/train_net.py --config-file config/recipes/digits.yaml SOLVER.BASE_L
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from warmstart.config import CfgNode, ConfigError, Flag
 from warmstart.engine import (
@@ -16,6 +17,7 @@ from warmstart.engine import (
     evaluate_all,
     find_start,
     get_device,
+    hold_folder,
     load_average,
     load_model,
     load_start,
@@ -28,6 +30,8 @@ from warmstart.engine import (
     run_tool,
     seed_all,
     setup_logging,
+    stop_signals,
+    why_stopped,
 )
 from warmstart.modeling import build_model
 
@@ -38,6 +42,7 @@ FLAGS = (
     Flag("--eval-only", "none", "only evaluate MODEL.WEIGHTS or, with --resume, a checkpoint"),
     Flag("--overwrite", "none", "delete the run that OUTPUT_DIR holds and start anew"),
     Flag("--allow-config-change", "none", "resume although model, data or seed differ"),
+    Flag("--trust-checkpoint", "none", "read a checkpoint or MODEL.WEIGHTS even if that can run code in it"),
 )
 
 
@@ -49,8 +54,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if flags["eval_only"] and flags["overwrite"]:
         raise ConfigError("command line: --eval-only writes nothing, so --overwrite has no meaning; leave it out")
     if flags["eval_only"]:
-        return evaluate_only(cfg, flags["resume"])
-    start = find_start(cfg, flags["resume"], flags["overwrite"])
+        return evaluate_only(cfg, flags["resume"], flags["trust_checkpoint"])
+    with hold_folder(cfg):
+        return train(cfg, flags)
+
+
+def train(cfg: CfgNode, flags: Mapping[str, Any]) -> int:
+    """Train from iteration 0, or from the checkpoint that --resume means."""
+    trust = flags["trust_checkpoint"]
+    start = find_start(cfg, flags["resume"], flags["overwrite"], trust)
     if start is not None:
         compare_configs(cfg, start["config"], flags["allow_config_change"])
         if start["iteration"] >= cfg.SOLVER.MAX_ITER:
@@ -60,25 +72,31 @@ def main(argv: Sequence[str] | None = None) -> int:
                 cfg.SOLVER.MAX_ITER,
             )
             return 0
-    trainer = build_trainer(cfg)
+        stopped = why_stopped(cfg, start)
+        if stopped:
+            text = "the run has stopped at iteration %d: %s; raise TEST.EARLY_STOPPING.PATIENCE to go on"
+            logger.info(text, start["iteration"], stopped)
+            return 0
+    trainer = build_trainer(cfg, trust)
     if start is not None:
         load_start(trainer, start)
-    prepare_folder(cfg, flags["overwrite"], trainer.iteration)
+    prepare_folder(cfg, flags["overwrite"], trainer.iteration, trainer)
     log_run(cfg, trainer)
-    trainer.train()
+    with stop_signals(trainer.interrupt):
+        trainer.train()
     return 0
 
 
-def evaluate_only(cfg: CfgNode, resume: str | None) -> int:
+def evaluate_only(cfg: CfgNode, resume: str | None, trust: bool = False) -> int:
     """Evaluate on every test set; nothing is written."""
-    start = None if resume is None else read_start(cfg, resume)
+    start = None if resume is None else read_start(cfg, resume, trust)
     if start is None and not cfg.MODEL.WEIGHTS:
         missing = "needs weights" if resume is None else f"found no checkpoint in {cfg.OUTPUT_DIR}"
         raise ConfigError(f"command line: --eval-only {missing}; give MODEL.WEIGHTS FILE or --resume=PATH")
     if not cfg.DATASETS.TEST:
         raise ConfigError(f"{cfg.label('DATASETS.TEST')}: names no data set to evaluate on")
     seed_all(cfg.SEED)  # for what MODEL.WEIGHTS does not hold
-    model = build_model(cfg).to(get_device(cfg))
+    model = build_model(cfg, trust).to(get_device(cfg))
     averaged = None
     if start is not None:
         load_model(model, start)

@@ -182,6 +182,40 @@ def test_evaluation_gives_every_sample_once_in_order(workers: int) -> None:
     assert (len(loader), loader.size) == (3, 10)
 
 
+@pytest.mark.need("E6")
+@pytest.mark.parametrize("iteration", [0, 2, 7, 1_000_000])
+def test_the_indices_of_a_batch_are_told_without_reading_it(
+    train: Callable[..., TrainLoader], iteration: int
+) -> None:
+    dataset = Counting()
+    loader = train(dataset=dataset)
+    indices = loader.sample_indices(iteration)
+    assert dataset.touched == []
+    assert indices == next(loader.batches(iteration))[1].tolist()  # each sample's label is its index
+
+
+@pytest.mark.need("E6")
+def test_a_batch_is_described_by_16_samples_and_by_their_files_where_there_are_any(
+    train: Callable[..., TrainLoader], tmp_path: Path
+) -> None:
+    from PIL import Image
+    from torch.utils.data import ConcatDataset
+    from torchvision.datasets import ImageFolder
+
+    assert train(batch_size=3).describe_samples(0) == ", ".join(map(str, train(batch_size=3).sample_indices(0)))
+    for name in ("cats/1.png", "cats/2.png", "dogs/7.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    folder = ImageFolder(tmp_path)
+    loader = train(dataset=ConcatDataset([ArrayDataset(IMAGES, np.arange(10)), folder]), batch_size=26)
+    shown = loader.describe_samples(0).split(", ")
+    assert len(shown) == 17
+    assert shown[-1] == "..."
+    for index, text in zip(loader.sample_indices(0), shown[:-1], strict=False):
+        assert text == (str(index) if index < 10 else f"{index} ({folder.samples[index - 10][0]})")
+    assert any(text.startswith("12 (") and text.endswith("dogs/7.png)") for text in shown)
+
+
 @pytest.mark.parametrize("end", ["close the loader", "close the stream", "drop the stream"])
 def test_no_worker_outlives_its_stream(train: Callable[..., TrainLoader], end: str) -> None:
     before = children()

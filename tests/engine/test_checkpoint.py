@@ -12,7 +12,16 @@ import torch
 
 from warmstart.config import ConfigError
 from warmstart.engine import load_checkpoint, load_newest, save_checkpoint
-from warmstart.engine.checkpoint import checkpoint_name, has_checkpoints, point_to
+from warmstart.engine.checkpoint import (
+    checkpoint_name,
+    checkpoint_number,
+    has_checkpoints,
+    point_to,
+    set_aside_after,
+)
+from warmstart.tools import train_net
+
+from .faults import Disk
 
 
 def content(iteration: int, **more: Any) -> dict[str, Any]:
@@ -25,6 +34,12 @@ def save(folder: Path, iteration: int) -> Path:
     save_checkpoint(content(iteration), path)
     point_to(path)
     return path
+
+
+@pytest.mark.parametrize("name", ["model_final.pth", "model_5.pth.cut", "model_-1.pth", "last_checkpoint"])
+def test_a_file_without_a_number_has_none(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is no numbered checkpoint, such as model_0000999.pth"):
+        checkpoint_number(name)
 
 
 def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
@@ -91,6 +106,69 @@ def test_a_file_that_would_run_code_is_refused_and_runs_none(tmp_path: Path) -> 
     with pytest.raises(ConfigError, match="is refused: it is no file of tensors and plain values only"):
         load_checkpoint(path)
     assert not touched.exists()
+
+
+class Foreign:
+    """Creates a folder when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.need("D7", "D8")
+@pytest.mark.parametrize("words", [["--resume"], ["--resume={}"], ["MODEL.WEIGHTS={}", "OUTPUT_DIR={}.run"]])
+@pytest.mark.parametrize("more", [[], ["--eval-only"]])
+def test_the_tool_reads_a_foreign_pickle_only_with_the_flag_that_its_refusal_names(
+    tiny_words: list[str], tmp_path: Path, words: list[str], more: list[str]
+) -> None:
+    train_net.main([*tiny_words, "SOLVER.CHECKPOINT_PERIOD=7"])
+    out, ran = tmp_path / "out", tmp_path / "ran"
+    path = out / "model_0000006.pth"
+    foreign = load_checkpoint(path) | {"foreign": Foreign(ran)}
+    for name in ("model_0000013.pth", "model_final.pth"):
+        (out / name).unlink()
+    torch.save(foreign, path)
+    command = [*tiny_words, *(word.format(path) for word in words), *more]
+    with pytest.raises(ConfigError, match="is refused: .* give --trust-checkpoint"):
+        train_net.main(command)
+    assert not ran.exists()
+    assert train_net.main([*command, "--trust-checkpoint"]) == 0
+    assert ran.exists()
+
+
+@pytest.mark.need("F8")
+def test_the_best_checkpoint_alone_is_a_run_too(tmp_path: Path) -> None:
+    """A user who has deleted the rest to save space goes on from it, and starts no new run over it."""
+    save_checkpoint(content(3), tmp_path / "model_best.pth")
+    assert has_checkpoints(tmp_path)
+    found = load_newest(tmp_path)
+    assert found is not None
+    assert (found[0].name, found[1]["iteration"]) == ("model_best.pth", 3)
+
+
+@pytest.mark.need("D2")
+@pytest.mark.parametrize("operation", range(8))
+def test_killed_while_later_checkpoints_are_set_aside_the_next_start_takes_the_same_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: int
+) -> None:
+    for iteration in (3, 6, 9):
+        save(tmp_path, iteration)
+    save_checkpoint(content(9), tmp_path / "model_final.pth")
+    with monkeypatch.context() as patch:
+        disk = Disk(patch, "EIO", operation)
+        with pytest.raises(OSError, match="Input/output error"):
+            set_aside_after(tmp_path, 3)
+    found = load_newest(tmp_path)
+    assert found is not None
+    pointed = any(call == "replace last_checkpoint" for call in disk.calls[:operation])
+    assert found[1]["iteration"] == (3 if pointed else 9)
+    set_aside_after(tmp_path, 3)
+    assert sorted(path.name for path in tmp_path.glob("model*")) == [
+        *("model_0000002.pth", "model_0000005.pth.cut", "model_0000008.pth.cut", "model_final.pth.cut")
+    ]
 
 
 def flip(path: Path) -> None:

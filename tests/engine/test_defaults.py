@@ -69,6 +69,7 @@ def test_the_default_hooks_stand_in_their_order_with_users_hooks_before_the_reco
         "EvaluationHook",
         "Mine",
         "RecordHook",
+        "PictureHook",
         "CheckpointHook",
     ]
 

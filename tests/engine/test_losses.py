@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -47,6 +49,11 @@ def test_the_average_is_the_same_bits_whenever_it_was_read_or_saved_in_between()
         add(second, *values[k:])
         second.settle(6)
         assert second.state_dict() == whole.state_dict()
+
+
+@pytest.mark.need("E6")
+def test_a_window_in_which_every_update_was_skipped_still_has_a_total() -> None:
+    assert math.isnan(LossWindow().averages()["total_loss"])
 
 
 def test_settling_twice_reads_nothing_twice() -> None:

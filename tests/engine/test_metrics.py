@@ -13,6 +13,7 @@ import torch
 from warmstart.config import CfgNode, ConfigError, get_cfg
 from warmstart.engine import (
     HookBase,
+    MetricHook,
     Trainer,
     build_trainer,
     compare_configs,
@@ -20,6 +21,7 @@ from warmstart.engine import (
     load_start,
     resolve_config,
 )
+from warmstart.engine.saving import finish_saves
 from warmstart.solver import MetricLR
 
 PLATEAU = [
@@ -69,6 +71,7 @@ def killed_and_resumed(cfg: CfgNode, k: int) -> Trainer:
     trainer.hooks.append(Kill(k))
     with pytest.raises(Killed):
         trainer.train()
+    finish_saves()
     found = load_newest(Path(cfg.OUTPUT_DIR))
     assert found is not None
     resumed = build_trainer(cfg)
@@ -185,3 +188,34 @@ def test_how_often_there_is_a_metric_is_not_free(tmp_path: Path, logged: list[lo
         compare_configs(config(tmp_path, *more, "TEST.EVAL_PERIOD", 4), saved, allow_change=False)
         told = ["changed since the checkpoint: TEST.EVAL_PERIOD: 3 -> 4"] if name == "ReduceLROnPlateau" else []
         assert [record.getMessage() for record in logged] == told
+
+
+def test_a_score_whose_name_is_mistyped_is_told_at_the_first_evaluation(
+    tmp_path: Path, logged: list[logging.LogRecord]
+) -> None:
+    more = ["SOLVER.LR_METRIC", "digits_test/acuracy", "SOLVER.MAX_ITER", 12, "LOG_PERIOD", 2]
+    train(config(tmp_path, *PLATEAU, *more, "SOLVER.WARMUP_ITERS", 1))
+    lines = [record.getMessage() for record in logged]
+    (told,) = [line for line in lines if "acuracy" in line]
+    assert told.endswith("digits_test/acuracy, which is not in the record; did you mean digits_test/accuracy?")
+    assert sum("digits_test after" in line for line in lines[: lines.index(told)]) == 1
+
+
+def test_warm_up_may_end_above_a_value_and_metrics_may_be_nan(
+    tmp_path: Path, logged: list[logging.LogRecord]
+) -> None:
+    until = ["SOLVER.WARMUP_UNTIL.METRIC", "digits_test/accuracy", "SOLVER.WARMUP_UNTIL.ABOVE", 0.0]
+    cfg = config(tmp_path, *PLATEAU, *until, "SOLVER.WARMUP_ITERS", 50, "SOLVER.LR_SCHEDULER_ARGS.patience", 0)
+    trainer = build_trainer(cfg)
+    scheduler = trainer.scheduler
+    assert isinstance(scheduler, MetricLR)
+    (hook,) = [hook for hook in trainer.hooks if isinstance(hook, MetricHook)]
+    for iteration, accuracy in ((1, 0.0), (2, 0.1)):
+        trainer.iteration, trainer.record = iteration, {"iteration": iteration, "digits_test/accuracy": accuracy}
+        scheduler.step()
+        hook.after_step(trainer)
+        assert scheduler.in_warmup == (iteration == 1)
+    trainer.iteration, trainer.record = 3, {"iteration": 3, "digits_test/loss": float("nan")}
+    hook.after_step(trainer)
+    text = "iteration 3: digits_test/loss is nan and has not improved on anything yet: rate 0.1 -> 0.05"
+    assert logged[-1].getMessage() == text

@@ -300,7 +300,7 @@ def test_what_cannot_change_the_result_is_free_and_not_mentioned(
     cfg = resolve_config(
         tiny(
             *("OUTPUT_DIR", "elsewhere", "LOG_PERIOD", 1, "DATALOADER.NUM_WORKERS", 2, "TEST.EVAL_PERIOD", 2),
-            *("MEMORY_STATS", True, "PROFILER.START", 3, "PROFILER.ITERS", 2),
+            *("MEMORY_STATS", True, "PROFILER.START", 3, "PROFILER.ITERS", 2, "SOLVER.CHECKPOINT_KEEP", 2),
         )
     )
     compare_configs(cfg, saved, allow_change=False)
@@ -429,7 +429,7 @@ def test_the_final_file_is_there_before_the_pointer_says_that_the_run_is_complet
     def killed(path: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("warmstart.engine.hooks.point_to", killed)
+    monkeypatch.setattr("warmstart.engine.saving.point_to", killed)
     with pytest.raises(KeyboardInterrupt):
         train(tiny())
     assert load_checkpoint(tmp_path / "out" / "model_final.pth")["iteration"] == 14

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import logging
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from warmstart.engine import HookBase, NonFiniteLossError, Trainer
-from warmstart.solver import EMA, GradientClipping
+from warmstart.config import CfgNode
+from warmstart.engine import (
+    HookBase,
+    NonFiniteLossError,
+    Trainer,
+    build_trainer,
+    load_checkpoint,
+    load_start,
+    log_run,
+    resolve_config,
+)
+from warmstart.engine.saving import finish_saves
+from warmstart.solver import EMA, GradientClipping, WarmupMultiStepLR
 
 
 class Regression(nn.Module):
@@ -325,6 +340,242 @@ def test_a_nan_names_the_first_bad_iteration_its_terms_and_what_to_try() -> None
     assert trainer.iteration == 5
 
 
+GOOD = (torch.ones(4, 2), torch.zeros(4, 1))
+BAD = (torch.full((4, 2), float("nan")), torch.zeros(4, 1))
+HALF_BAD = (torch.cat([GOOD[0][:3], BAD[0][:1]]), GOOD[1])
+
+
+class Told(list[Any]):
+    """Batches of a loader that can tell what is in them."""
+
+    def describe_samples(self, iteration: int) -> str:
+        return f"those of batch {iteration}"
+
+
+@pytest.mark.need("E6")
+def test_a_nan_names_the_samples_of_its_batch_where_the_loader_tells_them() -> None:
+    trainer = make_trainer([], max_iter=5, batches=Told([GOOD, GOOD, BAD, GOOD, GOOD]))
+    trainer.train()
+    expected = (
+        r"iteration 3: total_loss is nan \(.*\); samples of its batch: those of batch 2; the rate of the last"
+    )
+    with pytest.raises(NonFiniteLossError, match=expected) as caught:
+        trainer.settle()
+    assert caught.value.iteration == 3
+
+
+def make_skipping(batches: list[Any], limit: int = 2, hooks: list[HookBase] | None = None, **more: Any) -> Trainer:
+    trainer = make_trainer(hooks or [], max_iter=len(batches), batches=batches, nan_limit=limit, **more)
+    # Ours: torch's own schedules warn where the first update of all is left out.
+    trainer.scheduler = WarmupMultiStepLR(trainer.optimizer, [2], gamma=0.5, warmup_iters=0)
+    return trainer
+
+
+@pytest.mark.need("E6")
+@pytest.mark.parametrize("at", [0, 1, 4])
+def test_a_skipped_update_leaves_the_weights_while_rate_data_and_count_move_on(
+    at: int, logged: list[logging.LogRecord]
+) -> None:
+    others = random_batches() + random_batches()[:1]
+    batches = Told(others[:at] + [BAD] + others[at:])
+    seen: list[tuple[int, list[float | Tensor], Tensor]] = []
+
+    class See(HookBase):
+        def after_step(self, trainer: Trainer) -> None:
+            seen.append((trainer.iteration, trainer.rates, trainer.model.net.weight.detach().clone()))
+
+    trainer = make_skipping(batches, hooks=[See()])
+    before = trainer.model.net.weight.detach().clone()
+    trainer.train()
+    assert [iteration for iteration, _, _ in seen] == [1, 2, 3, 4, 5]
+    assert [rates for _, rates, _ in seen] == [[0.1], [0.1], [0.05], [0.05], [0.05]]
+    weights = [before, *(weight for _, _, weight in seen)]
+    assert [torch.equal(a, b) for a, b in itertools.pairwise(weights)] == [i == at for i in range(5)]
+    assert trainer.skipped.state_dict() == {"total": 1, "in_a_row": int(at == 4)}
+    (line,) = (record.getMessage() for record in logged)
+    assert line == (
+        f"iteration {at + 1} is skipped: total_loss is nan (loss_mse nan, loss_abs nan); samples of its batch: "
+        f"those of batch {at}"
+    )
+    trainer.settle()
+    assert all(torch.tensor(value).isfinite() for value in trainer.losses.averages().values())
+
+
+@pytest.mark.need("E6")
+def test_the_updates_around_a_skipped_one_are_those_of_a_run_that_never_saw_it() -> None:
+    batches = random_batches()
+    plain, skipping = make_skipping(batches), make_skipping([batches[0], BAD, *batches[1:]])
+    for trainer in (plain, skipping):  # of equal rates, so that only the batches differ
+        trainer.scheduler = WarmupMultiStepLR(trainer.optimizer, [], warmup_iters=0)
+        trainer.train()
+        trainer.settle()
+    for ours, theirs in zip(skipping.model.parameters(), plain.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert skipping.losses.averages() == plain.losses.averages()
+
+
+@pytest.mark.need("E6")
+def test_one_more_in_a_row_than_the_limit_ends_the_run() -> None:
+    trainer = make_skipping([GOOD, BAD, BAD, GOOD, BAD, BAD, BAD])
+    expected = r"total_loss is nan \(.*\), as were the 2 updates before, which were skipped \(SOLVER.NAN_LIMIT\)"
+    with pytest.raises(NonFiniteLossError, match=f"iteration 7: {expected}"):
+        trainer.train()
+    assert trainer.iteration == 6
+    assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
+
+
+@pytest.mark.need("E6", "E12")
+def test_one_bad_micro_batch_skips_the_whole_update() -> None:
+    trainer = make_skipping([GOOD, HALF_BAD], accum_steps=4)
+    trainer.train()
+    assert trainer.skipped.total == 1
+    assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
+
+
+@pytest.mark.need("E6", "E11")
+def test_where_gradients_are_clipped_their_norm_counts_too(logged: list[logging.LogRecord]) -> None:
+    class Overflow(HookBase):
+        def after_backward(self, trainer: Trainer) -> None:
+            if trainer.iteration == 1:
+                trainer.model.net.bias.grad = torch.tensor([float("inf")])
+
+    trainer = make_skipping([GOOD] * 3, hooks=[Overflow()], clip=GradientClipping("full_model", 1.0))
+    trainer.train()
+    assert trainer.skipped.total == 1
+    assert logged[0].getMessage().startswith("iteration 2 is skipped: grad_norm is inf (total_loss ")
+    trainer.state_dict()  # all finite
+
+
+@pytest.mark.need("E4", "E6")
+def test_the_average_takes_no_part_in_a_skipped_update() -> None:
+    trainer = make_skipping([GOOD, BAD, GOOD])
+    trainer.ema = EMA(trainer.model, decay=0.5)
+    trainer.train()
+    assert trainer.ema.num_updates == 2
+
+
+@pytest.mark.need("E6", "S9")
+@pytest.mark.parametrize("clip", [None, GradientClipping("full_model", 1.0)])
+def test_skipping_costs_one_read_a_step(clip: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_skipping([GOOD] * 20, clip=clip)
+    reads: list[str] = []
+    for method in ("item", "cpu", "tolist", "numpy", "__bool__", "__float__"):
+        original = getattr(Tensor, method)
+
+        def counted(self: Tensor, *args: Any, _name: str = method, _original: Any = original) -> Any:
+            reads.append(_name)
+            return _original(self, *args)
+
+        monkeypatch.setattr(Tensor, method, counted)
+    trainer.train()
+    assert reads == ["__bool__"] * 20
+
+
+Tiny = Callable[..., CfgNode]
+
+
+def poisoned(cfg: CfgNode, *iterations: int) -> Trainer:
+    """A trainer whose images are NaN in these iterations, from 0, so that BatchNorm's statistics become it too."""
+    trainer = build_trainer(cfg)
+    forward = trainer.model.forward
+
+    def poisoned_forward(images: Tensor, *labels: Tensor) -> Any:
+        bad = trainer.model.training and trainer.iteration in iterations
+        return forward(images * float("nan") if bad else images, *labels)
+
+    trainer.model.forward = poisoned_forward  # type: ignore[method-assign]
+    return trainer
+
+
+@pytest.mark.need("E6")
+def test_by_default_the_first_nan_ends_the_run_and_names_the_positions_of_its_samples(tiny: Tiny) -> None:
+    trainer = poisoned(tiny("LOG_PERIOD", 1), 3)
+    samples = ", ".join(map(str, trainer.data_loader.sample_indices(3)))  # type: ignore[attr-defined]
+    with pytest.raises(NonFiniteLossError, match=f"iteration 4: total_loss .*; samples of its batch: {samples};"):
+        trainer.train()
+
+
+@pytest.mark.need("E6")
+def test_a_skipped_iteration_leaves_no_trace_in_buffers_and_records(tiny: Tiny, tmp_path: Path) -> None:
+    cfg = resolve_config(tiny("SOLVER.NAN_POLICY", "skip", "SOLVER.EMA.ENABLED", True, "LOG_PERIOD", 1))
+    before: dict[str, Tensor] = {}
+
+    class Compare(HookBase):
+        def before_step(self, trainer: Trainer) -> None:
+            before.update({name: buffer.clone() for name, buffer in trainer.model.named_buffers()})
+
+        def after_step(self, trainer: Trainer) -> None:
+            same = [torch.equal(buffer, before[name]) for name, buffer in trainer.model.named_buffers()]
+            assert any(same) == all(same) == (trainer.iteration in (4, 5))
+
+    trainer = poisoned(cfg, 3, 4)
+    trainer.hooks.append(Compare())
+    trainer.train()
+    content = load_checkpoint(tmp_path / "out" / "model_final.pth")
+    for model in (content["model"], content["ema"]["model"]):
+        assert all(tensor.isfinite().all() for tensor in model.values())
+    assert content["hooks"]["skipped"] == {"total": 2, "in_a_row": 0}
+    records = [json.loads(line) for line in (tmp_path / "out" / "metrics.json").read_text().splitlines()]
+    assert [record.get("skipped_steps") for record in records] == [None] * 3 + [1] + [2] * 10
+    assert [record["iteration"] for record in records if record["total_loss"] is None] == [4, 5]
+
+
+@pytest.mark.need("D1", "E6")
+def test_killed_between_skipped_updates_a_run_goes_on_bit_for_bit(tiny: Tiny, tmp_path: Path) -> None:
+    class Die(HookBase):
+        def before_step(self, trainer: Trainer) -> None:
+            if trainer.iteration == 4:
+                raise KeyboardInterrupt
+
+    words = ("SOLVER.NAN_POLICY", "skip", "SOLVER.NAN_LIMIT", 3, "SOLVER.CHECKPOINT_PERIOD", 4)
+    whole, killed = (
+        resolve_config(tiny(*words, "OUTPUT_DIR", str(tmp_path / name))) for name in ("whole", "killed")
+    )
+    poisoned(whole, 2, 3, 4).train()
+    trainer = poisoned(killed, 2, 3, 4)
+    trainer.hooks.append(Die())
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    finish_saves()
+    trainer = poisoned(killed, 2, 3, 4, 5)
+    load_start(trainer, load_checkpoint(tmp_path / "killed" / "model_0000003.pth"))
+    with pytest.raises(NonFiniteLossError, match="iteration 6: .* as were the 3 updates before"):
+        trainer.train()
+    trainer = poisoned(killed, 2, 3, 4)
+    load_start(trainer, load_checkpoint(tmp_path / "killed" / "model_0000003.pth"))
+    trainer.train()
+    ours, theirs = (load_checkpoint(tmp_path / name / "model_final.pth") for name in ("killed", "whole"))
+    for name, tensor in theirs["model"].items():
+        assert torch.equal(ours["model"][name], tensor), name
+    assert ours["hooks"] == theirs["hooks"]
+    records = [(tmp_path / name / "metrics.json").read_text().splitlines()[-1] for name in ("killed", "whole")]
+    losses = [{k: v for k, v in json.loads(line).items() if "time" not in k} for line in records]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.need("E6")
+def test_skipping_is_said_at_the_start(tiny: Tiny, logged: list[logging.LogRecord]) -> None:
+    cfg = resolve_config(tiny("SOLVER.NAN_POLICY", "skip", "SOLVER.NAN_LIMIT", 4))
+    log_run(cfg, build_trainer(cfg))
+    line = "SOLVER.NAN_POLICY: non-finite updates are skipped, up to 4 in a row; each step waits for the loss"
+    assert line in [record.getMessage() for record in logged]
+
+
+@pytest.mark.need("E6")
+@pytest.mark.parametrize("where", ["statistics", "average"])
+def test_statistics_and_averages_that_are_not_finite_are_not_saved(tiny: Tiny, where: str) -> None:
+    trainer = build_trainer(tiny("SOLVER.EMA.ENABLED", True))
+    assert trainer.ema is not None
+    trainer.state_dict()
+    if where == "statistics":
+        dict(trainer.model.named_buffers())["block1.1.running_var"][0] = float("nan")
+    else:
+        dict(trainer.ema.model.named_parameters())["fc.weight"].data[0, 0] = float("inf")
+    name = "block1.1.running_var" if where == "statistics" else "average of fc.weight"
+    with pytest.raises(NonFiniteLossError, match=f"iteration 0: weights are infinite or NaN: {name};"):
+        trainer.state_dict()
+
+
 @pytest.mark.need("E7", "S9")
 @pytest.mark.parametrize("options", [{}, {"accum_steps": 2, "clip": GradientClipping("full_model", 1.0)}])
 def test_a_step_reads_nothing_back_from_the_device(
@@ -365,7 +616,9 @@ def test_ruined_weights_are_not_saved() -> None:
     trainer = make_trainer([], max_iter=1)
     trainer.optimizer.param_groups[0]["lr"] = float("inf")
     trainer.train()
-    with pytest.raises(NonFiniteLossError, match="iteration 1: a weight is infinite or NaN; .* --resume"):
+    with pytest.raises(
+        NonFiniteLossError, match="iteration 1: weights are infinite or NaN: net.weight, net.bias; .* --resume"
+    ):
         trainer.state_dict()
 
 

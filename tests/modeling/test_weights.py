@@ -3,10 +3,13 @@
 import os
 import pickle
 import re
+import sys
+import types
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import densenet121, mnasnet0_5, resnet18
 from torchvision.models.vision_transformer import VisionTransformer
@@ -159,10 +162,67 @@ class Touch:
 def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path, save) -> None:
     trace = tmp_path / "trace"
     save({"0.weight": torch.ones(4, 4), "x": Touch(trace)}, tmp_path / "bad.pth")
-    message = r"MODEL.WEIGHTS: .*bad.pth is refused: .* could run code; save model.state_dict\(\) with torch.save$"
+    message = (
+        r"MODEL.WEIGHTS: .*bad.pth is refused: .* could run code; save model.state_dict\(\) with torch.save or, "
+        r"if you trust who wrote it, give --trust-checkpoint$"
+    )
     with pytest.raises(ConfigError, match=message):
         load_weights(net(), tmp_path / "bad.pth")
     assert not trace.exists()
+
+
+@pytest.mark.need("D8")
+def test_code_in_a_file_runs_only_where_its_writer_is_trusted(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    path = saved(tmp_path / "odd.pth", {"0.weight": torch.ones(4, 4), "x": Touch(trace)})
+    assert load_weights(net(), path, trust=True).startswith("loaded 1/9 tensors")
+    assert trace.exists()
+
+
+@pytest.mark.need("D8")
+def test_of_a_trusted_file_that_cannot_be_read_the_reason_is_told(tmp_path: Path) -> None:
+    class Gone:
+        pass
+
+    path = tmp_path / "odd.pth"
+    Gone.__module__, Gone.__qualname__ = "gone_module", "Gone"
+    try:
+        sys.modules["gone_module"] = types.ModuleType("gone_module")
+        sys.modules["gone_module"].Gone = Gone
+        saved(path, {"0.weight": Gone()})
+    finally:
+        del sys.modules["gone_module"]
+    with pytest.raises(ConfigError, match=r"damaged or not a file .* \(ModuleNotFoundError: .*'gone_module'\)"):
+        load_weights(net(), path, trust=True)
+    with pytest.raises(ConfigError, match="is refused"):
+        load_weights(net(), path)
+    path.write_bytes(b"junk")
+    with pytest.raises(ConfigError, match=r"odd.pth is damaged or not a file that torch.save wrote \(Unpickling"):
+        load_weights(net(), path, trust=True)
+
+
+def test_a_safetensors_file(tmp_path: Path) -> None:
+    old, new = net(), net()
+    path = tmp_path / "shared.safetensors"
+    save_file(old.state_dict(), path)
+    assert load_weights(new, path) == f"loaded 9/9 tensors from {path}"
+    assert same(new, old)
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", pickle.dumps({"a": 1}), "cut", "torch"])
+def test_a_file_that_is_no_safetensors_file(tmp_path: Path, content) -> None:
+    path = tmp_path / "shared.safetensors"
+    if content == "torch":
+        torch.save(net().state_dict(), path)
+    elif content == "cut":
+        save_file(net().state_dict(), path)
+        path.write_bytes(path.read_bytes()[:-7])
+    else:
+        path.write_bytes(content)
+    with pytest.raises(
+        ConfigError, match="^MODEL.WEIGHTS: .*shared.safetensors is damaged or not a file that safetensors wrote"
+    ):
+        load_weights(net(), path)
 
 
 @pytest.mark.parametrize("keep", [0, 10, 500])

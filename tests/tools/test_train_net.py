@@ -30,10 +30,12 @@ def test_a_run_leaves_the_files_that_users_know(tiny_words: list[str], tmp_path:
     assert train_net.main(tiny_words) == 0
     names = {path.name.partition(".tfevents")[0] for path in (tmp_path / "out").iterdir()}
     assert names == {
+        "checkpoints.json",
         "config.yaml",
         "events.out",
         "last_checkpoint",
         "log.txt",
+        "lr.png",
         "metrics.json",
         "model_0000013.pth",
         "model_final.pth",

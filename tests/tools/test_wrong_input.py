@@ -34,6 +34,7 @@ FILES = {
     "args.yaml": "MODEL:\n  ARGS:\n    norn: group\n",
     "dashless.yaml": "INPUT:\n  TRANSFORMS_TRAIN:\n    RandomCrop: {size: 8}\n",
     "junk.pth": "not a checkpoint",
+    "junk.safetensors": "no tensors",
     "a_file": "",
 }
 
@@ -85,6 +86,7 @@ SEED 1 --eval_only -> command line: unknown flag --eval_only; did you mean --eva
 OUTPUT_DIR out --resum -> command line: unknown flag --resum; did you mean --resume?
 SEED 1 --lr=3 -> command line: unknown flag --lr; known: --config-file, --import, --print-config, --resume
 --eval-only=yes -> command line: --eval-only takes no value; got 'yes'
+--trust-checkpoint=junk.pth -> command line: --trust-checkpoint takes no value; got 'junk.pth'
 --config-file -> command line: --config-file needs a value
 --config-file= -> command line: --config-file needs a value
 --import gone_module -> command line: --import gone_module: no such module
@@ -109,6 +111,7 @@ SOLVER.BASE_LR -1e-4 -> SOLVER.BASE_LR (command line): expected a number above 0
 SOLVER.BASE_LR= -> SOLVER.BASE_LR (command line): expected a number above 0; got ''
 SOLVER.IMS_PER_BATCH 1.5 -> SOLVER.IMS_PER_BATCH (command line): expected a whole number of at least 1; got '1.5'
 SOLVER.WARMUP_FACTOR 2 -> SOLVER.WARMUP_FACTOR (command line): expected a number of at least 0 and at most 1; got
+SOLVER.CHECKPOINT_KEEP -1 -> SOLVER.CHECKPOINT_KEEP (command line): expected a whole number of at least 0; got '-1'
 CUDNN_BENCHMARK yes -> CUDNN_BENCHMARK (command line): expected true or false; got 'yes'
 SEED null -> SEED (command line): expected a whole number of at least 0 ... got 'null' (for example: SEED 1)
 SOLVER.STEPS [[1]] -> SOLVER.STEPS (command line): expected a list, each entry a number of iterations, 1 or more
@@ -154,6 +157,7 @@ MODEL.IN_CHANNELS 3 -> MODEL.IN_CHANNELS (command line): the training images hav
 MODEL.DEVICE gpu -> MODEL.DEVICE (command line): expected auto, cpu, cuda or cuda:N; got 'gpu'
 MODEL.WEIGHTS gone.pth -> MODEL.WEIGHTS (command line): no such file: gone.pth
 MODEL.WEIGHTS junk.pth -> MODEL.WEIGHTS (command line): junk.pth is
+MODEL.WEIGHTS junk.safetensors -> MODEL.WEIGHTS (command line): junk.safetensors is damaged or not a file that safe
 OUTPUT_DIR a_file -> OUTPUT_DIR (command line): a_file is a file; name a folder
 OUTPUT_DIR a_file/out -> OUTPUT_DIR (command line): cannot write to a_file/out
 --eval-only -> command line: --eval-only ... MODEL.WEIGHTS FILE or --resume

@@ -1,0 +1,353 @@
+"""Kill training runs at any instant, resume them, and compare what they end with: one JSON line a configuration.
+
+    python benchmarks/torture.py --kills 100 --seed 0
+
+For each configuration one run is left alone. Others are killed (SIGKILL) and resumed until they are done, and then
+everything must be equal: each checkpoint to the last bit, metrics.json and TensorBoard but for times. A kill comes
+at an instant drawn uniformly from the length of the whole command, or right after something appeared in the
+run's folder: a temporary checkpoint, a new pointer, a line of metrics.json. It hits the process alone or, as a
+batch system does, its whole group. `kills` counts those that found a process to kill, `runs` the comparisons;
+`mismatches` counts runs that differ, whose folders stay. The exit code is 1 where one does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import math
+import os
+import platform
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from warmstart.config import get_cfg
+from warmstart.engine import load_checkpoint
+
+TOOL = Path(__file__).parent.parent / "tools" / "train_net.py"
+MOST_KILLS = 6  # of one run: so many that it goes on from checkpoints that were themselves written after a resume
+TIMES = ("time", "data_time")  # names in a record
+
+BASE = (
+    *("MODEL.ARGS={norm: batch, dropout: 0.2, width: 4}", "SOLVER.IMS_PER_BATCH=16", "SOLVER.MAX_ITER=90"),
+    *("SOLVER.BASE_LR=0.05", "SOLVER.WARMUP_ITERS=10", "SOLVER.CHECKPOINT_PERIOD=7", "TEST.EVAL_PERIOD=30"),
+    *("LOG_PERIOD=4", "INPUT.TRANSFORMS_TRAIN=[{RandomCrop: {size: 8, padding: 1}}, RandomHorizontalFlip]"),
+)
+PLATEAU = (
+    *("SOLVER.LR_SCHEDULER_NAME=ReduceLROnPlateau", "SOLVER.LR_METRIC=total_loss"),
+    *("SOLVER.LR_SCHEDULER_ARGS={patience: 1, factor: 0.7}", "SOLVER.WARMUP_ITERS=60"),
+    "SOLVER.WARMUP_UNTIL={METRIC: train/error, BELOW: 0.8}",
+)
+CONFIGS: dict[str, tuple[str, ...]] = {
+    "sgd": ("SOLVER.STEPS=40,70",),
+    "plain": (
+        *("MODEL.ARGS={norm: batch, width: 4}", "INPUT.TRANSFORMS_TRAIN=[]"),
+        "SOLVER.LR_SCHEDULER_NAME=WarmupCosineLR",
+    ),
+    "workers": ("SOLVER.STEPS=40,70",),
+    "accumulation": ("SOLVER.GRAD_ACCUM_STEPS=4", "SOLVER.CLIP_GRADIENTS={ENABLED: true, CLIP_TYPE: full_model}"),
+    "ema": ("SOLVER.EMA={ENABLED: true, DECAY: 0.9, PERIOD: 2}", "TEST.PRECISE_BN={ENABLED: true, NUM_ITER: 3}"),
+    "plateau": PLATEAU,
+    "one_cycle": (
+        *("SOLVER.OPTIMIZER=AdamW", "SOLVER.LR_SCHEDULER_NAME=OneCycleLR", "SOLVER.LR_SCHEDULER_ARGS.max_lr=0.01"),
+    ),
+    "muon": ("SOLVER.OPTIMIZER=Muon", "SOLVER.BASE_LR=0.005", "SOLVER.MOMENTUM=0.95", "SOLVER.NESTEROV=true"),
+    "every_step": ("SOLVER.CHECKPOINT_PERIOD=1", "SOLVER.MAX_ITER=60", "LOG_PERIOD=1"),
+    "keep_two": ("SOLVER.CHECKPOINT_PERIOD=2", "SOLVER.CHECKPOINT_KEEP=2"),
+    "evaluations": ("TEST.EVAL_PERIOD=5", "SOLVER.CHECKPOINT_PERIOD=3"),
+    "best": ("TEST.EVAL_PERIOD=5", "TEST.BEST.METRIC=digits_test/accuracy", "SOLVER.CHECKPOINT_KEEP=3"),
+    "early_stopping": (
+        *("TEST.EVAL_PERIOD=4", "TEST.BEST={METRIC: digits_test/loss, MODE: min}"),
+        *("TEST.EARLY_STOPPING={PATIENCE: 3, MIN_DELTA: 0.1}", "SOLVER.MAX_ITER=150"),
+    ),
+}
+# What may change from one life of a run to the next, without a change of the result.
+VARIED: dict[str, tuple[str, ...]] = {"workers": ("DATALOADER.NUM_WORKERS=0", "DATALOADER.NUM_WORKERS=2")}
+
+
+@dataclass
+class Report:
+    """What came of one configuration."""
+
+    kills: int = 0
+    resumes: int = 0
+    runs: int = 0
+    mismatches: int = 0
+    first: str = ""
+
+
+# ---------------------------------------------------------------- killing
+
+
+class Life:
+    """One process that trains into `folder`, until it ends or is killed."""
+
+    def __init__(self, folder: Path, words: Sequence[str]) -> None:
+        self.folder = folder
+        self.started = time.monotonic()
+        self._errors = folder.with_suffix(".stderr")
+        self._errors.parent.mkdir(parents=True, exist_ok=True)
+        with open(self._errors, "wb") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, str(TOOL), "--resume", *words, f"OUTPUT_DIR={folder}"],
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                start_new_session=True,  # so that its group is not ours
+            )
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def kill(self, group: bool) -> None:
+        """Kill it as it stands, with its loading processes or without."""
+        with contextlib.suppress(ProcessLookupError):
+            (os.killpg if group else os.kill)(self._process.pid, signal.SIGKILL)
+
+    def end(self) -> int:
+        """Wait for its end and return the exit code, negative for a signal."""
+        return self._process.wait()
+
+    def complaint(self) -> str:
+        """Return the last line that it said on stderr."""
+        return (self._errors.read_text(errors="replace").strip().splitlines() or ["no message"])[-1]
+
+
+def temporaries(folder: Path) -> object:
+    return {name for name in _names(folder) if name.startswith(".model_") and name.endswith(".tmp")}
+
+
+def pointer(folder: Path) -> object:
+    with contextlib.suppress(OSError):
+        return (folder / "last_checkpoint").read_bytes()
+    return None
+
+
+def records(folder: Path) -> object:
+    with contextlib.suppress(OSError):
+        return (folder / "metrics.json").stat().st_size
+    return None
+
+
+def _names(folder: Path) -> list[str]:
+    with contextlib.suppress(OSError):
+        return os.listdir(folder)
+    return []
+
+
+AIMS: dict[str, Callable[[Path], object]] = {"temporary": temporaries, "pointer": pointer, "record": records}
+
+
+def wait_for_instant(life: Life, seconds: float) -> None:
+    """Return when the process has lived so long, or has ended."""
+    while life.alive and time.monotonic() - life.started < seconds:
+        time.sleep(0.001)
+
+
+def wait_for_change(life: Life, look: Callable[[Path], object], times: int) -> None:
+    """Return as soon as what `look` sees has changed so often, or the process has ended."""
+    seen = look(life.folder)
+    while times and life.alive:
+        now = look(life.folder)
+        # Temporaries come and go: only what comes counts.
+        times -= now != seen and bool(now)
+        seen = now
+        time.sleep(0.0002)
+
+
+def killed_run(
+    folder: Path, words: Sequence[str], varied: Sequence[str], seconds: float, most: int, rng: random.Random
+) -> tuple[int, int, str]:
+    """Train into `folder` with at most so many kills; return kills, resumes and what went wrong.
+
+    Args:
+        folder: does not exist yet.
+        words: overrides.
+        varied: further overrides, of which each life gets one.
+        seconds: length of the unbroken command.
+        most: kills after which the run is left alone.
+        rng: says when to kill.
+    """
+    kills = lives = 0
+    while True:
+        life = Life(folder, [*words, *([rng.choice(varied)] if varied else [])])
+        lives += 1
+        if kills < most:
+            aim = rng.choice(["instant", "instant", "instant", *AIMS])
+            if aim == "instant":
+                wait_for_instant(life, rng.uniform(0, seconds))
+            else:
+                wait_for_change(life, AIMS[aim], rng.randint(1, 8))
+                time.sleep(rng.choice([0, 0, rng.expovariate(200)]))
+            life.kill(group=rng.random() < 0.5)
+        code = life.end()
+        if code == 0:
+            return kills, lives - 1, ""
+        if code != -signal.SIGKILL:
+            return kills, lives - 1, f"life {lives}: exit code {code}: {life.complaint()}"
+        kills += 1
+
+
+# ---------------------------------------------------------------- comparing
+
+
+def compare(whole: Path, killed: Path) -> Iterator[str]:
+    """Yield where the folders of two runs differ."""
+    yield from differences(checkpoints(whole), checkpoints(killed), "files")
+    for name in checkpoints(whole):
+        if (killed / name).exists():
+            yield from differences(_content(whole / name), _content(killed / name), name)
+    yield from differences(pointer(whole), pointer(killed), "last_checkpoint")
+    yield from differences(metrics(whole), metrics(killed), "metrics.json")
+    yield from differences(events(whole), events(killed), "TensorBoard")
+
+
+def checkpoints(folder: Path) -> list[str]:
+    """Return the names of the checkpoints, and of what a kill has left behind."""
+    return sorted(name for name in _names(folder) if name.endswith((".pth", ".tmp", ".lock")))
+
+
+def _content(path: Path) -> dict[str, Any]:
+    content = load_checkpoint(path)
+    content["config"]["OUTPUT_DIR"] = content["config"]["DATALOADER"]["NUM_WORKERS"] = None  # they may differ
+    return content
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of metrics.json without times."""
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+
+
+def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Return what TensorBoard shows: step and value of each scalar but times."""
+    from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
+
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells of each restart
+    found = EventAccumulator(str(folder), size_guidance={SCALARS: 0}).Reload()
+    tags = [tag for tag in found.Tags()["scalars"] if tag not in TIMES]
+    return {tag: [(event.step, event.value) for event in found.Scalars(tag)] for tag in tags}
+
+
+def differences(a: Any, b: Any, path: str) -> Iterator[str]:
+    """Yield the paths at which two values differ, in type or in any bit.
+
+    >>> list(differences({"lr": [0.1, 1]}, {"lr": [0.1, 2], "x": 0}, "state"))
+    ['state.lr[1]: 1, then 2', 'state.x: missing, then 0']
+    """
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in {**a, **b}:
+            yield from differences(a.get(key, _MISSING), b.get(key, _MISSING), f"{path}.{key}")
+    elif isinstance(a, (list, tuple)) and type(a) is type(b) and len(a) == len(b):
+        for index, (x, y) in enumerate(zip(a, b, strict=True)):
+            yield from differences(x, y, f"{path}[{index}]")
+    elif not _equal(a, b):
+        yield f"{path}: {_shown(a)}, then {_shown(b)}"
+
+
+class _Missing:
+    def __repr__(self) -> str:
+        return "missing"
+
+
+_MISSING = _Missing()
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        # Bit for bit: torch.equal takes 0.0 for -0.0.
+        return a.dtype == b.dtype and a.shape == b.shape and a.numpy().tobytes() == b.numpy().tobytes()
+    if isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b):
+        return True
+    return type(a) is type(b) and bool(a == b)
+
+
+def _shown(value: Any) -> str:
+    text = f"tensor {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+# ---------------------------------------------------------------- the whole
+
+
+def torture(name: str, kills: int, seed: int, device: str, folder: Path) -> dict[str, Any]:
+    """Do a configuration and return its line; folders of runs that differ stay in `folder`."""
+    words = [*BASE, *CONFIGS[name], f"MODEL.DEVICE={device}"]
+    started, report, rng = time.monotonic(), Report(), random.Random(f"{seed} {name}")
+    whole = folder / name / "whole"
+    life = Life(whole, words)
+    if life.end() != 0:
+        raise RuntimeError(f"{name}: the unbroken run ended with {life.end()}: {life.complaint()}")
+    seconds = time.monotonic() - life.started
+    while report.kills < kills:
+        run = folder / name / f"run{report.runs}"
+        most = min(rng.randint(1, MOST_KILLS), kills - report.kills)
+        killed, resumes, problem = killed_run(run, words, VARIED.get(name, ()), seconds, most, rng)
+        report.kills += killed
+        report.resumes += resumes
+        report.runs += 1
+        problem = problem or next(compare(whole, run), "")
+        if problem:
+            report.mismatches += 1
+            report.first = report.first or f"{run}: {problem}"
+        else:
+            shutil.rmtree(run)
+    if not report.mismatches:
+        shutil.rmtree(folder / name)
+    return {
+        "config": name,
+        **vars(report),
+        "seconds": round(time.monotonic() - started, 1),
+        "seconds_unbroken": round(seconds, 1),
+        "seed": seed,
+        "device": device,
+        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+    }
+
+
+def known_configs() -> list[str]:
+    """Return the configurations whose keys there are."""
+    cfg = get_cfg()
+    return [name for name, words in CONFIGS.items() if all(cfg.has_key(word.partition("=")[0]) for word in words)]
+
+
+def main() -> int:
+    """Do all configurations, print their lines, and return the exit code."""
+    known = known_configs()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=20, help="in each configuration")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--configs", nargs="+", default=known, choices=known)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="configurations side by side")
+    arguments = parser.parse_args()
+    folder, mismatches = Path(tempfile.mkdtemp(prefix="torture")), 0
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        for line in pool.map(
+            lambda name: torture(name, arguments.kills, arguments.seed, arguments.device, folder),
+            arguments.configs,
+        ):
+            print(json.dumps(line), flush=True)
+            mismatches += line["mismatches"]
+    if not mismatches:
+        shutil.rmtree(folder)
+    return 1 if mismatches else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,295 @@
+"""The best evaluation so far: its checkpoint is kept, and a run that gets no better ends."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from warmstart.config import CfgNode, ConfigError, nearest
+
+from . import files
+from .checkpoint import BEST, checkpoint_name, load_checkpoint, save_checkpoint
+from .trainer import HookBase, Trainer, every
+
+logger = logging.getLogger(__name__)
+
+
+def score_names(cfg: CfgNode) -> list[str]:
+    """Return the scores that an evaluation of this run gives, by their names in a record.
+
+    Args:
+        cfg: resolved.
+
+    >>> from warmstart.config import get_cfg
+    >>> cfg = get_cfg()
+    >>> cfg.merge_from_list(["MODEL.NUM_CLASSES", 10])
+    >>> score_names(cfg)
+    ['digits_test/accuracy', 'digits_test/top5', 'digits_test/loss']
+    """
+    scores = ["accuracy", *(["top5"] if cfg.MODEL.NUM_CLASSES > 5 else []), "loss"]
+    models = ["", *(["ema/"] if cfg.SOLVER.EMA.ENABLED else [])]
+    return [f"{test}/{model}{score}" for test in cfg.DATASETS.TEST for model in models for score in scores]
+
+
+def check_best(cfg: CfgNode) -> None:
+    """Raise ConfigError where TEST.BEST and TEST.EARLY_STOPPING contradict themselves or each other."""
+    best, metric, stopping = cfg.TEST.BEST, cfg.TEST.BEST.METRIC, cfg.TEST.EARLY_STOPPING
+    if best.MODE == "max" and metric in score_names(cfg) and metric.endswith("/loss"):
+        raise ConfigError(
+            f"{cfg.label('TEST.BEST.MODE')}: max would keep the checkpoint of the highest {metric}; set it to min"
+        )
+    label = cfg.label("TEST.EARLY_STOPPING.PATIENCE")
+    if stopping.PATIENCE and not metric:
+        example = (score_names(cfg) or ["digits_test/accuracy"])[0]
+        raise ConfigError(f"{label}: there is no score to watch; set TEST.BEST.METRIC, such as {example}")
+    if stopping.PATIENCE and cfg.TEST.EVAL_PERIOD == 0:
+        raise ConfigError(f"{label}: the run is evaluated only when it ends; set TEST.EVAL_PERIOD")
+
+
+def build_score_hooks(cfg: CfgNode, with_own: bool = False) -> list[HookBase]:
+    """Return the hooks that TEST.BEST and TEST.EARLY_STOPPING ask for.
+
+    Args:
+        cfg: resolved.
+        with_own: whether hooks of the user's run, which may give scores of other names than ours.
+
+    Raises:
+        ConfigError: no evaluation gives TEST.BEST.METRIC.
+    """
+    best, period = cfg.TEST.BEST, cfg.TEST.EVAL_PERIOD
+    if not best.METRIC:
+        return []
+    if not with_own and best.METRIC not in score_names(cfg):
+        raise _unknown_score(cfg.label("TEST.BEST.METRIC"), best.METRIC, score_names(cfg))
+    stopping = build_early_stopping(cfg)
+    return [
+        BestHook(period, best.METRIC, best.MODE, cfg.OUTPUT_DIR),
+        *([stopping] if stopping is not None else []),
+    ]
+
+
+def build_early_stopping(cfg: CfgNode) -> EarlyStoppingHook | None:
+    """Return the hook that TEST.EARLY_STOPPING asks for, or None where it is off."""
+    best, stopping = cfg.TEST.BEST, cfg.TEST.EARLY_STOPPING
+    if not stopping.PATIENCE:
+        return None
+    return EarlyStoppingHook(cfg.TEST.EVAL_PERIOD, best.METRIC, best.MODE, stopping.PATIENCE, stopping.MIN_DELTA)
+
+
+def why_stopped(cfg: CfgNode, start: Mapping[str, Any]) -> str:
+    """Return why the run that wrote a checkpoint has stopped for good, by this config; "" where it goes on."""
+    hook = build_early_stopping(cfg)
+    if hook is None or hook.name not in start["hooks"]:
+        return ""
+    hook.load_state_dict(start["hooks"][hook.name])
+    return hook.reason if hook.has_stopped else ""
+
+
+def is_better(value: float, best: float | None, mode: str, min_delta: float = 0.0) -> bool:
+    """Return whether a score is better than the best so far by more than `min_delta`; NaN never is.
+
+    Args:
+        value: the score.
+        best: None before the first.
+        mode: "max" where higher is better, "min" where lower is.
+        min_delta: at least 0.
+
+    >>> is_better(0.5, None, "max"), is_better(0.5, 0.5, "max"), is_better(0.4, 0.5, "min")
+    (True, False, True)
+    >>> is_better(math.nan, None, "max"), is_better(0.625, 0.5, "max", min_delta=0.125)
+    (False, False)
+    """
+    if best is None:
+        return not math.isnan(value)
+    return (value - best if mode == "max" else best - value) > min_delta
+
+
+class ScoreHook(HookBase):
+    """Watches one score of each evaluation and remembers the best; subclasses act on it.
+
+    Args:
+        period: that of the evaluation, in updates.
+        metric: the score's name in a record.
+        mode: "max" or "min", which is better.
+        min_delta: what a score must be better by, at least 0.
+    """
+
+    def __init__(self, period: int, metric: str, mode: str, min_delta: float = 0.0) -> None:
+        self.period = period
+        self.metric = metric
+        self.mode = mode
+        self.min_delta = min_delta
+        self.best: float | None = None
+        self.best_iteration = 0
+
+    def after_step(self, trainer: Trainer) -> None:
+        """Look at the score, if this iteration was evaluated.
+
+        Raises:
+            ConfigError: the evaluation gave none of that name.
+        """
+        if not (every(self.period, trainer.iteration) or trainer.is_last_step):
+            return
+        if self.metric not in trainer.scalars:
+            raise _unknown_score("TEST.BEST.METRIC", self.metric, list(trainer.scalars))
+        value = float(trainer.scalars[self.metric])
+        better = is_better(value, self.best, self.mode, self.min_delta)
+        if better:
+            self.best, self.best_iteration = value, trainer.iteration
+        self.judged(trainer, value, better)
+
+    def judged(self, trainer: Trainer, value: float, better: bool) -> None:
+        """Act on a score that was or was not better than all before; `best` knows of it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best score, its iteration, and of what they are."""
+        return {
+            "metric": self.metric,
+            "mode": self.mode,
+            "best": self.best,
+            "best_iteration": self.best_iteration,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a saved state; from that of another score, begin anew."""
+        if (state["metric"], state["mode"]) == (self.metric, self.mode):
+            self.restore(state)
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        self.best, self.best_iteration = state["best"], state["best_iteration"]
+
+
+class BestHook(ScoreHook):
+    """Has the checkpoint of the best evaluation kept as model_best.pth.
+
+    It stands before the checkpoint hook, which writes what `trainer.save_as` names.
+
+    Args:
+        period: that of the evaluation, in updates.
+        metric: the score's name in a record.
+        mode: "max" or "min", which is better.
+        folder: where the checkpoints are.
+    """
+
+    def __init__(self, period: int, metric: str, mode: str, folder: str | Path) -> None:
+        super().__init__(period, metric, mode)
+        self.folder = Path(folder)
+
+    def before_train(self, trainer: Trainer) -> None:
+        """See that model_best.pth is what this run knows to be its best.
+
+        A kill may have come between the numbered file and the best one, and a run that goes on from an earlier
+        checkpoint has not done yet what a later best file holds.
+        """
+        path, numbered = self.folder / BEST, self.folder / checkpoint_name(self.best_iteration)
+        found = _iteration_of(path)
+        if found > trainer.iteration:
+            files.replace(path, path.with_name(f"{BEST}.cut"))
+            logger.info("set aside: %s.cut", path)
+        if self.best_iteration in (0, found):
+            return
+        if _iteration_of(numbered) == self.best_iteration:
+            save_checkpoint(load_checkpoint(numbered), path)
+            logger.info("made %s again from %s", path, numbered.name)
+        else:
+            logger.warning(
+                "%s does not hold iteration %d, the best so far, and %s is not there either; the next better one "
+                "will be saved",
+                *(path, self.best_iteration, numbered.name),
+            )
+
+    def judged(self, trainer: Trainer, value: float, better: bool) -> None:
+        """Ask for the file where this is the best so far, and say what is."""
+        if better:
+            trainer.save_as.add(BEST)
+        if self.best is not None:
+            logger.info("best so far: %s %.4g, after iteration %d", self.metric, self.best, self.best_iteration)
+
+
+class EarlyStoppingHook(ScoreHook):
+    """Ends the run after `patience` evaluations in a row in which the score was no better than before.
+
+    Args:
+        period: that of the evaluation, in updates.
+        metric: the score's name in a record.
+        mode: "max" or "min", which is better.
+        patience: at least 1.
+        min_delta: what a score must be better by, at least 0.
+    """
+
+    def __init__(self, period: int, metric: str, mode: str, patience: int, min_delta: float = 0.0) -> None:
+        super().__init__(period, metric, mode, min_delta)
+        self.patience = patience
+        self.bad = 0
+        self._stopped = False
+
+    @property
+    def is_out(self) -> bool:
+        """Whether patience has run out, and the next update is the last."""
+        return self.bad >= self.patience
+
+    @property
+    def has_stopped(self) -> bool:
+        """Whether that last update is done too."""
+        return self._stopped and self.is_out  # patience may have been raised since
+
+    @property
+    def reason(self) -> str:
+        """Why the run ends."""
+        if self.best is None:
+            return f"{self.metric} was not a number in {self.bad} evaluations"
+        best = f"{self.best:.4g}, that of iteration {self.best_iteration}"
+        return f"{self.metric} has not improved on {best}, in {self.bad} evaluations"
+
+    def before_train(self, trainer: Trainer) -> None:
+        """Keep a run that had stopped from going on."""
+        if self.has_stopped:
+            trainer.request_stop(self.reason)
+        self._stopped = self.has_stopped
+
+    def before_step(self, trainer: Trainer) -> None:
+        """Ask for the stop here, not in after_step: so a run that is killed and resumed asks for it again."""
+        if self.is_out:
+            trainer.request_stop(self.reason)
+
+    def after_step(self, trainer: Trainer) -> None:
+        """Count; the evaluation with which a stopped run ends counts no more."""
+        if self.is_out:
+            self._stopped = True
+        else:
+            super().after_step(trainer)
+
+    def judged(self, trainer: Trainer, value: float, better: bool) -> None:
+        """Count the evaluations since the best one."""
+        self.bad = 0 if better else self.bad + 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best score, the count since then, and whether the run was stopped."""
+        return super().state_dict() | {"bad": self.bad, "stopped": self._stopped}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        super().restore(state)
+        self.bad, self._stopped = state["bad"], state["stopped"]
+
+
+def _unknown_score(label: str, name: str, known: list[str]) -> ConfigError:
+    match = nearest(name, known)
+    hint = f"; did you mean {match}?" if match else "."
+    listed = f"Known: {', '.join(known)}" if known else "There is no test set: name one in DATASETS.TEST"
+    return ConfigError(f"{label}: no evaluation gives the score {name!r}{hint} {listed}")
+
+
+def _iteration_of(path: Path) -> float:
+    """Return the iteration of a checkpoint: 0 where there is no file, infinite where it cannot be read."""
+    if not path.is_file():
+        return 0
+    try:
+        return int(load_checkpoint(path)["iteration"])
+    except ConfigError as error:
+        logger.warning("%s", error)
+        return math.inf

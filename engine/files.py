@@ -1,0 +1,143 @@
+"""What a save, and the bookkeeping of a run's folder, do to the disk: one function an operation.
+
+Everything that changes a checkpoint, the pointer or the manifest goes through `OPERATIONS`, called by their names
+in this module, never imported one by one. A test can so put a failing one into each place, and see what is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+OPERATIONS = ("create", "write", "sync", "verify", "replace", "sync_folder", "unlink", "free_bytes")
+
+
+def create(path: Path) -> BinaryIO:
+    """Open a new file for writing."""
+    return open(path, "wb")
+
+
+def write(file: BinaryIO, data: bytes | memoryview) -> int:
+    """Append to a file, or to what waits in memory to be written."""
+    return file.write(data)
+
+
+def sync(file: BinaryIO) -> None:
+    """Return when all that was written has reached the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def verify(path: Path) -> None:
+    """Read a zip archive, as torch.save writes it, and compare its checksums.
+
+    Raises:
+        OSError: it is not what was written.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except zipfile.BadZipFile as error:
+        damaged = str(error)
+    if damaged is not None:
+        raise OSError(errno.EIO, f"what was written reads back damaged ({damaged})", str(path))
+
+
+def replace(source: Path, target: Path) -> None:
+    """Give a file a name, at once and for good, whatever had the name before."""
+    os.replace(source, target)
+
+
+def sync_folder(folder: Path) -> None:
+    """Return when the names in a folder have reached the disk, so that they survive a power failure."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # some network drives cannot
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def unlink(path: Path) -> None:
+    """Delete a file that may be gone already."""
+    path.unlink(missing_ok=True)
+
+
+def free_bytes(folder: Path) -> int:
+    """Return what a file in this folder, or in one that is still to be made, may have at most.
+
+    >>> 0 < free_bytes(Path("no/such/folder")) <= shutil.disk_usage(".").total
+    True
+    """
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    try:
+        total, _, free = shutil.disk_usage(there)
+    except OSError:
+        total = 0
+    return free if total else sys.maxsize  # a drive that does not tell has no limit that we know
+
+
+def write_atomically(path: Path, fill: Callable[[Any], object], archive: bool = False) -> None:
+    """Write a file so that a kill at any instant leaves the old one or the new one, never a part.
+
+    Args:
+        path: the file.
+        fill: gets an object with `write` and writes the content.
+        archive: whether it is a zip archive, whose checksums are read back before the old file goes.
+
+    Raises:
+        OSError: the disk is full, or failed; the old file is still there.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with create(temporary) as file:
+            sink = _Sink(file)
+            fill(sink)
+            sink.check()
+            sync(file)
+        if archive:
+            verify(temporary)
+        replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            unlink(temporary)
+        raise
+    sync_folder(path.parent)
+
+
+class _Sink:
+    """An open file as torch.save sees it, which is never told of an error.
+
+    torch's writer would put a message of its own in its place, and write on at wrong positions. So the first
+    error is kept for `check`, and what comes after it goes nowhere.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._error: OSError | None = None
+
+    def write(self, data: bytes | memoryview) -> int:
+        if self._error is None:
+            try:
+                write(self._file, data)
+            except OSError as error:
+                self._error = error
+        return len(data)
+
+    def flush(self) -> None:
+        """Leave it to `sync`."""
+
+    def check(self) -> None:
+        if self._error is not None:
+            raise self._error

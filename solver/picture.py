@@ -1,0 +1,128 @@
+"""Curves as pictures; matplotlib is imported when the first one is drawn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .plan import Curve
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SUFFIXES = (".png", ".svg")
+_MOST_NAMES = 12  # in a legend
+_MOST_MARKS = 50  # of drops: more would hide the curve
+
+
+def picture_path(text: str) -> Path:
+    """Return the path of a picture that is to be written.
+
+    Raises:
+        ValueError: it is no kind of picture that we draw, or its folder does not exist.
+
+    >>> picture_path("lr.jpg")
+    Traceback (most recent call last):
+    ValueError: a picture's name ends in .png or .svg
+    """
+    path = Path(text)
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"a picture's name ends in {' or '.join(SUFFIXES)}")
+    if not path.parent.is_dir():
+        raise ValueError(f"there is no folder {path.parent}; make it, or name another")
+    return path
+
+
+def plan_picture(curves: Sequence[Curve], size: tuple[float, float] = (8.0, 4.5)) -> Figure:
+    """Return a figure with the rate over the run, and below it the momentum where that moves.
+
+    The rate of update t is drawn from t to t + 1, so that a drop is vertical. The ends of warm-up and the
+    drops are marked.
+
+    Args:
+        curves: one or more, with names where there are several.
+        size: in inches, at 100 dots each.
+    """
+    # Figure alone, never pyplot, which would choose a window system and keep each figure for ever.
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    moving = any(curve.momentum for curve in curves)
+    heights = (2, 1) if moving else (1,)
+    grid = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)
+    panels: list[Axes] = list(grid[:, 0])
+    for number, curve in enumerate(curves):
+        name = curve.name if len(curves) > 1 and number < _MOST_NAMES else None
+        _draw(panels, curve, f"C{number % 10}", name)
+    for axes, label in zip(panels, ("learning rate", "momentum"), strict=False):
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+    low, high = panels[0].get_ylim()
+    panels[0].set_ylim(min(low, -0.05 * high), high)  # how far from 0 a rate is shall be seen
+    panels[-1].set_xlabel("iteration")
+    panels[-1].margins(x=0.02)
+    panels[-1].xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10], integer=True))
+    panels[-1].xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    handles, labels = panels[0].get_legend_handles_labels()
+    for text, marker in _marks(curves):
+        handles.append(Line2D([], [], linestyle="", marker=marker, color="grey", markeredgecolor="black"))
+        labels.append(text)
+    if labels:
+        width = 60 + 8 * max(map(len, labels))  # dots for one, so that the names are not cut off at the sides
+        columns = max(1, int(size[0] * figure.dpi // width))
+        figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
+    return figure
+
+
+def save_picture(figure: Figure, path: str | Path) -> None:
+    """Write a figure as PNG or SVG, whichever the path ends in; equal figures give equal files.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    import matplotlib
+
+    # Else an SVG holds the time and random names, and a PNG the library's version.
+    blank = {"Date": None} if Path(path).suffix.lower() == ".svg" else {"Software": None}
+    with matplotlib.rc_context({"svg.hashsalt": "warmstart"}):
+        figure.savefig(path, metadata=blank)
+
+
+def _draw(panels: Sequence[Axes], curve: Curve, colour: str, name: str | None) -> None:
+    iterations = curve.samples()
+    places = [*iterations, curve.length]  # the last update takes its time too
+    for axes, schedule in zip(panels, (curve.rate, curve.momentum), strict=False):
+        if schedule is not None:
+            # An infinite rate, as of a factor that grows for ever, has no place on the axis.
+            values = [value if math.isfinite(value) else math.nan for value in map(schedule, iterations)]
+            label = name if schedule is curve.rate else None
+            axes.plot(places, [*values, values[-1]], drawstyle="steps-post", color=colour, label=label)
+    for marked, marker in ((_warmup_ends(curve), "o"), (_shown_drops(curve), "v")):
+        rates = [curve.rate(t) for t in marked]
+        panels[0].plot(marked, rates, marker, color=colour, markersize=5, markeredgecolor="black")
+
+
+def _warmup_ends(curve: Curve) -> list[int]:
+    return [curve.warmup_end] if 0 < curve.warmup_end < curve.length else []
+
+
+def _shown_drops(curve: Curve) -> list[int]:
+    return list(curve.drops) if len(curve.drops) <= _MOST_MARKS else []
+
+
+def _marks(curves: Sequence[Curve]) -> list[tuple[str, str]]:
+    """Return what stands in the legend for the marks, with its marker; of a single curve where they are."""
+    ends = [t for curve in curves for t in _warmup_ends(curve)]
+    falls = [t for curve in curves for t in _shown_drops(curve)]
+    exact = len(curves) == 1 and len(falls) <= 5
+    found = []
+    if ends:
+        found.append((f"warm-up ends at {ends[0]:,}" if exact else "warm-up ends", "o"))
+    if falls:
+        found.append((f"drops at {', '.join(f'{t:,}' for t in falls)}" if exact else "drops", "v"))
+    return found

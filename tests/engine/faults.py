@@ -1,0 +1,74 @@
+"""A disk that fails at the n-th operation, for tests of what is left after it."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from warmstart.engine import files
+
+forked = pytest.mark.skipif(torch.cuda.is_available(), reason="a process that has used a GPU cannot be copied")
+
+FAILING = ("ENOSPC", "EIO", "torn", "lost")
+KILLING = ("kill", "kill torn")
+OF_WRITES = ("torn", "lost", "kill torn")  # half of it is written: then comes an error, nothing, the kill
+
+
+class Disk:
+    """Counts the operations on the disk from now on, and lets number `at` go wrong.
+
+    Args:
+        patch: takes it back.
+        fault: one of FAILING or KILLING; "" only counts.
+        at: from 0.
+    """
+
+    def __init__(self, patch: pytest.MonkeyPatch, fault: str = "", at: int = -1) -> None:
+        self.fault = fault
+        self.at = at
+        self.calls: list[str] = []
+        for name in files.OPERATIONS:
+            patch.setattr(files, name, functools.partial(self._call, name, getattr(files, name)))
+
+    def _call(self, name: str, operation: Callable[..., Any], *arguments: Any) -> Any:
+        number = len(self.calls)
+        self.calls.append(f"{name} {_about(arguments)}")
+        if number != self.at:
+            return operation(*arguments)
+        if self.fault in OF_WRITES:
+            file, data = arguments
+            operation(file, bytes(data)[: len(data) // 2])
+            file.flush()
+            if self.fault == "lost":
+                return len(data)
+        if self.fault in KILLING:
+            os.kill(os.getpid(), signal.SIGKILL)
+        code = errno.ENOSPC if self.fault == "ENOSPC" else errno.EIO
+        raise OSError(code, os.strerror(code))
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Do something in a process of its own, a copy of this one, and return how it ended: -9 is SIGKILL."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _about(arguments: tuple[Any, ...]) -> str:
+    """Return the file that an operation is about, without what differs from run to run."""
+    path = Path(
+        getattr(arguments[0], "name", arguments[0]) if not isinstance(arguments[0], Path) else arguments[0]
+    )
+    return "folder" if path.is_dir() else path.name.partition(f".{os.getpid()}")[0].lstrip(".")

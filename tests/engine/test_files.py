@@ -1,0 +1,278 @@
+"""Whatever goes wrong between any two operations of a save, a whole checkpoint is there, old or new."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from warmstart.engine import files, load_checkpoint, load_newest, save_checkpoint
+from warmstart.engine.checkpoint import checkpoint_name, remove_leftovers
+from warmstart.engine.saving import Save
+from warmstart.tools import train_net
+
+from .faults import FAILING, KILLING, OF_WRITES, Disk, forked, in_child
+
+NAMES = ("model_final.pth", "model_best.pth")
+FOREIGN = "model_0000001.pth"  # numbered like ours, but no manifest lists it
+
+
+def content(iteration: int) -> dict[str, Any]:
+    parts = {"optimizer": {}, "scheduler": {}, "hooks": {}, "rng": [], "config": {}}
+    return {**parts, "model": {"w": torch.full((2000,), float(iteration))}, "iteration": iteration}
+
+
+def save(folder: Path, iteration: int, disk: Disk | None = None, owed: Mapping[str, Any] | None = None) -> Save:
+    """Save as a run does that keeps two checkpoints and finds each one the best and the last."""
+    numbered = checkpoint_name(iteration)
+    contents = dict(owed or {}) | dict.fromkeys((NAMES[0], numbered, NAMES[1]), content(iteration))
+    saving = Save(folder, contents, numbered, keep=2, last=False)
+    saving.start()
+    saving.join()
+    return saving
+
+
+def older(folder: Path) -> None:
+    for iteration in (3, 6):
+        save(folder, iteration).finish()
+    (folder / FOREIGN).write_bytes(b"somebody else's")
+
+
+def operations() -> list[str]:
+    """Return each operation of one save, in order."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        older(Path(folder))
+        disk = Disk(patch)
+        save(Path(folder), 9).finish()
+        return disk.calls
+
+
+def cases(faults: tuple[str, ...]) -> Iterator[Any]:
+    """Yield each operation of a save with each fault that it can have.
+
+    Of the many writes to one file all but the first and the last are slow.
+    """
+    calls = operations()
+    for number, (before, call, after) in enumerate(zip(["", *calls[:-1]], calls, [*calls[1:], ""], strict=True)):
+        slow = [pytest.mark.slow] if before == call == after else []
+        for fault in faults:
+            if call.startswith("write ") or fault not in OF_WRITES:
+                yield pytest.param(number, fault, id=f"{number} {call}: {fault}", marks=slow)
+
+
+@pytest.fixture(autouse=True)
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the system has in its cache survives the kill of a process: only a power failure needs fsync."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture
+def run(older_run: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(older_run, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def older_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("older")
+    older(folder)
+    return folder
+
+
+def whole(folder: Path) -> int:
+    """Return the iteration that a resume takes, having looked at every file in the folder."""
+    found = load_newest(folder)
+    assert found is not None
+    for path in folder.glob("model_*.pth"):
+        if path != folder / FOREIGN:
+            loaded = load_checkpoint(path)
+            assert torch.equal(loaded["model"]["w"], content(loaded["iteration"])["model"]["w"]), path
+    assert (folder / FOREIGN).read_bytes() == b"somebody else's"
+    return int(found[1]["iteration"])
+
+
+def leftovers(folder: Path) -> list[str]:
+    return [name for name in os.listdir(folder) if name.endswith(".tmp")]
+
+
+def test_a_save_is_made_of_these_operations_in_this_order(tmp_path: Path) -> None:
+    """Each of them is one that a fault below hits, and the last thing that is deleted is an old checkpoint."""
+    calls = operations()
+    assert {call.partition(" ")[0] for call in calls} == set(files.OPERATIONS)
+    order = [call for call, _ in itertools.groupby(calls)]
+
+    def written(name: str, *verify: str) -> list[str]:
+        words = ("create", "write", "sync", *verify, "replace")
+        return [*(f"{word} {name}" for word in words), "sync_folder folder"]
+
+    assert order == [
+        "free_bytes folder",
+        *written("checkpoints.json"),
+        *written("model_final.pth", "verify"),
+        *written("model_0000008.pth", "verify"),
+        *written("last_checkpoint"),
+        *written("model_best.pth", "verify"),
+        "unlink model_0000002.pth",
+    ]
+
+
+@pytest.mark.need("D1", "D2", "D5", "S2")
+@pytest.mark.parametrize(("point", "fault"), list(cases(FAILING)))
+def test_a_failing_disk_leaves_a_whole_run_and_the_next_save_makes_up_for_it(
+    run: Path, monkeypatch: pytest.MonkeyPatch, logged: list[logging.LogRecord], point: int, fault: str
+) -> None:
+    logged.clear()
+    with monkeypatch.context() as patch:
+        failed = save(run, 9, Disk(patch, fault, point))
+    said = [record.getMessage() for record in logged if record.levelname == "WARNING"]
+    assert whole(run) in (6, 9)
+    assert leftovers(run) == []
+    if fault in ("ENOSPC", "EIO"):
+        assert len(said) == 1
+        words = "No space left on device" if fault == "ENOSPC" else "Input/output error"
+        assert words in said[0]
+    owed = failed.finish()
+    assert "model_0000008.pth" not in owed
+    later = save(run, 12, owed=owed)
+    assert later.finish() == {}
+    assert whole(run) == 12
+    for name in NAMES:
+        assert load_checkpoint(run / name)["iteration"] == 12
+    kept = sorted(path.name for path in run.glob("model_0*"))
+    assert kept[-1] == "model_0000011.pth"
+    assert {"model_0000005.pth", "model_0000008.pth"} & set(kept)
+
+
+@forked
+@pytest.mark.need("D1", "D2")
+@pytest.mark.parametrize(("point", "fault"), list(cases(KILLING)))
+def test_a_kill_leaves_a_whole_run_and_the_next_start_takes_away_the_rest(
+    run: Path, monkeypatch: pytest.MonkeyPatch, point: int, fault: str
+) -> None:
+    with monkeypatch.context() as patch:
+        assert in_child(lambda: save(run, 9, Disk(patch, fault, point))) == -signal.SIGKILL
+    assert whole(run) in (6, 9)
+    assert len(leftovers(run)) <= 1
+    remove_leftovers(run)
+    assert leftovers(run) == []
+    assert whole(run) in (6, 9)
+    assert save(run, 12).finish() == {}
+    assert whole(run) == 12
+
+
+def test_nothing_is_a_leftover_but_what_a_save_begins(tmp_path: Path) -> None:
+    ours = [f".{name}.77.tmp" for name in ("model_0000002.pth", *NAMES, "last_checkpoint", "checkpoints.json")]
+    others = [".notes.77.tmp", "model_0000002.pth.77.tmp", ".model_0000002.pth.tmp", ".model_0000002.pth.x.tmp"]
+    for name in (*ours, *others):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted(others)
+
+
+@pytest.mark.need("D5")
+def test_an_error_of_the_disk_is_not_hidden_by_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch says `unexpected pos 431 vs 401` where the disk is full."""
+    Disk(monkeypatch, "ENOSPC", 12)
+    with pytest.raises(OSError, match="No space left on device"):
+        save_checkpoint(content(3), tmp_path / "x.pth")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOSYS])
+def test_a_drive_that_cannot_sync_a_folder_is_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    sync = os.fsync
+
+    def refuses_folders(descriptor: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(code, os.strerror(code))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuses_folders)
+    save_checkpoint(content(3), tmp_path / "x.pth")
+    assert load_checkpoint(tmp_path / "x.pth")["iteration"] == 3
+
+
+@pytest.mark.parametrize("answer", [(0, 0, 0), OSError(errno.ENOSYS, "Function not implemented")])
+def test_a_drive_that_does_not_tell_its_size_is_never_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Any
+) -> None:
+    def usage(path: Path) -> Any:
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    assert files.free_bytes(tmp_path) == sys.maxsize
+
+
+@pytest.mark.need("D6")
+def test_no_links_are_needed(tiny_words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*arguments: Any, **more: Any) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(os, "link", refused)
+    monkeypatch.setattr(os, "symlink", refused)
+    words = [*tiny_words, "SOLVER.CHECKPOINT_PERIOD=5", "SOLVER.CHECKPOINT_KEEP=1"]
+    assert train_net.main(words) == 0
+    assert train_net.main([*words, "--resume", "SOLVER.MAX_ITER=16"]) == 0
+    assert load_checkpoint(tmp_path / "out" / "model_final.pth")["iteration"] == 16
+
+
+def train(words: list[str], out: Path) -> None:
+    assert train_net.main([*words, f"OUTPUT_DIR={out}", "--resume"]) == 0
+
+
+def killed_at(words: list[str], out: Path, points: Iterable[int], patch: pytest.MonkeyPatch) -> int:
+    """Start a run again and again, each start killed at one more operation; return how many were."""
+    kills = 0
+    for point in points:
+
+        def start(point: int = point) -> None:
+            Disk(patch, "kill", point)
+            train(words, out)
+
+        kills += in_child(start) == -signal.SIGKILL
+        found = load_newest(out)
+        assert found is None or found[1]["iteration"] % 4 == 0 or found[1]["iteration"] == 14
+    return kills
+
+
+@forked
+@pytest.mark.need("C7", "D1")
+@pytest.mark.parametrize(
+    "points",
+    [
+        pytest.param((90, 3, 200, 51), id="short"),
+        pytest.param(range(2, 400, 7), id="long", marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_killed_inside_its_saves_ends_with_the_bits_of_the_unbroken_one(
+    tiny_words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, points: Iterable[int]
+) -> None:
+    words = [*tiny_words, "SOLVER.CHECKPOINT_PERIOD=4", "SOLVER.CHECKPOINT_KEEP=2", "SOLVER.EMA.ENABLED=true"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train(words, whole)
+    assert killed_at(words, killed, points, monkeypatch) >= 3
+    train(words, killed)
+    ours, theirs = (load_checkpoint(folder / "model_final.pth") for folder in (killed, whole))
+    for name, tensor in theirs["model"].items():
+        assert torch.equal(ours["model"][name], tensor), name
+        assert torch.equal(ours["ema"]["model"][name], theirs["ema"]["model"][name]), name
+    assert leftovers(killed) == []
+    assert sorted(path.name for path in killed.glob("model_*")) == [
+        "model_0000011.pth",
+        "model_0000013.pth",
+        "model_final.pth",
+    ]

@@ -1,0 +1,224 @@
+"""Two processes never write one run's folder."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from warmstart.config import ConfigError
+from warmstart.engine import HookBase, Trainer, build_trainer, load_newest, lock, run_tool
+from warmstart.engine.lock import hold
+from warmstart.tools import train_net
+
+from .faults import forked, in_child
+
+ENDLESS = ("SOLVER.MAX_ITER=1000000", "SOLVER.CHECKPOINT_PERIOD=2", "DATALOADER.NUM_WORKERS=2")
+
+
+class Started:
+    """A process of its own, a copy of this one, that does some work until it is killed."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                os.setsid()  # the processes that it starts are ended with it
+                work()
+            finally:
+                os._exit(0)
+        self._alive = True
+
+    def kill(self) -> None:
+        """Kill the process, but none that it has started."""
+        if self._alive:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            self._alive = False
+
+    def clean_up(self) -> None:
+        self.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[[Callable[[], object]], Started]]:
+    started: list[Started] = []
+
+    def begin(work: Callable[[], object]) -> Started:
+        started.append(Started(work))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.clean_up()
+
+
+def wait_until(true: Callable[[], object]) -> None:
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
+
+
+def holding(folder: Path) -> None:
+    with hold(folder):
+        (folder / "ready").touch()
+        time.sleep(60)
+
+
+@forked
+def test_a_folder_is_held_by_one_process_until_it_is_killed(tmp_path: Path, start: Callable[..., Started]) -> None:
+    first = start(lambda: holding(tmp_path))
+    wait_until((tmp_path / "ready").exists)
+    before = contents(tmp_path)
+    with pytest.raises(ConfigError) as error, hold(tmp_path):
+        pass
+    assert str(error.value) == (
+        f"{tmp_path} is being written by process {first.pid} on {socket.gethostname()}; "
+        "wait for its end or stop it, or name another folder with OUTPUT_DIR"
+    )
+    assert contents(tmp_path) == before
+    first.kill()
+    with hold(tmp_path):
+        assert (tmp_path / ".lock").read_text() == f"process {os.getpid()} on {socket.gethostname()}\n"
+    assert sorted(contents(tmp_path)) == ["ready"]
+
+
+@forked
+@pytest.mark.parametrize("words", [[], ["--resume"], ["--overwrite"]])
+def test_a_second_run_is_refused_before_it_touches_anything(
+    tiny_words: list[str],
+    tmp_path: Path,
+    start: Callable[..., Started],
+    words: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The first stands still in an iteration; it has checkpoints, loading processes, and is then killed alone."""
+    out, still = tmp_path / "out", tmp_path / "still"
+
+    class StandStill(HookBase):
+        def before_step(self, trainer: Trainer) -> None:
+            if trainer.iteration == 5:
+                wait_until(lambda: load_newest(out)[1]["iteration"] == 4)  # type: ignore[index]
+                still.touch()
+                time.sleep(60)
+
+    def first() -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("warmstart.engine.defaults._HOOKS", {"still": lambda cfg: StandStill()})
+            train_net.main([*tiny_words, *ENDLESS])
+
+    process = start(first)
+    wait_until(still.exists)
+    before = contents(out)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        run_tool(functools.partial(train_net.main, [*tiny_words, *words]))
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == (
+        f"error: {out} is being written by process {process.pid} on {socket.gethostname()}; "
+        "wait for its end or stop it, or name another folder with OUTPUT_DIR\n"
+    )
+    assert contents(out) == before
+    assert train_net.main([*tiny_words, "--eval-only", "--resume"]) == 0  # writes nothing, and so needs no lock
+    assert contents(out) == before
+    process.kill()
+    assert train_net.main([*tiny_words, "--resume"]) == 0
+    assert not (out / ".lock").exists()
+
+
+@forked
+@pytest.mark.need("F8")
+def test_a_trainer_made_by_hand_holds_its_folder_too(tiny: Callable[..., Any], tmp_path: Path) -> None:
+    def second() -> None:
+        with pytest.raises(ConfigError, match=f"is being written by process {os.getppid()} on"):
+            build_trainer(tiny()).train()
+        os._exit(7)
+
+    class Meanwhile(HookBase):
+        code = 0
+
+        def before_step(self, trainer: Trainer) -> None:
+            self.code = self.code or in_child(second)
+
+    trainer = build_trainer(tiny("SOLVER.MAX_ITER", 3, "SOLVER.STEPS", [2], "SOLVER.WARMUP_ITERS", 1))
+    meanwhile = Meanwhile()
+    trainer.hooks.append(meanwhile)
+    trainer.train()
+    assert meanwhile.code == 7
+    assert not (tmp_path / "out" / ".lock").exists()
+
+
+def test_one_process_may_hold_a_folder_twice(tmp_path: Path) -> None:
+    with hold(tmp_path):
+        with hold(tmp_path / "." / "x" / ".."):
+            pass
+        assert (tmp_path / ".lock").exists()
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_where_nothing_was_written_no_trace_is_left(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), hold(tmp_path / "a" / "b"):
+        raise KeyError
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine").mkdir()
+    with hold(tmp_path / "mine" / "run"):
+        (tmp_path / "mine" / "run" / "file").touch()
+    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == [
+        "mine",
+        "mine/run",
+        "mine/run/file",
+    ]
+
+
+@pytest.mark.parametrize("missing", ["module", "drive"])
+def test_where_there_are_no_locks_a_line_says_so_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: list[logging.LogRecord], missing: str
+) -> None:
+    def refused(*arguments: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    if missing == "module":
+        monkeypatch.setattr(lock, "fcntl", None)
+    else:
+        monkeypatch.setattr(lock.fcntl, "lockf", refused)
+    with hold(tmp_path):
+        assert list(tmp_path.iterdir()) == []
+    assert [record.getMessage() for record in logged] == [
+        f"{tmp_path} cannot be locked on this system: see that no second run writes to it"
+    ]
+
+
+def test_a_lock_that_its_holder_deleted_in_between_is_taken_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else two processes could hold two files of the same name."""
+    open_file, opened = os.open, []
+
+    def open_then_delete(path: Any, *arguments: Any) -> int:
+        descriptor = open_file(path, *arguments)
+        opened.append(path)
+        if len(opened) == 1:
+            os.unlink(path)
+        return descriptor
+
+    monkeypatch.setattr(os, "open", open_then_delete)
+    with hold(tmp_path):
+        assert len(opened) == 2
+        assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} on ")

@@ -1,0 +1,97 @@
+"""The picture that a run leaves of its plan."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from warmstart.config import CfgNode
+from warmstart.engine import (
+    JSONWriter,
+    PictureHook,
+    PictureWriter,
+    TensorBoardWriter,
+    Trainer,
+    build_trainer,
+    prepare_folder,
+    resolve_config,
+)
+
+Tiny = Callable[..., CfgNode]
+
+
+def pixels(path: Path) -> np.ndarray:  # type: ignore[type-arg]
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def expected(cfg: CfgNode, path: Path) -> np.ndarray:  # type: ignore[type-arg]
+    from warmstart.solver import build_plan, plan_picture, save_picture
+
+    save_picture(plan_picture(build_plan(cfg)), path)
+    return pixels(path)
+
+
+@pytest.mark.need("B10")
+def test_a_run_draws_its_plan_and_tensorboard_shows_it(tiny: Tiny, tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    cfg = tiny()
+    build_trainer(cfg).train()
+    assert np.array_equal(pixels(tmp_path / "out" / "lr.png"), expected(cfg, tmp_path / "plan.png"))
+    events = accumulator.EventAccumulator(str(tmp_path / "out")).Reload()
+    (image,) = events.Images("plan/lr")
+    assert (image.step, image.width, image.height) == (0, 800, 450)
+
+
+def test_a_resumed_run_draws_what_its_config_plans_now(tiny: Tiny, tmp_path: Path) -> None:
+    trainer = build_trainer(tiny("SOLVER.CHECKPOINT_PERIOD", 5))
+    trainer.train()
+    before = pixels(tmp_path / "out" / "lr.png")
+    cfg = tiny("SOLVER.MAX_ITER", 16, "SOLVER.BASE_LR", 0.02)
+    again = build_trainer(cfg)
+    again.load_state_dict(trainer.state_dict())
+    again.train()
+    after = pixels(tmp_path / "out" / "lr.png")
+    assert not np.array_equal(before, after)
+    assert np.array_equal(after, expected(cfg, tmp_path / "plan.png"))
+
+
+def test_drawing_does_not_count_as_training(tiny: Tiny) -> None:
+    trainer = build_trainer(tiny())
+    hook = next(hook for hook in trainer.hooks if isinstance(hook, PictureHook))
+    hook.path.parent.mkdir()
+    before = torch.get_rng_state()
+    hook.writers = []
+    hook.before_train(trainer)
+    assert trainer.paused_seconds > 0
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_scheduler_that_is_not_ours_gets_a_line_and_no_picture(
+    tmp_path: Path, logged: list[logging.LogRecord]
+) -> None:
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    trainer = Trainer(model, optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 3), [], max_iter=3)
+    PictureHook(tmp_path).before_train(trainer)
+    assert list(tmp_path.iterdir()) == []
+    assert [r.getMessage() for r in logged] == ["no lr.png: StepLR does not tell the rates of iterations to come"]
+
+
+def test_only_writers_that_take_pictures_are_given_one(tmp_path: Path) -> None:
+    assert isinstance(TensorBoardWriter(tmp_path), PictureWriter)
+    assert not isinstance(JSONWriter(tmp_path / "metrics.json"), PictureWriter)
+
+
+def test_overwrite_takes_the_picture_with_the_run(tiny: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    for name in ("lr.png", "mine.png"):
+        (tmp_path / "out" / name).write_bytes(b"x")
+    prepare_folder(resolve_config(tiny()), overwrite=True)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.yaml", "log.txt", "mine.png"]

@@ -1,0 +1,100 @@
+"""Write the weights of a checkpoint as a .safetensors file, to share them.
+
+    python tools/export_weights.py output/digits/model_final.pth digits.safetensors
+
+Such a file holds tensors under the model's own names and cannot run code, and many tools outside of torch read it;
+MODEL.WEIGHTS takes it too. Its metadata tells the iteration and the versions that it was trained with.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from warmstart.config import ConfigError, Flag, parse_command_line
+from warmstart.engine import files, load_checkpoint, load_newest, run_tool, setup_logging
+
+logger = logging.getLogger("warmstart.tools")
+
+FLAGS = (
+    Flag("--ema", "none", "write the moving average of the weights instead"),
+    Flag("--trust-checkpoint", "none", "read a checkpoint even if that can run code in it"),
+)
+USAGE = "export_weights.py CHECKPOINT OUT.safetensors [--ema] [--trust-checkpoint]"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool with the words of a command line and return its exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if "--help" in argv or "-h" in argv:
+        print(f"usage: {USAGE}\n\n{__doc__}\nCHECKPOINT may be a run's folder: then its newest one is taken.\n")
+        print("\n".join(f"  {flag.name:<24} {flag.help}" for flag in FLAGS))
+        return 0
+    flags, words = parse_command_line(argv, FLAGS)
+    if len(words) != 2 or Path(words[1]).suffix != ".safetensors":
+        raise ConfigError(f"command line: expected {USAGE}; got {' '.join(words) or 'nothing'}")
+    source, target = map(Path, words)
+    setup_logging()
+    checkpoint = read_checkpoint(source, flags["trust_checkpoint"])
+    part = "average" if flags["ema"] else "weights"
+    tensors = weights_of(checkpoint, flags["ema"], source)
+    try:
+        files.write_atomically(target, lambda file: file.write(save(tensors, describe(checkpoint, part))))
+    except OSError as error:
+        raise ConfigError(f"command line: cannot write {target}: {error.strerror}") from None
+    logger.info("saved the %s after %s iterations in %s", part, f"{checkpoint['iteration']:,}", target)
+    return 0
+
+
+def read_checkpoint(source: Path, trust: bool = False) -> dict[str, Any]:
+    """Return a checkpoint, or the newest one in a folder.
+
+    Raises:
+        ConfigError: there is none, or none that can be read.
+    """
+    if not source.is_dir():
+        return load_checkpoint(source, trust)
+    newest = load_newest(source, trust)
+    if newest is None:
+        raise ConfigError(f"command line: {source}: the folder holds no checkpoint")
+    return newest[1]
+
+
+def weights_of(checkpoint: Mapping[str, Any], ema: bool, source: Path) -> dict[str, Tensor]:
+    """Return the tensors of the model, or of its moving average, each in memory of its own.
+
+    Raises:
+        ConfigError: the checkpoint has no moving average.
+    """
+    if ema and checkpoint.get("ema") is None:
+        raise ConfigError(f"command line: {source} has no moving average (SOLVER.EMA was off); leave --ema out")
+    state = checkpoint["ema"]["model"] if ema else checkpoint["model"]
+    # The format knows no shared memory, as tied weights have, and no strides.
+    return {
+        name: tensor.clone(memory_format=torch.contiguous_format)
+        for name, tensor in state.items()
+        if isinstance(tensor, Tensor)
+    }
+
+
+def describe(checkpoint: Mapping[str, Any], part: str) -> dict[str, str]:
+    """Return the file's metadata, which are texts: the iteration, what it holds, what wrote the checkpoint.
+
+    >>> describe({"iteration": 800, "versions": {"torch": "2.15.0"}}, "weights")  # doctest: +ELLIPSIS
+    {'format': 'pt', 'iteration': '800', 'part': 'weights', 'warmstart': '...', 'torch': '2.15.0'}
+    """
+    versions = {name: str(value) for name, value in checkpoint.get("versions", {}).items()}
+    own = {"iteration": str(checkpoint["iteration"]), "part": part, "warmstart": version("warmstart")}
+    return {"format": "pt", **own, **versions}
+
+
+if __name__ == "__main__":
+    run_tool(main)

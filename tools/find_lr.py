@@ -1,0 +1,121 @@
+"""Find a learning rate for what a YAML file describes: a short run in which the rate grows until the loss bursts.
+
+python tools/find_lr.py --config-file config/recipes/digits.yaml --iters 200
+
+Nothing is kept of that run but a table and a picture of the loss over the rate; OUTPUT_DIR is not touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import torch
+
+from warmstart.config import CfgNode, ConfigError, Flag
+from warmstart.data import build_train_loader
+from warmstart.engine import (
+    RangeTest,
+    find_lr,
+    get_device,
+    range_picture,
+    read_command_line,
+    resolve_config,
+    run_tool,
+    seed_all,
+    setup_logging,
+)
+from warmstart.modeling import build_model
+from warmstart.solver import build_gradient_clipping, build_optimizer, picture_path, save_picture
+
+
+def number(text: str) -> float:
+    """Return a number from a command line."""
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError("expected a number, such as 1e-5") from None
+
+
+def count(text: str) -> int:
+    """Return a whole number from a command line."""
+    if not text.isdecimal():
+        raise ValueError("expected a whole number, such as 100")
+    return int(text)
+
+
+FLAGS = (
+    Flag("--min-lr", "one", "the first rate; default: 1e-7", convert=number),
+    Flag("--max-lr", "one", "the last rate, where the loss does not burst before; default: 10", convert=number),
+    Flag("--iters", "one", "updates from the one to the other; default: 100", convert=count),
+    Flag("--smooth", "one", "weight of one loss in the moving average, 1 is none; default: 0.05", convert=number),
+    Flag(
+        "--out",
+        "one",
+        "the picture, .png or .svg; default: find_lr.png in the current folder",
+        convert=picture_path,
+    ),
+)
+# Their max_lr is the rate that others have as BASE_LR.
+_ABSOLUTE = ("CyclicLR", "OneCycleLR")
+_ROWS = 12
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool with the words of a command line and return its exit code."""
+    flags, cfg = read_command_line(argv, FLAGS, "Find a learning rate for what a YAML file describes.")
+    setup_logging()
+    cfg = resolve_config(cfg)
+    names = ("min_lr", "max_lr", "iters", "smooth")
+    found = run_test(cfg, **{name: flags[name] for name in names if flags[name] is not None})
+    path = flags["out"] or Path("find_lr.png")
+    try:
+        save_picture(range_picture(found), path)
+    except OSError as error:
+        raise ConfigError(f"command line: --out {path}: cannot be written: {error.strerror}") from None
+    name = cfg.SOLVER.LR_SCHEDULER_NAME
+    key = "SOLVER.LR_SCHEDULER_ARGS.max_lr" if name in _ABSOLUTE else "SOLVER.BASE_LR"
+    print(f"{describe_test(found)}\n\nto use the first of them: {key} {found.steepest:.2g}\nsaved {path}")
+    return 0
+
+
+def run_test(cfg: CfgNode, **limits: float) -> RangeTest:
+    """Return the range test of a resolved config: its model, optimizer and batches; no warm-up, no schedule."""
+    device = get_device(cfg)
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+    seed_all(cfg.SEED)
+    model = build_model(cfg).to(device)
+    with closing(build_train_loader(cfg).batches()) as batches:
+        return find_lr(
+            model,
+            build_optimizer(cfg, model),
+            batches,
+            base_lr=cfg.SOLVER.BASE_LR,
+            device=device,
+            accum_steps=cfg.SOLVER.GRAD_ACCUM_STEPS,
+            clip=build_gradient_clipping(cfg),
+            **limits,  # type: ignore[arg-type]
+        )
+
+
+def describe_test(found: RangeTest) -> str:
+    """Return the loss at some of the rates, and the rates to choose from."""
+    last = len(found.rates) - 1
+    lines = ["    rate      loss  smoothed"]
+    for t in sorted({round(row * last / (_ROWS - 1)) for row in range(_ROWS)}):
+        lines.append(f"{found.rates[t]:8.2g}  {found.losses[t]:8.4g}  {found.smoothed[t]:8.4g}")
+    if found.burst:
+        lines.append("then the loss burst")
+    elif found.lowest == found.rates[-1]:
+        lines.append("the loss was still falling: a higher --max-lr would show more")
+    lines += [
+        "",
+        f"the loss falls fastest at the rate {found.steepest:.2g}",
+        f"it is lowest at {found.lowest:.2g}; a tenth of that, {found.lowest / 10:.2g}, is another good start",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run_tool(main)

@@ -1,0 +1,182 @@
+"""Draw the learning rate of every update that configs describe, and print it as a table; nothing is trained.
+
+python tools/plot_lr.py --config-file config/recipes/digits.yaml --config-file mine.yaml SOLVER.BASE_LR 0.05
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+from warmstart.config import CfgNode, ConfigError, Flag, resolve_durations
+from warmstart.data import train_info
+from warmstart.engine import read_configs, run_tool
+from warmstart.solver import (
+    Curve,
+    build_plan,
+    follows_metrics,
+    picture_path,
+    plan_picture,
+    save_picture,
+    text_picture,
+)
+
+
+def dataset_size(text: str) -> int:
+    """Return the number that --dataset-size gives.
+
+    >>> dataset_size("1437")
+    1437
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError("expected the number of training samples, 1 or more")
+    return int(text)
+
+
+FLAGS = (
+    Flag("--out", "one", "the picture, .png or .svg; default: lr.png in the current folder", convert=picture_path),
+    Flag("--ascii", "none", "draw in the terminal instead"),
+    Flag(
+        "--dataset-size",
+        "one",
+        "training samples, for lengths in epochs of a set not at hand",
+        convert=dataset_size,
+    ),
+)
+_SHOWN_DROPS = 8
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool with the words of a command line and return its exit code."""
+    flags, cfgs = read_configs(argv, FLAGS, "Draw the learning rate that YAML files describe, and print it.")
+    if flags["ascii"] and flags["out"]:
+        raise ConfigError("command line: --ascii draws in the terminal, so --out has no meaning; give one of them")
+    names = config_names(flags["config_file"])
+    plans = [build_plan(cfg, length_of_epoch(cfg, flags["dataset_size"])) for cfg in cfgs]
+    curves = [
+        curve for name, plan in zip(names, plans, strict=True) for curve in named(plan, name, len(plans) > 1)
+    ]
+    if flags["ascii"]:
+        picture = text_picture(curves)
+    else:
+        path = flags["out"] or Path("lr.png")
+        try:
+            save_picture(plan_picture(curves), path)
+        except OSError as error:
+            raise ConfigError(f"command line: --out {path}: cannot be written: {error.strerror}") from None
+        picture = f"saved {path}"
+    print(describe_curves(curves))
+    for name, cfg, plan in zip(names, cfgs, plans, strict=True):
+        print(f"\n{name}\n{describe_posts(plan)}")
+        if follows_metrics(cfg):
+            print("metrics move this schedule; it is shown as if none came")
+    print(f"\n{picture}")
+    return 0
+
+
+def config_names(files: Sequence[str]) -> list[str]:
+    """Return a short name for each config: its file's, with the folder only where two would be alike.
+
+    >>> config_names(["runs/a.yaml", "runs/b.yaml"]), config_names(["x/a.yaml", "y/a.yaml"]), config_names([])
+    (['a.yaml', 'b.yaml'], ['x/a.yaml', 'y/a.yaml'], ['defaults'])
+    """
+    short = [Path(file).name for file in files]
+    return (short if len({*short}) == len(short) else list(files)) or ["defaults"]
+
+
+def named(plan: Sequence[Curve], name: str, several: bool) -> list[Curve]:
+    """Return the curves of a config under names that tell them from all others in the picture.
+
+    Args:
+        plan: they have the names of parameter groups.
+        name: the config's.
+        several: whether there are other configs.
+    """
+    if len(plan) == 1:
+        return [replace(plan[0], name=name)]
+    return [replace(curve, name=f"{name}: {curve.name}") for curve in plan] if several else list(plan)
+
+
+def length_of_epoch(cfg: CfgNode, size: int | None) -> Fraction | None:
+    """Return len(data set) / IMS_PER_BATCH; None where nothing is counted in epochs, and no one asks for it.
+
+    Raises:
+        ConfigError: the size is needed and neither given nor known.
+    """
+    # Two lengths of an epoch give two plans where, and only where, something is counted in epochs.
+    resolved = (resolve_durations(cfg, length) for length in (10**6, 10**7))
+    if size is None and cfg.SOLVER.LR_STEP_UNIT != "epoch" and len({one.dump() for one in resolved}) == 1:
+        return None
+    try:
+        size = size or train_info(cfg).size
+    except ConfigError as error:
+        raise ConfigError(f"{error}; or give its number of training samples: --dataset-size N") from None
+    return Fraction(size, cfg.SOLVER.IMS_PER_BATCH)
+
+
+def describe_curves(curves: Sequence[Curve]) -> str:
+    """Return one line a curve: how long, where it turns, how high.
+
+    >>> print(describe_curves([Curve("x.yaml", 800, lambda t: 0.1 if t < 536 else 0.01, drops=(536,))]))
+            iterations  warm-up ends at  drops at  peak rate  first update  last update
+    x.yaml         800                -       536        0.1           0.1         0.01
+    """
+    rows = [["", "iterations", "warm-up ends at", "drops at", "peak rate", "first update", "last update"]]
+    for curve in curves:
+        found = [f"{t:,}" for t in curve.drops]
+        more = [f"... ({len(found):,} in all)"] * (len(found) > _SHOWN_DROPS)
+        rates = (curve.rate(t) for t in (curve.peak(), 0, curve.length - 1))
+        turns = [f"{curve.warmup_end:,}" if curve.warmup_end else "-"]
+        turns.append(", ".join([*found[: 3 if more else None], *more]) or "-")
+        rows.append([curve.name, f"{curve.length:,}", *turns, *(f"{rate:.4g}" for rate in rates)])
+    return _table(rows)
+
+
+def describe_posts(plan: Sequence[Curve]) -> str:
+    """Return one line for each update at which something begins or ends: its rate in each group.
+
+    >>> print(describe_posts([Curve("x.yaml", 800, lambda t: 0.1 if t < 536 else 0.01, drops=(536,))]))
+    update  rate
+         0   0.1  first update, highest
+       536  0.01  drop
+       799  0.01  last update
+       800  0.01  past the end
+    """
+    what: dict[int, list[str]] = {0: ["first update"]}
+    for curve in plan:
+        turns = dict.fromkeys(curve.drops[:_SHOWN_DROPS], "drop")
+        if curve.warmup_end:
+            turns |= {curve.warmup_end - 1: "last of warm-up", curve.warmup_end: "first after warm-up"}
+        for t, text in (*turns.items(), (curve.peak(), "highest")):
+            what.setdefault(t, []).append(text)
+    length = plan[0].length
+    what.setdefault(length - 1, []).append("last update")
+    what.setdefault(length, []).append("past the end")
+    columns = {curve.name if len(plan) > 1 else "rate": curve.rate for curve in plan}
+    for curve in plan:
+        if curve.momentum is not None:
+            columns[f"{curve.name} momentum" if len(plan) > 1 else "momentum"] = curve.momentum
+    rows = [["update", *columns, ""]]
+    for t in sorted(what):
+        values = [f"{schedule(t):.4g}" for schedule in columns.values()]
+        rows.append([f"{t:,}", *values, ", ".join(dict.fromkeys(what[t]))])
+    return _table(rows, text=-1)
+
+
+def _table(rows: Sequence[Sequence[str]], text: int = 0) -> str:
+    """Return rows as aligned lines; the column `text` begins at its left, the others end at their right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    left = text % len(widths)
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column == left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+if __name__ == "__main__":
+    run_tool(main)
