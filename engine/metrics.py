@@ -84,8 +84,8 @@ class MetricHook(HookBase):
                 logger.info("warm-up ends at iteration %d: %s is %.4g", trainer.iteration, name, value)
 
     def after_train(self, trainer: Trainer) -> None:
-        """Say what was never seen."""
-        for name in sorted(self._missing):
+        """Say what was never seen, unless the run was cut short."""
+        for name in sorted(self._missing) if not trainer.interrupted else ():
             logger.warning("%s was in no record, so the schedule never followed it", name)
 
     def _tell_missing(self, trainer: Trainer) -> None:

@@ -237,10 +237,12 @@ def test_a_second_signal_leaves_at_once(
     started = Started(tmp_path, line)
     started.send(signal.SIGINT, group=True)
     wait_for(lambda: "SIGINT: finishing" in started.log.read_text())
+    pointer = tmp_path / "out" / "last_checkpoint"  # that of iteration 6 may still be being written
+    wait_for(lambda: pointer.exists() and pointer.read_text() == "model_0000005.pth")
     assert started.process.is_alive()
     started.send(signal.SIGTERM, group=True)
     assert started.code() == 143  # though nobody came to the meeting
-    assert (tmp_path / "out" / "last_checkpoint").read_text() == "model_0000005.pth"
+    assert pointer.read_text() == "model_0000005.pth"
     assert_continues_as_unbroken(line, tmp_path)
 
 
