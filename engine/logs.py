@@ -19,7 +19,11 @@ class _Console(logging.StreamHandler):  # type: ignore[type-arg]
         text = self.format(record)
         try:
             if "tqdm" in sys.modules:
-                sys.modules["tqdm"].tqdm.write(text, file=sys.stdout)
+                bar = sys.modules["tqdm"].tqdm
+                # tqdm's own lock is shared with forked processes: one that is killed while it holds it would
+                # silence all others for good. This handler's is made anew in each of them.
+                bar.set_lock(self.lock)
+                bar.write(text, file=sys.stdout)
             else:
                 print(text)
             sys.stdout.flush()
