@@ -71,8 +71,8 @@ CONFIGS: dict[str, tuple[str, ...]] = {
     "evaluations": ("TEST.EVAL_PERIOD=5", "SOLVER.CHECKPOINT_PERIOD=3"),
     "best": ("TEST.EVAL_PERIOD=5", "TEST.BEST.METRIC=digits_test/accuracy", "SOLVER.CHECKPOINT_KEEP=3"),
     "early_stopping": (
-        *("TEST.EVAL_PERIOD=4", "TEST.BEST={METRIC: digits_test/loss, MODE: min}"),
-        *("TEST.EARLY_STOPPING={PATIENCE: 3, MIN_DELTA: 0.1}", "SOLVER.MAX_ITER=150"),
+        *("TEST.EVAL_PERIOD=5", "TEST.BEST={METRIC: digits_test/loss, MODE: min}"),
+        *("TEST.EARLY_STOPPING.PATIENCE=4", "SOLVER.MAX_ITER=150"),
     ),
 }
 # What may change from one life of a run to the next, without a change of the result.

@@ -14,7 +14,7 @@ _LONG = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 # No deadline: what an example takes depends on who else uses the machine.
 settings.register_profile(
     "warmstart",
-    max_examples=_LONG or 100,
+    max_examples=_LONG or 200,
     derandomize=not _LONG,
     database=None,
     deadline=None,

@@ -65,6 +65,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, noise_npz: Path) -> Run:
 
 
 def same(a: Any, b: Any) -> bool:
+    if a is b:  # also NaN
+        return True
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, dict) and isinstance(b, dict):
@@ -225,14 +227,7 @@ def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
             yield from paths(value[index], (*path, index))
 
 
-wild = st.one_of(
-    plain,
-    st.sampled_from(
-        [torch.zeros(()), torch.zeros(3, dtype=torch.int64), torch.full((2, 2), torch.nan), 10**400, -1]
-    ),
-)
-
-
+wild = plain | st.sampled_from([torch.zeros(3, dtype=torch.int64), torch.ones(2, 2), 10**400, -1])
 # What is done to a content, where, and the value for it.
 changes = st.tuples(st.sampled_from(["delete", "replace", "add"]), places, wild)
 
@@ -273,12 +268,12 @@ def test_a_changed_content_is_taken_as_it_is_or_refused(run: Run, change: list[t
     if is_refused(resume):
         return
     state, iteration = trainer.state_dict(), trainer.iteration
-    for part in ("model", "ema"):
+    for part in ("model", "ema", "scheduler"):
         if part == "ema" and content.get("ema") is None:
             continue  # an average may begin in the middle of a run, and it says so
-        assert same(state[part], content[part])
-        assert tensors(state[part]) == tensors(run.content[part])
-    assert same({**content["scheduler"], **state["scheduler"]}, content["scheduler"])
+        assert same({**content[part], **state[part]}, content[part]), part  # what else a file has is left alone
+        if part != "scheduler":
+            assert tensors(state[part]) == tensors(run.content[part]), part
     assert same(iteration, content["iteration"])
     # A parameter may have no moments, as one without a gradient; but not some of them.
     for number, moments in state["optimizer"]["state"].items():

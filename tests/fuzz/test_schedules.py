@@ -42,7 +42,7 @@ OPTIONAL: dict[str, dict[str, Any]] = {
     "CyclicLR": {
         "step_size_down": steps,
         "mode": st.sampled_from(["triangular", "triangular2", "exp_range"]),
-        "gamma": gammas,
+        "gamma": st.floats(0.01, 1),  # above 1 the wave grows beyond its limits, as torch's does
         "cycle_momentum": st.booleans(),
         "base_momentum": momenta,
     },
@@ -112,7 +112,7 @@ settings = st.fixed_dictionaries(
         "RESCALE_INTERVAL": st.booleans(),
         "LR_STEP_UNIT": st.sampled_from(["iter", "epoch"]),
         "OPTIMIZER": st.sampled_from(["SGD", "AdamW"]),
-        "BIAS_LR_FACTOR": st.floats(0, 3),
+        "BIAS_LR_FACTOR": st.just(0.0) | st.floats(0.01, 3),
     },
 )
 
