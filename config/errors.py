@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+
+_UNPRINTABLE = re.compile("\n(?!  )|[\0-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class ConfigError(ValueError):
@@ -22,7 +25,9 @@ class ConfigError(ValueError):
     """
 
     def __init__(self, problems: str | Sequence[str]) -> None:
-        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        given = [problems] if isinstance(problems, str) else problems
+        # One line each: a key or a path may hold line breaks, or bytes that no terminal should get.
+        self.problems = [_UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], problem) for problem in given]
         if len(self.problems) == 1:
             super().__init__(self.problems[0])
         else:

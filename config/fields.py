@@ -16,7 +16,7 @@ from typing import Any
 from .errors import ConfigError, nearest
 from .yaml12 import parse_scalar
 
-WITH_UNIT = re.compile(r"(\d+(?:\.\d+)?) ?(ep|%)")
+WITH_UNIT = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?) ?(ep|%)")
 
 
 def shown(value: Any) -> str:

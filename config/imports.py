@@ -29,6 +29,8 @@ def import_module(name: str, label: str) -> ModuleType:
     if name.endswith(".py") or os.sep in name:
         stem = Path(name).stem
         raise ConfigError(f"{label}: takes a module's name; write {stem}")
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise ConfigError(f"{label}: takes a module's name, as in an import statement; got {name!r}")
     # Behind everything else: a user's config.py must not shadow anyone's.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,7 +97,12 @@ def load_file(name: str | Path) -> list[list[Assignment]]:
 
 def _locate(name: str, folder: Path) -> Path:
     if not name.startswith("recipe:"):
-        return folder / Path(name).expanduser()
+        path = folder / os.path.expanduser(name)
+        try:
+            os.path.realpath(path)
+        except ValueError:  # a NUL character, half a surrogate
+            raise ConfigError(f"{name!r} is no file's path") from None
+        return path
     recipes = Path(__file__).parent / "recipes"
     path = recipes / name.removeprefix("recipe:")
     if not path.is_file():
@@ -125,7 +131,7 @@ def _load_base(base: Any, path: Path, chain: list[Path], source: str) -> list[li
     if located.resolve() in chain:
         cycle = " -> ".join(p.name for p in [*chain, located])
         raise ConfigError(f"{source}: {BASE_KEY} goes in a circle: {cycle}")
-    if not located.exists():
+    if not os.path.exists(located):
         raise ConfigError(f"{source}: {BASE_KEY} {base}: there is no file {located}")
     return _load_with_bases(located, chain)
 
@@ -178,6 +184,8 @@ def _flatten(loader: Loader, node: yaml.MappingNode, prefix: tuple[str, ...], pa
         full = (*prefix, *name.split("."))
         if isinstance(value, yaml.MappingNode):
             found += _flatten(loader, value, full, path)
+            if len(found) > 10_000:  # a few lines of aliases can stand for billions
+                raise yaml.MarkedYAMLError(problem="more than 10,000 keys", problem_mark=key.start_mark)
         else:
             source = f"{path}:{key.start_mark.line + 1}"
             found.append(Assignment(full, loader.construct_object(value, deep=True), source))

@@ -77,7 +77,7 @@ def call(label: str, name: str, function: Callable[..., Any], /, *args: Any, **a
         return function(*args, **arguments)
     except ConfigError:
         raise
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
         raise ConfigError(f"{label}: {name} refuses it: {error}") from error
 
 

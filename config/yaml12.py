@@ -17,14 +17,28 @@ class Loader(yaml.SafeLoader):
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
 
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._open: list[str | None] = []  # anchors, or None, of the nodes that are being composed
+
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Refuse tags (`!!python/...`), before anything could be made of them."""
         event = self.peek_event()  # type: ignore[no-untyped-call]
+        name = getattr(event, "anchor", None)
+        within_itself = isinstance(event, yaml.AliasEvent) and name in self._open
+        if within_itself:
+            raise yaml.MarkedYAMLError(problem=f"*{name} stands within itself", problem_mark=event.start_mark)
+        if len(self._open) > 50:
+            raise yaml.MarkedYAMLError(problem="it is nested too deeply", problem_mark=event.start_mark)
         tag = getattr(event, "tag", None)
         if tag:
             problem = f"a config is plain data and takes no tags; got {tag.replace('tag:yaml.org,2002:', '!!')}"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
-        return super().compose_node(parent, index)
+        self._open.append(name)
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._open.pop()
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Refuse a key that stands twice in one mapping; YAML forbids it, PyYAML takes the last."""
@@ -41,6 +55,8 @@ class Loader(yaml.SafeLoader):
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         """Return a decimal, 0o17 or 0x1f."""
         text = str(self.construct_scalar(node))
+        if text.startswith(("0o", "0x")) and len(text) > 1000:  # Python would read, but not print it
+            raise ValueError("a number of more than 1,000 digits")
         return int(text, 0) if text.startswith(("0o", "0x")) else int(text)
 
     def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
@@ -70,6 +86,13 @@ for _tag, _pattern, _first in (
         _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
 Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
 Loader.add_constructor("tag:yaml.org,2002:float", Loader.construct_yaml_float)
+# PyYAML writes these line breaks as they are, and reads them as \n.
+_Dumper.add_representer(
+    str,
+    lambda dumper, value: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", value, style='"' if re.search("[\x85\u2028\u2029]", value) else None
+    ),
+)
 for _type in (list, tuple):
     _Dumper.add_representer(
         _type, lambda dumper, value: dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=True)
@@ -108,7 +131,7 @@ def split_list(text: str) -> list[Any]:
         inner = inner[1:-1]
     try:
         return list(yaml.load(f"[{inner}]", yaml.BaseLoader))
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         raise ValueError from None
 
 

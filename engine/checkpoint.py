@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import re
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -134,7 +135,8 @@ def load_checkpoint(path: str | Path, trust: bool = False) -> dict[str, Any]:
         for part in PARTS
         if not isinstance(content, dict) or not isinstance(content.get(part), kinds.get(part, dict))
     ]
-    if missing:
+    if missing or type(content["iteration"]) is not int or content["iteration"] < 0:
+        missing = missing or ["a number of updates as its iteration"]
         raise ConfigError(
             f"checkpoint: {path} is not whole, it lacks {', '.join(missing)}; to start a new run from its weights "
             f"use MODEL.WEIGHTS {path}"
@@ -171,7 +173,7 @@ def load_newest(folder: Path, trust: bool = False) -> tuple[Path, dict[str, Any]
     """
     candidates = _newest_first(folder)
     name = pointed_to(folder)
-    if name and (folder / name).is_file():
+    if name and os.path.isfile(folder / name):
         candidates = [folder / name, *(path for path in candidates if path.name != name)]
     problems: list[str] = []
     for path in candidates:

@@ -148,14 +148,18 @@ def compare_configs(cfg: CfgNode, saved: dict[str, Any], allow_change: bool) -> 
         ConfigError: keys differ that make it another run (model, data, seed), unless `allow_change`; or the
             optimizer differs.
     """
-    before, now = saved["SOLVER"]["OPTIMIZER"], cfg.SOLVER.OPTIMIZER
+    try:
+        before, now = saved["SOLVER"]["OPTIMIZER"], cfg.SOLVER.OPTIMIZER
+        differences = cfg.differences(saved)
+    except (LookupError, TypeError, RuntimeError) as error:  # a tensor where a value should be
+        raise ConfigError(f"the checkpoint's config is not one of ours: {type(error).__name__}: {error}") from None
     if before != now:
         raise ConfigError(
             f"{cfg.label('SOLVER.OPTIMIZER')}: the checkpoint was written with {before}, whose moments mean "
             f"nothing to {now}; start a new run with MODEL.WEIGHTS FILE and another OUTPUT_DIR"
         )
     refused = []
-    for difference in cfg.differences(saved):
+    for difference in differences:
         key = difference.key
         change = f"{key}: {difference.default!r} -> {difference.value!r}"
         # A schedule that follows metrics also follows how often there are any.
@@ -205,7 +209,7 @@ def load_model(model: nn.Module, start: dict[str, Any]) -> None:
 def _fitting() -> Iterator[None]:
     try:
         yield
-    except (KeyError, RuntimeError, ValueError) as error:
+    except (LookupError, RuntimeError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"the checkpoint does not fit this model and optimizer: {reason}") from error
 
@@ -219,6 +223,8 @@ def load_start(trainer: Trainer, start: dict[str, Any]) -> None:
     with _fitting():
         trainer.load_state_dict(start)
     written_by, now = start.get("versions", {}), versions(trainer.device)
+    if not isinstance(written_by, dict):
+        raise ConfigError(f"the checkpoint's versions are no dict, but {type(written_by).__name__}")
     changed = [
         f"{name} {written_by.get(name)} -> {now[name]}" for name in now if written_by.get(name) != now[name]
     ]

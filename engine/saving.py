@@ -70,7 +70,9 @@ class CheckpointHook(HookBase):
             content = snapshot(trainer.state_dict() | self.constants)
             final = [FINAL] if trainer.iteration >= trainer.max_iter else []
             numbered = checkpoint_name(trainer.iteration)
-            names = [*final, numbered, *sorted(trainer.save_as)]
+            others = sorted(trainer.save_as)
+            # After the last save nobody makes up for what a kill leaves out: the pointer moves last.
+            names = [*final, *others, numbered] if last else [numbered, *others]
             trainer.save_as.clear()
             contents = {name: owed[name] for name in owed if name not in names} | dict.fromkeys(names, content)
             self._save = Save(self.folder, contents, numbered, self.keep, last)
@@ -94,8 +96,8 @@ class Save(threading.Thread):
     """One checkpoint, and its copies under other names, on their way to the disk.
 
     The pointer moves as soon as the numbered file is there, read back and found whole. model_final.pth is written
-    before: the pointer never says that a run is complete whose result is missing. Other names come after: what a
-    kill keeps from being written can be made again from the numbered file.
+    before: the pointer never says that a run is complete whose result is missing. Other names come after, since
+    the next run makes them again from the numbered file; in the last save, which may have no next run, before.
 
     Args:
         folder: where the files go.

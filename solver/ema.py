@@ -72,6 +72,8 @@ class EMA:
         Raises:
             RuntimeError: it is of another model.
         """
+        if type(state["num_updates"]) is not int:
+            raise ValueError(f"num_updates is a number of averagings; got {state['num_updates']!r}")
         self.model.load_state_dict(state["model"])
         self._averaged.n_averaged.fill_(state["num_updates"])
 

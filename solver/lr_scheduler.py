@@ -313,6 +313,9 @@ class MetricLR(ScheduleLR):
         self.last_epoch = _iteration(state_dict)
         names = {"best": "best", "num_bad": "num_bad", "cooldown": "cooldown", "reductions": "num_reductions"}
         found = {name: state_dict[key] for name, key in names.items() if key in state_dict}
+        missing = {"warmup_end", *names.values()} - state_dict.keys()
+        if found and missing:
+            raise KeyError(f"the scheduler's saved state lacks {', '.join(sorted(missing))}")
         self._go_to(Progress(state_dict.get("warmup_end"), Patience(**found)))
 
     def _go_to(self, progress: Progress) -> None:

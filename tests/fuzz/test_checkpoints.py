@@ -26,7 +26,9 @@ from warmstart.engine import (
     resolve_config,
 )
 
-OPEN_ISSUE = pytest.mark.skip(reason="ends in another exception")
+OPEN_ISSUE = pytest.mark.skip(
+    reason="a state that lacks a moment of one parameter is taken: it may be a whole one"
+)
 FEWER = settings(max_examples=settings().max_examples // 2)
 
 
@@ -157,7 +159,6 @@ def test_whatever_the_pointer_holds_the_newest_file_is_found(run: Run, pointer: 
     assert same(found[1], run.content)
 
 
-@OPEN_ISSUE
 def test_a_pointer_that_is_too_long_for_a_name(run: Run) -> None:
     test_whatever_the_pointer_holds_the_newest_file_is_found.hypothesis.inner_test(run, b"x" * 300)
 
