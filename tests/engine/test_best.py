@@ -32,9 +32,10 @@ from warmstart.engine import (
     save_checkpoint,
 )
 from warmstart.engine.best import score_names
-from warmstart.engine.saving import finish_saves
 from warmstart.modeling import build_model
 from warmstart.tools import train_net
+
+from .dying import assert_same_bits, killed_after
 
 ACCURACY, LOSS = "digits_test/accuracy", "digits_test/loss"
 
@@ -59,26 +60,6 @@ def scripted(cfg: CfgNode, scores: list[float], metric: str = ACCURACY) -> Train
     return trainer
 
 
-class Killed(Exception):
-    pass
-
-
-class Kill(HookBase):
-    def __init__(self, after: int) -> None:
-        self.after = after
-
-    def after_step(self, trainer: Trainer) -> None:
-        if trainer.iteration == self.after:
-            raise Killed
-
-
-def killed_after(trainer: Trainer, iteration: int) -> None:
-    trainer.hooks.append(Kill(iteration))
-    with pytest.raises(Killed):
-        trainer.train()
-    finish_saves()
-
-
 def resumed(cfg: CfgNode, scores: list[float]) -> Trainer:
     found = load_newest(Path(cfg.OUTPUT_DIR))
     assert found is not None
@@ -94,21 +75,6 @@ def state_of(trainer: Trainer, name: str) -> dict[str, Any]:
 
 def best_iteration(folder: Path) -> int:
     return int(load_checkpoint(folder / "model_best.pth")["iteration"])
-
-
-def assert_same_bits(a: Any, b: Any, where: str = "checkpoint") -> None:
-    assert type(a) is type(b), where
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert list(a) == list(b), where
-        for key in a:
-            assert_same_bits(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, (list, tuple)):
-        for index, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_same_bits(x, y, f"{where}[{index}]")
-    else:
-        assert a == b or (a != a and b != b), where
 
 
 @pytest.mark.need("E2")

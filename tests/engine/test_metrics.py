@@ -12,7 +12,6 @@ import torch
 
 from warmstart.config import CfgNode, ConfigError, get_cfg
 from warmstart.engine import (
-    HookBase,
     MetricHook,
     Trainer,
     build_trainer,
@@ -21,8 +20,9 @@ from warmstart.engine import (
     load_start,
     resolve_config,
 )
-from warmstart.engine.saving import finish_saves
 from warmstart.solver import MetricLR
+
+from .dying import killed_after
 
 PLATEAU = [
     *("SOLVER.LR_SCHEDULER_NAME", "ReduceLROnPlateau", "SOLVER.LR_SCHEDULER_ARGS", "{patience: 1, factor: 0.5}"),
@@ -52,26 +52,9 @@ def train(cfg: CfgNode) -> Trainer:
     return trainer
 
 
-class Killed(Exception):
-    pass
-
-
-class Kill(HookBase):
-    def __init__(self, after: int) -> None:
-        self.after = after
-
-    def after_step(self, trainer: Trainer) -> None:
-        if trainer.iteration == self.after:
-            raise Killed
-
-
 def killed_and_resumed(cfg: CfgNode, k: int) -> Trainer:
     """A run that died right after iteration k, of which a checkpoint is there, and went on from it."""
-    trainer = build_trainer(cfg)
-    trainer.hooks.append(Kill(k))
-    with pytest.raises(Killed):
-        trainer.train()
-    finish_saves()
+    killed_after(build_trainer(cfg), k)
     found = load_newest(Path(cfg.OUTPUT_DIR))
     assert found is not None
     resumed = build_trainer(cfg)

@@ -24,6 +24,8 @@ from warmstart.engine import (
     resolve_config,
 )
 
+from .dying import assert_same_bits
+
 Tiny = Callable[..., CfgNode]
 
 
@@ -37,23 +39,6 @@ def train(cfg: CfgNode, resume: str | None = None) -> dict[str, Any]:
     prepare_folder(cfg, overwrite=False)
     trainer.train()
     return load_checkpoint(Path(cfg.OUTPUT_DIR) / "model_final.pth")
-
-
-def assert_same_bits(a: Any, b: Any, where: str = "checkpoint") -> None:
-    assert type(a) is type(b), where
-    if isinstance(a, torch.Tensor):
-        assert a.dtype == b.dtype, where
-        assert torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert list(a) == list(b), where
-        for key in a:
-            assert_same_bits(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b), where
-        for index, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_same_bits(x, y, f"{where}[{index}]")
-    else:
-        assert a == b, where
 
 
 def messages(logged: list[logging.LogRecord]) -> list[str]:

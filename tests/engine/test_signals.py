@@ -27,6 +27,8 @@ from warmstart.engine import HookBase, Interrupted, Trainer, load_checkpoint, re
 from warmstart.engine.signals import ECHO
 from warmstart.tools import train_net
 
+from .dying import assert_same_bits
+
 ROOT = Path(__file__).parent.parent.parent
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 128 + signal.SIGUSR1}
 
@@ -159,21 +161,6 @@ def outcome(folder: Path) -> tuple[dict[str, Any], list[dict[str, float]]]:
     lines = (folder / "metrics.json").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     return content, [{k: v for k, v in record.items() if k not in ("time", "data_time")} for record in records]
-
-
-def assert_same_bits(a: Any, b: Any, where: str = "checkpoint") -> None:
-    assert type(a) is type(b), where
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert list(a) == list(b), where
-        for key in a:
-            assert_same_bits(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, (list, tuple)):
-        for index, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_same_bits(x, y, f"{where}[{index}]")
-    else:
-        assert a == b, where
 
 
 def assert_continues_as_unbroken(words: list[str], tmp_path: Path) -> None:

@@ -1,0 +1,50 @@
+"""Runs that die in the middle, and comparing what they leave to the last bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from warmstart.engine import HookBase, Trainer
+from warmstart.engine.saving import finish_saves
+
+
+class Killed(Exception):
+    pass
+
+
+class Kill(HookBase):
+    """Ends the process's work as a kill does, right after an iteration: nothing behind it runs."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+
+    def after_step(self, trainer: Trainer) -> None:
+        if trainer.iteration == self.after:
+            raise Killed
+
+
+def killed_after(trainer: Trainer, iteration: int) -> None:
+    trainer.hooks.append(Kill(iteration))
+    with pytest.raises(Killed):
+        trainer.train()
+    finish_saves()
+
+
+def assert_same_bits(a: Any, b: Any, where: str = "checkpoint") -> None:
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype, where
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert list(a) == list(b), where
+        for key in a:
+            assert_same_bits(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        for index, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same_bits(x, y, f"{where}[{index}]")
+    else:
+        assert a == b or (a != a and b != b), where
