@@ -239,6 +239,9 @@ def get_cfg() -> CfgNode:
     cfg.PROFILER.ITERS = Duration(0)
     # Initial weights, order of samples and augmentation follow from it.
     cfg.SEED = Int(0, maximum=2**63 - 1)
+    # exact: deterministic kernels only, so that a run on a GPU repeats to the last bit; slower, and an operation
+    # that has no such kernel is an error. A CPU repeats also with auto.
+    cfg.PROFILE = OneOf("auto", ("auto", "exact"))
     # Let cuDNN try its algorithms and keep the fastest; faster on fixed image sizes, bits may differ.
     cfg.CUDNN_BENCHMARK = Bool(False)
 

@@ -14,6 +14,7 @@ from .defaults import (
     register_hook,
     run_tool,
 )
+from .device import check_device, get_device, prepare_torch
 from .evaluation import evaluate, evaluation_mode
 from .hooks import EvaluationHook, FolderHook, PreciseBNHook, ProfilerHook, RecordHook
 from .logs import setup_logging
@@ -21,7 +22,7 @@ from .losses import LossWindow, NonFiniteLossError
 from .lr_range import RangeTest, find_lr, range_picture
 from .metrics import MetricHook
 from .picture import PictureHook
-from .resolve import check_device, get_device, iters_per_epoch, resolve_config
+from .resolve import iters_per_epoch, resolve_config
 from .resume import (
     compare_configs,
     find_start,
@@ -85,6 +86,7 @@ __all__ = [
     "log_run",
     "log_scores",
     "prepare_folder",
+    "prepare_torch",
     "preserved_rng",
     "range_picture",
     "read_command_line",

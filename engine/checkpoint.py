@@ -55,10 +55,15 @@ def checkpoint_number(name: str) -> int:
     return int(found[1])
 
 
-def snapshot(content: Mapping[str, Any]) -> dict[str, Any]:
+def snapshot(content: Mapping[str, Any], spare: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return a copy on the CPU that no later update changes: what a save of this instant needs to hold.
 
     Tensors that share their memory, such as tied weights, are copied once and share it again.
+
+    Args:
+        content: tensors and plain values.
+        spare: what an earlier call returned and nobody needs any more; its memory is used again, since the
+            system takes longer to give fresh memory than the copy does.
 
     Raises:
         TypeError: something in it is neither tensor nor plain value; the message names the key path.
@@ -70,9 +75,9 @@ def snapshot(content: Mapping[str, Any]) -> dict[str, Any]:
     {'model': {'weight': tensor([0., 0.])}}
     """
     _require_plain(content, "")
-    copies: dict[Any, Tensor] = {}
-    copied = _copied(dict(content), copies)
-    for device in {device for device, *_ in copies if device.type == "cuda"}:
+    copies = _Copies(spare or {})
+    copied = copies.of(dict(content))
+    for device in copies.devices:
         torch.cuda.synchronize(device)  # the copies into pinned memory are under way until then
     return dict(copied)
 
@@ -214,30 +219,52 @@ def _newest_first(folder: Path) -> list[Path]:
     return [*numbered, *(path for path in (folder / FINAL, folder / BEST) if path.is_file())]
 
 
-def _copied(value: Any, copies: dict[Any, Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        return _copied_tensor(value, copies)
-    if isinstance(value, dict):
-        copied = copy.copy(value)  # with the attribute `_metadata` that torch hangs on a model's state
-        copied.update((key, _copied(inner, copies)) for key, inner in value.items())
-        return copied
-    return type(value)(_copied(inner, copies) for inner in value) if isinstance(value, (list, tuple)) else value
+class _Copies:
+    """Copies of the tensors of one content, each made once.
 
+    Args:
+        spare: the content of earlier copies, whose memory is free.
+    """
 
-def _copied_tensor(tensor: Tensor, copies: dict[Any, Tensor]) -> Tensor:
-    # Of an empty tensor, or one that is more than strides over memory, the address says nothing.
-    plain = tensor.layout is torch.strided and tensor.numel() > 0
-    place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if plain else (len(copies),)
-    key = (tensor.device, *place)
-    if key not in copies:
+    def __init__(self, spare: Mapping[str, Any]) -> None:
+        self.devices: set[torch.device] = set()
+        self._made: dict[Any, Tensor] = {}
+        self._spare: dict[Any, list[Tensor]] = {}
+        for tensor in {id(tensor): tensor for tensor in _tensors(spare) if _is_plain(tensor)}.values():
+            self._spare.setdefault(_layout(tensor), []).append(tensor)
+
+    def of(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self._of_tensor(value)
+        if isinstance(value, dict):
+            copied = copy.copy(value)  # with the attribute `_metadata` that torch hangs on a model's state
+            copied.update((key, self.of(inner)) for key, inner in value.items())
+            return copied
+        return type(value)(self.of(inner) for inner in value) if isinstance(value, (list, tuple)) else value
+
+    def _of_tensor(self, tensor: Tensor) -> Tensor:
         tensor = tensor.detach()
-        if plain and tensor.device.type == "cuda":
-            # Pinned memory is copied into several times faster; torch keeps it for the next save.
-            host = torch.empty_like(tensor, device="cpu", pin_memory=True)
-            copies[key] = host.copy_(tensor, non_blocking=True)
-        else:
-            copies[key] = tensor.to("cpu", copy=True)
-    return copies[key]
+        if not _is_plain(tensor):
+            return tensor.to("cpu", copy=True)
+        key = (tensor.device, tensor.data_ptr(), *_layout(tensor))
+        if key not in self._made:
+            on_gpu = tensor.device.type == "cuda"
+            fitting = self._spare.get(_layout(tensor))
+            # Pinned memory is copied into several times faster.
+            host = fitting.pop() if fitting else torch.empty_like(tensor, device="cpu", pin_memory=on_gpu)
+            self._made[key] = host.copy_(tensor, non_blocking=on_gpu)
+            if on_gpu:
+                self.devices.add(tensor.device)
+        return self._made[key]
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Return whether a tensor is strides over memory, and its address says which."""
+    return tensor.layout is torch.strided and tensor.numel() > 0
+
+
+def _layout(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.shape, tensor.stride(), tensor.dtype
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -32,15 +32,15 @@ from warmstart.solver import (
 )
 
 from .best import build_score_hooks
+from .device import NO_DETERMINISTIC_KERNEL, get_device, prepare_torch
 from .evaluation import evaluate
 from .hooks import EvaluationHook, FolderHook, PreciseBNHook, ProfilerHook, RecordHook
 from .logs import silence_stdout
 from .losses import NonFiniteLossError
 from .metrics import build_metric_hook
 from .picture import PictureHook
-from .resolve import get_device, iters_per_epoch, resolve_config
+from .resolve import iters_per_epoch, resolve_config
 from .resume import versions
-from .rng import seed_all
 from .saving import CheckpointHook, SaveError
 from .signals import leave, stop_signals
 from .trainer import HookBase, Trainer
@@ -150,11 +150,7 @@ def build_trainer(cfg: CfgNode, trust: bool = False) -> Trainer:
         ConfigError: the config is not one that can run.
     """
     cfg = resolve_config(cfg)
-    device = get_device(cfg)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # pinned memory and kernels without a device of their own follow it
-    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
-    seed_all(cfg.SEED)
+    device = prepare_torch(cfg)
     model = build_model(cfg, trust).to(device)
     optimizer = build_optimizer(cfg, model)
     ema = build_ema(cfg, model)
@@ -257,7 +253,8 @@ def log_run(cfg: CfgNode, trainer: Trainer) -> None:
     parameters = sum(p.numel() for p in trainer.model.parameters())
     device, threads = trainer.device, torch.get_num_threads()
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {threads} threads"
-    logger.info("torch %s on %s; output in %s", torch.__version__, machine, cfg.OUTPUT_DIR)
+    kernels = ", deterministic kernels only" if cfg.PROFILE == "exact" else ""
+    logger.info("torch %s on %s%s; output in %s", torch.__version__, machine, kernels, cfg.OUTPUT_DIR)
     logger.info(
         "data: %s, %s images of %dx%dx%d, %d classes",
         " + ".join(cfg.DATASETS.TRAIN),
@@ -299,6 +296,10 @@ def run_tool(main: Callable[[], int]) -> None:
         message, code = "interrupted", 130
     except PermissionError as error:
         message, code = f"error: {error.filename}: permission denied", 2
+    except RuntimeError as error:
+        if NO_DETERMINISTIC_KERNEL not in str(error):
+            raise
+        message, code = f"error: PROFILE exact: {str(error).partition(', but you set')[0]}; use PROFILE auto", 2
     except BrokenPipeError:  # --print-config | head
         silence_stdout()
         sys.exit(0)

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-import torch
-
 from warmstart.config import CfgNode, ConfigError, gathering, resolve_durations
 from warmstart.data import check_data, input_shape, train_info
 from warmstart.modeling import check_model
 from warmstart.solver import PLATEAU, check_solver
 
 from .best import check_best
+from .device import check_device
 from .metrics import lr_metric
 
 SMALL_IMAGE = 32  # pixels a side, up to which MODEL.STEM auto takes the small stem
@@ -91,20 +90,6 @@ def check_metrics(cfg: CfgNode) -> None:
             )
 
 
-def check_device(cfg: CfgNode) -> None:
-    """Raise ConfigError where MODEL.DEVICE asks for what this machine has not."""
-    name, label = cfg.MODEL.DEVICE, cfg.label("MODEL.DEVICE")
-    kind, _, index = name.partition(":")
-    if name in ("auto", "cpu"):
-        return
-    if kind != "cuda" or (":" in name and not index.isdigit()):
-        raise ConfigError(f"{label}: expected auto, cpu, cuda or cuda:N; got {name!r}")
-    if not torch.cuda.is_available():
-        raise ConfigError(f"{label}: {name!r} asked for, but torch finds no CUDA device; use auto or cpu")
-    if index and int(index) >= torch.cuda.device_count():
-        raise ConfigError(f"{label}: {name!r} asked for, but there are {torch.cuda.device_count()} CUDA devices")
-
-
 def check_accumulation(cfg: CfgNode) -> None:
     """Raise ConfigError where the batch of an update cannot be cut into equal micro-batches.
 
@@ -127,13 +112,6 @@ into 8 equal micro-batches; set SOLVER.GRAD_ACCUM_STEPS to 5 or 10, or SOLVER.IM
         f"micro-batches; set SOLVER.GRAD_ACCUM_STEPS to {' or '.join(map(str, nearest_steps))}, or "
         f"SOLVER.IMS_PER_BATCH to {' or '.join(map(str, nearest_images))}"
     )
-
-
-def get_device(cfg: CfgNode) -> torch.device:
-    """Return the device that MODEL.DEVICE means on this machine."""
-    if cfg.MODEL.DEVICE == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(cfg.MODEL.DEVICE)
 
 
 def _fill_model(cfg: CfgNode, num_classes: int) -> None:

@@ -46,6 +46,7 @@ class CheckpointHook(HookBase):
         self.constants = dict(constants)
         self.keep = keep
         self._save: Save | None = None
+        self._copied: dict[str, Any] = {}
 
     def before_train(self, trainer: Trainer) -> None:
         """Look whether what the run saves at the least has space.
@@ -67,7 +68,8 @@ class CheckpointHook(HookBase):
             return
         with trainer.paused():
             owed = self._finish()
-            content = snapshot(trainer.state_dict() | self.constants)
+            content = snapshot(trainer.state_dict() | self.constants, spare={} if owed else self._copied)
+            self._copied = content
             final = [FINAL] if trainer.iteration >= trainer.max_iter else []
             numbered = checkpoint_name(trainer.iteration)
             others = sorted(trainer.save_as)
@@ -83,6 +85,7 @@ class CheckpointHook(HookBase):
     def after_train(self, trainer: Trainer) -> None:
         """Wait for a save that is under way."""
         self._finish()
+        self._copied = {}
 
     def _finish(self) -> dict[str, Any]:
         """Wait for the save that is under way; return what it could not write and the next one has to."""

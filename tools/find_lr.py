@@ -11,19 +11,16 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-import torch
-
 from warmstart.config import CfgNode, ConfigError, Flag
 from warmstart.data import build_train_loader
 from warmstart.engine import (
     RangeTest,
     find_lr,
-    get_device,
+    prepare_torch,
     range_picture,
     read_command_line,
     resolve_config,
     run_tool,
-    seed_all,
     setup_logging,
 )
 from warmstart.modeling import build_model
@@ -82,9 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_test(cfg: CfgNode, **limits: float) -> RangeTest:
     """Return the range test of a resolved config: its model, optimizer and batches; no warm-up, no schedule."""
-    device = get_device(cfg)
-    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
-    seed_all(cfg.SEED)
+    device = prepare_torch(cfg)
     model = build_model(cfg).to(device)
     with closing(build_train_loader(cfg).batches()) as batches:
         return find_lr(

@@ -19,14 +19,13 @@ from warmstart.data import build_train_loader
 from warmstart.engine import (
     build_test_loaders,
     evaluate_all,
-    get_device,
     iters_per_epoch,
     log_scores,
+    prepare_torch,
     read_command_line,
     resolve_config,
     run_tool,
     save_checkpoint,
-    seed_all,
     setup_logging,
 )
 from warmstart.modeling import build_model
@@ -40,11 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     _, cfg = read_command_line(argv, (), "Train the model that a YAML file describes, in one plain loop.")
     setup_logging()
     cfg = resolve_config(cfg)
-    device = get_device(cfg)
     output = Path(cfg.OUTPUT_DIR)
     output.mkdir(parents=True, exist_ok=True)
-    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
-    seed_all(cfg.SEED)
+    device = prepare_torch(cfg)
     model = build_model(cfg).to(device)
     optimizer = build_optimizer(cfg, model)
     scheduler = build_lr_scheduler(cfg, optimizer, iters_per_epoch(cfg))

@@ -16,7 +16,6 @@ from warmstart.engine import (
     compare_configs,
     evaluate_all,
     find_start,
-    get_device,
     hold_folder,
     load_average,
     load_model,
@@ -24,11 +23,11 @@ from warmstart.engine import (
     log_run,
     log_scores,
     prepare_folder,
+    prepare_torch,
     read_command_line,
     read_start,
     resolve_config,
     run_tool,
-    seed_all,
     setup_logging,
     stop_signals,
     why_stopped,
@@ -95,8 +94,8 @@ def evaluate_only(cfg: CfgNode, resume: str | None, trust: bool = False) -> int:
         raise ConfigError(f"command line: --eval-only {missing}; give MODEL.WEIGHTS FILE or --resume=PATH")
     if not cfg.DATASETS.TEST:
         raise ConfigError(f"{cfg.label('DATASETS.TEST')}: names no data set to evaluate on")
-    seed_all(cfg.SEED)  # for what MODEL.WEIGHTS does not hold
-    model = build_model(cfg, trust).to(get_device(cfg))
+    device = prepare_torch(cfg)
+    model = build_model(cfg, trust).to(device)
     averaged = None
     if start is not None:
         load_model(model, start)

@@ -1,14 +1,13 @@
-"""What follows from the data set, and what a machine has not."""
+"""What follows from the data set, and from other keys."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import pytest
-import torch
 
 from warmstart.config import CfgNode, ConfigError
-from warmstart.engine import check_device, get_device, resolve_config
+from warmstart.engine import resolve_config
 
 Tiny = Callable[..., CfgNode]
 
@@ -35,26 +34,6 @@ def test_everything_wrong_is_said_at_once(tiny: Tiny) -> None:
     with pytest.raises(ConfigError) as error:
         resolve_config(tiny("MODEL.NAME", "resnet19", "SOLVER.OPTIMIZER", "Adm", "SOLVER.WARMUP_ITERS", 20))
     assert len(error.value.problems) == 3
-
-
-@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "mps:0"])
-def test_a_device_that_is_none_is_refused(tiny: Tiny, name: str) -> None:
-    with pytest.raises(ConfigError, match=f"MODEL.DEVICE .*expected auto, cpu, cuda or cuda:N; got '{name}'"):
-        check_device(tiny("MODEL.DEVICE", name))
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_cuda_where_there_is_none_is_refused(tiny: Tiny) -> None:
-    with pytest.raises(ConfigError, match="'cuda' asked for, but torch finds no CUDA device; use auto or cpu"):
-        check_device(tiny("MODEL.DEVICE", "cuda"))
-    assert get_device(tiny()) == torch.device("cpu")
-
-
-@pytest.mark.gpu
-def test_auto_takes_cuda_where_there_is_one(tiny: Tiny) -> None:
-    assert get_device(tiny()).type == "cuda"
-    with pytest.raises(ConfigError, match="there are .* CUDA devices"):
-        check_device(tiny("MODEL.DEVICE", "cuda:99"))
 
 
 @pytest.mark.need("E12")

@@ -137,6 +137,26 @@ def test_tensors_at_one_place_that_are_not_one_tensor_stay_apart() -> None:
     assert content_bytes(copied) == 4 * (3 + 2 + 6)
 
 
+def test_a_snapshot_goes_into_the_memory_of_an_earlier_one_where_it_fits() -> None:
+    tied = torch.ones(3)
+    earlier = snapshot({"a": tied, "b": tied, "c": torch.ones(3), "d": torch.ones(2, 3), "e": torch.ones(4)})
+    later = {"a": torch.full((3,), 1.5), "b": torch.full((3,), 2.5), "c": torch.full((3,), 3.5)}
+    later |= {"d": torch.full((3, 2), 4.5).t(), "e": torch.full((4,), 5.5, dtype=torch.float64)}
+    copied = snapshot(later, spare=earlier)
+    assert {name: tensor.unique().tolist() for name, tensor in copied.items()} == {
+        **{"a": [1.5], "b": [2.5], "c": [3.5], "d": [4.5], "e": [5.5]}
+    }
+    assert {name: (tensor.stride(), tensor.dtype) for name, tensor in copied.items()} == {
+        name: (tensor.stride(), tensor.dtype) for name, tensor in later.items()
+    }
+    places = {tensor.data_ptr() for tensor in copied.values()}
+    assert len(places) == 5
+    assert places & {tensor.data_ptr() for tensor in earlier.values()} == {
+        earlier["a"].data_ptr(),
+        earlier["c"].data_ptr(),
+    }
+
+
 @pytest.mark.gpu
 def test_a_snapshot_of_cuda_tensors_is_whole_when_it_returns() -> None:
     weight = torch.full((4096, 4096), 1.0, device="cuda")
@@ -365,9 +385,12 @@ def test_a_save_that_fails_is_one_line_and_the_next_period_tries_again(
 def test_the_best_checkpoint_that_could_not_be_written_is_written_with_the_next_save(
     tiny: Tiny, tmp_path: Path, disk: Disk
 ) -> None:
+    weights = {}
+
     def ask_and_break(trainer: Trainer) -> None:
         finish_saves()
         trainer.save_as.add("model_best.pth")
+        weights.update({name: tensor.clone() for name, tensor in trainer.model.state_dict().items()})
         disk.error = full()
 
     def mend(trainer: Trainer) -> None:
@@ -375,7 +398,10 @@ def test_the_best_checkpoint_that_could_not_be_written_is_written_with_the_next_
         disk.error = None
 
     train(tiny("SOLVER.CHECKPOINT_PERIOD", 3), At(_5=ask_and_break, _7=mend))
-    assert load_checkpoint(tmp_path / "out" / "model_best.pth")["iteration"] == 5
+    best = load_checkpoint(tmp_path / "out" / "model_best.pth")
+    assert best["iteration"] == 5
+    for name, tensor in weights.items():
+        assert torch.equal(best["model"][name], tensor), name
     assert not (tmp_path / "out" / "model_0000004.pth").exists()
 
 

@@ -1,0 +1,58 @@
+"""The device that a run computes on, and how exactly."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from warmstart.config import CfgNode, ConfigError
+
+from .rng import seed_all
+
+NO_DETERMINISTIC_KERNEL = "does not have a deterministic implementation"  # torch's words
+
+
+def check_device(cfg: CfgNode) -> None:
+    """Raise ConfigError where MODEL.DEVICE asks for what this machine has not, or PROFILE contradicts itself."""
+    if cfg.PROFILE == "exact" and cfg.CUDNN_BENCHMARK:
+        raise ConfigError(
+            f"{cfg.label('CUDNN_BENCHMARK')}: the kernels it picks differ from run to run, which PROFILE exact "
+            "rules out; set one of them back"
+        )
+    name, label = cfg.MODEL.DEVICE, cfg.label("MODEL.DEVICE")
+    kind, _, index = name.partition(":")
+    if name in ("auto", "cpu"):
+        return
+    if kind != "cuda" or (":" in name and not index.isdigit()):
+        raise ConfigError(f"{label}: expected auto, cpu, cuda or cuda:N; got {name!r}")
+    if not torch.cuda.is_available():
+        raise ConfigError(f"{label}: {name!r} asked for, but torch finds no CUDA device; use auto or cpu")
+    if index and int(index) >= torch.cuda.device_count():
+        raise ConfigError(f"{label}: {name!r} asked for, but there are {torch.cuda.device_count()} CUDA devices")
+
+
+def get_device(cfg: CfgNode) -> torch.device:
+    """Return the device that MODEL.DEVICE means on this machine."""
+    if cfg.MODEL.DEVICE == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(cfg.MODEL.DEVICE)
+
+
+def prepare_torch(cfg: CfgNode) -> torch.device:
+    """Set torch up for a run, in the whole process: its device, which kernels it may take, its seeds.
+
+    Under PROFILE exact torch takes deterministic kernels only, and refuses an operation that has none.
+
+    Returns:
+        The device.
+    """
+    device = get_device(cfg)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # pinned memory and kernels without a device of their own follow it
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+    if cfg.PROFILE == "exact":  # never switched off here: a user's own module may have asked for it
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+        torch.use_deterministic_algorithms(True)
+    seed_all(cfg.SEED)
+    return device
