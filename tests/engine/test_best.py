@@ -77,7 +77,7 @@ def best_iteration(folder: Path) -> int:
     return int(load_checkpoint(folder / "model_best.pth")["iteration"])
 
 
-@pytest.mark.need("E2")
+@pytest.mark.need("E2", "S13")
 @pytest.mark.parametrize(
     ("mode", "scores", "expected"),
     [

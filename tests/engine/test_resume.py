@@ -56,7 +56,7 @@ class DieBefore(HookBase):
             raise KeyboardInterrupt
 
 
-@pytest.mark.need("C1", "C4", "C6", "C7", "A6", "S10")
+@pytest.mark.need("C1", "C2", "C4", "C6", "C7", "A6", "S10")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_continued_from_any_point_the_bits_are_those_of_the_unbroken_run(
     tiny: Tiny, tmp_path: Path, workers: int
