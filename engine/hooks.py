@@ -85,14 +85,20 @@ class ProfilerHook(HookBase):
 
     def after_step(self, trainer: Trainer) -> None:
         """Mark the end of an iteration; after the last one, write the trace."""
-        if self._profile is None:
-            return
-        if trainer.iteration < self.end and not trainer.is_last_step:
+        if self._profile is not None and (trainer.iteration >= self.end or trainer.is_last_step):
+            self._write(self._profile, trainer)
+        elif self._profile is not None:
             self._profile.step()
-            return
+
+    def after_train(self, trainer: Trainer) -> None:
+        """Write what there is where a signal has cut the run off."""
+        if self._profile is not None:
+            self._write(self._profile, trainer)
+
+    def _write(self, trace: profile, trainer: Trainer) -> None:
+        self._profile = None
         with trainer.paused():
-            self._profile.stop()
-            self._profile = None
+            trace.stop()
         logger.info("saved a profile up to iteration %d in %s", trainer.iteration, self.folder)
 
 
