@@ -36,7 +36,7 @@ from .resume import (
 from .rng import preserved_rng, rng_state, seed_all, set_rng_state
 from .saving import CheckpointHook, SaveError, finish_saves
 from .signals import Interrupted, stop_signals
-from .trainer import HookBase, Trainer, every
+from .trainer import HookBase, Trainer, every, is_pending
 from .writers import ConsoleWriter, JSONWriter, PictureWriter, TensorBoardWriter, Writer
 
 __all__ = [
@@ -77,6 +77,7 @@ __all__ = [
     "finish_saves",
     "get_device",
     "hold_folder",
+    "is_pending",
     "iters_per_epoch",
     "load_average",
     "load_checkpoint",

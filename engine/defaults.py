@@ -199,6 +199,10 @@ def default_hooks(cfg: CfgNode, model: nn.Module, averaged: nn.Module | None = N
     ]
     constants = {"config": cfg.to_dict(), "versions": versions(device)}
     loaders = build_test_loaders(cfg)
+
+    def scores(trainer: Trainer) -> dict[str, float]:
+        return evaluate_all(model, loaders, averaged, trainer.give_way)
+
     hooks: list[HookBase] = [FolderHook(output)]
     if cfg.PROFILER.ITERS:
         hooks.append(ProfilerHook(cfg.PROFILER.START, cfg.PROFILER.ITERS, output / "profile"))
@@ -208,7 +212,9 @@ def default_hooks(cfg: CfgNode, model: nn.Module, averaged: nn.Module | None = N
         hooks.append(PreciseBNHook(cfg.TEST.EVAL_PERIOD, models, batches, cfg.TEST.PRECISE_BN.NUM_ITER))
     return [
         *hooks,
-        EvaluationHook(cfg.TEST.EVAL_PERIOD, lambda: evaluate_all(model, loaders, averaged)),
+        EvaluationHook(
+            cfg.TEST.EVAL_PERIOD, lambda trainer: evaluate_all(model, loaders, averaged, trainer.give_way)
+        ),
         *(builder(cfg) for builder in _HOOKS.values()),
         *build_score_hooks(cfg, with_own=bool(_HOOKS)),
         RecordHook(cfg.LOG_PERIOD, writers, [lambda: memory_stats(device)] if cfg.MEMORY_STATS else []),
@@ -219,11 +225,20 @@ def default_hooks(cfg: CfgNode, model: nn.Module, averaged: nn.Module | None = N
 
 
 def evaluate_all(
-    model: nn.Module, loaders: Mapping[str, Iterable[Any]], averaged: nn.Module | None = None
+    model: nn.Module,
+    loaders: Mapping[str, Iterable[Any]],
+    averaged: nn.Module | None = None,
+    between: Callable[[], object] | None = None,
 ) -> dict[str, float]:
     """Return the scores on every test set: {"digits_test/accuracy": 0.98, ...}.
 
     Those of the moving average, where there is one, stand beside them: "digits_test/ema/accuracy".
+
+    Args:
+        model: the model.
+        loaders: one a test set, by its name.
+        averaged: the moving average.
+        between: called before each batch; what it raises ends the evaluation.
     """
     device = next(model.parameters()).device
     models = {"": model} | ({"ema/": averaged} if averaged is not None else {})
@@ -231,7 +246,7 @@ def evaluate_all(
         f"{name}/{prefix}{score}": value
         for name, loader in loaders.items()
         for prefix, evaluated in models.items()
-        for score, value in evaluate(evaluated, loader, device).items()
+        for score, value in evaluate(evaluated, loader, device, between).items()
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,18 +32,27 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
+        # By their own methods, not by the flag alone: layers that merge weights for evaluation undo it there.
         for module, training in modes:
+            if module.training != training:
+                module.train(training)
             module.training = training
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, loader: Iterable[Any], device: torch.device | str = "cpu") -> dict[str, float]:
+def evaluate(
+    model: nn.Module,
+    loader: Iterable[Any],
+    device: torch.device | str = "cpu",
+    between: Callable[[], object] | None = None,
+) -> dict[str, float]:
     """Return the scores of a classifier; mode and random number generators are as before.
 
     Args:
         model: in evaluation mode `model(images)` gives logits (N, classes).
         loader: gives (images (N, C, H, W), labels (N,)), each sample once.
         device: where the model is.
+        between: called before each batch; what it raises ends the evaluation.
 
     Returns:
         `accuracy` and, with more than five classes, `top5`: the share of labels that are the highest
@@ -66,6 +75,8 @@ def evaluate(model: nn.Module, loader: Iterable[Any], device: torch.device | str
     loss, samples = torch.zeros((), dtype=torch.float64, device=device), 0
     with preserved_rng(device), evaluation_mode(model):
         for batch in loader:
+            if between is not None:
+                between()
             images, labels = to_device(batch, device)
             logits = model(images).float()
             if metrics is None:

@@ -139,6 +139,7 @@ class PreciseBNHook(HookBase):
             return
         with trainer.paused():
             for model in self.models:
+                trainer.give_way()
                 with closing(self.batches(trainer.iteration)) as stream:
                     # In the portions that training takes: a whole batch may not fit into memory.
                     steps = trainer.accum_steps
@@ -151,10 +152,11 @@ class EvaluationHook(HookBase):
 
     Args:
         period: in updates.
-        evaluate: returns the scores by their names in the record, such as {"digits_test/accuracy": 0.98}.
+        evaluate: gets the trainer, and returns the scores by their names in the record, such as
+            {"digits_test/accuracy": 0.98}. It may call `trainer.give_way` in between.
     """
 
-    def __init__(self, period: int, evaluate: Callable[[], Mapping[str, float]]) -> None:
+    def __init__(self, period: int, evaluate: Callable[[Trainer], Mapping[str, float]]) -> None:
         self.period = period
         self.evaluate = evaluate
 
@@ -162,7 +164,7 @@ class EvaluationHook(HookBase):
         """Put the scores into this iteration's record."""
         if _due(self.period, trainer):
             with trainer.paused():
-                trainer.scalars.update(self.evaluate())
+                trainer.scalars.update(self.evaluate(trainer))
 
 
 class RecordHook(HookBase):

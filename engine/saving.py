@@ -40,6 +40,8 @@ class CheckpointHook(HookBase):
         keep: numbered checkpoints that stay, the newest; 0 is all. Only what this run's manifest lists is deleted.
     """
 
+    runs_last = True
+
     def __init__(self, period: int, folder: str | Path, constants: Mapping[str, Any], keep: int = 0) -> None:
         self.period = period
         self.folder = Path(folder)
@@ -70,7 +72,7 @@ class CheckpointHook(HookBase):
             owed = self._finish()
             content = snapshot(trainer.state_dict() | self.constants, spare={} if owed else self._copied)
             self._copied = content
-            final = [FINAL] if trainer.iteration >= trainer.max_iter else []
+            final = [FINAL] if trainer.iteration >= trainer.max_iter and not trainer.pending else []
             numbered = checkpoint_name(trainer.iteration)
             others = sorted(trainer.save_as)
             # After the last save nobody makes up for what a kill leaves out: the pointer moves last.

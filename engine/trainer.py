@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,16 +13,22 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from warmstart.solver import EMA
+from warmstart.solver import EMA, ScheduleLR
 
 from .batches import micro_batch, to_device
 from .losses import LossWindow, NonFiniteLossError, SkippedUpdates, mean_of, non_finite_names
-from .rng import rng_state, set_rng_state
+from .moments import load_moments
+from .rng import preserved_rng, rng_state, set_rng_state
 from .signals import Interrupted, signal_name
 
 logger = logging.getLogger(__name__)
 
 METRIC = "train/"  # what a model returns under such a name is no loss
+OWN_STATE = "trainer"  # the trainer's own entry among the states of the hooks
+
+
+class _GivenUp(Exception):
+    """A hook has given up its work, since a signal came."""
 
 
 class HookBase:
@@ -37,6 +43,9 @@ class HookBase:
       `trainer.interrupted` whether a signal cuts it off here, to be resumed: then only the checkpoint is due.
     - after_train: once, when the run ended cleanly, or a signal has cut it off.
     """
+
+    #: Whether the hook runs behind all that are not so, wherever it stands in the list.
+    runs_last = False
 
     @property
     def name(self) -> str:
@@ -80,6 +89,12 @@ def every(period: int, iteration: int) -> bool:
     return period > 0 and iteration % period == 0
 
 
+def is_pending(start: Mapping[str, Any]) -> bool:
+    """Return whether a checkpoint's last update is still to be evaluated: a signal came while it was."""
+    own = start["hooks"].get(OWN_STATE)
+    return isinstance(own, dict) and bool(own.get("pending"))
+
+
 class Trainer:
     """Trains a model that returns its losses, one update an iteration.
 
@@ -92,7 +107,7 @@ class Trainer:
         scheduler: stepped once after each update.
         data_loader: gives batches (tuples). With a method `batches(start)`, as our loaders have, a
             resumed run continues at its batch; any other iterable is begun anew, and again when it ends.
-        hooks: run in this order at each event.
+        hooks: run in this order at each event, those that say `runs_last` behind all others.
         max_iter: updates after which the run is complete.
         device: where the batches go; the model is there already.
         accum_steps: micro-batches that each batch is cut into, along dim 0, for one update; what is recorded
@@ -147,14 +162,17 @@ class Trainer:
         self.stop_reason = ""
         #: The number of the signal that ends the run after this iteration, or 0; set before after_step.
         self.interrupted: int = 0
+        #: Whether what hooks do in after_step was given up in this iteration, and is to be done by a resumed run.
+        self.pending = False
         self._signal = 0  # comes at any instant
+        self._asked_to_stop = ""  # by the iteration that a checkpoint holds
         #: Further names under which this iteration's checkpoint is saved; the checkpoint hook empties it.
         self.save_as: set[str] = set()
         #: Losses since the last record.
         self.losses = LossWindow()
         #: What hooks want in this iteration's record, besides the losses; anything in it makes a record.
         self.scalars: dict[str, float] = {}
-        #: The record that was made last.
+        #: The record that was made last; none yet where a run begins or goes on.
         self.record: dict[str, float] = {}
         #: The rate of each parameter group in the last update.
         self.rates: list[float | Tensor] = []
@@ -163,13 +181,7 @@ class Trainer:
         self.paused_seconds = 0.0
         if accum_steps < 1:
             raise ValueError(f"accum_steps: an update has at least 1 micro-batch; got {accum_steps}")
-        names = [hook.name for hook in self.hooks]
-        doubled = sorted({name for name in names if names.count(name) > 1})
-        if doubled:
-            raise ValueError(
-                f"several hooks are called {', '.join(doubled)}: give each a `name` of its own, "
-                "their states are kept by name"
-            )
+        self._calls()  # so that names that clash are seen at once
 
     def train(self) -> None:
         """Run from `iteration` to `max_iter`, or until `request_stop` or `interrupt`.
@@ -178,24 +190,23 @@ class Trainer:
             Interrupted: a signal came; all hooks have done their work.
             NonFiniteLossError: a loss became infinite or NaN, seen when it is next read.
         """
-        # An event costs nothing where no hook has overridden it.
-        calls = {
-            event: [
-                getattr(hook, event)
-                for hook in self.hooks
-                if getattr(type(hook), event) is not getattr(HookBase, event)
-            ]
-            for event in EVENTS
-        }
+        calls = self._calls()
         before_step, after_step = calls["before_step"], calls["after_step"]
         self.stop_reason, self.interrupted = "", 0
         if not self.model.training:  # else layers that the user holds in evaluation mode stay there
             self.model.train()
         batches = self._batches()
         try:
-            for call in calls["before_train"]:
-                call(self)
-            self.is_last_step = self.iteration >= self.max_iter or bool(self.stop_reason)
+            # A resumed run draws on from where the unbroken one was, whatever hooks draw to begin with.
+            with preserved_rng(self.device) if self.iteration else nullcontext():
+                for call in calls["before_train"]:
+                    call(self)
+            if self.pending:
+                self.stop_reason = self._asked_to_stop or self.stop_reason
+                self._after_step(after_step)
+            else:
+                self.is_last_step = self._is_over()
+                self.stop_reason = self._asked_to_stop or self.stop_reason
             while not (self.is_last_step or self.interrupted):
                 for call in before_step:
                     call(self)
@@ -204,13 +215,9 @@ class Trainer:
                 # No hook: one that stood at the wrong place would average too late.
                 if self.ema is not None and updated:
                     self.ema.update(self.model, self.iteration)
-                # Fixed before the hooks run, so that all of them agree; a stop that one of them asks
-                # for now, or a signal that comes now, makes the next iteration the last.
-                self.is_last_step = self.iteration >= self.max_iter or bool(self.stop_reason)
-                self.interrupted = self._signal
-                for call in after_step:
-                    call(self)
-            if self.is_last_step and self.stop_reason:
+                self._after_step(after_step)
+            ended = self.is_last_step and not self.pending
+            if ended and self.stop_reason:
                 logger.info("stopped after iteration %d: %s", self.iteration, self.stop_reason)
             for call in calls["after_train"]:
                 call(self)
@@ -220,9 +227,55 @@ class Trainer:
                 close()
         if self._signal:
             signum, self._signal = self._signal, 0
-            rest = "the run is complete" if self.is_last_step else "give --resume to go on"
+            rest = "the run is complete" if ended else "give --resume to go on"
             logger.info("%s: ended after iteration %d; %s", signal_name(signum), self.iteration, rest)
             raise Interrupted(signum)
+
+    def _calls(self) -> dict[str, list[Callable[[Trainer], None]]]:
+        """Return what each event calls; it costs nothing where no hook has overridden it.
+
+        Raises:
+            ValueError: two hooks have one name, or one has the trainer's.
+        """
+        names = [hook.name for hook in self.hooks]
+        doubled = sorted({name for name in names if names.count(name) > 1})
+        if doubled:
+            raise ValueError(
+                f"several hooks are called {', '.join(doubled)}: give each a `name` of its own, "
+                "their states are kept by name"
+            )
+        if OWN_STATE in names:
+            raise ValueError(
+                f"a hook is called {OWN_STATE}, as the trainer's own state is: give it another `name`"
+            )
+        return {
+            event: [
+                getattr(hook, event)
+                for hook in sorted(self.hooks, key=lambda hook: hook.runs_last)
+                if getattr(type(hook), event) is not getattr(HookBase, event)
+            ]
+            for event in EVENTS
+        }
+
+    def _is_over(self) -> bool:
+        return self.iteration >= self.max_iter or bool(self.stop_reason)
+
+    def _after_step(self, calls: Iterable[Callable[[Trainer], None]]) -> None:
+        """Do what hooks do after an update, or give it up and only save."""
+        # Fixed before the hooks run, so that all of them agree; a stop that one of them asks
+        # for now, or a signal that comes now, makes the next iteration the last.
+        self.is_last_step = self._is_over()
+        self.interrupted = self._signal
+        self.pending = False
+        try:
+            for call in calls:
+                call(self)
+        except _GivenUp:
+            self.pending, self.interrupted, self.scalars = True, self._signal, {}
+            logger.info("iteration %d is evaluated when the run goes on", self.iteration)
+            for hook in self.hooks:
+                if hook.runs_last:
+                    hook.after_step(self)
 
     def run_step(self, batches: Iterator[Any], after_backward: Iterable[Any] = ()) -> bool:
         """Do one update: a batch, its losses, gradients, the optimizer, the scheduler.
@@ -288,6 +341,15 @@ class Trainer:
         """
         self._signal = signum
 
+    def give_way(self) -> None:
+        """In a long after_step, call this between its parts: it does not return where a signal has come.
+
+        Everything else after this update is given up too, and a checkpoint saved; the run that goes on from it
+        does it all, from the first hook on. So it is for hooks before which none counts or keeps anything.
+        """
+        if self._signal:
+            raise _GivenUp
+
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Keep the seconds of the block out of the time an iteration takes; settles first."""
@@ -310,9 +372,12 @@ class Trainer:
             raise self._ruined(str(error), error.iteration) from None
 
     def _ruined(self, problem: str, iteration: int = 0) -> NonFiniteLossError:
-        rates = ", ".join(f"{float(rate):g}" for rate in self.rates)
+        rates, which = self.rates, "the last"
+        if iteration and isinstance(self.scheduler, ScheduleLR):
+            rates, which = list(self.scheduler.lr_at(iteration - 1)), "that"
+        named = ", ".join(dict.fromkeys(f"{float(rate):g}" for rate in rates))
         return NonFiniteLossError(
-            f"{problem}{self._samples(iteration)}; the rate of the last update was {rates}. Nothing was saved "
+            f"{problem}{self._samples(iteration)}; the rate of {which} update was {named}. Nothing was saved "
             "after it: try a lower SOLVER.BASE_LR or a longer SOLVER.WARMUP_ITERS, and --resume (=PATH for an "
             "earlier checkpoint)",
             iteration,
@@ -335,7 +400,13 @@ class Trainer:
         if bad:
             listed = ", ".join([*bad[:3], "..."] if len(bad) > 3 else bad)
             raise self._ruined(f"iteration {self.iteration}: weights are infinite or NaN: {listed}")
-        own = {"losses": self.losses.state_dict(), "skipped": self.skipped.state_dict()}
+        own = {
+            "losses": self.losses.state_dict(),
+            "skipped": self.skipped.state_dict(),
+            "pending": self.pending,
+            # A stop that was asked for and has not come yet; in a run that has stopped it is done with.
+            "stop": self.stop_reason if self.pending or not self.is_last_step else "",
+        }
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -343,7 +414,7 @@ class Trainer:
             "scaler": None,
             "ema": None if self.ema is None else self.ema.state_dict(),
             "iteration": self.iteration,
-            "hooks": own | {hook.name: hook.state_dict() for hook in self.hooks},
+            "hooks": {OWN_STATE: own} | {hook.name: hook.state_dict() for hook in self.hooks},
             "rng": [rng_state(self.device)],
         }
 
@@ -357,11 +428,17 @@ class Trainer:
         """
         self.model.load_state_dict(state["model"])
         self._load_average(state.get("ema"))
-        self._load_moments(state["optimizer"])
+        load_moments(self.optimizer, state["optimizer"], self.scheduler)
         self.scheduler.load_state_dict(state["scheduler"])
         self.iteration = state["iteration"]
-        self.losses.load_state_dict(state["hooks"]["losses"])
-        self.skipped.load_state_dict(state["hooks"].get("skipped", {}))
+        own = state["hooks"][OWN_STATE]
+        self.losses.load_state_dict(own["losses"])
+        self.skipped.load_state_dict(own["skipped"])
+        self.pending, self._asked_to_stop = own["pending"], own["stop"]
+        names = [OWN_STATE, *(hook.name for hook in self.hooks)]
+        for name in state["hooks"]:
+            if name not in names and state["hooks"][name]:
+                logger.warning("the checkpoint holds the state of %s, a hook that this run does not have", name)
         for hook in self.hooks:
             if hook.name in state["hooks"]:  # a hook that is new to this run starts as it is
                 hook.load_state_dict(state["hooks"][hook.name])
@@ -376,31 +453,9 @@ class Trainer:
         elif saved is not None:
             logger.info("SOLVER.EMA is off: the checkpoint's moving average is left behind")
 
-    def _load_moments(self, saved: Mapping[str, Any]) -> None:
-        """Give each parameter the moments saved under its name; groups and hyper-parameters stay ours.
-
-        The config of this run rules over rates, decay and momentum, and may have regrouped parameters.
-        """
-        own = self.optimizer.state_dict()
-        ids, saved_ids = _parameter_ids(own), _parameter_ids(saved)
-        missing, extra = sorted(ids.keys() - saved_ids.keys()), sorted(saved_ids.keys() - ids.keys())
-        if missing or extra:
-            raise ValueError(f"the optimizer has no saved state for {missing}, and no parameter for {extra}")
-        moments = {ids[name]: saved["state"][i] for name, i in saved_ids.items() if i in saved["state"]}
-        self.optimizer.load_state_dict({"state": moments, "param_groups": own["param_groups"]})
-
     def _batches(self) -> Iterator[Any]:
         batches = getattr(self.data_loader, "batches", None)
         return batches(self.iteration) if batches is not None else _cycle(self.data_loader)
-
-
-def _parameter_ids(state: Mapping[str, Any]) -> dict[str, int]:
-    """Return the number of each parameter in an optimizer's state by its name, or by itself without names."""
-    return {
-        str(name): number
-        for group in state["param_groups"]
-        for name, number in zip(group.get("param_names", group["params"]), group["params"], strict=True)
-    }
 
 
 def _cycle(iterable: Iterable[Any]) -> Iterator[Any]:

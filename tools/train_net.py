@@ -17,6 +17,7 @@ from warmstart.engine import (
     evaluate_all,
     find_start,
     hold_folder,
+    is_pending,
     load_average,
     load_model,
     load_start,
@@ -64,7 +65,7 @@ def train(cfg: CfgNode, flags: Mapping[str, Any]) -> int:
     start = find_start(cfg, flags["resume"], flags["overwrite"], trust)
     if start is not None:
         compare_configs(cfg, start["config"], flags["allow_config_change"])
-        if start["iteration"] >= cfg.SOLVER.MAX_ITER:
+        if start["iteration"] >= cfg.SOLVER.MAX_ITER and not is_pending(start):
             logger.info(
                 "the checkpoint is at iteration %d, SOLVER.MAX_ITER is %d: nothing to do",
                 start["iteration"],

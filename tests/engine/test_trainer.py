@@ -514,7 +514,7 @@ def test_a_skipped_iteration_leaves_no_trace_in_buffers_and_records(tiny: Tiny, 
     content = load_checkpoint(tmp_path / "out" / "model_final.pth")
     for model in (content["model"], content["ema"]["model"]):
         assert all(tensor.isfinite().all() for tensor in model.values())
-    assert content["hooks"]["skipped"] == {"total": 2, "in_a_row": 0}
+    assert content["hooks"]["trainer"]["skipped"] == {"total": 2, "in_a_row": 0}
     records = [json.loads(line) for line in (tmp_path / "out" / "metrics.json").read_text().splitlines()]
     assert [record.get("skipped_steps") for record in records] == [None] * 3 + [1] + [2] * 10
     assert [record["iteration"] for record in records if record["total_loss"] is None] == [4, 5]

@@ -1,0 +1,67 @@
+"""What an optimizer has gathered, given back to it parameter by parameter."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from warmstart.solver import ScheduleLR
+
+# What a parameter group holds beside the arguments of its optimizer, set by us: no progress of a run.
+_SETTINGS = ("params", "param_names", "name", "use_muon", "initial_lr", "initial_momentum")
+# What torch's schedulers move, and remember nowhere else.
+_MOVED_BY_TORCH = {"lr", "initial_lr", "momentum", "betas"}
+
+
+def load_moments(optimizer: Optimizer, saved: Mapping[str, Any], scheduler: LRScheduler) -> None:
+    """Give each parameter the moments saved under its name, in the types in which they were saved.
+
+    Groups may be others than they were, and hyper-parameters stay the optimizer's own. Of the saved groups comes
+    what moves on as a run does: what an optimizer counts there, as schedule-free ones do; and the rates, where a
+    scheduler of torch's moves them, which keeps them nowhere else.
+
+    Args:
+        optimizer: of this run.
+        saved: its state_dict() in the run before.
+        scheduler: of this run.
+
+    Raises:
+        ValueError: the optimizer's parameters have other names.
+    """
+    own = optimizer.state_dict()
+    numbers, saved_numbers = _numbers(own), _numbers(saved)
+    missing, extra = sorted(numbers.keys() - saved_numbers.keys()), sorted(saved_numbers.keys() - numbers.keys())
+    if missing or extra:
+        raise ValueError(f"the optimizer has no saved state for {missing}, and no parameter for {extra}")
+    moments = {numbers[name]: saved["state"][i] for name, i in saved_numbers.items() if i in saved["state"]}
+    settings = {*_SETTINGS, *inspect.signature(type(optimizer)).parameters}
+    if not isinstance(scheduler, ScheduleLR):
+        settings -= _MOVED_BY_TORCH
+    before = {name: group for group in saved["param_groups"] for name, _ in _named(group)}
+    for group in own["param_groups"]:
+        for name, _ in list(_named(group))[:1]:
+            group.update((key, value) for key, value in before[name].items() if key not in settings)
+    optimizer.load_state_dict({"state": moments, "param_groups": own["param_groups"]})
+    # torch has cast them to the types of the parameters.
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for parameter, number in zip(parameters, numbers.values(), strict=True):
+        for key, value in moments.get(number, {}).items():
+            state = optimizer.state[parameter]
+            if isinstance(value, Tensor) and state[key].dtype != value.dtype:
+                state[key] = value.to(state[key].device, copy=True)
+
+
+def _numbers(state: Mapping[str, Any]) -> dict[str, int]:
+    """Return the number of each parameter in a state by its name."""
+    return dict(each for group in state["param_groups"] for each in _named(group))
+
+
+def _named(group: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Return the names and numbers of a group's parameters; the numbers are the names where there are none."""
+    for name, number in zip(group.get("param_names", group["params"]), group["params"], strict=True):
+        yield str(name), number
