@@ -16,7 +16,9 @@ class Killed(Exception):
 
 
 class Kill(HookBase):
-    """Ends the process's work as a kill does, right after an iteration: nothing behind it runs."""
+    """Ends the process's work as a kill does, right after an iteration and its save: nothing behind it runs."""
+
+    runs_last = True
 
     def __init__(self, after: int) -> None:
         self.after = after

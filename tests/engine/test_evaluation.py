@@ -82,3 +82,28 @@ def test_every_submodule_returns_to_its_own_mode_also_after_an_error() -> None:
         assert not any(module.training for module in model.modules())
         raise RuntimeError("boom")
     assert [module.training for module in model.modules()] == before
+
+
+@pytest.mark.need("C10", "E10")
+def test_layers_that_merge_weights_for_evaluation_undo_it_afterwards() -> None:
+    """As those of low-rank adapters do, in train(); one that was merged before stays so."""
+
+    class Merging(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(1, 1, bias=False)
+            self.merged = False
+            nn.init.ones_(self.weight)
+
+        def train(self, mode: bool = True) -> Merging:
+            if mode == self.merged:
+                self.weight.data.add_(-1 if mode else 1)
+                self.merged = not mode
+            return super().train(mode)
+
+    model = nn.Sequential(Merging(), Merging().eval())
+    with evaluation_mode(model):
+        assert [layer.weight.item() for layer in model] == [2, 2]
+    assert [(layer.training, layer.merged, layer.weight.item()) for layer in model] == [
+        (True, False, 1),
+        (False, True, 2),
+    ]

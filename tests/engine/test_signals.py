@@ -173,7 +173,7 @@ def assert_continues_as_unbroken(words: list[str], tmp_path: Path) -> None:
     for part in ("model", "optimizer", "scheduler", "iteration", "hooks", "rng"):
         assert_same_bits(broken[part], whole[part], part)
     assert broken_records == whole_records
-    assert [record["iteration"] for record in whole_records] == [5, 6, 10, 12, 14]
+    assert [record["iteration"] for record in whole_records] in ([5, 6, 10, 12, 14], [5, 6])
 
 
 @forked
@@ -186,14 +186,15 @@ def assert_continues_as_unbroken(words: list[str], tmp_path: Path) -> None:
         ("step", signal.SIGUSR1, 7, ("SOLVER.CHECKPOINT_PERIOD=7",)),
         ("load", signal.SIGTERM, 5, ("DATALOADER.NUM_WORKERS=2", "SOLVER.CHECKPOINT_PERIOD=1")),
         ("load", signal.SIGINT, 5, ("SOLVER.CHECKPOINT_PERIOD=1",)),
-        ("evaluate", signal.SIGUSR1, 7, ("DATALOADER.NUM_WORKERS=2",)),
-        ("evaluate", signal.SIGINT, 7, ()),
+        ("evaluate", signal.SIGUSR1, 6, ("DATALOADER.NUM_WORKERS=2",)),
+        ("evaluate", signal.SIGINT, 6, ()),
+        ("evaluate", signal.SIGTERM, 6, ("SOLVER.MAX_ITER=6", "SOLVER.STEPS=4")),
     ],
 )
 def test_a_signal_ends_the_run_after_a_whole_iteration_and_it_goes_on_bit_for_bit(
     words: Words, tmp_path: Path, where: str, signum: int, saved: int, more: tuple[str, ...]
 ) -> None:
-    """The whole group gets it, workers too. One that comes in the evaluation of iteration 6 ends with 7."""
+    """The whole group gets it, workers too. An evaluation under way is given up, and done at the resume."""
     line = words(where, *more)
     started = Started(tmp_path, line)
     if where == "load":  # workers are ahead: here iteration 4 is over, and the trainer waits for the next batch
@@ -209,7 +210,7 @@ def test_a_signal_ends_the_run_after_a_whole_iteration_and_it_goes_on_bit_for_bi
     assert "Traceback" not in log
     assert (tmp_path / "out" / "last_checkpoint").read_text() == f"model_{saved - 1:07d}.pth"
     records = (tmp_path / "out" / "metrics.json").read_text().splitlines()
-    assert [json.loads(record)["iteration"] for record in records] == [i for i in (5, 6) if i <= saved]
+    assert [json.loads(record)["iteration"] for record in records] == ([5] if saved < 7 else [5, 6])
     assert_continues_as_unbroken(line, tmp_path)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from warmstart.config import CfgNode
 from warmstart.engine import (
     HookBase,
+    Interrupted,
     NonFiniteLossError,
     Trainer,
     build_trainer,
@@ -25,7 +26,10 @@ from warmstart.engine import (
     resolve_config,
 )
 from warmstart.engine.saving import finish_saves
+from warmstart.engine.trainer import is_pending
 from warmstart.solver import EMA, GradientClipping, WarmupMultiStepLR
+
+from .dying import Kill, Killed
 
 
 class Regression(nn.Module):
@@ -108,6 +112,38 @@ def test_two_hooks_of_one_name_are_refused() -> None:
         make_trainer([Recorder(), Recorder()])
 
 
+@pytest.mark.need("S8")
+def test_a_hook_named_as_the_trainers_own_state_is_refused_also_where_it_comes_late() -> None:
+    class Late(HookBase):
+        name = "trainer"
+
+    trainer = make_trainer([])
+    trainer.hooks.append(Late())
+    with pytest.raises(ValueError, match="a hook is called trainer, as the trainer's own state is"):
+        trainer.train()
+
+
+@pytest.mark.need("D13")
+def test_hooks_that_say_so_run_behind_all_others_wherever_they_stand() -> None:
+    order: list[str] = []
+
+    class Noting(HookBase):
+        def __init__(self, name: str, runs_last: bool = False) -> None:
+            self.label, self.runs_last = name, runs_last
+
+        @property
+        def name(self) -> str:
+            return self.label
+
+        def after_step(self, trainer: Trainer) -> None:
+            order.append(self.name)
+
+    trainer = make_trainer([Noting("saves", runs_last=True), Noting("first")], max_iter=1)
+    trainer.hooks.append(Noting("late"))
+    trainer.train()
+    assert order == ["first", "late", "saves"]
+
+
 def test_the_rates_of_an_update_are_those_it_used_not_the_next_ones() -> None:
     """StepLR halves after 2 updates: updates 1 and 2 use 0.1, update 3 uses 0.05."""
     used: list[float] = []
@@ -153,6 +189,101 @@ def test_a_stop_asked_for_after_the_step_ends_the_run_with_the_next_iteration() 
     trainer = make_trainer([Stop()], max_iter=10)
     trainer.train()
     assert trainer.iteration == 3
+
+
+class Asking(HookBase):
+    """Asks for a stop after iteration 2."""
+
+    def after_step(self, trainer: Trainer) -> None:
+        if trainer.iteration == 2:
+            trainer.request_stop("enough")
+
+
+@pytest.mark.need("E1")
+def test_a_stop_that_was_asked_for_survives_a_kill() -> None:
+    """Saved when it had just been asked for: the next iteration is the last, as in the unbroken run."""
+    killed = make_trainer([Asking()], max_iter=9)
+    killed.hooks.append(Kill(2))
+    with pytest.raises(Killed):
+        killed.train()
+    resumed = make_trainer([Asking()], max_iter=9)
+    resumed.load_state_dict(killed.state_dict())
+    resumed.train()
+    assert (resumed.iteration, resumed.stop_reason) == (3, "enough")
+    further = make_trainer([Asking()], max_iter=9)  # who resumes a run that has stopped wants it to go on
+    further.load_state_dict(resumed.state_dict())
+    further.train()
+    assert further.iteration == 9
+
+
+@pytest.mark.need("C7")
+def test_what_hooks_draw_before_a_resumed_run_changes_nothing_in_it() -> None:
+    class Drawing(HookBase):
+        def __init__(self) -> None:
+            self.drawn: list[float] = []
+
+        def before_train(self, trainer: Trainer) -> None:
+            torch.rand(3)
+
+        def before_step(self, trainer: Trainer) -> None:
+            self.drawn.append(torch.rand(1).item())
+
+    whole = Drawing()
+    make_trainer([whole], max_iter=6).train()
+    before = make_trainer([Drawing()], max_iter=3)
+    before.train()
+    state = before.state_dict()
+    torch.manual_seed(7)
+    after = Drawing()
+    resumed = make_trainer([after], max_iter=6)
+    resumed.load_state_dict(state)
+    resumed.train()
+    assert after.drawn == whole.drawn[3:]
+
+
+@pytest.mark.need("D14")
+def test_work_that_gives_way_is_done_by_the_resumed_run() -> None:
+    """Also in the last iteration, which is not over then; a stop that was asked for before stays one."""
+
+    class Long(HookBase):
+        def __init__(self, signal_at: int = 0) -> None:
+            self.signal_at, self.done = signal_at, []
+
+        def before_step(self, trainer: Trainer) -> None:
+            if trainer.iteration == 3:
+                trainer.request_stop("enough")
+
+        def after_step(self, trainer: Trainer) -> None:
+            if trainer.iteration == self.signal_at:
+                trainer.interrupt(15)
+            trainer.give_way()
+            self.done.append(trainer.iteration)
+            trainer.scalars["score"] = 1.0
+
+    class Saving(HookBase):
+        runs_last = True
+        saved: list[dict[str, Any]]
+
+        def after_step(self, trainer: Trainer) -> None:
+            self.saved = [trainer.state_dict()]
+
+    for k, pending in ((2, True), (4, True)):
+        saving, interrupted = Saving(), Long(k)
+        trainer = make_trainer([saving, interrupted, Recorder()], max_iter=9)
+        with pytest.raises(Interrupted):
+            trainer.train()
+        assert interrupted.done == list(range(1, k))
+        assert (trainer.iteration, trainer.pending, trainer.scalars) == (k, pending, {})
+        (state,) = saving.saved
+        assert is_pending(state)
+        recorder, resumed = Recorder(), Long()
+        trainer = make_trainer([saving, resumed, recorder], max_iter=9)
+        trainer.load_state_dict(state)
+        trainer.train()
+        assert resumed.done == list(range(k, 5))
+        assert recorder.events[:2] == [("before_train", k), ("after_step", k)]
+        assert (trainer.iteration, trainer.stop_reason, trainer.pending) == (4, "enough", False)
+        assert not is_pending(saving.saved[0])
 
 
 def test_a_finite_loader_is_begun_again() -> None:
@@ -660,6 +791,19 @@ def test_a_hook_that_is_new_to_a_resumed_run_starts_as_it_is() -> None:
 
     state = make_trainer([]).state_dict()
     make_trainer([Counts()]).load_state_dict(state)
+
+
+@pytest.mark.need("S5", "D10")
+def test_a_hook_whose_state_a_resumed_run_leaves_behind_is_named(logged: list[logging.LogRecord]) -> None:
+    class Counter(HookBase):
+        def state_dict(self) -> dict[str, Any]:
+            return {"n": 1}
+
+    state = make_trainer([Counter(), Recorder()]).state_dict()
+    make_trainer([]).load_state_dict(state)
+    assert [record.getMessage() for record in logged if record.levelname == "WARNING"] == [
+        "the checkpoint holds the state of Counter, a hook that this run does not have"
+    ]
 
 
 def test_a_second_loading_keeps_this_runs_hyper_parameters() -> None:
