@@ -206,6 +206,7 @@ class RecordHook(HookBase):
         trainer.settle()
         before, self._mark = self._mark, self._now(trainer)
         updates, seconds, data, paused = (b - a for a, b in zip(before, self._mark, strict=True))
+        updates = updates or 1  # none where a resumed run begins with the evaluation that a signal cut off
         names = [group.get("name", index) for index, group in enumerate(trainer.optimizer.param_groups)]
         rates = {f"lr/{name}": float(rate) for name, rate in zip(names, trainer.rates, strict=False)}
         record: Record = {

@@ -403,6 +403,7 @@ class Trainer:
         own = {
             "losses": self.losses.state_dict(),
             "skipped": self.skipped.state_dict(),
+            "rates": [float(rate) for rate in self.rates],
             "pending": self.pending,
             # A stop that was asked for and has not come yet; in a run that has stopped it is done with.
             "stop": self.stop_reason if self.pending or not self.is_last_step else "",
@@ -434,6 +435,7 @@ class Trainer:
         own = state["hooks"][OWN_STATE]
         self.losses.load_state_dict(own["losses"])
         self.skipped.load_state_dict(own["skipped"])
+        self.rates = list(own["rates"])
         self.pending, self._asked_to_stop = own["pending"], own["stop"]
         names = [OWN_STATE, *(hook.name for hook in self.hooks)]
         for name in state["hooks"]:
