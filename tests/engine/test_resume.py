@@ -8,10 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from warmstart.config import CfgNode, ConfigError
+from warmstart.data import DatasetInfo, datasets, register_dataset
+from warmstart.data.sampling import SampleStream
 from warmstart.engine import (
     HookBase,
     Trainer,
@@ -22,6 +25,7 @@ from warmstart.engine import (
     load_start,
     prepare_folder,
     resolve_config,
+    save_checkpoint,
 )
 
 from .dying import assert_same_bits
@@ -73,6 +77,37 @@ def test_continued_from_any_point_the_bits_are_those_of_the_unbroken_run(
         )
         for key in ("model", "optimizer", "scheduler", "iteration", "hooks", "rng"):
             assert_same_bits(part[key], whole[key], f"from {k}: {key}")
+
+
+@pytest.mark.need("C3")
+@pytest.mark.parametrize("schedule", ["WarmupMultiStepLR", "WarmupCosineLR", "CyclicLR"])
+def test_a_run_that_goes_on_after_a_million_iterations_touches_its_own_samples_only(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedule: str
+) -> None:
+    touched: list[int] = []
+
+    class Touched:
+        def __len__(self) -> int:
+            return 48
+
+        def __getitem__(self, index: int) -> tuple[Any, int]:
+            touched.append(index)
+            return np.full((8, 8), index, dtype=np.uint8), index % 3
+
+    monkeypatch.setattr(datasets, "_REGISTRY", dict(datasets._REGISTRY))
+    register_dataset(
+        "touched", lambda *_: Touched(), DatasetInfo(48, num_classes=3, channels=1, image_size=(8, 8))
+    )
+    cyclic = ("SOLVER.LR_SCHEDULER_ARGS", {"base_lr": 0.01, "max_lr": 0.1}) if schedule == "CyclicLR" else ()
+    settings = ("DATASETS.TRAIN", "touched", "SOLVER.LR_SCHEDULER_NAME", schedule, *cyclic)
+    early = train(tiny(*settings, "SOLVER.MAX_ITER", 10, "OUTPUT_DIR", str(tmp_path / "early")))
+    late = early | {"iteration": 1_000_000, "scheduler": {"last_epoch": 1_000_000}}
+    save_checkpoint(late, tmp_path / "model_0999999.pth")
+    touched.clear()
+    end = train(tiny(*settings, "SOLVER.MAX_ITER", 1_000_002), resume=str(tmp_path / "model_0999999.pth"))
+    assert (end["iteration"], end["scheduler"]) == (1_000_002, {"last_epoch": 1_000_002})
+    stream = SampleStream(0, 48)
+    assert touched == [stream.index(position) for position in range(8_000_000, 8_000_016)]
 
 
 EVERYTHING = (
