@@ -30,7 +30,7 @@ POINTER = "last_checkpoint"
 FINAL = "model_final.pth"
 BEST = "model_best.pth"
 NUMBERED = re.compile(r"model_(\d+)\.pth")
-_TEMPORARY = re.compile(r"\.(model_\w+\.pth|last_checkpoint|checkpoints\.json|config\.yaml)\.\d+\.tmp")
+_TEMPORARY = re.compile(r"\.(model_\w+\.pth|last_checkpoint|(checkpoints|metrics)\.json|config\.yaml)\.\d+\.tmp")
 PARTS = ("model", "optimizer", "scheduler", "iteration", "hooks", "rng", "config")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,7 +36,7 @@ from .best import build_score_hooks
 from .device import NO_DETERMINISTIC_KERNEL, get_device, prepare_torch
 from .evaluation import evaluate
 from .hooks import EvaluationHook, FolderHook, PreciseBNHook, ProfilerHook, RecordHook
-from .logs import silence_stdout
+from .logs import log_to_file, silence_stdout
 from .losses import NonFiniteLossError
 from .metrics import build_metric_hook
 from .picture import PictureHook
@@ -296,7 +297,8 @@ def run_tool(main: Callable[[], int]) -> None:
 
     0 is success, 2 a mistake in what the user wrote (one message on stderr, nothing was written), 3 a loss
     that is not finite, 4 a last checkpoint that could not be written, 128 + its number a signal: 130 Ctrl-C, 143
-    SIGTERM, 138 SIGUSR1 (on Linux). Anything else that fails is a bug and shows its traceback.
+    SIGTERM, 138 SIGUSR1 (on Linux). Anything else that fails is a bug and shows its traceback. The message of 2, 3
+    and 4 stands in the run's log.txt too.
     """
     try:
         with stop_signals(leave):
@@ -318,5 +320,7 @@ def run_tool(main: Callable[[], int]) -> None:
     except BrokenPipeError:  # --print-config | head
         silence_stdout()
         sys.exit(0)
-    print(message, file=sys.stderr)
+    log_to_file(message)
+    with contextlib.suppress(OSError):  # a full disk does not make the exit code another one
+        print(message, file=sys.stderr)
     sys.exit(code)

@@ -12,13 +12,15 @@ from typing import Any
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, tensorboard_trace_handler
 
+from warmstart.config import ConfigError
+
 from .batches import micro_batch
 from .checkpoint import refuse_used_folder, remove_leftovers
 from .lock import hold
 from .precise_bn import norm_layers, update_statistics
 from .saving import finish_saves
 from .trainer import HookBase, Trainer, every
-from .writers import Record, Writer
+from .writers import Record, RetryingWriter, Writer
 
 logger = logging.getLogger(__name__)
 
@@ -170,6 +172,8 @@ class EvaluationHook(HookBase):
 class RecordHook(HookBase):
     """Makes a record every `period` updates, where another hook has scores, and after the last update.
 
+    A writer that cannot write does not end the run: its records wait until it can.
+
     Args:
         period: in updates.
         writers: what takes the records.
@@ -180,14 +184,22 @@ class RecordHook(HookBase):
         self, period: int, writers: Sequence[Writer], gauges: Sequence[Callable[[], Mapping[str, float]]] = ()
     ) -> None:
         self.period = period
-        self.writers = list(writers)
+        self.writers = [RetryingWriter(writer) for writer in writers]
         self.gauges = list(gauges)
         self._mark = (0, 0.0, 0.0, 0.0)
 
     def before_train(self, trainer: Trainer) -> None:
-        """Open the writers and start the clock."""
+        """Open the writers and start the clock.
+
+        Raises:
+            ConfigError: one of them cannot write from the start.
+        """
         for writer in self.writers:
-            writer.open(trainer.iteration)
+            try:
+                writer.open(trainer.iteration)
+            except OSError as error:
+                path = error.filename or writer.writer
+                raise ConfigError(f"OUTPUT_DIR: cannot write to {path}: {error.strerror or error}") from None
         self._mark = self._now(trainer)
 
     def after_step(self, trainer: Trainer) -> None:
@@ -196,6 +208,9 @@ class RecordHook(HookBase):
             trainer.record = record = self._record(trainer)
             for writer in self.writers:
                 writer.write(record)
+        if trainer.is_last_step or trainer.interrupted:  # not in after_train: the last save may fail before it
+            for writer in self.writers:
+                writer.settle()
 
     def after_train(self, trainer: Trainer) -> None:
         """Close the writers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -29,6 +30,9 @@ class _Console(logging.StreamHandler):  # type: ignore[type-arg]
             sys.stdout.flush()
         except BrokenPipeError:
             silence_stdout()
+        except OSError as error:
+            silence_stdout()  # else python tries again at its exit, and makes the exit code another one
+            _tell("stdout", error)
 
 
 def silence_stdout() -> None:
@@ -37,11 +41,38 @@ def silence_stdout() -> None:
 
 
 class _RunFile(logging.FileHandler):
-    """A run's log.txt."""
+    """A run's log.txt; what its disk cannot take is left out, and said once."""
 
     def __init__(self, folder: str | Path) -> None:
         super().__init__(Path(folder) / "log.txt", encoding="utf-8")
         self.setFormatter(logging.Formatter("[%(asctime)s] %(levelname)s %(message)s"))
+        self._told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._told:
+            self._told = True
+            _tell(self.baseFilename, error)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            super().close()
+
+
+def _tell(what: str, error: OSError) -> None:
+    # Not by print: what stderr, on the same full disk, cannot take would be tried again at the exit.
+    with contextlib.suppress(OSError):
+        os.write(2, f"{what} cannot be written: {error.strerror or error}; the run goes on\n".encode())
+
+
+def log_to_file(message: str) -> None:
+    """Write an error into the log.txt of the run, where there is one, and not on the console."""
+    record = logging.LogRecord(__name__, logging.ERROR, __file__, 0, message, None, None)
+    for handler in logging.getLogger("warmstart").handlers:
+        if isinstance(handler, _RunFile):
+            handler.handle(record)
 
 
 def setup_logging(folder: str | Path | None = None) -> None:

@@ -31,13 +31,17 @@ class PictureHook(HookBase):
         self.writers = list(writers)
 
     def before_train(self, trainer: Trainer) -> None:
-        """Draw it, in the time that does not count as training."""
+        """Draw it, in the time that does not count as training; where it cannot be saved, say so."""
         if not isinstance(trainer.scheduler, ScheduleLR):
             name = type(trainer.scheduler).__name__
             logger.info("no %s: %s does not tell the rates of iterations to come", FILE, name)
             return
         with trainer.paused():
-            save_picture(plan_picture(scheduler_plan(trainer.scheduler, trainer.max_iter)), self.path)
-            for writer in self.writers:
-                if isinstance(writer, PictureWriter):
-                    writer.write_picture("plan/lr", self.path, trainer.iteration)
+            try:
+                save_picture(plan_picture(scheduler_plan(trainer.scheduler, trainer.max_iter)), self.path)
+                for writer in self.writers:
+                    if isinstance(writer, PictureWriter):
+                        # The first step that the next resume from here replaces.
+                        writer.write_picture("plan/lr", self.path, trainer.iteration + 1)
+            except OSError as error:
+                logger.warning("%s could not be saved: %s; training goes on", self.path, error.strerror or error)

@@ -8,10 +8,13 @@ one was done at that iteration.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import logging
 import math
 import os
+import socket
 import sys
 import time
 from collections.abc import Mapping
@@ -19,8 +22,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
+
+from . import files
 
 logger = logging.getLogger(__name__)
 
@@ -30,13 +34,20 @@ NO_TEST_SETS = ("lr", "train", "memory")  # what stands before the slash in name
 
 
 class Writer(Protocol):
-    """Anything that takes records."""
+    """Anything that takes records; `str` of it is what messages call it."""
 
     def open(self, iteration: int) -> None:
-        """Get ready for the records of iterations after `iteration`; older ones stay, newer ones go."""
+        """Get ready for the records of iterations after `iteration`; older ones stay, newer ones go.
+
+        After an OSError in `write` it is called again, with the iteration of the last record that was taken.
+        """
 
     def write(self, record: Record) -> None:
-        """Take one record; an iteration comes once."""
+        """Take one record; an iteration comes once.
+
+        Raises:
+            OSError: it could not be written.
+        """
 
     def close(self) -> None:
         """Finish; nothing is written after it."""
@@ -48,6 +59,65 @@ class PictureWriter(Protocol):
 
     def write_picture(self, name: str, path: Path, iteration: int) -> None:
         """Take the picture in a PNG file."""
+
+
+class RetryingWriter:
+    """Keeps what another writer cannot take, the disk being full, and gives it that later, each record once.
+
+    Args:
+        writer: one whose `write` raises an OSError where a record could not be written.
+    """
+
+    def __init__(self, writer: Writer) -> None:
+        self.writer = writer
+        self._taken = 0  # the iteration of the last record that it took whole
+        self._owed: list[Record] = []
+
+    def open(self, iteration: int) -> None:
+        """Open the writer.
+
+        Raises:
+            OSError: that failed.
+        """
+        self.writer.open(iteration)
+        self._taken, self._owed = iteration, []
+
+    def write(self, record: Record) -> None:
+        """Give the writer a record and what it has not taken before; log the first failure of a streak."""
+        failing = bool(self._owed)
+        self._owed.append(record)
+        try:
+            self._deliver(anew=failing)
+        except OSError as error:
+            if not failing:
+                text = "%s could not be written: %s; training goes on, and its records wait until it can be"
+                logger.warning(text, self.writer, error.strerror or error)
+        else:
+            if failing:
+                logger.info("%s is written again, with the records that waited", self.writer)
+
+    def settle(self) -> None:
+        """Try for the last time; log which records the writer lacks."""
+        try:
+            if self._owed:
+                self._deliver(anew=True)
+        except OSError as error:
+            first, last = (int(self._owed[i]["iteration"]) for i in (0, -1))
+            text = "%s could not be written: %s; it lacks the records of iterations %d to %d"
+            logger.warning(text, self.writer, error.strerror or error, first, last)
+            self._owed = []
+
+    def close(self) -> None:
+        """Close the writer, whether it works or not."""
+        with contextlib.suppress(OSError):
+            self.writer.close()
+
+    def _deliver(self, anew: bool) -> None:
+        if anew:
+            self.writer.open(self._taken)  # part of the next one may be there
+        while self._owed:
+            self.writer.write(self._owed[0])
+            self._taken = int(self._owed.pop(0)["iteration"])
 
 
 class JSONWriter:
@@ -63,27 +133,32 @@ class JSONWriter:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
+    def __str__(self) -> str:
+        return str(self.path)
+
     def open(self, iteration: int) -> None:
         """Keep the lines up to `iteration`."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if not self.path.exists():
+        try:
+            with open(self.path, "r+", encoding="utf-8", errors="replace") as file:  # fails where it is read-only
+                text = file.read()
+        except FileNotFoundError:
             return
         kept: list[str] = []
         cut: list[str] = []
-        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
-            (kept if self._iteration(line) <= iteration else cut).append(line)
+        for line in text.splitlines():
+            (kept if self._iteration(line) <= iteration else cut).append(f"{line}\n")
         if cut:
             with open(f"{self.path}.cut", "a", encoding="utf-8") as aside:
                 aside.writelines(cut)
-            temporary = Path(f"{self.path}.tmp")
-            temporary.write_text("".join(kept), encoding="utf-8")
-            os.replace(temporary, self.path)
+        whole = "".join(kept)  # also where only the end of the last line was torn off
+        if whole != text:
+            files.write_atomically(self.path, lambda file: file.write(whole.encode()))
 
     def write(self, record: Record) -> None:
         """Append one line; a non-finite number becomes null, since JSON has none."""
         plain = {k: v if math.isfinite(v) else None for k, v in record.items()}
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(plain, allow_nan=False) + "\n")
+        _append(self.path, f"{json.dumps(plain, allow_nan=False)}\n".encode())
 
     def close(self) -> None:
         """Nothing is held open between records."""
@@ -91,7 +166,7 @@ class JSONWriter:
     @staticmethod
     def _iteration(line: str) -> float:
         try:
-            return float(json.loads(line)["iteration"]) if line.endswith("\n") else math.inf
+            return float(json.loads(line)["iteration"])
         except (ValueError, KeyError, TypeError):
             return math.inf
 
@@ -99,39 +174,75 @@ class JSONWriter:
 class TensorBoardWriter:
     """Every number of a record as a scalar at its iteration.
 
+    torch's SummaryWriter would write in a thread, which ends with a traceback where the disk is full.
+
     Args:
         folder: where the event files go.
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = str(folder)
-        self._writer: Any = None
+        self.folder = Path(folder)
+        self._path = self.folder
+
+    def __str__(self) -> str:
+        return f"TensorBoard's event file in {self.folder}"
 
     def open(self, iteration: int) -> None:
         """Start an event file that replaces what older files say after `iteration`."""
-        from torch.utils.tensorboard import SummaryWriter  # slow to import: only a training run pays
+        from tensorboard.compat.proto.event_pb2 import SessionLog  # slow to import: only a training run pays
 
-        self._writer = SummaryWriter(self.folder, purge_step=iteration + 1)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # TensorBoard reads the files in the order of their names.
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+        self._path = self.folder / name
+        start = SessionLog(status=SessionLog.START)
+        self._write({"file_version": "brain.Event:2"}, {"session_log": start, "step": iteration + 1})
 
     def write(self, record: Record) -> None:
-        """Write the scalars; flushed, so that a kill loses nothing."""
-        for name, value in record.items():
-            if name != "iteration":
-                self._writer.add_scalar(name, value, int(record["iteration"]))
-        self._writer.flush()
+        """Write the scalars, at once, so that a kill loses nothing."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        scalars = [Summary.Value(tag=k, simple_value=v) for k, v in record.items() if k != "iteration"]
+        self._write({"summary": Summary(value=scalars), "step": int(record["iteration"])})
 
     def write_picture(self, name: str, path: Path, iteration: int) -> None:
         """Write the picture in a PNG file under `name`."""
         from PIL import Image
+        from tensorboard.compat.proto.summary_pb2 import Summary
 
-        # Its pixels, since torch's add_figure would import pyplot and draw everything again.
         with Image.open(path) as image:
-            self._writer.add_image(name, np.asarray(image.convert("RGB")), iteration, dataformats="HWC")
-        self._writer.flush()
+            width, height = image.size
+            channels = len(image.getbands())
+        content = path.read_bytes()
+        picture = Summary.Image(width=width, height=height, colorspace=channels, encoded_image_string=content)
+        self._write({"summary": Summary(value=[Summary.Value(tag=name, image=picture)]), "step": iteration})
 
     def close(self) -> None:
-        """Close the event file."""
-        self._writer.close()
+        """Nothing is held open between records."""
+
+    def _write(self, *events: dict[str, Any]) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        content = io.BytesIO()
+        for event in events:
+            RecordWriter(content).write(Event(wall_time=time.time(), **event).SerializeToString())
+        _append(self._path, content.getvalue())
+
+
+def _append(path: Path, data: bytes) -> None:
+    """Append all of it or, where the disk is full, nothing: a part would be in the way of what comes later."""
+    with open(path, "ab", buffering=0) as file:
+        end = file.tell()
+        try:
+            while data:
+                data = data[file.write(data) :]
+        except OSError:
+            with contextlib.suppress(OSError):
+                file.truncate(end)
+                if end == 0:
+                    path.unlink()
+            raise
 
 
 class ConsoleWriter:
@@ -149,6 +260,9 @@ class ConsoleWriter:
         self._wants_bar = sys.stderr.isatty() if bar is None else bar
         self._bar: Any = None
         self._started = 0.0
+
+    def __str__(self) -> str:
+        return "the console"
 
     def open(self, iteration: int) -> None:
         """Start the clock, and the bar where there is one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import io
 import os
 import signal
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from warmstart.engine import files
+from warmstart.engine import files, writers
 
 forked = pytest.mark.skipif(torch.cuda.is_available(), reason="a process that has used a GPU cannot be copied")
 
@@ -53,6 +54,31 @@ class Disk:
             os.kill(os.getpid(), signal.SIGKILL)
         code = errno.ENOSPC if self.fault == "ENOSPC" else errno.EIO
         raise OSError(code, os.strerror(code))
+
+
+class FullDisk:
+    """Lets half of each record through and then says that the disk is full, while `full`.
+
+    Args:
+        patch: takes it back.
+    """
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.full = False
+        patch.setattr(writers, "open", self._open, raising=False)
+
+    def _open(self, path: str | Path, mode: str = "r", **more: Any) -> Any:
+        return _FullFile(path, mode) if self.full and mode == "ab" else open(path, mode, **more)
+
+
+class _FullFile(io.FileIO):
+    written = 0
+
+    def write(self, data: Any) -> int:
+        if not self.written:
+            self.written = super().write(data[: len(data) // 2])
+            return self.written
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def in_child(work: Callable[[], object]) -> int:

@@ -12,12 +12,14 @@ from warmstart.config import CfgNode, ConfigError
 from warmstart.engine import (
     HookBase,
     NonFiniteLossError,
+    SaveError,
     build_trainer,
     log_run,
     read_command_line,
     register_hook,
     resolve_config,
     run_tool,
+    setup_logging,
 )
 
 Tiny = Callable[..., CfgNode]
@@ -44,6 +46,38 @@ def test_a_tool_exits_with_a_documented_code_and_one_message(
         run_tool(main)
     assert end.value.code == code
     assert capsys.readouterr().err == message
+
+
+@pytest.mark.parametrize(
+    "error", [ConfigError("x: 100%s wrong"), NonFiniteLossError("iteration 3: nan"), SaveError("disk full")]
+)
+def test_the_log_file_tells_what_ended_the_run_and_the_console_says_it_once(
+    error: Exception, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main() -> int:
+        setup_logging(tmp_path)
+        raise error
+
+    with pytest.raises(SystemExit):
+        run_tool(main)
+    setup_logging()
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", f"error: {error}\n")
+    assert (tmp_path / "log.txt").read_text().endswith(f" ERROR error: {error}\n")
+
+
+def test_a_full_stderr_does_not_change_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    def main() -> int:
+        raise SaveError("disk full")
+
+    class Full:
+        def write(self, text: str) -> int:
+            raise OSError
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.setattr("sys.stderr", Full())
+        run_tool(main)
+    assert end.value.code == 4
 
 
 def test_a_bug_keeps_its_traceback() -> None:

@@ -171,7 +171,8 @@ def test_a_kill_leaves_a_whole_run_and_the_next_start_takes_away_the_rest(
 
 
 def test_nothing_is_a_leftover_but_what_a_save_begins(tmp_path: Path) -> None:
-    ours = [f".{name}.77.tmp" for name in ("model_0000002.pth", *NAMES, "last_checkpoint", "checkpoints.json")]
+    jsons = ("checkpoints.json", "metrics.json")
+    ours = [f".{name}.77.tmp" for name in ("model_0000002.pth", *NAMES, "last_checkpoint", *jsons)]
     others = [".notes.77.tmp", "model_0000002.pth.77.tmp", ".model_0000002.pth.tmp", ".model_0000002.pth.x.tmp"]
     for name in (*ours, *others):
         (tmp_path / name).touch()

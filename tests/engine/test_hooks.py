@@ -12,10 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-from warmstart.config import CfgNode
+from warmstart.config import CfgNode, ConfigError
 from warmstart.data import build_train_loader
-from warmstart.engine import build_trainer, load_checkpoint, prepare_folder, resolve_config
+from warmstart.engine import HookBase, Trainer, build_trainer, load_checkpoint, prepare_folder, resolve_config
 from warmstart.engine.precise_bn import norm_layers, update_statistics
+
+from .faults import FullDisk
 
 Tiny = Callable[..., CfgNode]
 
@@ -141,6 +143,58 @@ def test_memory_stands_in_each_record_and_makes_none_of_its_own(tiny: Tiny, tmp_
     assert [r["iteration"] for r in on] == [r["iteration"] for r in off] == [5, 10, 14]
     assert all(50 < r["memory/host_mb"] < 100_000 for r in on)
     assert not any(key.startswith("memory/") for r in off for key in r)
+
+
+class At(HookBase):
+    """Does something before some iterations."""
+
+    def __init__(self, actions: dict[int, Callable[[], object]]) -> None:
+        self.actions = actions
+
+    def before_step(self, trainer: Trainer) -> None:
+        self.actions.get(trainer.iteration, int)()
+
+
+def iterations_in(out: Path) -> tuple[list[int], list[int]]:
+    """Return those in metrics.json and in TensorBoard."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(out)).Reload()
+    lines = (out / "metrics.json").read_text().splitlines()
+    return [json.loads(line)["iteration"] for line in lines], [e.step for e in events.Scalars("total_loss")]
+
+
+@pytest.mark.need("D5")
+@pytest.mark.parametrize("space_at", [8, 14])
+def test_a_disk_that_is_full_for_records_does_not_end_the_run(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: list[logging.LogRecord], space_at: int
+) -> None:
+    disk = FullDisk(monkeypatch)
+    trainer = build_trainer(tiny("LOG_PERIOD", 2))
+    actions = {4: lambda: setattr(disk, "full", True), space_at: lambda: setattr(disk, "full", False)}
+    trainer.hooks.append(At(actions))
+    trainer.train()
+    written = list(range(2, 15, 2)) if space_at == 8 else [2, 4]
+    assert iterations_in(tmp_path / "out") == (written, written)
+    warnings = [record.getMessage() for record in logged if record.levelno == logging.WARNING]
+    lacking = [line for line in warnings if line.endswith("it lacks the records of iterations 6 to 14")]
+    assert (len(warnings), len(lacking)) == ((2, 0) if space_at == 8 else (4, 2))
+    assert (tmp_path / "out" / "model_final.pth").exists()
+
+
+def test_a_writer_that_cannot_begin_is_a_mistake_and_named(tiny: Tiny, tmp_path: Path) -> None:
+    path = tmp_path / "out" / "metrics.json"
+    path.mkdir(parents=True)
+    with pytest.raises(ConfigError) as error:
+        build_trainer(tiny()).train()
+    assert str(error.value) == f"OUTPUT_DIR: cannot write to {path}: Is a directory"
+
+
+def test_what_was_recorded_before_an_error_is_on_the_disk(tiny: Tiny, tmp_path: Path) -> None:
+    trainer = build_trainer(tiny())
+    trainer.hooks.append(At({12: lambda: 1 // 0}))
+    with pytest.raises(ZeroDivisionError):
+        trainer.train()
+    assert iterations_in(tmp_path / "out") == ([5, 10], [5, 10])
 
 
 @pytest.mark.gpu

@@ -46,7 +46,7 @@ def test_a_run_draws_its_plan_and_tensorboard_shows_it(tiny: Tiny, tmp_path: Pat
     assert np.array_equal(pixels(tmp_path / "out" / "lr.png"), expected(cfg, tmp_path / "plan.png"))
     events = accumulator.EventAccumulator(str(tmp_path / "out")).Reload()
     (image,) = events.Images("plan/lr")
-    assert (image.step, image.width, image.height) == (0, 800, 450)
+    assert (image.step, image.width, image.height) == (1, 800, 450)
 
 
 def test_a_resumed_run_draws_what_its_config_plans_now(tiny: Tiny, tmp_path: Path) -> None:
@@ -60,6 +60,30 @@ def test_a_resumed_run_draws_what_its_config_plans_now(tiny: Tiny, tmp_path: Pat
     after = pixels(tmp_path / "out" / "lr.png")
     assert not np.array_equal(before, after)
     assert np.array_equal(after, expected(cfg, tmp_path / "plan.png"))
+
+
+@pytest.mark.need("H1")
+def test_tensorboard_shows_one_picture_a_step_however_often_a_run_begins_there(tiny: Tiny, tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    trainer = build_trainer(tiny())
+    for trainer.iteration in (0, 0, 10, 10, 10):
+        writer = TensorBoardWriter(tmp_path)
+        writer.open(trainer.iteration)
+        PictureHook(tmp_path, [writer]).before_train(trainer)
+    events = accumulator.EventAccumulator(str(tmp_path)).Reload()
+    assert [image.step for image in events.Images("plan/lr")] == [1, 11]
+
+
+def test_a_picture_that_cannot_be_saved_does_not_end_the_run(
+    tiny: Tiny, tmp_path: Path, logged: list[logging.LogRecord]
+) -> None:
+    (tmp_path / "out" / "lr.png").mkdir(parents=True)
+    build_trainer(tiny()).train()
+    path = tmp_path / "out" / "lr.png"
+    assert [record.getMessage() for record in logged if record.levelno == logging.WARNING] == [
+        f"{path} could not be saved: Is a directory; training goes on"
+    ]
+    assert (tmp_path / "out" / "model_final.pth").exists()
 
 
 def test_drawing_does_not_count_as_training(tiny: Tiny) -> None:

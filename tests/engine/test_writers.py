@@ -4,17 +4,44 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from warmstart.engine import ConsoleWriter, JSONWriter, TensorBoardWriter, setup_logging
+from warmstart.engine import ConsoleWriter, JSONWriter, TensorBoardWriter, Writer, files, setup_logging
+from warmstart.engine.writers import RetryingWriter
+
+from .faults import FullDisk
 
 RECORD = {"iteration": 20, "total_loss": 1.5, "loss_cls": 1.5, "lr": 0.05, "data_time": 0.0005, "time": 0.01}
 
 
 def read(path: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def read_tensorboard(folder: Path) -> list[int]:
+    """Return the iterations that TensorBoard shows."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(folder)).Reload()
+    return [event.step for event in events.Scalars("total_loss")]
+
+
+def json_in(folder: Path) -> Writer:
+    return JSONWriter(folder / "metrics.json")
+
+
+both = pytest.mark.parametrize(
+    ("make", "iterations"),
+    [
+        (json_in, lambda folder: [record["iteration"] for record in read(folder / "metrics.json")]),
+        (TensorBoardWriter, read_tensorboard),
+    ],
+)
+Make = Callable[[Path], Writer]
+Iterations = Callable[[Path], list[int]]
 
 
 @pytest.mark.need("H1")
@@ -43,6 +70,141 @@ def test_a_line_torn_by_a_kill_is_cut(tmp_path: Path) -> None:
     path.write_text('{"iteration": 5}\n{"iteration": 10, "to')
     JSONWriter(path).open(10)
     assert read(path) == [{"iteration": 5}]
+
+
+def test_a_last_line_that_lacks_only_its_end_is_kept_and_completed(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    path.write_text('{"iteration": 5}\n{"iteration": 10}')
+    writer = JSONWriter(path)
+    writer.open(10)
+    writer.write({"iteration": 15})
+    assert read(path) == [{"iteration": 5}, {"iteration": 10}, {"iteration": 15}]
+    assert sorted(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_that_fails_while_lines_are_cut_leaves_all_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(file: object) -> None:
+        raise OSError
+
+    path = tmp_path / "metrics.json"
+    path.write_text('{"iteration": 5}\n{"iteration": 10}\n')
+    monkeypatch.setattr(files, "sync", fails)
+    with pytest.raises(OSError):
+        JSONWriter(path).open(5)
+    assert read(path) == [{"iteration": 5}, {"iteration": 10}]
+    assert [path.name for path in tmp_path.glob(".*")] == []
+
+
+@both
+def test_a_record_that_the_disk_has_no_space_for_leaves_no_part_of_it(
+    make: Make, iterations: Iterations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = FullDisk(monkeypatch)
+    writer = make(tmp_path)
+    writer.open(0)
+    writer.write(RECORD)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    disk.full = True
+    with pytest.raises(OSError, match="No space left"):
+        writer.write({**RECORD, "iteration": 40})
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert iterations(tmp_path) == [20]
+
+
+@pytest.mark.need("D5")
+@both
+def test_records_wait_until_the_disk_has_space(
+    make: Make,
+    iterations: Iterations,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    logged: list[logging.LogRecord],
+) -> None:
+    disk = FullDisk(monkeypatch)
+    writer = RetryingWriter(make(tmp_path))
+    writer.open(0)
+    for iteration in range(20, 201, 20):
+        disk.full = iteration in (60, 80, 100, 160)
+        writer.write({**RECORD, "iteration": iteration})
+    writer.settle()
+    writer.close()
+    assert iterations(tmp_path) == list(range(20, 201, 20))
+    lines = [record.getMessage() for record in logged]
+    failed = f"{writer.writer} could not be written: No space left on device; training goes on, and its records "
+    assert lines == 2 * [
+        f"{failed}wait until it can be",
+        f"{writer.writer} is written again, with the records that waited",
+    ]
+    assert str(tmp_path) in str(writer.writer)
+
+
+@pytest.mark.need("D5")
+@both
+def test_records_that_cannot_be_written_to_the_end_are_named(
+    make: Make,
+    iterations: Iterations,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    logged: list[logging.LogRecord],
+) -> None:
+    disk = FullDisk(monkeypatch)
+    writer = RetryingWriter(make(tmp_path))
+    writer.open(0)
+    for iteration in range(20, 101, 20):
+        disk.full = iteration > 40
+        writer.write({**RECORD, "iteration": iteration})
+    writer.settle()
+    writer.close()
+    assert iterations(tmp_path) == [20, 40]
+    assert len(list(tmp_path.iterdir())) == 1
+    assert len(logged) == 2
+    assert logged[1].getMessage().endswith("; it lacks the records of iterations 60 to 100")
+
+
+@both
+def test_a_folder_that_is_deleted_is_made_again_for_the_next_record(
+    make: Make, iterations: Iterations, tmp_path: Path, logged: list[logging.LogRecord]
+) -> None:
+    writer = RetryingWriter(make(tmp_path / "out"))
+    writer.open(0)
+    writer.write(RECORD)
+    shutil.rmtree(tmp_path / "out")
+    for iteration in (40, 60):
+        writer.write({**RECORD, "iteration": iteration})
+    assert iterations(tmp_path / "out") == [40, 60]
+    assert "No such file or directory" in logged[0].getMessage()
+
+
+def test_what_was_taken_after_a_failure_is_not_given_again(logged: list[logging.LogRecord]) -> None:
+    class Stubborn:
+        """Takes every second time, and cannot be closed."""
+
+        def __init__(self) -> None:
+            self.opened: list[int] = []
+            self.calls: list[int] = []
+
+        def open(self, iteration: int) -> None:
+            self.opened.append(iteration)
+
+        def write(self, record: dict[str, float]) -> None:
+            self.calls.append(int(record["iteration"]))
+            if len(self.calls) % 2 == 0:
+                raise OSError
+
+        def close(self) -> None:
+            raise OSError
+
+    inner = Stubborn()
+    writer = RetryingWriter(inner)
+    writer.open(0)
+    for iteration in (1, 2, 3, 4):
+        writer.write({"iteration": iteration})
+    writer.settle()
+    writer.close()
+    assert (inner.opened, inner.calls) == ([0, 1, 2, 3], [1, 2, 2, 3, 3, 4, 4])
+    assert len(logged) == 1
 
 
 def test_json_has_no_nan(tmp_path: Path) -> None:
