@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import platform
+import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,10 @@ def hold_folder(cfg: CfgNode) -> Iterator[None]:
     folder = Path(cfg.OUTPUT_DIR)
     if not cfg.OUTPUT_DIR:
         raise ConfigError(f"{cfg.label('OUTPUT_DIR')}: is empty; name the folder of the run, such as output/first")
+    try:
+        cfg.OUTPUT_DIR.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{cfg.label('OUTPUT_DIR')}: {folder} is not valid UTF-8; choose another name") from None
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{cfg.label('OUTPUT_DIR')}: {folder} is a file; name a folder")
     with ExitStack() as stack:
@@ -75,8 +81,16 @@ def hold_folder(cfg: CfgNode) -> Iterator[None]:
             stack.enter_context(hold(folder))
         except OSError as error:
             raise _cannot_write(cfg, error) from None
-        stack.callback(finish_saves)
+        stack.callback(_finish_saves)
         yield
+
+
+def _finish_saves() -> None:
+    """Wait for a save that is under way, also where a signal ends the waiting: the folder is given back next."""
+    try:
+        finish_saves()
+    finally:
+        finish_saves()
 
 
 def _cannot_write(cfg: CfgNode, error: OSError) -> ConfigError:
@@ -164,7 +178,7 @@ def compare_configs(cfg: CfgNode, saved: dict[str, Any], allow_change: bool) -> 
         change = f"{key}: {difference.default!r} -> {difference.value!r}"
         # A schedule that follows metrics also follows how often there are any.
         steers = key in ("LOG_PERIOD", "TEST.EVAL_PERIOD") and follows_metrics(cfg)
-        steers |= key == "TEST.EVAL_PERIOD" and cfg.TEST.EARLY_STOPPING.PATIENCE > 0
+        steers |= key == "TEST.EVAL_PERIOD" and bool(cfg.TEST.BEST.METRIC)  # which of them can be the best
         if key.startswith(FREE) and not key.startswith(PRINTED) and not steers:
             continue
         if key.startswith(FIXED) and not allow_change:
@@ -225,8 +239,10 @@ def load_start(trainer: Trainer, start: dict[str, Any]) -> None:
     written_by, now = start.get("versions", {}), versions(trainer.device)
     if not isinstance(written_by, dict):
         raise ConfigError(f"the checkpoint's versions are no dict, but {type(written_by).__name__}")
-    changed = [
-        f"{name} {written_by.get(name)} -> {now[name]}" for name in now if written_by.get(name) != now[name]
+    changed = [  # an older version noted fewer of them
+        f"{name} {written_by[name]} -> {now[name]}"
+        for name in now
+        if name in written_by and str(written_by[name]) != str(now[name])
     ]
     if changed:
         logger.warning("the continued run may differ in the last bits: %s", ", ".join(changed))
@@ -235,13 +251,28 @@ def load_start(trainer: Trainer, start: dict[str, Any]) -> None:
 
 def versions(device: torch.device) -> dict[str, Any]:
     """Return what bits depend on besides the config; a checkpoint notes it."""
+    if device.type == "cuda":
+        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        machine = {"device": torch.cuda.get_device_name(device), "cudnn": cudnn}
+    else:
+        machine = {"device": "cpu", "cpu": _cpu_name(), "instructions": torch.backends.cpu.get_cpu_capability()}
     return {
         "python": platform.python_version(),
         "numpy": np.__version__,
         "torch": str(torch.__version__),
         "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        **machine,
     }
+
+
+@functools.cache
+def _cpu_name() -> str:
+    """Return what the system calls the processor; where it has no name for it, its kind."""
+    text = ""
+    with suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    found = re.search(r"^(?:model name|CPU part)\s*: (.+)$", text, re.MULTILINE)
+    return found[1] if found else platform.processor() or platform.machine()
 
 
 def prepare_folder(
