@@ -31,6 +31,7 @@ from .checkpoint import (
 from .lock import hold
 from .logs import setup_logging
 from .manifest import MANIFEST
+from .moments import missing_moments
 from .picture import FILE as PICTURE
 from .saving import CHECKPOINTS_FREE, checkpoint_bytes, finish_saves, require_space
 from .trainer import Trainer
@@ -236,6 +237,13 @@ def load_start(trainer: Trainer, start: dict[str, Any]) -> None:
     """
     with _fitting():
         trainer.load_state_dict(start)
+        missing = missing_moments(trainer.optimizer)
+    if missing:
+        raise ConfigError(
+            f"the checkpoint does not hold {', '.join(missing)}, which {type(trainer.optimizer).__name__} keeps "
+            "with these settings; set SOLVER.OPTIMIZER_ARGS and SOLVER.MOMENTUM to what they were, or start a new "
+            "run with MODEL.WEIGHTS FILE and another OUTPUT_DIR"
+        )
     written_by, now = start.get("versions", {}), versions(trainer.device)
     if not isinstance(written_by, dict):
         raise ConfigError(f"the checkpoint's versions are no dict, but {type(written_by).__name__}")
