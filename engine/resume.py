@@ -20,7 +20,6 @@ from warmstart.solver import build_ema, follows_metrics
 
 from . import files
 from .checkpoint import (
-    POINTER,
     has_checkpoints,
     load_checkpoint,
     load_newest,
@@ -30,9 +29,10 @@ from .checkpoint import (
 )
 from .lock import hold
 from .logs import setup_logging
-from .manifest import MANIFEST
+from .manifest import read_manifest
 from .moments import missing_moments
-from .picture import FILE as PICTURE
+from .overwrite import FOLDER as OVERWRITTEN
+from .overwrite import run_files, set_aside_run
 from .saving import CHECKPOINTS_FREE, checkpoint_bytes, finish_saves, require_space
 from .trainer import Trainer
 
@@ -284,36 +284,41 @@ def _cpu_name() -> str:
 
 
 def prepare_folder(
-    cfg: CfgNode, overwrite: bool = False, iteration: int = 0, trainer: Trainer | None = None
+    cfg: CfgNode,
+    overwrite: bool = False,
+    iteration: int = 0,
+    trainer: Trainer | None = None,
+    from_newest: bool = False,
 ) -> None:
     """Make OUTPUT_DIR ready for a run: config.yaml and log.txt begun, nothing later than its start in it.
 
     Args:
         cfg: the resolved config.
-        overwrite: whether an earlier run goes; only files that a run of ours writes are deleted, by name.
+        overwrite: whether an earlier run goes, when this one has saved its first checkpoint; only files that a
+            run of ours writes, by name.
         iteration: where the run starts; checkpoints of later iterations are renamed, ending in `.cut`.
         trainer: whose checkpoints must have space, before anything is touched.
+        from_newest: whether the folder itself said where the run starts. Later checkpoints are what a kill has
+            left, and are written again: with SOLVER.CHECKPOINT_KEEP those that the manifest lists are deleted.
 
     Raises:
         ConfigError: the folder cannot be written, or the drive is full.
     """
     folder = Path(cfg.OUTPUT_DIR)
-    checkpoints = ("model_[0-9]*.pth*", "model_final.pth*", "model_best.pth*", POINTER, MANIFEST)
-    records = ("metrics.json*", "log.txt", PICTURE, "events.out.tfevents.*", "profile/*.pt.trace.json")
-    own = (*checkpoints, *records, "config.yaml")
-    old = [path for pattern in own for path in folder.glob(pattern) if overwrite]
     try:
         if trainer is not None:
-            freed = sum(path.stat().st_size for path in old)
-            needed = CHECKPOINTS_FREE * checkpoint_bytes(trainer)
-            require_space(folder, needed, freed, cfg.label("OUTPUT_DIR"))
+            require_space(folder, CHECKPOINTS_FREE * checkpoint_bytes(trainer), cfg.label("OUTPUT_DIR"))
         folder.mkdir(parents=True, exist_ok=True)
         finish_saves()  # of an earlier run in this process
         remove_leftovers(folder)
-        for path in old:
-            files.unlink(path)
-        set_aside_after(folder, iteration)
+        if overwrite:
+            set_aside_run(folder)
+        rewritten = read_manifest(folder) if from_newest and cfg.SOLVER.CHECKPOINT_KEEP else []
+        set_aside_after(folder, iteration, rewritten)
         files.write_atomically(folder / "config.yaml", lambda file: file.write(cfg.dump().encode()))
         setup_logging(folder)
     except OSError as error:
         raise _cannot_write(cfg, error) from None
+    if run_files(folder / OVERWRITTEN):
+        text = "the run that is overwritten lies in %s until this one has saved a checkpoint"
+        logger.info(text, folder / OVERWRITTEN)
