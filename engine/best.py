@@ -10,8 +10,7 @@ from typing import Any
 
 from warmstart.config import CfgNode, ConfigError, nearest
 
-from . import files
-from .checkpoint import BEST, checkpoint_name, load_checkpoint, save_checkpoint
+from .checkpoint import BEST, checkpoint_name, load_checkpoint, save_checkpoint, set_aside
 from .trainer import HookBase, Trainer, every
 
 logger = logging.getLogger(__name__)
@@ -188,8 +187,7 @@ class BestHook(ScoreHook):
         path, numbered = self.folder / BEST, self.folder / checkpoint_name(self.best_iteration)
         found = _iteration_of(path)
         if found > trainer.iteration:
-            files.replace(path, path.with_name(f"{BEST}.cut"))
-            logger.info("set aside: %s.cut", path)
+            set_aside(path)
         if self.best_iteration in (0, found):
             return
         if _iteration_of(numbered) == self.best_iteration:

@@ -11,7 +11,7 @@ import logging
 import os
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 POINTER = "last_checkpoint"
 FINAL = "model_final.pth"
 BEST = "model_best.pth"
-NUMBERED = re.compile(r"model_(\d+)\.pth")
+NUMBERED = re.compile(r"model_(\d{7,})\.pth")
 _TEMPORARY = re.compile(r"\.(model_\w+\.pth|last_checkpoint|(checkpoints|metrics)\.json|config\.yaml)\.\d+\.tmp")
 PARTS = ("model", "optimizer", "scheduler", "iteration", "hooks", "rng", "config")
 
@@ -195,8 +195,24 @@ def load_newest(folder: Path, trust: bool = False) -> tuple[Path, dict[str, Any]
     return None
 
 
-def set_aside_after(folder: Path, iteration: int) -> None:
-    """Make `iteration` the newest that `folder` holds: later checkpoints get the ending `.cut`."""
+def set_aside(path: Path) -> None:
+    """Rename a file to the first of NAME.cut, NAME.cut2, NAME.cut3 ... that is free."""
+    aside, number = path.with_name(f"{path.name}.cut"), 1
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{path.name}.cut{number}")
+    files.replace(path, aside)
+    logger.info("set aside: %s", aside)
+
+
+def set_aside_after(folder: Path, iteration: int, rewritten: Collection[str] = ()) -> None:
+    """Make `iteration` the newest that `folder` holds: later checkpoints are set aside.
+
+    Args:
+        folder: the run's.
+        iteration: where it goes on.
+        rewritten: names of those that the run writes again, so that they are deleted instead.
+    """
     numbered = [path for path in _newest_first(folder) if NUMBERED.fullmatch(path.name)]
     later = [path for path in numbered if checkpoint_number(path.name) >= iteration]
     if not later:
@@ -209,8 +225,10 @@ def set_aside_after(folder: Path, iteration: int) -> None:
     else:
         files.unlink(folder / POINTER)
     for path in (folder / FINAL, *later) if (folder / FINAL).exists() else later:
-        files.replace(path, path.with_name(f"{path.name}.cut"))
-        logger.info("set aside: %s.cut", path)
+        if path.name in rewritten:
+            files.unlink(path)
+        else:
+            set_aside(path)
 
 
 def _newest_first(folder: Path) -> list[Path]:

@@ -140,19 +140,20 @@ def describe_config(cfg: CfgNode) -> str:
     return "\n".join(lines) or "every key is at its default"
 
 
-def build_trainer(cfg: CfgNode, trust: bool = False) -> Trainer:
+def build_trainer(cfg: CfgNode, trust: bool = False, weights: bool = True) -> Trainer:
     """Return a trainer for a config: seeded model, optimizer, schedule, data and the default hooks.
 
     Args:
         cfg: resolved or not; the checks of `resolve_config` run in any case.
         trust: whether code in the file that MODEL.WEIGHTS names may run, as --trust-checkpoint says.
+        weights: whether that file is read; a checkpoint that is loaded afterwards holds all weights.
 
     Raises:
         ConfigError: the config is not one that can run.
     """
     cfg = resolve_config(cfg)
     device = prepare_torch(cfg)
-    model = build_model(cfg, trust).to(device)
+    model = build_model(cfg, trust, weights).to(device)
     optimizer = build_optimizer(cfg, model)
     ema = build_ema(cfg, model)
     return Trainer(

@@ -1,11 +1,12 @@
-"""What an optimizer has gathered, given back to it parameter by parameter."""
+"""What an optimizer has gathered: given back to it parameter by parameter, and whether it is all it needs."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -56,6 +57,36 @@ def load_moments(optimizer: Optimizer, saved: Mapping[str, Any], scheduler: LRSc
                 state[key] = value.to(state[key].device, copy=True)
 
 
+def missing_moments(optimizer: Optimizer) -> list[str]:
+    """Return what an optimizer would look for in its next step, and its state does not hold.
+
+    Which it keeps depends on its arguments, as max_exp_avg_sq on Adam's amsgrad. What it would keep is seen on an
+    optimizer of the same kind, after a step with a tiny parameter in each place. Only those of torch and ours are
+    asked: what the step of another does besides, nobody knows.
+
+    >>> weight = torch.nn.Parameter(torch.ones(3))
+    >>> weight.grad = torch.ones(3)
+    >>> before, now = torch.optim.Adam([weight]), torch.optim.Adam([weight], amsgrad=True)
+    >>> before.step()
+    >>> now.load_state_dict({**before.state_dict(), "param_groups": now.state_dict()["param_groups"]})
+    >>> missing_moments(now)
+    ['max_exp_avg_sq']
+    """
+    if type(optimizer).__module__.partition(".")[0] not in ("torch", "warmstart"):
+        return []
+    missing: set[str] = set()
+    for group in optimizer.param_groups:
+        kept: dict[int, set[str]] = {}
+        for parameter in group["params"]:
+            state = optimizer.state.get(parameter)
+            if not state:  # it may never have had a gradient
+                continue
+            if parameter.ndim not in kept:
+                kept[parameter.ndim] = _kept(type(optimizer), group, parameter)
+            missing |= kept[parameter.ndim] - state.keys()
+    return sorted(missing)
+
+
 def _numbers(state: Mapping[str, Any]) -> dict[str, int]:
     """Return the number of each parameter in a state by its name."""
     return dict(each for group in state["param_groups"] for each in _named(group))
@@ -65,3 +96,14 @@ def _named(group: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
     """Return the names and numbers of a group's parameters; the numbers are the names where there are none."""
     for name, number in zip(group.get("param_names", group["params"]), group["params"], strict=True):
         yield str(name), number
+
+
+def _kept(kind: Callable[..., Optimizer], group: dict[str, Any], parameter: Tensor) -> set[str]:
+    """Return the keys of the state after a step with a parameter of as many dimensions."""
+    tiny = torch.zeros([1] * parameter.ndim, dtype=parameter.dtype, device=parameter.device)
+    tiny.grad = torch.zeros_like(tiny)
+    # A group carries all arguments. The names go: they are of the parameters that it has.
+    arguments = {name: value for name, value in group.items() if name not in ("params", "param_names")}
+    probe = kind([{**arguments, "params": [tiny]}])
+    probe.step()
+    return set(probe.state[tiny])

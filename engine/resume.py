@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import platform
+import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,6 @@ from warmstart.solver import build_ema, follows_metrics
 
 from . import files
 from .checkpoint import (
-    POINTER,
     has_checkpoints,
     load_checkpoint,
     load_newest,
@@ -28,8 +29,10 @@ from .checkpoint import (
 )
 from .lock import hold
 from .logs import setup_logging
-from .manifest import MANIFEST
-from .picture import FILE as PICTURE
+from .manifest import read_manifest
+from .moments import missing_moments
+from .overwrite import FOLDER as OVERWRITTEN
+from .overwrite import run_files, set_aside_run
 from .saving import CHECKPOINTS_FREE, checkpoint_bytes, finish_saves, require_space
 from .trainer import Trainer
 
@@ -68,6 +71,10 @@ def hold_folder(cfg: CfgNode) -> Iterator[None]:
     folder = Path(cfg.OUTPUT_DIR)
     if not cfg.OUTPUT_DIR:
         raise ConfigError(f"{cfg.label('OUTPUT_DIR')}: is empty; name the folder of the run, such as output/first")
+    try:
+        cfg.OUTPUT_DIR.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{cfg.label('OUTPUT_DIR')}: {folder} is not valid UTF-8; choose another name") from None
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{cfg.label('OUTPUT_DIR')}: {folder} is a file; name a folder")
     with ExitStack() as stack:
@@ -75,8 +82,16 @@ def hold_folder(cfg: CfgNode) -> Iterator[None]:
             stack.enter_context(hold(folder))
         except OSError as error:
             raise _cannot_write(cfg, error) from None
-        stack.callback(finish_saves)
+        stack.callback(_finish_saves)
         yield
+
+
+def _finish_saves() -> None:
+    """Wait for a save that is under way, also where a signal ends the waiting: the folder is given back next."""
+    try:
+        finish_saves()
+    finally:
+        finish_saves()
 
 
 def _cannot_write(cfg: CfgNode, error: OSError) -> ConfigError:
@@ -164,7 +179,7 @@ def compare_configs(cfg: CfgNode, saved: dict[str, Any], allow_change: bool) -> 
         change = f"{key}: {difference.default!r} -> {difference.value!r}"
         # A schedule that follows metrics also follows how often there are any.
         steers = key in ("LOG_PERIOD", "TEST.EVAL_PERIOD") and follows_metrics(cfg)
-        steers |= key == "TEST.EVAL_PERIOD" and cfg.TEST.EARLY_STOPPING.PATIENCE > 0
+        steers |= key == "TEST.EVAL_PERIOD" and bool(cfg.TEST.BEST.METRIC)  # which of them can be the best
         if key.startswith(FREE) and not key.startswith(PRINTED) and not steers:
             continue
         if key.startswith(FIXED) and not allow_change:
@@ -222,11 +237,20 @@ def load_start(trainer: Trainer, start: dict[str, Any]) -> None:
     """
     with _fitting():
         trainer.load_state_dict(start)
+        missing = missing_moments(trainer.optimizer)
+    if missing:
+        raise ConfigError(
+            f"the checkpoint does not hold {', '.join(missing)}, which {type(trainer.optimizer).__name__} keeps "
+            "with these settings; set SOLVER.OPTIMIZER_ARGS and SOLVER.MOMENTUM to what they were, or start a new "
+            "run with MODEL.WEIGHTS FILE and another OUTPUT_DIR"
+        )
     written_by, now = start.get("versions", {}), versions(trainer.device)
     if not isinstance(written_by, dict):
         raise ConfigError(f"the checkpoint's versions are no dict, but {type(written_by).__name__}")
-    changed = [
-        f"{name} {written_by.get(name)} -> {now[name]}" for name in now if written_by.get(name) != now[name]
+    changed = [  # an older version noted fewer of them
+        f"{name} {written_by[name]} -> {now[name]}"
+        for name in now
+        if name in written_by and str(written_by[name]) != str(now[name])
     ]
     if changed:
         logger.warning("the continued run may differ in the last bits: %s", ", ".join(changed))
@@ -235,46 +259,66 @@ def load_start(trainer: Trainer, start: dict[str, Any]) -> None:
 
 def versions(device: torch.device) -> dict[str, Any]:
     """Return what bits depend on besides the config; a checkpoint notes it."""
+    if device.type == "cuda":
+        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        machine = {"device": torch.cuda.get_device_name(device), "cudnn": cudnn}
+    else:
+        machine = {"device": "cpu", "cpu": _cpu_name(), "instructions": torch.backends.cpu.get_cpu_capability()}
     return {
         "python": platform.python_version(),
         "numpy": np.__version__,
         "torch": str(torch.__version__),
         "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        **machine,
     }
 
 
+@functools.cache
+def _cpu_name() -> str:
+    """Return what the system calls the processor; where it has no name for it, its kind."""
+    text = ""
+    with suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    found = re.search(r"^(?:model name|CPU part)\s*: (.+)$", text, re.MULTILINE)
+    return found[1] if found else platform.processor() or platform.machine()
+
+
 def prepare_folder(
-    cfg: CfgNode, overwrite: bool = False, iteration: int = 0, trainer: Trainer | None = None
+    cfg: CfgNode,
+    overwrite: bool = False,
+    iteration: int = 0,
+    trainer: Trainer | None = None,
+    from_newest: bool = False,
 ) -> None:
     """Make OUTPUT_DIR ready for a run: config.yaml and log.txt begun, nothing later than its start in it.
 
     Args:
         cfg: the resolved config.
-        overwrite: whether an earlier run goes; only files that a run of ours writes are deleted, by name.
+        overwrite: whether an earlier run goes, when this one has saved its first checkpoint; only files that a
+            run of ours writes, by name.
         iteration: where the run starts; checkpoints of later iterations are renamed, ending in `.cut`.
         trainer: whose checkpoints must have space, before anything is touched.
+        from_newest: whether the folder itself said where the run starts. Later checkpoints are what a kill has
+            left, and are written again: with SOLVER.CHECKPOINT_KEEP those that the manifest lists are deleted.
 
     Raises:
         ConfigError: the folder cannot be written, or the drive is full.
     """
     folder = Path(cfg.OUTPUT_DIR)
-    checkpoints = ("model_[0-9]*.pth*", "model_final.pth*", "model_best.pth*", POINTER, MANIFEST)
-    records = ("metrics.json*", "log.txt", PICTURE, "events.out.tfevents.*", "profile/*.pt.trace.json")
-    own = (*checkpoints, *records, "config.yaml")
-    old = [path for pattern in own for path in folder.glob(pattern) if overwrite]
     try:
         if trainer is not None:
-            freed = sum(path.stat().st_size for path in old)
-            needed = CHECKPOINTS_FREE * checkpoint_bytes(trainer)
-            require_space(folder, needed, freed, cfg.label("OUTPUT_DIR"))
+            require_space(folder, CHECKPOINTS_FREE * checkpoint_bytes(trainer), cfg.label("OUTPUT_DIR"))
         folder.mkdir(parents=True, exist_ok=True)
         finish_saves()  # of an earlier run in this process
         remove_leftovers(folder)
-        for path in old:
-            files.unlink(path)
-        set_aside_after(folder, iteration)
+        if overwrite:
+            set_aside_run(folder)
+        rewritten = read_manifest(folder) if from_newest and cfg.SOLVER.CHECKPOINT_KEEP else []
+        set_aside_after(folder, iteration, rewritten)
         files.write_atomically(folder / "config.yaml", lambda file: file.write(cfg.dump().encode()))
         setup_logging(folder)
     except OSError as error:
         raise _cannot_write(cfg, error) from None
+    if run_files(folder / OVERWRITTEN):
+        text = "the run that is overwritten lies in %s until this one has saved a checkpoint"
+        logger.info(text, folder / OVERWRITTEN)

@@ -15,6 +15,7 @@ from warmstart.config import ConfigError
 from . import files
 from .checkpoint import FINAL, checkpoint_name, content_bytes, point_to, pointed_to, save_checkpoint, snapshot
 from .manifest import add_to_manifest, prune
+from .overwrite import delete_overwritten
 from .trainer import HookBase, Trainer, every
 
 logger = logging.getLogger(__name__)
@@ -158,6 +159,7 @@ class Save(threading.Thread):
             save_checkpoint(self.contents[name], self.folder / name)
             if name == self.numbered:
                 point_to(self.folder / name)
+                delete_overwritten(self.folder)
             del self.contents[name]
         try:
             prune(self.folder, self.keep)
@@ -199,9 +201,9 @@ def checkpoint_bytes(trainer: Trainer) -> int:
     return weights * (1 if trainer.ema is None else 2) + moments
 
 
-def require_space(folder: Path, needed: int, freed: int = 0, label: str = "OUTPUT_DIR") -> None:
-    """Raise ConfigError where `folder` has no space for `needed` bytes, though `freed` will be deleted in it."""
-    free = files.free_bytes(folder) + freed
+def require_space(folder: Path, needed: int, label: str = "OUTPUT_DIR") -> None:
+    """Raise ConfigError where `folder` has no space for `needed` bytes."""
+    free = files.free_bytes(folder)
     if free < needed:
         raise ConfigError(
             f"{label}: two checkpoints need {needed:,} bytes, and where {folder} lies {free:,} are free; "

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from warmstart.config import CfgNode, ConfigError, call, gathering
+from warmstart.config import CfgNode, ConfigError, call
 
 from .catalog import build_torchvision, check_model_arguments, check_name, registered_builder, torchvision_class
 from .classification import as_classifier
@@ -17,16 +17,16 @@ from .weights import load_weights
 logger = logging.getLogger(__name__)
 
 
-def build_model(cfg: CfgNode, trust: bool = False) -> nn.Module:
+def build_model(cfg: CfgNode, trust: bool = False, weights: bool = True) -> nn.Module:
     """Return the model: losses in training mode, logits in evaluation mode, as `Classifier` says.
 
     Reads MODEL, whose NUM_CLASSES and IN_CHANNELS must be filled in. The model is on the CPU, in training
     mode, and random but for MODEL.WEIGHTS: who wants it reproducible seeds before. Code in that file only
-    runs with `trust`.
+    runs with `trust`; without `weights` it is left alone, for a model that gets all weights afterwards.
 
     Raises:
         ConfigError: what `check_model` raises, NUM_CLASSES or IN_CHANNELS still 0, values that the model
-            refuses, weights that cannot be read.
+            refuses, weights that are not there or cannot be read.
 
     >>> from warmstart.config import get_cfg
     >>> cfg = get_cfg()
@@ -42,14 +42,17 @@ def build_model(cfg: CfgNode, trust: bool = False) -> nn.Module:
                 f"{cfg.label(f'MODEL.{key}')}: is {cfg.MODEL[key]}; give the number, or let"
                 " warmstart.engine.resolve_config take it from the training set"
             )
+    file = cfg.MODEL.WEIGHTS if weights else ""
+    if file and not Path(file).is_file():
+        raise ConfigError(f"{cfg.label('MODEL.WEIGHTS')}: no such file: {file}")
     model = as_classifier(_build(cfg))
-    if cfg.MODEL.WEIGHTS:
-        logger.info("%s", load_weights(model, cfg.MODEL.WEIGHTS, cfg.label("MODEL.WEIGHTS"), trust))
+    if file:
+        logger.info("%s", load_weights(model, file, cfg.label("MODEL.WEIGHTS"), trust))
     return model
 
 
 def check_model(cfg: CfgNode) -> None:
-    """Raise ConfigError for all that can be refused without building: names, arguments, files.
+    """Raise ConfigError for all that can be refused without building: names, arguments.
 
     >>> from warmstart.config import get_cfg
     >>> cfg = get_cfg()
@@ -59,16 +62,10 @@ def check_model(cfg: CfgNode) -> None:
     warmstart.config.errors.ConfigError: MODEL.ARGS.weights (override): set MODEL.WEIGHTS to a file instead
     """
     name = cfg.MODEL.NAME
-    problems: list[str] = []
-    if cfg.MODEL.WEIGHTS and not Path(cfg.MODEL.WEIGHTS).is_file():
-        problems.append(f"{cfg.label('MODEL.WEIGHTS')}: no such file: {cfg.MODEL.WEIGHTS}")
-    with gathering(problems):
-        check_name(name, cfg.label("MODEL.NAME"))
-        check_model_arguments(name, cfg.MODEL.ARGS, "MODEL.ARGS")
-        if cfg.MODEL.STEM == "small" and registered_builder(name) is None:
-            check_small(name, torchvision_class(name), cfg.label("MODEL.STEM"))
-    if problems:
-        raise ConfigError(problems)
+    check_name(name, cfg.label("MODEL.NAME"))
+    check_model_arguments(name, cfg.MODEL.ARGS, "MODEL.ARGS")
+    if cfg.MODEL.STEM == "small" and registered_builder(name) is None:
+        check_small(name, torchvision_class(name), cfg.label("MODEL.STEM"))
 
 
 def _build(cfg: CfgNode) -> nn.Module:

@@ -15,10 +15,12 @@ from pathlib import Path
 
 import torch
 
+from warmstart.config import CfgNode
 from warmstart.data import build_train_loader
 from warmstart.engine import (
     build_test_loaders,
     evaluate_all,
+    hold_folder,
     iters_per_epoch,
     log_scores,
     prepare_torch,
@@ -39,8 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     _, cfg = read_command_line(argv, (), "Train the model that a YAML file describes, in one plain loop.")
     setup_logging()
     cfg = resolve_config(cfg)
-    output = Path(cfg.OUTPUT_DIR)
-    output.mkdir(parents=True, exist_ok=True)
+    with hold_folder(cfg):
+        train(cfg)
+    return 0
+
+
+def train(cfg: CfgNode) -> None:
+    """Train from iteration 0, evaluate, and save the weights."""
     device = prepare_torch(cfg)
     model = build_model(cfg).to(device)
     optimizer = build_optimizer(cfg, model)
@@ -72,10 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     batches.close()
 
     log_scores(evaluate_all(model, build_test_loaders(cfg), ema.model if ema is not None else None))
-    path = output / "plain_model_final.pth"
+    path = Path(cfg.OUTPUT_DIR) / "plain_model_final.pth"
     save_checkpoint({"model": model.state_dict(), "ema": None if ema is None else ema.state_dict()}, path)
     logger.info("saved %s", path)
-    return 0
 
 
 if __name__ == "__main__":

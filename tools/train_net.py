@@ -40,7 +40,7 @@ logger = logging.getLogger("warmstart.tools")
 FLAGS = (
     Flag("--resume", "path", "continue the run in OUTPUT_DIR, or from a checkpoint file or folder"),
     Flag("--eval-only", "none", "only evaluate MODEL.WEIGHTS or, with --resume, a checkpoint"),
-    Flag("--overwrite", "none", "delete the run that OUTPUT_DIR holds and start anew"),
+    Flag("--overwrite", "none", "start anew; the run that OUTPUT_DIR holds goes when this one has saved"),
     Flag("--allow-config-change", "none", "resume although model, data or seed differ"),
     Flag("--trust-checkpoint", "none", "read a checkpoint or MODEL.WEIGHTS even if that can run code in it"),
 )
@@ -77,10 +77,10 @@ def train(cfg: CfgNode, flags: Mapping[str, Any]) -> int:
             text = "the run has stopped at iteration %d: %s; raise TEST.EARLY_STOPPING.PATIENCE to go on"
             logger.info(text, start["iteration"], stopped)
             return 0
-    trainer = build_trainer(cfg, trust)
+    trainer = build_trainer(cfg, trust, weights=start is None)
     if start is not None:
         load_start(trainer, start)
-    prepare_folder(cfg, flags["overwrite"], trainer.iteration, trainer)
+    prepare_folder(cfg, flags["overwrite"], trainer.iteration, trainer, from_newest=flags["resume"] == "")
     log_run(cfg, trainer)
     with stop_signals(trainer.interrupt):
         trainer.train()
@@ -96,7 +96,7 @@ def evaluate_only(cfg: CfgNode, resume: str | None, trust: bool = False) -> int:
     if not cfg.DATASETS.TEST:
         raise ConfigError(f"{cfg.label('DATASETS.TEST')}: names no data set to evaluate on")
     device = prepare_torch(cfg)
-    model = build_model(cfg, trust).to(device)
+    model = build_model(cfg, trust, weights=start is None).to(device)
     averaged = None
     if start is not None:
         load_model(model, start)

@@ -186,9 +186,11 @@ def test_a_resume_before_the_best_sets_its_file_aside_and_makes_the_earlier_one_
     trainer = scripted(cfg, [0.5, 0.1, 0.1, 0.4, 0.1, 0.1])
     load_start(trainer, load_checkpoint(tmp_path / "model_0000009.pth"))
     prepare_folder(cfg, iteration=10)
+    (tmp_path / "model_best.pth.cut").write_bytes(b"of an earlier resume")
     trainer.train()
     assert best_iteration(tmp_path) == 3
-    assert load_checkpoint(tmp_path / "model_best.pth.cut")["iteration"] == 12
+    assert load_checkpoint(tmp_path / "model_best.pth.cut2")["iteration"] == 12
+    assert (tmp_path / "model_best.pth.cut").read_bytes() == b"of an earlier resume"
     said = [record.getMessage() for record in logged]
     assert f"made {tmp_path}/model_best.pth again from model_0000002.pth" in said
 

@@ -229,6 +229,15 @@ def test_files_of_which_none_loads_are_an_error_never_a_start_from_zero(tmp_path
         load_newest(tmp_path)
 
 
+@pytest.mark.need("F8")
+def test_a_number_of_fewer_digits_is_a_file_of_the_users(tmp_path: Path) -> None:
+    for name in ("model_2024.pth", "model_000001.pth", "model_50_imagenet.pth"):
+        save_checkpoint(content(3), tmp_path / name)
+    assert not has_checkpoints(tmp_path)
+    set_aside_after(tmp_path, 0)
+    assert sorted(os.listdir(tmp_path)) == ["model_000001.pth", "model_2024.pth", "model_50_imagenet.pth"]
+
+
 def test_an_empty_folder_holds_no_checkpoint(tmp_path: Path) -> None:
     assert load_newest(tmp_path) is None
     assert not has_checkpoints(tmp_path)

@@ -19,7 +19,7 @@ import pytest
 from warmstart.config import ConfigError
 from warmstart.engine import HookBase, Trainer, build_trainer, load_newest, lock, run_tool
 from warmstart.engine.lock import hold
-from warmstart.tools import train_net
+from warmstart.tools import plain_train_net, train_net
 
 from .faults import forked, in_child
 
@@ -163,6 +163,22 @@ def test_a_trainer_made_by_hand_holds_its_folder_too(tiny: Callable[..., Any], t
     trainer.train()
     assert meanwhile.code == 7
     assert not (tmp_path / "out" / ".lock").exists()
+
+
+@forked
+def test_the_plain_loop_writes_into_no_folder_that_another_process_holds(
+    tiny_words: list[str], tmp_path: Path, start: Callable[..., Started]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    first = start(lambda: holding(out))
+    wait_until((out / "ready").exists)
+    with pytest.raises(ConfigError, match=f"is being written by process {first.pid} on"):
+        plain_train_net.main(tiny_words)
+    assert sorted(contents(out)) == [".lock", "ready"]
+    first.kill()
+    assert plain_train_net.main(tiny_words) == 0
+    assert sorted(contents(out)) == ["plain_model_final.pth", "ready"]
 
 
 def test_one_process_may_hold_a_folder_twice(tmp_path: Path) -> None:

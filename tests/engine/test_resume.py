@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,16 +19,19 @@ from warmstart.data import DatasetInfo, datasets, register_dataset
 from warmstart.data.sampling import SampleStream
 from warmstart.engine import (
     HookBase,
+    Interrupted,
     Trainer,
     build_trainer,
     compare_configs,
     find_start,
+    hold_folder,
     load_checkpoint,
     load_start,
     prepare_folder,
     resolve_config,
     save_checkpoint,
 )
+from warmstart.tools import train_net
 
 from .dying import assert_same_bits
 
@@ -382,22 +387,6 @@ def test_a_pointer_to_nothing_is_a_start_from_zero(tiny: Tiny, tmp_path: Path) -
     assert (tmp_path / "out" / "last_checkpoint").read_text() == "model_0000013.pth"
 
 
-def test_overwriting_deletes_only_files_that_a_run_writes(tiny: Tiny, tmp_path: Path) -> None:
-    train(tiny())
-    (tmp_path / "out" / "notes.txt").write_text("mine")
-    prepare_folder(resolve_config(tiny()), overwrite=True)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.yaml", "log.txt", "notes.txt"]
-
-
-def test_overwriting_leaves_a_users_weights(tiny: Tiny, tmp_path: Path) -> None:
-    train(tiny())
-    (tmp_path / "out" / "model_keep_this.pth").write_bytes(b"mine")
-    (tmp_path / "out" / ".model_0000001.pth.77.tmp").write_bytes(b"left by a kill inside a save")
-    prepare_folder(resolve_config(tiny()), overwrite=True)
-    names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["config.yaml", "log.txt", "model_keep_this.pth"]
-
-
 def test_a_refused_second_run_leaves_the_first_ones_records(tiny: Tiny, tmp_path: Path) -> None:
     train(tiny())
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
@@ -481,3 +470,156 @@ def test_a_state_that_lacks_a_hooks_part_is_loaded_but_a_model_that_lacks_a_tens
     checkpoint["model"].popitem()
     with pytest.raises(ConfigError, match="does not fit .*Missing key"):
         load_start(build_trainer(tiny()), checkpoint)
+
+
+@pytest.mark.need("H1")
+def test_cut_twice_a_folder_keeps_what_was_cut_first(tiny: Tiny, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    cfg = resolve_config(tiny("SOLVER.CHECKPOINT_PERIOD", 7, "SOLVER.CHECKPOINT_KEEP", 9))
+    train(cfg)
+    for _ in range(3):
+        prepare_folder(cfg, iteration=7)
+        (out / "model_0000013.pth").write_bytes(b"of another attempt")
+    assert sorted(path.name for path in out.glob("model_*")) == [
+        "model_0000006.pth",
+        "model_0000013.pth",
+        "model_0000013.pth.cut",
+        "model_0000013.pth.cut2",
+        "model_0000013.pth.cut3",
+        "model_final.pth.cut",
+    ]
+    assert load_checkpoint(out / "model_0000013.pth.cut")["iteration"] == 14
+
+
+@pytest.mark.need("D3")
+@pytest.mark.parametrize(
+    ("keep", "resume", "cut"),
+    [
+        (1, "--resume", ["model_0000999.pth.cut"]),
+        (0, "--resume", ["model_0000009.pth.cut", "model_0000999.pth.cut"]),
+        (1, "--resume=model_0000004.pth", ["model_0000009.pth.cut", "model_0000999.pth.cut"]),
+    ],
+)
+def test_with_a_number_to_keep_what_a_kill_leaves_behind_the_pointer_does_not_pile_up(
+    tiny_words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: int, resume: str, cut: list[str]
+) -> None:
+    """Killed between the numbered file and the pointer: the file is written again. The user's own is not."""
+    words = [*tiny_words, "SOLVER.CHECKPOINT_PERIOD=5", f"SOLVER.CHECKPOINT_KEEP={keep}"]
+    train_net.main([*words, "SOLVER.CHECKPOINT_KEEP=2", "SOLVER.MAX_ITER=10"])
+    monkeypatch.chdir(tmp_path / "out")
+    Path("model_final.pth").unlink()
+    Path("last_checkpoint").write_text("model_0000004.pth")
+    shutil.copy("model_0000004.pth", "model_0000999.pth")
+    assert train_net.main([*words, resume]) == 0
+    assert sorted(path.name for path in Path().glob("model*.cut*")) == cut
+
+
+def test_weights_that_were_deleted_since_do_not_keep_a_run_from_going_on(
+    tiny_words: list[str], tmp_path: Path, logged: list[logging.LogRecord]
+) -> None:
+    out, weights = tmp_path / "out", tmp_path / "pretrained.pth"
+    train_net.main([*tiny_words, f"OUTPUT_DIR={tmp_path}/first"])
+    (tmp_path / "first" / "model_final.pth").rename(weights)
+    words = [*tiny_words, f"MODEL.WEIGHTS={weights}", "SOLVER.CHECKPOINT_PERIOD=5"]
+    train_net.main(words)
+    whole = load_checkpoint(out / "model_final.pth")
+    for name in ("model_final.pth", "model_0000013.pth", "last_checkpoint"):
+        (out / name).unlink()
+    weights.unlink()
+    with pytest.raises(ConfigError, match=f"no such file: {weights}"):
+        train_net.main([*words, f"OUTPUT_DIR={tmp_path}/new", "--resume"])
+    assert not (tmp_path / "new").exists()
+    logged.clear()
+    assert train_net.main([*words, "--resume"]) == 0
+    assert not [line for line in messages(logged) if line.startswith("loaded ")]
+    again = load_checkpoint(out / "model_final.pth")
+    for part in ("model", "optimizer", "config"):
+        assert_same_bits(again[part], whole[part], part)
+    assert again["config"]["MODEL"]["WEIGHTS"] == str(weights)
+    assert train_net.main([*words, "--eval-only", "--resume"]) == 0
+
+
+@pytest.mark.need("A3")
+@pytest.mark.parametrize(
+    ("optimizer", "before", "now", "missing"),
+    [
+        ("Adam", [], ["SOLVER.OPTIMIZER_ARGS.amsgrad", True], "max_exp_avg_sq"),
+        ("RMSprop", ["SOLVER.MOMENTUM", 0], ["SOLVER.OPTIMIZER_ARGS.centered", True], "grad_avg"),
+        ("RMSprop", ["SOLVER.MOMENTUM", 0], ["SOLVER.MOMENTUM", 0.9], "momentum_buffer"),
+    ],
+)
+def test_settings_that_need_moments_which_were_not_kept_are_refused_before_anything_is_written(
+    tiny_words: list[str], tmp_path: Path, optimizer: str, before: list[Any], now: list[Any], missing: str
+) -> None:
+    words = [*tiny_words, f"SOLVER.OPTIMIZER={optimizer}", "SOLVER.CHECKPOINT_PERIOD=5"]
+    train_net.main([*words, *map(str, before)])
+    files = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    with pytest.raises(ConfigError) as error:
+        train_net.main([*words, *map(str, before + now), "SOLVER.MAX_ITER=20", "--resume"])
+    assert str(error.value) == (
+        f"the checkpoint does not hold {missing}, which {optimizer} keeps with these settings; set "
+        "SOLVER.OPTIMIZER_ARGS and SOLVER.MOMENTUM to what they were, or start a new run with MODEL.WEIGHTS FILE "
+        "and another OUTPUT_DIR"
+    )
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == files
+
+
+@pytest.mark.need("A3")
+def test_moments_that_are_no_longer_kept_are_no_hindrance(tiny: Tiny, tmp_path: Path) -> None:
+    train(tiny("SOLVER.OPTIMIZER", "Adam", "SOLVER.OPTIMIZER_ARGS.amsgrad", True, "SOLVER.CHECKPOINT_PERIOD", 5))
+    (tmp_path / "out" / "model_final.pth").unlink()
+    cfg = tiny("SOLVER.OPTIMIZER", "Adam", "SOLVER.MAX_ITER", 15)
+    assert train(cfg, resume="")["iteration"] == 15
+
+
+@pytest.mark.need("A3", "E1")
+def test_how_often_a_run_is_evaluated_is_printed_where_the_best_is_kept(
+    tiny: Tiny, tmp_path: Path, logged: list[logging.LogRecord]
+) -> None:
+    data = tiny().DATASETS.TEST[0]
+    words = ("TEST.BEST.METRIC", f"{data}/accuracy", "TEST.EVAL_PERIOD", 2)
+    saved = resolve_config(tiny(*words)).to_dict()
+    compare_configs(resolve_config(tiny(*words, "TEST.EVAL_PERIOD", 3)), saved, allow_change=False)
+    assert messages(logged) == ["changed since the checkpoint: TEST.EVAL_PERIOD: 2 -> 3"]
+
+
+def test_another_processor_is_said_and_what_an_older_version_did_not_note_is_not(
+    tiny: Tiny, tmp_path: Path, logged: list[logging.LogRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tiny())
+    checkpoint = load_checkpoint(tmp_path / "out" / "model_final.pth")
+    older = {"python", "numpy", "torch", "threads", "device"}
+    assert checkpoint["versions"].keys() == older | {"cpu", "instructions"}
+    monkeypatch.setattr("warmstart.engine.resume._cpu_name", lambda: "Another CPU")
+    for versions in (checkpoint["versions"], {name: checkpoint["versions"][name] for name in older}):
+        load_start(build_trainer(tiny()), {**checkpoint, "versions": versions})
+    name = checkpoint["versions"]["cpu"]
+    assert [record.getMessage() for record in logged if record.levelname == "WARNING"] == [
+        f"the continued run may differ in the last bits: cpu {name} -> Another CPU"
+    ]
+
+
+def test_the_folder_is_given_back_only_when_nothing_is_written_any_more(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal comes while the end of the block waits for a save."""
+    held: list[bool] = []
+
+    def wait() -> None:
+        held.append((tmp_path / "out" / ".lock").exists())
+        if len(held) == 1:
+            raise Interrupted(15)
+
+    monkeypatch.setattr("warmstart.engine.resume.finish_saves", wait)
+    with pytest.raises(Interrupted), hold_folder(tiny()):
+        pass
+    assert held == [True, True]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_whose_name_is_no_text_is_refused_before_it_is_made(tiny: Tiny, tmp_path: Path) -> None:
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/x\xff")
+    with pytest.raises(ConfigError) as error, hold_folder(tiny("OUTPUT_DIR", name)):
+        pass
+    assert str(error.value).endswith(rf"{tmp_path}/x\udcff is not valid UTF-8; choose another name")
+    assert list(tmp_path.iterdir()) == []

@@ -26,9 +26,6 @@ from warmstart.engine import (
     resolve_config,
 )
 
-OPEN_ISSUE = pytest.mark.skip(
-    reason="a state that lacks a moment of one parameter is taken: it may be a whole one"
-)
 FEWER = settings(max_examples=settings().max_examples // 2)
 
 
@@ -251,7 +248,6 @@ def changed(content: dict[str, Any], kind: str, place: float, value: Any) -> str
     return ".".join(map(str, [*way, last]))
 
 
-@OPEN_ISSUE
 @given(st.lists(changes, min_size=1, max_size=2))
 def test_a_changed_content_is_taken_as_it_is_or_refused(run: Run, change: list[tuple[str, float, Any]]) -> None:
     file, content = run.folder / "changed.pth", copy.deepcopy(run.content)
@@ -278,7 +274,7 @@ def test_a_changed_content_is_taken_as_it_is_or_refused(run: Run, change: list[t
     assert same(iteration, content["iteration"])
     # A parameter may have no moments, as one without a gradient; but not some of them.
     for number, moments in state["optimizer"]["state"].items():
-        assert moments.keys() >= run.content["optimizer"]["state"][number].keys()
+        assert not moments or moments.keys() >= run.content["optimizer"]["state"][number].keys()
     assert iteration >= 0
     assert type(iteration) is int
 

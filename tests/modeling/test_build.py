@@ -131,13 +131,21 @@ def test_values_that_the_model_refuses(overrides: list[Any], message: str) -> No
         build_model(configured(*overrides))
 
 
-def test_everything_wrong_is_said_at_once() -> None:
-    overrides = ["MODEL.NAME", "vit_b_16", "MODEL.STEM", "small", "MODEL.WEIGHTS", "none.pth"]
-    with pytest.raises(ConfigError) as error:
-        check_model(configured(*overrides))
-    no_file, no_form = error.value.problems
-    assert no_file == "MODEL.WEIGHTS (override): no such file: none.pth"
-    assert no_form.startswith("MODEL.STEM (override): vit_b_16 has no form for images of up to 32x32 pixels;")
+def test_a_model_without_a_small_form_is_refused_before_it_is_built() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^MODEL.STEM \(override\): vit_b_16 has no form for images of up to 32x32"
+    ):
+        check_model(configured("MODEL.NAME", "vit_b_16", "MODEL.STEM", "small"))
+
+
+def test_weights_that_are_gone_are_refused_where_they_are_needed_and_before_anything_is_built(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cfg = configured("MODEL.WEIGHTS", "none.pth")
+    assert build_model(cfg, weights=False).training
+    monkeypatch.setattr("warmstart.modeling.build._build", None)
+    with pytest.raises(ConfigError, match=r"^MODEL.WEIGHTS \(override\): no such file: none.pth$"):
+        build_model(cfg)
 
 
 def test_an_unknown_name_is_refused_before_anything_is_built() -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from warmstart.config import ConfigError
-from warmstart.engine import load_checkpoint, register_hook
+from warmstart.engine import load_checkpoint, register_hook, run_tool
 from warmstart.engine.defaults import _HOOKS
 from warmstart.tools import plain_train_net, train_net
 
@@ -107,6 +107,38 @@ def test_a_finished_run_says_so_and_touches_no_file(
     assert train_net.main([*tiny_words, "--resume"]) == 0
     assert "the checkpoint is at iteration 14, SOLVER.MAX_ITER is 14: nothing to do" in capsys.readouterr().out
     assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (tmp_path / "out").iterdir()}
+
+
+@pytest.mark.need("C12")
+def test_a_run_that_is_longer_than_it_is_asked_for_says_so_and_touches_no_file(
+    tiny_words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_net.main(tiny_words)
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (tmp_path / "out").iterdir()}
+    assert train_net.main([*tiny_words, "--resume", "SOLVER.MAX_ITER=10"]) == 0
+    assert "the checkpoint is at iteration 14, SOLVER.MAX_ITER is 10" in capsys.readouterr().out
+    assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (tmp_path / "out").iterdir()}
+
+
+@pytest.mark.need("A8")
+@pytest.mark.parametrize("part", ["scheduler", "optimizer", "rng"])
+def test_a_checkpoint_that_lacks_a_part_ends_the_command_in_one_sentence(
+    tiny_words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], part: str
+) -> None:
+    train_net.main(tiny_words)
+    file = tmp_path / "part.pth"
+    content = load_checkpoint(tmp_path / "out" / "model_final.pth")
+    del content[part]
+    torch.save(content, file)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        run_tool(lambda: train_net.main([*tiny_words, f"OUTPUT_DIR={tmp_path}/new", f"--resume={file}"]))
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == (
+        f"error: checkpoint: {file} is not whole, it lacks {part}; to start a new run from its weights use "
+        f"MODEL.WEIGHTS {file}\n"
+    )
+    assert not (tmp_path / "new").exists()
 
 
 def test_eval_only_scores_weights_and_checkpoints_and_writes_nothing(
