@@ -18,7 +18,7 @@ FOLDER = "overwritten"
 # All that a run writes into its folder, exactly: what only looks like it is the user's.
 _OWN = re.compile(
     r"model_(\d{7,}|best|final)\.pth(\.cut([2-9]|[1-9]\d+)?)?|metrics\.json(\.cut)?|config\.yaml|log\.txt"
-    rf"|{re.escape(POINTER)}|{re.escape(MANIFEST)}|{re.escape(PICTURE)}|events\.out\.tfevents\.\d+\..+\.\d+\.\d+"
+    rf"|{re.escape(POINTER)}|{re.escape(MANIFEST)}|{re.escape(PICTURE)}|events\.out\.tfevents\.\d+\..+\.\d+"
 )
 
 
