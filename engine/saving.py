@@ -189,7 +189,7 @@ class Save(threading.Thread):
                 elif not self._failed:
                     point_to(self.folder / self.numbered)
             except OSError as error:
-                self._failed[name] = error
+                self._failed[name] = error.with_traceback(None)  # its frames would hold the content in memory
         try:
             prune(self.folder, self.keep)
         except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import itertools
 import logging
 import os
@@ -10,6 +11,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -251,6 +253,27 @@ def test_a_manifest_that_cannot_be_written_costs_only_that_old_files_are_deleted
         ]
     )
     assert (run / "model_0000002.pth").exists() == (not writable)
+
+
+def test_a_content_that_could_not_be_written_does_not_stay_in_memory(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(files, "verify", fail)
+    gc.disable()
+    try:
+        numbered = "model_0000008.pth"
+        failed = Save(run, {numbered: content(9), MINE: content(6)}, numbered, keep=0, last=False)
+        tensors = [weakref.ref(failed.contents[name]["model"]["w"]) for name in (numbered, MINE)]
+        failed.start()
+        owed = failed.finish()
+        del failed
+        assert [tensor() is None for tensor in tensors] == [True, False]
+        assert list(owed) == [MINE]
+    finally:
+        gc.enable()
 
 
 def test_the_process_waits_for_what_it_has_begun_to_write(tmp_path: Path) -> None:

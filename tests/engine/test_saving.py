@@ -533,9 +533,7 @@ def test_the_best_checkpoint_that_could_not_be_written_is_written_with_the_next_
 
 
 @pytest.mark.need("D5", "D12")
-def test_what_is_owed_waits_for_the_save_that_can_write_it_and_takes_no_memory_from_it(
-    tiny: Tiny, tmp_path: Path, disk: Disk
-) -> None:
+def test_what_is_owed_waits_for_the_save_that_can_write_it(tiny: Tiny, tmp_path: Path, disk: Disk) -> None:
     """The best of iteration 5 cannot be written then, nor at 6, nor at 9; at 12 it can."""
 
     def ask_and_break(trainer: Trainer) -> None:
