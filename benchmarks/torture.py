@@ -3,7 +3,8 @@
     python benchmarks/torture.py --kills 100 --seed 0
 
 For each configuration one run is left alone. Others are killed (SIGKILL) and resumed until they are done, and then
-everything must be equal: each checkpoint to the last bit, metrics.json and TensorBoard but for times. A kill comes
+everything must be equal: each checkpoint to the last bit, metrics.json and TensorBoard but for times, and nothing
+may be missing or left over. A kill comes
 at an instant drawn uniformly from the length of the whole command, or right after something appeared in the
 run's folder: a temporary checkpoint, a new pointer, a line of metrics.json. It hits the process alone or, as a
 batch system does, its whole group. `kills` counts those that found a process to kill, `runs` the comparisons;
@@ -37,6 +38,9 @@ from torch import Tensor
 
 from warmstart.config import get_cfg
 from warmstart.engine import load_checkpoint
+from warmstart.engine.checkpoint import FINAL
+from warmstart.engine.manifest import MANIFEST, read_manifest
+from warmstart.engine.picture import FILE as PICTURE
 
 TOOL = Path(__file__).parent.parent / "tools" / "train_net.py"
 MOST_KILLS = 6  # of one run: so many that it goes on from checkpoints that were themselves written after a resume
@@ -208,8 +212,12 @@ def killed_run(
 
 def compare(whole: Path, killed: Path) -> Iterator[str]:
     """Yield where the folders of two runs differ."""
-    yield from differences(checkpoints(whole), checkpoints(killed), "files")
-    for name in checkpoints(whole):
+    keep = _content(whole / FINAL)["config"]["SOLVER"]["CHECKPOINT_KEEP"]
+    names = checkpoints(whole, keep)
+    yield from differences(records_of_start(whole), records_of_start(killed), "files")
+    yield from differences(names, checkpoints(killed, keep), "files")
+    yield from differences(read_manifest(whole), read_manifest(killed), MANIFEST)
+    for name in names:
         if (killed / name).exists():
             yield from differences(_content(whole / name), _content(killed / name), name)
     yield from differences(pointer(whole), pointer(killed), "last_checkpoint")
@@ -217,9 +225,19 @@ def compare(whole: Path, killed: Path) -> Iterator[str]:
     yield from differences(events(whole), events(killed), "TensorBoard")
 
 
-def checkpoints(folder: Path) -> list[str]:
-    """Return the names of the checkpoints, and of what a kill has left behind."""
-    return sorted(name for name in _names(folder) if name.endswith((".pth", ".tmp", ".lock")))
+def checkpoints(folder: Path, keep: int) -> list[str]:
+    """Return the names of the checkpoints, and of what a kill has left behind.
+
+    One that was set aside is left over where the run keeps only `keep`; where it keeps all, 0, it may rightly be
+    there after a kill between the numbered file and the pointer.
+    """
+    endings = (".pth", ".tmp", ".lock", *([".pth.cut"] if keep else []))
+    return sorted(name for name in _names(folder) if name.endswith(endings))
+
+
+def records_of_start(folder: Path) -> list[str]:
+    """Return which of the files are there that each start writes; what they say may differ."""
+    return [name for name in ("config.yaml", "log.txt", PICTURE) if (folder / name).is_file()]
 
 
 def _content(path: Path) -> dict[str, Any]:

@@ -179,7 +179,15 @@ class BestHook(ScoreHook):
         self.folder = Path(folder)
 
     def before_train(self, trainer: Trainer) -> None:
-        """See that model_best.pth is what this run knows to be its best.
+        """See that model_best.pth is what this run knows to be its best; a disk that fails is one line."""
+        try:
+            self._restore_file(trainer)
+        except OSError as error:
+            text = "%s could not be made that of the best so far: %s; the run goes on"
+            logger.warning(text, self.folder / BEST, error.strerror or error)
+
+    def _restore_file(self, trainer: Trainer) -> None:
+        """Make model_best.pth what it is to be.
 
         A kill may have come between the numbered file and the best one, and a run that goes on from an earlier
         checkpoint has not done yet what a later best file holds.

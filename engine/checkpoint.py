@@ -10,7 +10,7 @@ import copy
 import logging
 import os
 import re
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,9 @@ POINTER = "last_checkpoint"
 FINAL = "model_final.pth"
 BEST = "model_best.pth"
 NUMBERED = re.compile(r"model_(\d{7,})\.pth")
-_TEMPORARY = re.compile(r"\.(model_\w+\.pth|last_checkpoint|(checkpoints|metrics)\.json|config\.yaml)\.\d+\.tmp")
+_TEMPORARY = re.compile(r"\.([^/]+\.pth|last_checkpoint|(checkpoints|metrics)\.json|config\.yaml)\.\d+\.tmp")
 PARTS = ("model", "optimizer", "scheduler", "iteration", "hooks", "rng", "config")
+_INT_BITS = 2039  # of a longer one torch.load(weights_only=True) does not know how it is pickled
 
 
 def checkpoint_name(iteration: int) -> str:
@@ -74,7 +75,7 @@ def snapshot(content: Mapping[str, Any], spare: Mapping[str, Any] | None = None)
     >>> copied
     {'model': {'weight': tensor([0., 0.])}}
     """
-    _require_plain(content, "")
+    require_plain(content)
     copies = _Copies(spare or {})
     copied = copies.of(dict(content))
     for device in copies.devices:
@@ -83,12 +84,55 @@ def snapshot(content: Mapping[str, Any], spare: Mapping[str, Any] | None = None)
 
 
 def content_bytes(content: Any) -> int:
-    """Return the size of the tensors in a content: a file of it is little larger.
+    """Return the size of the tensors in a content, tied ones once: a file of it is little larger.
 
-    >>> content_bytes({"model": {"weight": torch.zeros(10, 2)}, "iteration": 3})
+    >>> weight = torch.zeros(10, 2)
+    >>> content_bytes({"model": {"weight": weight, "tied": weight}, "iteration": 3})
     80
     """
-    return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(content))
+    tensors = {_place(tensor) if _is_plain(tensor) else id(tensor): tensor for tensor in _tensors(content)}
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def require_plain(value: Any, where: str = "") -> None:
+    """Refuse what `load_checkpoint` would not read again.
+
+    Args:
+        value: what is to be saved.
+        where: the key path to it.
+
+    Raises:
+        TypeError: something in it is neither tensor nor plain value; the message names the key path.
+
+    >>> require_plain({"hooks": {"mine": [1, {2}]}})  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    TypeError: hooks.mine[1] is a set: a checkpoint holds only tensors and plain values (int, float, ...
+    """
+    kind, problem = type(value), ""
+    if kind in (dict, OrderedDict, Counter):
+        # torch hangs `_metadata` on a model's state; of other attributes a copy would keep what training changes.
+        attributes = dict(getattr(value, "__dict__", {}))
+        if kind is OrderedDict:
+            require_plain(attributes.pop("_metadata", None), f"{where}._metadata")
+        if attributes:
+            problem = f"has attributes ({', '.join(attributes)})"
+        for key, inner in value.items():
+            require_plain(key, f"{where} (a key)")
+            require_plain(inner, f"{where}.{key}" if where else str(key))
+    elif kind in (list, tuple):
+        for index, inner in enumerate(value):
+            require_plain(inner, f"{where}[{index}]")
+    elif kind is int and value.bit_length() > _INT_BITS:
+        problem = f"has {value.bit_length():,} bits, of which torch reads {_INT_BITS:,}"
+    elif kind is bytes and not value:
+        problem = "is b'', which torch does not read; use None"
+    elif value is not None and kind not in (int, float, str, bytes, bool, Tensor, Parameter):
+        problem = f"is a {kind.__name__}"
+    if problem:
+        raise TypeError(
+            f"{where} {problem}: a checkpoint holds only tensors and plain values "
+            "(int, float, str, bytes, bool, None, list, tuple, dict)"
+        )
 
 
 def save_checkpoint(content: Mapping[str, Any], path: Path) -> None:
@@ -98,7 +142,7 @@ def save_checkpoint(content: Mapping[str, Any], path: Path) -> None:
         TypeError: something in it is neither tensor nor plain value; the message names the key path.
         OSError: the disk is full, or failed, or what it gives back is not what was written.
     """
-    _require_plain(content, "")
+    require_plain(content)
     files.write_atomically(path, lambda file: torch.save(dict(content), file), archive=True)
 
 
@@ -256,7 +300,8 @@ class _Copies:
             return self._of_tensor(value)
         if isinstance(value, dict):
             copied = copy.copy(value)  # with the attribute `_metadata` that torch hangs on a model's state
-            copied.update((key, self.of(inner)) for key, inner in value.items())
+            for key, inner in value.items():  # no update(), with which a Counter adds
+                copied[key] = self.of(inner)
             return copied
         return type(value)(self.of(inner) for inner in value) if isinstance(value, (list, tuple)) else value
 
@@ -264,7 +309,7 @@ class _Copies:
         tensor = tensor.detach()
         if not _is_plain(tensor):
             return tensor.to("cpu", copy=True)
-        key = (tensor.device, tensor.data_ptr(), *_layout(tensor))
+        key = _place(tensor)
         if key not in self._made:
             on_gpu = tensor.device.type == "cuda"
             fitting = self._spare.get(_layout(tensor))
@@ -281,6 +326,11 @@ def _is_plain(tensor: Tensor) -> bool:
     return tensor.layout is torch.strided and tensor.numel() > 0
 
 
+def _place(tensor: Tensor) -> tuple[Any, ...]:
+    """Return what two plain tensors share only if they are the same numbers in the same memory."""
+    return tensor.device, tensor.data_ptr(), tensor.is_conj(), tensor.is_neg(), *_layout(tensor)
+
+
 def _layout(tensor: Tensor) -> tuple[Any, ...]:
     return tensor.shape, tensor.stride(), tensor.dtype
 
@@ -291,20 +341,3 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, (Mapping, list, tuple)):
         for inner in value.values() if isinstance(value, Mapping) else value:
             yield from _tensors(inner)
-
-
-def _require_plain(value: Any, where: str) -> None:
-    if value is None or type(value) in (int, float, str, bytes, bool, Tensor, Parameter):
-        return
-    if type(value) in (dict, OrderedDict):  # what torch.load(weights_only=True) takes, and no subclass
-        for key, inner in value.items():
-            _require_plain(key, f"{where} (a key)")
-            _require_plain(inner, f"{where}.{key}" if where else str(key))
-    elif type(value) in (list, tuple):
-        for index, inner in enumerate(value):
-            _require_plain(inner, f"{where}[{index}]")
-    else:
-        raise TypeError(
-            f"{where} is a {type(value).__name__}: a checkpoint holds only tensors and plain values "
-            "(int, float, str, bytes, bool, None, list, tuple, dict)"
-        )

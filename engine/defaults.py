@@ -33,7 +33,7 @@ from warmstart.solver import (
 )
 
 from .best import build_score_hooks
-from .device import NO_DETERMINISTIC_KERNEL, get_device, prepare_torch
+from .device import NO_DETERMINISTIC_KERNEL, get_device, prepare_torch, versions
 from .evaluation import evaluate
 from .hooks import EvaluationHook, FolderHook, PreciseBNHook, ProfilerHook, RecordHook
 from .logs import log_to_file, silence_stdout
@@ -41,7 +41,6 @@ from .losses import NonFiniteLossError
 from .metrics import build_metric_hook
 from .picture import PictureHook
 from .resolve import iters_per_epoch, resolve_config
-from .resume import versions
 from .saving import CheckpointHook, SaveError
 from .signals import leave, stop_signals
 from .trainer import HookBase, Trainer

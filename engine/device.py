@@ -1,9 +1,16 @@
-"""The device that a run computes on, and how exactly."""
+"""The device that a run computes on, how exactly, and what its bits depend on."""
 
 from __future__ import annotations
 
+import functools
 import os
+import platform
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from warmstart.config import CfgNode, ConfigError
@@ -56,3 +63,29 @@ def prepare_torch(cfg: CfgNode) -> torch.device:
         torch.use_deterministic_algorithms(True)
     seed_all(cfg.SEED)
     return device
+
+
+def versions(device: torch.device) -> dict[str, Any]:
+    """Return what bits depend on besides the config; a checkpoint notes it."""
+    if device.type == "cuda":
+        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        machine = {"device": torch.cuda.get_device_name(device), "cudnn": cudnn}
+    else:
+        machine = {"device": "cpu", "cpu": _cpu_name(), "instructions": torch.backends.cpu.get_cpu_capability()}
+    return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "torch": str(torch.__version__),
+        "threads": torch.get_num_threads(),
+        **machine,
+    }
+
+
+@functools.cache
+def _cpu_name() -> str:
+    """Return what the system calls the processor; where it has no name for it, its kind."""
+    text = ""
+    with suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    found = re.search(r"^(?:model name|CPU part)\s*: (.+)$", text, re.MULTILINE)
+    return found[1] if found else platform.processor() or platform.machine()

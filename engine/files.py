@@ -44,8 +44,10 @@ def verify(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except zipfile.BadZipFile as error:
-        damaged = str(error)
+    except OSError:
+        raise
+    except Exception as error:  # damaged bytes make the reader fail in any way
+        damaged = f"{type(error).__name__}: {error}"
     if damaged is not None:
         raise OSError(errno.EIO, f"what was written reads back damaged ({damaged})", str(path))
 

@@ -20,7 +20,7 @@ def read_manifest(folder: Path) -> list[str]:
     try:
         names = json.loads(path.read_text(encoding="utf-8"))["checkpoints"]
         ours = {name for name in names if NUMBERED.fullmatch(name) and (folder / name).is_file()}
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):  # what cannot be replaced either is said when it is written
         return []
     except (OSError, ValueError, KeyError, TypeError):
         logger.warning("%s cannot be read: the checkpoints that it listed are kept", path)

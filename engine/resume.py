@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import logging
-import platform
-import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import nn
 
 from warmstart.config import CfgNode, ConfigError
@@ -27,6 +22,7 @@ from .checkpoint import (
     remove_leftovers,
     set_aside_after,
 )
+from .device import versions
 from .lock import hold
 from .logs import setup_logging
 from .manifest import read_manifest
@@ -255,32 +251,6 @@ def load_start(trainer: Trainer, start: dict[str, Any]) -> None:
     if changed:
         logger.warning("the continued run may differ in the last bits: %s", ", ".join(changed))
     logger.info("continuing after iteration %d", trainer.iteration)
-
-
-def versions(device: torch.device) -> dict[str, Any]:
-    """Return what bits depend on besides the config; a checkpoint notes it."""
-    if device.type == "cuda":
-        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
-        machine = {"device": torch.cuda.get_device_name(device), "cudnn": cudnn}
-    else:
-        machine = {"device": "cpu", "cpu": _cpu_name(), "instructions": torch.backends.cpu.get_cpu_capability()}
-    return {
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "torch": str(torch.__version__),
-        "threads": torch.get_num_threads(),
-        **machine,
-    }
-
-
-@functools.cache
-def _cpu_name() -> str:
-    """Return what the system calls the processor; where it has no name for it, its kind."""
-    text = ""
-    with suppress(OSError):
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    found = re.search(r"^(?:model name|CPU part)\s*: (.+)$", text, re.MULTILINE)
-    return found[1] if found else platform.processor() or platform.machine()
 
 
 def prepare_folder(

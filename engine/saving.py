@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -13,8 +14,19 @@ from typing import Any
 from warmstart.config import ConfigError
 
 from . import files
-from .checkpoint import FINAL, checkpoint_name, content_bytes, point_to, pointed_to, save_checkpoint, snapshot
-from .manifest import add_to_manifest, prune
+from .checkpoint import (
+    FINAL,
+    POINTER,
+    checkpoint_name,
+    content_bytes,
+    point_to,
+    pointed_to,
+    require_plain,
+    save_checkpoint,
+    snapshot,
+)
+from .device import versions
+from .manifest import MANIFEST, add_to_manifest, prune
 from .overwrite import delete_overwritten
 from .trainer import HookBase, Trainer, every
 
@@ -37,27 +49,43 @@ class CheckpointHook(HookBase):
     Args:
         period: in updates; 0 is only when the run ends.
         folder: where the files go.
-        constants: what each checkpoint holds besides the trainer's state (config, versions).
+        constants: what each checkpoint holds besides the trainer's state; the config, and the versions that wrote
+            it, are put in where they are missing.
         keep: numbered checkpoints that stay, the newest; 0 is all. Only what this run's manifest lists is deleted.
     """
 
-    runs_last = True
+    runs_last = True  # what a hook behind it counts in this iteration would be missing in the checkpoint
 
-    def __init__(self, period: int, folder: str | Path, constants: Mapping[str, Any], keep: int = 0) -> None:
+    def __init__(
+        self, period: int, folder: str | Path, constants: Mapping[str, Any] | None = None, keep: int = 0
+    ) -> None:
         self.period = period
         self.folder = Path(folder)
-        self.constants = dict(constants)
+        self.constants = {"config": {}} | dict(constants or {})
         self.keep = keep
         self._save: Save | None = None
         self._copied: dict[str, Any] = {}
 
     def before_train(self, trainer: Trainer) -> None:
-        """Look whether what the run saves at the least has space.
+        """Look whether what the run saves at the least has space, and whether it can be saved.
 
         Raises:
-            ConfigError: it has not.
+            ConfigError: there is no space.
+            TypeError: a state holds more than tensors and plain values; the message names the key path.
         """
         require_space(self.folder, CHECKPOINTS_FREE * checkpoint_bytes(trainer))
+        self.constants.setdefault("versions", versions(trainer.device))
+        hooks = {}
+        for hook in trainer.hooks:
+            with contextlib.suppress(Exception):  # a state may come with the first step: its save tells
+                hooks[hook.name] = hook.state_dict()
+        states = {
+            "model": trainer.model.state_dict(),
+            "optimizer": trainer.optimizer.state_dict(),
+            "scheduler": trainer.scheduler.state_dict(),
+            "hooks": hooks,
+        }
+        require_plain(states | self.constants)
 
     def after_step(self, trainer: Trainer) -> None:
         """Save the state of this instant under its number and, the same, under each name in `trainer.save_as`.
@@ -71,16 +99,15 @@ class CheckpointHook(HookBase):
             return
         with trainer.paused():
             owed = self._finish()
-            content = snapshot(trainer.state_dict() | self.constants, spare={} if owed else self._copied)
+            is_owed = any(content is self._copied for content in owed.values())
+            content = snapshot(trainer.state_dict() | self.constants, spare={} if is_owed else self._copied)
             self._copied = content
-            final = [FINAL] if trainer.iteration >= trainer.max_iter and not trainer.pending else []
+            final = [FINAL] if trainer.is_last_step and not trainer.pending else []
             numbered = checkpoint_name(trainer.iteration)
-            others = sorted(trainer.save_as)
-            # After the last save nobody makes up for what a kill leaves out: the pointer moves last.
-            names = [*final, *others, numbered] if last else [numbered, *others]
+            names = [*final, numbered, *sorted(trainer.save_as)]
             trainer.save_as.clear()
-            contents = {name: owed[name] for name in owed if name not in names} | dict.fromkeys(names, content)
-            self._save = Save(self.folder, contents, numbered, self.keep, last)
+            older = {name: owed[name] for name in owed if name not in names}
+            self._save = Save(self.folder, dict.fromkeys(names, content) | older, numbered, self.keep, last)
             self._save.start()
             if last:
                 self._finish()
@@ -101,9 +128,10 @@ class CheckpointHook(HookBase):
 class Save(threading.Thread):
     """One checkpoint, and its copies under other names, on their way to the disk.
 
-    The pointer moves as soon as the numbered file is there, read back and found whole. model_final.pth is written
-    before: the pointer never says that a run is complete whose result is missing. Other names come after, since
-    the next run makes them again from the numbered file; in the last save, which may have no next run, before.
+    Each file fails by itself. The pointer moves once all files before it are there, read back and found whole. In
+    most saves that is the numbered file: other names come after, since the next save, or the next run from the
+    numbered file, makes up for them. In the last one it is all files: then nobody does, and the pointer says that
+    the run is complete.
 
     Args:
         folder: where the files go.
@@ -121,20 +149,20 @@ class Save(threading.Thread):
         self.numbered = numbered
         self.keep = keep
         self.last = last
-        self._error: BaseException | None = None
+        self._failed: dict[str, OSError] = {}
+        self._mistake: BaseException | None = None
 
     def run(self) -> None:
         """Write; failures of the disk are logged, and kept for `finish` like all others."""
         try:
-            self._write()
-        except OSError as error:
-            self._error = error
-            if not self.last:
-                logger.warning("%s; the run goes on and tries again at its next checkpoint", self._sentence(error))
+            self._write_all()
         except BaseException as error:
-            self._error = error
+            self._mistake = error
         else:
-            logger.info("saved %s", self.folder / self.numbered)
+            if self._failed and not self.last:
+                logger.warning("%s; the run goes on and tries again at its next checkpoint", self._sentence())
+            if self.numbered not in self._failed:
+                logger.info("saved %s", self.folder / self.numbered)
 
     def finish(self) -> dict[str, Any]:
         """Wait for the end; return the copies that the next save has to write, since this one could not.
@@ -143,24 +171,26 @@ class Save(threading.Thread):
             SaveError: there is no next one, and the disk failed.
         """
         self.join()
-        error, self._error = self._error, None
-        if isinstance(error, OSError) and self.last:
-            raise SaveError(f"{self._sentence(error)}; make space, and --resume does the rest again") from error
-        if error is not None and not isinstance(error, OSError):
-            raise error
+        if self._mistake is not None:
+            raise self._mistake
+        if self._failed and self.last:
+            make_space = "make space, and " if self._is_full() else ""
+            error = next(iter(self._failed.values()))
+            raise SaveError(f"{self._sentence()}; {make_space}--resume does the rest again") from error
         return {name: content for name, content in self.contents.items() if name != self.numbered}
 
-    def _write(self) -> None:
-        # What is replaced still takes its space until the new file is whole.
-        if files.free_bytes(self.folder) < self._needed():
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        add_to_manifest(self.folder, self.numbered)
-        for name in list(self.contents):
-            save_checkpoint(self.contents[name], self.folder / name)
-            if name == self.numbered:
-                point_to(self.folder / name)
-                delete_overwritten(self.folder)
-            del self.contents[name]
+    def _write_all(self) -> None:
+        names = list(self.contents)
+        names.insert(len(names) if self.last else names.index(self.numbered) + 1, POINTER)
+        for name in names:
+            try:
+                if name != POINTER:
+                    self._write(name)
+                elif not self._failed:
+                    point_to(self.folder / self.numbered)
+                    delete_overwritten(self.folder)
+            except OSError as error:
+                self._failed[name] = error.with_traceback(None)  # its frames would hold the content in memory
         try:
             prune(self.folder, self.keep)
         except OSError as error:
@@ -168,20 +198,46 @@ class Save(threading.Thread):
                 "an old checkpoint in %s could not be deleted: %s", self.folder, error.strerror or error
             )
 
-    def _needed(self) -> int:
-        return sum(map(content_bytes, self.contents.values()))
+    def _write(self, name: str) -> None:
+        # What is replaced still takes its space until the new file is whole.
+        if files.free_bytes(self.folder) < content_bytes(self.contents[name]):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        unlisted = self._list() if name == self.numbered else None
+        save_checkpoint(self.contents[name], self.folder / name)
+        del self.contents[name]
+        if unlisted is not None:  # else what is said of the file is enough
+            logger.warning(
+                "%s could not be written: %s; %s will not be deleted",
+                *(self.folder / MANIFEST, unlisted.strerror or unlisted, name),
+            )
 
-    def _sentence(self, error: OSError) -> str:
+    def _list(self) -> OSError | None:
+        """List the numbered file as this run's; return what kept us from it, which costs only its deletion."""
         try:
-            free = f"{files.free_bytes(self.folder):,}"
-        except OSError:
-            free = "an unknown number"
+            add_to_manifest(self.folder, self.numbered)
+        except OSError as error:
+            return error
+        return None
+
+    def _is_full(self) -> bool:
+        return any(error.errno in (errno.ENOSPC, errno.EDQUOT) for error in self._failed.values())
+
+    def _sentence(self) -> str:
+        names = ", ".join(str(self.folder / name) for name in self._failed)
+        error = next(iter(self._failed.values()))
+        text = f"{names} could not be saved: {error.strerror or error}"
+        needed = sum(content_bytes(self.contents.get(name)) for name in self._failed)
+        if self._is_full() and needed:
+            text += f"; {needed:,} bytes are needed, {_free(self.folder)} are free"
         newest = pointed_to(self.folder)
-        return (
-            f"{self.folder / next(iter(self.contents))} could not be saved: {error.strerror or error}; "
-            f"{self._needed():,} bytes are needed, {free} are free"
-            + (f"; the newest is {newest}" if newest else "")
-        )
+        return text + (f"; the newest is {newest}" if newest else "")
+
+
+def _free(folder: Path) -> str:
+    try:
+        return f"{files.free_bytes(folder):,}"
+    except OSError:
+        return "an unknown number"
 
 
 def finish_saves() -> None:

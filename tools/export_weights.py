@@ -3,7 +3,8 @@
     python tools/export_weights.py output/digits/model_final.pth digits.safetensors
 
 Such a file holds tensors under the model's own names and cannot run code, and many tools outside of torch read it;
-MODEL.WEIGHTS takes it too. Its metadata tells the iteration and the versions that it was trained with.
+MODEL.WEIGHTS takes it too. Its metadata tells the iteration and the versions that it was trained with. A file that
+has the name already is replaced, as torch.save does, once the new one is whole.
 """
 
 from __future__ import annotations
@@ -46,8 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     checkpoint = read_checkpoint(source, flags["trust_checkpoint"])
     part = "average" if flags["ema"] else "weights"
     tensors = weights_of(checkpoint, flags["ema"], source)
+    metadata = describe(checkpoint, part)
     try:
-        files.write_atomically(target, lambda file: file.write(save(tensors, describe(checkpoint, part))))
+        files.write_atomically(target, lambda file: file.write(save(tensors, metadata)))
     except OSError as error:
         raise ConfigError(f"command line: cannot write {target}: {error.strerror}") from None
     logger.info("saved the %s after %s iterations in %s", part, f"{checkpoint['iteration']:,}", target)
@@ -72,28 +74,50 @@ def weights_of(checkpoint: Mapping[str, Any], ema: bool, source: Path) -> dict[s
     """Return the tensors of the model, or of its moving average, each in memory of its own.
 
     Raises:
-        ConfigError: the checkpoint has no moving average.
+        ConfigError: the checkpoint has no moving average, or the model no tensor or one that the format has not.
     """
-    if ema and checkpoint.get("ema") is None:
+    average = checkpoint.get("ema")
+    if ema and not average:
         raise ConfigError(f"command line: {source} has no moving average (SOLVER.EMA was off); leave --ema out")
-    state = checkpoint["ema"]["model"] if ema else checkpoint["model"]
+    holder = average if ema else checkpoint
+    state = holder.get("model") if isinstance(holder, Mapping) else None
+    tensors = {name: t for name, t in state.items() if isinstance(t, Tensor)} if isinstance(state, Mapping) else {}
+    if not tensors:
+        raise ConfigError(f"command line: {source} holds no weights to write")
+    for name, tensor in tensors.items():
+        if problem := _misfit(name, tensor):
+            raise ConfigError(f"command line: {source} cannot be written as .safetensors: {problem}")
     # The format knows no shared memory, as tied weights have, and no strides.
-    return {
-        name: tensor.clone(memory_format=torch.contiguous_format)
-        for name, tensor in state.items()
-        if isinstance(tensor, Tensor)
-    }
+    return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+
+
+def _misfit(name: object, tensor: Tensor) -> str:
+    """Return why the format cannot hold a tensor; "" where it can."""
+    if not isinstance(name, str):
+        return f"the name {name!r} is no text"
+    if tensor.layout is not torch.strided:
+        return f"{name} is sparse"
+    try:
+        save({"": torch.empty(0, dtype=tensor.dtype)})
+    except (KeyError, RuntimeError):
+        return f"{name} is of {tensor.dtype}"
+    return ""
 
 
 def describe(checkpoint: Mapping[str, Any], part: str) -> dict[str, str]:
     """Return the file's metadata, which are texts: the iteration, what it holds, what wrote the checkpoint.
 
+    Raises:
+        ConfigError: the checkpoint's versions are no dict.
+
     >>> describe({"iteration": 800, "versions": {"torch": "2.15.0"}}, "weights")  # doctest: +ELLIPSIS
     {'format': 'pt', 'iteration': '800', 'part': 'weights', 'warmstart': '...', 'torch': '2.15.0'}
     """
-    versions = {name: str(value) for name, value in checkpoint.get("versions", {}).items()}
+    written_by = checkpoint.get("versions", {})
+    if not isinstance(written_by, Mapping):
+        raise ConfigError(f"the checkpoint's versions are no dict, but {type(written_by).__name__}")
     own = {"iteration": str(checkpoint["iteration"]), "part": part, "warmstart": version("warmstart")}
-    return {"format": "pt", **own, **versions}
+    return {"format": "pt", **own, **{str(name): str(value) for name, value in written_by.items()}}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import pytest
@@ -36,10 +37,12 @@ def killed_after(trainer: Trainer, iteration: int) -> None:
 
 
 def assert_same_bits(a: Any, b: Any, where: str = "checkpoint") -> None:
+    """Compare types, keys in their order, strides, and bits: -0.0 is not 0.0, and a NaN is itself."""
     assert type(a) is type(b), where
     if isinstance(a, torch.Tensor):
-        assert a.dtype == b.dtype, where
-        assert torch.equal(a, b), where
+        assert (a.dtype, a.shape, a.stride()) == (b.dtype, b.shape, b.stride()), where
+        ours, theirs = (tensor.contiguous().flatten().view(torch.uint8) for tensor in (a, b))
+        assert torch.equal(ours, theirs), where
     elif isinstance(a, dict):
         assert list(a) == list(b), where
         for key in a:
@@ -48,5 +51,7 @@ def assert_same_bits(a: Any, b: Any, where: str = "checkpoint") -> None:
         assert len(a) == len(b), where
         for index, (x, y) in enumerate(zip(a, b, strict=True)):
             assert_same_bits(x, y, f"{where}[{index}]")
+    elif isinstance(a, float):
+        assert struct.pack("d", a) == struct.pack("d", b), where
     else:
-        assert a == b or (a != a and b != b), where
+        assert a == b, where

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
@@ -22,6 +23,7 @@ from warmstart.engine import (
     Trainer,
     build_trainer,
     compare_configs,
+    files,
     find_start,
     load_checkpoint,
     load_newest,
@@ -228,6 +230,31 @@ def test_a_best_file_that_is_not_the_best_is_made_again(tmp_path: Path, state: s
     assert (tmp_path / "model_best.pth.cut").exists() == (state == "damaged")
 
 
+@pytest.mark.need("D5")
+@pytest.mark.parametrize("operation", ["create", "verify", "sync_folder"])
+def test_a_disk_that_fails_while_the_best_is_made_again_is_one_line_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: list[logging.LogRecord], operation: str
+) -> None:
+    cfg, scores = config(tmp_path), [0.5, 0.9, 0.1, 0.1, 0.1, 0.1]
+    killed_after(scripted(cfg, scores), 10)
+    (tmp_path / "model_best.pth").unlink()
+    trainer, (hook,) = resumed(cfg, scores), [h for h in scripted(cfg, scores).hooks if h.name == "BestHook"]
+    hook.load_state_dict(state_of(trainer, "BestHook"))
+
+    def fail(path: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, operation, fail)
+        hook.before_train(trainer)
+    (said,) = (record.getMessage() for record in logged if record.levelname == "WARNING")
+    assert said == (
+        f"{tmp_path}/model_best.pth could not be made that of the best so far: Input/output error; the run goes on"
+    )
+    trainer.train()
+    assert best_iteration(tmp_path) == 6
+
+
 def test_a_best_file_that_cannot_be_made_again_is_told(tmp_path: Path, logged: list[logging.LogRecord]) -> None:
     cfg, scores = config(tmp_path), [0.5, 0.9, 0.1, 0.1, 0.95, 0.1]
     killed_after(scripted(cfg, scores), 10)
@@ -339,7 +366,8 @@ def test_the_run_stops_when_patience_is_out(
     trainer = scripted(config(tmp_path, *STOPPING, *more), scores + [0.0] * 20)
     trainer.train()
     assert trainer.iteration == stopped
-    assert load_checkpoint(tmp_path / f"model_{stopped - 1:07d}.pth")["iteration"] == stopped
+    for name in (f"model_{stopped - 1:07d}.pth", "model_final.pth"):
+        assert load_checkpoint(tmp_path / name)["iteration"] == stopped
     (line,) = (record.getMessage() for record in logged if record.getMessage().startswith("stopped"))
     assert line.startswith(f"stopped after iteration {stopped}: {ACCURACY} ")
     assert line.endswith("in 2 evaluations")

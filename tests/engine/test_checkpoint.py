@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+import signal
+from collections import Counter, OrderedDict, defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,11 +19,14 @@ from warmstart.engine.checkpoint import (
     checkpoint_number,
     has_checkpoints,
     point_to,
+    pointed_to,
     set_aside_after,
+    snapshot,
 )
 from warmstart.tools import train_net
 
-from .faults import Disk
+from .dying import assert_same_bits
+from .faults import Disk, forked, in_child
 
 
 def content(iteration: int, **more: Any) -> dict[str, Any]:
@@ -63,6 +68,58 @@ def test_anything_else_than_tensors_and_plain_values_is_named_by_its_path(tmp_pa
 def test_a_kind_of_dict_that_would_not_load_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"hooks\.mine is a defaultdict: "):
         save_checkpoint(content(1, hooks={"mine": defaultdict(int)}), tmp_path / "x.pth")
+
+
+class Named(OrderedDict[str, int]):
+    pass
+
+
+def with_attribute(kind: type[Any]) -> Any:
+    value = kind(a=1)
+    value.mine = torch.zeros(2)
+    return value
+
+
+@pytest.mark.need("D7")
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (2**2039, "hooks.mine has 2,040 bits, of which torch reads 2,039: "),
+        ([{"n": -(2**4000)}], "hooks.mine[0].n has 4,001 bits"),
+        ({2**2039: 1}, "hooks.mine (a key) has 2,040 bits"),
+        (b"", "hooks.mine is b'', which torch does not read; use None: "),
+        (with_attribute(OrderedDict), "hooks.mine has attributes (mine): "),
+        (with_attribute(Counter), "hooks.mine has attributes (mine): "),
+        (Named(a=1), "hooks.mine is a Named: "),
+        (np.float64(0.5), "hooks.mine is a float64: "),
+        ({np.int64(1): 2}, "hooks.mine (a key) is a int64: "),
+    ],
+)
+def test_a_plain_value_that_torch_would_not_load_is_not_saved(tmp_path: Path, value: Any, message: str) -> None:
+    with pytest.raises(TypeError) as error:
+        save_checkpoint(content(1, hooks={"mine": value}), tmp_path / "x.pth")
+    assert str(error.value).startswith(message)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.need("D7")
+@pytest.mark.parametrize(
+    "value", [2**2039 - 1, -(2**2039) + 1, Counter([4, 4, 9]), OrderedDict(a=1), b"x" * 300, "", (), {}, []]
+)
+def test_what_a_snapshot_takes_is_loaded_again_as_what_it_was(tmp_path: Path, value: Any) -> None:
+    """A Counter of milestones is in the state of torch's own MultiStepLR."""
+    save_checkpoint(snapshot(content(1, hooks={"mine": value})), tmp_path / "x.pth")
+    assert_same_bits(load_checkpoint(tmp_path / "x.pth")["hooks"]["mine"], value)
+
+
+def test_the_versions_that_torch_hangs_on_a_models_state_are_looked_at_too(tmp_path: Path) -> None:
+    state = torch.nn.Linear(2, 2).state_dict()
+    save_checkpoint(content(1, model=state), tmp_path / "x.pth")
+    loaded = load_checkpoint(tmp_path / "x.pth")["model"]
+    assert loaded._metadata == state._metadata  # type: ignore[attr-defined]
+    state._metadata[""]["version"] = {2}  # type: ignore[attr-defined]
+    with pytest.raises(TypeError, match=r"model\._metadata\.\.version is a set"):
+        save_checkpoint(content(1, model=state), tmp_path / "x.pth")
 
 
 @pytest.mark.parametrize(
@@ -169,6 +226,51 @@ def test_killed_while_later_checkpoints_are_set_aside_the_next_start_takes_the_s
     assert sorted(path.name for path in tmp_path.glob("model*")) == [
         *("model_0000002.pth", "model_0000005.pth.cut", "model_0000008.pth.cut", "model_final.pth.cut")
     ]
+
+
+SET_ASIDE = range(10)  # three renamed; the pointer written: create, write, sync, replace, sync_folder; two beyond
+
+
+@forked
+@pytest.mark.need("D2")
+@pytest.mark.parametrize("operation", SET_ASIDE)
+def test_killed_at_any_operation_of_setting_aside_the_next_start_does_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: int
+) -> None:
+    for iteration in (3, 6, 9):
+        save(tmp_path, iteration)
+    save_checkpoint(content(9), tmp_path / "model_final.pth")
+
+    def work() -> None:
+        Disk(monkeypatch, "kill", operation)
+        set_aside_after(tmp_path, 3)
+
+    with monkeypatch.context() as monkeypatch:
+        ended = in_child(work)
+    assert ended == (-signal.SIGKILL if operation < 8 else 0)
+    found = load_newest(tmp_path)
+    assert found is not None
+    assert found[1]["iteration"] == (9 if operation < 4 else 3)
+    set_aside_after(tmp_path, 3)
+    found = load_newest(tmp_path)
+    assert found is not None
+    assert found[1]["iteration"] == 3
+    assert sorted(path.name for path in tmp_path.glob("model*")) == [
+        *("model_0000002.pth", "model_0000005.pth.cut", "model_0000008.pth.cut", "model_final.pth.cut")
+    ]
+
+
+@pytest.mark.need("D2")
+def test_where_the_file_that_a_run_went_on_from_is_elsewhere_no_pointer_stays(tmp_path: Path) -> None:
+    """It would name a file that is set aside."""
+    for iteration in (3, 6):
+        save(tmp_path, iteration)
+    set_aside_after(tmp_path, 4)
+    assert not (tmp_path / "last_checkpoint").exists()
+    assert pointed_to(tmp_path) == ""
+    found = load_newest(tmp_path)
+    assert found is not None
+    assert found[1]["iteration"] == 3
 
 
 def flip(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import itertools
 import logging
 import os
@@ -10,6 +11,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,14 +19,15 @@ from typing import Any
 import pytest
 import torch
 
-from warmstart.engine import files, load_checkpoint, load_newest, save_checkpoint
-from warmstart.engine.checkpoint import checkpoint_name, remove_leftovers
+from warmstart.engine import SaveError, files, load_checkpoint, load_newest, save_checkpoint
+from warmstart.engine.checkpoint import checkpoint_name, pointed_to, remove_leftovers
 from warmstart.engine.saving import Save
 from warmstart.tools import train_net
 
 from .faults import FAILING, KILLING, OF_WRITES, Disk, forked, in_child
 
-NAMES = ("model_final.pth", "model_best.pth")
+FINAL, BEST = "model_final.pth", "model_best.pth"
+MINE = "model_mine.pth"  # as a user's hook may ask for
 FOREIGN = "model_0000001.pth"  # numbered like ours, but no manifest lists it
 
 
@@ -33,11 +36,19 @@ def content(iteration: int) -> dict[str, Any]:
     return {**parts, "model": {"w": torch.full((2000,), float(iteration))}, "iteration": iteration}
 
 
-def save(folder: Path, iteration: int, disk: Disk | None = None, owed: Mapping[str, Any] | None = None) -> Save:
-    """Save as a run does that keeps two checkpoints and finds each one the best and the last."""
+def save(
+    folder: Path,
+    iteration: int,
+    disk: Disk | None = None,
+    owed: Mapping[str, Any] | None = None,
+    last: bool = False,
+) -> Save:
+    """Save as a run does that keeps two checkpoints and finds each one the best."""
     numbered = checkpoint_name(iteration)
-    contents = dict(owed or {}) | dict.fromkeys((NAMES[0], numbered, NAMES[1]), content(iteration))
-    saving = Save(folder, contents, numbered, keep=2, last=False)
+    names = (FINAL, numbered, BEST) if last else (numbered, BEST)
+    contents = dict.fromkeys(names, content(iteration))
+    contents |= {name: owed[name] for name in owed or {} if name not in names}  # type: ignore[index]
+    saving = Save(folder, contents, numbered, keep=2, last=last)
     saving.start()
     saving.join()
     return saving
@@ -49,26 +60,35 @@ def older(folder: Path) -> None:
     (folder / FOREIGN).write_bytes(b"somebody else's")
 
 
-def operations() -> list[str]:
+def save_owing(folder: Path, last: bool, disk: Disk | None = None) -> Save:
+    """Save iteration 9, and what the save before could not write."""
+    return save(folder, 9, disk, {MINE: content(6)}, last)
+
+
+def operations(last: bool) -> list[str]:
     """Return each operation of one save, in order."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         older(Path(folder))
         disk = Disk(patch)
-        save(Path(folder), 9).finish()
+        save_owing(Path(folder), last, disk).finish()
         return disk.calls
 
 
 def cases(faults: tuple[str, ...]) -> Iterator[Any]:
-    """Yield each operation of a save with each fault that it can have.
+    """Yield each operation of an ordinary save, and of a last one, with each fault that it can have.
 
     Of the many writes to one file all but the first and the last are slow.
     """
-    calls = operations()
-    for number, (before, call, after) in enumerate(zip(["", *calls[:-1]], calls, [*calls[1:], ""], strict=True)):
-        slow = [pytest.mark.slow] if before == call == after else []
-        for fault in faults:
-            if call.startswith("write ") or fault not in OF_WRITES:
-                yield pytest.param(number, fault, id=f"{number} {call}: {fault}", marks=slow)
+    for last in (False, True):
+        calls = operations(last)
+        for number, (before, call, after) in enumerate(
+            zip(["", *calls[:-1]], calls, [*calls[1:], ""], strict=True)
+        ):
+            slow = [pytest.mark.slow] if before == call == after else []
+            for fault in faults:
+                if call.startswith("write ") or fault not in OF_WRITES:
+                    name = f"{'last' if last else 'ordinary'} {number} {call}: {fault}"
+                    yield pytest.param(last, number, fault, id=name, marks=slow)
 
 
 @pytest.fixture(autouse=True)
@@ -101,53 +121,71 @@ def whole(folder: Path) -> int:
     return int(found[1]["iteration"])
 
 
+def iteration_of(path: Path) -> int:
+    return int(load_checkpoint(path)["iteration"]) if path.exists() else 0
+
+
 def leftovers(folder: Path) -> list[str]:
     return [name for name in os.listdir(folder) if name.endswith(".tmp")]
 
 
-def test_a_save_is_made_of_these_operations_in_this_order(tmp_path: Path) -> None:
+def test_a_save_is_made_of_these_operations_in_this_order() -> None:
     """Each of them is one that a fault below hits, and the last thing that is deleted is an old checkpoint."""
-    calls = operations()
-    assert {call.partition(" ")[0] for call in calls} == set(files.OPERATIONS)
-    order = [call for call, _ in itertools.groupby(calls)]
 
     def written(name: str, *verify: str) -> list[str]:
         words = ("create", "write", "sync", *verify, "replace")
         return [*(f"{word} {name}" for word in words), "sync_folder folder"]
 
-    assert order == [
-        "free_bytes folder",
-        *written("checkpoints.json"),
-        *written("model_final.pth", "verify"),
-        *written("model_0000008.pth", "verify"),
-        *written("last_checkpoint"),
-        *written("model_best.pth", "verify"),
-        "unlink model_0000002.pth",
-    ]
+    def checkpoint(name: str, *listed: str) -> list[str]:
+        return ["free_bytes folder", *listed, *written(name, "verify")]
+
+    numbered = checkpoint("model_0000008.pth", *written("checkpoints.json"))
+    pointer, pruned = written("last_checkpoint"), ["unlink model_0000002.pth"]
+    for last, order in (
+        (False, [*numbered, *pointer, *checkpoint(BEST), *checkpoint(MINE), *pruned]),
+        (True, [*checkpoint(FINAL), *numbered, *checkpoint(BEST), *checkpoint(MINE), *pointer, *pruned]),
+    ):
+        calls = operations(last)
+        assert [call for call, _ in itertools.groupby(calls)] == order
+        assert {call.partition(" ")[0] for call in calls} == set(files.OPERATIONS)
 
 
 @pytest.mark.need("D1", "D2", "D5", "S2")
-@pytest.mark.parametrize(("point", "fault"), list(cases(FAILING)))
+@pytest.mark.parametrize(("last", "point", "fault"), list(cases(FAILING)))
 def test_a_failing_disk_leaves_a_whole_run_and_the_next_save_makes_up_for_it(
-    run: Path, monkeypatch: pytest.MonkeyPatch, logged: list[logging.LogRecord], point: int, fault: str
+    run: Path, monkeypatch: pytest.MonkeyPatch, logged: list[logging.LogRecord], last: bool, point: int, fault: str
 ) -> None:
+    """It costs the one file under way; and the pointer, where that belongs to what the pointer says."""
     logged.clear()
     with monkeypatch.context() as patch:
-        failed = save(run, 9, Disk(patch, fault, point))
+        failed = save_owing(run, last, Disk(patch, fault, point))
     said = [record.getMessage() for record in logged if record.levelname == "WARNING"]
     assert whole(run) in (6, 9)
     assert leftovers(run) == []
+    wanted = {"model_0000008.pth": 9, BEST: 9, MINE: 6} | ({FINAL: 9} if last else {})
+    missing = [name for name in wanted if iteration_of(run / name) != wanted[name]]
+    assert len(missing) <= 1
+    if last and pointed_to(run) == "model_0000008.pth":
+        assert missing == []
+    owed: dict[str, Any] = {}
+    try:
+        owed = failed.finish()
+        assert set(missing) <= {*owed, "model_0000008.pth"}
+    except SaveError as error:
+        assert last
+        said.append(str(error))
+        owed = {MINE: content(6)}
     if fault in ("ENOSPC", "EIO"):
         assert len(said) == 1
-        words = "No space left on device" if fault == "ENOSPC" else "Input/output error"
-        assert words in said[0]
-    owed = failed.finish()
+        assert ("make space" in said[0]) == (
+            fault == "ENOSPC" and said[0].endswith("--resume does the rest again")
+        )
+        assert ("No space left on device" if fault == "ENOSPC" else "Input/output error") in said[0]
     assert "model_0000008.pth" not in owed
-    later = save(run, 12, owed=owed)
+    later = save(run, 12, owed=owed, last=last)
     assert later.finish() == {}
     assert whole(run) == 12
-    for name in NAMES:
-        assert load_checkpoint(run / name)["iteration"] == 12
+    assert {name: iteration_of(run / name) for name in (BEST, MINE)} == {BEST: 12, MINE: 6}
     kept = sorted(path.name for path in run.glob("model_0*"))
     assert kept[-1] == "model_0000011.pth"
     assert {"model_0000005.pth", "model_0000008.pth"} & set(kept)
@@ -155,13 +193,15 @@ def test_a_failing_disk_leaves_a_whole_run_and_the_next_save_makes_up_for_it(
 
 @forked
 @pytest.mark.need("D1", "D2")
-@pytest.mark.parametrize(("point", "fault"), list(cases(KILLING)))
+@pytest.mark.parametrize(("last", "point", "fault"), list(cases(KILLING)))
 def test_a_kill_leaves_a_whole_run_and_the_next_start_takes_away_the_rest(
-    run: Path, monkeypatch: pytest.MonkeyPatch, point: int, fault: str
+    run: Path, monkeypatch: pytest.MonkeyPatch, last: bool, point: int, fault: str
 ) -> None:
     with monkeypatch.context() as patch:
-        assert in_child(lambda: save(run, 9, Disk(patch, fault, point))) == -signal.SIGKILL
+        assert in_child(lambda: save_owing(run, last, Disk(patch, fault, point))) == -signal.SIGKILL
     assert whole(run) in (6, 9)
+    if last and pointed_to(run) == "model_0000008.pth":
+        assert [iteration_of(run / name) for name in (FINAL, BEST, MINE)] == [9, 9, 6]
     assert len(leftovers(run)) <= 1
     remove_leftovers(run)
     assert leftovers(run) == []
@@ -170,9 +210,112 @@ def test_a_kill_leaves_a_whole_run_and_the_next_start_takes_away_the_rest(
     assert whole(run) == 12
 
 
+@pytest.mark.need("D5")
+def test_room_for_one_file_is_used_for_the_numbered_one_and_what_is_owed_waits(
+    run: Path, monkeypatch: pytest.MonkeyPatch, logged: list[logging.LogRecord]
+) -> None:
+    """8,000 bytes of tensors a file; the drive has 10,000 when the first is written, and 2,000 then."""
+    monkeypatch.setattr(
+        files, "free_bytes", lambda folder: 2000 if (run / "model_0000008.pth").exists() else 10_000
+    )
+    failed = save_owing(run, last=False)
+    assert pointed_to(run) == "model_0000008.pth"
+    assert [record.getMessage() for record in logged if record.levelname == "WARNING"] == [
+        f"{run}/{BEST}, {run}/{MINE} could not be saved: No space left on device; 16,000 bytes are needed, 2,000 "
+        "are free; the newest is model_0000008.pth; the run goes on and tries again at its next checkpoint"
+    ]
+    owed = failed.finish()
+    assert {name: content["iteration"] for name, content in owed.items()} == {BEST: 9, MINE: 6}
+    monkeypatch.setattr(
+        files, "free_bytes", lambda folder: 2000 if (run / "model_0000011.pth").exists() else 10_000
+    )
+    assert sorted(save(run, 12, owed={MINE: owed[MINE]}).finish()) == [BEST, MINE]  # still
+    assert pointed_to(run) == "model_0000011.pth"
+
+
+@pytest.mark.need("D5")
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("writable", [False, True])
+def test_a_manifest_that_cannot_be_written_costs_only_that_old_files_are_deleted(
+    run: Path, logged: list[logging.LogRecord], last: bool, writable: bool
+) -> None:
+    if not writable:
+        (run / "checkpoints.json").unlink()
+        (run / "checkpoints.json").mkdir()
+    saved = save_owing(run, last)
+    assert saved.finish() == {}
+    assert pointed_to(run) == "model_0000008.pth"
+    assert [record.getMessage() for record in logged if record.levelname == "WARNING"] == (
+        []
+        if writable
+        else [
+            f"{run}/checkpoints.json could not be written: Is a directory; model_0000008.pth will not be deleted"
+        ]
+    )
+    assert (run / "model_0000002.pth").exists() == (not writable)
+
+
+def test_a_content_that_could_not_be_written_does_not_stay_in_memory(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(files, "verify", fail)
+    gc.disable()
+    try:
+        numbered = "model_0000008.pth"
+        failed = Save(run, {numbered: content(9), MINE: content(6)}, numbered, keep=0, last=False)
+        tensors = [weakref.ref(failed.contents[name]["model"]["w"]) for name in (numbered, MINE)]
+        failed.start()
+        owed = failed.finish()
+        del failed
+        assert [tensor() is None for tensor in tensors] == [True, False]
+        assert list(owed) == [MINE]
+    finally:
+        gc.enable()
+
+
+def test_the_process_waits_for_what_it_has_begun_to_write(tmp_path: Path) -> None:
+    assert not Save(tmp_path, {"model_0000000.pth": content(1)}, "model_0000000.pth", 0, False).daemon
+
+
+def directory_name(data: bytes) -> bytes:
+    """A name in the central directory that says it is UTF-8, and is not."""
+    at = data.rindex(b"PK\x01\x02")
+    return data[: at + 8] + b"\x00\x08" + data[at + 10 : at + 46] + b"\xff" + data[at + 47 :]
+
+
+def compression(data: bytes) -> bytes:
+    at = data.rindex(b"PK\x01\x02")
+    return data[: at + 10] + b"\x63\x00" + data[at + 12 :]
+
+
+def deflated(data: bytes) -> bytes:
+    at = data.rindex(b"PK\x01\x02")
+    return data[: at + 10] + b"\x08\x00" + data[at + 12 :]
+
+
+def encrypted(data: bytes) -> bytes:
+    at = data.rindex(b"PK\x01\x02")
+    return data[: at + 8] + b"\x01\x00" + data[at + 10 :]
+
+
+@pytest.mark.need("D2")
+@pytest.mark.parametrize("damage", [directory_name, compression, deflated, encrypted, lambda data: data[:-30]])
+def test_whatever_damage_the_reader_meets_the_file_reads_back_damaged(tmp_path: Path, damage: Any) -> None:
+    path = tmp_path / "x.pth"
+    save_checkpoint(content(3), path)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(OSError, match="what was written reads back damaged") as error:
+        files.verify(path)
+    assert error.value.errno == errno.EIO
+
+
 def test_nothing_is_a_leftover_but_what_a_save_begins(tmp_path: Path) -> None:
     jsons = ("checkpoints.json", "metrics.json")
-    ours = [f".{name}.77.tmp" for name in ("model_0000002.pth", *NAMES, "last_checkpoint", *jsons)]
+    names = ("model_0000002.pth", FINAL, BEST, MINE, "x.pth", "my best.pth", "last_checkpoint", *jsons)
+    ours = [f".{name}.77.tmp" for name in (*names, "config.yaml")]
     others = [".notes.77.tmp", "model_0000002.pth.77.tmp", ".model_0000002.pth.tmp", ".model_0000002.pth.x.tmp"]
     for name in (*ours, *others):
         (tmp_path / name).touch()

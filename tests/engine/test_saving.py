@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 from warmstart.config import CfgNode, ConfigError
 from warmstart.engine import (
     CheckpointHook,
+    FolderHook,
     HookBase,
     SaveError,
     Trainer,
@@ -36,6 +38,8 @@ from warmstart.engine import (
 from warmstart.engine.checkpoint import content_bytes, snapshot
 from warmstart.engine.manifest import read_manifest
 from warmstart.tools import train_net
+
+from .dying import assert_same_bits
 
 Tiny = Callable[..., CfgNode]
 
@@ -137,6 +141,28 @@ def test_tensors_at_one_place_that_are_not_one_tensor_stay_apart() -> None:
     assert content_bytes(copied) == 4 * (3 + 2 + 6)
 
 
+def test_one_memory_read_in_two_ways_is_two_tensors() -> None:
+    numbers = torch.tensor([1, 2, 3], dtype=torch.int32)
+    z = torch.tensor([1 + 2j, 3 - 4j])
+    views = {"int": numbers, "float": numbers.view(torch.float32), "z": z, "conjugate": z.conj()}
+    views |= {"imaginary": z.imag, "negative": z.conj().imag}
+    copied = snapshot(views)
+    for name, view in views.items():
+        assert copied[name].dtype == view.dtype
+        assert copied[name].tolist() == view.tolist(), name
+        assert (copied[name].is_conj(), copied[name].is_neg()) == (False, False)
+    assert content_bytes(copied) == content_bytes(views) == 12 + 12 + 16 + 16 + 8 + 8
+
+
+def test_tied_tensors_are_counted_once() -> None:
+    weight = torch.zeros(10)
+    model = torch.nn.Linear(5, 4)
+    tied = torch.nn.Sequential(model, model)
+    assert content_bytes({"a": weight, "b": [weight, weight.view(10)], "c": weight.view(2, 5)}) == 40 + 40
+    assert content_bytes(tied.state_dict()) == content_bytes(snapshot(tied.state_dict())) == 4 * 24
+    assert content_bytes([weight.to_sparse(), torch.empty(0)]) == 40
+
+
 def test_a_snapshot_goes_into_the_memory_of_an_earlier_one_where_it_fits() -> None:
     tied = torch.ones(3)
     earlier = snapshot({"a": tied, "b": tied, "c": torch.ones(3), "d": torch.ones(2, 3), "e": torch.ones(4)})
@@ -166,15 +192,79 @@ def test_a_snapshot_of_cuda_tensors_is_whole_when_it_returns() -> None:
     assert bool((copied["w"] == 1).all())
 
 
-@pytest.mark.need("D7")
-def test_what_cannot_be_saved_stops_the_run_at_the_step_that_has_it(tiny: Tiny, tmp_path: Path) -> None:
-    class Odd(HookBase):
-        def state_dict(self) -> dict[str, Any]:
-            return {"where": tmp_path}
+class Odd(HookBase):
+    """Has a state that cannot be saved from an iteration on, and none at all before its first step."""
 
-    with pytest.raises(TypeError, match=r"hooks\.Odd\.where is a \w*Path: a checkpoint holds only"):
-        train(tiny(), Odd())
-    assert checkpoints(tmp_path / "out") == []
+    def __init__(self, since: int, needs_a_step: bool = False) -> None:
+        self.since = since
+        self.iteration = -1 if needs_a_step else 0
+
+    def after_step(self, trainer: Trainer) -> None:
+        self.iteration = trainer.iteration
+
+    def state_dict(self) -> dict[str, Any]:
+        if self.iteration < 0:
+            raise AttributeError("no step yet")
+        return {"where": Path() if self.iteration >= self.since else ""}
+
+
+@pytest.mark.need("D7")
+@pytest.mark.parametrize(
+    ("odd", "seen"), [(Odd(0), 0), (Odd(8), 9), (Odd(20), 14), (Odd(1, needs_a_step=True), 3)]
+)
+def test_what_cannot_be_saved_is_seen_before_the_first_update_or_with_the_first_save_that_has_it(
+    tiny: Tiny, tmp_path: Path, odd: Odd, seen: int
+) -> None:
+    cfg = resolve_config(tiny("SOLVER.CHECKPOINT_PERIOD", 3))
+    trainer = build_trainer(cfg)
+    trainer.hooks[-1:-1] = [odd]
+    prepare_folder(cfg)
+    if odd.since == 20:
+        trainer.train()
+    else:
+        with pytest.raises(TypeError, match=r"^hooks\.Odd\.where is a \w*Path: a checkpoint holds only"):
+            trainer.train()
+        finish_saves()
+        assert len(checkpoints(tmp_path / "out")) == max(0, seen // 3 - 1)
+    assert trainer.iteration == seen
+
+
+@pytest.mark.need("D7")
+def test_torchs_own_scheduler_with_a_counter_is_saved_and_resumed(tmp_path: Path) -> None:
+    def trainer(length: int) -> Trainer:
+        model = torch.nn.Linear(1, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 2, 4])
+        hook = CheckpointHook(0, tmp_path)
+        return Trainer(Losses(model), optimizer, scheduler, [(torch.ones(1, 1),)], [hook], max_iter=length)
+
+    trainer(3).train()
+    again = trainer(5)
+    load_start(again, load_checkpoint(tmp_path / "model_final.pth"))
+    again.train()
+    assert_same_bits(again.scheduler.state_dict()["milestones"], Counter({2: 2, 4: 1}))
+
+
+class Losses(torch.nn.Module):
+    def __init__(self, net: torch.nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"loss": self.net(x).mean()}
+
+
+def test_without_constants_a_file_is_whole_and_says_what_wrote_it(
+    tiny: Tiny, tmp_path: Path, logged: list[logging.LogRecord]
+) -> None:
+    trainer = build_trainer(tiny("SOLVER.MAX_ITER", 10))
+    trainer.hooks = [CheckpointHook(4, tmp_path)]
+    trainer.train()
+    start = load_checkpoint(tmp_path / "model_0000003.pth")
+    assert start["config"] == {}
+    assert start["versions"]["torch"] == torch.__version__
+    load_start(trainer, start)
+    assert warnings(logged) == []
 
 
 # ---------------------------------------------------------------- the thread
@@ -199,17 +289,7 @@ def test_what_is_saved_is_the_state_of_that_instant_though_training_goes_on(
     for name in ("model_0000004.pth", "model_0000009.pth", "model_final.pth"):
         ours, theirs = load_checkpoint(out / name), load_checkpoint(reference / name)
         for part in ("model", "optimizer", "ema", "rng"):
-            assert same_bits(ours[part], theirs[part]), part
-
-
-def same_bits(a: Any, b: Any) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return list(a) == list(b) and all(same_bits(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same_bits, a, b))
-    return bool(a == b)
+            assert_same_bits(ours[part], theirs[part], part)
 
 
 def test_one_save_waits_for_the_one_before(tiny: Tiny, tmp_path: Path, disk: Disk) -> None:
@@ -238,7 +318,7 @@ def test_both_last_files_are_whole_and_the_pointer_is_there_when_train_returns(
 
     train(tiny(), At(_14=sleep))
     assert not any(isinstance(thread, saving.Save) for thread in threading.enumerate())
-    assert disk.created[-4:] == ["checkpoints.json", "model_final.pth", "model_0000013.pth", "last_checkpoint"]
+    assert disk.created[-4:] == ["model_final.pth", "checkpoints.json", "model_0000013.pth", "last_checkpoint"]
     assert (tmp_path / "out" / "last_checkpoint").read_text() == "model_0000013.pth"
     for name in ("model_final.pth", "model_0000013.pth"):
         assert load_checkpoint(tmp_path / "out" / name)["iteration"] == 14
@@ -307,7 +387,7 @@ def test_a_hook_has_a_checkpoint_saved_under_another_name_too(tiny: Tiny, tmp_pa
         *("model_0000002.pth", "model_0000008.pth", "model_0000013.pth", "model_best.pth", "model_final.pth")
     ]
     best, numbered = load_checkpoint(out / "model_best.pth"), load_checkpoint(out / "model_0000008.pth")
-    assert same_bits(best, numbered)
+    assert_same_bits(best, numbered)
     assert (out / "last_checkpoint").read_text() == "model_0000013.pth"
 
 
@@ -326,6 +406,52 @@ def test_the_pointer_names_the_number_of_a_best_checkpoint(tiny: Tiny, tmp_path:
     assert named == ["model_0000002.pth"]
 
 
+@pytest.mark.need("D13")
+def test_a_hook_that_stands_behind_the_checkpoints_is_saved_with_the_count_of_that_iteration(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    class Count(HookBase):
+        steps = 0
+
+        def after_step(self, trainer: Trainer) -> None:
+            self.steps += 1
+
+        def state_dict(self) -> dict[str, Any]:
+            return {"steps": self.steps}
+
+    trainer = build_trainer(tiny())
+    trainer.hooks = [CheckpointHook(4, tmp_path), Count()]
+    trainer.train()
+    saved = [load_checkpoint(path)["hooks"]["Count"]["steps"] for path in sorted(tmp_path.glob("model_0*"))]
+    assert saved == [4, 8, 12, 14]
+
+
+@pytest.mark.need("E1")
+def test_a_run_that_is_stopped_leaves_its_result_in_place_of_a_shorter_ones(tiny: Tiny, tmp_path: Path) -> None:
+    train(tiny("SOLVER.MAX_ITER", 10, "SOLVER.STEPS", [9]))
+    final = tmp_path / "out" / "model_final.pth"
+    assert load_checkpoint(final)["iteration"] == 10
+    trainer = train(tiny(), At(_11=lambda trainer: trainer.request_stop("enough")), resume="")
+    assert trainer.iteration == 12
+    assert_same_bits(load_checkpoint(final), load_checkpoint(tmp_path / "out" / "model_0000011.pth"))
+
+
+@pytest.mark.need("D14")
+def test_an_interrupted_run_has_no_result_nor_one_whose_end_is_still_to_be_evaluated(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    trainer = build_trainer(tiny())
+    trainer.hooks = []
+    trainer.iteration, trainer.interrupted = 7, 15
+    CheckpointHook(0, tmp_path).after_step(trainer)
+    trainer.iteration, trainer.is_last_step, trainer.pending = 14, True, True
+    CheckpointHook(0, tmp_path).after_step(trainer)
+    assert checkpoints(tmp_path) == ["model_0000006.pth", "model_0000013.pth"]
+    trainer.pending = False
+    CheckpointHook(0, tmp_path).after_step(trainer)
+    assert load_checkpoint(tmp_path / "model_final.pth")["iteration"] == 14
+
+
 @pytest.mark.need("D14")
 def test_an_interrupted_iteration_is_on_disk_when_the_hook_returns(tiny: Tiny, tmp_path: Path, disk: Disk) -> None:
     def sleep(trainer: Trainer) -> None:
@@ -333,7 +459,7 @@ def test_an_interrupted_iteration_is_on_disk_when_the_hook_returns(tiny: Tiny, t
         disk.open.clear()
         threading.Timer(0.3, disk.open.set).start()
 
-    hook = CheckpointHook(0, tmp_path, {"config": {}})
+    hook = CheckpointHook(0, tmp_path)
     trainer = build_trainer(tiny())
     trainer.hooks = []
     trainer.iteration = 7
@@ -405,6 +531,60 @@ def test_the_best_checkpoint_that_could_not_be_written_is_written_with_the_next_
     assert not (tmp_path / "out" / "model_0000004.pth").exists()
 
 
+@pytest.mark.need("D5", "D12")
+def test_what_is_owed_waits_for_the_save_that_can_write_it(tiny: Tiny, tmp_path: Path, disk: Disk) -> None:
+    """The best of iteration 5 cannot be written then, nor at 6, nor at 9; at 12 it can."""
+
+    def ask_and_break(trainer: Trainer) -> None:
+        finish_saves()
+        trainer.save_as.add("model_best.pth")
+        disk.error = full()
+
+    def mend(trainer: Trainer) -> None:
+        finish_saves()
+        disk.error = None
+
+    train(tiny("SOLVER.CHECKPOINT_PERIOD", 3), At(_5=ask_and_break, _10=mend))
+    for iteration, name in ((5, "model_best.pth"), (12, "model_0000011.pth"), (14, "model_final.pth")):
+        assert load_checkpoint(tmp_path / "out" / name)["iteration"] == iteration
+    assert not (tmp_path / "out" / "model_0000008.pth").exists()
+
+
+@pytest.mark.need("D5", "D12")
+def test_the_last_save_writes_all_else_before_the_pointer(tiny: Tiny, tmp_path: Path, disk: Disk) -> None:
+    def ask(trainer: Trainer) -> None:
+        finish_saves()
+        disk.created.clear()
+        trainer.save_as.add("model_best.pth")
+
+    train(tiny(), At(_14=ask))
+    assert [name for name in disk.created if name != "checkpoints.json"] == [
+        *("model_final.pth", "model_0000013.pth", "model_best.pth", "last_checkpoint")
+    ]
+
+
+@pytest.mark.need("D5")
+def test_a_hook_of_its_own_looks_for_space_too(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "free_bytes", lambda folder: 20_000)
+    with pytest.raises(ConfigError, match="two checkpoints need .* bytes, and where .* lies 20,000 are free"):
+        CheckpointHook(0, tmp_path).before_train(build_trainer(tiny()))
+
+
+@pytest.mark.need("D1")
+@pytest.mark.parametrize("by", ["prepare_folder", "FolderHook"])
+def test_a_start_takes_away_what_a_kill_left(tiny: Tiny, tmp_path: Path, by: str) -> None:
+    cfg, left = resolve_config(tiny()), tmp_path / "out" / ".model_0000002.pth.77.tmp"
+    left.parent.mkdir()
+    left.touch()
+    if by == "FolderHook":
+        FolderHook(tmp_path / "out").before_train(build_trainer(cfg))
+    else:
+        prepare_folder(cfg)
+    assert not left.exists()
+
+
 @pytest.mark.need("D5")
 def test_too_little_space_is_seen_before_anything_is_written(
     tiny: Tiny, tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch, logged: list[logging.LogRecord]
@@ -444,7 +624,9 @@ def test_a_last_save_that_fails_ends_the_run_with_exit_code_4(
     assert caught.value.code == 4
     printed = capsys.readouterr()
     out = tmp_path / "out"
-    assert printed.err.startswith(f"error: {out}/model_final.pth could not be saved: No space left on device; ")
+    assert printed.err.startswith(
+        f"error: {out}/model_final.pth, {out}/model_0000013.pth could not be saved: No space left on device; "
+    )
     assert printed.err.endswith(
         " are free; the newest is model_0000011.pth; make space, and --resume does the rest again\n"
     )

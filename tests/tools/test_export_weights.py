@@ -78,6 +78,48 @@ def test_tied_weights_and_strides_become_tensors_of_their_own(tmp_path: Path) ->
     assert torch.equal(found["c"], weight.T)
 
 
+@pytest.mark.parametrize(
+    ("change", "words", "message"),
+    [
+        ({"versions": 3}, [], "the checkpoint's versions are no dict, but int"),
+        ({"ema": {}}, ["--ema"], "{} has no moving average (SOLVER.EMA was off); leave --ema out"),
+        ({"ema": {"model": 3}}, ["--ema"], "{} holds no weights to write"),
+        ({"ema": [1]}, ["--ema"], "{} holds no weights to write"),
+        ({"model": {}}, [], "{} holds no weights to write"),
+        ({"model": {"a": 3}}, [], "{} holds no weights to write"),
+        (
+            {"model": {"a": torch.eye(2).to_sparse()}},
+            [],
+            "{} cannot be written as .safetensors: a is sparse",
+        ),
+        (
+            {"model": {"a": torch.zeros(2, dtype=torch.complex128)}},
+            [],
+            "{} cannot be written as .safetensors: a is of torch.complex128",
+        ),
+        ({"model": {3: torch.zeros(2)}}, [], "{} cannot be written as .safetensors: the name 3 is no text"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")
+def test_a_checkpoint_that_the_format_cannot_hold_gets_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any], words: list[str], message: str
+) -> None:
+    parts = {"optimizer": {}, "scheduler": {}, "hooks": {}, "rng": [], "config": {}, "iteration": 3}
+    source, target = tmp_path / "odd.pth", tmp_path / "x.safetensors"
+    torch.save({**parts, "model": {"a": torch.zeros(2)}, **change}, source)
+    said = error_of([str(source), str(target), *words], capsys)
+    label = "command line: " if message.startswith("{}") else ""
+    assert said == f"error: {label}{message.format(source)}\n"
+    assert os.listdir(tmp_path) == ["odd.pth"]
+
+
+def test_a_file_of_that_name_is_replaced(trained: Path, tmp_path: Path) -> None:
+    target = tmp_path / "x.safetensors"
+    target.write_bytes(b"old")
+    assert export_weights.main([str(trained), str(target)]) == 0
+    assert "fc.bias" in load_file(target)
+
+
 def test_a_wrong_command_gets_one_sentence(
     trained: Path, tiny_words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
