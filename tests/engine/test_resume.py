@@ -590,7 +590,7 @@ def test_another_processor_is_said_and_what_an_older_version_did_not_note_is_not
     checkpoint = load_checkpoint(tmp_path / "out" / "model_final.pth")
     older = {"python", "numpy", "torch", "threads", "device"}
     assert checkpoint["versions"].keys() == older | {"cpu", "instructions"}
-    monkeypatch.setattr("warmstart.engine.resume._cpu_name", lambda: "Another CPU")
+    monkeypatch.setattr("warmstart.engine.device._cpu_name", lambda: "Another CPU")
     for versions in (checkpoint["versions"], {name: checkpoint["versions"][name] for name in older}):
         load_start(build_trainer(tiny()), {**checkpoint, "versions": versions})
     name = checkpoint["versions"]["cpu"]
