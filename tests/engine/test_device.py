@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from warmstart.config import CfgNode, ConfigError
 from warmstart.engine import check_device, get_device, load_checkpoint, prepare_torch, resolve_config, run_tool
-from warmstart.modeling import register_model
 from warmstart.tools import train_net
 
 from .dying import assert_same_bits
@@ -68,8 +67,10 @@ def test_exact_and_a_search_for_kernels_contradict_each_other(tiny: Tiny) -> Non
 
 
 def test_an_operation_without_a_deterministic_kernel_is_one_sentence(
-    tiny_words: list[str], capsys: pytest.CaptureFixture[str]
+    tiny_words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    models = {"scatters": lambda num_classes, in_channels, **tiny: Scatters()}
+    monkeypatch.setattr("warmstart.modeling.catalog._REGISTRY", models)
     with pytest.raises(SystemExit) as end:
         run_tool(lambda: train_net.main([*tiny_words, "MODEL.NAME=scatters", "PROFILE=exact"]))
     assert end.value.code == 2
@@ -99,6 +100,3 @@ class Scatters(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.weight.clone().put_(torch.tensor([0, 0]), torch.ones(2)).expand(len(images), 3)
-
-
-register_model("scatters", lambda num_classes, in_channels, **tiny: Scatters())
