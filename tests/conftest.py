@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from warmstart.config import CfgNode, get_cfg
 
@@ -41,6 +42,13 @@ def logged() -> list[logging.LogRecord]:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     return handler.records
+
+
+@pytest.fixture(autouse=True)
+def quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run's picture has one pixel: drawing the real one takes as long as training models as small as these."""
+    monkeypatch.setattr("warmstart.engine.picture.plan_picture", lambda plan: Image.new("RGB", (1, 1)))
+    monkeypatch.setattr("warmstart.engine.picture.save_picture", lambda picture, path: picture.save(path))
 
 
 @pytest.fixture(scope="session", autouse=True)

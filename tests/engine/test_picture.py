@@ -26,6 +26,11 @@ from warmstart.engine import (
 Tiny = Callable[..., CfgNode]
 
 
+@pytest.fixture(autouse=True)
+def quick_pictures() -> None:
+    """Here they are the real ones."""
+
+
 def pixels(path: Path) -> np.ndarray:  # type: ignore[type-arg]
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB"))
