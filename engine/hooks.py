@@ -196,7 +196,8 @@ class RecordHook(HookBase):
         """
         for writer in self.writers:
             try:
-                writer.open(trainer.iteration)
+                # A pending iteration is recorded now; a kill may have come when it just had been.
+                writer.open(trainer.iteration - trainer.pending)
             except OSError as error:
                 path = error.filename or writer.writer
                 raise ConfigError(f"OUTPUT_DIR: cannot write to {path}: {error.strerror or error}") from None

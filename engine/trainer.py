@@ -192,6 +192,7 @@ class Trainer:
         """
         calls = self._calls()
         before_step, after_step = calls["before_step"], calls["after_step"]
+        asked, self._asked_to_stop = self._asked_to_stop, ""
         self.stop_reason, self.interrupted = "", 0
         if not self.model.training:  # else layers that the user holds in evaluation mode stay there
             self.model.train()
@@ -201,12 +202,10 @@ class Trainer:
             with preserved_rng(self.device) if self.iteration else nullcontext():
                 for call in calls["before_train"]:
                     call(self)
+            self.is_last_step = self._is_over()
+            self.stop_reason = self.stop_reason or asked
             if self.pending:
-                self.stop_reason = self._asked_to_stop or self.stop_reason
                 self._after_step(after_step)
-            else:
-                self.is_last_step = self._is_over()
-                self.stop_reason = self._asked_to_stop or self.stop_reason
             while not (self.is_last_step or self.interrupted):
                 for call in before_step:
                     call(self)

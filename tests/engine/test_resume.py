@@ -33,7 +33,7 @@ from warmstart.engine import (
 )
 from warmstart.tools import train_net
 
-from .dying import assert_same_bits
+from .dying import Kill, Killed, assert_same_bits
 
 Tiny = Callable[..., CfgNode]
 
@@ -48,6 +48,10 @@ def train(cfg: CfgNode, resume: str | None = None) -> dict[str, Any]:
     prepare_folder(cfg, overwrite=False)
     trainer.train()
     return load_checkpoint(Path(cfg.OUTPUT_DIR) / "model_final.pth")
+
+
+def recorded(folder: Path) -> list[int]:
+    return [json.loads(line)["iteration"] for line in (folder / "metrics.json").read_text().splitlines()]
 
 
 def messages(logged: list[logging.LogRecord]) -> list[str]:
@@ -82,6 +86,38 @@ def test_continued_from_any_point_the_bits_are_those_of_the_unbroken_run(
         )
         for key in ("model", "optimizer", "scheduler", "iteration", "hooks", "rng"):
             assert_same_bits(part[key], whole[key], f"from {k}: {key}")
+
+
+@pytest.mark.need("D14", "H1")
+def test_a_kill_in_the_evaluation_that_a_signal_had_put_off_leaves_each_record_once(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    """It comes when the record is written, and the checkpoint is not."""
+    settings = ("TEST.EVAL_PERIOD", 6, "SOLVER.CHECKPOINT_PERIOD", 3)
+    whole = train(tiny(*settings, "OUTPUT_DIR", str(tmp_path / "whole")))
+
+    class Interrupt(HookBase):
+        def before_step(self, trainer: Trainer) -> None:
+            if trainer.iteration == 5:
+                trainer.interrupt(15)
+
+    trainer = build_trainer(tiny(*settings))
+    trainer.hooks.append(Interrupt())
+    with pytest.raises(Interrupted):
+        trainer.train()
+    assert recorded(tmp_path / "out") == [5]
+    kill = Kill(6)
+    kill.runs_last = False
+    trainer = build_trainer(tiny(*settings))
+    load_start(trainer, load_checkpoint(tmp_path / "out" / "model_0000005.pth"))
+    trainer.hooks.append(kill)
+    with pytest.raises(Killed):
+        trainer.train()
+    assert recorded(tmp_path / "out") == [5, 6]
+    resumed = train(tiny(*settings), resume="")
+    assert recorded(tmp_path / "out") == recorded(tmp_path / "whole") == [5, 6, 10, 12, 14]
+    for key in ("model", "optimizer", "scheduler", "iteration", "hooks", "rng"):
+        assert_same_bits(resumed[key], whole[key], key)
 
 
 @pytest.mark.need("C3")
