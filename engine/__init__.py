@@ -1,6 +1,6 @@
 """The loop and what runs around it: hooks, records, checkpoints, evaluation."""
 
-from .best import BestHook, EarlyStoppingHook, ScoreHook, why_stopped
+from .best import BestHook, EarlyStoppingHook, ScoreHook
 from .checkpoint import load_checkpoint, load_newest, save_checkpoint
 from .defaults import (
     build_test_loaders,
@@ -32,11 +32,12 @@ from .resume import (
     load_start,
     prepare_folder,
     read_start,
+    why_done,
 )
 from .rng import preserved_rng, rng_state, seed_all, set_rng_state
 from .saving import CheckpointHook, SaveError, finish_saves
 from .signals import Interrupted, stop_signals
-from .trainer import HookBase, Trainer, every, is_pending
+from .trainer import HookBase, Trainer, every
 from .writers import ConsoleWriter, JSONWriter, PictureWriter, TensorBoardWriter, Writer
 
 __all__ = [
@@ -77,7 +78,6 @@ __all__ = [
     "finish_saves",
     "get_device",
     "hold_folder",
-    "is_pending",
     "iters_per_epoch",
     "load_average",
     "load_checkpoint",
@@ -102,5 +102,5 @@ __all__ = [
     "set_rng_state",
     "setup_logging",
     "stop_signals",
-    "why_stopped",
+    "why_done",
 ]

@@ -11,7 +11,7 @@ from typing import Any
 from warmstart.config import CfgNode, ConfigError, nearest
 
 from .checkpoint import BEST, checkpoint_name, load_checkpoint, save_checkpoint, set_aside
-from .trainer import HookBase, Trainer, every
+from .trainer import OWN_STATE, HookBase, Trainer, every
 
 logger = logging.getLogger(__name__)
 
@@ -78,13 +78,18 @@ def build_early_stopping(cfg: CfgNode) -> EarlyStoppingHook | None:
     return EarlyStoppingHook(cfg.TEST.EVAL_PERIOD, best.METRIC, best.MODE, stopping.PATIENCE, stopping.MIN_DELTA)
 
 
-def why_stopped(cfg: CfgNode, start: Mapping[str, Any]) -> str:
-    """Return why the run that wrote a checkpoint has stopped for good, by this config; "" where it goes on."""
-    hook = build_early_stopping(cfg)
-    if hook is None or hook.name not in start["hooks"]:
-        return ""
-    hook.load_state_dict(start["hooks"][hook.name])
-    return hook.reason if hook.has_stopped else ""
+def why_stopped(cfg: CfgNode, start: Mapping[str, Any]) -> tuple[str, str]:
+    """Return why the run that wrote a checkpoint has stopped before its end, and the key that lets it go on.
+
+    Both are "" where it did not, or goes on by this config.
+    """
+    name, hook = EarlyStoppingHook.__name__, build_early_stopping(cfg)
+    if start["hooks"].get(name, {}).get("stopped"):
+        if hook is not None:
+            hook.load_state_dict(start["hooks"][name])
+        return (hook.reason, "TEST.EARLY_STOPPING.PATIENCE") if hook is not None and hook.has_stopped else ("", "")
+    asked = start["hooks"][OWN_STATE]["stopped"]
+    return (asked, "SOLVER.MAX_ITER") if start["config"]["SOLVER"]["MAX_ITER"] >= cfg.SOLVER.MAX_ITER else ("", "")
 
 
 def is_better(value: float, best: float | None, mode: str, min_delta: float = 0.0) -> bool:

@@ -203,7 +203,7 @@ def refuse_used_folder(folder: Path) -> None:
     if has_checkpoints(folder):
         raise ConfigError(
             f"{folder} holds the checkpoints of an earlier run; give --resume to continue it, "
-            "--overwrite to delete it, or another folder with OUTPUT_DIR"
+            "--overwrite to replace it, or another folder with OUTPUT_DIR"
         )
 
 

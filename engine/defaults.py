@@ -213,9 +213,7 @@ def default_hooks(cfg: CfgNode, model: nn.Module, averaged: nn.Module | None = N
         hooks.append(PreciseBNHook(cfg.TEST.EVAL_PERIOD, models, batches, cfg.TEST.PRECISE_BN.NUM_ITER))
     return [
         *hooks,
-        EvaluationHook(
-            cfg.TEST.EVAL_PERIOD, lambda trainer: evaluate_all(model, loaders, averaged, trainer.give_way)
-        ),
+        EvaluationHook(cfg.TEST.EVAL_PERIOD, scores),
         *(builder(cfg) for builder in _HOOKS.values()),
         *build_score_hooks(cfg, with_own=bool(_HOOKS)),
         RecordHook(cfg.LOG_PERIOD, writers, [lambda: memory_stats(device)] if cfg.MEMORY_STATS else []),
@@ -295,7 +293,7 @@ def log_run(cfg: CfgNode, trainer: Trainer) -> None:
 def run_tool(main: Callable[[], int]) -> None:
     """Run a tool and exit with its code.
 
-    0 is success, 2 a mistake in what the user wrote (one message on stderr, nothing was written), 3 a loss
+    0 is success, 2 a mistake in what the user wrote (one message on stderr, nothing was overwritten), 3 a loss
     that is not finite, 4 a last checkpoint that could not be written, 128 + its number a signal: 130 Ctrl-C, 143
     SIGTERM, 138 SIGUSR1 (on Linux). Anything else that fails is a bug and shows its traceback. The message of 2, 3
     and 4 stands in the run's log.txt too.

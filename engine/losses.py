@@ -132,7 +132,7 @@ class SkippedUpdates:
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Continue from saved counts."""
-        self.total, self.in_a_row = state.get("total", 0), state.get("in_a_row", 0)  # older checkpoints have none
+        self.total, self.in_a_row = state["total"], state["in_a_row"]
 
 
 def describe(values: Mapping[str, float]) -> str:

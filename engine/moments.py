@@ -40,14 +40,17 @@ def load_moments(optimizer: Optimizer, saved: Mapping[str, Any], scheduler: LRSc
     if missing or extra:
         raise ValueError(f"the optimizer has no saved state for {missing}, and no parameter for {extra}")
     moments = {numbers[name]: saved["state"][i] for name, i in saved_numbers.items() if i in saved["state"]}
-    settings = {*_SETTINGS, *inspect.signature(type(optimizer)).parameters}
+    settings = {*_SETTINGS, "weight_decay", *_MOVED_BY_TORCH}
+    for kind in type(optimizer).__mro__[:-1]:
+        settings |= inspect.signature(kind).parameters.keys()
     if not isinstance(scheduler, ScheduleLR):
         settings -= _MOVED_BY_TORCH
     before = {name: group for group in saved["param_groups"] for name, _ in _named(group)}
     for group in own["param_groups"]:
         for name, _ in list(_named(group))[:1]:
             group.update((key, value) for key, value in before[name].items() if key not in settings)
-    optimizer.load_state_dict({"state": moments, "param_groups": own["param_groups"]})
+    # A parameter without saved moments keeps those it begins with.
+    optimizer.load_state_dict({"state": own["state"] | moments, "param_groups": own["param_groups"]})
     # torch has cast them to the types of the parameters.
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for parameter, number in zip(parameters, numbers.values(), strict=True):

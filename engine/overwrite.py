@@ -15,10 +15,11 @@ from .picture import FILE as PICTURE
 logger = logging.getLogger(__name__)
 
 FOLDER = "overwritten"
+_WHOLE = ".whole"  # in it, once all of the run is
 # All that a run writes into its folder, exactly: what only looks like it is the user's.
 _OWN = re.compile(
     r"model_(\d{7,}|best|final)\.pth(\.cut([2-9]|[1-9]\d+)?)?|metrics\.json(\.cut)?|config\.yaml|log\.txt"
-    rf"|{re.escape(POINTER)}|{re.escape(MANIFEST)}|{re.escape(PICTURE)}|events\.out\.tfevents\.\d+\..+\.\d+"
+    rf"|{re.escape(POINTER)}|{re.escape(MANIFEST)}|{re.escape(PICTURE)}|events\.out\.tfevents\.\d+\.\d{{6}}\..+\.\d+"
 )
 
 
@@ -37,29 +38,51 @@ def run_files(folder: Path) -> list[Path]:
 
 
 def set_aside_run(folder: Path) -> None:
-    """Move the run in `folder` out of the way.
+    """Move the run in `folder` out of the way; killed in between, it is moved on the next time.
 
-    Where an earlier one lies there still, since nothing has been saved after it, that one stays; the files of
-    the attempt in between are deleted.
+    Where an earlier one lies there still, the later one of the two that has a checkpoint stays.
     """
-    attempt = bool(run_files(folder / FOLDER)) and not has_checkpoints(folder)
+    aside = folder / FOLDER
+    if (aside / _WHOLE).exists() and has_checkpoints(folder):
+        delete_overwritten(folder)
+    attempt = (aside / _WHOLE).exists()
     for path in run_files(folder):
         if attempt:
             files.unlink(path)
         else:
-            aside = folder / FOLDER / path.relative_to(folder)
-            aside.parent.mkdir(parents=True, exist_ok=True)
-            files.replace(path, aside)
+            _move(path, aside / path.relative_to(folder))
+    if run_files(aside):
+        (aside / _WHOLE).touch()
+
+
+def bring_back_half_a_run(folder: Path) -> None:
+    """Undo what `set_aside_run` had done when a kill came: the run is to go on."""
+    aside = folder / FOLDER
+    if not (aside / _WHOLE).exists():
+        for path in run_files(aside):
+            _move(path, folder / path.relative_to(aside))
+        _remove_emptied(aside)
 
 
 def delete_overwritten(folder: Path) -> None:
     """Delete what `set_aside_run` has moved: there is a checkpoint now that takes its place."""
     aside = folder / FOLDER
+    if not (aside / _WHOLE).exists():
+        return
     try:
-        for path in run_files(aside):
+        for path in (*run_files(aside), aside / _WHOLE):
             files.unlink(path)
     except OSError as error:
         logger.warning("the overwritten run in %s could not be deleted: %s", aside, error.strerror or error)
+    _remove_emptied(aside)
+
+
+def _move(path: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    files.replace(path, target)
+
+
+def _remove_emptied(aside: Path) -> None:
     for emptied in (aside / "profile", aside):
         with contextlib.suppress(OSError):  # not there, or something of the user's is in it
             emptied.rmdir()

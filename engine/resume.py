@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,14 @@ from warmstart.config import CfgNode, ConfigError
 from warmstart.solver import build_ema, follows_metrics
 
 from . import files
+from .best import why_stopped
 from .checkpoint import (
+    NUMBERED,
+    checkpoint_number,
     has_checkpoints,
     load_checkpoint,
     load_newest,
+    pointed_to,
     refuse_used_folder,
     remove_leftovers,
     set_aside_after,
@@ -28,9 +32,9 @@ from .logs import setup_logging
 from .manifest import read_manifest
 from .moments import missing_moments
 from .overwrite import FOLDER as OVERWRITTEN
-from .overwrite import run_files, set_aside_run
+from .overwrite import bring_back_half_a_run, run_files, set_aside_run
 from .saving import CHECKPOINTS_FREE, checkpoint_bytes, finish_saves, require_space
-from .trainer import Trainer
+from .trainer import Trainer, is_pending
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +94,22 @@ def _finish_saves() -> None:
         finish_saves()
 
 
+def why_done(cfg: CfgNode, start: Mapping[str, Any]) -> str:
+    """Return why there is nothing left to do after a checkpoint, and what to type to go on; "" where there is.
+
+    Raises:
+        ConfigError: its states are not those of our hooks.
+    """
+    if is_pending(start):
+        return ""
+    number, end = start["iteration"], cfg.SOLVER.MAX_ITER
+    if number >= end:
+        return f"the checkpoint is at iteration {number}, SOLVER.MAX_ITER is {end}: nothing to do"
+    with _fitting():
+        stopped, goes_on = why_stopped(cfg, start)
+    return f"the run has stopped at iteration {number}: {stopped}; raise {goes_on} to go on" if stopped else ""
+
+
 def _cannot_write(cfg: CfgNode, error: OSError) -> ConfigError:
     return ConfigError(f"{cfg.label('OUTPUT_DIR')}: cannot write to {cfg.OUTPUT_DIR}: {error.strerror}")
 
@@ -121,6 +141,10 @@ def find_start(cfg: CfgNode, resume: str | None, overwrite: bool, trust: bool = 
         raise ConfigError(
             f"{folder} holds the checkpoints of another run than {source}; give --resume without a path to "
             "continue that one, or another folder with OUTPUT_DIR"
+        )
+    if origin.resolve() == (folder / OVERWRITTEN).resolve():
+        raise ConfigError(
+            f"{origin} is deleted when a run in {folder} saves; move its files up into {folder} first"
         )
     start = read_start(cfg, resume, trust)
     if start is None:
@@ -253,6 +277,14 @@ def load_start(trainer: Trainer, start: dict[str, Any]) -> None:
     logger.info("continuing after iteration %d", trainer.iteration)
 
 
+def _rewritten(folder: Path) -> list[str]:
+    """Return this run's checkpoints that a kill left beyond the pointer, before it could move."""
+    name = pointed_to(folder)
+    if not NUMBERED.fullmatch(name):
+        return []
+    return [each for each in read_manifest(folder) if checkpoint_number(each) > checkpoint_number(name)]
+
+
 def prepare_folder(
     cfg: CfgNode,
     overwrite: bool = False,
@@ -268,23 +300,26 @@ def prepare_folder(
             run of ours writes, by name.
         iteration: where the run starts; checkpoints of later iterations are renamed, ending in `.cut`.
         trainer: whose checkpoints must have space, before anything is touched.
-        from_newest: whether the folder itself said where the run starts. Later checkpoints are what a kill has
-            left, and are written again: with SOLVER.CHECKPOINT_KEEP those that the manifest lists are deleted.
+        from_newest: whether the folder itself said where the run starts. What the manifest lists beyond the
+            pointer is then what a kill has left, and is written again: SOLVER.CHECKPOINT_KEEP deletes it.
 
     Raises:
         ConfigError: the folder cannot be written, or the drive is full.
     """
     folder = Path(cfg.OUTPUT_DIR)
     try:
+        finish_saves()  # of an earlier run in this process
+        remove_leftovers(folder)
         if trainer is not None:
             require_space(folder, CHECKPOINTS_FREE * checkpoint_bytes(trainer), cfg.label("OUTPUT_DIR"))
         folder.mkdir(parents=True, exist_ok=True)
-        finish_saves()  # of an earlier run in this process
-        remove_leftovers(folder)
         if overwrite:
             set_aside_run(folder)
-        rewritten = read_manifest(folder) if from_newest and cfg.SOLVER.CHECKPOINT_KEEP else []
-        set_aside_after(folder, iteration, rewritten)
+        else:
+            bring_back_half_a_run(folder)
+        set_aside_after(
+            folder, iteration, _rewritten(folder) if from_newest and cfg.SOLVER.CHECKPOINT_KEEP else []
+        )
         files.write_atomically(folder / "config.yaml", lambda file: file.write(cfg.dump().encode()))
         setup_logging(folder)
     except OSError as error:

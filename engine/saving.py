@@ -104,7 +104,7 @@ class CheckpointHook(HookBase):
             self._copied = content
             final = [FINAL] if trainer.is_last_step and not trainer.pending else []
             numbered = checkpoint_name(trainer.iteration)
-            names = [*final, numbered, *sorted(trainer.save_as)]
+            names = [numbered, *final, *sorted(trainer.save_as)]
             trainer.save_as.clear()
             older = {name: owed[name] for name in owed if name not in names}
             self._save = Save(self.folder, dict.fromkeys(names, content) | older, numbered, self.keep, last)
@@ -180,9 +180,12 @@ class Save(threading.Thread):
         return {name: content for name, content in self.contents.items() if name != self.numbered}
 
     def _write_all(self) -> None:
-        names = list(self.contents)
-        names.insert(len(names) if self.last else names.index(self.numbered) + 1, POINTER)
-        for name in names:
+        others = [name for name in self.contents if name != self.numbered]
+        pair = [self.numbered, POINTER]
+        for name in [*others, *pair] if self.last else [*pair, *others]:
+            # Where a signal had put off the work after this update, the pointer names the number already.
+            if self._failed and name == self.numbered == pointed_to(self.folder):
+                continue
             try:
                 if name != POINTER:
                     self._write(name)

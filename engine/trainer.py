@@ -187,7 +187,7 @@ class Trainer:
         """Run from `iteration` to `max_iter`, or until `request_stop` or `interrupt`.
 
         Raises:
-            Interrupted: a signal came; all hooks have done their work.
+            Interrupted: a signal came; the run is saved.
             NonFiniteLossError: a loss became infinite or NaN, seen when it is next read.
         """
         calls = self._calls()
@@ -328,7 +328,8 @@ class Trainer:
     def request_stop(self, reason: str) -> None:
         """End the run cleanly: the iteration under way is finished, evaluated, recorded and saved.
 
-        Asked for in after_step, the run ends with the iteration that follows; in before_train, without any.
+        Asked for in after_step, the run ends with the iteration that follows; in before_train, without any. It
+        survives a kill, and holds for later runs of train_net.py too, until SOLVER.MAX_ITER is raised.
         """
         self.stop_reason = reason
 
@@ -399,13 +400,15 @@ class Trainer:
         if bad:
             listed = ", ".join([*bad[:3], "..."] if len(bad) > 3 else bad)
             raise self._ruined(f"iteration {self.iteration}: weights are infinite or NaN: {listed}")
+        over = self.is_last_step and not self.pending
         own = {
             "losses": self.losses.state_dict(),
             "skipped": self.skipped.state_dict(),
             "rates": [float(rate) for rate in self.rates],
             "pending": self.pending,
-            # A stop that was asked for and has not come yet; in a run that has stopped it is done with.
-            "stop": self.stop_reason if self.pending or not self.is_last_step else "",
+            # Why the run stops with its next iteration, and why it has stopped with this one.
+            "stop": "" if over else self.stop_reason,
+            "stopped": self.stop_reason if over else "",
         }
         return {
             "model": self.model.state_dict(),

@@ -108,7 +108,8 @@ class RetryingWriter:
             self._owed = []
 
     def close(self) -> None:
-        """Close the writer, whether it works or not."""
+        """Try for the last time, and close the writer, whether it works or not."""
+        self.settle()
         with contextlib.suppress(OSError):
             self.writer.close()
 

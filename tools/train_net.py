@@ -17,7 +17,6 @@ from warmstart.engine import (
     evaluate_all,
     find_start,
     hold_folder,
-    is_pending,
     load_average,
     load_model,
     load_start,
@@ -31,7 +30,7 @@ from warmstart.engine import (
     run_tool,
     setup_logging,
     stop_signals,
-    why_stopped,
+    why_done,
 )
 from warmstart.modeling import build_model
 
@@ -65,17 +64,9 @@ def train(cfg: CfgNode, flags: Mapping[str, Any]) -> int:
     start = find_start(cfg, flags["resume"], flags["overwrite"], trust)
     if start is not None:
         compare_configs(cfg, start["config"], flags["allow_config_change"])
-        if start["iteration"] >= cfg.SOLVER.MAX_ITER and not is_pending(start):
-            logger.info(
-                "the checkpoint is at iteration %d, SOLVER.MAX_ITER is %d: nothing to do",
-                start["iteration"],
-                cfg.SOLVER.MAX_ITER,
-            )
-            return 0
-        stopped = why_stopped(cfg, start)
-        if stopped:
-            text = "the run has stopped at iteration %d: %s; raise TEST.EARLY_STOPPING.PATIENCE to go on"
-            logger.info(text, start["iteration"], stopped)
+        done = why_done(cfg, start)
+        if done:
+            logger.info(done)
             return 0
     trainer = build_trainer(cfg, trust, weights=start is None)
     if start is not None:

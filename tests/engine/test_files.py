@@ -143,11 +143,29 @@ def test_a_save_is_made_of_these_operations_in_this_order() -> None:
     pointer, pruned = written("last_checkpoint"), ["unlink model_0000002.pth"]
     for last, order in (
         (False, [*numbered, *pointer, *checkpoint(BEST), *checkpoint(MINE), *pruned]),
-        (True, [*checkpoint(FINAL), *numbered, *checkpoint(BEST), *checkpoint(MINE), *pointer, *pruned]),
+        (True, [*checkpoint(FINAL), *checkpoint(BEST), *checkpoint(MINE), *numbered, *pointer, *pruned]),
     ):
         calls = operations(last)
         assert [call for call, _ in itertools.groupby(calls)] == order
         assert {call.partition(" ")[0] for call in calls} == set(files.OPERATIONS)
+
+
+@pytest.mark.need("D1", "D5")
+@pytest.mark.parametrize("already", [False, True])
+def test_a_last_save_whose_number_the_pointer_names_already_is_whole_or_leaves_it_as_it_was(
+    run: Path, already: bool
+) -> None:
+    """It holds an iteration whose evaluation a signal had put off; without the best file, that is to come."""
+    if already:
+        save(run, 9).finish()
+    (run / BEST).unlink()
+    (run / BEST).mkdir()
+    before = (run / "model_0000008.pth").stat() if already else None
+    with pytest.raises(SaveError, match="model_best.pth could not be saved"):
+        save_owing(run, last=True).finish()
+    assert pointed_to(run) == ("model_0000008.pth" if already else "model_0000005.pth")
+    after = (run / "model_0000008.pth").stat()
+    assert before is None or after.st_ino == before.st_ino
 
 
 @pytest.mark.need("D1", "D2", "D5", "S2")

@@ -16,8 +16,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from warmstart.config import get_cfg
 from warmstart.engine import Trainer
 from warmstart.engine.checkpoint import snapshot
-from warmstart.engine.moments import missing_moments
-from warmstart.solver import build_optimizer
+from warmstart.engine.moments import load_moments, missing_moments
+from warmstart.solver import WarmupCosineLR, build_optimizer
 from warmstart.solver.optimizers import OPTIMIZERS, REFUSED
 
 from .dying import assert_same_bits
@@ -49,6 +49,10 @@ def make_trainer(
     optimizer = build(list(model.named_parameters()), lr=0.1)
     batch = torch.linspace(-1, 1, 12, dtype=dtype).view(4, 3), torch.ones(4, 2, dtype=dtype)
     return Trainer(model, optimizer, schedule(optimizer), [batch], max_iter=max_iter)
+
+
+def build_schedule(optimizer: Optimizer) -> LRScheduler:
+    return WarmupCosineLR(optimizer, 12)
 
 
 def resumed_at(k: int, make: Callable[[int], Trainer]) -> Trainer:
@@ -123,6 +127,41 @@ def test_the_settings_of_the_groups_stay_this_runs() -> None:
     after.load_state_dict(before.state_dict())
     group = after.optimizer.param_groups[0]
     assert (group["weight_decay"], group["name"], group["k"]) == (0.25, "mine", 3)
+
+
+@pytest.mark.need("A1", "D9")
+@pytest.mark.parametrize("key", ["weight_decay", "betas", "eps"])
+def test_so_do_those_that_a_class_hands_on_to_the_one_it_extends(key: str) -> None:
+    class Own(torch.optim.AdamW):
+        def __init__(self, params: Any, lr: float, **others: Any) -> None:
+            super().__init__(params, lr, **others)
+
+    ours = {"weight_decay": 0.5, "betas": (0.5, 0.75), "eps": 0.125}
+    before = make_trainer(Own, 3, lambda optimizer: build_schedule(optimizer))
+    before.train()
+    after = make_trainer(lambda p, lr: Own(p, lr, **ours), 12, lambda optimizer: build_schedule(optimizer))
+    after.load_state_dict(before.state_dict())
+    assert after.optimizer.param_groups[0][key] == ours[key]
+
+
+@pytest.mark.need("A1")
+def test_so_do_muons() -> None:
+    before, now = stepped("Muon"), stepped("Muon")
+    for group in now.param_groups:
+        if "betas" in group:
+            group["betas"] = (0.5, 0.75)
+    load_moments(now, before.state_dict(), build_schedule(now))
+    assert {group["betas"] for group in now.param_groups if "betas" in group} == {(0.5, 0.75)}
+
+
+def test_a_parameter_without_saved_moments_keeps_those_it_begins_with() -> None:
+    before, now = stepped("SGD"), stepped("SGD")
+    state = before.state_dict()
+    state["state"] = {}
+    kept = [now.state[p]["momentum_buffer"].clone() for group in now.param_groups for p in group["params"]]
+    load_moments(now, state, build_schedule(now))
+    after = [now.state[p]["momentum_buffer"] for group in now.param_groups for p in group["params"]]
+    assert all(map(torch.equal, kept, after))
 
 
 @pytest.mark.need("D9")

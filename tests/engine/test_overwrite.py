@@ -13,6 +13,7 @@ from warmstart.engine import (
     NonFiniteLossError,
     build_trainer,
     files,
+    find_start,
     load_checkpoint,
     load_newest,
     prepare_folder,
@@ -27,7 +28,7 @@ from .faults import Disk
 Tiny = Callable[..., CfgNode]
 
 OURS = [
-    *("checkpoints.json", "config.yaml", "events.out.tfevents.1763740000.host.example.org.4711.0", "lr.png"),
+    *("checkpoints.json", "config.yaml", "events.out.tfevents.1763740000.123456.host.example.org.4711", "lr.png"),
     *("last_checkpoint", "log.txt", "metrics.json", "metrics.json.cut", "model_0000009.pth", "model_final.pth"),
     *("model_0000009.pth.cut", "model_0000009.pth.cut2", "model_12345678.pth", "model_best.pth.cut10"),
     "profile/host_4711.1763740000000.pt.trace.json",
@@ -36,6 +37,7 @@ USERS = [
     *("model_50_imagenet.pth", "model_2024.pth", "model_final.pth.bak", "model_best.pth.mine", "model_mine.pth"),
     *("model_0000009.pth.cut0", "model_0000009.pth.cut.bak", "my_model_final.pth", "metrics.json.bak"),
     *("metrics.json.cut2", "config.yaml~", "log.txt.1", "lr.png.old", "events.out.tfevents.best"),
+    "events.out.tfevents.1763740000.host.4711.0",
     *("profile/notes.txt", "overwritten/notes.txt"),
 ]
 
@@ -58,7 +60,8 @@ def test_only_files_of_exactly_the_names_that_a_run_writes_go(tmp_path: Path) ->
     filled(out, OURS)
     (out / "model_0000003.pth").mkdir()  # whatever it is, no checkpoint
     set_aside_run(out)
-    assert contents(out) == {**before, **{f"overwritten/{name}": name.encode() for name in OURS}}
+    moved = {f"overwritten/{name}": name.encode() for name in OURS}
+    assert contents(out) == {**before, **moved, "overwritten/.whole": b""}
     delete_overwritten(out)
     assert contents(out) == before
     assert (out / "model_0000003.pth").is_dir()
@@ -159,7 +162,47 @@ def test_killed_while_it_is_moved_a_run_is_moved_whole_the_next_time(
                 set_aside_run(tmp_path)
             assert disk.calls[-1] == f"replace {names[operation]}"
     set_aside_run(tmp_path)
-    assert contents(tmp_path) == {f"overwritten/{name}": data for name, data in before.items()}
+    moved = {f"overwritten/{name}": data for name, data in before.items()}
+    assert contents(tmp_path) == {**moved, "overwritten/.whole": b""}
+
+
+@pytest.mark.need("D4")
+def test_of_three_runs_the_latest_that_has_a_checkpoint_stays(tmp_path: Path) -> None:
+    """The second died between its first checkpoint and the pointer, so that the first was still there."""
+    filled(tmp_path, ["model_0000004.pth", "model_0000009.pth", "metrics.json"])
+    set_aside_run(tmp_path)
+    filled(tmp_path, ["model_0000004.pth", "config.yaml"])
+    set_aside_run(tmp_path)
+    assert sorted(contents(tmp_path / "overwritten")) == [".whole", "config.yaml", "model_0000004.pth"]
+
+
+def test_a_run_that_goes_on_though_it_was_half_moved_gets_its_files_back(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    killed_after(build_trainer(tiny("SOLVER.CHECKPOINT_PERIOD", 5, "LOG_PERIOD", 1)), 12)
+    before = contents(out)
+    with monkeypatch.context() as patch:
+        Disk(patch, "EIO", 6)
+        with pytest.raises(OSError, match="Input/output error"):
+            set_aside_run(out)
+    assert contents(out / "overwritten")
+    assert load_newest(out) is not None
+    prepare_folder(resolve_config(tiny()), iteration=10)
+    assert not (out / "overwritten").exists()
+    after = contents(out)
+    assert {name: after[name] for name in before if name not in ("config.yaml", "log.txt")} == {
+        name: data for name, data in before.items() if name not in ("config.yaml", "log.txt")
+    }
+
+
+def test_the_run_that_is_being_overwritten_is_not_resumed_where_it_lies(tiny: Tiny, tmp_path: Path) -> None:
+    build_trainer(tiny()).train()
+    set_aside_run(tmp_path / "out")
+    aside = tmp_path / "out" / "overwritten"
+    for source in (aside, aside / "model_final.pth"):
+        with pytest.raises(ConfigError, match=f"^{aside} is deleted when a run in .* saves; move its files"):
+            find_start(resolve_config(tiny()), str(source), overwrite=False)
 
 
 def test_an_old_run_that_cannot_be_deleted_is_one_line_and_no_failed_save(

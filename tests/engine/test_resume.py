@@ -22,6 +22,7 @@ from warmstart.engine import (
     Interrupted,
     Trainer,
     build_trainer,
+    checkpoint,
     compare_configs,
     find_start,
     hold_folder,
@@ -86,6 +87,49 @@ def test_continued_from_any_point_the_bits_are_those_of_the_unbroken_run(
         )
         for key in ("model", "optimizer", "scheduler", "iteration", "hooks", "rng"):
             assert_same_bits(part[key], whole[key], f"from {k}: {key}")
+
+
+@pytest.mark.need("C12", "E1")
+def test_a_run_that_a_hook_has_stopped_says_so_and_goes_on_where_its_end_is_raised(
+    tiny_words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Enough(HookBase):
+        def after_step(self, trainer: Trainer) -> None:
+            if trainer.iteration == 6:
+                trainer.request_stop("good enough")
+
+    monkeypatch.setattr("warmstart.engine.defaults._HOOKS", {"enough": lambda cfg: Enough()})
+    assert train_net.main(tiny_words) == 0
+    out = tmp_path / "out"
+    assert load_checkpoint(out / "model_final.pth")["iteration"] == 7
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    capsys.readouterr()
+    assert train_net.main([*tiny_words, "--resume"]) == 0
+    said = "the run has stopped at iteration 7: good enough; raise SOLVER.MAX_ITER to go on"
+    assert said in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
+    assert train_net.main([*tiny_words, "--resume", "SOLVER.MAX_ITER=16"]) == 0
+    assert load_checkpoint(out / "model_final.pth")["iteration"] == 16
+
+
+@pytest.mark.need("D2", "D3")
+def test_the_newest_checkpoint_is_kept_where_it_could_not_be_read_for_once(
+    tiny_words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*tiny_words, "SOLVER.CHECKPOINT_PERIOD=3", "SOLVER.CHECKPOINT_KEEP=3"]
+    train_net.main([*words, "SOLVER.MAX_ITER=12"])
+    out = tmp_path / "out"
+    newest = (out / "model_0000011.pth").read_bytes()
+    load = checkpoint.load_checkpoint
+
+    def fail_once(path: Path, trust: bool = False) -> Any:
+        if path.name == "model_0000011.pth":
+            raise ConfigError(f"{path} cannot be read: Input/output error")
+        return load(path, trust)
+
+    monkeypatch.setattr(checkpoint, "load_checkpoint", fail_once)
+    assert train_net.main([*words, "SOLVER.MAX_ITER=12", "--resume"]) == 0
+    assert (out / "model_0000011.pth.cut").read_bytes() == newest
 
 
 @pytest.mark.need("D14", "H1")

@@ -559,7 +559,7 @@ def test_the_last_save_writes_all_else_before_the_pointer(tiny: Tiny, tmp_path: 
 
     train(tiny(), At(_14=ask))
     assert [name for name in disk.created if name != "checkpoints.json"] == [
-        *("model_final.pth", "model_0000013.pth", "model_best.pth", "last_checkpoint")
+        *("model_final.pth", "model_best.pth", "model_0000013.pth", "last_checkpoint")
     ]
 
 
