@@ -68,8 +68,11 @@ def get_cfg() -> CfgNode:
 
     # ---------------------------------------------------------------- loading
     cfg.DATALOADER = CfgNode()
-    # worker: torch's DataLoader, for anything on disk. auto: the best one for the data set.
-    cfg.DATALOADER.BACKEND = OneOf("auto", ("auto", "worker"))
+    # worker: torch's DataLoader, for anything on disk. resident: the whole data set on MODEL.DEVICE, its batches
+    # cut out and transformed by tensor code, many times faster for small images; for data sets of one array
+    # (digits, MNIST and its kin, CIFAR, npz:) and RandomCrop, RandomHorizontalFlip, RandomVerticalFlip,
+    # RandomErasing, RandomGrayscale and what is the same for all images, as Resize. auto: worker.
+    cfg.DATALOADER.BACKEND = OneOf("auto", ("auto", "worker", "resident"))
     # Loading processes; 0 loads in the training process. The samples are the same for any number.
     cfg.DATALOADER.NUM_WORKERS = Int(0)
 

@@ -10,7 +10,8 @@ from .datasets import (
     dataset_names,
     register_dataset,
 )
-from .loader import Batch, EvalLoader, TrainLoader
+from .loader import Batch, EvalLoader, TrainLoader, WorkerTrainLoader
+from .resident import ResidentEvalLoader, ResidentSamples, ResidentTrainLoader
 from .sampling import SampleStream, sample_key
 from .transforms import build_transform, check_transforms, register_transform
 
@@ -19,8 +20,12 @@ __all__ = [
     "DatasetInfo",
     "EvalLoader",
     "MapDataset",
+    "ResidentEvalLoader",
+    "ResidentSamples",
+    "ResidentTrainLoader",
     "SampleStream",
     "TrainLoader",
+    "WorkerTrainLoader",
     "build_dataset",
     "build_test_loader",
     "build_train_loader",

@@ -11,6 +11,9 @@ from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import ConcatDataset
 
 
 class ArrayDataset:
@@ -52,6 +55,20 @@ class ArrayDataset:
     def __getitem__(self, index: int) -> tuple[npt.NDArray[np.uint8], int]:
         """Return the image, (H, W) or (H, W, C), and the label."""
         return self.images[index], int(self.labels[index])
+
+
+def as_tensors(dataset: Any) -> tuple[Tensor, Tensor]:
+    """Return the images (N, C, H, W) uint8 and labels (N,) int64 of an ArrayDataset, or of several joined.
+
+    >>> images, labels = as_tensors(ArrayDataset(np.zeros((5, 8, 6, 3), np.uint8), np.arange(5)))
+    >>> images.shape, labels.tolist()
+    (torch.Size([5, 3, 8, 6]), [0, 1, 2, 3, 4])
+    """
+    if isinstance(dataset, ConcatDataset):
+        images, labels = zip(*map(as_tensors, dataset.datasets), strict=True)
+        return torch.cat(images), torch.cat(labels)
+    pixels = torch.from_numpy(np.ascontiguousarray(dataset.images))
+    return pixels.permute(0, 3, 1, 2) if pixels.ndim == 4 else pixels[:, None], torch.from_numpy(dataset.labels)
 
 
 def read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:

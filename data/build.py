@@ -11,8 +11,19 @@ from torch.utils.data import ConcatDataset
 
 from warmstart.config import CfgNode, ConfigError
 
-from .datasets import DatasetInfo, MapDataset, build_dataset, dataset_info, is_users_own
-from .loader import EvalLoader, KeyedSamples, TrainLoader, WorkerLoader
+from .arrays import as_tensors
+from .batched import NoBatchedForm, batched_form
+from .datasets import (
+    DatasetInfo,
+    MapDataset,
+    build_dataset,
+    checked_label,
+    dataset_info,
+    is_in_memory,
+    is_users_own,
+)
+from .loader import EvalLoader, KeyedSamples, TrainLoader, WorkerLoader, WorkerTrainLoader
+from .resident import ResidentEvalLoader, ResidentSamples, ResidentTrainLoader
 from .transforms import ImageTransform, build_transform, check_transforms
 
 # Images of unknown size are taken to be at least this large when transforms are tried.
@@ -33,11 +44,17 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
     >>> images.shape, images.dtype, labels.dtype
     (torch.Size([16, 1, 8, 8]), torch.float32, torch.int64)
     """
-    loader = _worker_loader(cfg, "DATASETS.TRAIN", cfg.DATASETS.TRAIN, "TRANSFORMS_TRAIN")
-    return TrainLoader(loader, seed=cfg.SEED, batch_size=cfg.SOLVER.IMS_PER_BATCH)
+    keys, stream = (
+        ("DATASETS.TRAIN", "TRANSFORMS_TRAIN"),
+        {"seed": cfg.SEED, "batch_size": cfg.SOLVER.IMS_PER_BATCH},
+    )
+    dataset = _dataset(cfg, keys[0], cfg.DATASETS.TRAIN)
+    if cfg.DATALOADER.BACKEND == "resident":
+        return ResidentTrainLoader(dataset, _resident(cfg, *keys, dataset), **stream)
+    return WorkerTrainLoader(_worker_loader(cfg, *keys, dataset, cfg.DATASETS.TRAIN), **stream)
 
 
-def build_test_loader(cfg: CfgNode, name: str) -> EvalLoader:
+def build_test_loader(cfg: CfgNode, name: str) -> EvalLoader | ResidentEvalLoader:
     """Return the loader that gives every sample of the data set `name` once, in order.
 
     Reads DATASETS, INPUT, DATALOADER, SEED, TEST.IMS_PER_BATCH, MODEL.DEVICE, MODEL.NUM_CLASSES.
@@ -49,8 +66,11 @@ def build_test_loader(cfg: CfgNode, name: str) -> EvalLoader:
     >>> [len(labels) for _, labels in build_test_loader(get_cfg(), "digits_test")]
     [256, 104]
     """
-    loader = _worker_loader(cfg, "DATASETS.TEST", (name,), "TRANSFORMS_TEST")
-    return EvalLoader(loader, batch_size=cfg.TEST.IMS_PER_BATCH)
+    keys, size = ("DATASETS.TEST", "TRANSFORMS_TEST"), cfg.TEST.IMS_PER_BATCH
+    dataset = _dataset(cfg, keys[0], (name,))
+    if cfg.DATALOADER.BACKEND == "resident":
+        return ResidentEvalLoader(_resident(cfg, *keys, dataset), seed=cfg.SEED, batch_size=size)
+    return EvalLoader(_worker_loader(cfg, *keys, dataset, (name,)), batch_size=size)
 
 
 def train_info(cfg: CfgNode) -> DatasetInfo:
@@ -95,13 +115,16 @@ def input_shape(cfg: CfgNode) -> tuple[int, int, int]:
 def check_data(cfg: CfgNode) -> None:
     """Raise ConfigError for all that can be refused before training data is read.
 
-    Names of data sets and transforms, transforms' arguments, transforms that fail on images of such a
-    size, INPUT.MEAN and INPUT.STD of a wrong length, test sets that the training set does not prepare for.
+    Names of data sets and transforms, transforms' arguments, what DATALOADER.BACKEND resident cannot do,
+    transforms that fail on images of such a size, INPUT.MEAN and INPUT.STD of a wrong length, test sets that the
+    training set does not prepare for.
     Data sets whose info is not registered (`npz:PATH`, `imagefolder:PATH`) are looked at.
     """
     for key in ("INPUT.TRANSFORMS_TRAIN", "INPUT.TRANSFORMS_TEST"):
         check_transforms(cfg.INPUT[key.removeprefix("INPUT.")], cfg.label(key))
     train = train_info(cfg)
+    if cfg.DATALOADER.BACKEND == "resident":
+        _check_resident(cfg)
     classes = _num_classes(cfg, train)
     trained_on = _shape(cfg, "TRANSFORMS_TRAIN", train, train)
     label = cfg.label("DATASETS.TEST")
@@ -118,11 +141,15 @@ def check_data(cfg: CfgNode) -> None:
             )
 
 
-def _worker_loader(cfg: CfgNode, key: str, names: Sequence[str], transforms: str) -> WorkerLoader:
+def _dataset(cfg: CfgNode, key: str, names: Sequence[str]) -> MapDataset:
+    parts = [build_dataset(name, cfg.DATASETS.ROOT, cfg.DATASETS.DOWNLOAD, cfg.label(key)) for name in names]
+    return ConcatDataset(parts) if len(parts) > 1 else parts[0]  # type: ignore[arg-type]
+
+
+def _worker_loader(
+    cfg: CfgNode, key: str, transforms: str, dataset: MapDataset, names: Sequence[str]
+) -> WorkerLoader:
     train = train_info(cfg)
-    root, label = cfg.DATASETS.ROOT, cfg.label(key)
-    parts = [build_dataset(name, root, cfg.DATASETS.DOWNLOAD, label) for name in names]
-    dataset: MapDataset = ConcatDataset(parts) if len(parts) > 1 else parts[0]  # type: ignore[arg-type]
     transform = _transform(cfg, transforms, train)
     samples = KeyedSamples(
         dataset,
@@ -136,6 +163,37 @@ def _worker_loader(cfg: CfgNode, key: str, names: Sequence[str], transforms: str
     return WorkerLoader(
         samples, num_workers=cfg.DATALOADER.NUM_WORKERS, pin_memory=wants_cuda and torch.cuda.is_available()
     )
+
+
+def _resident(cfg: CfgNode, key: str, transforms: str, dataset: MapDataset) -> ResidentSamples:
+    train = train_info(cfg)
+    images, labels = as_tensors(dataset)
+    classes = _num_classes(cfg, train)
+    for index in (labels >= classes).nonzero()[:1].flatten().tolist():
+        checked_label(int(labels[index]), classes, f"{cfg.label(key)}: sample {index}")
+    transform = _transform(cfg, transforms, train)
+    wants_cuda = cfg.MODEL.DEVICE == "auto" and torch.cuda.is_available()
+    device = "cuda" if wants_cuda else cfg.MODEL.DEVICE.replace("auto", "cpu")
+    try:
+        return ResidentSamples(images, labels, transform.steps, transform.mean, transform.std, device)
+    except MemoryError as error:
+        raise ConfigError(f"{cfg.label('DATALOADER.BACKEND')}: {error}; use worker") from None
+
+
+def _check_resident(cfg: CfgNode) -> None:
+    """Raise ConfigError where DATALOADER.BACKEND resident cannot do what the rest of the config asks for."""
+    label, problems = cfg.label("DATALOADER.BACKEND"), []
+    for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
+        if not is_in_memory(name):
+            problems.append(f"{label}: resident takes data sets of one array, which {name} is not; use worker")
+    for key in ("TRANSFORMS_TRAIN", "TRANSFORMS_TEST"):
+        for name, step in _transform(cfg, key, train_info(cfg)).steps:
+            try:
+                batched_form(name, step)
+            except NoBatchedForm as error:
+                problems.append(f"{label}: resident cannot do INPUT.{key}: {error}; leave it out, or use worker")
+    if problems:
+        raise ConfigError(problems)
 
 
 def _transform(cfg: CfgNode, name: str, train: DatasetInfo) -> ImageTransform:

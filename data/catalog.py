@@ -114,23 +114,26 @@ def _npz(path: str, download: bool) -> MapDataset:
 
 
 register_dataset("imagefolder:", _image_folder)
-register_dataset("npz:", _npz)
+register_dataset("npz:", _npz, in_memory=True)
 
 for _train, _part in ((True, "train"), (False, "test")):
     register_dataset(
         f"digits_{_part}",
         _Digits(_part),
         DatasetInfo(1437 if _train else 360, 10, 1, (8, 8), (0.3054,), (0.3757,), _DIGITS),
+        in_memory=True,
     )
     register_dataset(
         f"mnist_{_part}",
         _Idx("MNIST", "mnist", _train, _DIGITS),
         DatasetInfo(60_000 if _train else 10_000, 10, 1, (28, 28), (0.1307,), (0.3081,), _DIGITS),
+        in_memory=True,
     )
     register_dataset(
         f"fashion_mnist_{_part}",
         _Idx("FashionMNIST", "fashion-mnist", _train, _FASHION),
         DatasetInfo(60_000 if _train else 10_000, 10, 1, (28, 28), (0.2860,), (0.3530,), _FASHION),
+        in_memory=True,
     )
     register_dataset(
         f"cifar10_{_part}",
@@ -141,6 +144,7 @@ for _train, _part in ((True, "train"), (False, "test")):
             std=(0.2470, 0.2435, 0.2616),
             classes=_CIFAR10,
         ),
+        in_memory=True,
     )
     register_dataset(
         f"cifar100_{_part}",
@@ -150,4 +154,5 @@ for _train, _part in ((True, "train"), (False, "test")):
             mean=(0.5071, 0.4865, 0.4409),
             std=(0.2673, 0.2564, 0.2762),
         ),
+        in_memory=True,
     )

@@ -59,12 +59,15 @@ class DatasetInfo:
 class _Entry:
     builder: Builder
     info: DatasetInfo | None
+    in_memory: bool
 
 
 _REGISTRY: dict[str, _Entry] = {}
 
 
-def register_dataset(name: str, builder: Builder, info: DatasetInfo | None = None) -> None:
+def register_dataset(
+    name: str, builder: Builder, info: DatasetInfo | None = None, *, in_memory: bool = False
+) -> None:
     """Make `name` usable in DATASETS.TRAIN and DATASETS.TEST.
 
     Args:
@@ -73,6 +76,7 @@ def register_dataset(name: str, builder: Builder, info: DatasetInfo | None = Non
             colon root is what the user wrote behind it. Returns a data set with `__len__` and
             `__getitem__(i) -> (image, label)`; where files are missing it raises FileNotFoundError.
         info: what is known of the data set; None: it is built and looked at when someone asks.
+        in_memory: whether the builder returns an `ArrayDataset`, which DATALOADER.BACKEND resident takes.
 
     Raises:
         ConfigError: the name is taken.
@@ -83,7 +87,7 @@ def register_dataset(name: str, builder: Builder, info: DatasetInfo | None = Non
     """
     if name in _REGISTRY:
         raise ConfigError(f"a data set called {name!r} is registered already; choose another name")
-    _REGISTRY[name] = _Entry(builder, info)
+    _REGISTRY[name] = _Entry(builder, info, in_memory)
 
 
 def dataset_names() -> list[str]:
@@ -102,6 +106,15 @@ def is_users_own(name: str) -> bool:
     False
     """
     return not _look_up(name, "", "data set")[0].builder.__module__.startswith("warmstart.data.")
+
+
+def is_in_memory(name: str) -> bool:
+    """Return whether the data set is built as one array of images.
+
+    >>> is_in_memory("digits_train"), is_in_memory("imagefolder:cats")
+    (True, False)
+    """
+    return _look_up(name, "", "data set")[0].in_memory
 
 
 def dataset_info(name: str, root: str, download: bool = False, label: str = "data set") -> DatasetInfo:

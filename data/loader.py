@@ -10,6 +10,7 @@ import signal
 import threading
 import warnings
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -128,8 +129,54 @@ class WorkerLoader:
             )
 
 
-class TrainLoader:
+class TrainLoader(ABC):
     """The endless stream of training batches, from any iteration.
+
+    Args:
+        dataset: the samples.
+        seed: SEED, which the order follows from.
+        batch_size: IMS_PER_BATCH; may exceed the size of the data set.
+    """
+
+    def __init__(self, dataset: MapDataset, *, seed: int, batch_size: int) -> None:
+        self.dataset, self.size = dataset, len(dataset)
+        self.seed, self.batch_size = seed, batch_size
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Begin at iteration 0."""
+        return self.batches()
+
+    @abstractmethod
+    def batches(self, start: int = 0) -> Generator[Batch, None, None]:
+        """Yield the batches of iterations `start`, `start` + 1, ... without end.
+
+        Returns:
+            A generator of (images (N, C, H, W) float32, labels (N,) int64); no sample before `start`
+            is touched. Its close() ends what it has begun.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """End all streams, and processes that load for them."""
+
+    def sample_indices(self, iteration: int) -> list[int]:
+        """Return the indices, in the data set, of the samples of batch number `iteration`, from 0."""
+        order = SampleStream(self.seed, self.size).order(iteration * self.batch_size, self.batch_size)
+        return [int(index) for index in order]
+
+    def describe_samples(self, iteration: int) -> str:
+        """Return the same for a message: at most 16, with their files where the data set tells them.
+
+        For example "12 (dogs/7.png), 3 (cats/2.png), ...".
+        """
+        indices = self.sample_indices(iteration)
+        paths = [sample_path(self.dataset, index) for index in indices[:_SHOWN]]
+        shown = [f"{index} ({path})" if path else str(index) for index, path in zip(indices, paths, strict=False)]
+        return ", ".join([*shown, "..."] if len(indices) > _SHOWN else shown)
+
+
+class WorkerTrainLoader(TrainLoader):
+    """That stream from a `WorkerLoader`.
 
     Args:
         loader: loads the samples.
@@ -138,45 +185,21 @@ class TrainLoader:
     """
 
     def __init__(self, loader: WorkerLoader, *, seed: int, batch_size: int) -> None:
-        self.batch_size, self.size = batch_size, len(loader.samples)
-        self._loader, self._seed = loader, seed
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Begin at iteration 0."""
-        return self.batches()
+        super().__init__(loader.samples.dataset, seed=seed, batch_size=batch_size)
+        self._loader = loader
 
     def batches(self, start: int = 0) -> Generator[Batch, None, None]:
-        """Yield the batches of iterations `start`, `start` + 1, ... without end.
-
-        Returns:
-            A generator of (images (N, C, H, W) float32, labels (N,) int64); no sample before `start`
-            is touched. Its close() ends its workers.
-        """
+        """Yield the batches of iterations `start`, `start` + 1, ... without end; close() ends their workers."""
         return self._loader.load(self._places(start))
-
-    def sample_indices(self, iteration: int) -> list[int]:
-        """Return the indices, in the data set, of the samples of batch number `iteration`, from 0."""
-        return [index for _, index in next(self._places(iteration))]
-
-    def describe_samples(self, iteration: int) -> str:
-        """Return the same for a message: at most 16, with their files where the data set tells them.
-
-        For example "12 (dogs/7.png), 3 (cats/2.png), ...".
-        """
-        indices = self.sample_indices(iteration)
-        paths = [sample_path(self._loader.samples.dataset, index) for index in indices[:_SHOWN]]
-        shown = [f"{index} ({path})" if path else str(index) for index, path in zip(indices, paths, strict=False)]
-        return ", ".join([*shown, "..."] if len(indices) > _SHOWN else shown)
 
     def close(self) -> None:
         """End all streams and their workers."""
         self._loader.close()
 
     def _places(self, start: int) -> Iterator[list[Place]]:
-        stream = SampleStream(self._seed, self.size)
+        stream = SampleStream(self.seed, self.size)
         for first in itertools.count(start * self.batch_size, self.batch_size):
-            positions = range(first, first + self.batch_size)
-            yield list(zip(positions, stream.indices(positions), strict=True))
+            yield list(enumerate(stream.order(first, self.batch_size).tolist(), start=first))
 
 
 class EvalLoader:

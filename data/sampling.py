@@ -7,7 +7,7 @@ else is kept: a run that continues at iteration 1,000,000 asks for position 1,00
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -52,8 +52,8 @@ class SampleStream:
         size: samples in the data set, at least 1.
 
     >>> stream = SampleStream(seed=0, size=4)
-    >>> stream.indices(range(4)), stream.indices(range(4, 8))
-    ([0, 3, 2, 1], [3, 2, 0, 1])
+    >>> stream.order(0, 4), stream.order(4, 4)
+    (array([0, 3, 2, 1]), array([3, 2, 0, 1]))
     >>> stream.index(4_000_000)
     1
     """
@@ -67,19 +67,39 @@ class SampleStream:
 
     def index(self, position: int) -> int:
         """Return the index, in the data set, of the sample at `position`: O(1) within an epoch."""
-        epoch, place = divmod(position, self.size)
-        if epoch != self._epoch:
-            self._order, self._epoch = self._permutation(epoch), epoch
-        return int(self._order[place])
+        return int(self.order(position, 1)[0])
 
-    def indices(self, positions: Iterable[int]) -> list[int]:
-        """Return the indices of the samples at `positions`."""
-        return [self.index(position) for position in positions]
+    def order(self, first: int, count: int) -> npt.NDArray[np.int64]:
+        """Return the indices of the samples at the `count` positions from `first` on."""
+        parts = []
+        while count > 0:
+            epoch, place = divmod(first, self.size)
+            if epoch != self._epoch:
+                self._order, self._epoch = self._permutation(epoch), epoch
+            parts.append(self._order[place : place + count])
+            first, count = first + len(parts[-1]), count - len(parts[-1])
+        return np.concatenate(parts) if len(parts) != 1 else parts[0]
 
     def _permutation(self, epoch: int) -> npt.NDArray[np.int64]:
         generator = torch.Generator().manual_seed(splitmix64(self._order_seed, epoch))
         order: npt.NDArray[np.int64] = torch.randperm(self.size, generator=generator).numpy()
         return order
+
+
+def block_numbers(seed: int, block: int, *shape: int) -> torch.Tensor:
+    """Return the uniform random numbers, float32 from [0, 1), that block number `block` of a stream is given.
+
+    Args:
+        seed: SEED.
+        block: from 0.
+        *shape: of what is returned; the same for all blocks.
+
+    >>> numbers = block_numbers(0, 5, 2, 1)
+    >>> numbers.equal(block_numbers(0, 5, 2, 1)), numbers.equal(block_numbers(0, 6, 2, 1))
+    (True, False)
+    """
+    generator = torch.Generator().manual_seed(splitmix64(splitmix64(seed, 2), block))
+    return torch.rand(shape, generator=generator)
 
 
 def seed_random_numbers(key: int, everything: bool) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from warmstart.config import ConfigError
 from warmstart.data.arrays import ArrayDataset
-from warmstart.data.loader import EvalLoader, KeyedSamples, TrainLoader, WorkerLoader
+from warmstart.data.loader import EvalLoader, KeyedSamples, TrainLoader, WorkerLoader, WorkerTrainLoader
 from warmstart.data.transforms import ImageTransform, build_transform
 
 AUGMENT = [("RandomHorizontalFlip", {}), ("RandomCrop", {"size": 8, "padding": 2})]
@@ -59,7 +59,7 @@ def train() -> Iterator[Callable[..., TrainLoader]]:
 
     def make(workers: int = 0, seed: int = 0, batch_size: int = 4, **options: Any) -> TrainLoader:
         loader = WorkerLoader(samples(seed=seed, **options), num_workers=workers, pin_memory=False)
-        made.append(TrainLoader(loader, seed=seed, batch_size=batch_size))
+        made.append(WorkerTrainLoader(loader, seed=seed, batch_size=batch_size))
         return made[-1]
 
     yield make
@@ -301,9 +301,9 @@ def test_images_of_different_size_in_a_batch_say_what_to_add(
 def test_pinned_batches_hold_the_same_bytes(tmp_path: Path) -> None:
     for workers in (0, 2):
         loader = WorkerLoader(samples(), num_workers=workers, pin_memory=True)
-        images, labels = next(TrainLoader(loader, seed=0, batch_size=4).batches())
+        images, labels = next(WorkerTrainLoader(loader, seed=0, batch_size=4).batches())
         plain = WorkerLoader(samples(), num_workers=0, pin_memory=False)
         assert images.is_pinned()
         assert labels.is_pinned()
-        assert torch.equal(images, next(TrainLoader(plain, seed=0, batch_size=4).batches())[0])
+        assert torch.equal(images, next(WorkerTrainLoader(plain, seed=0, batch_size=4).batches())[0])
         loader.close()

@@ -1,0 +1,324 @@
+"""Batches cut out of memory: what torchvision would make of each image, and the same wherever a run begins."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from warmstart.config import CfgNode, ConfigError, get_cfg
+from warmstart.data import ResidentSamples, build_test_loader, build_train_loader, check_data
+from warmstart.data.arrays import as_tensors
+from warmstart.data.batched import NoBatchedForm, batched_form
+from warmstart.data.resident import require_memory
+from warmstart.engine import load_checkpoint
+from warmstart.tools import train_net
+
+NONE, ONE = torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
+
+
+def images(count: int = 5, channels: int = 3, height: int = 7, width: int = 6) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, channels, height, width), dtype=torch.uint8, generator=generator)
+
+
+def resident(pixels: Tensor, *steps: Any) -> ResidentSamples:
+    named = [(type(step).__name__, step) for step in steps]
+    return ResidentSamples(pixels, torch.arange(len(pixels)), named, NONE, ONE)
+
+
+def cut(samples: ResidentSamples, indices: list[int], numbers: list[list[float]]) -> tuple[Tensor, Tensor]:
+    """Return one batch, as pixels from 0 to 255 again."""
+    given = torch.tensor(numbers).view(1, len(indices), samples.draws)
+    ((batch, labels),) = samples.batches(torch.tensor([indices]), given)
+    return (batch * 255).round().to(torch.uint8), labels
+
+
+# ---------------------------------------------------------------- forced draws: exactly torchvision's images
+
+
+@pytest.mark.parametrize("order", ["crop flip", "flip crop"])
+@pytest.mark.parametrize(
+    "crop",
+    [
+        v2.RandomCrop(5, padding=2),
+        v2.RandomCrop((7, 6), padding=[1, 2, 3, 4], fill=9),
+        v2.RandomCrop((9, 10), pad_if_needed=True, padding_mode="reflect"),
+        v2.RandomCrop(4),
+    ],
+    ids=["padded", "uneven", "reflected", "inside"],
+)
+def test_each_place_of_a_crop_is_cut_out_flipped_or_not(crop: v2.RandomCrop, order: str) -> None:
+    pixels = images()
+    samples = resident(
+        pixels, *((crop, v2.RandomHorizontalFlip()) if order == "crop flip" else (v2.RandomHorizontalFlip(), crop))
+    )
+    params = crop.make_params([pixels])
+    left, top, right, bottom = params["padding"]
+    rows = 7 + top + bottom - params["height"] + 1
+    columns = 6 + left + right - params["width"] + 1
+    for y, x, flipped in itertools.product(range(rows), range(columns), (False, True)):
+        numbers = [(y + 0.5) / rows, (x + 0.5) / columns, 0.4 if flipped else 0.6]
+        batch, labels = cut(samples, [3, 0], 2 * [numbers])
+        given = pixels[[3, 0]]
+        padded = F.pad(given, params["padding"], crop.fill, crop.padding_mode)
+        padded = F.horizontal_flip(padded) if flipped else padded
+        assert torch.equal(batch, F.crop(padded, y, x, params["height"], params["width"]))
+        assert labels.tolist() == [3, 0]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("step", "hit"),
+    [
+        (v2.RandomHorizontalFlip(0.3), F.horizontal_flip),
+        (v2.RandomVerticalFlip(0.3), F.vertical_flip),
+        (v2.RandomGrayscale(0.3), lambda image: F.rgb_to_grayscale(image, image.shape[-3])),
+    ],
+)
+def test_what_happens_to_an_image_happens_below_its_probability(
+    step: Any, hit: Callable[[Tensor], Tensor], channels: int
+) -> None:
+    pixels = images(channels=channels)
+    batch, _ = cut(resident(pixels, step), [4, 2, 1], [[0.29], [0.31], [0.0]])
+    assert torch.equal(batch[0], hit(pixels[4]))
+    assert torch.equal(batch[1], pixels[2])
+    assert torch.equal(batch[2], hit(pixels[1]))
+
+
+def test_what_is_the_same_for_all_is_done_wherever_it_stands() -> None:
+    pixels = images(height=8, width=8)
+    resize, pad, flip = v2.Resize([4, 6]), v2.Pad(1, fill=7), v2.RandomHorizontalFlip()
+    batch, _ = cut(resident(pixels, resize, flip, pad), [0, 1], [[0.1], [0.9]])
+    expected = pad(resize(pixels[:2]))
+    assert torch.equal(batch[0], pad(F.horizontal_flip(resize(pixels[:1])))[0])
+    assert torch.equal(batch[1], expected[1])
+
+
+def test_a_crop_behind_other_transforms_is_the_same_crop() -> None:
+    pixels = images()
+    crop = v2.RandomCrop(5, padding=1)
+    in_front, _ = cut(resident(pixels, crop), [2, 4], [[0.3, 0.8], [0.9, 0.1]])
+    behind, _ = cut(resident(pixels, v2.RandomVerticalFlip(0.0), crop), [2, 4], [[0.5, 0.3, 0.8], [0.5, 0.9, 0.1]])
+    assert torch.equal(in_front, behind)
+
+
+def test_pixels_are_normalised_by_channel() -> None:
+    pixels = images()
+    mean, std = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1), torch.tensor([0.5, 0.25, 2.0]).view(3, 1, 1)
+    samples = ResidentSamples(pixels, torch.arange(5), [], mean, std)
+    ((batch, _),) = samples.batches(torch.tensor([[1, 3]]), torch.empty(1, 2, 0))
+    torch.testing.assert_close(batch, (pixels[[1, 3]] / 255 - mean) / std)
+    assert batch.is_contiguous()
+
+
+# ---------------------------------------------------------------- drawn freely, in torchvision's distribution
+
+
+def test_boxes_are_erased_as_torchvision_erases_them() -> None:
+    """How many images are hit, how much of each, how far boxes are from square, and where they lie."""
+    torch.manual_seed(0)
+    pixels = torch.full((4000, 1, 16, 12), 200, dtype=torch.uint8)
+    step = v2.RandomErasing(p=0.6, scale=(0.05, 0.6), ratio=(0.2, 5), value=7)
+    form = batched_form("RandomErasing", step)
+    ours = form.apply(pixels, torch.rand(4000, form.draws)) == 7
+    theirs = torch.stack([step(image) for image in pixels]) == 7
+    for measure in (
+        lambda mask: mask.flatten(1).any(1).float(),
+        lambda mask: mask.flatten(1).float().mean(1),
+        lambda mask: mask.any(3).sum((1, 2)).float() / 16,
+        lambda mask: mask.any(2).sum((1, 2)).float() / 12,
+        lambda mask: mask[:, 0, 0, 0].float(),
+        lambda mask: mask[:, 0, -1, -1].float(),
+        lambda mask: mask[:, 0, 8, 6].float(),
+    ):
+        a, b = measure(ours), measure(theirs)
+        error = ((a.var() + b.var()) / 4000).sqrt()
+        assert abs(a.mean() - b.mean()) < 4 * error
+    boxes = ours.any(3).sum((1, 2)) * ours.any(2).sum((1, 2))
+    assert torch.equal(boxes, ours.sum((1, 2, 3)))  # one whole box each
+
+
+def test_crops_and_flips_cover_all_places_evenly() -> None:
+    transforms = "[{RandomCrop: {size: 8, padding: 1}}, RandomHorizontalFlip]"
+    loader = build_train_loader(configured("INPUT.TRANSFORMS_TRAIN", transforms))
+    pixels = as_tensors(loader.dataset)[0]
+    counts: dict[tuple[int, int, bool], int] = {}
+    for iteration, (batch, _) in enumerate(itertools.islice(loader, 120)):
+        for image, index in zip(raw(batch), loader.sample_indices(iteration), strict=True):
+            padded = F.pad(pixels[index], [1])
+            for y, x, flipped in itertools.product(range(3), range(3), (False, True)):
+                whole = padded.flip(-1) if flipped else padded
+                if torch.equal(whole[:, y : y + 8, x : x + 8], image):
+                    counts[y, x, flipped] = counts.get((y, x, flipped), 0) + 1
+    expected = 120 * 16 / 18
+    assert len(counts) == 18
+    assert sum((count - expected) ** 2 / expected for count in counts.values()) < 45  # chi square, 17 degrees
+
+
+# ---------------------------------------------------------------- the stream
+
+
+def configured(*overrides: Any) -> CfgNode:
+    cfg = get_cfg()
+    cfg.merge_from_list(["DATALOADER.BACKEND", "resident", *overrides])
+    return cfg
+
+
+def raw(batch: Tensor) -> Tensor:
+    return ((batch * 0.3757 + 0.3054) * 255).round().to(torch.uint8)
+
+
+AUGMENTED = (
+    "INPUT.TRANSFORMS_TRAIN",
+    "[{RandomCrop: {size: 8, padding: 1}}, RandomHorizontalFlip, RandomErasing]",
+)
+
+
+@pytest.mark.need("C1", "C3", "C5")
+@pytest.mark.parametrize("start", [0, 1, 63, 64, 65, 89, 90, 1_000_000])
+def test_a_resume_anywhere_gives_the_same_batches(start: int) -> None:
+    """Within a block of random numbers, at its edge, at the edge of an epoch, and far behind."""
+    loader = build_train_loader(configured(*AUGMENTED))
+    early = max(0, start - 3)
+    stream = loader.batches(early)
+    whole = [next(stream) for _ in range(start - early + 70)][start - early :]
+    again = build_train_loader(configured(*AUGMENTED)).batches(start)
+    torch.rand(7)  # what else is drawn has no part in it
+    for images_a, labels_a in whole:
+        images_b, labels_b = next(again)
+        assert torch.equal(images_a, images_b)
+        assert torch.equal(labels_a, labels_b)
+
+
+@pytest.mark.need("C1")
+def test_order_and_labels_are_those_of_the_worker_loader_and_without_random_transforms_the_images_too() -> None:
+    cfgs = [configured("DATALOADER.BACKEND", backend) for backend in ("resident", "worker")]
+    loaders = [build_train_loader(cfg) for cfg in cfgs]
+    streams = [loader.batches(80) for loader in loaders]
+    for _ in range(20):
+        (images_a, labels_a), (images_b, labels_b) = map(next, streams)
+        torch.testing.assert_close(images_a, images_b, rtol=1e-5, atol=1e-6)
+        assert torch.equal(labels_a, labels_b)
+        assert (images_a.dtype, labels_a.dtype) == (images_b.dtype, labels_b.dtype)
+    assert loaders[0].describe_samples(3) == loaders[1].describe_samples(3)
+    tests = [
+        build_test_loader(configured("DATALOADER.BACKEND", backend), "digits_test")
+        for backend in ("resident", "worker")
+    ]
+    assert len(tests[0]) == len(tests[1]) == 2
+    for (images_a, labels_a), (images_b, labels_b) in zip(*tests, strict=True):
+        torch.testing.assert_close(images_a, images_b, rtol=1e-5, atol=1e-6)
+        assert torch.equal(labels_a, labels_b)
+
+
+@pytest.mark.need("C11")
+def test_two_passes_never_repeat_an_augmentation_and_other_seeds_give_others() -> None:
+    def augmented(seed: int, start: int) -> Tensor:
+        cfg = configured(*AUGMENTED, "SEED", seed, "SOLVER.IMS_PER_BATCH", 1437)
+        return next(build_train_loader(cfg).batches(start))[0]
+
+    first, second, other = augmented(0, 0), augmented(0, 1), augmented(1, 0)
+    order = [build_train_loader(configured("SOLVER.IMS_PER_BATCH", 1437)).sample_indices(k) for k in (0, 1)]
+    sorted_first, sorted_second = (
+        batch[torch.tensor(o).argsort()] for batch, o in zip((first, second), order, strict=True)
+    )
+    assert (sorted_first == sorted_second).flatten(1).all(1).float().mean() < 0.1
+    assert not torch.equal(first, other)
+
+
+def test_the_global_generators_are_left_alone() -> None:
+    state = torch.get_rng_state()
+    stream = build_train_loader(configured(*AUGMENTED)).batches()
+    next(stream)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_several_sets_are_one() -> None:
+    cfg = configured("DATASETS.TRAIN", ["digits_train", "digits_test"], "SOLVER.IMS_PER_BATCH", 1797)
+    _, labels = next(build_train_loader(cfg).batches())
+    assert len(labels) == 1797
+
+
+# ---------------------------------------------------------------- what it cannot do
+
+
+def test_transforms_without_a_batched_form_are_refused_all_at_once() -> None:
+    cfg = configured("INPUT.TRANSFORMS_TRAIN", "[{RandomRotation: {degrees: 5}}, RandomEqualize]")
+    with pytest.raises(ConfigError) as error:
+        check_data(cfg)
+    label = cfg.label("DATALOADER.BACKEND")
+    assert error.value.problems == [
+        f"{label}: resident cannot do INPUT.TRANSFORMS_TRAIN: {name} works image by image only; leave it out, or "
+        "use worker"
+        for name in ("RandomRotation", "RandomEqualize")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "problem"),
+    [
+        ("mine", lambda image: image, "mine is a transform of your own"),
+        ("RandomErasing", v2.RandomErasing(value="random"), "RandomErasing with value random draws too much"),
+    ],
+)
+def test_what_has_no_batched_form_says_why(name: str, step: Any, problem: str) -> None:
+    with pytest.raises(NoBatchedForm, match=problem):
+        batched_form(name, step)
+
+
+def test_a_folder_of_images_is_refused(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "1.png")
+    folder = f"imagefolder:{tmp_path}"
+    with pytest.raises(
+        ConfigError, match=f"resident takes data sets of one array, which {folder} is not; use worker"
+    ):
+        check_data(configured("DATASETS.TRAIN", folder, "DATASETS.TEST", folder))
+
+
+def test_a_label_outside_names_the_sample(tmp_path: Path) -> None:
+    path = tmp_path / "odd.npz"
+    np.savez(path, images=np.zeros((40, 8, 8), np.uint8), labels=np.r_[np.zeros(30), 12, np.zeros(9)].astype(int))
+    cfg = configured("DATASETS.TEST", f"npz:{path}")
+    with pytest.raises(ConfigError, match=r"^DATASETS.TEST .*: sample 30 has label 12; with 10 classes"):
+        build_test_loader(cfg, f"npz:{path}")
+
+
+def test_memory_is_looked_for_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_memory(10**6, "cpu")
+    with pytest.raises(MemoryError, match="need 1,000,000,000,000,000 bytes of memory on cpu, and .* are free"):
+        require_memory(10**15, "cpu")
+
+    def refuse(needed: int, device: Any) -> None:
+        raise MemoryError("no memory")
+
+    monkeypatch.setattr("warmstart.data.resident.require_memory", refuse)
+    with pytest.raises(ConfigError, match="^DATALOADER.BACKEND .*: no memory; use worker"):
+        build_train_loader(configured())
+
+
+# ---------------------------------------------------------------- a run
+
+
+@pytest.mark.need("C1", "D1")
+def test_a_resumed_run_ends_with_the_bits_of_the_unbroken_one(tiny_words: list[str], tmp_path: Path) -> None:
+    words = [*tiny_words, "DATALOADER.BACKEND=resident", "SOLVER.CHECKPOINT_PERIOD=5"]
+    assert train_net.main(words) == 0
+    again = [*words, f"OUTPUT_DIR={tmp_path}/again"]
+    assert train_net.main([*again, f"--resume={tmp_path}/out/model_0000004.pth"]) == 0
+    whole, resumed = (load_checkpoint(tmp_path / name / "model_final.pth") for name in ("out", "again"))
+    assert all(torch.equal(whole["model"][name], resumed["model"][name]) for name in whole["model"])
+    with pytest.raises(ConfigError, match="DATALOADER.BACKEND: 'resident' -> 'worker'"):
+        train_net.main([*tiny_words, "DATALOADER.BACKEND=worker", "SOLVER.MAX_ITER=20", "--resume"])
