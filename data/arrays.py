@@ -67,7 +67,8 @@ def as_tensors(dataset: Any) -> tuple[Tensor, Tensor]:
     if isinstance(dataset, ConcatDataset):
         images, labels = zip(*map(as_tensors, dataset.datasets), strict=True)
         return torch.cat(images), torch.cat(labels)
-    pixels = torch.from_numpy(np.ascontiguousarray(dataset.images))
+    # A copy only where the array is not whole or not ours to write, as one that lies in a file's bytes.
+    pixels = torch.from_numpy(np.require(dataset.images, requirements=["C", "W"]))
     return pixels.permute(0, 3, 1, 2) if pixels.ndim == 4 else pixels[:, None], torch.from_numpy(dataset.labels)
 
 

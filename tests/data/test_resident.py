@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as F
 
 from warmstart.config import CfgNode, ConfigError, get_cfg
 from warmstart.data import ResidentSamples, build_test_loader, build_train_loader, check_data
-from warmstart.data.arrays import as_tensors
+from warmstart.data.arrays import ArrayDataset, as_tensors
 from warmstart.data.batched import NoBatchedForm, batched_form
 from warmstart.data.resident import require_memory
 from warmstart.engine import load_checkpoint
@@ -246,6 +246,17 @@ def test_several_sets_are_one() -> None:
     cfg = configured("DATASETS.TRAIN", ["digits_train", "digits_test"], "SOLVER.IMS_PER_BATCH", 1797)
     _, labels = next(build_train_loader(cfg).batches())
     assert len(labels) == 1797
+
+
+@pytest.mark.parametrize("shape", [(4, 8, 6), (4, 8, 6, 3)])
+def test_images_that_lie_in_a_files_bytes_are_taken_too(shape: tuple[int, ...]) -> None:
+    """They are read-only, of which torch warns."""
+    pixels = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
+    pixels.flags.writeable = False
+    taken, labels = as_tensors(ArrayDataset(pixels, np.arange(4)))
+    expected = pixels if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2)
+    assert np.array_equal(taken.numpy().squeeze(), expected)
+    assert labels.tolist() == [0, 1, 2, 3]
 
 
 # ---------------------------------------------------------------- what it cannot do
