@@ -63,6 +63,7 @@ CONFIGS: dict[str, tuple[str, ...]] = {
         "SOLVER.LR_SCHEDULER_NAME=WarmupCosineLR",
     ),
     "workers": ("SOLVER.STEPS=40,70",),
+    "resident": ("SOLVER.STEPS=40,70", "DATALOADER.BACKEND=resident"),
     "accumulation": ("SOLVER.GRAD_ACCUM_STEPS=4", "SOLVER.CLIP_GRADIENTS={ENABLED: true, CLIP_TYPE: full_model}"),
     "ema": ("SOLVER.EMA={ENABLED: true, DECAY: 0.9, PERIOD: 2}", "TEST.PRECISE_BN={ENABLED: true, NUM_ITER: 3}"),
     "plateau": PLATEAU,

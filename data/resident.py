@@ -184,8 +184,8 @@ class _Store:
         self._rows, self._columns = padded_height - height + 1, self._row - width + 1
         plane = padded_height * self._row
         # Uncropped, an image is one block; else each of its channels is.
-        uncut = self._rows == self._columns == 1
-        self._blocks = 1 if uncut else channels
+        self._crops = self._rows * self._columns > 1
+        self._blocks = channels if self._crops else 1
         self._shape = (channels, height, self._row)
         self._plane = plane * channels // self._blocks
         block = height * self._row * channels // self._blocks
@@ -201,7 +201,7 @@ class _Store:
                 place[:, 1] = place[:, 0].flip(-1)
         self._all = flat.as_strided((flat.numel() - block + 1, block), (1, 1))
         self._offsets = torch.arange(self._blocks, device=device) * self._plane
-        self.draws = 2 * (not uncut) + (self._p > 0)
+        self.draws = 2 * self._crops + (self._p > 0)
 
     def starts(self, indices: Tensor, numbers: Tensor) -> Tensor:
         """Return where the blocks of each sample begin: (..., blocks)."""
@@ -209,7 +209,7 @@ class _Store:
         if self._p > 0:
             image = image + (numbers[..., -1] < self._p)
         starts = image * (self._plane * self._blocks)
-        if self._blocks > 1 or self._rows * self._columns > 1:
+        if self._crops:
             top, left = whole_numbers(numbers[..., 0], self._rows), whole_numbers(numbers[..., 1], self._columns)
             starts = starts + top * self._row + left
         return starts[..., None] + self._offsets
