@@ -11,7 +11,7 @@ from typing import Any
 from warmstart.config import CfgNode, ConfigError, nearest
 
 from .checkpoint import BEST, checkpoint_name, load_checkpoint, save_checkpoint, set_aside
-from .trainer import OWN_STATE, HookBase, Trainer, every
+from .trainer import OWN_STATE, HookBase, Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ class ScoreHook(HookBase):
         Raises:
             ConfigError: the evaluation gave none of that name.
         """
-        if not (every(self.period, trainer.iteration) or trainer.is_last_step):
+        if not trainer.is_due(self.period):
             return
         if self.metric not in trainer.scalars:
             raise _unknown_score("TEST.BEST.METRIC", self.metric, list(trainer.scalars))

@@ -33,7 +33,7 @@ from warmstart.solver import (
 )
 
 from .best import build_score_hooks
-from .device import NO_DETERMINISTIC_KERNEL, get_device, prepare_torch, versions
+from .device import NO_DETERMINISTIC_KERNEL, get_device, prepare_torch
 from .evaluation import evaluate
 from .hooks import EvaluationHook, FolderHook, PreciseBNHook, ProfilerHook, RecordHook
 from .logs import log_to_file, silence_stdout
@@ -198,7 +198,7 @@ def default_hooks(cfg: CfgNode, model: nn.Module, averaged: nn.Module | None = N
         JSONWriter(output / "metrics.json"),
         TensorBoardWriter(output),
     ]
-    constants = {"config": cfg.to_dict(), "versions": versions(device)}
+    constants = {"config": cfg.to_dict()}
     loaders = build_test_loaders(cfg)
 
     def scores(trainer: Trainer) -> dict[str, float]:

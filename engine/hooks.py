@@ -137,7 +137,7 @@ class PreciseBNHook(HookBase):
 
     def after_step(self, trainer: Trainer) -> None:
         """Set the statistics where an evaluation is due."""
-        if not self.models or not _due(self.period, trainer):
+        if not self.models or not trainer.is_due(self.period):
             return
         with trainer.paused():
             for model in self.models:
@@ -164,7 +164,7 @@ class EvaluationHook(HookBase):
 
     def after_step(self, trainer: Trainer) -> None:
         """Put the scores into this iteration's record."""
-        if _due(self.period, trainer):
+        if trainer.is_due(self.period):
             with trainer.paused():
                 trainer.scalars.update(self.evaluate(trainer))
 
@@ -243,7 +243,3 @@ class RecordHook(HookBase):
     @staticmethod
     def _now(trainer: Trainer) -> tuple[int, float, float, float]:
         return trainer.iteration, time.perf_counter(), trainer.data_seconds, trainer.paused_seconds
-
-
-def _due(period: int, trainer: Trainer) -> bool:
-    return every(period, trainer.iteration) or trainer.is_last_step

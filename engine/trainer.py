@@ -341,6 +341,10 @@ class Trainer:
         """
         self._signal = signum
 
+    def is_due(self, period: int) -> bool:
+        """Return whether what evaluates every `period` updates, and after the last, does so in this after_step."""
+        return every(period, self.iteration) or self.is_last_step
+
     def give_way(self) -> None:
         """In a long after_step, call this between its parts: it does not return where a signal has come.
 
