@@ -59,6 +59,7 @@ def get_cfg() -> CfgNode:
     cfg.INPUT = CfgNode()
     # Transforms of torchvision.transforms.v2, or registered ones, in order; they get and give uint8
     # images (C, H, W). [RandomHorizontalFlip, {RandomCrop: {size: 28, padding: 2}}]
+    # MixUp and CutMix, which mix whole batches, stand at the end of TRANSFORMS_TRAIN: {MixUp: {alpha: 0.2}}
     cfg.INPUT.TRANSFORMS_TRAIN = Entries()
     cfg.INPUT.TRANSFORMS_TEST = Entries()
     # After the transforms a uint8 image becomes float in [0, 1], then (image - MEAN) / STD, one value a

@@ -23,8 +23,9 @@ from .datasets import (
     is_users_own,
 )
 from .loader import EvalLoader, KeyedSamples, TrainLoader, WorkerLoader, WorkerTrainLoader
+from .mixing import MixedTrainLoader, build_mixing, split_mixing
 from .resident import ResidentEvalLoader, ResidentSamples, ResidentTrainLoader
-from .transforms import ImageTransform, build_transform, check_transforms
+from .transforms import Entry, ImageTransform, build_transform, check_transforms
 
 # Images of unknown size are taken to be at least this large when transforms are tried.
 _LARGE = (1024, 1024)
@@ -49,9 +50,15 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
         {"seed": cfg.SEED, "batch_size": cfg.SOLVER.IMS_PER_BATCH},
     )
     dataset = _dataset(cfg, keys[0], cfg.DATASETS.TRAIN)
+    loader: TrainLoader
     if cfg.DATALOADER.BACKEND == "resident":
-        return ResidentTrainLoader(dataset, _resident(cfg, *keys, dataset), **stream)
-    return WorkerTrainLoader(_worker_loader(cfg, *keys, dataset, cfg.DATASETS.TRAIN), **stream)
+        loader = ResidentTrainLoader(dataset, _resident(cfg, *keys, dataset), **stream)
+    else:
+        loader = WorkerTrainLoader(_worker_loader(cfg, *keys, dataset, cfg.DATASETS.TRAIN), **stream)
+    _, mixing = split_mixing(cfg.INPUT.TRANSFORMS_TRAIN, cfg.label("INPUT.TRANSFORMS_TRAIN"))
+    if not mixing:
+        return loader
+    return MixedTrainLoader(loader, build_mixing(mixing, _num_classes(cfg, train_info(cfg))))
 
 
 def build_test_loader(cfg: CfgNode, name: str) -> EvalLoader | ResidentEvalLoader:
@@ -120,8 +127,8 @@ def check_data(cfg: CfgNode) -> None:
     training set does not prepare for.
     Data sets whose info is not registered (`npz:PATH`, `imagefolder:PATH`) are looked at.
     """
-    for key in ("INPUT.TRANSFORMS_TRAIN", "INPUT.TRANSFORMS_TEST"):
-        check_transforms(cfg.INPUT[key.removeprefix("INPUT.")], cfg.label(key))
+    for name in ("TRANSFORMS_TRAIN", "TRANSFORMS_TEST"):
+        check_transforms(_entries(cfg, name), cfg.label(f"INPUT.{name}"))
     train = train_info(cfg)
     if cfg.DATALOADER.BACKEND == "resident":
         _check_resident(cfg)
@@ -199,7 +206,13 @@ def _check_resident(cfg: CfgNode) -> None:
 def _transform(cfg: CfgNode, name: str, train: DatasetInfo) -> ImageTransform:
     mean = train.mean or (0.0,) if cfg.INPUT.MEAN is None else cfg.INPUT.MEAN
     std = train.std or (1.0,) if cfg.INPUT.STD is None else cfg.INPUT.STD
-    return build_transform(cfg.INPUT[name], mean, std, cfg.label(f"INPUT.{name}"))
+    return build_transform(_entries(cfg, name), mean, std, cfg.label(f"INPUT.{name}"))
+
+
+def _entries(cfg: CfgNode, name: str) -> list[Entry]:
+    """Return the transforms of images among INPUT.TRANSFORMS_TRAIN or INPUT.TRANSFORMS_TEST."""
+    entries = cfg.INPUT[name]
+    return split_mixing(entries, cfg.label(f"INPUT.{name}"))[0] if name == "TRANSFORMS_TRAIN" else list(entries)
 
 
 def _shape(cfg: CfgNode, transforms: str, train: DatasetInfo, info: DatasetInfo) -> tuple[int, int, int]:

@@ -25,7 +25,7 @@ from .datasets import MapDataset, checked_label
 from .sampling import SampleStream, random_numbers_kept, sample_key, seed_random_numbers
 from .transforms import ImageTransform
 
-Batch = tuple[Tensor, Tensor]  # images (N, C, H, W) float32, labels (N,) int64
+Batch = tuple[Tensor, Tensor]  # images (N, C, H, W) float32, labels (N,) int64; of mixed ones (N, classes) float32
 Place = tuple[int, int]  # (position, index): the key of the random numbers, the sample in the data set
 
 _SHOWN = 16  # samples of a batch, in a message

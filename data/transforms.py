@@ -22,7 +22,7 @@ Entry = tuple[str, Mapping[str, Any]]
 _OF_NO_USE_HERE = {
     # hold other transforms, a function or a tensor, none of which a config can write
     *("Compose", "RandomApply", "RandomChoice", "RandomOrder", "Lambda", "LinearTransformation", "Transform"),
-    # need a whole batch, or turn one image into several
+    # need a whole batch (see mixing.py), or turn one image into several
     *("CutMix", "MixUp", "FiveCrop", "TenCrop", "UniformTemporalSubsample"),
     # what happens at the end of every pipeline, by INPUT.MEAN and INPUT.STD
     *("Normalize", "ToDtype", "ConvertImageDtype", "ToTensor", "ToPureTensor", "ToPILImage", "PILToTensor"),
@@ -30,6 +30,7 @@ _OF_NO_USE_HERE = {
     *("ClampBoundingBoxes", "ClampKeyPoints", "ConvertBoundingBoxFormat", "RandomIoUCrop"),
     *("SanitizeBoundingBoxes", "SanitizeKeyPoints", "SetClampingMode"),
 }
+MIXING = ("MixUp", "CutMix")  # work on whole batches, at the end of INPUT.TRANSFORMS_TRAIN
 _REGISTRY: dict[str, Callable[..., Transform]] = {}  # what users registered
 
 
@@ -49,7 +50,7 @@ def register_transform(name: str, cls: Callable[..., Transform]) -> None:
     Traceback (most recent call last):
     warmstart.config.errors.ConfigError: a transform called 'Resize' exists already; choose another name
     """
-    if name in _transforms():
+    if name in (*_transforms(), *MIXING):
         raise ConfigError(f"a transform called {name!r} exists already; choose another name")
     _REGISTRY[name] = cls
 
@@ -99,8 +100,10 @@ def check_transforms(entries: Iterable[Entry], label: str) -> None:
     for name, arguments in entries:
         with gathering(problems):
             known = _transforms()
+            if name in MIXING:
+                raise ConfigError(f"{label}: {name} is for INPUT.TRANSFORMS_TRAIN only; leave it out")
             if name not in known:
-                raise unknown_name(label, "transform", name, known)
+                raise unknown_name(label, "transform", name, (*known, *MIXING))
             check_arguments(f"{label}: {name}", name, known[name], arguments)
     if problems:
         raise ConfigError(problems)

@@ -22,12 +22,14 @@ class Classifier(nn.Module):
 
         Args:
             images: (N, C, H, W), float.
-            targets: class indices (N,), int64; needed in training mode, else not looked at.
+            targets: class indices (N,), int64, or, from MixUp and CutMix, the classes' shares (N, num_classes),
+                float; needed in training mode, else not looked at.
 
         Returns:
             In training 0-dim tensors: `loss_cls`, the mean cross-entropy, and one weighted loss for each
             auxiliary classifier, `loss_aux1` and `loss_aux2`, or `loss_aux`; then `train/error`, the share of
-            images whose highest logit is not the target. Names with `train/` are no losses, only recorded.
+            images whose highest logit is not the target (of mixed ones, the class with the largest share). Names
+            with `train/` are no losses, only recorded.
 
         Raises:
             TypeError: training mode without targets.
@@ -88,4 +90,5 @@ def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def _error(logits: Tensor, targets: Tensor) -> Tensor:
-    return (logits.argmax(dim=1) != targets).float().mean()  # of whole numbers: no gradient
+    classes = targets.argmax(dim=1) if targets.ndim == 2 else targets
+    return (logits.argmax(dim=1) != classes).float().mean()  # of whole numbers: no gradient

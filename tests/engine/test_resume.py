@@ -89,6 +89,16 @@ def test_continued_from_any_point_the_bits_are_those_of_the_unbroken_run(
             assert_same_bits(part[key], whole[key], f"from {k}: {key}")
 
 
+@pytest.mark.need("C1", "C6", "C7")
+def test_mixed_batches_continue_alike(tiny: Tiny, tmp_path: Path) -> None:
+    mixing = ("INPUT.TRANSFORMS_TRAIN", "[RandomHorizontalFlip, {MixUp: {alpha: 0.4}}, CutMix]")
+    whole = train(tiny(*mixing, "OUTPUT_DIR", str(tmp_path / "whole"), "SOLVER.CHECKPOINT_PERIOD", 5))
+    start = str(tmp_path / "whole" / "model_0000004.pth")
+    part = train(tiny(*mixing, "OUTPUT_DIR", str(tmp_path / "part")), resume=start)
+    for key in ("model", "optimizer", "hooks", "rng"):
+        assert_same_bits(part[key], whole[key], key)
+
+
 @pytest.mark.need("C12", "E1")
 def test_a_run_that_a_hook_has_stopped_says_so_and_goes_on_where_its_end_is_raised(
     tiny_words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

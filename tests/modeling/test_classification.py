@@ -40,6 +40,14 @@ def test_training_gives_the_mean_cross_entropy() -> None:
     assert losses["loss_cls"].item() == pytest.approx(LOSS)
 
 
+def test_mixed_targets_are_shares_of_the_classes() -> None:
+    shares = torch.tensor([[0.25, 0.75], [0.6, 0.4]])
+    losses = as_classifier(Fixed(LOGITS))(torch.zeros(2, 1, 2, 2), shares)
+    # The first image costs 0.25 ln(1 + e^-2) + 0.75 ln(1 + e^2), the second 0.6 and 0.4 of the same.
+    assert losses["loss_cls"].item() == pytest.approx(1.2769280110430725)
+    assert losses["train/error"].item() == 0.5  # for the first one the other class has the larger share
+
+
 def test_evaluation_gives_logits_with_targets_or_without() -> None:
     model = as_classifier(Fixed(LOGITS)).eval()
     assert torch.equal(model(torch.zeros(2, 1, 2, 2)), LOGITS)

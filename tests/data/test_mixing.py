@@ -1,0 +1,124 @@
+"""MixUp and CutMix by torchvision's names, and what is drawn for them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from warmstart.config import CfgNode, ConfigError
+from warmstart.data import build_train_loader, check_data, register_transform
+
+Configured = Callable[..., CfgNode]
+BOTH = "[{MixUp: {alpha: 0.4}}, CutMix]"
+
+
+def batches(cfg: CfgNode, count: int, start: int = 0) -> list[tuple[Tensor, Tensor]]:
+    loader = build_train_loader(cfg)
+    stream = loader.batches(start)
+    found = [next(stream) for _ in range(count)]
+    loader.close()
+    return found
+
+
+@pytest.fixture
+def plain_and_mixed(configured: Configured, noise_npz: Path) -> Callable[..., Any]:
+    """Pairs of a batch, in which no pixel is like another image's, and the same batch mixed."""
+    data = ("DATASETS.TRAIN", f"npz:{noise_npz}")
+
+    def make(transforms: str, count: int) -> Any:
+        mixed = batches(configured(*data, "INPUT.TRANSFORMS_TRAIN", transforms), count)
+        return zip(batches(configured(*data), count), mixed, strict=True)
+
+    return make
+
+
+def test_mixup_is_the_published_formula_with_the_sample_before(plain_and_mixed: Callable[..., Any]) -> None:
+    shares = []
+    for (images, labels), (mixed, targets) in plain_and_mixed("[{MixUp: {alpha: 0.4}}]", 4):
+        other = images.roll(1, 0)
+        classes = torch.nn.functional.one_hot(labels, 3)
+        # The share follows from the images, and the labels must have been mixed with the same.
+        share = ((mixed - other) * (images - other)).sum() / ((images - other) ** 2).sum()
+        torch.testing.assert_close(mixed, share * images + (1 - share) * other)
+        torch.testing.assert_close(targets, share * classes + (1 - share) * classes.roll(1, 0))
+        shares.append(round(share.item(), 4))
+    assert len(set(shares)) == 4
+
+
+def test_cutmix_puts_in_a_box_and_its_share(plain_and_mixed: Callable[..., Any]) -> None:
+    areas = []
+    for (images, labels), (mixed, targets) in plain_and_mixed("[CutMix]", 8):
+        changed = (mixed != images).sum((0, 1)) > 8  # of 16 images, some of which share a value
+        assert mixed[..., changed].equal(images.roll(1, 0)[..., changed])
+        areas.append(int(changed.sum()))
+        assert areas[-1] == int(changed.any(1).sum()) * int(changed.any(0).sum()), "a box"
+        share = 1 - areas[-1] / 64
+        classes = torch.nn.functional.one_hot(labels, 3)
+        torch.testing.assert_close(targets, share * classes + (1 - share) * classes.roll(1, 0))
+    assert len(set(areas)) > 3
+
+
+def test_of_two_each_gets_half_of_the_batches(plain_and_mixed: Callable[..., Any]) -> None:
+    cut = 0
+    for (images, _), (mixed, _) in plain_and_mixed("[{MixUp: {alpha: 8}}, {CutMix: {alpha: 8}}]", 100):
+        same = (mixed == images) | (mixed == images.roll(1, 0))
+        cut += bool(same.all())
+    assert abs(cut - 50) < 3 * math.sqrt(25)
+
+
+@pytest.mark.need("C1", "C5", "C6")
+@pytest.mark.parametrize("backend", ["worker", "resident"])
+def test_what_is_drawn_follows_from_seed_and_iteration(configured: Configured, backend: str) -> None:
+    def cfg(*words: Any) -> CfgNode:
+        return configured("INPUT.TRANSFORMS_TRAIN", BOTH, "DATALOADER.BACKEND", backend, *words)
+
+    whole = batches(cfg(), 9)
+    torch.manual_seed(5)  # nobody else's random numbers matter
+    state = torch.get_rng_state()
+    for start, workers in ((1, 0), (5, 2), (8, 0)):
+        (images, labels), *_ = batches(cfg("DATALOADER.NUM_WORKERS", workers), 1, start)
+        assert images.equal(whole[start][0])
+        assert labels.equal(whole[start][1])
+    assert torch.get_rng_state().equal(state)
+    assert not batches(cfg("SEED", 1), 1)[0][1].equal(whole[0][1])
+
+
+def test_both_loaders_mix_alike(configured: Configured) -> None:
+    one, other = (
+        batches(configured("INPUT.TRANSFORMS_TRAIN", BOTH, "DATALOADER.BACKEND", backend), 6)
+        for backend in ("worker", "resident")
+    )
+    for (images, labels), (other_images, other_labels) in zip(one, other, strict=True):
+        torch.testing.assert_close(images, other_images)
+        assert labels.equal(other_labels)
+
+
+@pytest.mark.parametrize(
+    ("key", "transforms", "message"),
+    [
+        (
+            "TRAIN",
+            "[MixUp, {RandomCrop: {size: 8}}]",
+            "MixUp mixes whole batches; put it behind RandomCrop, at the end",
+        ),
+        ("TRAIN", "[{MixUp: {alpha: 0}}]", r"MixUp.alpha: MixUp expects a number above 0, such as 0.2; got 0"),
+        ("TRAIN", "[{CutMix: {alpha: x}}]", "CutMix.alpha: CutMix expects a number"),
+        ("TRAIN", "[{MixUp: {num_classes: 3}}]", "MixUp takes no argument 'num_classes'. It takes: alpha"),
+        ("TRAIN", "[Mixup]", "no transform is called 'Mixup'; did you mean 'MixUp'?"),
+        ("TEST", "[MixUp]", "INPUT.TRANSFORMS_TEST .*: MixUp is for INPUT.TRANSFORMS_TRAIN only; leave it out"),
+    ],
+)
+def test_a_mistake_is_one_sentence(configured: Configured, key: str, transforms: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_data(configured(f"INPUT.TRANSFORMS_{key}", transforms))
+
+
+def test_the_names_are_taken() -> None:
+    with pytest.raises(ConfigError, match="a transform called 'MixUp' exists already"):
+        register_transform("MixUp", lambda: torch.clone)
