@@ -7,20 +7,18 @@ two alone: those of a block of iterations are drawn at once, from a generator th
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from .batched import BatchedTransform, batched_form, is_same_for_all, pad_for_crop, whole_numbers
+from .batched import BatchedTransform, batched_form
 from .datasets import MapDataset
 from .loader import Batch, TrainLoader
 from .sampling import SampleStream, block_numbers
+from .store import Store, stages
 from .transforms import Transform
 
 _BLOCK = 64  # iterations whose random numbers are drawn at once
-_PIECE = 1024  # images that are transformed at once while the store is filled
 
 
 class ResidentSamples:
@@ -30,7 +28,7 @@ class ResidentSamples:
     of the batch: each image lies there padded, beside its mirror image, and is cut out where a crop begins.
 
     Args:
-        images: (N, C, H, W) uint8.
+        images: (N, C, H, W) uint8; or several of these, joined end to end.
         labels: (N,) int64.
         steps: (name, transform) in order.
         mean: one value, or one a channel, of pixels from 0 to 1.
@@ -39,27 +37,21 @@ class ResidentSamples:
 
     Raises:
         NoBatchedForm: a transform works image by image only.
+        MemoryError: the images do not fit on the device.
+        ValueError: they differ in size.
     """
 
     def __init__(
         self,
-        images: Tensor,
+        images: Tensor | Sequence[Tensor],
         labels: Tensor,
         steps: Sequence[tuple[str, Transform]],
         mean: Tensor,
         std: Tensor,
         device: torch.device | str = "cpu",
     ) -> None:
-        steps = list(steps)
-        first: list[Transform] = []
-        while steps and is_same_for_all(steps[0][0]):
-            first.append(steps.pop(0)[1])
-        cuts: dict[str, Any] = {}
-        while steps and steps[0][0] in ("RandomCrop", "RandomHorizontalFlip") and steps[0][0] not in cuts:
-            cuts[steps[0][0]] = steps[0][1]
-            steps.pop(0)
-        self._store = _Store(images, first, cuts.get("RandomCrop"), cuts.get("RandomHorizontalFlip"), device)
-        self._rest: list[BatchedTransform] = [batched_form(name, step) for name, step in steps]
+        self._store = Store([images] if isinstance(images, Tensor) else images, steps, device)
+        self._rest: list[BatchedTransform] = [batched_form(name, step) for name, step in stages(steps).rest]
         self.draws = self._store.draws + sum(each.draws for each in self._rest)
         self._labels = labels.to(device)
         # (x / 255 - mean) / std, for pixels x from 0 to 255.
@@ -141,80 +133,3 @@ class ResidentEvalLoader:
 
     def close(self) -> None:
         """Nothing has to be ended."""
-
-
-def require_memory(needed: int, device: torch.device | str) -> None:
-    """Raise MemoryError where a device has no `needed` bytes left; a system that does not tell has."""
-    if torch.device(device).type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    else:
-        try:
-            text = Path("/proc/meminfo").read_text(encoding="ascii")
-        except OSError:
-            return
-        free = 1024 * int(text.partition("MemAvailable:")[2].split()[0])
-    if free < needed:
-        raise MemoryError(f"resident images need {needed:,} bytes of memory on {device}, and {free:,} are free")
-
-
-class _Store:
-    """Padded images beside their mirror images, one after the other in flat memory.
-
-    A crop of h rows is one block of it, h padded rows long, from the crop's first pixel on; what is too much of
-    each row is cut off behind. torch can look at flat memory as all such blocks, overlapping, and copy some.
-    """
-
-    def __init__(
-        self, images: Tensor, first: Sequence[Transform], crop: Any, flip: Any, device: torch.device | str
-    ) -> None:
-        def prepared(piece: Tensor) -> Tensor:
-            for step in first:
-                piece = step(piece)
-            return piece if crop is None else pad_for_crop(crop, piece)[0]
-
-        pieces = torch.split(images, _PIECE)
-        sample = pieces[0]
-        for step in first:
-            sample = step(sample)
-        height, width = sample.shape[-2:] if crop is None else pad_for_crop(crop, sample)[1]
-        self._width = int(width)
-        channels, padded_height, self._row = prepared(pieces[0][:1]).shape[1:]
-        self._p = 0.0 if flip is None else flip.p
-        self._mirrored = 2 if self._p > 0 else 1
-        self._rows, self._columns = padded_height - height + 1, self._row - width + 1
-        plane = padded_height * self._row
-        # Uncropped, an image is one block; else each of its channels is.
-        self._crops = self._rows * self._columns > 1
-        self._blocks = channels if self._crops else 1
-        self._shape = (channels, height, self._row)
-        self._plane = plane * channels // self._blocks
-        block = height * self._row * channels // self._blocks
-        size = len(images) * self._mirrored * channels * plane
-        require_memory(size, device)
-        # The last block ends behind its image.
-        flat = torch.zeros(size + self._row, dtype=torch.uint8, device=device)
-        places = flat[:size].view(-1, self._mirrored, channels, padded_height, self._row)
-        for number, piece in enumerate(pieces):
-            place = places[number * _PIECE :][: len(piece)]
-            place[:, 0] = prepared(piece).to(device)
-            if self._mirrored == 2:
-                place[:, 1] = place[:, 0].flip(-1)
-        self._all = flat.as_strided((flat.numel() - block + 1, block), (1, 1))
-        self._offsets = torch.arange(self._blocks, device=device) * self._plane
-        self.draws = 2 * self._crops + (self._p > 0)
-
-    def starts(self, indices: Tensor, numbers: Tensor) -> Tensor:
-        """Return where the blocks of each sample begin: (..., blocks)."""
-        image = indices * self._mirrored
-        if self._p > 0:
-            image = image + (numbers[..., -1] < self._p)
-        starts = image * (self._plane * self._blocks)
-        if self._crops:
-            top, left = whole_numbers(numbers[..., 0], self._rows), whole_numbers(numbers[..., 1], self._columns)
-            starts = starts + top * self._row + left
-        return starts[..., None] + self._offsets
-
-    def cut(self, starts: Tensor) -> Tensor:
-        """Return images (B, C, H, W) uint8 for the rows of `starts`."""
-        blocks = self._all.index_select(0, starts.view(-1))
-        return blocks.view(len(starts), *self._shape)[..., : self._width]

@@ -18,7 +18,7 @@ from warmstart.config import CfgNode, ConfigError, get_cfg
 from warmstart.data import ResidentSamples, build_test_loader, build_train_loader, check_data
 from warmstart.data.arrays import ArrayDataset, as_tensors
 from warmstart.data.batched import NoBatchedForm, batched_form
-from warmstart.data.resident import require_memory
+from warmstart.data.store import require_memory
 from warmstart.engine import load_checkpoint
 from warmstart.tools import train_net
 
@@ -315,7 +315,7 @@ def test_memory_is_looked_for_first(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(needed: int, device: Any) -> None:
         raise MemoryError("no memory")
 
-    monkeypatch.setattr("warmstart.data.resident.require_memory", refuse)
+    monkeypatch.setattr("warmstart.data.store.require_memory", refuse)
     with pytest.raises(ConfigError, match="^DATALOADER.BACKEND .*: no memory; use worker"):
         build_train_loader(configured())
 

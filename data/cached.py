@@ -1,0 +1,208 @@
+"""A folder of images as one array: converted once, then mapped from a file.
+
+Each image is what the worker loader makes of it up to the first random transform, by the same calls.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import hashlib
+import json
+import logging
+import os
+import secrets
+import shutil
+import time
+import zlib
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .transforms import Transform, to_tensor
+
+logger = logging.getLogger(__name__)
+
+_PIECE = 256  # images that are converted before they are written
+_LONG = 5  # seconds of a conversion that is announced
+_CHECKSUM = 4  # bytes of it, behind the pixels
+_ABANDONED = 24 * 3600  # seconds without a write after which an unfinished file has lost its writer
+# Large enough for any padding, and of shapes that nothing but a fixed size makes the same.
+_ODD_SIZES = ((701, 1100), (1100, 701), (1501, 1500))
+
+
+class FolderImages:
+    """The images of a folder as its files are now, behind what is done to all of them alike.
+
+    Args:
+        dataset: torchvision's ImageFolder, or what else has its `root` and `samples`, pairs (file, label).
+        once: (name, transform) of what is the same for all images, in front of all else.
+        cache: the folder of converted files; "" is `default_cache()`.
+        decoder: how `dataset` reads a file, in a word.
+
+    Attributes:
+        path: where they lie converted, or will.
+    """
+
+    def __init__(
+        self, dataset: Any, once: Sequence[tuple[str, Transform]], cache: str = "", decoder: str = "pil"
+    ) -> None:
+        self._dataset, self._once = dataset, [step for _, step in once]
+        self._files = _list_files([path for path, _ in dataset.samples])
+        versions = [version(name) for name in ("torch", "torchvision", "pillow")]
+        known = json.dumps([self._files.digest, decoder, [repr(step) for step in self._once], versions])
+        folder = Path(cache).expanduser() if cache else default_cache()
+        self.path = folder / f"{hashlib.sha256(known.encode()).hexdigest()[:32]}.u8"
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self._files.paths)
+
+    @functools.cached_property
+    def shape(self) -> tuple[int, int, int]:
+        """Return (C, H, W) of every image; known before they are read, at most the heads of all files are.
+
+        Raises:
+            ValueError: they differ in size, or a file is no image; the message names the first.
+        """
+        channels, height, width = self._image(0).shape
+        shape = (channels, height, width)
+        if not self._ends_with_one_size() and not self._has_size(shape):
+            _require_one_size(self._files)
+        return shape
+
+    def images(self) -> Tensor:
+        """Return them, (N, C, H, W) uint8, mapped from `path`, where they are put if they are not there whole.
+
+        Raises:
+            ValueError: they differ in size, or a file is no image; the message names the first.
+            OSError: the file cannot be written.
+        """
+        if not self._is_whole():
+            self._convert()
+        # "c" writes nothing back, but is writable, without which torch warns.
+        return torch.from_numpy(np.memmap(self.path, np.uint8, "c", shape=(len(self), *self.shape)))
+
+    def _image(self, index: int) -> Tensor:
+        try:
+            image = to_tensor(self._dataset[index][0])
+        except (OSError, RuntimeError, SyntaxError, ValueError) as error:  # whatever a decoder raises
+            raise ValueError(f"{self._files.paths[index]} cannot be read: {error}") from error
+        for step in self._once:
+            image = step(image)
+        return image
+
+    def _ends_with_one_size(self) -> bool:
+        """Return whether the transforms give images of one size, whatever size they get."""
+        channels, sizes = len(to_tensor(self._dataset[0][0])), set()
+        for size in _ODD_SIZES if self._once else ():
+            image = torch.zeros(channels, *size, dtype=torch.uint8)
+            for step in self._once:
+                image = step(image)
+            sizes.add(image.shape)
+        return len(sizes) == 1
+
+    def _has_size(self, shape: tuple[int, int, int]) -> bool:
+        """Return whether the file is there and as long as it should be."""
+        size = len(self) * int(np.prod(shape)) + _CHECKSUM
+        return self.path.is_file() and self.path.stat().st_size == size
+
+    def _is_whole(self) -> bool:
+        if not self._has_size(self.shape):
+            return False
+        content = np.memmap(self.path, np.uint8, "r").data
+        return zlib.crc32(content[:-_CHECKSUM]) == int.from_bytes(content[-_CHECKSUM:], "little")
+
+    def _convert(self) -> None:
+        """Write the file under another name, then give it its own: other processes see all of it or nothing."""
+        folder, size = self.path.parent, len(self) * int(np.prod(self.shape))
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(f".{self.path.stem}.*.tmp"):
+            with suppress(OSError):
+                if time.time() - left.stat().st_mtime > _ABANDONED:
+                    left.unlink()
+        if shutil.disk_usage(folder).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        temporary = folder / f".{self.path.stem}.{secrets.token_hex(8)}.tmp"
+        try:
+            with open(temporary, "xb") as file:
+                self._write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self.path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+
+    def _write(self, file: BinaryIO) -> None:
+        count, checksum, begin = len(self), 0, time.monotonic()
+        for first in range(0, count, _PIECE):
+            images = [self._image(index) for index in range(first, min(first + _PIECE, count))]
+            for index, image in enumerate(images, start=first):
+                if image.shape != self.shape:
+                    raise _differ(self._files.paths, index, tuple(image.shape), self.shape)
+            pixels = torch.stack(images).numpy().tobytes()
+            checksum = zlib.crc32(pixels, checksum)
+            file.write(pixels)
+            seconds = (time.monotonic() - begin) / len(images) * count
+            if first == 0 and seconds > _LONG:
+                logger.info(
+                    f"Converting {count:,} images of {self._dataset.root}, once: about {seconds:,.0f} s; kept in"
+                    f" {self.path}"
+                )
+        file.write(checksum.to_bytes(_CHECKSUM, "little"))
+
+
+def default_cache() -> Path:
+    """Return the folder of converted files where DATASETS.CACHE names none.
+
+    >>> default_cache().name
+    'warmstart'
+    """
+    base = os.environ.get("XDG_CACHE_HOME", "")  # to be ignored unless absolute, its specification says
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "warmstart"
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Files as they are now: `digest` is of their names, sizes and times of change."""
+
+    paths: tuple[str, ...] = field(compare=False, repr=False)
+    digest: str
+
+
+def _list_files(paths: Sequence[str]) -> _Files:
+    digest = hashlib.sha256()
+    for path in paths:
+        stat = os.stat(path)
+        digest.update(os.fsencode(os.path.abspath(path)) + f"\0{stat.st_size} {stat.st_mtime_ns}\0".encode())
+    return _Files(tuple(paths), digest.hexdigest())
+
+
+@functools.cache
+def _require_one_size(files: _Files) -> None:
+    from PIL import Image
+
+    first = None
+    for index, path in enumerate(files.paths):
+        try:
+            with Image.open(path) as image:
+                size = image.size[::-1]
+        except (OSError, SyntaxError, ValueError) as error:
+            raise ValueError(f"{path} cannot be read: {error}") from error
+        first = first or size
+        if size != first:
+            raise _differ(files.paths, index, size, first)
+
+
+def _differ(paths: Sequence[str], index: int, size: tuple[int, ...], first: tuple[int, ...]) -> ValueError:
+    sizes = ["x".join(map(str, each)) for each in (size, first)]
+    return ValueError(f"{paths[index]} is {sizes[0]}, but {paths[0]} is {sizes[1]}")

@@ -1,0 +1,192 @@
+"""Where resident images lie: padded beside their mirror images, in flat memory that crops are copied out of."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .batched import is_same_for_all, pad_for_crop, whole_numbers
+from .transforms import Transform
+
+_PIECE = 1024  # images that are transformed at once while the store is filled
+
+
+class Stages(NamedTuple):
+    """The steps of a pipeline by when they are done.
+
+    Attributes:
+        once: what is the same for all images, in front of all else.
+        crop: a RandomCrop next to it, in either order with
+        flip: a RandomHorizontalFlip; None where there is none.
+        rest: what each batch goes through.
+    """
+
+    once: list[tuple[str, Transform]]
+    crop: Any
+    flip: Any
+    rest: list[tuple[str, Transform]]
+
+
+def stages(steps: Sequence[tuple[str, Transform]]) -> Stages:
+    """Return the stages of (name, transform) in order.
+
+    >>> [name for name, _ in stages([("Resize", abs), ("RandomCrop", abs), ("Resize", abs)]).rest]
+    ['Resize']
+    """
+    rest, once = list(steps), []
+    while rest and is_same_for_all(rest[0][0]):
+        once.append(rest.pop(0))
+    cuts: dict[str, Any] = {}
+    while rest and rest[0][0] in ("RandomCrop", "RandomHorizontalFlip") and rest[0][0] not in cuts:
+        name, step = rest.pop(0)
+        cuts[name] = step
+    return Stages(once, cuts.get("RandomCrop"), cuts.get("RandomHorizontalFlip"), rest)
+
+
+class Layout:
+    """How an image lies in a store: padded, and beside its mirror image where it may be flipped.
+
+    Args:
+        steps: (name, transform) in order.
+        shape: (C, H, W) of an image, as the data set gives it.
+
+    Attributes:
+        stages: the steps by when they are done.
+        shape: (mirrored, C, padded H, padded W) of what lies there for an image; mirrored is 1 or 2.
+        cut: (H, W) of a crop; the whole where none is cropped.
+    """
+
+    def __init__(self, steps: Sequence[tuple[str, Transform]], shape: tuple[int, int, int]) -> None:
+        self.stages = stages(steps)
+        crop, flip = self.stages.crop, self.stages.flip
+        channels, padded_height, padded_width = self.prepared(torch.zeros(1, *shape, dtype=torch.uint8)).shape[1:]
+        height, width = (padded_height, padded_width) if crop is None else crop.size
+        self.cut = (int(height), int(width))
+        self.flip_probability = 0.0 if flip is None else float(flip.p)
+        self.shape = (2 if self.flip_probability > 0 else 1, channels, padded_height, padded_width)
+
+    def prepared(self, images: Tensor) -> Tensor:
+        """Return images (N, C, H, W) as they are once what is the same for all is done, padded."""
+        for _, step in self.stages.once:
+            images = step(images)
+        return images if self.stages.crop is None else pad_for_crop(self.stages.crop, images)[0]
+
+    def bytes(self, count: int) -> int:
+        """Return the bytes of so many images."""
+        return count * math.prod(self.shape) + self.shape[-1]  # the last crop's last row may end behind them
+
+
+def resident_bytes(count: int, shape: tuple[int, int, int], steps: Sequence[tuple[str, Transform]]) -> int:
+    """Return the memory that images take once they are resident.
+
+    Args:
+        count: images.
+        shape: (C, H, W) of each, as the data set gives it.
+        steps: (name, transform) in order.
+
+    >>> from torchvision.transforms import v2
+    >>> steps = [("RandomCrop", v2.RandomCrop(28, padding=2)), ("RandomHorizontalFlip", v2.RandomHorizontalFlip())]
+    >>> resident_bytes(60_000, (1, 28, 28), steps) == 60_000 * 2 * 32 * 32 + 32
+    True
+    """
+    return Layout(steps, shape).bytes(count)
+
+
+def total_memory(device: torch.device | str) -> int:
+    """Return the bytes of memory that a device has; a system that does not tell has no end of it.
+
+    >>> total_memory("cpu") > 10**8
+    True
+    """
+    if torch.device(device).type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return sys.maxsize
+
+
+def require_memory(needed: int, device: torch.device | str) -> None:
+    """Raise MemoryError where a device has no `needed` bytes left; a system that does not tell has."""
+    if torch.device(device).type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    else:
+        try:
+            text = Path("/proc/meminfo").read_text(encoding="ascii")
+        except OSError:
+            return
+        free = 1024 * int(text.partition("MemAvailable:")[2].split()[0])
+    if free < needed:
+        raise MemoryError(f"resident images need {needed:,} bytes of memory on {device}, and {free:,} are free")
+
+
+class Store:
+    """Images on a device, and blocks of them.
+
+    A crop of h rows is one block, h padded rows long, from the crop's first pixel on; what is too much of each row
+    is cut off behind. torch can look at flat memory as all such blocks, overlapping, and copy some.
+
+    Args:
+        parts: uint8 (N, C, H, W), joined end to end.
+        steps: (name, transform) in order; what stands behind a crop and a flip is left to others.
+        device: where they are to lie.
+
+    Raises:
+        MemoryError: they do not fit.
+        ValueError: the parts' images differ in size.
+    """
+
+    def __init__(
+        self, parts: Sequence[Tensor], steps: Sequence[tuple[str, Transform]], device: torch.device | str
+    ) -> None:
+        channels, height, width = parts[0].shape[1:]
+        layout = Layout(steps, (channels, height, width))
+        self._mirrored, channels, padded_height, self._row = layout.shape
+        height, self._width = layout.cut
+        self._p = layout.flip_probability
+        self._rows, self._columns = padded_height - height + 1, self._row - self._width + 1
+        plane = padded_height * self._row
+        # Uncropped, an image is one block; else each of its channels is.
+        self._crops = self._rows * self._columns > 1
+        self._blocks = channels if self._crops else 1
+        self._shape = (channels, height, self._row)
+        self._plane = plane * channels // self._blocks
+        block = height * self._row * channels // self._blocks
+        count = sum(map(len, parts))
+        require_memory(layout.bytes(count), device)
+        flat = torch.zeros(layout.bytes(count), dtype=torch.uint8, device=device)
+        places = flat[: -self._row].view(count, *layout.shape)
+        for piece in (piece for part in parts for piece in torch.split(part, _PIECE)):
+            prepared, place, places = layout.prepared(piece), places[: len(piece)], places[len(piece) :]
+            if prepared.shape[1:] != place.shape[2:]:
+                sizes = ("x".join(map(str, shape)) for shape in (place.shape[2:], prepared.shape[1:]))
+                raise ValueError(f"images of the data sets differ in size: {' and '.join(sizes)} (C x H x W)")
+            place[:, 0] = prepared.to(device)
+            if self._mirrored == 2:
+                place[:, 1] = place[:, 0].flip(-1)
+        self._all = flat.as_strided((flat.numel() - block + 1, block), (1, 1))
+        self._offsets = torch.arange(self._blocks, device=device) * self._plane
+        self.draws = 2 * self._crops + (self._p > 0)
+
+    def starts(self, indices: Tensor, numbers: Tensor) -> Tensor:
+        """Return where the blocks of each sample begin: (..., blocks)."""
+        image = indices * self._mirrored
+        if self._p > 0:
+            image = image + (numbers[..., -1] < self._p)
+        starts = image * (self._plane * self._blocks)
+        if self._crops:
+            top, left = whole_numbers(numbers[..., 0], self._rows), whole_numbers(numbers[..., 1], self._columns)
+            starts = starts + top * self._row + left
+        return starts[..., None] + self._offsets
+
+    def cut(self, starts: Tensor) -> Tensor:
+        """Return images (B, C, H, W) uint8 for the rows of `starts`."""
+        blocks = self._all.index_select(0, starts.view(-1))
+        return blocks.view(len(starts), *self._shape)[..., : self._width]
