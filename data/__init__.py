@@ -1,7 +1,15 @@
 """Data sets by name, transforms by name, and loaders whose stream follows from SEED and iteration."""
 
 from . import catalog  # noqa: F401  # registers the data sets that come along
-from .build import build_test_loader, build_train_loader, check_data, input_shape, train_info
+from .build import (
+    build_test_loader,
+    build_train_loader,
+    check_data,
+    choose_backend,
+    describe_loader,
+    input_shape,
+    train_info,
+)
 from .datasets import (
     DatasetInfo,
     MapDataset,
@@ -32,8 +40,10 @@ __all__ = [
     "build_transform",
     "check_data",
     "check_transforms",
+    "choose_backend",
     "dataset_info",
     "dataset_names",
+    "describe_loader",
     "input_shape",
     "register_dataset",
     "register_transform",

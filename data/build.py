@@ -25,6 +25,7 @@ from .datasets import (
 from .loader import EvalLoader, KeyedSamples, TrainLoader, WorkerLoader, WorkerTrainLoader
 from .mixing import MixedTrainLoader, build_mixing, split_mixing
 from .resident import ResidentEvalLoader, ResidentSamples, ResidentTrainLoader
+from .store import resident_bytes, total_memory
 from .transforms import Entry, ImageTransform, build_transform, check_transforms
 
 # Images of unknown size are taken to be at least this large when transforms are tried.
@@ -45,16 +46,13 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
     >>> images.shape, images.dtype, labels.dtype
     (torch.Size([16, 1, 8, 8]), torch.float32, torch.int64)
     """
-    keys, stream = (
-        ("DATASETS.TRAIN", "TRANSFORMS_TRAIN"),
-        {"seed": cfg.SEED, "batch_size": cfg.SOLVER.IMS_PER_BATCH},
-    )
-    dataset = _dataset(cfg, keys[0], cfg.DATASETS.TRAIN)
+    names, stream = cfg.DATASETS.TRAIN, {"seed": cfg.SEED, "batch_size": cfg.SOLVER.IMS_PER_BATCH}
+    dataset = _dataset(cfg, "DATASETS.TRAIN", names)
     loader: TrainLoader
-    if cfg.DATALOADER.BACKEND == "resident":
-        loader = ResidentTrainLoader(dataset, _resident(cfg, *keys, dataset), **stream)
+    if choose_backend(cfg) == "resident":
+        loader = ResidentTrainLoader(dataset, _resident(cfg, "TRANSFORMS_TRAIN", dataset, names), **stream)
     else:
-        loader = WorkerTrainLoader(_worker_loader(cfg, *keys, dataset, cfg.DATASETS.TRAIN), **stream)
+        loader = WorkerTrainLoader(_worker_loader(cfg, "TRANSFORMS_TRAIN", dataset, names), **stream)
     _, mixing = split_mixing(cfg.INPUT.TRANSFORMS_TRAIN, cfg.label("INPUT.TRANSFORMS_TRAIN"))
     if not mixing:
         return loader
@@ -73,11 +71,11 @@ def build_test_loader(cfg: CfgNode, name: str) -> EvalLoader | ResidentEvalLoade
     >>> [len(labels) for _, labels in build_test_loader(get_cfg(), "digits_test")]
     [256, 104]
     """
-    keys, size = ("DATASETS.TEST", "TRANSFORMS_TEST"), cfg.TEST.IMS_PER_BATCH
-    dataset = _dataset(cfg, keys[0], (name,))
-    if cfg.DATALOADER.BACKEND == "resident":
-        return ResidentEvalLoader(_resident(cfg, *keys, dataset), seed=cfg.SEED, batch_size=size)
-    return EvalLoader(_worker_loader(cfg, *keys, dataset, (name,)), batch_size=size)
+    dataset, size = _dataset(cfg, "DATASETS.TEST", (name,)), cfg.TEST.IMS_PER_BATCH
+    if choose_backend(cfg) == "resident":
+        samples = _resident(cfg, "TRANSFORMS_TEST", dataset, (name,))
+        return ResidentEvalLoader(samples, seed=cfg.SEED, batch_size=size)
+    return EvalLoader(_worker_loader(cfg, "TRANSFORMS_TEST", dataset, (name,)), batch_size=size)
 
 
 def train_info(cfg: CfgNode) -> DatasetInfo:
@@ -131,7 +129,10 @@ def check_data(cfg: CfgNode) -> None:
         check_transforms(_entries(cfg, name), cfg.label(f"INPUT.{name}"))
     train = train_info(cfg)
     if cfg.DATALOADER.BACKEND == "resident":
-        _check_resident(cfg)
+        label = cfg.label("DATALOADER.BACKEND")
+        problems = [f"{label}: resident is not possible: {problem}; use worker" for problem in not_resident(cfg)]
+        if problems:
+            raise ConfigError(problems)
     classes = _num_classes(cfg, train)
     trained_on = _shape(cfg, "TRANSFORMS_TRAIN", train, train)
     label = cfg.label("DATASETS.TEST")
@@ -148,14 +149,86 @@ def check_data(cfg: CfgNode) -> None:
             )
 
 
+def choose_backend(cfg: CfgNode) -> str:
+    """Return worker or resident: DATALOADER.BACKEND, where that is auto the faster of those that can do it.
+
+    Resident, where each data set is one array, each transform has a form for batches, and all images take at most
+    a quarter of the device's memory.
+
+    >>> from warmstart.config import get_cfg
+    >>> cfg = get_cfg()
+    >>> choose_backend(cfg)
+    'resident'
+    >>> cfg.merge_from_list(["INPUT.TRANSFORMS_TRAIN", "[RandAugment]"])
+    >>> choose_backend(cfg), not_resident(cfg)
+    ('worker', ['RandAugment works image by image only'])
+    """
+    if cfg.DATALOADER.BACKEND != "auto":
+        return str(cfg.DATALOADER.BACKEND)
+    return "worker" if not_resident(cfg) or _too_large(cfg) else "resident"
+
+
+def not_resident(cfg: CfgNode) -> list[str]:
+    """Return what keeps the data sets of a config from being resident: [] where nothing does."""
+    problems = [
+        f"{name} is not a data set of one array"
+        for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+        if not is_in_memory(name)
+    ]
+    for key in ("TRANSFORMS_TRAIN", "TRANSFORMS_TEST"):
+        for name, step in _transform(cfg, key, train_info(cfg)).steps:
+            try:
+                batched_form(name, step)
+            except NoBatchedForm as error:
+                problems.append(str(error))
+    return problems
+
+
+def describe_loader(cfg: CfgNode) -> str:
+    """Return which loader a config gets, and what it takes or why it is not the faster one.
+
+    >>> from warmstart.config import get_cfg
+    >>> cfg = get_cfg()
+    >>> cfg.merge_from_list(["MODEL.DEVICE", "cpu"])
+    >>> describe_loader(cfg)
+    'resident: 0.1 MB on cpu'
+    """
+    problems = not_resident(cfg)
+    if not problems:
+        megabytes = f"{_resident_bytes(cfg) / 1e6:,.1f} MB on {_device(cfg)}"
+        if choose_backend(cfg) == "resident":
+            return f"resident: {megabytes}"
+        problems.append(f"takes {megabytes}")
+    return f"worker, {cfg.DATALOADER.NUM_WORKERS} processes (resident: {'; '.join(problems)})"
+
+
+def _too_large(cfg: CfgNode) -> bool:
+    return _resident_bytes(cfg) > total_memory(_device(cfg)) // 4
+
+
+def _resident_bytes(cfg: CfgNode) -> int:
+    """Return what the resident images of all data sets take."""
+    train, size = train_info(cfg), 0
+    for key, transforms in (("TRAIN", "TRANSFORMS_TRAIN"), ("TEST", "TRANSFORMS_TEST")):
+        steps = _transform(cfg, transforms, train).steps
+        for name in cfg.DATASETS[key]:
+            info = dataset_info(name, cfg.DATASETS.ROOT, cfg.DATASETS.DOWNLOAD, cfg.label(f"DATASETS.{key}"))
+            assert info.image_size is not None, "images of one array"
+            size += resident_bytes(info.size, (info.channels, *info.image_size), steps)
+    return size
+
+
+def _device(cfg: CfgNode) -> str:
+    wants_cuda = cfg.MODEL.DEVICE == "auto" and torch.cuda.is_available()
+    return "cuda" if wants_cuda else str(cfg.MODEL.DEVICE).replace("auto", "cpu")
+
+
 def _dataset(cfg: CfgNode, key: str, names: Sequence[str]) -> MapDataset:
     parts = [build_dataset(name, cfg.DATASETS.ROOT, cfg.DATASETS.DOWNLOAD, cfg.label(key)) for name in names]
     return ConcatDataset(parts) if len(parts) > 1 else parts[0]  # type: ignore[arg-type]
 
 
-def _worker_loader(
-    cfg: CfgNode, key: str, transforms: str, dataset: MapDataset, names: Sequence[str]
-) -> WorkerLoader:
+def _worker_loader(cfg: CfgNode, transforms: str, dataset: MapDataset, names: Sequence[str]) -> WorkerLoader:
     train = train_info(cfg)
     transform = _transform(cfg, transforms, train)
     samples = KeyedSamples(
@@ -166,41 +239,21 @@ def _worker_loader(
         name=" + ".join(names),
         seed_everything=transform.is_users_own or any(is_users_own(name) for name in names),
     )
-    wants_cuda = cfg.MODEL.DEVICE == "auto" or cfg.MODEL.DEVICE.startswith("cuda")
-    return WorkerLoader(
-        samples, num_workers=cfg.DATALOADER.NUM_WORKERS, pin_memory=wants_cuda and torch.cuda.is_available()
-    )
+    pin_memory = _device(cfg).startswith("cuda") and torch.cuda.is_available()
+    return WorkerLoader(samples, num_workers=cfg.DATALOADER.NUM_WORKERS, pin_memory=pin_memory)
 
 
-def _resident(cfg: CfgNode, key: str, transforms: str, dataset: MapDataset) -> ResidentSamples:
+def _resident(cfg: CfgNode, transforms: str, dataset: MapDataset, names: Sequence[str]) -> ResidentSamples:
     train = train_info(cfg)
     images, labels = as_tensors(dataset)
     classes = _num_classes(cfg, train)
     for index in (labels >= classes).nonzero()[:1].flatten().tolist():
-        checked_label(int(labels[index]), classes, f"{cfg.label(key)}: sample {index}")
+        checked_label(int(labels[index]), classes, f"{' + '.join(names)}: sample {index}")
     transform = _transform(cfg, transforms, train)
-    wants_cuda = cfg.MODEL.DEVICE == "auto" and torch.cuda.is_available()
-    device = "cuda" if wants_cuda else cfg.MODEL.DEVICE.replace("auto", "cpu")
     try:
-        return ResidentSamples(images, labels, transform.steps, transform.mean, transform.std, device)
+        return ResidentSamples(images, labels, transform.steps, transform.mean, transform.std, _device(cfg))
     except MemoryError as error:
         raise ConfigError(f"{cfg.label('DATALOADER.BACKEND')}: {error}; use worker") from None
-
-
-def _check_resident(cfg: CfgNode) -> None:
-    """Raise ConfigError where DATALOADER.BACKEND resident cannot do what the rest of the config asks for."""
-    label, problems = cfg.label("DATALOADER.BACKEND"), []
-    for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
-        if not is_in_memory(name):
-            problems.append(f"{label}: resident takes data sets of one array, which {name} is not; use worker")
-    for key in ("TRANSFORMS_TRAIN", "TRANSFORMS_TEST"):
-        for name, step in _transform(cfg, key, train_info(cfg)).steps:
-            try:
-                batched_form(name, step)
-            except NoBatchedForm as error:
-                problems.append(f"{label}: resident cannot do INPUT.{key}: {error}; leave it out, or use worker")
-    if problems:
-        raise ConfigError(problems)
 
 
 def _transform(cfg: CfgNode, name: str, train: DatasetInfo) -> ImageTransform:

@@ -21,7 +21,14 @@ from warmstart.config import (
     parse_command_line,
     usage,
 )
-from warmstart.data import build_test_loader, build_train_loader, input_shape, train_info
+from warmstart.data import (
+    TrainLoader,
+    build_test_loader,
+    build_train_loader,
+    describe_loader,
+    input_shape,
+    train_info,
+)
 from warmstart.modeling import build_model
 from warmstart.solver import (
     build_ema,
@@ -155,12 +162,13 @@ def build_trainer(cfg: CfgNode, trust: bool = False, weights: bool = True) -> Tr
     model = build_model(cfg, trust, weights).to(device)
     optimizer = build_optimizer(cfg, model)
     ema = build_ema(cfg, model)
+    loader = build_train_loader(cfg)
     return Trainer(
         model,
         optimizer,
         build_lr_scheduler(cfg, optimizer, iters_per_epoch(cfg)),
-        build_train_loader(cfg),
-        default_hooks(cfg, model, ema.model if ema is not None else None),
+        loader,
+        default_hooks(cfg, model, loader, ema.model if ema is not None else None),
         max_iter=cfg.SOLVER.MAX_ITER,
         device=device,
         accum_steps=cfg.SOLVER.GRAD_ACCUM_STEPS,
@@ -170,7 +178,9 @@ def build_trainer(cfg: CfgNode, trust: bool = False, weights: bool = True) -> Tr
     )
 
 
-def default_hooks(cfg: CfgNode, model: nn.Module, averaged: nn.Module | None = None) -> list[HookBase]:
+def default_hooks(
+    cfg: CfgNode, model: nn.Module, loader: TrainLoader, averaged: nn.Module | None = None
+) -> list[HookBase]:
     """Return the hooks of a run, in an order that has reasons.
 
     1. The folder is made, or refused, before anything is written into it.
@@ -189,6 +199,7 @@ def default_hooks(cfg: CfgNode, model: nn.Module, averaged: nn.Module | None = N
     Args:
         cfg: resolved.
         model: the model that is trained.
+        loader: training's.
         averaged: the moving average, evaluated beside it.
     """
     output = Path(cfg.OUTPUT_DIR)
@@ -209,8 +220,7 @@ def default_hooks(cfg: CfgNode, model: nn.Module, averaged: nn.Module | None = N
         hooks.append(ProfilerHook(cfg.PROFILER.START, cfg.PROFILER.ITERS, output / "profile"))
     if cfg.TEST.PRECISE_BN.ENABLED:
         models = [model] if averaged is None else [model, averaged]
-        batches = build_train_loader(cfg).batches
-        hooks.append(PreciseBNHook(cfg.TEST.EVAL_PERIOD, models, batches, cfg.TEST.PRECISE_BN.NUM_ITER))
+        hooks.append(PreciseBNHook(cfg.TEST.EVAL_PERIOD, models, loader.batches, cfg.TEST.PRECISE_BN.NUM_ITER))
     return [
         *hooks,
         EvaluationHook(cfg.TEST.EVAL_PERIOD, scores),
@@ -278,6 +288,7 @@ def log_run(cfg: CfgNode, trainer: Trainer) -> None:
         width,
         cfg.MODEL.NUM_CLASSES,
     )
+    logger.info("loader: %s", describe_loader(cfg))
     logger.info("model: %s, %s parameters", cfg.MODEL.NAME, f"{parameters:,}")
     logger.info("plan: %s", describe_plan(cfg, samples))
     if trainer.accum_steps > 1:

@@ -113,7 +113,7 @@ class PreciseBNHook(HookBase):
     Args:
         period: that of the evaluation.
         models: the models that are evaluated.
-        batches: training's stream from a given iteration, but not its own loader.
+        batches: training's batches from a given iteration, a stream of their own.
         num_iter: batches to use.
     """
 

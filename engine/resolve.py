@@ -8,7 +8,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 from warmstart.config import CfgNode, ConfigError, gathering, resolve_durations
-from warmstart.data import check_data, input_shape, train_info
+from warmstart.data import check_data, choose_backend, input_shape, train_info
 from warmstart.modeling import check_model
 from warmstart.solver import PLATEAU, check_solver
 
@@ -23,7 +23,7 @@ def resolve_config(cfg: CfgNode) -> CfgNode:
     """Return a frozen copy of `cfg` with every duration an integer and the model's sizes filled in.
 
     MODEL.NUM_CLASSES, MODEL.IN_CHANNELS and MODEL.STEM follow from the training set where they are 0
-    or "auto". Resolving twice changes nothing.
+    or "auto"; DATALOADER.BACKEND auto becomes the loader that it chooses. Resolving twice changes nothing.
 
     Raises:
         ConfigError: everything that is wrong with the config, at once.
@@ -46,6 +46,7 @@ def resolve_config(cfg: CfgNode) -> CfgNode:
     resolved.defrost()
     with gathering(problems):
         _fill_model(resolved, train_info(cfg).num_classes)
+    resolved.DATALOADER["BACKEND"] = choose_backend(cfg)
     with gathering(problems):
         check_model(resolved)
     with gathering(problems):

@@ -13,15 +13,22 @@ import torch
 from warmstart.config import CfgNode, ConfigError
 from warmstart.data import (
     DatasetInfo,
+    EvalLoader,
+    ResidentEvalLoader,
+    ResidentTrainLoader,
+    WorkerTrainLoader,
     build_test_loader,
     build_train_loader,
     check_data,
+    choose_backend,
     dataset_info,
+    describe_loader,
     input_shape,
     register_dataset,
     register_transform,
     train_info,
 )
+from warmstart.engine import resolve_config
 
 Configured = Callable[..., CfgNode]
 
@@ -66,9 +73,39 @@ def test_train_transforms_are_not_applied_to_test_images(configured: Configured,
     train.close()
 
 
-@pytest.mark.parametrize("backend", ["auto", "worker"])
-def test_both_backends_load(configured: Configured, backend: str) -> None:
-    assert build_train_loader(configured("DATALOADER.BACKEND", backend)).size == 1437
+def test_auto_is_resident_where_nothing_is_in_the_way(configured: Configured) -> None:
+    cfg = configured("DATALOADER.BACKEND", "auto")
+    assert isinstance(build_train_loader(cfg), ResidentTrainLoader)
+    assert isinstance(build_test_loader(cfg, "digits_test"), ResidentEvalLoader)
+    # 8x8 pixels each of 1,437 and 360 images, and the end of the last row of either.
+    assert describe_loader(configured("MODEL.DEVICE", "cpu")) == f"resident: {1797 * 64 / 1e6:.1f} MB on cpu"
+
+
+@pytest.mark.parametrize("key", ["TRAIN", "TEST"])
+def test_auto_is_worker_where_a_transform_works_image_by_image_and_says_so(
+    configured: Configured, key: str
+) -> None:
+    cfg = configured(f"INPUT.TRANSFORMS_{key}", "[RandAugment]", "DATALOADER.NUM_WORKERS", 3)
+    assert isinstance(build_train_loader(cfg), WorkerTrainLoader)
+    assert isinstance(build_test_loader(cfg, "digits_test"), EvalLoader)
+    assert describe_loader(cfg) == "worker, 3 processes (resident: RandAugment works image by image only)"
+
+
+def test_auto_is_worker_for_more_than_a_quarter_of_memory(
+    configured: Configured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = (1437 + 360) * 64 + 2 * 8
+    for memory, backend in ((4 * size, "resident"), (4 * size - 1, "worker")):
+        monkeypatch.setattr("warmstart.data.build.total_memory", lambda device, memory=memory: memory)
+        assert choose_backend(configured("MODEL.DEVICE", "cpu")) == backend
+    assert describe_loader(configured()).endswith("(resident: takes 0.1 MB on cpu)")
+
+
+def test_the_choice_stands_in_the_resolved_config(configured: Configured) -> None:
+    resolved = resolve_config(configured("INPUT.TRANSFORMS_TRAIN", "[RandAugment]"))
+    assert resolved.DATALOADER.BACKEND == "worker"
+    assert resolve_config(resolved).DATALOADER.BACKEND == "worker"
+    assert resolve_config(configured()).DATALOADER.BACKEND == "resident"
 
 
 @pytest.mark.parametrize(
@@ -85,7 +122,8 @@ def test_memory_is_pinned_for_cuda_only(
     configured: Configured, monkeypatch: pytest.MonkeyPatch, device: str, available: bool, pinned: bool
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
-    assert build_train_loader(configured("MODEL.DEVICE", device))._loader.pin_memory is pinned
+    cfg = configured("MODEL.DEVICE", device, "DATALOADER.BACKEND", "worker")
+    assert build_train_loader(cfg)._loader.pin_memory is pinned
 
 
 def test_own_mean_and_std_win_over_the_data_sets(configured: Configured) -> None:
@@ -96,9 +134,10 @@ def test_own_mean_and_std_win_over_the_data_sets(configured: Configured) -> None
 
 @pytest.mark.need("C11")
 def test_pythons_and_numpys_generators_are_keyed_for_users_code_only(configured: Configured) -> None:
-    assert not build_train_loader(configured())._loader.samples.seed_everything
+    worker = ("DATALOADER.BACKEND", "worker")
+    assert not build_train_loader(configured(*worker))._loader.samples.seed_everything
     register_transform("Mine", lambda: torch.clone)
-    cfg = configured("INPUT.TRANSFORMS_TRAIN", "[Mine]")
+    cfg = configured(*worker, "INPUT.TRANSFORMS_TRAIN", "[Mine]")
     assert build_train_loader(cfg)._loader.samples.seed_everything
     assert not build_test_loader(cfg, "digits_test")._loader.samples.seed_everything
 
@@ -112,7 +151,7 @@ def test_pythons_and_numpys_generators_are_keyed_for_users_code_only(configured:
             return np.zeros((2, 2), np.uint8), 0
 
     register_dataset("mine", lambda root, download: Mine())
-    assert build_train_loader(configured("DATASETS.TRAIN", "mine"))._loader.samples.seed_everything
+    assert build_train_loader(configured(*worker, "DATASETS.TRAIN", "mine"))._loader.samples.seed_everything
 
 
 def test_several_training_sets_are_joined(configured: Configured) -> None:
