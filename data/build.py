@@ -30,13 +30,20 @@ from .transforms import ImageTransform, build_transform, check_transforms
 _LARGE = (1024, 1024)
 
 
-def build_train_loader(cfg: CfgNode) -> TrainLoader:
+def build_train_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> TrainLoader:
     """Return the endless stream over DATASETS.TRAIN, several sets joined end to end.
 
     Reads DATASETS, INPUT, DATALOADER, SEED, SOLVER.IMS_PER_BATCH, MODEL.DEVICE, MODEL.NUM_CLASSES.
 
+    Args:
+        cfg: the config.
+        rank: which of `world_size` processes this one is. It is given its part of each batch, images and random
+            numbers as they stand in the whole one: those of all ranks, joined, are the batch of one process.
+        world_size: how many processes train together.
+
     Raises:
-        ConfigError: unknown names, missing or wrong files, transforms that do not fit.
+        ConfigError: unknown names, missing or wrong files, transforms that do not fit, a batch that cannot be
+            shared out evenly.
 
     >>> from warmstart.config import get_cfg
     >>> loader = build_train_loader(get_cfg())
@@ -44,11 +51,14 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
     >>> images.shape, images.dtype, labels.dtype
     (torch.Size([16, 1, 8, 8]), torch.float32, torch.int64)
     """
-    keys, stream = (
-        ("DATASETS.TRAIN", "TRANSFORMS_TRAIN"),
-        {"seed": cfg.SEED, "batch_size": cfg.SOLVER.IMS_PER_BATCH},
-    )
+    keys, batch_size = ("DATASETS.TRAIN", "TRANSFORMS_TRAIN"), cfg.SOLVER.IMS_PER_BATCH
+    if batch_size % world_size:
+        raise ConfigError(
+            f"{cfg.label('SOLVER.IMS_PER_BATCH')}: {batch_size} images cannot be shared evenly by {world_size}"
+            f" processes; give a multiple of {world_size}"
+        )
     dataset = _dataset(cfg, keys[0], cfg.DATASETS.TRAIN)
+    stream = {"seed": cfg.SEED, "batch_size": batch_size, "rank": rank, "world_size": world_size}
     if cfg.DATALOADER.BACKEND == "resident":
         return ResidentTrainLoader(dataset, _resident(cfg, *keys, dataset), **stream)
     return WorkerTrainLoader(_worker_loader(cfg, *keys, dataset, cfg.DATASETS.TRAIN), **stream)

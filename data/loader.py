@@ -135,12 +135,21 @@ class TrainLoader(ABC):
     Args:
         dataset: the samples.
         seed: SEED, which the order follows from.
-        batch_size: IMS_PER_BATCH; may exceed the size of the data set.
+        batch_size: IMS_PER_BATCH, over all ranks together; may exceed the size of the data set.
+        rank: which of `world_size` processes this one is: it is given its part of each batch, as it would stand
+            in the whole one.
+        world_size: how many there are; the batch size is a multiple of it.
     """
 
-    def __init__(self, dataset: MapDataset, *, seed: int, batch_size: int) -> None:
+    def __init__(
+        self, dataset: MapDataset, *, seed: int, batch_size: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        assert 0 <= rank < world_size, "ranks are numbered from 0"
+        assert batch_size % world_size == 0, "all ranks are given as much"
         self.dataset, self.size = dataset, len(dataset)
         self.seed, self.batch_size = seed, batch_size
+        part = batch_size // world_size
+        self.slots = slice(rank * part, (rank + 1) * part)
 
     def __iter__(self) -> Iterator[Batch]:
         """Begin at iteration 0."""
@@ -160,9 +169,9 @@ class TrainLoader(ABC):
         """End all streams, and processes that load for them."""
 
     def sample_indices(self, iteration: int) -> list[int]:
-        """Return the indices, in the data set, of the samples of batch number `iteration`, from 0."""
+        """Return the indices, in the data set, of the samples that batch number `iteration`, from 0, has here."""
         order = SampleStream(self.seed, self.size).order(iteration * self.batch_size, self.batch_size)
-        return [int(index) for index in order]
+        return [int(index) for index in order[self.slots]]
 
     def describe_samples(self, iteration: int) -> str:
         """Return the same for a message: at most 16, with their files where the data set tells them.
@@ -180,12 +189,11 @@ class WorkerTrainLoader(TrainLoader):
 
     Args:
         loader: loads the samples.
-        seed: SEED, which the order follows from.
-        batch_size: IMS_PER_BATCH; may exceed the size of the data set.
+        **stream: seed, batch_size, rank and world_size of the `TrainLoader`.
     """
 
-    def __init__(self, loader: WorkerLoader, *, seed: int, batch_size: int) -> None:
-        super().__init__(loader.samples.dataset, seed=seed, batch_size=batch_size)
+    def __init__(self, loader: WorkerLoader, **stream: Any) -> None:
+        super().__init__(loader.samples.dataset, **stream)
         self._loader = loader
 
     def batches(self, start: int = 0) -> Generator[Batch, None, None]:
@@ -199,7 +207,7 @@ class WorkerTrainLoader(TrainLoader):
     def _places(self, start: int) -> Iterator[list[Place]]:
         stream = SampleStream(self.seed, self.size)
         for first in itertools.count(start * self.batch_size, self.batch_size):
-            yield list(enumerate(stream.order(first, self.batch_size).tolist(), start=first))
+            yield list(enumerate(stream.order(first, self.batch_size).tolist(), start=first))[self.slots]
 
 
 class EvalLoader:

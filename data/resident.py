@@ -93,12 +93,11 @@ class ResidentTrainLoader(TrainLoader):
     Args:
         dataset: the samples one by one, for messages.
         samples: the same, resident.
-        seed: SEED, which order and random numbers follow from.
-        batch_size: IMS_PER_BATCH; may exceed the size of the data set.
+        **stream: seed, batch_size, rank and world_size of the `TrainLoader`; random numbers follow from seed too.
     """
 
-    def __init__(self, dataset: MapDataset, samples: ResidentSamples, *, seed: int, batch_size: int) -> None:
-        super().__init__(dataset, seed=seed, batch_size=batch_size)
+    def __init__(self, dataset: MapDataset, samples: ResidentSamples, **stream: Any) -> None:
+        super().__init__(dataset, **stream)
         self._samples = samples
 
     def batches(self, start: int = 0) -> Generator[Batch, None, None]:
@@ -108,7 +107,7 @@ class ResidentTrainLoader(TrainLoader):
             block, done = divmod(start, _BLOCK)
             numbers = block_numbers(self.seed, block, _BLOCK, size, self._samples.draws)[done:]
             order = torch.from_numpy(stream.order(start * size, len(numbers) * size)).view(-1, size)
-            yield from self._samples.batches(order, numbers)
+            yield from self._samples.batches(order[:, self.slots], numbers[:, self.slots])
             start += len(numbers)
 
     def close(self) -> None:
