@@ -32,13 +32,20 @@ from .transforms import Entry, ImageTransform, build_transform, check_transforms
 _LARGE = (1024, 1024)
 
 
-def build_train_loader(cfg: CfgNode) -> TrainLoader:
+def build_train_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> TrainLoader:
     """Return the endless stream over DATASETS.TRAIN, several sets joined end to end.
 
     Reads DATASETS, INPUT, DATALOADER, SEED, SOLVER.IMS_PER_BATCH, MODEL.DEVICE, MODEL.NUM_CLASSES.
 
+    Args:
+        cfg: the config.
+        rank: which of `world_size` processes this one is. It is given its part of each batch, images and random
+            numbers as they stand in the whole one: those of all ranks, joined, are the batch of one process.
+        world_size: how many processes train together.
+
     Raises:
-        ConfigError: unknown names, missing or wrong files, transforms that do not fit.
+        ConfigError: unknown names, missing or wrong files, transforms that do not fit, a batch that cannot be
+            shared out evenly.
 
     >>> from warmstart.config import get_cfg
     >>> loader = build_train_loader(get_cfg())
@@ -46,17 +53,27 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
     >>> images.shape, images.dtype, labels.dtype
     (torch.Size([16, 1, 8, 8]), torch.float32, torch.int64)
     """
-    names, stream = cfg.DATASETS.TRAIN, {"seed": cfg.SEED, "batch_size": cfg.SOLVER.IMS_PER_BATCH}
+    names, batch_size = cfg.DATASETS.TRAIN, cfg.SOLVER.IMS_PER_BATCH
+    if batch_size % world_size:
+        raise ConfigError(
+            f"{cfg.label('SOLVER.IMS_PER_BATCH')}: {batch_size} images cannot be shared evenly by {world_size}"
+            f" processes; give a multiple of {world_size}"
+        )
+    part = batch_size // world_size
+    slots = list(range(rank * part, (rank + 1) * part))
+    _, mixing = split_mixing(cfg.INPUT.TRANSFORMS_TRAIN, cfg.label("INPUT.TRANSFORMS_TRAIN"))
+    # Each image is mixed with the one before it, which for a part's first one another process has.
+    lent = [(slots[0] - 1) % batch_size] if mixing and world_size > 1 else []
     dataset = _dataset(cfg, "DATASETS.TRAIN", names)
+    stream = {"seed": cfg.SEED, "batch_size": batch_size, "slots": [*lent, *slots]}
     loader: TrainLoader
     if choose_backend(cfg) == "resident":
         loader = ResidentTrainLoader(dataset, _resident(cfg, "TRANSFORMS_TRAIN", dataset, names), **stream)
     else:
         loader = WorkerTrainLoader(_worker_loader(cfg, "TRANSFORMS_TRAIN", dataset, names), **stream)
-    _, mixing = split_mixing(cfg.INPUT.TRANSFORMS_TRAIN, cfg.label("INPUT.TRANSFORMS_TRAIN"))
     if not mixing:
         return loader
-    return MixedTrainLoader(loader, build_mixing(mixing, _num_classes(cfg, train_info(cfg))))
+    return MixedTrainLoader(loader, build_mixing(mixing, _num_classes(cfg, train_info(cfg))), lent=len(lent))
 
 
 def build_test_loader(cfg: CfgNode, name: str) -> EvalLoader | ResidentEvalLoader:

@@ -11,7 +11,7 @@ import threading
 import warnings
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -135,12 +135,16 @@ class TrainLoader(ABC):
     Args:
         dataset: the samples.
         seed: SEED, which the order follows from.
-        batch_size: IMS_PER_BATCH; may exceed the size of the data set.
+        batch_size: IMS_PER_BATCH, over all ranks together; may exceed the size of the data set.
+        slots: the places in each batch that are loaded here, in their order, from 0; None: all.
     """
 
-    def __init__(self, dataset: MapDataset, *, seed: int, batch_size: int) -> None:
+    def __init__(
+        self, dataset: MapDataset, *, seed: int, batch_size: int, slots: Sequence[int] | None = None
+    ) -> None:
         self.dataset, self.size = dataset, len(dataset)
         self.seed, self.batch_size = seed, batch_size
+        self.slots = list(range(batch_size) if slots is None else slots)
 
     def __iter__(self) -> Iterator[Batch]:
         """Begin at iteration 0."""
@@ -160,9 +164,9 @@ class TrainLoader(ABC):
         """End all streams, and processes that load for them."""
 
     def sample_indices(self, iteration: int) -> list[int]:
-        """Return the indices, in the data set, of the samples of batch number `iteration`, from 0."""
+        """Return the indices, in the data set, of the samples that batch number `iteration`, from 0, has here."""
         order = SampleStream(self.seed, self.size).order(iteration * self.batch_size, self.batch_size)
-        return [int(index) for index in order]
+        return [int(index) for index in order[self.slots]]
 
     def describe_samples(self, iteration: int) -> str:
         """Return the same for a message: at most 16, with their files where the data set tells them.
@@ -181,11 +185,14 @@ class WorkerTrainLoader(TrainLoader):
     Args:
         loader: loads the samples.
         seed: SEED, which the order follows from.
-        batch_size: IMS_PER_BATCH; may exceed the size of the data set.
+        batch_size: IMS_PER_BATCH, over all ranks together; may exceed the size of the data set.
+        slots: the places in each batch that are loaded here, in their order, from 0; None: all.
     """
 
-    def __init__(self, loader: WorkerLoader, *, seed: int, batch_size: int) -> None:
-        super().__init__(loader.samples.dataset, seed=seed, batch_size=batch_size)
+    def __init__(
+        self, loader: WorkerLoader, *, seed: int, batch_size: int, slots: Sequence[int] | None = None
+    ) -> None:
+        super().__init__(loader.samples.dataset, seed=seed, batch_size=batch_size, slots=slots)
         self._loader = loader
 
     def batches(self, start: int = 0) -> Generator[Batch, None, None]:
@@ -199,7 +206,8 @@ class WorkerTrainLoader(TrainLoader):
     def _places(self, start: int) -> Iterator[list[Place]]:
         stream = SampleStream(self.seed, self.size)
         for first in itertools.count(start * self.batch_size, self.batch_size):
-            yield list(enumerate(stream.order(first, self.batch_size).tolist(), start=first))
+            order = stream.order(first, self.batch_size).tolist()
+            yield [(first + slot, order[slot]) for slot in self.slots]
 
 
 class EvalLoader:

@@ -60,6 +60,7 @@ class MixedTrainLoader(TrainLoader):
     Args:
         loader: gives the batches.
         mixing: changes them; one of several is drawn for each batch, each as likely.
+        lent: how many samples at the front of each batch are there for others to be mixed with, and not given on.
 
     >>> from warmstart.config import get_cfg
     >>> from warmstart.data import build_train_loader
@@ -70,9 +71,10 @@ class MixedTrainLoader(TrainLoader):
     (torch.Size([16, 10]), True)
     """
 
-    def __init__(self, loader: TrainLoader, mixing: Sequence[Mixing]) -> None:
-        super().__init__(loader.dataset, seed=loader.seed, batch_size=loader.batch_size)
-        self._loader, self._mixing = loader, mixing
+    def __init__(self, loader: TrainLoader, mixing: Sequence[Mixing], *, lent: int = 0) -> None:
+        slots = loader.slots[lent:]
+        super().__init__(loader.dataset, seed=loader.seed, batch_size=loader.batch_size, slots=slots)
+        self._loader, self._mixing, self._lent = loader, mixing, lent
 
     def batches(self, start: int = 0) -> Generator[Batch, None, None]:
         """Yield (images (N, C, H, W) float32, the classes' shares (N, num_classes) float32) without end."""
@@ -82,8 +84,8 @@ class MixedTrainLoader(TrainLoader):
                 with random_numbers_kept(everything=False):
                     torch.default_generator.manual_seed(splitmix64(seed, iteration))
                     which = int(torch.randint(len(self._mixing), ())) if len(self._mixing) > 1 else 0
-                    mixed = self._mixing[which](images, labels)
-                yield mixed
+                    images, labels = self._mixing[which](images, labels)
+                yield images[self._lent :], labels[self._lent :]
 
     def close(self) -> None:
         """End all streams, and processes that load for them."""

@@ -86,11 +86,20 @@ class ResidentTrainLoader(TrainLoader):
         dataset: the samples one by one, for messages.
         samples: the same, resident.
         seed: SEED, which order and random numbers follow from.
-        batch_size: IMS_PER_BATCH; may exceed the size of the data set.
+        batch_size: IMS_PER_BATCH, over all ranks together; may exceed the size of the data set.
+        slots: the places in each batch that are cut here, in their order, from 0; None: all.
     """
 
-    def __init__(self, dataset: MapDataset, samples: ResidentSamples, *, seed: int, batch_size: int) -> None:
-        super().__init__(dataset, seed=seed, batch_size=batch_size)
+    def __init__(
+        self,
+        dataset: MapDataset,
+        samples: ResidentSamples,
+        *,
+        seed: int,
+        batch_size: int,
+        slots: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(dataset, seed=seed, batch_size=batch_size, slots=slots)
         self._samples = samples
 
     def batches(self, start: int = 0) -> Generator[Batch, None, None]:
@@ -100,7 +109,7 @@ class ResidentTrainLoader(TrainLoader):
             block, done = divmod(start, _BLOCK)
             numbers = block_numbers(self.seed, block, _BLOCK, size, self._samples.draws)[done:]
             order = torch.from_numpy(stream.order(start * size, len(numbers) * size)).view(-1, size)
-            yield from self._samples.batches(order, numbers)
+            yield from self._samples.batches(order[:, self.slots], numbers[:, self.slots])
             start += len(numbers)
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -87,6 +88,20 @@ def test_what_is_drawn_follows_from_seed_and_iteration(configured: Configured, b
         assert labels.equal(whole[start][1])
     assert torch.get_rng_state().equal(state)
     assert not batches(cfg("SEED", 1), 1)[0][1].equal(whole[0][1])
+
+
+@pytest.mark.parametrize("backend", ["worker", "resident"])
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_the_parts_of_all_ranks_joined_are_the_batch_of_one_process(
+    configured: Configured, backend: str, world_size: int
+) -> None:
+    cfg = configured("INPUT.TRANSFORMS_TRAIN", BOTH, "DATALOADER.BACKEND", backend, "SOLVER.IMS_PER_BATCH", 12)
+    loaders = [build_train_loader(cfg, rank, world_size) for rank in range(world_size)]
+    whole = build_train_loader(cfg)
+    assert [index for loader in loaders for index in loader.sample_indices(2)] == whole.sample_indices(2)
+    for (images, labels), *parts in itertools.islice(zip(whole, *loaders, strict=True), 4):
+        assert torch.cat([part[0] for part in parts]).equal(images)
+        assert torch.cat([part[1] for part in parts]).equal(labels)
 
 
 def test_both_loaders_mix_alike(configured: Configured) -> None:
