@@ -160,10 +160,14 @@ class ImageTransform:
 
     def __call__(self, image: Any) -> Tensor:
         """Return float32 (C, H, W) for an image as `to_tensor` takes it."""
+        return self.normalised(self.augmented(image))
+
+    def augmented(self, image: Any) -> Tensor:
+        """Return what the steps make of an image as `to_tensor` takes it: as a rule uint8 (C, H, W)."""
         tensor = to_tensor(image)
         for _, step in self.steps:
             tensor = step(tensor)
-        return self._normalised(tensor)
+        return tensor
 
     def output_shape(self, channels: int, image_size: tuple[int, int], label: str) -> tuple[int, int, int]:
         """Return (C, H, W) of what an image of that size becomes, by trying a black one.
@@ -186,20 +190,36 @@ class ImageTransform:
                     raise ConfigError(f"{label}: {name} fails on a {was} image (C x H x W): {error}") from error
                 if not isinstance(tensor, Tensor) or tensor.ndim != 3:
                     raise ConfigError(f"{label}: {name} must return an image (C, H, W) as a tensor")
-        shape = self._normalised(tensor).shape
+        shape = self.normalised(tensor).shape
         return shape[0], shape[1], shape[2]
 
-    def _normalised(self, tensor: Tensor) -> Tensor:
+    def normalised(self, images: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return what the steps have made as float32 in [0, 1], mean subtracted, divided by std.
+
+        A batch at once has the bits that its images have one by one, in a fraction of the time.
+
+        Args:
+            images: (C, H, W) or (N, C, H, W).
+            out: float32 memory of that shape, which a uint8 batch is written to.
+
+        >>> transform = build_transform([], [0.5], [0.25], "INPUT.TRANSFORMS_TEST")
+        >>> transform.normalised(torch.tensor([[[[0, 255]]], [[[51, 102]]]], dtype=torch.uint8)).flatten()
+        tensor([-2.0000,  2.0000, -1.2000, -0.4000])
+        """
+        channels = images.shape[-3]
         for key, values in (("MEAN", self.mean), ("STD", self.std)):
-            if len(values) not in (1, len(tensor)):  # a grey image would silently become an RGB one
+            if len(values) not in (1, channels):  # a grey image would silently become an RGB one
                 raise ConfigError(
-                    f"INPUT.{key} has {len(values)} values, but the images have {len(tensor)} channel(s)"
+                    f"INPUT.{key} has {len(values)} values, but the images have {channels} channel(s)"
                     " after the transforms; give one value for all, or one a channel"
                 )
+        if images.dtype == torch.uint8:
+            out = images.to(torch.float32) if out is None else out.copy_(images)
+            return out.mul_(1 / 255).sub_(self.mean).div_(self.std)
         from torchvision.transforms import v2
 
-        floats: Tensor = v2.functional.to_dtype(tensor, torch.float32, scale=True)
-        return (floats - self.mean) / self.std
+        floats: Tensor = v2.functional.to_dtype(images, torch.float32, scale=True)
+        return (floats - self.mean).div_(self.std)
 
 
 def _with_enums(where: str, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torchvision.transforms.v2.functional import to_dtype
 
 from warmstart.config import ConfigError
 from warmstart.data.arrays import ArrayDataset
@@ -274,6 +275,37 @@ def test_a_label_outside_names_the_sample(train: Callable[..., TrainLoader], wor
     with pytest.raises(ConfigError, match="ten: sample 9 has label 9; with 9 classes labels run from 0 to 8"):
         list(itertools.islice(stream, 3))
     assert children() == before
+
+
+class OfKind:
+    """Returns uint8 images as they are, as floats in [0, 1], as int16, or each second one as floats."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind, self.calls = kind, 0
+
+    def __call__(self, image: Tensor) -> Tensor:
+        self.calls += 1
+        if self.kind == "int16":
+            return image.to(torch.int16) * 128
+        return image / 255 if self.kind == "floats" or (self.kind == "mixed" and self.calls % 2) else image
+
+
+@pytest.mark.parametrize("kind", ["uint8", "floats", "int16", "mixed"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_batch_holds_the_bits_of_images_normalised_one_by_one(
+    train: Callable[..., TrainLoader], workers: int, kind: str
+) -> None:
+    dataset = ArrayDataset(np.random.RandomState(1).randint(0, 256, (10, 5, 7, 3), np.uint8), np.arange(10))
+    mean, std = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
+    loader = train(workers, dataset=dataset, transform=ImageTransform([("OfKind", OfKind(kind))], mean, std))
+    batches = list(itertools.islice(loader, 5))  # all of them held: none may be written again
+    step, shift, scale = OfKind(kind), torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
+    for number, (images, labels) in enumerate(batches):
+        assert images.is_contiguous()
+        for image, index in zip(images, loader.sample_indices(number), strict=True):
+            augmented = step(torch.from_numpy(dataset.images[index]).permute(2, 0, 1))
+            assert torch.equal(image, (to_dtype(augmented, torch.float32, scale=True) - shift) / scale)
+        assert labels.tolist() == loader.sample_indices(number)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
