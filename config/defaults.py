@@ -71,9 +71,9 @@ def get_cfg() -> CfgNode:
     cfg.DATALOADER = CfgNode()
     # worker: torch's DataLoader, for anything on disk. resident: the whole data set on MODEL.DEVICE, its batches
     # cut out and transformed by tensor code, many times faster for small images; for data sets of one array
-    # (digits, MNIST and its kin, CIFAR, npz:) and RandomCrop, RandomHorizontalFlip, RandomVerticalFlip,
-    # RandomErasing, RandomGrayscale and what is the same for all images, as Resize. auto: resident where data sets
-    # and transforms allow it and a quarter of the device's memory is enough; the run says which, and why.
+    # (digits, MNIST and its kin, CIFAR, npz:) and the transforms that docs/DATA.md lists, RandomCrop, flips and
+    # ColorJitter among them. auto: resident where data sets and transforms allow it and a quarter of the device's
+    # memory is enough; the run says which, and why.
     cfg.DATALOADER.BACKEND = OneOf("auto", ("auto", "worker", "resident"))
     # Loading processes; 0 loads in the training process. The samples are the same for any number.
     cfg.DATALOADER.NUM_WORKERS = Int(0)

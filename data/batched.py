@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .jitter import change_where, color_jitter
 from .transforms import Transform
 
 _ATTEMPTS = 10  # of RandomErasing, to draw a box that fits
@@ -97,23 +98,12 @@ def whole_numbers(numbers: Tensor, count: int | Tensor) -> Tensor:
     ).long()  # float32 below 1 has 24 bits: times a count below 2^24 it stays below the count
 
 
-def _happens(numbers: Tensor, p: float) -> Tensor:
-    """Return to which images an event of probability p happens, to be broadcast over them."""
-    return (numbers[:, 0] < p)[:, None, None, None]
-
-
-def _flip(step: Any, dim: int) -> BatchedTransform:
-    return BatchedTransform(
-        1, lambda images, numbers: torch.where(_happens(numbers, step.p), images.flip(dim), images)
-    )
-
-
-def _grayscale(step: Any) -> BatchedTransform:
-    from torchvision.transforms.v2 import functional
+def _now_and_then(step: Any) -> BatchedTransform:
+    """Return the form of what does the same to each image that it happens to, and so to a batch of them."""
 
     def apply(images: Tensor, numbers: Tensor) -> Tensor:
-        grey = functional.rgb_to_grayscale(images, num_output_channels=images.shape[1])
-        return torch.where(_happens(numbers, step.p), grey, images)
+        params = step.make_params([images])
+        return change_where(numbers[:, 0] < step.p, lambda some: step.transform(some, params), images)
 
     return BatchedTransform(1, apply)
 
@@ -149,9 +139,10 @@ def _erase(step: Any) -> BatchedTransform:
         top, left = whole_numbers(y, height - h + 1), whole_numbers(x, width - w + 1)
         rows, columns = (torch.arange(size, device=images.device) for size in (height, width))
         box = ((rows >= top) & (rows < top + h))[:, :, None] & ((columns >= left) & (columns < left + w))[:, None]
-        erased = box[:, None] & _happens(numbers, step.p) & fits.any(1)[:, None, None, None]
-        value = torch.tensor(step.value, device=images.device).to(images.dtype).view(1, -1, 1, 1)
-        return torch.where(erased, value, images)
+        hit = (numbers[:, 0] < step.p) & fits.any(1)
+        # torch.tensor would wait for a CUDA device.
+        value = torch.cat([images.new_full((1, 1, 1), each) for each in step.value])
+        return torch.where(box[:, None] & hit[:, None, None, None], value, images)
 
     return BatchedTransform(1 + 4 * _ATTEMPTS, apply)
 
@@ -159,8 +150,13 @@ def _erase(step: Any) -> BatchedTransform:
 _SAME_FOR_ALL = ("Resize", "CenterCrop", "Pad", "Grayscale", "RGB", "Identity")
 _FORMS: dict[str, Callable[[Any], BatchedTransform]] = {
     "RandomCrop": _crop,
-    "RandomHorizontalFlip": lambda step: _flip(step, -1),
-    "RandomVerticalFlip": lambda step: _flip(step, -2),
-    "RandomGrayscale": _grayscale,
     "RandomErasing": _erase,
+    "ColorJitter": lambda step: BatchedTransform(*color_jitter(step)),
+    **dict.fromkeys(
+        [
+            *("RandomHorizontalFlip", "RandomVerticalFlip", "RandomGrayscale", "RandomInvert", "RandomPosterize"),
+            *("RandomSolarize", "RandomAutocontrast", "RandomEqualize"),
+        ],
+        _now_and_then,
+    ),
 }
