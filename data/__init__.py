@@ -12,17 +12,20 @@ from .datasets import (
 )
 from .loader import Batch, EvalLoader, TrainLoader, WorkerTrainLoader
 from .resident import ResidentEvalLoader, ResidentSamples, ResidentTrainLoader
-from .sampling import SampleStream, sample_key
+from .samplers import class_repeats, repeat_factors
+from .sampling import GroupedStream, SampleOrder, SampleStream, sample_key
 from .transforms import build_transform, check_transforms, register_transform
 
 __all__ = [
     "Batch",
     "DatasetInfo",
     "EvalLoader",
+    "GroupedStream",
     "MapDataset",
     "ResidentEvalLoader",
     "ResidentSamples",
     "ResidentTrainLoader",
+    "SampleOrder",
     "SampleStream",
     "TrainLoader",
     "WorkerTrainLoader",
@@ -32,11 +35,13 @@ __all__ = [
     "build_transform",
     "check_data",
     "check_transforms",
+    "class_repeats",
     "dataset_info",
     "dataset_names",
     "input_shape",
     "register_dataset",
     "register_transform",
+    "repeat_factors",
     "sample_key",
     "train_info",
 ]

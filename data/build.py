@@ -13,6 +13,7 @@ from warmstart.config import CfgNode, ConfigError
 
 from .arrays import as_tensors
 from .batched import NoBatchedForm, batched_form
+from .build_sampler import build_groups, build_order, check_sampler
 from .datasets import (
     DatasetInfo,
     MapDataset,
@@ -58,14 +59,17 @@ def build_train_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> Trai
             f" processes; give a multiple of {world_size}"
         )
     dataset = _dataset(cfg, keys[0], cfg.DATASETS.TRAIN)
-    stream = {"seed": cfg.SEED, "batch_size": batch_size, "rank": rank, "world_size": world_size}
+    options = {"seed": cfg.SEED, "batch_size": batch_size, "rank": rank, "world_size": world_size}
+    options["stream"] = build_order(cfg, dataset, train_info(cfg))
     if cfg.DATALOADER.BACKEND == "resident":
-        return ResidentTrainLoader(dataset, _resident(cfg, *keys, dataset), **stream)
-    return WorkerTrainLoader(_worker_loader(cfg, *keys, dataset, cfg.DATASETS.TRAIN), **stream)
+        return ResidentTrainLoader(dataset, _resident(cfg, *keys, dataset), **options)
+    return WorkerTrainLoader(_worker_loader(cfg, *keys, dataset, cfg.DATASETS.TRAIN), **options)
 
 
 def build_test_loader(cfg: CfgNode, name: str) -> EvalLoader | ResidentEvalLoader:
     """Return the loader that gives every sample of the data set `name` once, in order.
+
+    With DATALOADER.ASPECT_RATIO_GROUPING all images at least as wide as high come first.
 
     Reads DATASETS, INPUT, DATALOADER, SEED, TEST.IMS_PER_BATCH, MODEL.DEVICE, MODEL.NUM_CLASSES.
 
@@ -80,7 +84,8 @@ def build_test_loader(cfg: CfgNode, name: str) -> EvalLoader | ResidentEvalLoade
     dataset = _dataset(cfg, keys[0], (name,))
     if cfg.DATALOADER.BACKEND == "resident":
         return ResidentEvalLoader(_resident(cfg, *keys, dataset), seed=cfg.SEED, batch_size=size)
-    return EvalLoader(_worker_loader(cfg, *keys, dataset, (name,)), batch_size=size)
+    groups = build_groups(cfg, dataset, keys[0])
+    return EvalLoader(_worker_loader(cfg, *keys, dataset, (name,)), batch_size=size, groups=groups)
 
 
 def train_info(cfg: CfgNode) -> DatasetInfo:
@@ -133,6 +138,7 @@ def check_data(cfg: CfgNode) -> None:
     for key in ("INPUT.TRANSFORMS_TRAIN", "INPUT.TRANSFORMS_TEST"):
         check_transforms(cfg.INPUT[key.removeprefix("INPUT.")], cfg.label(key))
     train = train_info(cfg)
+    check_sampler(cfg, train)
     if cfg.DATALOADER.BACKEND == "resident":
         _check_resident(cfg)
     classes = _num_classes(cfg, train)

@@ -15,6 +15,7 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, default_collate
@@ -22,7 +23,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, default_collate
 from warmstart.config import ConfigError
 
 from .datasets import MapDataset, checked_label
-from .sampling import SampleStream, random_numbers_kept, sample_key, seed_random_numbers
+from .sampling import Groups, SampleOrder, SampleStream, random_numbers_kept, sample_key, seed_random_numbers
 from .transforms import ImageTransform
 
 Batch = tuple[Tensor, Tensor]  # images (N, C, H, W) float32, labels (N,) int64
@@ -139,15 +140,24 @@ class TrainLoader(ABC):
         rank: which of `world_size` processes this one is: it is given its part of each batch, as it would stand
             in the whole one.
         world_size: how many there are; the batch size is a multiple of it.
+        stream: which sample stands where; None: all, shuffled anew in each pass.
     """
 
     def __init__(
-        self, dataset: MapDataset, *, seed: int, batch_size: int, rank: int = 0, world_size: int = 1
+        self,
+        dataset: MapDataset,
+        *,
+        seed: int,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        stream: SampleOrder | None = None,
     ) -> None:
         assert 0 <= rank < world_size, "ranks are numbered from 0"
         assert batch_size % world_size == 0, "all ranks are given as much"
         self.dataset, self.size = dataset, len(dataset)
         self.seed, self.batch_size = seed, batch_size
+        self.stream = stream or SampleStream(seed, self.size)
         part = batch_size // world_size
         self.slots = slice(rank * part, (rank + 1) * part)
 
@@ -170,7 +180,7 @@ class TrainLoader(ABC):
 
     def sample_indices(self, iteration: int) -> list[int]:
         """Return the indices, in the data set, of the samples that batch number `iteration`, from 0, has here."""
-        order = SampleStream(self.seed, self.size).order(iteration * self.batch_size, self.batch_size)
+        order = self.stream.order(iteration * self.batch_size, self.batch_size)
         return [int(index) for index in order[self.slots]]
 
     def describe_samples(self, iteration: int) -> str:
@@ -189,11 +199,11 @@ class WorkerTrainLoader(TrainLoader):
 
     Args:
         loader: loads the samples.
-        **stream: seed, batch_size, rank and world_size of the `TrainLoader`.
+        **options: seed, batch_size and so on of the `TrainLoader`.
     """
 
-    def __init__(self, loader: WorkerLoader, **stream: Any) -> None:
-        super().__init__(loader.samples.dataset, **stream)
+    def __init__(self, loader: WorkerLoader, **options: Any) -> None:
+        super().__init__(loader.samples.dataset, **options)
         self._loader = loader
 
     def batches(self, start: int = 0) -> Generator[Batch, None, None]:
@@ -205,9 +215,8 @@ class WorkerTrainLoader(TrainLoader):
         self._loader.close()
 
     def _places(self, start: int) -> Iterator[list[Place]]:
-        stream = SampleStream(self.seed, self.size)
         for first in itertools.count(start * self.batch_size, self.batch_size):
-            yield list(enumerate(stream.order(first, self.batch_size).tolist(), start=first))[self.slots]
+            yield list(enumerate(self.stream.order(first, self.batch_size).tolist(), start=first))[self.slots]
 
 
 class EvalLoader:
@@ -216,22 +225,25 @@ class EvalLoader:
     Args:
         loader: loads the samples.
         batch_size: TEST.IMS_PER_BATCH.
+        groups: samples that are not to share a batch: one group comes after the other, each in order.
     """
 
-    def __init__(self, loader: WorkerLoader, *, batch_size: int) -> None:
+    def __init__(self, loader: WorkerLoader, *, batch_size: int, groups: Groups | None = None) -> None:
         self.batch_size, self.size = batch_size, len(loader.samples)
         self._loader = loader
+        self._batches = [
+            group[first : first + batch_size]
+            for group in groups or (np.arange(self.size),)
+            for first in range(0, len(group), batch_size)
+        ]
 
     def __len__(self) -> int:
         """Return the number of batches."""
-        return -(-self.size // self.batch_size)
+        return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield (images (N, C, H, W) float32, labels (N,) int64)."""
-        firsts = range(0, self.size, self.batch_size)
-        return self._loader.load(
-            [(index, index) for index in range(first, min(first + self.batch_size, self.size))] for first in firsts
-        )
+        return self._loader.load([(index, index) for index in batch.tolist()] for batch in self._batches)
 
     def close(self) -> None:
         """End all passes that were left in the middle, and their workers."""

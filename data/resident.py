@@ -16,7 +16,7 @@ from torch import Tensor
 from .batched import BatchedTransform, batched_form, is_same_for_all, pad_for_crop, whole_numbers
 from .datasets import MapDataset
 from .loader import Batch, TrainLoader
-from .sampling import SampleStream, block_numbers
+from .sampling import block_numbers
 from .transforms import Transform
 
 _BLOCK = 64  # iterations whose random numbers are drawn at once
@@ -93,20 +93,20 @@ class ResidentTrainLoader(TrainLoader):
     Args:
         dataset: the samples one by one, for messages.
         samples: the same, resident.
-        **stream: seed, batch_size, rank and world_size of the `TrainLoader`; random numbers follow from seed too.
+        **options: seed, batch_size and so on of the `TrainLoader`; random numbers follow from seed too.
     """
 
-    def __init__(self, dataset: MapDataset, samples: ResidentSamples, **stream: Any) -> None:
-        super().__init__(dataset, **stream)
+    def __init__(self, dataset: MapDataset, samples: ResidentSamples, **options: Any) -> None:
+        super().__init__(dataset, **options)
         self._samples = samples
 
     def batches(self, start: int = 0) -> Generator[Batch, None, None]:
         """Yield the batches of iterations `start`, `start` + 1, ... without end."""
-        stream, size = SampleStream(self.seed, self.size), self.batch_size
+        size = self.batch_size
         while True:
             block, done = divmod(start, _BLOCK)
             numbers = block_numbers(self.seed, block, _BLOCK, size, self._samples.draws)[done:]
-            order = torch.from_numpy(stream.order(start * size, len(numbers) * size)).view(-1, size)
+            order = torch.from_numpy(self.stream.order(start * size, len(numbers) * size)).view(-1, size)
             yield from self._samples.batches(order[:, self.slots], numbers[:, self.slots])
             start += len(numbers)
 
