@@ -77,6 +77,26 @@ def get_cfg() -> CfgNode:
     cfg.DATALOADER.BACKEND = OneOf("auto", ("auto", "worker", "resident"))
     # Loading processes; 0 loads in the training process. The samples are the same for any number.
     cfg.DATALOADER.NUM_WORKERS = Int(0)
+    # The order of training samples. TrainingSampler: all, shuffled anew in each pass.
+    # RepeatFactorTrainingSampler: so too, images of rare classes more than once in a pass.
+    # WeightedTrainingSampler: each class, or each sample, as often as its weight says. The last two ask the data
+    # set for its labels: an attribute `targets` or `labels`. An epoch is the data set's size with all of them.
+    cfg.DATALOADER.SAMPLER_TRAIN = OneOf(
+        "TrainingSampler", ("TrainingSampler", "RepeatFactorTrainingSampler", "WeightedTrainingSampler")
+    )
+    # RepeatFactorTrainingSampler: an image of a class that is a share f of all images comes
+    # max(1, sqrt(REPEAT_THRESHOLD / f)) times in a pass, on average; with REPEAT_SQRT false without the root.
+    cfg.DATALOADER.REPEAT_THRESHOLD = Float(0.0, minimum=0, maximum=1)
+    cfg.DATALOADER.REPEAT_SQRT = Bool(True)
+    # WeightedTrainingSampler: one number a class, how often it comes beside the others, however many images it
+    # has: with [1, 1, 2] half of all images are of class 2. () is each class as often as any other.
+    cfg.DATALOADER.CLASS_WEIGHTS = ListOf(Float(1.0, minimum=0), ())
+    # WeightedTrainingSampler, in place of CLASS_WEIGHTS: a .npy or text file with one number a sample.
+    cfg.DATALOADER.SAMPLE_WEIGHTS = Str("")
+    # Whether images at least as wide as high and higher ones never share a batch, also in evaluation: for
+    # transforms that leave a long side long. Sizes stand in the heads of image files; other data sets need an
+    # attribute `sizes`, (height, width) of each image.
+    cfg.DATALOADER.ASPECT_RATIO_GROUPING = Bool(False)
 
     # ---------------------------------------------------------------- solver
     cfg.SOLVER = CfgNode()

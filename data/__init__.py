@@ -20,17 +20,20 @@ from .datasets import (
 )
 from .loader import Batch, EvalLoader, TrainLoader, WorkerTrainLoader
 from .resident import ResidentEvalLoader, ResidentSamples, ResidentTrainLoader
-from .sampling import SampleStream, sample_key
+from .samplers import class_repeats, repeat_factors
+from .sampling import GroupedStream, SampleOrder, SampleStream, sample_key
 from .transforms import build_transform, check_transforms, register_transform
 
 __all__ = [
     "Batch",
     "DatasetInfo",
     "EvalLoader",
+    "GroupedStream",
     "MapDataset",
     "ResidentEvalLoader",
     "ResidentSamples",
     "ResidentTrainLoader",
+    "SampleOrder",
     "SampleStream",
     "TrainLoader",
     "WorkerTrainLoader",
@@ -41,12 +44,14 @@ __all__ = [
     "check_data",
     "check_transforms",
     "choose_backend",
+    "class_repeats",
     "dataset_info",
     "dataset_names",
     "describe_loader",
     "input_shape",
     "register_dataset",
     "register_transform",
+    "repeat_factors",
     "sample_key",
     "train_info",
 ]

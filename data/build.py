@@ -13,6 +13,7 @@ from warmstart.config import CfgNode, ConfigError
 
 from .arrays import as_tensors
 from .batched import NoBatchedForm, batched_form
+from .build_sampler import build_groups, build_order, check_sampler
 from .datasets import (
     DatasetInfo,
     MapDataset,
@@ -65,12 +66,13 @@ def build_train_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> Trai
     # Each image is mixed with the one before it, which for a part's first one another process has.
     lent = [(slots[0] - 1) % batch_size] if mixing and world_size > 1 else []
     dataset = _dataset(cfg, "DATASETS.TRAIN", names)
-    stream = {"seed": cfg.SEED, "batch_size": batch_size, "slots": [*lent, *slots]}
+    options = {"seed": cfg.SEED, "batch_size": batch_size, "slots": [*lent, *slots]}
+    options["stream"] = build_order(cfg, dataset, train_info(cfg))
     loader: TrainLoader
     if choose_backend(cfg) == "resident":
-        loader = ResidentTrainLoader(dataset, _resident(cfg, "TRANSFORMS_TRAIN", dataset, names), **stream)
+        loader = ResidentTrainLoader(dataset, _resident(cfg, "TRANSFORMS_TRAIN", dataset, names), **options)
     else:
-        loader = WorkerTrainLoader(_worker_loader(cfg, "TRANSFORMS_TRAIN", dataset, names), **stream)
+        loader = WorkerTrainLoader(_worker_loader(cfg, "TRANSFORMS_TRAIN", dataset, names), **options)
     if not mixing:
         return loader
     return MixedTrainLoader(loader, build_mixing(mixing, _num_classes(cfg, train_info(cfg))), lent=len(lent))
@@ -78,6 +80,8 @@ def build_train_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> Trai
 
 def build_test_loader(cfg: CfgNode, name: str) -> EvalLoader | ResidentEvalLoader:
     """Return the loader that gives every sample of the data set `name` once, in order.
+
+    With DATALOADER.ASPECT_RATIO_GROUPING all images at least as wide as high come first.
 
     Reads DATASETS, INPUT, DATALOADER, SEED, TEST.IMS_PER_BATCH, MODEL.DEVICE, MODEL.NUM_CLASSES.
 
@@ -92,7 +96,8 @@ def build_test_loader(cfg: CfgNode, name: str) -> EvalLoader | ResidentEvalLoade
     if choose_backend(cfg) == "resident":
         samples = _resident(cfg, "TRANSFORMS_TEST", dataset, (name,))
         return ResidentEvalLoader(samples, seed=cfg.SEED, batch_size=size)
-    return EvalLoader(_worker_loader(cfg, "TRANSFORMS_TEST", dataset, (name,)), batch_size=size)
+    groups = build_groups(cfg, dataset, "DATASETS.TEST")
+    return EvalLoader(_worker_loader(cfg, "TRANSFORMS_TEST", dataset, (name,)), batch_size=size, groups=groups)
 
 
 def train_info(cfg: CfgNode) -> DatasetInfo:
@@ -145,6 +150,7 @@ def check_data(cfg: CfgNode) -> None:
     for name in ("TRANSFORMS_TRAIN", "TRANSFORMS_TEST"):
         check_transforms(_entries(cfg, name), cfg.label(f"INPUT.{name}"))
     train = train_info(cfg)
+    check_sampler(cfg, train)
     if cfg.DATALOADER.BACKEND == "resident":
         label = cfg.label("DATALOADER.BACKEND")
         problems = [f"{label}: resident is not possible: {problem}; use worker" for problem in not_resident(cfg)]

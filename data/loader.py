@@ -15,6 +15,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, default_collate, get_worker_info
@@ -22,7 +23,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, default_collate
 from warmstart.config import ConfigError
 
 from .datasets import MapDataset, checked_label
-from .sampling import SampleStream, random_numbers_kept, sample_key, seed_random_numbers
+from .sampling import Groups, SampleOrder, SampleStream, random_numbers_kept, sample_key, seed_random_numbers
 from .transforms import ImageTransform
 
 Batch = tuple[Tensor, Tensor]  # images (N, C, H, W) float32, labels (N,) int64; of mixed ones (N, classes) float32
@@ -138,14 +139,22 @@ class TrainLoader(ABC):
         seed: SEED, which the order follows from.
         batch_size: IMS_PER_BATCH, over all ranks together; may exceed the size of the data set.
         slots: the places in each batch that are loaded here, in their order, from 0; None: all.
+        stream: which sample stands where; None: all, shuffled anew in each pass.
     """
 
     def __init__(
-        self, dataset: MapDataset, *, seed: int, batch_size: int, slots: Sequence[int] | None = None
+        self,
+        dataset: MapDataset,
+        *,
+        seed: int,
+        batch_size: int,
+        slots: Sequence[int] | None = None,
+        stream: SampleOrder | None = None,
     ) -> None:
         self.dataset, self.size = dataset, len(dataset)
         self.seed, self.batch_size = seed, batch_size
         self.slots = list(range(batch_size) if slots is None else slots)
+        self.stream = stream or SampleStream(seed, self.size)
 
     def __iter__(self) -> Iterator[Batch]:
         """Begin at iteration 0."""
@@ -166,7 +175,7 @@ class TrainLoader(ABC):
 
     def sample_indices(self, iteration: int) -> list[int]:
         """Return the indices, in the data set, of the samples that batch number `iteration`, from 0, has here."""
-        order = SampleStream(self.seed, self.size).order(iteration * self.batch_size, self.batch_size)
+        order = self.stream.order(iteration * self.batch_size, self.batch_size)
         return [int(index) for index in order[self.slots]]
 
     def describe_samples(self, iteration: int) -> str:
@@ -188,12 +197,19 @@ class WorkerTrainLoader(TrainLoader):
         seed: SEED, which the order follows from.
         batch_size: IMS_PER_BATCH, over all ranks together; may exceed the size of the data set.
         slots: the places in each batch that are loaded here, in their order, from 0; None: all.
+        stream: which sample stands where; None: all, shuffled anew in each pass.
     """
 
     def __init__(
-        self, loader: WorkerLoader, *, seed: int, batch_size: int, slots: Sequence[int] | None = None
+        self,
+        loader: WorkerLoader,
+        *,
+        seed: int,
+        batch_size: int,
+        slots: Sequence[int] | None = None,
+        stream: SampleOrder | None = None,
     ) -> None:
-        super().__init__(loader.samples.dataset, seed=seed, batch_size=batch_size, slots=slots)
+        super().__init__(loader.samples.dataset, seed=seed, batch_size=batch_size, slots=slots, stream=stream)
         self._loader = loader
 
     def batches(self, start: int = 0) -> Generator[Batch, None, None]:
@@ -205,9 +221,8 @@ class WorkerTrainLoader(TrainLoader):
         self._loader.close()
 
     def _places(self, start: int) -> Iterator[list[Place]]:
-        stream = SampleStream(self.seed, self.size)
         for first in itertools.count(start * self.batch_size, self.batch_size):
-            order = stream.order(first, self.batch_size).tolist()
+            order = self.stream.order(first, self.batch_size).tolist()
             yield [(first + slot, order[slot]) for slot in self.slots]
 
 
@@ -217,22 +232,25 @@ class EvalLoader:
     Args:
         loader: loads the samples.
         batch_size: TEST.IMS_PER_BATCH.
+        groups: samples that are not to share a batch: one group comes after the other, each in order.
     """
 
-    def __init__(self, loader: WorkerLoader, *, batch_size: int) -> None:
+    def __init__(self, loader: WorkerLoader, *, batch_size: int, groups: Groups | None = None) -> None:
         self.batch_size, self.size = batch_size, len(loader.samples)
         self._loader = loader
+        self._batches = [
+            group[first : first + batch_size]
+            for group in groups or (np.arange(self.size),)
+            for first in range(0, len(group), batch_size)
+        ]
 
     def __len__(self) -> int:
         """Return the number of batches."""
-        return -(-self.size // self.batch_size)
+        return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield (images (N, C, H, W) float32, labels (N,) int64)."""
-        firsts = range(0, self.size, self.batch_size)
-        return self._loader.load(
-            [(index, index) for index in range(first, min(first + self.batch_size, self.size))] for first in firsts
-        )
+        return self._loader.load([(index, index) for index in batch.tolist()] for batch in self._batches)
 
     def close(self) -> None:
         """End all passes that were left in the middle, and their workers."""

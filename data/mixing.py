@@ -72,13 +72,18 @@ class MixedTrainLoader(TrainLoader):
     """
 
     def __init__(self, loader: TrainLoader, mixing: Sequence[Mixing], *, lent: int = 0) -> None:
-        slots = loader.slots[lent:]
-        super().__init__(loader.dataset, seed=loader.seed, batch_size=loader.batch_size, slots=slots)
+        super().__init__(
+            loader.dataset,
+            seed=loader.seed,
+            batch_size=loader.batch_size,
+            slots=loader.slots[lent:],
+            stream=loader.stream,
+        )
         self._loader, self._mixing, self._lent = loader, mixing, lent
 
     def batches(self, start: int = 0) -> Generator[Batch, None, None]:
         """Yield (images (N, C, H, W) float32, the classes' shares (N, num_classes) float32) without end."""
-        seed = splitmix64(self.seed, 3)
+        seed = splitmix64(self.seed, 6)  # others take the outputs before it
         with closing(self._loader.batches(start)) as batches:
             for iteration, (images, labels) in enumerate(batches, start):
                 with random_numbers_kept(everything=False):

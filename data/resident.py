@@ -14,7 +14,7 @@ from torch import Tensor
 from .batched import BatchedTransform, batched_form
 from .datasets import MapDataset
 from .loader import Batch, TrainLoader
-from .sampling import SampleStream, block_numbers
+from .sampling import SampleOrder, block_numbers
 from .store import Store, stages
 from .transforms import Transform
 
@@ -88,6 +88,7 @@ class ResidentTrainLoader(TrainLoader):
         seed: SEED, which order and random numbers follow from.
         batch_size: IMS_PER_BATCH, over all ranks together; may exceed the size of the data set.
         slots: the places in each batch that are cut here, in their order, from 0; None: all.
+        stream: which sample stands where; None: all, shuffled anew in each pass.
     """
 
     def __init__(
@@ -98,17 +99,18 @@ class ResidentTrainLoader(TrainLoader):
         seed: int,
         batch_size: int,
         slots: Sequence[int] | None = None,
+        stream: SampleOrder | None = None,
     ) -> None:
-        super().__init__(dataset, seed=seed, batch_size=batch_size, slots=slots)
+        super().__init__(dataset, seed=seed, batch_size=batch_size, slots=slots, stream=stream)
         self._samples = samples
 
     def batches(self, start: int = 0) -> Generator[Batch, None, None]:
         """Yield the batches of iterations `start`, `start` + 1, ... without end."""
-        stream, size = SampleStream(self.seed, self.size), self.batch_size
+        size = self.batch_size
         while True:
             block, done = divmod(start, _BLOCK)
             numbers = block_numbers(self.seed, block, _BLOCK, size, self._samples.draws)[done:]
-            order = torch.from_numpy(stream.order(start * size, len(numbers) * size)).view(-1, size)
+            order = torch.from_numpy(self.stream.order(start * size, len(numbers) * size)).view(-1, size)
             yield from self._samples.batches(order[:, self.slots], numbers[:, self.slots])
             start += len(numbers)
 

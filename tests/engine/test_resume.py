@@ -391,6 +391,8 @@ def test_a_longer_run_goes_on_on_the_longer_curve(tiny: Tiny, tmp_path: Path) ->
         ("MODEL.NAME", "resnet18", "MODEL.NAME: 'small_cnn' -> 'resnet18'"),
         ("SEED", 1, "SEED: 0 -> 1"),
         ("INPUT.TRANSFORMS_TRAIN", [], "INPUT.TRANSFORMS_TRAIN: "),
+        ("DATALOADER.ASPECT_RATIO_GROUPING", True, "DATALOADER.ASPECT_RATIO_GROUPING: False -> True"),
+        ("DATALOADER.SAMPLER_TRAIN", "WeightedTrainingSampler", "DATALOADER.SAMPLER_TRAIN: 'TrainingSampler' -> "),
     ],
 )
 def test_another_model_seed_or_input_is_refused_unless_allowed(
