@@ -77,6 +77,9 @@ def get_cfg() -> CfgNode:
     cfg.DATALOADER.BACKEND = OneOf("auto", ("auto", "worker", "resident"))
     # Loading processes; 0 loads in the training process. The samples are the same for any number.
     cfg.DATALOADER.NUM_WORKERS = Int(0)
+    # An image that is missing or damaged ends the run (raise), or is skipped: in training the next sample that can
+    # be read takes its place, in evaluation it is left out. Either says which file it was.
+    cfg.DATALOADER.UNREADABLE = OneOf("raise", ("raise", "skip"))
     # The order of training samples. TrainingSampler: all, shuffled anew in each pass.
     # RepeatFactorTrainingSampler: so too, images of rare classes more than once in a pass.
     # WeightedTrainingSampler: each class, or each sample, as often as its weight says. The last two ask the data

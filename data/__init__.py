@@ -18,6 +18,7 @@ from .datasets import (
     dataset_names,
     register_dataset,
 )
+from .images import UnreadableImageError, read_image
 from .loader import Batch, EvalLoader, TrainLoader, WorkerTrainLoader
 from .resident import ResidentEvalLoader, ResidentSamples, ResidentTrainLoader
 from .samplers import class_repeats, repeat_factors
@@ -36,6 +37,7 @@ __all__ = [
     "SampleOrder",
     "SampleStream",
     "TrainLoader",
+    "UnreadableImageError",
     "WorkerTrainLoader",
     "build_dataset",
     "build_test_loader",
@@ -49,6 +51,7 @@ __all__ = [
     "dataset_names",
     "describe_loader",
     "input_shape",
+    "read_image",
     "register_dataset",
     "register_transform",
     "repeat_factors",

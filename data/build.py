@@ -23,9 +23,10 @@ from .datasets import (
     is_in_memory,
     is_users_own,
 )
-from .loader import EvalLoader, KeyedSamples, TrainLoader, WorkerLoader, WorkerTrainLoader
+from .loader import EvalLoader, TrainLoader, WorkerLoader, WorkerTrainLoader
 from .mixing import MixedTrainLoader, build_mixing, split_mixing
 from .resident import ResidentEvalLoader, ResidentSamples, ResidentTrainLoader
+from .samples import KeyedSamples, Unreadable
 from .store import resident_bytes, total_memory
 from .transforms import Entry, ImageTransform, build_transform, check_transforms
 
@@ -254,6 +255,7 @@ def _dataset(cfg: CfgNode, key: str, names: Sequence[str]) -> MapDataset:
 def _worker_loader(cfg: CfgNode, transforms: str, dataset: MapDataset, names: Sequence[str]) -> WorkerLoader:
     train = train_info(cfg)
     transform = _transform(cfg, transforms, train)
+    skip: Unreadable = "replace" if transforms == "TRANSFORMS_TRAIN" else "leave out"
     samples = KeyedSamples(
         dataset,
         transform,
@@ -261,6 +263,7 @@ def _worker_loader(cfg: CfgNode, transforms: str, dataset: MapDataset, names: Se
         num_classes=_num_classes(cfg, train),
         name=" + ".join(names),
         seed_everything=transform.is_users_own or any(is_users_own(name) for name in names),
+        unreadable="raise" if cfg.DATALOADER.UNREADABLE == "raise" else skip,
     )
     pin_memory = _device(cfg).startswith("cuda") and torch.cuda.is_available()
     return WorkerLoader(samples, num_workers=cfg.DATALOADER.NUM_WORKERS, pin_memory=pin_memory)

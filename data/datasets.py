@@ -13,6 +13,7 @@ from warmstart.config import ConfigError, unknown_name
 
 from .sampling import random_numbers_kept
 from .transforms import to_tensor
+from .unreadable import first_readable, read_sample
 
 
 class MapDataset(Protocol):
@@ -212,8 +213,10 @@ def _info_by_looking(entry: _Entry, name: str, root: str, download: bool, label:
 def _look_at(dataset: MapDataset, where: str) -> DatasetInfo:
     """Find a data set's info from its attributes and its first, middle and last image."""
     places = (0, len(dataset) // 2, len(dataset) - 1)
-    with random_numbers_kept(everything=True):
-        shapes = [tuple(to_tensor(dataset[place][0]).shape) for place in places]
+    read = functools.partial(read_sample, dataset)
+    with random_numbers_kept(everything=True):  # what a damaged file does, is for the loader to say
+        found = [first_readable(read, place, len(dataset), where)[0] for place in places]
+        shapes = [tuple(to_tensor(image).shape) for image, _ in found]
     classes = tuple(map(str, getattr(dataset, "classes", ())))
     num_classes = getattr(dataset, "num_classes", len(classes))
     if not num_classes:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import bisect
 import itertools
+import logging
 import multiprocessing
 import os
 import signal
@@ -18,58 +18,22 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, default_collate, get_worker_info
+from torch.utils.data import DataLoader
 
 from warmstart.config import ConfigError
 
-from .datasets import MapDataset, checked_label
-from .sampling import Groups, SampleOrder, SampleStream, random_numbers_kept, sample_key, seed_random_numbers
-from .transforms import ImageTransform
+from .datasets import MapDataset
+from .samples import Collate, KeyedSamples, Place
+from .sampling import Groups, SampleOrder, SampleStream, random_numbers_kept
+from .unreadable import sample_path
+
+logger = logging.getLogger(__name__)
 
 Batch = tuple[Tensor, Tensor]  # images (N, C, H, W) float32, labels (N,) int64; of mixed ones (N, classes) float32
-Place = tuple[int, int]  # (position, index): the key of the random numbers, the sample in the data set
 
 _SHOWN = 16  # samples of a batch, in a message
-
-
-class KeyedSamples(Dataset[tuple[Tensor, int]]):
-    """A data set with its transform, whose random numbers depend on (seed, position) alone.
-
-    Args:
-        dataset: samples by index.
-        transform: makes an image the model's input.
-        seed: SEED.
-        num_classes: labels outside 0 to num_classes - 1 are refused.
-        name: the data set's name, for messages.
-        seed_everything: whether python's and numpy's generators are keyed beside torch's, for users'
-            own code; torchvision draws from torch's.
-    """
-
-    def __init__(
-        self,
-        dataset: MapDataset,
-        transform: ImageTransform,
-        *,
-        seed: int,
-        num_classes: int,
-        name: str,
-        seed_everything: bool = False,
-    ) -> None:
-        self.dataset, self.transform = dataset, transform
-        self.seed, self.num_classes, self.name = seed, num_classes, name
-        self.seed_everything = seed_everything
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        return len(self.dataset)
-
-    def __getitem__(self, place: Place) -> tuple[Tensor, int]:
-        """Return (augmented image, label) for (position, index); leaves the global generators changed."""
-        position, index = place
-        seed_random_numbers(sample_key(self.seed, position), self.seed_everything)
-        image, label = self.dataset[index]
-        augmented = self.transform.augmented(image)
-        return augmented, checked_label(label, self.num_classes, f"{self.name}: sample {index}")
+_LINES = 20  # lines about samples that cannot be read
+_CONSEQUENCE = {"replace": "others took their places", "leave out": "the scores are without them"}
 
 
 class WorkerLoader:
@@ -85,6 +49,7 @@ class WorkerLoader:
 
     def __init__(self, samples: KeyedSamples, *, num_workers: int, pin_memory: bool) -> None:
         self.samples, self.num_workers, self.pin_memory = samples, num_workers, pin_memory
+        self._unread: set[int] = set()
         self._running: weakref.WeakSet[Generator[Batch, None, None]] = weakref.WeakSet()
 
     def load(self, batches: Iterable[list[Place]]) -> Generator[Batch, None, None]:
@@ -100,17 +65,35 @@ class WorkerLoader:
 
     def _load(self, batches: Iterable[list[Place]]) -> Generator[Batch, None, None]:
         iterator = self._start(batches)
+        unread: set[int] = set()
         try:
             while True:
                 with random_numbers_kept(self.samples.seed_everything), _one_sentence():
                     batch = next(iterator, None)
                 if batch is None:
+                    if len(unread) == len(self.samples):
+                        raise ConfigError(f"{self.samples.name}: none of its {len(unread):,} samples can be read")
                     return
-                yield batch[0], batch[1]
+                images, labels, notes = batch
+                for index, why in notes:
+                    unread.add(index)
+                    self._tell(index, why)
+                if len(labels):
+                    yield images, labels
         finally:
+            if unread:
+                share, samples = f"{len(unread):,} of {len(self.samples):,}", self.samples
+                rest = _CONSEQUENCE[samples.unreadable]
+                logger.warning("%s: %s samples cannot be read; %s", samples.name, share, rest)
             # torch ends workers when the iterator is collected, which an error's traceback puts off.
             if self.num_workers:
                 iterator._shutdown_workers()
+
+    def _tell(self, index: int, why: str) -> None:
+        """Log once, here and not in a worker, that a sample cannot be read; of very many not each."""
+        if index not in self._unread and len(self._unread) < _LINES:
+            logger.warning("%s: %s", self.samples.name, why)
+        self._unread.add(index)
 
     def _start(self, batches: Iterable[list[Place]]) -> Any:
         with warnings.catch_warnings():
@@ -123,7 +106,7 @@ class WorkerLoader:
                     self.samples,
                     batch_sampler=batches,
                     num_workers=self.num_workers,
-                    collate_fn=_Collate(self.samples.transform),
+                    collate_fn=Collate(self.samples.transform),
                     pin_memory=self.pin_memory,
                     worker_init_fn=_obey_main_process_only,
                     generator=torch.Generator(),  # else it draws a seed from the global one
@@ -257,66 +240,14 @@ class EvalLoader:
         self._loader.close()
 
 
-def sample_path(dataset: Any, index: int) -> str:
-    """Return the file of a sample of a data set that has pairs (file, label) as `samples`, as torchvision's do.
-
-    >>> from types import SimpleNamespace
-    >>> folder = SimpleNamespace(samples=[("cats/1.png", 0), ("dogs/7.png", 1)])
-    >>> sample_path(folder, 1), sample_path([5, 6], 1)
-    ('dogs/7.png', '')
-    """
-    if isinstance(dataset, ConcatDataset):
-        part = bisect.bisect_right(dataset.cumulative_sizes, index)
-        first = dataset.cumulative_sizes[part - 1] if part else 0
-        return sample_path(dataset.datasets[part], index - first)
-    samples = getattr(dataset, "samples", None)
-    pair = samples[index] if isinstance(samples, (list, tuple)) and index < len(samples) else None
-    path = pair[0] if isinstance(pair, (list, tuple)) and pair else None
-    return str(path) if isinstance(path, (str, os.PathLike)) else ""
-
-
-class _Collate:
-    """Makes a normalised batch of augmented samples.
-
-    A worker normalises in memory that it keeps, and copies the result into the memory it shares: with memory that
-    is new for each batch, images of 224 pixels a side take twice as long. A batch that this process has loaded is
-    never written again, since someone may still hold it.
-    """
-
-    def __init__(self, transform: ImageTransform) -> None:
-        self._transform = transform
-        self._kept = torch.empty(0)
-
-    def __call__(self, samples: list[tuple[Tensor, int]]) -> list[Tensor]:
-        """Return [images (N, C, H, W) float32, labels (N,) int64]."""
-        images, labels = [image for image, _ in samples], torch.tensor([label for _, label in samples])
-        if len({(image.shape, image.dtype) for image in images}) > 1:
-            images = [self._transform.normalised(image) for image in images]
-            sizes = {"x".join(map(str, image.shape)) for image in images}
-            if len(sizes) > 1:
-                raise ConfigError(
-                    "images of one batch differ in size after the transforms: "
-                    f"{', '.join(sorted(sizes))} (C x H x W); end INPUT.TRANSFORMS_TRAIN and "
-                    "INPUT.TRANSFORMS_TEST with {Resize: {size: [224, 224]}} or a crop"
-                )
-            return [torch.stack(images), labels]
-        batch = torch.stack(images)
-        if get_worker_info() is None:
-            return [self._transform.normalised(batch), labels]
-        if self._kept.shape != batch.shape:
-            self._kept = torch.empty(batch.shape)
-        shared: Tensor = default_collate(list(self._transform.normalised(batch, self._kept)))
-        return [shared, labels]
-
-
 @contextmanager
 def _one_sentence() -> Iterator[None]:
     """Take the worker's traceback, which torch puts into an error's text, off a ConfigError."""
     try:
         yield
     except ConfigError as error:
-        last = str(error).strip().splitlines()[-1]
-        raise ConfigError(last.rpartition("ConfigError: ")[2]) from None
+        # In a ConfigError the line break behind that text has become a backslash and an n.
+        raise ConfigError(str(error).removesuffix("\\n").rpartition("ConfigError: ")[2]) from None
 
 
 def _obey_main_process_only(worker_id: int) -> None:

@@ -13,8 +13,8 @@ from torch.utils.data import ConcatDataset, Subset
 
 from .arrays import ArrayDataset
 from .datasets import MapDataset, checked_label
-from .loader import sample_path
 from .sampling import Groups
+from .unreadable import sample_path
 
 Floats = npt.NDArray[np.float64]
 

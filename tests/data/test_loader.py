@@ -21,7 +21,8 @@ from torchvision.transforms.v2.functional import to_dtype
 
 from warmstart.config import ConfigError
 from warmstart.data.arrays import ArrayDataset
-from warmstart.data.loader import EvalLoader, KeyedSamples, TrainLoader, WorkerLoader, WorkerTrainLoader
+from warmstart.data.loader import EvalLoader, TrainLoader, WorkerLoader, WorkerTrainLoader
+from warmstart.data.samples import KeyedSamples
 from warmstart.data.transforms import ImageTransform, build_transform
 
 AUGMENT = [("RandomHorizontalFlip", {}), ("RandomCrop", {"size": 8, "padding": 2})]
@@ -237,7 +238,7 @@ def test_no_worker_outlives_its_stream(train: Callable[..., TrainLoader], end: s
 def test_workers_leave_signals_to_the_main_process(train: Callable[..., TrainLoader]) -> None:
     before = children()
     stream = train(2).batches()
-    next(stream)
+    assert len([next(stream), next(stream)]) == 2  # one of each worker: both have started
     workers = children() - before
     for name in ("INT", "USR1", "TERM"):
         subprocess.run(["kill", "-s", name, *map(str, workers)], check=True)

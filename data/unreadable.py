@@ -1,0 +1,92 @@
+"""Samples that cannot be read: which errors say so, which file it was, and what is read in their place."""
+
+from __future__ import annotations
+
+import bisect
+import errno
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from torch.utils.data import ConcatDataset
+
+from warmstart.config import ConfigError
+
+T = TypeVar("T")
+
+_IN_A_ROW = 100  # unreadable samples after which it is not the files
+_OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+class UnreadableSample(Exception):  # what the loader is told, not what a user sees
+    """A sample's file cannot be read.
+
+    >>> print(UnreadableSample(7, "dogs/7.png", "image file is truncated"))
+    sample 7 (dogs/7.png) cannot be read: image file is truncated
+    """
+
+    def __init__(self, index: int, file: str, reason: str) -> None:
+        self.index = index
+        super().__init__(f"sample {index}{f' ({file})' if file else ''} cannot be read: {reason}")
+
+
+def read_sample(dataset: Any, index: int) -> tuple[Any, Any]:
+    """Return (image, label) of a data set.
+
+    Raises:
+        UnreadableSample: its file is missing or damaged: the data set has raised an OSError, as PIL does and
+            `read_image`. Any other error is a mistake in somebody's code, and comes through.
+    """
+    try:
+        image, label = dataset[index]
+    except OSError as error:
+        if error.errno in _OF_THE_MACHINE:
+            raise
+        reason = " ".join(str(error.strerror or error).split())
+        raise UnreadableSample(index, sample_path(dataset, index) or str(error.filename or ""), reason) from error
+    return image, label
+
+
+def first_readable(read: Callable[[int], T], index: int, size: int, name: str) -> tuple[T, list[UnreadableSample]]:
+    """Return the first sample from `index` on that can be read, and what was met before it.
+
+    Args:
+        read: returns a sample by its index, or raises UnreadableSample.
+        index: where to begin; behind the last sample comes the first.
+        size: samples in the data set.
+        name: the data set's, for messages.
+
+    Raises:
+        ConfigError: a hundred in a row cannot be read.
+
+    >>> first_readable("abc".__getitem__, 1, 3, "letters")
+    ('b', [])
+    """
+    unread: list[UnreadableSample] = []
+    for step in range(min(size, _IN_A_ROW)):
+        try:
+            return read((index + step) % size), unread
+        except UnreadableSample as error:
+            unread.append(error)
+    raise ConfigError(
+        f"{name}: none of the {len(unread)} samples from {index} on can be read; look whether the drive is there "
+        f"({unread[-1]})"
+    )
+
+
+def sample_path(dataset: Any, index: int) -> str:
+    """Return the file of a sample of a data set that has pairs (file, label) as `samples`, as torchvision's do.
+
+    >>> from types import SimpleNamespace
+    >>> folder = SimpleNamespace(samples=[("cats/1.png", 0), ("dogs/7.png", 1)])
+    >>> sample_path(folder, 1), sample_path([5, 6], 1)
+    ('dogs/7.png', '')
+    """
+    if isinstance(dataset, ConcatDataset):
+        part = bisect.bisect_right(dataset.cumulative_sizes, index)
+        first = dataset.cumulative_sizes[part - 1] if part else 0
+        return sample_path(dataset.datasets[part], index - first)
+    samples = getattr(dataset, "samples", None)
+    pair = samples[index] if isinstance(samples, (list, tuple)) and index < len(samples) else None
+    path = pair[0] if isinstance(pair, (list, tuple)) and pair else None
+    return str(path) if isinstance(path, (str, os.PathLike)) else ""
