@@ -20,6 +20,7 @@ from .datasets import (
 )
 from .images import UnreadableImageError, read_image
 from .loader import Batch, EvalLoader, TrainLoader, WorkerTrainLoader
+from .records import FlatRecords
 from .resident import ResidentEvalLoader, ResidentSamples, ResidentTrainLoader
 from .samplers import class_repeats, repeat_factors
 from .sampling import GroupedStream, SampleOrder, SampleStream, sample_key
@@ -29,6 +30,7 @@ __all__ = [
     "Batch",
     "DatasetInfo",
     "EvalLoader",
+    "FlatRecords",
     "GroupedStream",
     "MapDataset",
     "ResidentEvalLoader",

@@ -13,6 +13,7 @@ import numpy as np
 from .arrays import ArrayDataset, read_idx, read_npz
 from .datasets import DatasetInfo, MapDataset, register_dataset
 from .images import read_image
+from .records import FlatRecords
 
 _DIGITS = tuple("0123456789")
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -100,8 +101,11 @@ def _image_folder(path: str, download: bool) -> MapDataset:
     """Build from PATH/<class>/<image>; classes are numbered in the order of their names, images are RGB."""
     import torchvision
 
-    folder: MapDataset = torchvision.datasets.ImageFolder(Path(path).expanduser(), loader=read_image)
-    return folder
+    folder = torchvision.datasets.ImageFolder(Path(path).expanduser(), loader=read_image)
+    folder.samples = folder.imgs = FlatRecords(folder.samples)
+    folder.targets = np.array(folder.targets)
+    dataset: MapDataset = folder
+    return dataset
 
 
 def _npz(path: str, download: bool) -> MapDataset:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from torch.utils.data import ConcatDataset
@@ -87,6 +87,6 @@ def sample_path(dataset: Any, index: int) -> str:
         first = dataset.cumulative_sizes[part - 1] if part else 0
         return sample_path(dataset.datasets[part], index - first)
     samples = getattr(dataset, "samples", None)
-    pair = samples[index] if isinstance(samples, (list, tuple)) and index < len(samples) else None
+    pair = samples[index] if isinstance(samples, Sequence) and index < len(samples) else None
     path = pair[0] if isinstance(pair, (list, tuple)) and pair else None
     return str(path) if isinstance(path, (str, os.PathLike)) else ""
