@@ -38,9 +38,9 @@ from .trainer import Trainer, is_pending
 
 logger = logging.getLogger(__name__)
 
-# Keys that cannot change the result of training (of them PRINTED changes what is saved, or when it ends), and
-# sections whose change would make it another run. Of the rest (SOLVER above all) this run's value is used, and
-# the change is printed.
+# Keys that cannot change the result of training (FREE), and sections whose change would make it another run
+# (FIXED). Of the rest (SOLVER above all) this run's value is used, and the change is printed; so it is of PRINTED,
+# which change what is saved, when the run ends, or whether a damaged file ends it.
 FREE = (
     "OUTPUT_DIR",
     "LOG_PERIOD",
@@ -55,7 +55,7 @@ FREE = (
     "PROFILER.",
     "MEMORY_STATS",
 )
-PRINTED = ("TEST.PRECISE_BN.", "TEST.BEST.", "TEST.EARLY_STOPPING.")
+PRINTED = ("TEST.PRECISE_BN.", "TEST.BEST.", "TEST.EARLY_STOPPING.", "DATALOADER.UNREADABLE")
 FIXED = ("MODEL.", "DATASETS.", "INPUT.", "SEED", "DATALOADER.")
 
 
@@ -200,9 +200,10 @@ def compare_configs(cfg: CfgNode, saved: dict[str, Any], allow_change: bool) -> 
         # A schedule that follows metrics also follows how often there are any.
         steers = key in ("LOG_PERIOD", "TEST.EVAL_PERIOD") and follows_metrics(cfg)
         steers |= key == "TEST.EVAL_PERIOD" and bool(cfg.TEST.BEST.METRIC)  # which of them can be the best
-        if key.startswith(FREE) and not key.startswith(PRINTED) and not steers:
+        printed = steers or key.startswith(PRINTED)
+        if key.startswith(FREE) and not printed:
             continue
-        if key.startswith(FIXED) and not allow_change:
+        if key.startswith(FIXED) and not printed and not allow_change:
             refused.append(change)
         else:
             logger.info("changed since the checkpoint: %s", change)
