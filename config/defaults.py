@@ -54,6 +54,9 @@ def get_cfg() -> CfgNode:
     cfg.DATASETS.ROOT = Str("datasets")
     # Whether torchvision may download a data set that ROOT does not hold.
     cfg.DATASETS.DOWNLOAD = Bool(False)
+    # Folder where DATALOADER.BACKEND resident keeps what it has made of imagefolder:PATH, for the next run; what
+    # lies there may be deleted at any time. "": warmstart in $XDG_CACHE_HOME or ~/.cache.
+    cfg.DATASETS.CACHE = Str("")
 
     # ---------------------------------------------------------------- input
     cfg.INPUT = CfgNode()
@@ -71,8 +74,9 @@ def get_cfg() -> CfgNode:
     cfg.DATALOADER = CfgNode()
     # worker: torch's DataLoader, for anything on disk. resident: the whole data set on MODEL.DEVICE, its batches
     # cut out and transformed by tensor code, many times faster for small images; for data sets of one array
-    # (digits, MNIST and its kin, CIFAR, npz:) and the transforms that docs/DATA.md lists, RandomCrop, flips and
-    # ColorJitter among them. auto: resident where data sets and transforms allow it and a quarter of the device's
+    # (digits, MNIST and its kin, CIFAR, npz:), for imagefolder:PATH where all images have one size, or get one by
+    # the first transforms, and for the transforms that docs/DATA.md lists, RandomCrop, flips and ColorJitter among
+    # them. auto: resident where data sets of one array and the transforms allow it and a quarter of the device's
     # memory is enough; the run says which, and why.
     cfg.DATALOADER.BACKEND = OneOf("auto", ("auto", "worker", "resident"))
     # Loading processes; 0 loads in the training process. The samples are the same for any number.

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset
 
 
 class ArrayDataset:
@@ -58,15 +57,12 @@ class ArrayDataset:
 
 
 def as_tensors(dataset: Any) -> tuple[Tensor, Tensor]:
-    """Return the images (N, C, H, W) uint8 and labels (N,) int64 of an ArrayDataset, or of several joined.
+    """Return the images (N, C, H, W) uint8 and labels (N,) int64 of an ArrayDataset.
 
     >>> images, labels = as_tensors(ArrayDataset(np.zeros((5, 8, 6, 3), np.uint8), np.arange(5)))
     >>> images.shape, labels.tolist()
     (torch.Size([5, 3, 8, 6]), [0, 1, 2, 3, 4])
     """
-    if isinstance(dataset, ConcatDataset):
-        images, labels = zip(*map(as_tensors, dataset.datasets), strict=True)
-        return torch.cat(images), torch.cat(labels)
     # A copy only where the array is not whole or not ours to write, as one that lies in a file's bytes.
     pixels = torch.from_numpy(np.require(dataset.images, requirements=["C", "W"]))
     return pixels.permute(0, 3, 1, 2) if pixels.ndim == 4 else pixels[:, None], torch.from_numpy(dataset.labels)

@@ -14,6 +14,7 @@ from warmstart.config import CfgNode, ConfigError
 from .arrays import as_tensors
 from .batched import NoBatchedForm, batched_form
 from .build_sampler import build_groups, build_order, check_sampler
+from .cached import FolderImages
 from .datasets import (
     DatasetInfo,
     MapDataset,
@@ -27,7 +28,7 @@ from .loader import EvalLoader, TrainLoader, WorkerLoader, WorkerTrainLoader
 from .mixing import MixedTrainLoader, build_mixing, split_mixing
 from .resident import ResidentEvalLoader, ResidentSamples, ResidentTrainLoader
 from .samples import KeyedSamples, Unreadable
-from .store import resident_bytes, total_memory
+from .store import Steps, resident_bytes, stages, total_memory
 from .transforms import Entry, ImageTransform, build_transform, check_transforms
 
 # Images of unknown size are taken to be at least this large when transforms are tried.
@@ -152,11 +153,6 @@ def check_data(cfg: CfgNode) -> None:
         check_transforms(_entries(cfg, name), cfg.label(f"INPUT.{name}"))
     train = train_info(cfg)
     check_sampler(cfg, train)
-    if cfg.DATALOADER.BACKEND == "resident":
-        label = cfg.label("DATALOADER.BACKEND")
-        problems = [f"{label}: resident is not possible: {problem}; use worker" for problem in not_resident(cfg)]
-        if problems:
-            raise ConfigError(problems)
     classes = _num_classes(cfg, train)
     trained_on = _shape(cfg, "TRANSFORMS_TRAIN", train, train)
     label = cfg.label("DATASETS.TEST")
@@ -171,6 +167,11 @@ def check_data(cfg: CfgNode) -> None:
                 f"{cfg.label('INPUT.TRANSFORMS_TEST')}: images of {name} end with {tested_on[0]} channel(s),"
                 f" the training set's with {trained_on[0]}"
             )
+    if cfg.DATALOADER.BACKEND == "resident":
+        label = cfg.label("DATALOADER.BACKEND")
+        problems = [f"{label}: resident is not possible: {problem}; use worker" for problem in not_resident(cfg)]
+        if problems:
+            raise ConfigError(problems)
 
 
 def choose_backend(cfg: CfgNode) -> str:
@@ -193,18 +194,27 @@ def choose_backend(cfg: CfgNode) -> str:
 
 
 def not_resident(cfg: CfgNode) -> list[str]:
-    """Return what keeps the data sets of a config from being resident: [] where nothing does."""
-    problems = [
-        f"{name} is not a data set of one array"
-        for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
-        if not is_in_memory(name)
-    ]
+    """Return what keeps the data sets of a config from being resident: [] where nothing does.
+
+    A folder is only looked through, and later converted, where DATALOADER.BACKEND asks for it.
+    """
+    problems = []
+    for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
+        if _is_folder(name) and cfg.DATALOADER.BACKEND != "resident":
+            problems.append(f"{name} is converted only where DATALOADER.BACKEND is resident")
+        elif not _is_folder(name) and not is_in_memory(name):
+            problems.append(f"{name} is not a data set of one array")
     for key in ("TRANSFORMS_TRAIN", "TRANSFORMS_TEST"):
         for name, step in _transform(cfg, key, train_info(cfg)).steps:
             try:
                 batched_form(name, step)
             except NoBatchedForm as error:
                 problems.append(str(error))
+    if not problems:
+        try:
+            _resident_bytes(cfg)
+        except ValueError as error:
+            problems.append(str(error))
     return problems
 
 
@@ -233,13 +243,32 @@ def _too_large(cfg: CfgNode) -> bool:
 def _resident_bytes(cfg: CfgNode) -> int:
     """Return what the resident images of all data sets take."""
     train, size = train_info(cfg), 0
-    for key, transforms in (("TRAIN", "TRANSFORMS_TRAIN"), ("TEST", "TRANSFORMS_TEST")):
-        steps = _transform(cfg, transforms, train).steps
-        for name in cfg.DATASETS[key]:
-            info = dataset_info(name, cfg.DATASETS.ROOT, cfg.DATASETS.DOWNLOAD, cfg.label(f"DATASETS.{key}"))
-            assert info.image_size is not None, "images of one array"
-            size += resident_bytes(info.size, (info.channels, *info.image_size), steps)
+    joined = [("TRAIN", cfg.DATASETS.TRAIN), *(("TEST", (name,)) for name in cfg.DATASETS.TEST)]
+    for key, names in joined:
+        once, steps = _split_steps(names, _transform(cfg, f"TRANSFORMS_{key}", train).steps)
+        for name in names:
+            place = cfg.DATASETS.ROOT, cfg.DATASETS.DOWNLOAD, cfg.label(f"DATASETS.{key}")
+            if _is_folder(name):
+                folder = FolderImages(build_dataset(name, *place), once, cfg.DATASETS.CACHE)
+                size += resident_bytes(len(folder), folder.shape, steps)
+            else:
+                info = dataset_info(name, *place)
+                assert info.image_size is not None, "images of one array"
+                size += resident_bytes(info.size, (info.channels, *info.image_size), steps)
     return size
+
+
+def _is_folder(name: str) -> bool:
+    return name.startswith("imagefolder:")
+
+
+def _split_steps(names: Sequence[str], steps: Steps) -> tuple[Steps, Steps]:
+    """Return what is done to the images of folders before they are cached, and what is left to do.
+
+    Folders joined with arrays are cached as they are: an array has no such step done.
+    """
+    count = len(stages(steps).once) if all(map(_is_folder, names)) else 0
+    return steps[:count], steps[count:]
 
 
 def _device(cfg: CfgNode) -> str:
@@ -271,15 +300,31 @@ def _worker_loader(cfg: CfgNode, transforms: str, dataset: MapDataset, names: Se
 
 def _resident(cfg: CfgNode, transforms: str, dataset: MapDataset, names: Sequence[str]) -> ResidentSamples:
     train = train_info(cfg)
-    images, labels = as_tensors(dataset)
+    transform = _transform(cfg, transforms, train)
+    once, steps = _split_steps(names, transform.steps)
+    label = cfg.label("DATALOADER.BACKEND")
+    sets = dataset.datasets if isinstance(dataset, ConcatDataset) else [dataset]
+    try:
+        parts = [
+            FolderImages(part, once, cfg.DATASETS.CACHE).load() if _is_folder(name) else as_tensors(part)
+            for name, part in zip(names, sets, strict=True)
+        ]
+    except ValueError as error:
+        raise ConfigError(f"{label}: resident is not possible: {error}; use worker") from error
+    except OSError as error:
+        cache = cfg.label("DATASETS.CACHE")
+        raise ConfigError(
+            f"{cache}: {error.filename} cannot be written: {error.strerror}; name a folder with room for it"
+        ) from error
+    labels = torch.cat([each for _, each in parts])
     classes = _num_classes(cfg, train)
     for index in (labels >= classes).nonzero()[:1].flatten().tolist():
         checked_label(int(labels[index]), classes, f"{' + '.join(names)}: sample {index}")
-    transform = _transform(cfg, transforms, train)
+    images = [each for each, _ in parts]
     try:
-        return ResidentSamples(images, labels, transform.steps, transform.mean, transform.std, _device(cfg))
-    except MemoryError as error:
-        raise ConfigError(f"{cfg.label('DATALOADER.BACKEND')}: {error}; use worker") from None
+        return ResidentSamples(images, labels, steps, transform.mean, transform.std, _device(cfg))
+    except (MemoryError, ValueError) as error:
+        raise ConfigError(f"{label}: {error}; use worker") from None
 
 
 def _transform(cfg: CfgNode, name: str, train: DatasetInfo) -> ImageTransform:

@@ -26,7 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .transforms import Transform, to_tensor
+from .store import Steps
+from .transforms import to_tensor
 
 logger = logging.getLogger(__name__)
 
@@ -51,9 +52,7 @@ class FolderImages:
         path: where they lie converted, or will.
     """
 
-    def __init__(
-        self, dataset: Any, once: Sequence[tuple[str, Transform]], cache: str = "", decoder: str = "pil"
-    ) -> None:
+    def __init__(self, dataset: Any, once: Steps, cache: str = "", decoder: str = "pil") -> None:
         self._dataset, self._once = dataset, [step for _, step in once]
         self._files = _list_files([path for path, _ in dataset.samples])
         versions = [version(name) for name in ("torch", "torchvision", "pillow")]
@@ -78,17 +77,23 @@ class FolderImages:
             _require_one_size(self._files)
         return shape
 
-    def images(self) -> Tensor:
+    def load(self) -> tuple[Tensor, Tensor]:
         """Return them, (N, C, H, W) uint8, mapped from `path`, where they are put if they are not there whole.
+
+        Behind them the labels, (N,) int64.
 
         Raises:
             ValueError: they differ in size, or a file is no image; the message names the first.
             OSError: the file cannot be written.
         """
         if not self._is_whole():
-            self._convert()
+            try:
+                self._convert()
+            except OSError as error:  # a full disk names no file
+                raise OSError(error.errno, error.strerror, str(self.path)) from error
         # "c" writes nothing back, but is writable, without which torch warns.
-        return torch.from_numpy(np.memmap(self.path, np.uint8, "c", shape=(len(self), *self.shape)))
+        images = torch.from_numpy(np.memmap(self.path, np.uint8, "c", shape=(len(self), *self.shape)))
+        return images, torch.tensor([label for _, label in self._dataset.samples])
 
     def _image(self, index: int) -> Tensor:
         try:
@@ -97,7 +102,7 @@ class FolderImages:
             raise ValueError(f"{self._files.paths[index]} cannot be read: {error}") from error
         for step in self._once:
             image = step(image)
-        return image
+        return image.cpu()  # a decoder may leave it on a CUDA device
 
     def _ends_with_one_size(self) -> bool:
         """Return whether the transforms give images of one size, whatever size they get."""
@@ -205,4 +210,7 @@ def _require_one_size(files: _Files) -> None:
 
 def _differ(paths: Sequence[str], index: int, size: tuple[int, ...], first: tuple[int, ...]) -> ValueError:
     sizes = ["x".join(map(str, each)) for each in (size, first)]
-    return ValueError(f"{paths[index]} is {sizes[0]}, but {paths[0]} is {sizes[1]}")
+    return ValueError(
+        f"{paths[index]} is {sizes[0]}, but {paths[0]} is {sizes[1]}, and no transform to one size, as"
+        " {Resize: {size: [64, 64]}}, stands in front of all others"
+    )

@@ -15,6 +15,8 @@ from torch import Tensor
 from .batched import is_same_for_all, pad_for_crop, whole_numbers
 from .transforms import Transform
 
+Steps = Sequence[tuple[str, Transform]]  # (name, transform) in order
+
 _PIECE = 1024  # images that are transformed at once while the store is filled
 
 
@@ -34,7 +36,7 @@ class Stages(NamedTuple):
     rest: list[tuple[str, Transform]]
 
 
-def stages(steps: Sequence[tuple[str, Transform]]) -> Stages:
+def stages(steps: Steps) -> Stages:
     """Return the stages of (name, transform) in order.
 
     >>> [name for name, _ in stages([("Resize", abs), ("RandomCrop", abs), ("Resize", abs)]).rest]
@@ -63,7 +65,7 @@ class Layout:
         cut: (H, W) of a crop; the whole where none is cropped.
     """
 
-    def __init__(self, steps: Sequence[tuple[str, Transform]], shape: tuple[int, int, int]) -> None:
+    def __init__(self, steps: Steps, shape: tuple[int, int, int]) -> None:
         self.stages = stages(steps)
         crop, flip = self.stages.crop, self.stages.flip
         channels, padded_height, padded_width = self.prepared(torch.zeros(1, *shape, dtype=torch.uint8)).shape[1:]
@@ -83,7 +85,7 @@ class Layout:
         return count * math.prod(self.shape) + self.shape[-1]  # the last crop's last row may end behind them
 
 
-def resident_bytes(count: int, shape: tuple[int, int, int], steps: Sequence[tuple[str, Transform]]) -> int:
+def resident_bytes(count: int, shape: tuple[int, int, int], steps: Steps) -> int:
     """Return the memory that images take once they are resident.
 
     Args:
@@ -143,9 +145,7 @@ class Store:
         ValueError: the parts' images differ in size.
     """
 
-    def __init__(
-        self, parts: Sequence[Tensor], steps: Sequence[tuple[str, Transform]], device: torch.device | str
-    ) -> None:
+    def __init__(self, parts: Sequence[Tensor], steps: Steps, device: torch.device | str) -> None:
         channels, height, width = parts[0].shape[1:]
         layout = Layout(steps, (channels, height, width))
         self._mirrored, channels, padded_height, self._row = layout.shape

@@ -265,19 +265,6 @@ def test_what_has_no_batched_form_says_why(name: str, step: Any, problem: str) -
         batched_form(name, step)
 
 
-def test_a_folder_of_images_is_refused(tmp_path: Path) -> None:
-    from PIL import Image
-
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        Image.new("RGB", (8, 8)).save(tmp_path / name / "1.png")
-    folder = f"imagefolder:{tmp_path}"
-    with pytest.raises(
-        ConfigError, match=f"resident is not possible: {folder} is not a data set of one array; use worker"
-    ):
-        check_data(configured("DATASETS.TRAIN", folder, "DATASETS.TEST", folder))
-
-
 def test_a_label_outside_names_the_sample(tmp_path: Path) -> None:
     path = tmp_path / "odd.npz"
     np.savez(path, images=np.zeros((40, 8, 8), np.uint8), labels=np.r_[np.zeros(30), 12, np.zeros(9)].astype(int))
