@@ -1,15 +1,8 @@
 """Data sets by name, transforms by name, and loaders whose stream follows from SEED and iteration."""
 
 from . import catalog  # noqa: F401  # registers the data sets that come along
-from .build import (
-    build_test_loader,
-    build_train_loader,
-    check_data,
-    choose_backend,
-    describe_loader,
-    input_shape,
-    train_info,
-)
+from .backend import choose_backend, describe_loader
+from .build import build_test_loader, build_train_loader, check_data
 from .datasets import (
     DatasetInfo,
     MapDataset,
@@ -19,6 +12,7 @@ from .datasets import (
     register_dataset,
 )
 from .images import UnreadableImageError, read_image
+from .info import input_shape, train_info
 from .loader import Batch, EvalLoader, TrainLoader, WorkerTrainLoader
 from .records import FlatRecords
 from .resident import ResidentEvalLoader, ResidentSamples, ResidentTrainLoader

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import logging
+import math
 import os
 import secrets
 import shutil
@@ -77,6 +78,13 @@ class FolderImages:
             _require_one_size(self._files)
         return shape
 
+    def has_room(self) -> bool:
+        """Return whether they are converted, or can be: the folder may be written to and has the space."""
+        if self._has_size(self.shape):
+            return True
+        folder = next(each for each in self.path.absolute().parents if each.exists())
+        return os.access(folder, os.W_OK) and shutil.disk_usage(folder).free >= self._bytes(self.shape)
+
     def load(self) -> tuple[Tensor, Tensor]:
         """Return them, (N, C, H, W) uint8, mapped from `path`, where they are put if they are not there whole.
 
@@ -116,8 +124,11 @@ class FolderImages:
 
     def _has_size(self, shape: tuple[int, int, int]) -> bool:
         """Return whether the file is there and as long as it should be."""
-        size = len(self) * int(np.prod(shape)) + _CHECKSUM
+        size = self._bytes(shape) + _CHECKSUM
         return self.path.is_file() and self.path.stat().st_size == size
+
+    def _bytes(self, shape: tuple[int, int, int]) -> int:
+        return len(self) * math.prod(shape)
 
     def _is_whole(self) -> bool:
         if not self._has_size(self.shape):
@@ -127,13 +138,13 @@ class FolderImages:
 
     def _convert(self) -> None:
         """Write the file under another name, then give it its own: other processes see all of it or nothing."""
-        folder, size = self.path.parent, len(self) * int(np.prod(self.shape))
+        folder = self.path.parent
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob(f".{self.path.stem}.*.tmp"):
             with suppress(OSError):
                 if time.time() - left.stat().st_mtime > _ABANDONED:
                     left.unlink()
-        if shutil.disk_usage(folder).free < size:
+        if shutil.disk_usage(folder).free < self._bytes(self.shape):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         temporary = folder / f".{self.path.stem}.{secrets.token_hex(8)}.tmp"
         try:

@@ -96,9 +96,11 @@ def test_auto_is_worker_for_more_than_a_quarter_of_memory(
 ) -> None:
     size = (1437 + 360) * 64 + 2 * 8
     for memory, backend in ((4 * size, "resident"), (4 * size - 1, "worker")):
-        monkeypatch.setattr("warmstart.data.build.total_memory", lambda device, memory=memory: memory)
+        monkeypatch.setattr("warmstart.data.backend.total_memory", lambda device, memory=memory: memory)
         assert choose_backend(configured("MODEL.DEVICE", "cpu")) == backend
-    assert describe_loader(configured()).endswith("(resident: takes 0.1 MB on cpu)")
+    assert describe_loader(configured()).endswith(
+        "(resident: takes 0.1 MB on cpu, more than a quarter of its memory)"
+    )
 
 
 def test_the_choice_stands_in_the_resolved_config(configured: Configured) -> None:

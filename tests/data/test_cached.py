@@ -322,14 +322,38 @@ def test_an_image_that_is_cut_short_is_found_when_it_is_read(equal: Path, folder
         build_train_loader(cfg)
 
 
-def test_auto_leaves_a_folder_where_it_is(equal: Path, tmp_path: Path, folder_config: Configured) -> None:
-    cfg = folder_config(equal, "DATALOADER.BACKEND", "auto", "DATASETS.TEST", [])
+def test_auto_takes_a_folder_that_can_be_converted(
+    equal: Path, tmp_path: Path, folder_config: Configured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = folder_config(equal, "DATALOADER.BACKEND", "auto", "MODEL.DEVICE", "cpu")
+    assert choose_backend(cfg) == "resident"
+    assert describe_loader(cfg) == "resident: 0.0 MB on cpu"
+    assert files_in(tmp_path / "cache") == []  # it is converted when it is loaded
+
+
+@pytest.mark.parametrize("what", ["space", "permission"])
+def test_auto_leaves_a_folder_where_it_is_when_the_cache_cannot_take_it(
+    what: str, equal: Path, tmp_path: Path, folder_config: Configured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if what == "space":
+        monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=12 * 189 - 1))
+    else:
+        monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
+    cache = tmp_path / "cache" / what
+    cfg = folder_config(equal, "DATALOADER.BACKEND", "auto", "DATASETS.CACHE", str(cache))
     assert choose_backend(cfg) == "worker"
-    assert describe_loader(cfg) == (
-        f"worker, 0 processes (resident: imagefolder:{equal} is converted only where DATALOADER.BACKEND is"
-        " resident)"
-    )
-    assert files_in(tmp_path / "cache") == []
+    assert describe_loader(cfg).endswith(f" (resident: DATASETS.CACHE, {cache}, cannot be written or is full)")
+
+
+def test_auto_leaves_a_folder_whose_unreadable_images_are_passed_over(
+    equal: Path, folder_config: Configured
+) -> None:
+    cfg = folder_config(equal, "DATALOADER.BACKEND", "auto", "DATALOADER.UNREADABLE", "skip")
+    assert choose_backend(cfg) == "worker"
+    with pytest.raises(
+        ConfigError, match="resident is not possible: DATALOADER.UNREADABLE skip passes over files"
+    ):
+        check_data(folder_config(equal, "DATALOADER.UNREADABLE", "skip"))
 
 
 def test_sets_of_other_sizes_are_refused_unless_a_transform_makes_them_equal(
