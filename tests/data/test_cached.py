@@ -294,8 +294,8 @@ def test_images_of_other_sizes_name_the_first_file_and_both_sizes(equal: Path, f
     with pytest.raises(ConfigError) as error:
         check_data(folder_config(equal))
     assert str(error.value).endswith(
-        f": resident is not possible: {equal}/b/03.png is 8x7, but {equal}/a/00.png is 9x7, and no transform to one"
-        " size, as {Resize: {size: [64, 64]}}, stands in front of all others; use worker"
+        f": resident is not possible: {equal}/b/03.png is 8x7, but {equal}/a/00.png is 9x7, and no transform to"
+        " one size, as {Resize: {size: [64, 64]}}, stands in front of all others; use worker"
     )
     check_data(folder_config(equal, "INPUT.TRANSFORMS_TRAIN", RESIZED, "INPUT.TRANSFORMS_TEST", RESIZED))
 
