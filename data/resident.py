@@ -74,13 +74,12 @@ class ResidentSamples:
         """
         indices, numbers = (_to(self._labels.device, each) for each in (indices, numbers))
         starts = self._store.starts(indices, numbers[..., : self._store.draws])
-        labels = self._labels[indices]
-        for row in range(len(indices)):
-            images, used = self._store.cut(starts[row]), self._store.draws
+        for begin, labels, drawn in zip(starts, self._labels[indices], numbers, strict=True):
+            images, used = self._store.cut(begin), self._store.draws
             for step in self._rest:
-                images = step.apply(images, numbers[row, :, used : used + step.draws])
+                images = step.apply(images, drawn[:, used : used + step.draws])
                 used += step.draws
-            yield self._normalised(images), labels[row]
+            yield self._normalised(images), labels
 
     def _normalised(self, images: Tensor) -> Tensor:
         floats = images.to(torch.float32, memory_format=self._format)

@@ -179,10 +179,8 @@ class Store:
         block = height * padded_width * channels // planes
         self._all = flat.as_strided((flat.numel() - block + 1, block), (1, 1))
         self._offsets = torch.arange(planes, device=device) * self._strides[2]
-        if channels_last:
-            self._shape, self._permute = (height, padded_width, channels), (0, 3, 1, 2)
-        else:
-            self._shape, self._permute = (channels, height, padded_width), (0, 1, 2, 3)
+        self._channels_last = channels_last
+        self._shape = (height, padded_width, channels) if channels_last else (channels, height, padded_width)
 
     def starts(self, indices: Tensor, numbers: Tensor) -> Tensor:
         """Return where the blocks of each sample begin, (..., blocks), for numbers (..., draws)."""
@@ -197,7 +195,8 @@ class Store:
     def cut(self, starts: Tensor) -> Tensor:
         """Return images (B, C, H, W) uint8 for the rows of `starts`."""
         blocks = self._all.index_select(0, starts.view(-1))
-        return blocks.view(len(starts), *self._shape).permute(self._permute)[..., : self._width]
+        images = blocks.view(len(starts), *self._shape)
+        return (images.permute(0, 3, 1, 2) if self._channels_last else images)[..., : self._width]
 
 
 def _fill(places: Tensor, parts: Sequence[Tensor], layout: Layout, device: torch.device | str) -> None:

@@ -311,10 +311,10 @@ def test_memory_is_looked_for_first(monkeypatch: pytest.MonkeyPatch) -> None:
         require_memory(10**15, "cpu")
 
     def refuse(needed: int, device: Any) -> None:
-        raise MemoryError("no memory")
+        raise MemoryError(f"no {needed:,} bytes")
 
     monkeypatch.setattr("warmstart.data.store.require_memory", refuse)
-    with pytest.raises(ConfigError, match="^DATALOADER.BACKEND .*: no memory; use worker"):
+    with pytest.raises(ConfigError, match="^DATALOADER.BACKEND .*: no 91,976 bytes; use worker"):
         build_train_loader(configured())
 
 
@@ -341,9 +341,7 @@ def test_a_cuda_device_gives_the_same_batches_and_is_never_waited_for(
         torch.cuda.set_sync_debug_mode("default")
     for (pixels, labels), (expected, expected_labels) in zip(batches, streams[0], strict=False):
         assert torch.equal(labels.cpu(), expected_labels)
-        off = (
-            pixels.cpu() - expected
-        ).abs() * std > 1e-5  # arithmetic of colours may round another way, by a level
+        off = (pixels.cpu() - expected).abs() * std > 1e-5  # arithmetic of colours may round to another level
         assert off.float().mean() < 0.001
         assert pixels.stride() == expected.stride()
 
