@@ -34,6 +34,7 @@ class ResidentSamples:
         mean: one value, or one a channel, of pixels from 0 to 1.
         std: one value, or one a channel.
         device: where they are to lie.
+        memory_format: of the batches: torch.contiguous_format or torch.channels_last. The values are the same.
 
     Raises:
         NoBatchedForm: a transform works image by image only.
@@ -49,8 +50,11 @@ class ResidentSamples:
         mean: Tensor,
         std: Tensor,
         device: torch.device | str = "cpu",
+        memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
-        self._store = Store([images] if isinstance(images, Tensor) else images, steps, device)
+        parts = [images] if isinstance(images, Tensor) else images
+        self._format = memory_format
+        self._store = Store(parts, steps, device, channels_last=memory_format == torch.channels_last)
         self._rest: list[BatchedTransform] = [batched_form(name, step) for name, step in stages(steps).rest]
         self.draws = self._store.draws + sum(each.draws for each in self._rest)
         self._labels = labels.to(device)
@@ -68,15 +72,25 @@ class ResidentSamples:
             indices: (batches, B) int64, of samples.
             numbers: (batches, B, draws) float32, from [0, 1).
         """
-        indices, numbers = indices.to(self._labels.device), numbers.to(self._labels.device)
+        indices, numbers = (_to(self._labels.device, each) for each in (indices, numbers))
         starts = self._store.starts(indices, numbers[..., : self._store.draws])
-        labels = self._labels[indices]
-        for row in range(len(indices)):
-            images, used = self._store.cut(starts[row]), self._store.draws
+        for begin, labels, drawn in zip(starts, self._labels[indices], numbers, strict=True):
+            images, used = self._store.cut(begin), self._store.draws
             for step in self._rest:
-                images = step.apply(images, numbers[row, :, used : used + step.draws])
+                images = step.apply(images, drawn[:, used : used + step.draws])
                 used += step.draws
-            yield images.to(torch.float32).sub_(self._mean).mul_(self._scale), labels[row]
+            yield self._normalised(images), labels
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        floats = images.to(torch.float32, memory_format=self._format)
+        pixels, mean, scale = floats, self._mean, self._scale
+        if self._format == torch.channels_last and mean.numel() > 1:
+            # Values for a whole row of pixels: loops over three channels would take many times as long.
+            count, channels, height, width = images.shape
+            pixels = floats.permute(0, 2, 3, 1).view(count, height, width * channels)
+            mean, scale = (each.expand(channels, 1, 1).flatten().repeat(width) for each in (mean, scale))
+        pixels.sub_(mean).mul_(scale)
+        return floats
 
 
 class ResidentTrainLoader(TrainLoader):
@@ -144,3 +158,8 @@ class ResidentEvalLoader:
 
     def close(self) -> None:
         """Nothing has to be ended."""
+
+
+def _to(device: torch.device, tensor: Tensor) -> Tensor:
+    """Return the tensor on a device; a CUDA device takes it over while this process goes on."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

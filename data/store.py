@@ -82,7 +82,8 @@ class Layout:
 
     def bytes(self, count: int) -> int:
         """Return the bytes of so many images."""
-        return count * math.prod(self.shape) + self.shape[-1]  # the last crop's last row may end behind them
+        # A block may end behind its image, by less than a row.
+        return count * math.prod(self.shape) + self.shape[-1] * self.shape[1]
 
 
 def resident_bytes(count: int, shape: tuple[int, int, int], steps: Steps) -> int:
@@ -130,63 +131,81 @@ def require_memory(needed: int, device: torch.device | str) -> None:
 
 
 class Store:
-    """Images on a device, and blocks of them.
+    """Images on a device, and crops of them.
 
-    A crop of h rows is one block, h padded rows long, from the crop's first pixel on; what is too much of each row
-    is cut off behind. torch can look at flat memory as all such blocks, overlapping, and copy some.
+    A crop of h rows is one block of a channel's memory, h padded rows long, from its first pixel on; what is too
+    much of each row is cut off behind. torch can look at flat memory as all such blocks, overlapping, and copy
+    some. Where channels come last, or nothing is cropped, a block holds all channels.
 
     Args:
         parts: uint8 (N, C, H, W), joined end to end.
         steps: (name, transform) in order; what stands behind a crop and a flip is left to others.
         device: where they are to lie.
+        channels_last: whether an image lies as (H, W, C), and crops with it.
 
     Raises:
         MemoryError: they do not fit.
         ValueError: the parts' images differ in size.
     """
 
-    def __init__(self, parts: Sequence[Tensor], steps: Steps, device: torch.device | str) -> None:
+    def __init__(
+        self,
+        parts: Sequence[Tensor],
+        steps: Steps,
+        device: torch.device | str,
+        channels_last: bool = False,
+    ) -> None:
         channels, height, width = parts[0].shape[1:]
         layout = Layout(steps, (channels, height, width))
-        self._mirrored, channels, padded_height, self._row = layout.shape
+        mirrored, channels, padded_height, padded_width = layout.shape
         height, self._width = layout.cut
+        self._rows, self._columns = padded_height - height + 1, padded_width - self._width + 1
         self._p = layout.flip_probability
-        self._rows, self._columns = padded_height - height + 1, self._row - self._width + 1
-        plane = padded_height * self._row
-        # Uncropped, an image is one block; else each of its channels is.
-        self._crops = self._rows * self._columns > 1
-        self._blocks = channels if self._crops else 1
-        self._shape = (channels, height, self._row)
-        self._plane = plane * channels // self._blocks
-        block = height * self._row * channels // self._blocks
+        crops = self._rows * self._columns > 1
+        self.draws = 2 * crops + (self._p > 0)
+
         count = sum(map(len, parts))
         require_memory(layout.bytes(count), device)
-        flat = torch.zeros(layout.bytes(count), dtype=torch.uint8, device=device)
-        places = flat[: -self._row].view(count, *layout.shape)
-        for piece in (piece for part in parts for piece in torch.split(part, _PIECE)):
-            prepared, place, places = layout.prepared(piece), places[: len(piece)], places[len(piece) :]
-            if prepared.shape[1:] != place.shape[2:]:
-                sizes = ("x".join(map(str, shape)) for shape in (place.shape[2:], prepared.shape[1:]))
-                raise ValueError(f"images of the data sets differ in size: {' and '.join(sizes)} (C x H x W)")
-            place[:, 0] = prepared.to(device)
-            if self._mirrored == 2:
-                place[:, 1] = place[:, 0].flip(-1)
+        flat = torch.empty(layout.bytes(count), dtype=torch.uint8, device=device)
+        used = flat[: count * math.prod(layout.shape)]
+        if channels_last:
+            places = used.view(count, mirrored, padded_height, padded_width, channels).permute(0, 1, 4, 2, 3)
+        else:
+            places = used.view(count, *layout.shape)
+        self._strides = places.stride()
+        _fill(places, parts, layout, device)
+
+        planes = channels if crops and not channels_last else 1
+        block = height * padded_width * channels // planes
         self._all = flat.as_strided((flat.numel() - block + 1, block), (1, 1))
-        self._offsets = torch.arange(self._blocks, device=device) * self._plane
-        self.draws = 2 * self._crops + (self._p > 0)
+        self._offsets = torch.arange(planes, device=device) * self._strides[2]
+        self._channels_last = channels_last
+        self._shape = (height, padded_width, channels) if channels_last else (channels, height, padded_width)
 
     def starts(self, indices: Tensor, numbers: Tensor) -> Tensor:
-        """Return where the blocks of each sample begin: (..., blocks)."""
-        image = indices * self._mirrored
+        """Return where the blocks of each sample begin, (..., blocks), for numbers (..., draws)."""
+        starts = indices * self._strides[0]
         if self._p > 0:
-            image = image + (numbers[..., -1] < self._p)
-        starts = image * (self._plane * self._blocks)
-        if self._crops:
+            starts = starts + (numbers[..., -1] < self._p) * self._strides[1]
+        if self._rows * self._columns > 1:
             top, left = whole_numbers(numbers[..., 0], self._rows), whole_numbers(numbers[..., 1], self._columns)
-            starts = starts + top * self._row + left
+            starts = starts + top * self._strides[3] + left * self._strides[4]
         return starts[..., None] + self._offsets
 
     def cut(self, starts: Tensor) -> Tensor:
         """Return images (B, C, H, W) uint8 for the rows of `starts`."""
         blocks = self._all.index_select(0, starts.view(-1))
-        return blocks.view(len(starts), *self._shape)[..., : self._width]
+        images = blocks.view(len(starts), *self._shape)
+        return (images.permute(0, 3, 1, 2) if self._channels_last else images)[..., : self._width]
+
+
+def _fill(places: Tensor, parts: Sequence[Tensor], layout: Layout, device: torch.device | str) -> None:
+    """Put images into their places (N, mirrored, C, H, W); no more than a piece of them is copied at a time."""
+    for piece in (piece for part in parts for piece in torch.split(part, _PIECE)):
+        prepared, place, places = layout.prepared(piece), places[: len(piece)], places[len(piece) :]
+        if prepared.shape[1:] != place.shape[2:]:
+            sizes = ("x".join(map(str, shape)) for shape in (place.shape[2:], prepared.shape[1:]))
+            raise ValueError(f"images of the data sets differ in size: {' and '.join(sizes)} (C x H x W)")
+        place[:, 0] = prepared.to(device)
+        if place.shape[1] == 2:
+            place[:, 1] = place[:, 0].flip(-1)

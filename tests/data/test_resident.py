@@ -14,13 +14,14 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from warmstart.config import CfgNode, ConfigError, get_cfg
-from warmstart.data import ResidentSamples, build_test_loader, build_train_loader, check_data
+from warmstart.data import ResidentSamples, ResidentTrainLoader, build_test_loader, build_train_loader, check_data
 from warmstart.data.arrays import ArrayDataset, as_tensors
 from warmstart.data.batched import NoBatchedForm, batched_form
 from warmstart.data.store import require_memory
 from warmstart.engine import load_checkpoint
 from warmstart.tools import train_net
 
+VALUES = ((0.1, 0.2, 0.3), (0.5, 0.25, 2.0))
 NONE, ONE = torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
 
 
@@ -98,6 +99,37 @@ def test_pixels_are_normalised_by_channel() -> None:
     ((batch, _),) = samples.batches(torch.tensor([[1, 3]]), torch.empty(1, 2, 0))
     torch.testing.assert_close(batch, (pixels[[1, 3]] / 255 - mean) / std)
     assert batch.is_contiguous()
+
+
+PIPELINES = [
+    [],
+    [v2.Resize([6, 8]), v2.Pad(1)],
+    [v2.RandomCrop(5, padding=2), v2.RandomHorizontalFlip()],
+    [v2.RandomHorizontalFlip(), v2.RandomErasing(value=[1, 2, 3]), v2.RandomCrop((9, 4), padding=2, fill=7)],
+    [v2.RandomCrop((6, 6)), v2.ColorJitter(0.3, 0.3, 0.3), v2.RandomVerticalFlip(), v2.RandomAutocontrast()],
+]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("steps", PIPELINES, ids=lambda steps: "-".join(type(step).__name__ for step in steps))
+@pytest.mark.parametrize("single", [True, False], ids=["one mean", "a mean a channel"])
+def test_channels_last_holds_the_same_values(steps: list[Any], channels: int, single: bool) -> None:
+    if channels == 1:
+        steps = [step for step in steps if not isinstance(step, v2.RandomErasing)]
+    mean, std = (torch.tensor([a, b, c][: 1 if single else channels]).view(-1, 1, 1) for a, b, c in VALUES)
+    formats = torch.contiguous_format, torch.channels_last
+    named = [(type(step).__name__, step) for step in steps]
+    samples = [
+        ResidentSamples(images(9, channels), torch.arange(9), named, mean, std, memory_format=each)
+        for each in formats
+    ]
+    indices, numbers = torch.tensor([[1, 3, 8], [0, 8, 2]]), torch.rand(2, 3, samples[0].draws)
+    for batches in zip(*(each.batches(indices, numbers) for each in samples), strict=True):
+        (plain, labels), (last, last_labels) = batches
+        assert torch.equal(plain, last)
+        assert torch.equal(labels, last_labels)
+        assert plain.is_contiguous()
+        assert last.is_contiguous(memory_format=torch.channels_last)
 
 
 # ---------------------------------------------------------------- drawn freely, in torchvision's distribution
@@ -279,11 +311,39 @@ def test_memory_is_looked_for_first(monkeypatch: pytest.MonkeyPatch) -> None:
         require_memory(10**15, "cpu")
 
     def refuse(needed: int, device: Any) -> None:
-        raise MemoryError("no memory")
+        raise MemoryError(f"no {needed:,} bytes")
 
     monkeypatch.setattr("warmstart.data.store.require_memory", refuse)
-    with pytest.raises(ConfigError, match="^DATALOADER.BACKEND .*: no memory; use worker"):
+    with pytest.raises(ConfigError, match="^DATALOADER.BACKEND .*: no 91,976 bytes; use worker"):
         build_train_loader(configured())
+
+
+# ---------------------------------------------------------------- on a CUDA device
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("steps", PIPELINES, ids=lambda steps: "-".join(type(step).__name__ for step in steps))
+def test_a_cuda_device_gives_the_same_batches_and_is_never_waited_for(
+    steps: list[Any], memory_format: torch.memory_format
+) -> None:
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in VALUES)
+    named = [(type(step).__name__, step) for step in steps]
+    streams = []
+    for device in ("cpu", "cuda"):
+        samples = ResidentSamples(images(40), torch.arange(40), named, mean, std, device, memory_format)
+        streams.append(ResidentTrainLoader(range(40), samples, seed=0, batch_size=16).batches())  # type: ignore[arg-type]
+    first = next(streams[1])
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        batches = [first, *itertools.islice(streams[1], 69)]  # into the second block of random numbers
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for (pixels, labels), (expected, expected_labels) in zip(batches, streams[0], strict=False):
+        assert torch.equal(labels.cpu(), expected_labels)
+        off = (pixels.cpu() - expected).abs() * std > 1e-5  # arithmetic of colours may round to another level
+        assert off.float().mean() < 0.001
+        assert pixels.stride() == expected.stride()
 
 
 # ---------------------------------------------------------------- a run
