@@ -3,10 +3,10 @@
     python benchmarks/keying.py --data fashion_mnist --root DIR
 
 "loading" is what a sample takes with DATALOADER.BACKEND worker in this process, cropped and flipped, its keying
-included. "key" computes a sample's key; "torch", "random" and "numpy" each start a generator from one; "batch" keeps
-and restores torch's state around a batch. Keying is key + torch + batch with torchvision's transforms, and the same
-with all three generators where a transform is a user's own. All take turns, `rounds` times; `us` is the median of
-the rounds, less what an empty call takes, and `share` the median of the ratios to "loading".
+included. "key" computes a sample's key; "torch", "random" and "numpy" each start a generator from one; "batch"
+keeps and restores torch's state around a batch. Keying is key + torch + batch with torchvision's transforms, and
+the same with all three generators where a transform is a user's own. All take turns, `rounds` times; `us` is the
+median of the rounds, less what an empty call takes, and `share` the median of the ratios to "loading".
 """
 
 from __future__ import annotations
