@@ -119,7 +119,7 @@ def _whole_sum(repeats: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """Return factors in units of 1 / _ONE, scaled so that they add up to a whole number, at least 1."""
     total = float(repeats.sum())
     length = max(1, round(total))
-    assert length < 2**31, "sums of parts fit into 64 bits"
+    assert length < 2**30, "sums of parts fit into 64 bits"
     parts = np.rint(repeats * (length / total * _ONE)).astype(np.int64)
     parts[parts.argmax()] += length * _ONE - parts.sum()  # what rounding has lost
     return parts
