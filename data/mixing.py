@@ -83,7 +83,7 @@ class MixedTrainLoader(TrainLoader):
 
     def batches(self, start: int = 0) -> Generator[Batch, None, None]:
         """Yield (images (N, C, H, W) float32, the classes' shares (N, num_classes) float32) without end."""
-        seed = splitmix64(self.seed, 6)  # others take the outputs before it
+        seed = splitmix64(self.seed, 6)
         with closing(self._loader.batches(start)) as batches:
             for iteration, (images, labels) in enumerate(batches, start):
                 with random_numbers_kept(everything=False):

@@ -15,9 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-_WORD = (1 << 64) - 1
 Groups = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]  # indices of the samples of either
 
+# Each purpose has its own output of splitmix64(SEED): 0 the keys of samples, 1 their order, 2 numbers of blocks,
+# 3 and 4 the order in either group, 5 which group begins, 6 mixing.
+_WORD = (1 << 64) - 1
 _ONE = 1 << 32  # a sample once, in the whole numbers that factors are counted in
 
 
@@ -77,7 +79,7 @@ class SampleStream:
     def __init__(self, seed: int, size: int, repeats: npt.NDArray[Any] | None = None) -> None:
         assert size > 0, "an empty data set has no order"
         self.size = size
-        self._order_seed = splitmix64(seed, 1)  # sample_key is drawn from output 0
+        self._order_seed = splitmix64(seed, 1)
         self._parts = None if repeats is None else _whole_sum(repeats)
         self._length = size if self._parts is None else int(self._parts.sum()) // _ONE
         self._last = -1, np.empty(0, np.int64)  # the pass that was asked for last
@@ -117,7 +119,7 @@ def _whole_sum(repeats: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """Return factors in units of 1 / _ONE, scaled so that they add up to a whole number, at least 1."""
     total = float(repeats.sum())
     length = max(1, round(total))
-    assert length < 2**31, "sums of parts fit into 64 bits"
+    assert length < 2**30, "sums of parts fit into 64 bits"
     parts = np.rint(repeats * (length / total * _ONE)).astype(np.int64)
     parts[parts.argmax()] += length * _ONE - parts.sum()  # what rounding has lost
     return parts

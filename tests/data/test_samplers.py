@@ -194,6 +194,16 @@ def test_wide_and_high_images_do_not_share_a_batch(configured: Configured, worke
     assert (counts.min(), counts.max()) == (6, 6)
 
 
+def test_ranks_share_each_batch_of_either_shape(configured: Configured) -> None:
+    cfg = configured(*use(sizes=SIZES, targets=[0, 1, 2, 3] * 5), *GROUPING, *WEIGHTED)
+    whole, *parts = (build_train_loader(cfg), *(build_train_loader(cfg, rank, 3) for rank in range(3)))
+    for iteration in range(1_000_000, 1_000_006):
+        joined = [index for part in parts for index in part.sample_indices(iteration)]
+        assert joined == whole.sample_indices(iteration)
+    shapes = [{images.shape[2:] for images, _ in itertools.islice(part.batches(7), 6)} for part in parts]
+    assert shapes[0] == shapes[1] == shapes[2] == {(9, 6), (6, 9)}
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_evaluation_gives_wide_images_first_each_sample_once(configured: Configured, workers: int) -> None:
     cfg = configured(*use(sizes=np.array(SIZES)), *GROUPING, "DATALOADER.NUM_WORKERS", workers)
