@@ -1,4 +1,4 @@
-"""Microseconds that keyed random numbers cost a sample, and which share of its loading that is, as JSON lines.
+"""Microseconds that keyed random numbers cost a sample, and their share of its loading, as JSON lines.
 
     python benchmarks/keying.py --data fashion_mnist --root DIR
 
@@ -6,7 +6,8 @@
 included. "key" computes a sample's key; "torch", "random" and "numpy" each start a generator from one; "batch"
 keeps and restores torch's state around a batch. Keying is key + torch + batch with torchvision's transforms, and
 the same with all three generators where a transform is a user's own. All take turns, `rounds` times; `us` is the
-median of the rounds, less what an empty call takes, and `share` the median of the ratios to "loading".
+median of the rounds, on the processor, less what an empty call takes, and `share` the median of the ratios to
+"loading".
 """
 
 from __future__ import annotations
@@ -69,11 +70,11 @@ def parts(batch_size: int) -> dict[str, tuple[Callable[[int], object], int]]:
 
 
 def microseconds(call: Callable[[int], object], count: int) -> float:
-    """Return what one of `count` calls takes."""
-    begin = time.perf_counter()
+    """Return what one of `count` calls takes on the processor."""
+    begin = time.process_time()
     for position in range(count):
         call(position)
-    return (time.perf_counter() - begin) / count * 1e6
+    return (time.process_time() - begin) / count * 1e6
 
 
 def main() -> None:
