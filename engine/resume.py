@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from warmstart.config import CfgNode, ConfigError
+from warmstart.config import CfgNode, ConfigError, get_cfg
 from warmstart.solver import build_ema, follows_metrics
 
 from . import files
@@ -186,7 +186,7 @@ def compare_configs(cfg: CfgNode, saved: dict[str, Any], allow_change: bool) -> 
     """
     try:
         before, now = saved["SOLVER"]["OPTIMIZER"], cfg.SOLVER.OPTIMIZER
-        differences = cfg.differences(saved)
+        differences = cfg.differences(_filled(saved, get_cfg().to_dict()))
     except (LookupError, TypeError, RuntimeError) as error:  # a tensor where a value should be
         raise ConfigError(f"the checkpoint's config is not one of ours: {type(error).__name__}: {error}") from None
     if before != now:
@@ -213,6 +213,16 @@ def compare_configs(cfg: CfgNode, saved: dict[str, Any], allow_change: bool) -> 
             "this is not the run that wrote the checkpoint: " + "; ".join(refused) + ". Use the old values, "
             "another OUTPUT_DIR, or --allow-config-change"
         )
+
+
+def _filled(saved: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint's config with keys that came after it at their defaults, as if it had known them."""
+    sections = {
+        key: _filled(saved[key], default)
+        for key, default in defaults.items()
+        if isinstance(default, dict) and isinstance(saved.get(key), dict)
+    }
+    return defaults | saved | sections
 
 
 def load_average(cfg: CfgNode, model: nn.Module, start: dict[str, Any]) -> nn.Module | None:

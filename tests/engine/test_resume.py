@@ -424,6 +424,18 @@ def test_what_cannot_change_the_result_is_free_and_not_mentioned(
     assert messages(logged) == []
 
 
+def test_a_key_that_came_after_the_checkpoint_counts_as_its_default(
+    tiny: Tiny, logged: list[logging.LogRecord]
+) -> None:
+    saved = resolve_config(tiny()).to_dict()
+    del saved["DATALOADER"]["SAMPLER_TRAIN"], saved["SOLVER"]["EMA"]
+    compare_configs(resolve_config(tiny()), saved, allow_change=False)
+    assert messages(logged) == []
+    changed = resolve_config(tiny("DATALOADER.SAMPLER_TRAIN", "WeightedTrainingSampler"))
+    with pytest.raises(ConfigError, match="SAMPLER_TRAIN: 'TrainingSampler' -> 'WeightedTrainingSampler'"):
+        compare_configs(changed, saved, allow_change=False)
+
+
 @pytest.mark.need("A3")
 def test_what_changes_the_gradients_or_what_is_saved_is_applied_and_printed(
     tiny: Tiny, logged: list[logging.LogRecord]
