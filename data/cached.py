@@ -53,7 +53,7 @@ class FolderImages:
         path: where they lie converted, or will.
     """
 
-    def __init__(self, dataset: Any, once: Steps, cache: str = "", decoder: str = "pil") -> None:
+    def __init__(self, dataset: Any, once: Steps, cache: str = "", decoder: str = "torchvision") -> None:
         self._dataset, self._once = dataset, [step for _, step in once]
         self._files = _list_files([path for path, _ in dataset.samples])
         versions = [version(name) for name in ("torch", "torchvision", "pillow")]

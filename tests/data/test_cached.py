@@ -169,7 +169,7 @@ def test_a_damaged_file_is_replaced(damage: Callable[[bytes], bytes], equal: Pat
 
 
 def test_another_folder_or_other_transforms_have_another_file(equal: Path, tmp_path: Path) -> None:
-    def path(*steps: Any, root: Path | str = equal, decoder: str = "pil") -> Path:
+    def path(*steps: Any, root: Path | str = equal, decoder: str = "torchvision") -> Path:
         named = [(type(step).__name__, step) for step in steps]
         return FolderImages(ImageFolder(root), named, str(tmp_path / "cache"), decoder).path
 
