@@ -19,6 +19,7 @@ from .datasets import MapDataset, build_dataset, checked_label, dataset_info, is
 from .info import device_of, image_transform, num_outputs, train_info
 from .resident import ResidentSamples
 from .store import Steps, resident_bytes, stages, total_memory
+from .workers import describe_workers
 
 
 def choose_backend(cfg: CfgNode) -> str:
@@ -74,7 +75,7 @@ def describe_loader(cfg: CfgNode) -> str:
         return f"resident: {_megabytes(cfg)}"
     problems = problems or _not_by_itself(cfg)
     why = f" (resident: {'; '.join(problems)})" if problems else ""
-    return f"worker, {cfg.DATALOADER.NUM_WORKERS} processes{why}"
+    return f"worker, {describe_workers(cfg)}{why}"
 
 
 def _not_by_itself(cfg: CfgNode) -> list[str]:

@@ -18,6 +18,7 @@ from .mixing import MixedTrainLoader, build_mixing, split_mixing
 from .resident import ResidentEvalLoader, ResidentTrainLoader
 from .samples import KeyedSamples, Unreadable
 from .transforms import check_transforms
+from .workers import num_workers
 
 
 def build_train_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> TrainLoader:
@@ -139,4 +140,4 @@ def _worker_loader(cfg: CfgNode, transforms: str, dataset: MapDataset, names: Se
         unreadable="raise" if cfg.DATALOADER.UNREADABLE == "raise" else skip,
     )
     pin_memory = device_of(cfg).startswith("cuda") and torch.cuda.is_available()
-    return WorkerLoader(samples, num_workers=cfg.DATALOADER.NUM_WORKERS, pin_memory=pin_memory)
+    return WorkerLoader(samples, num_workers=num_workers(cfg), pin_memory=pin_memory)
