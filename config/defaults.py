@@ -69,6 +69,9 @@ def get_cfg() -> CfgNode:
     # channel or one for all; null: the training set's own where it is registered with them, else 0 and 1.
     cfg.INPUT.MEAN = OrNull(ListOf(Float(0.5), ()))
     cfg.INPUT.STD = OrNull(ListOf(Float(0.25, above=0), ()))
+    # What decodes the JPEG files of imagefolder:PATH; PIL reads all others. torchvision: torchvision.io. pil: the
+    # same pixels, in a third more time. nvjpeg: the GPU, for the training process; pixels may differ a little.
+    cfg.INPUT.DECODER = OneOf("torchvision", ("torchvision", "pil", "nvjpeg"))
 
     # ---------------------------------------------------------------- loading
     cfg.DATALOADER = CfgNode()

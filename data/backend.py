@@ -56,6 +56,8 @@ def not_resident(cfg: CfgNode) -> list[str]:
                 problems.append(str(error))
     if not problems:
         problems = list(dict.fromkeys(image.problem for image in _resident_images(cfg) if image.problem))
+    if cfg.INPUT.DECODER == "nvjpeg" and any(map(_is_folder, (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))):
+        problems.append("INPUT.DECODER nvjpeg reads each file anew for each batch")
     if not problems and cfg.DATALOADER.UNREADABLE == "skip" and any(map(_is_folder, cfg.DATASETS.TRAIN)):
         problems.append("DATALOADER.UNREADABLE skip passes over files while it trains")
     return problems

@@ -26,6 +26,8 @@ def num_workers(cfg: CfgNode) -> int:
     """
     if cfg.DATALOADER.NUM_WORKERS is not None:
         return int(cfg.DATALOADER.NUM_WORKERS)
+    if cfg.INPUT.DECODER == "nvjpeg":  # which the training process alone can do
+        return 0
     in_memory = all(map(is_in_memory, (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)))
     return 0 if in_memory and device_of(cfg) == "cpu" else min(usable_cores(), _AT_MOST)
 

@@ -93,6 +93,18 @@ def test_auto_is_worker_where_a_transform_works_image_by_image_and_says_so(
     assert describe_loader(cfg) == "worker, 3 processes (resident: RandAugment works image by image only)"
 
 
+def test_nvjpeg_decodes_in_the_training_process(configured: Configured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    cfg = configured("INPUT.DECODER", "nvjpeg", "MODEL.DEVICE", "cuda", "DATALOADER.BACKEND", "worker")
+    check_data(cfg)
+    assert describe_workers(cfg).startswith("0 processes")
+    loader = build_train_loader(cfg)._loader
+    assert (loader.num_workers, loader.pin_memory, loader.samples.on_cuda) == (0, False, True)
+    cfg.merge_from_list(["DATALOADER.NUM_WORKERS", 2])
+    with pytest.raises(ConfigError, match=r"nvjpeg decodes in the training process; set DATALOADER.NUM_WORKERS 0"):
+        check_data(cfg)
+
+
 @pytest.mark.parametrize(
     ("cores", "data", "device", "expected"),
     [
@@ -271,6 +283,10 @@ def test_nothing_is_built_to_check_or_to_know_the_size(configured: Configured) -
         ),
         (["INPUT.MEAN", "0.5,0.5,0.5"], r"INPUT.MEAN has 3 values, but the images have 1 channel\(s\)"),
         (["INPUT.STD", "1,1"], "INPUT.STD has 2 values"),
+        (
+            ["INPUT.DECODER", "nvjpeg", "MODEL.DEVICE", "cpu"],
+            r"INPUT.DECODER \(override\): nvjpeg decodes on a CUDA device, and the run has none; use torchvision",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_at_once(configured: Configured, overrides: list[Any], message: str) -> None:
