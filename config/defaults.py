@@ -69,6 +69,9 @@ def get_cfg() -> CfgNode:
     # channel or one for all; null: the training set's own where it is registered with them, else 0 and 1.
     cfg.INPUT.MEAN = OrNull(ListOf(Float(0.5), ()))
     cfg.INPUT.STD = OrNull(ListOf(Float(0.25, above=0), ()))
+    # What decodes the JPEG files of imagefolder:PATH; PIL reads all others. torchvision: torchvision.io. pil: the
+    # same pixels, in a third more time. nvjpeg: the GPU, for the training process; pixels may differ a little.
+    cfg.INPUT.DECODER = OneOf("torchvision", ("torchvision", "pil", "nvjpeg"))
 
     # ---------------------------------------------------------------- loading
     cfg.DATALOADER = CfgNode()
@@ -79,8 +82,10 @@ def get_cfg() -> CfgNode:
     # them. auto: resident where data sets of one array and the transforms allow it and a quarter of the device's
     # memory is enough; the run says which, and why.
     cfg.DATALOADER.BACKEND = OneOf("auto", ("auto", "worker", "resident"))
-    # Loading processes; 0 loads in the training process. The samples are the same for any number.
-    cfg.DATALOADER.NUM_WORKERS = Int(0)
+    # Processes of the worker loader; 0 loads in the training process. null: one for each core that the run may
+    # use, at most 8, but 0 for data sets of one array where the model computes on the CPU. The samples are the
+    # same for any number.
+    cfg.DATALOADER.NUM_WORKERS = OrNull(Int(0))
     # An image that is missing or damaged ends the run (raise), or is skipped: in training the next sample that can
     # be read takes its place, in evaluation it is left out. Either says which file it was.
     cfg.DATALOADER.UNREADABLE = OneOf("raise", ("raise", "skip"))

@@ -19,6 +19,7 @@ from .resident import ResidentEvalLoader, ResidentSamples, ResidentTrainLoader
 from .samplers import class_repeats, repeat_factors
 from .sampling import GroupedStream, SampleOrder, SampleStream, sample_key
 from .transforms import build_transform, check_transforms, register_transform
+from .workers import describe_workers
 
 __all__ = [
     "Batch",
@@ -46,6 +47,7 @@ __all__ = [
     "dataset_info",
     "dataset_names",
     "describe_loader",
+    "describe_workers",
     "input_shape",
     "read_image",
     "register_dataset",

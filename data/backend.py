@@ -19,6 +19,7 @@ from .datasets import MapDataset, build_dataset, checked_label, dataset_info, is
 from .info import device_of, image_transform, num_outputs, train_info
 from .resident import ResidentSamples
 from .store import Steps, resident_bytes, stages, total_memory
+from .workers import describe_workers
 
 
 def choose_backend(cfg: CfgNode) -> str:
@@ -55,6 +56,8 @@ def not_resident(cfg: CfgNode) -> list[str]:
                 problems.append(str(error))
     if not problems:
         problems = list(dict.fromkeys(image.problem for image in _resident_images(cfg) if image.problem))
+    if cfg.INPUT.DECODER == "nvjpeg" and any(map(_is_folder, (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))):
+        problems.append("INPUT.DECODER nvjpeg reads each file anew for each batch")
     if not problems and cfg.DATALOADER.UNREADABLE == "skip" and any(map(_is_folder, cfg.DATASETS.TRAIN)):
         problems.append("DATALOADER.UNREADABLE skip passes over files while it trains")
     return problems
@@ -74,7 +77,7 @@ def describe_loader(cfg: CfgNode) -> str:
         return f"resident: {_megabytes(cfg)}"
     problems = problems or _not_by_itself(cfg)
     why = f" (resident: {'; '.join(problems)})" if problems else ""
-    return f"worker, {cfg.DATALOADER.NUM_WORKERS} processes{why}"
+    return f"worker, {describe_workers(cfg)}{why}"
 
 
 def _not_by_itself(cfg: CfgNode) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch.utils.data import ConcatDataset
@@ -12,12 +14,14 @@ from warmstart.config import CfgNode, ConfigError
 from .backend import choose_backend, not_resident, resident_samples
 from .build_sampler import build_groups, build_order, check_sampler
 from .datasets import MapDataset, build_dataset, dataset_info, is_users_own
+from .images import read_image
 from .info import device_of, image_entries, image_transform, num_outputs, output_shape, require_like, train_info
 from .loader import EvalLoader, TrainLoader, WorkerLoader, WorkerTrainLoader
 from .mixing import MixedTrainLoader, build_mixing, split_mixing
 from .resident import ResidentEvalLoader, ResidentTrainLoader
 from .samples import KeyedSamples, Unreadable
 from .transforms import check_transforms
+from .workers import num_workers
 
 
 def build_train_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> TrainLoader:
@@ -97,6 +101,7 @@ def check_data(cfg: CfgNode) -> None:
     """
     for name in ("TRANSFORMS_TRAIN", "TRANSFORMS_TEST"):
         check_transforms(image_entries(cfg, name), cfg.label(f"INPUT.{name}"))
+    _check_decoder(cfg)
     train = train_info(cfg)
     check_sampler(cfg, train)
     classes = num_outputs(cfg, train)
@@ -120,9 +125,25 @@ def check_data(cfg: CfgNode) -> None:
             raise ConfigError(problems)
 
 
+def _check_decoder(cfg: CfgNode) -> None:
+    if cfg.INPUT.DECODER != "nvjpeg":
+        return
+    label = cfg.label("INPUT.DECODER")
+    if not device_of(cfg).startswith("cuda") or not torch.cuda.is_available():
+        raise ConfigError(f"{label}: nvjpeg decodes on a CUDA device, and the run has none; use torchvision")
+    if cfg.DATALOADER.NUM_WORKERS:
+        raise ConfigError(f"{label}: nvjpeg decodes in the training process; set DATALOADER.NUM_WORKERS 0")
+
+
 def _dataset(cfg: CfgNode, key: str, names: Sequence[str]) -> MapDataset:
-    parts = [build_dataset(name, cfg.DATASETS.ROOT, cfg.DATASETS.DOWNLOAD, cfg.label(key)) for name in names]
-    return ConcatDataset(parts) if len(parts) > 1 else parts[0]  # type: ignore[arg-type]
+    parts: list[Any] = [
+        build_dataset(name, cfg.DATASETS.ROOT, cfg.DATASETS.DOWNLOAD, cfg.label(key)) for name in names
+    ]
+    for part in parts:
+        if getattr(part, "loader", None) is read_image:  # a user's own ImageFolder keeps its own
+            part.loader = partial(read_image, decoder=cfg.INPUT.DECODER)
+    dataset: MapDataset = ConcatDataset(parts) if len(parts) > 1 else parts[0]
+    return dataset
 
 
 def _worker_loader(cfg: CfgNode, transforms: str, dataset: MapDataset, names: Sequence[str]) -> WorkerLoader:
@@ -136,7 +157,8 @@ def _worker_loader(cfg: CfgNode, transforms: str, dataset: MapDataset, names: Se
         num_classes=num_outputs(cfg, train),
         name=" + ".join(names),
         seed_everything=transform.is_users_own or any(is_users_own(name) for name in names),
+        on_cuda=cfg.INPUT.DECODER == "nvjpeg",
         unreadable="raise" if cfg.DATALOADER.UNREADABLE == "raise" else skip,
     )
-    pin_memory = device_of(cfg).startswith("cuda") and torch.cuda.is_available()
-    return WorkerLoader(samples, num_workers=cfg.DATALOADER.NUM_WORKERS, pin_memory=pin_memory)
+    pin_memory = device_of(cfg).startswith("cuda") and torch.cuda.is_available() and not samples.on_cuda
+    return WorkerLoader(samples, num_workers=num_workers(cfg), pin_memory=pin_memory)

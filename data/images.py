@@ -10,8 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-DECODERS = ("torchvision", "pil", "nvjpeg")
-
 
 class UnreadableImageError(OSError):
     """A file is no image that can be decoded whole; the message says why."""
@@ -20,8 +18,8 @@ class UnreadableImageError(OSError):
 def read_image(path: str | os.PathLike[str], decoder: str = "torchvision") -> Tensor:
     """Return the image in a file as RGB (3, H, W), uint8.
 
-    What comes out is what PIL's `convert("RGB")` gives, whatever decodes it, but for `nvjpeg`, which may differ in
-    the last bit: transparency is dropped, and the orientation in a camera's notes is not looked at.
+    What comes out is what PIL's `convert("RGB")` gives, with each decoder but nvjpeg, whose pixels may differ a
+    little: transparency is dropped, and the orientation in a camera's notes is not looked at.
 
     Args:
         path: of the file.

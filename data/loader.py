@@ -68,7 +68,7 @@ class WorkerLoader:
         unread: set[int] = set()
         try:
             while True:
-                with random_numbers_kept(self.samples.seed_everything), _one_sentence():
+                with self._random_numbers_kept(), _one_sentence():
                     batch = next(iterator, None)
                 if batch is None:
                     if len(unread) == len(self.samples):
@@ -88,6 +88,16 @@ class WorkerLoader:
             # torch ends workers when the iterator is collected, which an error's traceback puts off.
             if self.num_workers:
                 iterator._shutdown_workers()
+
+    @contextmanager
+    def _random_numbers_kept(self) -> Iterator[None]:
+        on_device = torch.cuda.get_rng_state() if self.samples.on_cuda else None
+        try:
+            with random_numbers_kept(self.samples.seed_everything):
+                yield
+        finally:
+            if on_device is not None:
+                torch.cuda.set_rng_state(on_device)
 
     def _tell(self, index: int, why: str) -> None:
         """Log once, here and not in a worker, that a sample cannot be read; of very many not each."""

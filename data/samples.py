@@ -33,6 +33,8 @@ class KeyedSamples(Dataset[Sample]):
         name: the data set's name, for messages.
         seed_everything: whether python's and numpy's generators are keyed beside torch's, for users'
             own code; torchvision draws from torch's.
+        on_cuda: whether images come from the data set on the current CUDA device: its generator, which a transform
+            may draw from there, is then keyed too.
         unreadable: what a sample that cannot be read does. raise: ends the run. replace: the next one that can be
             read takes its place, with the random numbers of that place. leave out: its batch is smaller.
     """
@@ -46,12 +48,13 @@ class KeyedSamples(Dataset[Sample]):
         num_classes: int,
         name: str,
         seed_everything: bool = False,
+        on_cuda: bool = False,
         unreadable: Unreadable = "raise",
     ) -> None:
         self.dataset, self.transform = dataset, transform
         self.seed, self.num_classes, self.name = seed, num_classes, name
         self.seed_everything = seed_everything
-        self.unreadable = unreadable
+        self.on_cuda, self.unreadable = on_cuda, unreadable
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -66,7 +69,10 @@ class KeyedSamples(Dataset[Sample]):
         return self._sample(*place)
 
     def _sample(self, position: int, index: int) -> Sample:
-        seed_random_numbers(sample_key(self.seed, position), self.seed_everything)
+        key = sample_key(self.seed, position)
+        seed_random_numbers(key, self.seed_everything)
+        if self.on_cuda:
+            torch.cuda.manual_seed(key)
         image, label = read_sample(self.dataset, index)
         augmented = self.transform.augmented(image)
         return augmented, checked_label(label, self.num_classes, f"{self.name}: sample {index}")

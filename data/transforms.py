@@ -213,13 +213,14 @@ class ImageTransform:
                     f"INPUT.{key} has {len(values)} values, but the images have {channels} channel(s)"
                     " after the transforms; give one value for all, or one a channel"
                 )
+        mean, std = self.mean.to(images.device), self.std.to(images.device)
         if images.dtype == torch.uint8:
             out = images.to(torch.float32) if out is None else out.copy_(images)
-            return out.mul_(1 / 255).sub_(self.mean).div_(self.std)
+            return out.mul_(1 / 255).sub_(mean).div_(std)
         from torchvision.transforms import v2
 
         floats: Tensor = v2.functional.to_dtype(images, torch.float32, scale=True)
-        return (floats - self.mean).div_(self.std)
+        return (floats - mean).div_(std)
 
 
 def _with_enums(where: str, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:

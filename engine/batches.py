@@ -11,7 +11,7 @@ from torch import Tensor
 
 def to_device(batch: Any, device: torch.device) -> Any:
     """Return the batch with every tensor in its tuples, lists and dicts on `device`."""
-    return _map(lambda tensor: tensor.to(device, non_blocking=True), batch)
+    return map_tensors(lambda tensor: tensor.to(device, non_blocking=True), batch)
 
 
 def micro_batch(batch: Any, index: int, number: int) -> Any:
@@ -36,14 +36,15 @@ def micro_batch(batch: Any, index: int, number: int) -> Any:
         size = samples // number
         return tensor[index * size : (index + 1) * size]
 
-    return _map(cut, batch)
+    return map_tensors(cut, batch)
 
 
-def _map(function: Callable[[Tensor], Tensor], batch: Any) -> Any:
+def map_tensors(function: Callable[[Tensor], Tensor], batch: Any) -> Any:
+    """Return the batch with `function` of every tensor in its tuples, lists and dicts in place of the tensor."""
     if isinstance(batch, Tensor):
         return function(batch)
     if isinstance(batch, Mapping):
-        return {key: _map(function, value) for key, value in batch.items()}
+        return {key: map_tensors(function, value) for key, value in batch.items()}
     if isinstance(batch, (list, tuple)):
-        return type(batch)(_map(function, value) for value in batch)
+        return type(batch)(map_tensors(function, value) for value in batch)
     return batch

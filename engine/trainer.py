@@ -18,6 +18,7 @@ from warmstart.solver import EMA, ScheduleLR
 from .batches import micro_batch, to_device
 from .losses import LossWindow, NonFiniteLossError, SkippedUpdates, mean_of, non_finite_names
 from .moments import load_moments
+from .prefetch import prefetched
 from .rng import preserved_rng, rng_state, set_rng_state
 from .signals import Interrupted, signal_name
 
@@ -462,8 +463,11 @@ class Trainer:
             logger.info("SOLVER.EMA is off: the checkpoint's moving average is left behind")
 
     def _batches(self) -> Iterator[Any]:
-        batches = getattr(self.data_loader, "batches", None)
-        return batches(self.iteration) if batches is not None else _cycle(self.data_loader)
+        begin = getattr(self.data_loader, "batches", None)
+        batches = begin(self.iteration) if begin is not None else _cycle(self.data_loader)
+        # Micro-batches are copied one by one, since a whole batch may not fit.
+        ahead = self.device.type == "cuda" and self.accum_steps == 1
+        return prefetched(batches, self.device) if ahead else batches
 
 
 def _cycle(iterable: Iterable[Any]) -> Iterator[Any]:

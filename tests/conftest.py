@@ -93,6 +93,7 @@ def tiny_overrides(data: Path, output: Path) -> list[str]:
         "MODEL.ARGS={norm: batch, dropout: 0.2, width: 4}",
         "INPUT.TRANSFORMS_TRAIN=[{RandomCrop: {size: 8, padding: 1}}, RandomHorizontalFlip]",
         "DATALOADER.BACKEND=worker",
+        "DATALOADER.NUM_WORKERS=0",
         "SOLVER.IMS_PER_BATCH=8",
         "SOLVER.MAX_ITER=14",
         "SOLVER.BASE_LR=0.05",

@@ -23,11 +23,13 @@ from warmstart.data import (
     choose_backend,
     dataset_info,
     describe_loader,
+    describe_workers,
     input_shape,
     register_dataset,
     register_transform,
     train_info,
 )
+from warmstart.data.arrays import ArrayDataset
 from warmstart.engine import resolve_config
 
 Configured = Callable[..., CfgNode]
@@ -89,6 +91,49 @@ def test_auto_is_worker_where_a_transform_works_image_by_image_and_says_so(
     assert isinstance(build_train_loader(cfg), WorkerTrainLoader)
     assert isinstance(build_test_loader(cfg, "digits_test"), EvalLoader)
     assert describe_loader(cfg) == "worker, 3 processes (resident: RandAugment works image by image only)"
+
+
+def test_nvjpeg_decodes_in_the_training_process(configured: Configured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    cfg = configured("INPUT.DECODER", "nvjpeg", "MODEL.DEVICE", "cuda", "DATALOADER.BACKEND", "worker")
+    check_data(cfg)
+    assert describe_workers(cfg).startswith("0 processes")
+    loader = build_train_loader(cfg)._loader
+    assert (loader.num_workers, loader.pin_memory, loader.samples.on_cuda) == (0, False, True)
+    cfg.merge_from_list(["DATALOADER.NUM_WORKERS", 2])
+    with pytest.raises(ConfigError, match=r"nvjpeg decodes in the training process; set DATALOADER.NUM_WORKERS 0"):
+        check_data(cfg)
+
+
+@pytest.mark.parametrize(
+    ("cores", "data", "device", "expected"),
+    [
+        (2, "imagefolder:cats", "cpu", 2),
+        (64, "imagefolder:cats", "cpu", 8),
+        (2, "digits_test", "cpu", 0),
+        (4, "digits_test", "cuda", 4),
+    ],
+)
+def test_the_number_of_workers_follows_from_the_cores_and_is_said(
+    configured: Configured, monkeypatch: pytest.MonkeyPatch, cores: int, data: str, device: str, expected: int
+) -> None:
+    monkeypatch.setattr("warmstart.data.workers.usable_cores", lambda: cores)
+    cfg = configured("DATASETS.TRAIN", data, "DATASETS.TEST", data, "MODEL.DEVICE", device)
+    assert describe_workers(cfg) == f"{expected} processes for {cores} cores"
+    cfg.merge_from_list(["DATALOADER.NUM_WORKERS", 5])
+    assert describe_workers(cfg) == "5 processes"
+
+
+def test_the_default_number_of_workers_is_what_loads(
+    configured: Configured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("warmstart.data.workers.usable_cores", lambda: 3)
+    images = np.zeros((10, 8, 8), np.uint8)
+    register_dataset("files", lambda root, download: ArrayDataset(images, images[:, 0, 0]))
+    for data, expected in (("digits_train", 0), ("files", 3)):
+        cfg = configured("DATASETS.TRAIN", data, "DATASETS.TEST", data, "MODEL.DEVICE", "cpu")
+        cfg.merge_from_list(["DATALOADER.BACKEND", "worker"])
+        assert build_train_loader(cfg)._loader.num_workers == expected
 
 
 def test_auto_is_worker_for_more_than_a_quarter_of_memory(
@@ -238,6 +283,10 @@ def test_nothing_is_built_to_check_or_to_know_the_size(configured: Configured) -
         ),
         (["INPUT.MEAN", "0.5,0.5,0.5"], r"INPUT.MEAN has 3 values, but the images have 1 channel\(s\)"),
         (["INPUT.STD", "1,1"], "INPUT.STD has 2 values"),
+        (
+            ["INPUT.DECODER", "nvjpeg", "MODEL.DEVICE", "cpu"],
+            r"INPUT.DECODER \(override\): nvjpeg decodes on a CUDA device, and the run has none; use torchvision",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_at_once(configured: Configured, overrides: list[Any], message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,22 @@ import pytest
 import torch
 from PIL import Image
 
+from warmstart.config import CfgNode
+from warmstart.data import build_train_loader
 from warmstart.data.images import UnreadableImageError, read_image
+
+UNCHANGED = (
+    "DATALOADER.BACKEND",
+    "worker",
+    "DATALOADER.NUM_WORKERS",
+    0,
+    "INPUT.MEAN",
+    0,
+    "INPUT.STD",
+    1,
+    "SOLVER.IMS_PER_BATCH",
+    2,
+)
 
 
 def photo(height: int = 37, width: int = 51) -> Image.Image:
@@ -108,6 +124,21 @@ def test_a_torchvision_without_decoders_leaves_jpeg_to_pil(
     assert torch.equal(read_image(tmp_path / "a.jpg"), by_pil(tmp_path / "a.jpg"))
 
 
+def test_the_key_says_what_reads_a_folder(
+    tmp_path: Path, configured: Callable[..., CfgNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def by_torchvision(*args: Any, **options: Any) -> torch.Tensor:
+        return torch.full((3, 4, 4), 7, dtype=torch.uint8)
+
+    (tmp_path / "cats").mkdir()
+    Image.new("RGB", (4, 4), (200, 200, 200)).save(tmp_path / "cats" / "1.jpg")
+    monkeypatch.setattr("torchvision.io.decode_jpeg", by_torchvision)
+    for decoder, value in (("torchvision", 7), ("pil", 200)):
+        cfg = configured("DATASETS.TRAIN", f"imagefolder:{tmp_path}", "INPUT.DECODER", decoder, *UNCHANGED)
+        images, _ = next(build_train_loader(cfg).batches())
+        assert images.unique().mul(255).tolist() == pytest.approx([value])
+
+
 def test_a_missing_file_is_an_oserror_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_image(tmp_path / "none.jpg")
@@ -123,3 +154,27 @@ def test_nvjpeg_reads_every_kind_of_image_onto_the_device(tmp_path: Path, kind: 
     assert image.shape == (3, picture.height, picture.width)
     # Its inverse transform rounds otherwise, and it may blow up halved colour in blocks.
     assert (image.cpu().int() - by_pil(tmp_path / name).int()).abs().float().mean() < 4
+
+
+@pytest.mark.gpu
+def test_random_numbers_drawn_on_the_device_are_keyed(tmp_path: Path) -> None:
+    from warmstart.data.loader import WorkerLoader, WorkerTrainLoader
+    from warmstart.data.samples import KeyedSamples
+    from warmstart.data.transforms import ImageTransform
+
+    class OnDevice:
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+            return torch.zeros(3, 2, 2, device="cuda"), 0
+
+    noise = ImageTransform([("Noise", torch.randn_like)], [0.0], [1.0])
+    samples = KeyedSamples(OnDevice(), noise, seed=0, num_classes=1, name="x", on_cuda=True)
+    loader = WorkerTrainLoader(WorkerLoader(samples, num_workers=0, pin_memory=False), seed=0, batch_size=2)
+    before = torch.cuda.get_rng_state()
+    first, second = (next(loader.batches(start))[0] for start in (3, 3))
+    assert first.is_cuda
+    assert torch.equal(first, second)
+    assert not torch.equal(first, next(loader.batches(4))[0])
+    assert torch.equal(torch.cuda.get_rng_state(), before)

@@ -22,6 +22,7 @@ from warmstart.data.transforms import ImageTransform
 
 GREY = ImageTransform([], [0.0], [1 / 255])  # a pixel's value, as it lies in the file
 
+NO_WORKERS = ("DATALOADER.NUM_WORKERS", 0, "DATALOADER.BACKEND", "worker")
 WHY = "it is no image of a kind that PIL knows"
 
 
@@ -217,7 +218,7 @@ def test_a_folder_without_a_readable_image_is_refused(tmp_path: Path) -> None:
 
 def test_the_key_decides(configured: Callable[..., CfgNode], tmp_path: Path) -> None:
     name = folder(tmp_path, broken=(3,))
-    words = ("DATASETS.TRAIN", name, "DATASETS.TEST", name, "SOLVER.IMS_PER_BATCH", 10)
+    words = ("DATASETS.TRAIN", name, "DATASETS.TEST", name, "SOLVER.IMS_PER_BATCH", 10, *NO_WORKERS)
     with pytest.raises(ConfigError, match=r"3.png\) cannot be read"):
         next(iter(build_train_loader(configured(*words))))
     cfg = configured(*words, "DATALOADER.UNREADABLE", "skip")

@@ -1,0 +1,61 @@
+"""Batches that are on the device before they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .batches import map_tensors, to_device
+
+
+def prefetched(batches: Iterator[Any], device: torch.device) -> Generator[Any, None, None]:
+    """Yield the batches on `device`; each is loaded and copied while the one before it is computed with.
+
+    On CUDA the copy runs on a stream of its own. What `batches` raises comes where its batch would have come, and
+    its close() is called at the end.
+
+    Args:
+        batches: as `to_device` takes them; copied at once where they lie in pinned memory.
+        device: where they go.
+
+    >>> list(prefetched(iter([torch.tensor(1), torch.tensor(2)]), torch.device("cpu")))
+    [tensor(1), tensor(2)]
+    """
+    stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+    error: Exception | None = None
+
+    def load() -> list[Any]:
+        nonlocal error
+        try:
+            batch = next(batches)  # outside of the stream: a loader may compute on the device itself
+        except Exception as reason:
+            error = reason
+            return []
+        with torch.cuda.stream(stream):  # None is the present one
+            return [to_device(batch, device)]
+
+    def keep_memory(tensor: Tensor) -> Tensor:
+        # Else the next copy could get memory that the present stream still reads.
+        tensor.record_stream(torch.cuda.current_stream(device))
+        return tensor
+
+    try:
+        ahead = load()
+        while ahead:
+            batch = ahead.pop()
+            if stream is not None:
+                torch.cuda.current_stream(device).wait_stream(stream)
+                map_tensors(keep_memory, batch)
+            ahead = load()
+            yield batch
+            del batch  # before the next one is loaded
+        if not isinstance(error, StopIteration):
+            assert error is not None, "nothing was loaded"
+            raise error
+    finally:
+        close = getattr(batches, "close", None)
+        if close is not None:
+            close()
