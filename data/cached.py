@@ -47,17 +47,16 @@ class FolderImages:
         dataset: torchvision's ImageFolder, or what else has its `root` and `samples`, pairs (file, label).
         once: (name, transform) of what is the same for all images, in front of all else.
         cache: the folder of converted files; "" is `default_cache()`.
-        decoder: how `dataset` reads a file, in a word.
 
     Attributes:
         path: where they lie converted, or will.
     """
 
-    def __init__(self, dataset: Any, once: Steps, cache: str = "", decoder: str = "torchvision") -> None:
+    def __init__(self, dataset: Any, once: Steps, cache: str = "") -> None:
         self._dataset, self._once = dataset, [step for _, step in once]
         self._files = _list_files([path for path, _ in dataset.samples])
         versions = [version(name) for name in ("torch", "torchvision", "pillow")]
-        known = json.dumps([self._files.digest, decoder, [repr(step) for step in self._once], versions])
+        known = json.dumps([self._files.digest, [repr(step) for step in self._once], versions])
         folder = Path(cache).expanduser() if cache else default_cache()
         self.path = folder / f"{hashlib.sha256(known.encode()).hexdigest()[:32]}.u8"
 
@@ -110,7 +109,7 @@ class FolderImages:
             raise ValueError(f"{self._files.paths[index]} cannot be read: {error}") from error
         for step in self._once:
             image = step(image)
-        return image.cpu()  # a decoder may leave it on a CUDA device
+        return image
 
     def _ends_with_one_size(self) -> bool:
         """Return whether the transforms give images of one size, whatever size they get."""
