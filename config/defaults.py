@@ -70,7 +70,7 @@ def get_cfg() -> CfgNode:
     cfg.INPUT.MEAN = OrNull(ListOf(Float(0.5), ()))
     cfg.INPUT.STD = OrNull(ListOf(Float(0.25, above=0), ()))
     # What decodes the JPEG files of imagefolder:PATH; PIL reads all others. torchvision: torchvision.io. pil: the
-    # same pixels, in a third more time. nvjpeg: the GPU, for the training process; pixels may differ a little.
+    # same pixels, more slowly. nvjpeg: the GPU, for the training process; pixels may differ a little.
     cfg.INPUT.DECODER = OneOf("torchvision", ("torchvision", "pil", "nvjpeg"))
 
     # ---------------------------------------------------------------- loading

@@ -15,18 +15,7 @@ from warmstart.config import CfgNode
 from warmstart.data import build_train_loader
 from warmstart.data.images import UnreadableImageError, read_image
 
-UNCHANGED = (
-    "DATALOADER.BACKEND",
-    "worker",
-    "DATALOADER.NUM_WORKERS",
-    0,
-    "INPUT.MEAN",
-    0,
-    "INPUT.STD",
-    1,
-    "SOLVER.IMS_PER_BATCH",
-    2,
-)
+WORKER = ("DATALOADER.BACKEND", "worker", "DATALOADER.NUM_WORKERS", 0, "SOLVER.IMS_PER_BATCH", 2)
 
 
 def photo(height: int = 37, width: int = 51) -> Image.Image:
@@ -134,7 +123,7 @@ def test_the_key_says_what_reads_a_folder(
     Image.new("RGB", (4, 4), (200, 200, 200)).save(tmp_path / "cats" / "1.jpg")
     monkeypatch.setattr("torchvision.io.decode_jpeg", by_torchvision)
     for decoder, value in (("torchvision", 7), ("pil", 200)):
-        cfg = configured("DATASETS.TRAIN", f"imagefolder:{tmp_path}", "INPUT.DECODER", decoder, *UNCHANGED)
+        cfg = configured("DATASETS.TRAIN", f"imagefolder:{tmp_path}", "INPUT.DECODER", decoder, *WORKER)
         images, _ = next(build_train_loader(cfg).batches())
         assert images.unique().mul(255).tolist() == pytest.approx([value])
 
