@@ -106,7 +106,7 @@ class WorkerLoader:
         self._unread.add(index)
 
     def _start(self, batches: Iterable[list[Place]]) -> Any:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _signals_held():
             # More workers than cores is the user's choice; forking beside torch's idle threads is what
             # DataLoader does by design.
             warnings.filterwarnings("ignore", message="This DataLoader will create")
@@ -260,6 +260,27 @@ def _one_sentence() -> Iterator[None]:
         raise ConfigError(str(error).removesuffix("\\n").rpartition("ConfigError: ")[2]) from None
 
 
+# What a worker is to sleep through. Without sigwaitinfo, as on macOS and Windows, SIGTERM ends it whoever sent it.
+_SLEPT_THROUGH = {
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGUSR1", *(["SIGTERM"] if hasattr(signal, "sigwaitinfo") else []))
+    if hasattr(signal, name)
+}
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold these signals back: a worker that starts meanwhile is never without protection, not even at first."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SLEPT_THROUGH)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _obey_main_process_only(worker_id: int) -> None:
     """Let a worker sleep through signals to the whole group: the main process decides when to stop.
 
@@ -267,11 +288,9 @@ def _obey_main_process_only(worker_id: int) -> None:
     take the main process down before it has saved. SIGTERM is what the main process itself ends
     workers with, so a thread looks at who sent it.
     """
-    for name in ("SIGINT", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows: there SIGTERM ends the worker
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    for signum in _SLEPT_THROUGH - {signal.SIGTERM}:
+        signal.signal(signum, signal.SIG_IGN)
+    if signal.SIGTERM in _SLEPT_THROUGH:
         threading.Thread(target=_leave_when_main_process_says, daemon=True).start()
 
 

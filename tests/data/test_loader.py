@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_dtype
 
 from warmstart.config import ConfigError
+from warmstart.data import loader as loader_module
 from warmstart.data.arrays import ArrayDataset
 from warmstart.data.loader import EvalLoader, TrainLoader, WorkerLoader, WorkerTrainLoader
 from warmstart.data.samples import KeyedSamples
@@ -245,6 +247,23 @@ def test_workers_leave_signals_to_the_main_process(train: Callable[..., TrainLoa
     time.sleep(0.1)
     assert len([next(stream) for _ in range(20)]) == 20
     assert children() - before == workers
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="workers obey SIGTERM where it has no sender")
+def test_not_even_a_worker_that_has_just_begun_obeys_signals(
+    train: Callable[..., TrainLoader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    obey = loader_module._obey_main_process_only
+
+    def begin(worker_id: int) -> None:
+        for signum in (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM):
+            subprocess.run(["kill", "-s", str(int(signum)), str(os.getpid())], check=True)
+        obey(worker_id)
+
+    monkeypatch.setattr(loader_module, "_obey_main_process_only", begin)
+    assert take(train(1), 0, 3) == take(train(), 0, 3)
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    assert held.isdisjoint({signal.SIGINT, signal.SIGUSR1, signal.SIGTERM})
 
 
 def test_more_workers_than_cores_draw_no_warning(train: Callable[..., TrainLoader]) -> None:
