@@ -44,6 +44,9 @@ def get_cfg() -> CfgNode:
     cfg.MODEL.WEIGHTS = Str("")
     # auto (cuda where there is one, else cpu), cuda, cuda:N or cpu.
     cfg.MODEL.DEVICE = Str("auto")
+    # Whether images and the weights of convolutions lie in memory with the channels last, which convolutions in
+    # half precision on GPUs are made for. The last bits of results differ.
+    cfg.MODEL.CHANNELS_LAST = Bool(False)
 
     # ---------------------------------------------------------------- data sets
     cfg.DATASETS = CfgNode()

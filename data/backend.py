@@ -177,6 +177,9 @@ def resident_samples(cfg: CfgNode, transforms: str, dataset: MapDataset, names: 
         checked_label(int(labels[index]), classes, f"{' + '.join(names)}: sample {index}")
     images = [each for each, _ in parts]
     try:
-        return ResidentSamples(images, labels, steps, transform.mean, transform.std, device_of(cfg))
+        return ResidentSamples(
+            *(images, labels, steps, transform.mean, transform.std, device_of(cfg)),
+            memory_format=torch.channels_last if cfg.MODEL.CHANNELS_LAST else torch.contiguous_format,
+        )
     except (MemoryError, ValueError) as error:
         raise ConfigError(f"{label}: {error}; use worker") from None

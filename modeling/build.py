@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from warmstart.config import CfgNode, ConfigError, call
@@ -48,7 +49,7 @@ def build_model(cfg: CfgNode, trust: bool = False, weights: bool = True) -> nn.M
     model = as_classifier(_build(cfg))
     if file:
         logger.info("%s", load_weights(model, file, cfg.label("MODEL.WEIGHTS"), trust))
-    return model
+    return model.to(memory_format=torch.channels_last) if cfg.MODEL.CHANNELS_LAST else model
 
 
 def check_model(cfg: CfgNode) -> None:

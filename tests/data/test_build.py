@@ -83,6 +83,16 @@ def test_auto_is_resident_where_nothing_is_in_the_way(configured: Configured) ->
     assert describe_loader(configured("MODEL.DEVICE", "cpu")) == f"resident: {1797 * 64 / 1e6:.1f} MB on cpu"
 
 
+@pytest.mark.parametrize("last", [False, True])
+def test_resident_batches_lie_as_the_models_weights_do(configured: Configured, tmp_path: Path, last: bool) -> None:
+    np.savez(tmp_path / "x.npz", images=np.zeros((20, 6, 5, 3), np.uint8), labels=np.zeros(20, np.int64))
+    name = f"npz:{tmp_path}/x.npz"
+    cfg = configured("DATASETS.TRAIN", name, "DATASETS.TEST", name, "MODEL.CHANNELS_LAST", last)
+    for loader in (build_train_loader(cfg), build_test_loader(cfg, name)):
+        images, _ = next(iter(loader))
+        assert images[0].stride() == ((1, 15, 3) if last else (30, 5, 1))
+
+
 @pytest.mark.parametrize("key", ["TRAIN", "TEST"])
 def test_auto_is_worker_where_a_transform_works_image_by_image_and_says_so(
     configured: Configured, key: str

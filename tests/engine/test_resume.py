@@ -90,11 +90,21 @@ def test_continued_from_any_point_the_bits_are_those_of_the_unbroken_run(
 
 
 @pytest.mark.need("C1", "C6", "C7")
-def test_mixed_batches_continue_alike(tiny: Tiny, tmp_path: Path) -> None:
-    mixing = ("INPUT.TRANSFORMS_TRAIN", "[RandomHorizontalFlip, {MixUp: {alpha: 0.4}}, CutMix]")
-    whole = train(tiny(*mixing, "OUTPUT_DIR", str(tmp_path / "whole"), "SOLVER.CHECKPOINT_PERIOD", 5))
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("INPUT.TRANSFORMS_TRAIN", "[RandomHorizontalFlip, {MixUp: {alpha: 0.4}}, CutMix]"),
+        ("MODEL.CHANNELS_LAST", True, "DATALOADER.BACKEND", "resident", "SOLVER.EMA.ENABLED", True),
+        ("MODEL.CHANNELS_LAST", True),
+    ],
+    ids=["mixed", "channels last, resident", "channels last, worker"],
+)
+def test_what_batches_are_made_of_and_how_they_lie_continues_alike(
+    tiny: Tiny, tmp_path: Path, words: tuple[Any, ...]
+) -> None:
+    whole = train(tiny(*words, "OUTPUT_DIR", str(tmp_path / "whole"), "SOLVER.CHECKPOINT_PERIOD", 5))
     start = str(tmp_path / "whole" / "model_0000004.pth")
-    part = train(tiny(*mixing, "OUTPUT_DIR", str(tmp_path / "part")), resume=start)
+    part = train(tiny(*words, "OUTPUT_DIR", str(tmp_path / "part")), resume=start)
     for key in ("model", "optimizer", "hooks", "rng"):
         assert_same_bits(part[key], whole[key], key)
 

@@ -54,6 +54,17 @@ def test_the_same_seed_gives_the_same_model() -> None:
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
+def test_weights_of_convolutions_lie_with_the_channels_last_where_they_are_to() -> None:
+    states = []
+    for last in (False, True):
+        torch.manual_seed(3)
+        states.append(build_model(configured("MODEL.NAME", "resnet18", "MODEL.CHANNELS_LAST", last)).state_dict())
+    for name, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][name])
+    weight = "layer1.0.conv1.weight"
+    assert [state[weight].stride() for state in states] == [(576, 9, 3, 1), (576, 1, 192, 64)]
+
+
 def test_small_stem_channels_and_arguments() -> None:
     overrides = ["MODEL.NAME", "resnet18", "MODEL.STEM", "small", "MODEL.ARGS.zero_init_residual", "true"]
     model = build_model(configured(*overrides))
