@@ -7,7 +7,8 @@ the limit: batches gathered from one tensor in such an order, made float and nor
 "torch" is a DataLoader with torchvision's transforms of tensors, as one writes it by hand, "pil" the same with PIL
 images, as in most examples. All take turns, `rounds` times, each for `seconds` at a stretch, after what was loaded
 ahead is used up; `images_per_s` is the median. `cpu_us_per_image` is the time on the processor, that of workers
-included, where the system tells.
+included, where the system tells. With `--device cuda`, the default where there is one, batches count when they are
+there: "bare" gathers on the device, DataLoaders pin their batches and these are copied, ours as in training.
 """
 
 from __future__ import annotations
@@ -34,13 +35,14 @@ from warmstart.config import CfgNode, get_cfg
 from warmstart.data import build_train_loader, dataset_info
 from warmstart.data.arrays import as_tensors
 from warmstart.data.datasets import build_dataset
+from warmstart.engine.prefetch import prefetched
 
 AHEAD = 12  # batches that workers may have loaded already
 
 Batches = Iterator[Any]
 
 
-def configured(data: str, root: str, batch_size: int, backend: str, workers: int) -> CfgNode:
+def configured(data: str, root: str, batch_size: int, backend: str, workers: int, device: str) -> CfgNode:
     """Return the config of one of our loaders."""
     cfg = get_cfg()
     look = look_at(data, root)
@@ -49,7 +51,7 @@ def configured(data: str, root: str, batch_size: int, backend: str, workers: int
         [
             *("DATASETS.TRAIN", train_set(data), "DATASETS.TEST", [], "DATASETS.ROOT", root),
             *("DATALOADER.BACKEND", backend, "DATALOADER.NUM_WORKERS", workers),
-            *("SOLVER.IMS_PER_BATCH", batch_size, "INPUT.TRANSFORMS_TRAIN", transforms, "MODEL.DEVICE", "cpu"),
+            *("SOLVER.IMS_PER_BATCH", batch_size, "INPUT.TRANSFORMS_TRAIN", transforms, "MODEL.DEVICE", device),
             *("INPUT.MEAN", list(look.mean), "INPUT.STD", list(look.std)),
         ]
     )
@@ -101,21 +103,23 @@ class ByHand(Dataset[Any]):
         return self.transform(self.images[index]), self.labels[index]
 
 
-def epochs(loader: DataLoader[Any]) -> Batches:
-    """Yield the batches of one pass after the other."""
+def copied(loader: DataLoader[Any], device: str) -> Batches:
+    """Yield the batches of one pass after the other, on the device."""
     while True:
-        yield from loader
+        for images, labels in loader:
+            yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
 
-def start(name: str, data: str, root: str, batch_size: int, workers: int) -> Batches:
+def start(name: str, data: str, root: str, batch_size: int, workers: int, device: str = "cpu") -> Batches:
     """Return the endless batches of a contender."""
     if name in ("worker", "resident"):
-        return build_train_loader(configured(data, root, batch_size, name, workers)).batches()
+        batches = build_train_loader(configured(data, root, batch_size, name, workers, device)).batches()
+        return batches if device == "cpu" else prefetched(batches, torch.device(device))
     look = look_at(data, root)
     images, labels = as_tensors(build_dataset(train_set(data), root))
     images = images.contiguous()
     if name == "bare":
-        return bare(images, labels, look.mean, look.std, batch_size)
+        return bare(images.to(device), labels.to(device), look.mean, look.std, batch_size)
     augment = [v2.RandomCrop(look.size, padding=look.size // 8), v2.RandomHorizontalFlip()]
     floats = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(look.mean, look.std)]
     pictures: Any = images
@@ -123,24 +127,24 @@ def start(name: str, data: str, root: str, batch_size: int, workers: int) -> Bat
         pixels = images.permute(0, 2, 3, 1).squeeze(-1).numpy()
         pictures, floats = [Image.fromarray(image) for image in pixels], [v2.ToImage(), *floats]
     dataset = ByHand(pictures, labels, v2.Compose([*augment, *floats]))
-    return epochs(
-        DataLoader(
-            *(dataset, batch_size),
-            shuffle=True,
-            drop_last=True,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-        )
+    loader = DataLoader(
+        *(dataset, batch_size),
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=device != "cpu",
     )
+    return copied(loader, device)
 
 
 def bare(images: torch.Tensor, labels: torch.Tensor, mean: Any, std: Any, batch_size: int) -> Batches:
     """Yield batches that are only gathered, made float and normalised."""
-    shift, scale = (torch.tensor(values).view(-1, 1, 1) * 255 for values in (mean, std))
+    shift, scale = (torch.tensor(values, device=images.device).view(-1, 1, 1) * 255 for values in (mean, std))
     scale = 1 / scale
     for epoch in itertools.count():
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(epoch))
-        for indices in order.split(batch_size)[:-1]:
+        for indices in order.to(images.device).split(batch_size)[:-1]:
             batch = images.index_select(0, indices).to(torch.float32).sub_(shift).mul_(scale)
             yield batch, labels.index_select(0, indices)
 
@@ -157,14 +161,22 @@ def cpu_seconds() -> float:
     return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
-def stretch(batches: Batches, seconds: float, workers: int) -> tuple[float, float]:
+def stretch(batches: Batches, seconds: float, workers: int, device: str = "cpu") -> tuple[float, float]:
     """Return images a second, and microseconds on the processor an image."""
     for _ in range(AHEAD if workers else 1):
         next(batches)
+    finish(device)
     count, begin, used = 0, time.perf_counter(), cpu_seconds()
     while time.perf_counter() - begin < seconds:
         count += len(next(batches)[1])
+    finish(device)
     return count / (time.perf_counter() - begin), (cpu_seconds() - used) / count * 1e6
+
+
+def finish(device: str) -> None:
+    """Wait for what is still under way on the device."""
+    if device != "cpu":
+        torch.cuda.synchronize(device)
 
 
 def main() -> None:
@@ -178,15 +190,17 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=1.5)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda[:N]")
     given = parser.parse_args()
     torch.set_num_threads(1)
     wanted = ["bare", *(name for name in names[1:] if name in given.loaders)]
     pairs = [(n, w) for n in wanted for w in ([0] if n in ("bare", "resident") else given.workers)]
-    running = {pair: start(pair[0], given.data, given.root, given.batch_size, pair[1]) for pair in pairs}
+    source = given.data, given.root, given.batch_size
+    running = {(name, workers): start(name, *source, workers, given.device) for name, workers in pairs}
     found: dict[tuple[str, int], list[tuple[float, float]]] = {pair: [] for pair in pairs}
     for _ in range(given.rounds):
         for pair, batches in running.items():
-            found[pair].append(stretch(batches, given.seconds, pair[1]))
+            found[pair].append(stretch(batches, given.seconds, pair[1], given.device))
     speed = {pair: statistics.median(rate for rate, _ in rounds) for pair, rounds in found.items()}
     by_hand = {workers: rate for (name, workers), rate in speed.items() if name == "torch"}
     for (name, workers), rounds in found.items():
@@ -199,7 +213,8 @@ def main() -> None:
             "cpu_us_per_image": round(statistics.median(cpu for _, cpu in rounds), 2),
             "ratio_to_torch": round(rate / other, 2) if other else None,
             "ratio_to_bare": round(rate / speed["bare", 0], 3),
-            "device": f"CPU, {os.cpu_count()} cores",
+            "device": "CPU" if given.device == "cpu" else torch.cuda.get_device_name(given.device),
+            "cores": os.cpu_count(),
             "versions": {
                 **{"python": platform.python_version(), "torch": str(torch.__version__)},
                 "torchvision": version("torchvision"),
