@@ -70,11 +70,11 @@ def describe_loader(cfg: CfgNode) -> str:
     >>> cfg = get_cfg()
     >>> cfg.merge_from_list(["MODEL.DEVICE", "cpu"])
     >>> describe_loader(cfg)
-    'resident: 0.1 MB on cpu'
+    'resident, 0.1 MB on cpu'
     """
     problems = not_resident(cfg)
     if choose_backend(cfg) == "resident":
-        return f"resident: {_megabytes(cfg)}"
+        return f"resident, {_megabytes(cfg)}"
     problems = problems or _not_by_itself(cfg)
     why = f" (resident: {'; '.join(problems)})" if problems else ""
     return f"worker, {describe_workers(cfg)}{why}"

@@ -80,7 +80,7 @@ def test_auto_is_resident_where_nothing_is_in_the_way(configured: Configured) ->
     assert isinstance(build_train_loader(cfg), ResidentTrainLoader)
     assert isinstance(build_test_loader(cfg, "digits_test"), ResidentEvalLoader)
     # 8x8 pixels each of 1,437 and 360 images, and the end of the last row of either.
-    assert describe_loader(configured("MODEL.DEVICE", "cpu")) == f"resident: {1797 * 64 / 1e6:.1f} MB on cpu"
+    assert describe_loader(configured("MODEL.DEVICE", "cpu")) == f"resident, {1797 * 64 / 1e6:.1f} MB on cpu"
 
 
 @pytest.mark.parametrize("last", [False, True])

@@ -327,7 +327,7 @@ def test_auto_takes_a_folder_that_can_be_converted(
 ) -> None:
     cfg = folder_config(equal, "DATALOADER.BACKEND", "auto", "MODEL.DEVICE", "cpu")
     assert choose_backend(cfg) == "resident"
-    assert describe_loader(cfg) == "resident: 0.0 MB on cpu"
+    assert describe_loader(cfg) == "resident, 0.0 MB on cpu"
     assert files_in(tmp_path / "cache") == []  # it is converted when it is loaded
 
 
