@@ -1,0 +1,36 @@
+"""Our loop, with the hooks that every run has by default."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from warmstart.engine import Trainer, build_trainer, default_hooks, setup_logging, stop_signals
+from warmstart.solver import build_lr_scheduler
+
+from .work import Loss, Work
+
+
+class _Losses(Loss):
+    def forward(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        return {"loss_cls": super().forward(images, targets)}
+
+
+def ours(work: Work) -> nn.Module:
+    """Train as tools/train_net.py does: rates, console, log.txt, metrics.json, TensorBoard, checkpoints, signals.
+
+    In "cnn" `build_trainer` makes all of it; its model records the training error too.
+    """
+    setup_logging(work.folder)
+    if work.workload == "cnn":
+        trainer = build_trainer(work.cfg)
+        net = trainer.model
+        trainer.data_loader = work.stream
+    else:
+        net = work.net()
+        model, optimizer = _Losses(net), work.optimizer(net)
+        scheduler = build_lr_scheduler(work.cfg, optimizer)
+        hooks = default_hooks(work.cfg, model, work.stream)  # type: ignore[arg-type]
+        trainer = Trainer(model, optimizer, scheduler, work.stream, hooks, max_iter=work.iterations)
+    with stop_signals(trainer.interrupt):
+        trainer.train()
+    return net
