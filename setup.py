@@ -41,7 +41,14 @@ setup(
     extras_require={
         "test": TEST,
         "interop": ["accelerate>=1.2", "lightning>=2.5"],
-        "bench": ["timm>=1.0.25", "mmengine>=0.10"],
+        "bench": [
+            "timm>=1.0.25",
+            "mmengine>=0.10",
+            "accelerate>=1.2",
+            "lightning>=2.5",
+            "pytorch-ignite>=0.5",
+            "transformers>=4.46",
+        ],
         "dev": [*TEST, "ruff>=0.8", "mypy>=1.13", "types-PyYAML", "types-tqdm", "scikit-learn", "build"],
     },
 )
