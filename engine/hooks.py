@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -169,10 +170,15 @@ class EvaluationHook(HookBase):
                 trainer.scalars.update(self.evaluate(trainer))
 
 
+_APART = 0.1  # seconds between writing records, at most
+
+
 class RecordHook(HookBase):
     """Makes a record every `period` updates, where another hook has scores, and after the last update.
 
-    A writer that cannot write does not end the run: its records wait until it can.
+    A writer that cannot write does not end the run: its records wait until it can. Where iterations are so fast
+    that records come more often than every tenth of a second, several are handed on at once; a checkpoint, an
+    evaluation and the end of the run wait for none.
 
     Args:
         period: in updates.
@@ -187,6 +193,8 @@ class RecordHook(HookBase):
         self.writers = [RetryingWriter(writer) for writer in writers]
         self.gauges = list(gauges)
         self._mark = (0, 0.0, 0.0, 0.0)
+        self._kept: list[Record] = []
+        self._handed_on = -math.inf  # when
 
     def before_train(self, trainer: Trainer) -> None:
         """Open the writers and start the clock.
@@ -206,17 +214,38 @@ class RecordHook(HookBase):
     def after_step(self, trainer: Trainer) -> None:
         """Write a record where one is due."""
         if every(self.period, trainer.iteration) or trainer.scalars or trainer.is_last_step:
-            trainer.record = record = self._record(trainer)
-            for writer in self.writers:
-                writer.write(record)
+            has_scores = bool(trainer.scalars)
+            trainer.record = self._record(trainer)
+            self._kept.append(trainer.record)
+            if has_scores or self._mark[1] - self._handed_on > _APART:
+                self._hand_on()
         if trainer.is_last_step or trainer.interrupted:  # not in after_train: the last save may fail before it
-            for writer in self.writers:
-                writer.settle()
+            self._settle()
 
     def after_train(self, trainer: Trainer) -> None:
         """Close the writers."""
         for writer in self.writers:
             writer.close()
+
+    def close(self, trainer: Trainer) -> None:
+        """Lose no record where an exception ends the run."""
+        self._settle()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Hand on what is kept: a run that goes on from a checkpoint does not make the records before it again."""
+        self._hand_on()
+        return {}
+
+    def _hand_on(self) -> None:
+        if self._kept:
+            records, self._kept, self._handed_on = self._kept, [], self._mark[1]
+            for writer in self.writers:
+                writer.write(*records)
+
+    def _settle(self) -> None:
+        self._hand_on()
+        for writer in self.writers:
+            writer.settle()
 
     def _record(self, trainer: Trainer) -> Record:
         trainer.settle()

@@ -43,6 +43,7 @@ class HookBase:
     - after_step: the update is done and counted; `trainer.is_last_step` says whether the run ends with it, and
       `trainer.interrupted` whether a signal cuts it off here, to be resumed: then only the checkpoint is due.
     - after_train: once, when the run ended cleanly, or a signal has cut it off.
+    - close: once, at the very end, however the run ends: an exception may be on its way.
     """
 
     #: Whether the hook runs behind all that are not so, wherever it stands in the list.
@@ -68,6 +69,9 @@ class HookBase:
     def after_train(self, trainer: Trainer) -> None:
         """Run after the last iteration."""
 
+    def close(self, trainer: Trainer) -> None:
+        """Put away what is open."""
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs, as tensors and plain values."""
         return {}
@@ -76,7 +80,7 @@ class HookBase:
         """Continue from what `state_dict` returned."""
 
 
-EVENTS = ("before_train", "before_step", "after_backward", "after_step", "after_train")
+EVENTS = ("before_train", "before_step", "after_backward", "after_step", "after_train", "close")
 
 
 def every(period: int, iteration: int) -> bool:
@@ -225,6 +229,8 @@ class Trainer:
             close = getattr(batches, "close", None)
             if close is not None:
                 close()
+            for call in calls["close"]:
+                call(self)
         if self._signal:
             signum, self._signal = self._signal, 0
             rest = "the run is complete" if ended else "give --resume to go on"
@@ -287,8 +293,8 @@ class Trainer:
         batch = next(batches)
         self.data_seconds += time.perf_counter() - start
         buffers = {name: b.clone() for name, b in self.model.named_buffers()} if self.skipped.limit else {}
-        self.optimizer.zero_grad(set_to_none=True)
-        values = mean_of([self._backward(batch, index) for index in range(self.accum_steps)])
+        self._zero_grad()
+        values = self._gradients(batch)
         for call in after_backward:
             call(self)
         # After the hooks, as in detectron2 and Lightning: they see the gradients as they came, and what
@@ -316,15 +322,35 @@ class Trainer:
                 buffer.copy_(buffers[name])
         logger.warning("iteration %d is skipped: %s%s", number, problem, self._samples(number))
 
-    def _backward(self, batch: Any, index: int) -> dict[str, Tensor]:
+    def _zero_grad(self) -> None:
+        """Do what the optimizer's zero_grad() does; torch's spends most of its time on marks for a profiler."""
+        if type(self.optimizer).zero_grad is not Optimizer.zero_grad:
+            self.optimizer.zero_grad()
+            return
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+    def _gradients(self, batch: Any) -> dict[str, Tensor]:
+        """Compute an update's gradients; return its losses and metrics."""
+        parts = self.accum_steps
+        if parts == 1:
+            return self._backward(batch)
+        return mean_of([self._backward(micro_batch(batch, index, parts)) for index in range(parts)])
+
+    def _backward(self, batch: Any) -> dict[str, Tensor]:
         """Add the gradients of one micro-batch to the update's; return its losses and metrics."""
-        if self.accum_steps > 1:
-            batch = micro_batch(batch, index, self.accum_steps)
-        values = self.model(*to_device(batch, self.device))
-        losses = [value for name, value in values.items() if not name.startswith(METRIC)]
-        total = losses[0] if len(losses) == 1 else sum(losses[1:], start=losses[0])
+        if self.device.type != "cpu":
+            batch = to_device(batch, self.device)
+        total, kept = None, {}
+        for name, value in self.model(*batch).items():
+            if not name.startswith(METRIC):
+                total = value if total is None else total + value
+            kept[name] = value.detach()
+        if total is None:
+            raise ValueError(f"the model returned no loss: it is to return a dict with one; got {list(kept)}")
         (total / self.accum_steps if self.accum_steps > 1 else total).backward()
-        return {"total_loss": total.detach()} | {name: value.detach() for name, value in values.items()}
+        return {"total_loss": total.detach(), **kept}
 
     def request_stop(self, reason: str) -> None:
         """End the run cleanly: the iteration under way is finished, evaluated, recorded and saved.

@@ -42,11 +42,11 @@ class Writer(Protocol):
         After an OSError in `write` it is called again, with the iteration of the last record that was taken.
         """
 
-    def write(self, record: Record) -> None:
-        """Take one record; an iteration comes once.
+    def write(self, *records: Record) -> None:
+        """Take records, one or more, in their order; an iteration comes once.
 
         Raises:
-            OSError: it could not be written.
+            OSError: they could not be written, or not all.
         """
 
     def close(self) -> None:
@@ -82,10 +82,10 @@ class RetryingWriter:
         self.writer.open(iteration)
         self._taken, self._owed = iteration, []
 
-    def write(self, record: Record) -> None:
-        """Give the writer a record and what it has not taken before; log the first failure of a streak."""
+    def write(self, *records: Record) -> None:
+        """Give the writer records and what it has not taken before; log the first failure of a streak."""
         failing = bool(self._owed)
-        self._owed.append(record)
+        self._owed += records
         try:
             self._deliver(anew=failing)
         except OSError as error:
@@ -117,8 +117,10 @@ class RetryingWriter:
         if anew:
             self.writer.open(self._taken)  # part of the next one may be there
         while self._owed:
-            self.writer.write(self._owed[0])
-            self._taken = int(self._owed.pop(0)["iteration"])
+            count = 1 if anew else len(self._owed)  # there may be space for some of them
+            self.writer.write(*self._owed[:count])
+            self._taken = int(self._owed[count - 1]["iteration"])
+            del self._owed[:count]
 
 
 class JSONWriter:
@@ -156,10 +158,10 @@ class JSONWriter:
         if whole != text:
             files.write_atomically(self.path, lambda file: file.write(whole.encode()))
 
-    def write(self, record: Record) -> None:
-        """Append one line; a non-finite number becomes null, since JSON has none."""
-        plain = {k: v if math.isfinite(v) else None for k, v in record.items()}
-        _append(self.path, f"{json.dumps(plain, allow_nan=False)}\n".encode())
+    def write(self, *records: Record) -> None:
+        """Append a line each; a non-finite number becomes null, since JSON has none."""
+        plain = [{k: v if math.isfinite(v) else None for k, v in record.items()} for record in records]
+        _append(self.path, "".join(f"{json.dumps(each, allow_nan=False)}\n" for each in plain).encode())
 
     def close(self) -> None:
         """Nothing is held open between records."""
@@ -199,12 +201,15 @@ class TensorBoardWriter:
         start = SessionLog(status=SessionLog.START)
         self._write({"file_version": "brain.Event:2"}, {"session_log": start, "step": iteration + 1})
 
-    def write(self, record: Record) -> None:
+    def write(self, *records: Record) -> None:
         """Write the scalars, at once, so that a kill loses nothing."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        scalars = [Summary.Value(tag=k, simple_value=v) for k, v in record.items() if k != "iteration"]
-        self._write({"summary": Summary(value=scalars), "step": int(record["iteration"])})
+        events = []
+        for record in records:
+            scalars = [Summary.Value(tag=k, simple_value=v) for k, v in record.items() if k != "iteration"]
+            events.append({"summary": Summary(value=scalars), "step": int(record["iteration"])})
+        self._write(*events)
 
     def write_picture(self, name: str, path: Path, iteration: int) -> None:
         """Write the picture in a PNG file under `name`."""
@@ -273,14 +278,15 @@ class ConsoleWriter:
 
             self._bar = tqdm(total=self.max_iter, initial=iteration, unit="it", leave=False, dynamic_ncols=True)
 
-    def write(self, record: Record) -> None:
-        """Log the training line, and one for each test set that was evaluated."""
-        iteration = int(record["iteration"])
-        if self._bar is not None:
-            self._bar.update(iteration - self._bar.n)
-        logger.info(self.line(record))
-        for name, scores in score_lines(record).items():
-            logger.info("%s after %s iterations: %s", name, f"{iteration:,}", scores)
+    def write(self, *records: Record) -> None:
+        """Log the training line of each, and one for each test set that was evaluated."""
+        for record in records:
+            iteration = int(record["iteration"])
+            if self._bar is not None:
+                self._bar.update(iteration - self._bar.n)
+            logger.info(self.line(record))
+            for name, scores in score_lines(record).items():
+                logger.info("%s after %s iterations: %s", name, f"{iteration:,}", scores)
 
     def line(self, record: Record) -> str:
         """Return the text of one record.

@@ -169,6 +169,7 @@ def test_a_disk_that_is_full_for_records_does_not_end_the_run(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: list[logging.LogRecord], space_at: int
 ) -> None:
     disk = FullDisk(monkeypatch)
+    monkeypatch.setattr("warmstart.engine.hooks._APART", 0)
     trainer = build_trainer(tiny("LOG_PERIOD", 2))
     actions = {4: lambda: setattr(disk, "full", True), space_at: lambda: setattr(disk, "full", False)}
     trainer.hooks.append(At(actions))
@@ -187,6 +188,24 @@ def test_a_writer_that_cannot_begin_is_a_mistake_and_named(tiny: Tiny, tmp_path:
     with pytest.raises(ConfigError) as error:
         build_trainer(tiny()).train()
     assert str(error.value) == f"OUTPUT_DIR: cannot write to {path}: Is a directory"
+
+
+@pytest.mark.need("C6", "D5")
+def test_records_that_come_fast_are_written_together_but_before_a_checkpoint_and_with_scores(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("warmstart.engine.hooks._APART", 60)
+    trainer = build_trainer(tiny("LOG_PERIOD", 1, "SOLVER.CHECKPOINT_PERIOD", 5, "TEST.EVAL_PERIOD", 8))
+    found = {}
+
+    def look() -> None:
+        found[trainer.iteration] = iterations_in(tmp_path / "out")[0][-1]
+
+    trainer.hooks.append(At(dict.fromkeys((4, 7, 9, 10, 12), look)))
+    trainer.train()
+    # The first is written at once; the hook looks before each iteration, after that many updates.
+    assert found == {4: 1, 7: 5, 9: 8, 10: 10, 12: 10}
+    assert iterations_in(tmp_path / "out") == ([*range(1, 15)], [*range(1, 15)])
 
 
 def test_what_was_recorded_before_an_error_is_on_the_disk(tiny: Tiny, tmp_path: Path) -> None:
