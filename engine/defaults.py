@@ -189,8 +189,9 @@ def default_hooks(
     4. Evaluation: its scores belong to this iteration's record and checkpoint.
     5. The user's hooks see the scores, and what they add to `trainer.scalars` is still recorded.
     6. The best score and early stopping, where keys ask for them: what they watch may be a score of the user's.
-    7. Records take everything that was found out about this iteration.
-    8. The picture of the plan is drawn when the records' writers are open: TensorBoard gets it too.
+    7. The picture of the plan is drawn after the first update, in TensorBoard too. It comes before the record, so
+       that what both import does not count as training.
+    8. Records take everything that was found out about this iteration.
     9. A schedule that follows metrics sees what was recorded.
     10. The checkpoint comes last, so that it holds what all the others know after this iteration.
 
@@ -226,8 +227,8 @@ def default_hooks(
         EvaluationHook(cfg.TEST.EVAL_PERIOD, scores),
         *(builder(cfg) for builder in _HOOKS.values()),
         *build_score_hooks(cfg, with_own=bool(_HOOKS)),
-        RecordHook(cfg.LOG_PERIOD, writers, [lambda: memory_stats(device)] if cfg.MEMORY_STATS else []),
         PictureHook(output, writers),
+        RecordHook(cfg.LOG_PERIOD, writers, [lambda: memory_stats(device)] if cfg.MEMORY_STATS else []),
         *build_metric_hook(cfg),
         CheckpointHook(cfg.SOLVER.CHECKPOINT_PERIOD, output, constants, cfg.SOLVER.CHECKPOINT_KEEP),
     ]

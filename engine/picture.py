@@ -17,9 +17,10 @@ FILE = "lr.png"
 
 
 class PictureHook(HookBase):
-    """Draws the rate of every update of the run, one line for each rate that differs, when it begins.
+    """Draws the rate of every update of the run, one line for each rate that differs.
 
-    A resumed run draws it anew, since its config may plan otherwise.
+    It does so after the first update: what is wrong with that one shows before matplotlib is imported and has
+    drawn. A resumed run draws it anew, since its config may plan otherwise.
 
     Args:
         folder: OUTPUT_DIR; the picture is `lr.png` in it.
@@ -29,19 +30,27 @@ class PictureHook(HookBase):
     def __init__(self, folder: str | Path, writers: Sequence[Writer] = ()) -> None:
         self.path = Path(folder) / FILE
         self.writers = list(writers)
+        self._step = 0  # where TensorBoard shows it; 0 once it is drawn
 
     def before_train(self, trainer: Trainer) -> None:
-        """Draw it, in the time that does not count as training; where it cannot be saved, say so."""
-        if not isinstance(trainer.scheduler, ScheduleLR):
+        """Say so where there is nothing to draw."""
+        if isinstance(trainer.scheduler, ScheduleLR):
+            self._step = trainer.iteration + 1  # the first one that the next resume from here replaces
+        else:
             name = type(trainer.scheduler).__name__
             logger.info("no %s: %s does not tell the rates of iterations to come", FILE, name)
+
+    def after_step(self, trainer: Trainer) -> None:
+        """Draw it, in the time that does not count as training; where it cannot be saved, say so."""
+        if not self._step:
             return
+        assert isinstance(trainer.scheduler, ScheduleLR)
         with trainer.paused():
             try:
                 save_picture(plan_picture(scheduler_plan(trainer.scheduler, trainer.max_iter)), self.path)
                 for writer in self.writers:
                     if isinstance(writer, PictureWriter):
-                        # The first step that the next resume from here replaces.
-                        writer.write_picture("plan/lr", self.path, trainer.iteration + 1)
+                        writer.write_picture("plan/lr", self.path, self._step)
             except OSError as error:
                 logger.warning("%s could not be saved: %s; training goes on", self.path, error.strerror or error)
+        self._step = 0

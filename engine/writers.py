@@ -177,6 +177,7 @@ class JSONWriter:
 class TensorBoardWriter:
     """Every number of a record as a scalar at its iteration.
 
+    An event file begins with what is first written into it: TensorBoard is imported then, which takes a while.
     torch's SummaryWriter would write in a thread, which ends with a traceback where the disk is full.
 
     Args:
@@ -186,20 +187,18 @@ class TensorBoardWriter:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self._path = self.folder
+        self._first_step = 0  # of a file that is still to be begun; 0 where it has been
 
     def __str__(self) -> str:
         return f"TensorBoard's event file in {self.folder}"
 
     def open(self, iteration: int) -> None:
-        """Start an event file that replaces what older files say after `iteration`."""
-        from tensorboard.compat.proto.event_pb2 import SessionLog  # slow to import: only a training run pays
-
+        """Get ready to begin an event file that replaces what older files say after `iteration`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         # TensorBoard reads the files in the order of their names.
         name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
         self._path = self.folder / name
-        start = SessionLog(status=SessionLog.START)
-        self._write({"file_version": "brain.Event:2"}, {"session_log": start, "step": iteration + 1})
+        self._first_step = iteration + 1
 
     def write(self, *records: Record) -> None:
         """Write the scalars, at once, so that a kill loses nothing."""
@@ -227,13 +226,17 @@ class TensorBoardWriter:
         """Nothing is held open between records."""
 
     def _write(self, *events: dict[str, Any]) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.summary.writer.record_writer import RecordWriter
 
+        if self._first_step:
+            start = SessionLog(status=SessionLog.START)
+            events = ({"file_version": "brain.Event:2"}, {"session_log": start, "step": self._first_step}, *events)
         content = io.BytesIO()
         for event in events:
             RecordWriter(content).write(Event(wall_time=time.time(), **event).SerializeToString())
         _append(self._path, content.getvalue())
+        self._first_step = 0
 
 
 def _append(path: Path, data: bytes) -> None:

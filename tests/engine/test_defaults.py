@@ -102,8 +102,8 @@ def test_the_default_hooks_stand_in_their_order_with_users_hooks_before_the_reco
         "FolderHook",
         "EvaluationHook",
         "Mine",
-        "RecordHook",
         "PictureHook",
+        "RecordHook",
         "CheckpointHook",
     ]
 

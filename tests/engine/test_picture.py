@@ -13,6 +13,7 @@ from PIL import Image
 
 from warmstart.config import CfgNode
 from warmstart.engine import (
+    HookBase,
     JSONWriter,
     PictureHook,
     PictureWriter,
@@ -43,6 +44,13 @@ def expected(cfg: CfgNode, path: Path) -> np.ndarray:  # type: ignore[type-arg]
     return pixels(path)
 
 
+def draw(hook: PictureHook, trainer: Trainer) -> None:
+    hook.before_train(trainer)
+    trainer.iteration += 1
+    hook.after_step(trainer)
+    trainer.iteration -= 1
+
+
 @pytest.mark.need("B10")
 def test_a_run_draws_its_plan_and_tensorboard_shows_it(tiny: Tiny, tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
@@ -67,6 +75,21 @@ def test_a_resumed_run_draws_what_its_config_plans_now(tiny: Tiny, tmp_path: Pat
     assert np.array_equal(after, expected(cfg, tmp_path / "plan.png"))
 
 
+def test_it_is_drawn_once_after_the_first_update_of_a_run(tiny: Tiny, tmp_path: Path) -> None:
+    drawn = []
+
+    class Seen(HookBase):
+        def after_step(self, trainer: Trainer) -> None:
+            path = tmp_path / "out" / "lr.png"
+            drawn.append((path.exists(), bool(list(path.parent.glob("events*")))))
+            path.unlink(missing_ok=True)
+
+    trainer = build_trainer(tiny("SOLVER.MAX_ITER", 5, "SOLVER.STEPS", [], "SOLVER.WARMUP_ITERS", 0))
+    trainer.hooks.insert(0, Seen())
+    trainer.train()
+    assert drawn == [(False, False), (True, True), (False, True), (False, True), (False, True)]
+
+
 @pytest.mark.need("H1")
 def test_tensorboard_shows_one_picture_a_step_however_often_a_run_begins_there(tiny: Tiny, tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
@@ -74,7 +97,7 @@ def test_tensorboard_shows_one_picture_a_step_however_often_a_run_begins_there(t
     for trainer.iteration in (0, 0, 10, 10, 10):
         writer = TensorBoardWriter(tmp_path)
         writer.open(trainer.iteration)
-        PictureHook(tmp_path, [writer]).before_train(trainer)
+        draw(PictureHook(tmp_path, [writer]), trainer)
     events = accumulator.EventAccumulator(str(tmp_path)).Reload()
     assert [image.step for image in events.Images("plan/lr")] == [1, 11]
 
@@ -97,7 +120,7 @@ def test_drawing_does_not_count_as_training(tiny: Tiny) -> None:
     hook.path.parent.mkdir()
     before = torch.get_rng_state()
     hook.writers = []
-    hook.before_train(trainer)
+    draw(hook, trainer)
     assert trainer.paused_seconds > 0
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -108,7 +131,7 @@ def test_a_scheduler_that_is_not_ours_gets_a_line_and_no_picture(
     model = torch.nn.Linear(2, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     trainer = Trainer(model, optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 3), [], max_iter=3)
-    PictureHook(tmp_path).before_train(trainer)
+    draw(PictureHook(tmp_path), trainer)
     assert list(tmp_path.iterdir()) == []
     assert [r.getMessage() for r in logged] == ["no lr.png: StepLR does not tell the rates of iterations to come"]
 
