@@ -16,12 +16,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save
-from torch import Tensor
+from warmstart.tools import interruptible
 
-from warmstart.config import ConfigError, Flag, parse_command_line
-from warmstart.engine import files, load_checkpoint, load_newest, run_tool, setup_logging
+with interruptible(__name__):
+    import torch
+    from safetensors.torch import save
+    from torch import Tensor
+
+    from warmstart.config import ConfigError, Flag, parse_command_line
+    from warmstart.engine import files, load_checkpoint, load_newest, run_tool, setup_logging
 
 logger = logging.getLogger("warmstart.tools")
 

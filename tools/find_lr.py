@@ -11,20 +11,23 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from warmstart.config import CfgNode, ConfigError, Flag
-from warmstart.data import build_train_loader
-from warmstart.engine import (
-    RangeTest,
-    find_lr,
-    prepare_torch,
-    range_picture,
-    read_command_line,
-    resolve_config,
-    run_tool,
-    setup_logging,
-)
-from warmstart.modeling import build_model
-from warmstart.solver import build_gradient_clipping, build_optimizer, picture_path, save_picture
+from warmstart.tools import interruptible
+
+with interruptible(__name__):
+    from warmstart.config import CfgNode, ConfigError, Flag
+    from warmstart.data import build_train_loader
+    from warmstart.engine import (
+        RangeTest,
+        find_lr,
+        prepare_torch,
+        range_picture,
+        read_command_line,
+        resolve_config,
+        run_tool,
+        setup_logging,
+    )
+    from warmstart.modeling import build_model
+    from warmstart.solver import build_gradient_clipping, build_optimizer, picture_path, save_picture
 
 
 def number(text: str) -> float:

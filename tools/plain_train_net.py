@@ -13,25 +13,28 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
+from warmstart.tools import interruptible
 
-from warmstart.config import CfgNode
-from warmstart.data import build_train_loader
-from warmstart.engine import (
-    build_test_loaders,
-    evaluate_all,
-    hold_folder,
-    iters_per_epoch,
-    log_scores,
-    prepare_torch,
-    read_command_line,
-    resolve_config,
-    run_tool,
-    save_checkpoint,
-    setup_logging,
-)
-from warmstart.modeling import build_model
-from warmstart.solver import build_ema, build_gradient_clipping, build_lr_scheduler, build_optimizer
+with interruptible(__name__):
+    import torch
+
+    from warmstart.config import CfgNode
+    from warmstart.data import build_train_loader
+    from warmstart.engine import (
+        build_test_loaders,
+        evaluate_all,
+        hold_folder,
+        iters_per_epoch,
+        log_scores,
+        prepare_torch,
+        read_command_line,
+        resolve_config,
+        run_tool,
+        save_checkpoint,
+        setup_logging,
+    )
+    from warmstart.modeling import build_model
+    from warmstart.solver import build_ema, build_gradient_clipping, build_lr_scheduler, build_optimizer
 
 logger = logging.getLogger("warmstart.tools")
 

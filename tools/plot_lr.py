@@ -10,18 +10,21 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
-from warmstart.config import CfgNode, ConfigError, Flag, resolve_durations
-from warmstart.data import train_info
-from warmstart.engine import read_configs, run_tool
-from warmstart.solver import (
-    Curve,
-    build_plan,
-    follows_metrics,
-    picture_path,
-    plan_picture,
-    save_picture,
-    text_picture,
-)
+from warmstart.tools import interruptible
+
+with interruptible(__name__):
+    from warmstart.config import CfgNode, ConfigError, Flag, resolve_durations
+    from warmstart.data import train_info
+    from warmstart.engine import read_configs, run_tool
+    from warmstart.solver import (
+        Curve,
+        build_plan,
+        follows_metrics,
+        picture_path,
+        plan_picture,
+        save_picture,
+        text_picture,
+    )
 
 
 def dataset_size(text: str) -> int:

@@ -9,30 +9,33 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from warmstart.config import CfgNode, ConfigError, Flag
-from warmstart.engine import (
-    build_test_loaders,
-    build_trainer,
-    compare_configs,
-    evaluate_all,
-    find_start,
-    hold_folder,
-    load_average,
-    load_model,
-    load_start,
-    log_run,
-    log_scores,
-    prepare_folder,
-    prepare_torch,
-    read_command_line,
-    read_start,
-    resolve_config,
-    run_tool,
-    setup_logging,
-    stop_signals,
-    why_done,
-)
-from warmstart.modeling import build_model
+from warmstart.tools import interruptible
+
+with interruptible(__name__):
+    from warmstart.config import CfgNode, ConfigError, Flag
+    from warmstart.engine import (
+        build_test_loaders,
+        build_trainer,
+        compare_configs,
+        evaluate_all,
+        find_start,
+        hold_folder,
+        load_average,
+        load_model,
+        load_start,
+        log_run,
+        log_scores,
+        prepare_folder,
+        prepare_torch,
+        read_command_line,
+        read_start,
+        resolve_config,
+        run_tool,
+        setup_logging,
+        stop_signals,
+        why_done,
+    )
+    from warmstart.modeling import build_model
 
 logger = logging.getLogger("warmstart.tools")
 
