@@ -1,8 +1,11 @@
-"""Imports point one way: tools -> engine -> {solver, data, modeling} -> config."""
+"""Imports point one way: tools -> engine -> {solver, data, modeling} -> config; and what takes long comes late."""
 
 from __future__ import annotations
 
 import ast
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -137,3 +140,38 @@ def test_what_is_allowed(name: str, source: str) -> None:
 def test_what_is_forbidden_is_found(name: str, source: str, message: str) -> None:
     (found,) = violations(name, source)
     assert message in found
+
+
+# What takes tenths of a second to import.
+SLOW = ("matplotlib", "scipy", "sklearn", "tensorboard", "torch._dynamo", "torchmetrics", "torchvision")
+# Prints which of it is there once the tools are imported, and after each line, up to the first update of a run.
+STAGES = f"""
+import json, sys
+from warmstart.engine import HookBase, register_hook
+from warmstart.tools import export_weights, find_lr, plain_train_net, plot_lr, train_net
+
+class Stop(HookBase):
+    def after_step(self, trainer):
+        raise SystemExit
+
+def show():
+    print("\\nthere:", json.dumps([name for name in {SLOW!r} if name in sys.modules]))
+
+register_hook("stop", lambda cfg: Stop())
+show()
+for line in sys.argv[1:]:
+    try:
+        train_net.main(line.split())
+    except SystemExit:
+        show()
+"""
+
+
+def test_what_takes_long_is_imported_when_it_is_needed(tmp_path: Path) -> None:
+    recipe = "--config-file recipe:digits.yaml"
+    lines = ["--help", f"{recipe} --print-config", f"{recipe} OUTPUT_DIR {tmp_path}/out"]
+    said = subprocess.check_output([sys.executable, "-c", STAGES, *lines], text=True).splitlines()
+    found = [json.loads(line.partition(" ")[2]) for line in said if line.startswith("there:")]
+    # torch's optimizers import the last one, in every script.
+    assert found == [[], [], [], ["torch._dynamo"]]
+    assert (tmp_path / "out" / "config.yaml").exists()
