@@ -15,7 +15,7 @@ import pytest
 from warmstart.tools import interruptible
 
 ROOT = Path(__file__).parent.parent.parent
-TOOLS = sorted(path.stem for path in (ROOT / "tools").glob("*.py") if path.stem != "__init__")
+TOOLS = [[str(path)] for path in sorted((ROOT / "tools").glob("*.py")) if path.stem != "__init__"]
 RUN = ["--config-file", "recipe:digits.yaml", "SOLVER.MAX_ITER", "100000"]
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "setsid"), reason="no Ctrl-C for one process there")
@@ -29,6 +29,7 @@ def start(words: list[str], folder: Path, **env: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # What a shell's background has started ignores Ctrl-C, and so would its children.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
@@ -53,9 +54,8 @@ def slow_torch(tmp_path: Path) -> str:
 
 
 @pytest.mark.need("D14")
-@pytest.mark.parametrize("words", [[str(ROOT / "tools" / f"{name}.py")] for name in TOOLS] + [["-m"]])
+@pytest.mark.parametrize("words", [*TOOLS, ["-m", "warmstart.tools.train_net"]])
 def test_ctrl_c_during_the_imports_of_a_tool(words: list[str], slow_torch: str, tmp_path: Path) -> None:
-    words = [*words, "warmstart.tools.train_net"] if words == ["-m"] else words
     process = start(words, tmp_path, PYTHONPATH=slow_torch)
     wait_for((tmp_path / "importing").exists)
     process.send_signal(signal.SIGINT)
