@@ -53,7 +53,8 @@ class LossScaler(torch.amp.GradScaler):
     def unscale(self, optimizer: Optimizer) -> Tensor:
         """Divide the gradients by the scale; return 1.0 where one is not finite, else 0.0, without waiting."""
         self.unscale_(optimizer)
-        found: Tensor = next(iter(self._found_inf_per_device(optimizer).values()))
+        found: Tensor
+        (found,) = self._found_inf_per_device(optimizer).values()  # one a device
         return found
 
     def step(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> float | None:

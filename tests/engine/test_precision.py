@@ -404,6 +404,34 @@ def test_a_compiled_run_continues_bit_for_bit(tiny: Tiny, tmp_path: Path) -> Non
         assert_same_bits(ours[key], theirs[key], key)
 
 
+@pytest.mark.gpu
+def test_losses_of_replayed_cuda_graphs_are_those_of_their_own_updates(tiny: Tiny, tmp_path: Path) -> None:
+    """They are read after later replays have written into the same memory."""
+    losses = []
+    for mode in ("default", "reduce-overhead"):
+        out = tmp_path / mode
+        build_trainer(tiny("MODEL.COMPILE", mode, "MODEL.ARGS.dropout", 0.0, "OUTPUT_DIR", str(out))).train()
+        records = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
+        losses.append([record["total_loss"] for record in records])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.need("B3", "S9")
+def test_an_update_in_fp16_waits_for_no_gpu(tiny: Tiny) -> None:
+    trainer = overflowing(resolve_config(tiny(*FP16, "SOLVER.CLIP_GRADIENTS.ENABLED", True)), 1)
+    batches = iter([next(trainer.data_loader.batches(0))] * 4)
+    trainer.run_step(batches)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for trainer.iteration in (1, 2):
+            trainer.run_step(batches)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    trainer.settle()
+    assert trainer.skipped.total == 1
+
+
 @pytest.mark.parametrize("words", [(), ("SOLVER.GRAD_ACCUM_STEPS", 2), AMP])
 def test_activations_that_are_computed_again_change_no_bit(
     tiny: Tiny, tmp_path: Path, words: tuple[Any, ...]
