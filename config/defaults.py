@@ -47,6 +47,13 @@ def get_cfg() -> CfgNode:
     # Whether images and the weights of convolutions lie in memory with the channels last, which convolutions in
     # half precision on GPUs are made for. The last bits of results differ.
     cfg.MODEL.CHANNELS_LAST = Bool(False)
+    # torch.compile for training, with this mode; "" is off. The first update takes a minute or so, less in later
+    # runs, which find what it made in torch's cache. reduce-overhead and max-autotune record CUDA graphs on a GPU.
+    # The last bits of results differ, and what dropout draws; evaluation is not compiled.
+    cfg.MODEL.COMPILE = OneOf("", ("", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"))
+    # Modules whose activations are computed again in the backward pass instead of kept, by regexes found in their
+    # names: ["^layer"]. Less memory, more time, the same bits; evaluation is as it was. [] is off.
+    cfg.MODEL.ACTIVATION_CHECKPOINTING = ListOf(Str("^layer"), ())
 
     # ---------------------------------------------------------------- data sets
     cfg.DATASETS = CfgNode()
@@ -208,6 +215,14 @@ def get_cfg() -> CfgNode:
         required=["MATCH"],
     )
 
+    # Layers compute in half precision where that is safe (torch.autocast), in training and evaluation; weights,
+    # losses, averages and statistics stay in float32. bf16 needs a device that has it. fp16 has a smaller range:
+    # losses are scaled, and an update whose gradients overflow is skipped while iterations, rate and data move on;
+    # more than NAN_LIMIT in a row end the run.
+    cfg.SOLVER.AMP = CfgNode()
+    cfg.SOLVER.AMP.ENABLED = Bool(False)
+    cfg.SOLVER.AMP.PRECISION = OneOf("bf16", ("bf16", "fp16"))
+
     # Clipping of an update's gradients; their norm before it is recorded as grad_norm.
     cfg.SOLVER.CLIP_GRADIENTS = CfgNode()
     cfg.SOLVER.CLIP_GRADIENTS.ENABLED = Bool(False)
@@ -232,7 +247,7 @@ def get_cfg() -> CfgNode:
     # evaluation or a checkpoint. skip: its update is left out, as it is where clipping finds that the gradients'
     # norm is not finite; iterations, rate and data move on. Each step then waits for the device.
     cfg.SOLVER.NAN_POLICY = OneOf("raise", ("raise", "skip"))
-    # skip: updates in a row that may be left out; one more ends the run.
+    # skip, or fp16's overflows: updates in a row that may be left out; one more ends the run.
     cfg.SOLVER.NAN_LIMIT = Int(10, minimum=1)
 
     # Updates between two checkpoints; 0: only at the end.
@@ -279,10 +294,13 @@ def get_cfg() -> CfgNode:
     cfg.PROFILER.ITERS = Duration(0)
     # Initial weights, order of samples and augmentation follow from it.
     cfg.SEED = Int(0, maximum=2**63 - 1)
-    # exact: deterministic kernels only, so that a run on a GPU repeats to the last bit; slower, and an operation
-    # that has no such kernel is an error. A CPU repeats also with auto.
+    # auto: what is safe and fast on the device, as the log says: TF32 on a GPU that has it, and CUDNN_BENCHMARK;
+    # on a CPU nothing that changes a bit. exact: deterministic kernels only and no TF32, so that a run on a GPU
+    # repeats to the last bit; slower, and an operation that has no such kernel is an error. A CPU repeats also
+    # with auto.
     cfg.PROFILE = OneOf("auto", ("auto", "exact"))
-    # Let cuDNN try its algorithms and keep the fastest; faster on fixed image sizes, bits may differ.
-    cfg.CUDNN_BENCHMARK = Bool(False)
+    # Let cuDNN try its algorithms and keep the fastest; faster on fixed image sizes, bits may differ. null: with
+    # PROFILE auto where images have one size (ASPECT_RATIO_GROUPING is off).
+    cfg.CUDNN_BENCHMARK = OrNull(Bool(True))
 
     return cfg.seal()

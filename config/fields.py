@@ -200,8 +200,9 @@ class OneOf(Str):
 
     def __init__(self, default: str, choices: Sequence[str]) -> None:
         self.choices = tuple(choices)
-        self.expected = "one of " + ", ".join(self.choices)
+        self.expected = "one of " + ", ".join(choice or '""' for choice in self.choices)
         super().__init__(default)
+        self.example = default or next(filter(None, self.choices))
 
     def parse(self, value: Any) -> str:
         """Return the word."""

@@ -22,6 +22,7 @@ from .losses import LossWindow, NonFiniteLossError
 from .lr_range import RangeTest, find_lr, range_picture
 from .metrics import MetricHook
 from .picture import PictureHook
+from .precision import LossScaler, build_scaler, compiled
 from .resolve import iters_per_epoch, resolve_config
 from .resume import (
     compare_configs,
@@ -50,6 +51,7 @@ __all__ = [
     "HookBase",
     "Interrupted",
     "JSONWriter",
+    "LossScaler",
     "LossWindow",
     "MetricHook",
     "NonFiniteLossError",
@@ -64,10 +66,12 @@ __all__ = [
     "TensorBoardWriter",
     "Trainer",
     "Writer",
+    "build_scaler",
     "build_test_loaders",
     "build_trainer",
     "check_device",
     "compare_configs",
+    "compiled",
     "default_hooks",
     "evaluate",
     "evaluate_all",

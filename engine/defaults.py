@@ -40,13 +40,14 @@ from warmstart.solver import (
 )
 
 from .best import build_score_hooks
-from .device import NO_DETERMINISTIC_KERNEL, get_device, prepare_torch
+from .device import NO_DETERMINISTIC_KERNEL, describe_profile, get_device, prepare_torch
 from .evaluation import evaluate
 from .hooks import EvaluationHook, FolderHook, PreciseBNHook, ProfilerHook, RecordHook
 from .logs import log_to_file, silence_stdout
 from .losses import NonFiniteLossError
 from .metrics import build_metric_hook
 from .picture import PictureHook
+from .precision import build_scaler, compiled
 from .resolve import iters_per_epoch, resolve_config
 from .saving import CheckpointHook, SaveError
 from .signals import leave, stop_signals
@@ -175,6 +176,8 @@ def build_trainer(cfg: CfgNode, trust: bool = False, weights: bool = True) -> Tr
         clip=build_gradient_clipping(cfg),
         ema=ema,
         nan_limit=cfg.SOLVER.NAN_LIMIT if cfg.SOLVER.NAN_POLICY == "skip" else 0,
+        scaler=build_scaler(cfg, model),
+        forward=compiled(model, cfg.MODEL.COMPILE) if cfg.MODEL.COMPILE else None,
     )
 
 
@@ -278,8 +281,8 @@ def log_run(cfg: CfgNode, trainer: Trainer) -> None:
     parameters = sum(p.numel() for p in trainer.model.parameters())
     device, threads = trainer.device, torch.get_num_threads()
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {threads} threads"
-    kernels = ", deterministic kernels only" if cfg.PROFILE == "exact" else ""
-    logger.info("torch %s on %s%s; output in %s", torch.__version__, machine, kernels, cfg.OUTPUT_DIR)
+    logger.info("torch %s on %s; output in %s", torch.__version__, machine, cfg.OUTPUT_DIR)
+    logger.info("%s", describe_profile(cfg, device))
     logger.info(
         "data: %s, %s images of %dx%dx%d, %d classes",
         " + ".join(cfg.DATASETS.TRAIN),

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+OVERFLOW = "grad_overflow"  # 1 where the gradients of an update overflow in fp16, so that it is skipped; else 0
+
 
 class NonFiniteLossError(ArithmeticError):
     """A loss became infinite or NaN; the message names the first such iteration and its terms.
@@ -48,14 +50,18 @@ class LossWindow:
         """Keep one update's `total_loss`, its terms and what else is recorded: 0-dim tensors, detached."""
         self._pending.append(values)
 
-    def settle(self, iteration: int) -> None:
+    def settle(self, iteration: int) -> dict[int, bool]:
         """Read what is pending; the newest of it is the update that made the count `iteration`.
+
+        Returns:
+            Of each update in fp16, by its count, whether it was skipped; its gradients' norm is not averaged then.
 
         Raises:
             NonFiniteLossError: a total is infinite or NaN. Nothing after it may be saved.
         """
+        overflowed: dict[int, bool] = {}
         if not self._pending:
-            return
+            return overflowed
         flat = torch.stack([value for kept in self._pending for value in kept.values()]).tolist()
         first = iteration - len(self._pending) + 1
         pending, self._pending = self._pending, []
@@ -63,11 +69,17 @@ class LossWindow:
         for offset, kept in enumerate(pending):
             values = dict(zip(kept, flat[position : position + len(kept)], strict=True))
             position += len(kept)
+            overflow = values.pop(OVERFLOW, None)
             if not math.isfinite(values["total_loss"]):
                 raise NonFiniteLossError(f"iteration {first + offset}: {describe(values)}", first + offset)
+            if overflow is not None:
+                overflowed[first + offset] = bool(overflow)
+            if overflow:
+                values.pop("grad_norm", None)
             for name, value in values.items():
                 total, count = self._sums.get(name, (0.0, 0))
                 self._sums[name] = total + value, count + 1
+        return overflowed
 
     def averages(self) -> dict[str, float]:
         """Return the mean of each loss since the last call, and start anew. Call `settle` before.
@@ -118,13 +130,18 @@ class SkippedUpdates:
 
         Waits for the device.
         """
-        looked_at = [name for name in ("total_loss", "grad_norm") if name in values]
-        if torch.stack([values[name] for name in looked_at]).isfinite().all():
-            self.in_a_row = 0
+        looked_at = [values[name] for name in ("total_loss", "grad_norm") if name in values]
+        if OVERFLOW in values:
+            looked_at.append(1 / (1 - values[OVERFLOW]))  # 1 is infinite
+        self.count(not torch.stack(looked_at).isfinite().all())
+        if not self.in_a_row:
             return ""
-        self.total += 1
-        self.in_a_row += 1
         return describe({name: value.item() for name, value in values.items()})
+
+    def count(self, skipped: bool) -> None:
+        """Take notice of one more update."""
+        self.total += skipped
+        self.in_a_row = self.in_a_row + 1 if skipped else 0
 
     def state_dict(self) -> dict[str, int]:
         """Return the counts."""
@@ -142,7 +159,9 @@ def describe(values: Mapping[str, float]) -> str:
     'total_loss is nan (loss_cls nan, grad_norm 1.5)'
     """
     culprit = "total_loss" if not math.isfinite(values["total_loss"]) else "grad_norm"
-    terms = ", ".join(f"{name} {value:g}" for name, value in values.items() if name != culprit)
+    terms = ", ".join(f"{name} {value:g}" for name, value in values.items() if name not in (culprit, OVERFLOW))
+    if culprit not in values:
+        return f"gradients overflow in fp16 ({terms})"
     return f"{culprit} is {values[culprit]:g} ({terms})"
 
 

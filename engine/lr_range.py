@@ -20,6 +20,7 @@ from warmstart.config import ConfigError
 from warmstart.solver import ScheduleLR
 
 from .losses import NonFiniteLossError
+from .precision import LossScaler
 from .rng import preserved_rng
 from .trainer import Trainer
 
@@ -86,6 +87,7 @@ def find_lr(
     device: torch.device | str = "cpu",
     accum_steps: int = 1,
     clip: Callable[[Iterable[nn.Parameter]], Tensor] | None = None,
+    scaler: LossScaler | None = None,
 ) -> RangeTest:
     """Train for up to `iters` updates, the rate growing by the same factor each time; see what the loss does.
 
@@ -106,6 +108,7 @@ def find_lr(
         device: where the model is.
         accum_steps: as for `Trainer`.
         clip: as for `Trainer`.
+        scaler: as for `Trainer`.
 
     Raises:
         ConfigError: an argument makes no sense; the loss burst too early, or never fell.
@@ -128,9 +131,8 @@ def find_lr(
         # Both at once, so that the copied optimizer holds the copied parameters.
         model, optimizer = copy.deepcopy((model, optimizer))
         sweep = ScheduleLR(optimizer, lambda t: rates[min(t, iters - 1)] / base)
-        trainer = Trainer(
-            *(model, optimizer, sweep, ()), max_iter=iters, device=device, accum_steps=accum_steps, clip=clip
-        )
+        options: dict[str, Any] = {"device": device, "accum_steps": accum_steps, "clip": clip, "scaler": scaler}
+        trainer = Trainer(model, optimizer, sweep, (), max_iter=iters, **options)
         losses, burst = _losses(trainer, batches, smooth)
     if len(losses) < FEWEST:
         raise ConfigError(

@@ -15,6 +15,7 @@ from warmstart.solver import PLATEAU, check_solver
 from .best import check_best
 from .device import check_device
 from .metrics import lr_metric
+from .precision import check_precision
 
 SMALL_IMAGE = 32  # pixels a side, up to which MODEL.STEM auto takes the small stem
 
@@ -57,6 +58,8 @@ def resolve_config(cfg: CfgNode) -> CfgNode:
         check_best(resolved)
     with gathering(problems):
         check_accumulation(resolved)
+    with gathering(problems):
+        check_precision(resolved)
     if cfg.SOLVER.EMA.DECAY == 1:
         problems.append(f"{cfg.label('SOLVER.EMA.DECAY')}: 1 averages nothing in; set it below 1, such as 0.999")
     if problems:

@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 # Keys that cannot change the result of training (FREE), and sections whose change would make it another run
 # (FIXED). Of the rest (SOLVER above all) this run's value is used, and the change is printed; so it is of PRINTED,
-# which change what is saved, when the run ends, or whether a damaged file ends it.
+# which change what is saved, when the run ends, the last bits, or whether a damaged file ends it.
 FREE = (
     "OUTPUT_DIR",
     "LOG_PERIOD",
@@ -53,10 +53,11 @@ FREE = (
     "DATASETS.CACHE",
     "MODEL.DEVICE",
     "MODEL.WEIGHTS",
+    "MODEL.ACTIVATION_CHECKPOINTING",
     "PROFILER.",
     "MEMORY_STATS",
 )
-PRINTED = ("TEST.PRECISE_BN.", "TEST.BEST.", "TEST.EARLY_STOPPING.", "DATALOADER.UNREADABLE")
+PRINTED = ("MODEL.COMPILE", "TEST.PRECISE_BN.", "TEST.BEST.", "TEST.EARLY_STOPPING.", "DATALOADER.UNREADABLE")
 FIXED = ("MODEL.", "DATASETS.", "INPUT.", "SEED", "DATALOADER.")
 
 

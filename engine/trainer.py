@@ -16,8 +16,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from warmstart.solver import EMA, ScheduleLR
 
 from .batches import micro_batch, to_device
-from .losses import LossWindow, NonFiniteLossError, SkippedUpdates, mean_of, non_finite_names
+from .losses import OVERFLOW, LossWindow, NonFiniteLossError, SkippedUpdates, mean_of, non_finite_names
 from .moments import load_moments
+from .precision import LossScaler
 from .prefetch import prefetched
 from .rng import preserved_rng, rng_state, set_rng_state
 from .signals import Interrupted, signal_name
@@ -122,6 +123,8 @@ class Trainer:
         nan_limit: updates in a row that are left out where their loss, or the norm that `clip` returns, is not
             finite; one more is an error. Each step then waits for the device. 0: the first is an error, when it
             is next read.
+        scaler: scales the losses of a model that computes in fp16; an update that it skips counts as any other.
+        forward: called in training in place of the model, as a compiled form of it.
 
     >>> model = nn.Linear(2, 1)
     >>> class Loss(nn.Module):
@@ -149,8 +152,11 @@ class Trainer:
         clip: Callable[[Iterable[nn.Parameter]], Tensor] | None = None,
         ema: EMA | None = None,
         nan_limit: int = 0,
+        scaler: LossScaler | None = None,
+        forward: Callable[..., Mapping[str, Tensor]] | None = None,
     ) -> None:
         self.model = model
+        self.forward = model if forward is None else forward
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.data_loader = data_loader
@@ -160,8 +166,10 @@ class Trainer:
         self.accum_steps = accum_steps
         self.clip = clip
         self.ema = ema
-        #: The updates that were left out, since their loss was not finite.
+        self.scaler = scaler
+        #: The updates that were left out: their loss was not finite, or their gradients overflowed in fp16.
         self.skipped = SkippedUpdates(nan_limit)
+        self._step_skipped: bool | Tensor = False
         self.iteration = 0
         self.is_last_step = False
         self.stop_reason = ""
@@ -295,21 +303,38 @@ class Trainer:
         buffers = {name: b.clone() for name, b in self.model.named_buffers()} if self.skipped.limit else {}
         self._zero_grad()
         values = self._gradients(batch)
+        overflow = None if self.scaler is None else self.scaler.unscale(self.optimizer)
         for call in after_backward:
             call(self)
         # After the hooks, as in detectron2 and Lightning: they see the gradients as they came, and what
         # they add to them is within the bound too.
         if self.clip is not None:
             values["grad_norm"] = self.clip(p for group in self.optimizer.param_groups for p in group["params"])
+        if overflow is not None:
+            values[OVERFLOW] = overflow
         problem = self.skipped.problem_of(values) if self.skipped.limit else ""
+        self._step_skipped = overflow if overflow is not None and not problem else bool(problem)
         if problem:
             self._skip(problem, buffers)
         else:
             self.losses.add(values)
-            self.optimizer.step()
+            self._update()
+        if self.scaler is not None:
+            self.scaler.update()
         self.rates = self.scheduler.get_last_lr()  # before step(): the rates this update used
         self.scheduler.step()
         return not problem
+
+    def _update(self) -> None:
+        if self.scaler is None:
+            self.optimizer.step()
+        else:
+            self.scaler.step(self.optimizer)
+
+    @property
+    def step_skipped(self) -> bool:
+        """Whether the last update was left out; in fp16 asking waits for the device."""
+        return bool(self._step_skipped)
 
     def _skip(self, problem: str, buffers: Mapping[str, Tensor]) -> None:
         """Leave this update out, and what its forward pass has left behind: BatchNorm's statistics are NaN now."""
@@ -343,13 +368,14 @@ class Trainer:
         if self.device.type != "cpu":
             batch = to_device(batch, self.device)
         total, kept = None, {}
-        for name, value in self.model(*batch).items():
+        for name, value in self.forward(*batch).items():
             if not name.startswith(METRIC):
                 total = value if total is None else total + value
             kept[name] = value.detach()
         if total is None:
             raise ValueError(f"the model returned no loss: it is to return a dict with one; got {list(kept)}")
-        (total / self.accum_steps if self.accum_steps > 1 else total).backward()
+        part = total / self.accum_steps if self.accum_steps > 1 else total
+        (part if self.scaler is None else self.scaler.scale(part)).backward()
         return {"total_loss": total.detach(), **kept}
 
     def request_stop(self, reason: str) -> None:
@@ -395,12 +421,25 @@ class Trainer:
         """Read the losses that are still on the device, before anything is recorded, evaluated or saved.
 
         Raises:
-            NonFiniteLossError: one of them is infinite or NaN.
+            NonFiniteLossError: one of them is infinite or NaN, or too many updates in a row overflowed in fp16.
         """
         try:
-            self.losses.settle(self.iteration)
+            overflowed = self.losses.settle(self.iteration)
         except NonFiniteLossError as error:
             raise self._ruined(str(error), error.iteration) from None
+        if self.scaler is not None and not self.skipped.limit:  # else they were counted one by one
+            self._count_overflows(overflowed, self.scaler)
+
+    def _count_overflows(self, overflowed: Mapping[int, bool], scaler: LossScaler) -> None:
+        for number, overflow in overflowed.items():
+            self.skipped.count(overflow)
+            if self.skipped.in_a_row > scaler.limit:
+                before = f"as those of the {scaler.limit} updates before, which were skipped (SOLVER.NAN_LIMIT)"
+                raise self._ruined(f"iteration {number}: the gradients overflow in fp16, {before}", number)
+        numbers = ", ".join(str(number) for number, overflow in overflowed.items() if overflow)
+        if numbers:
+            text = "skipped, since gradients overflow in fp16: iteration %s; the scale is now %g"
+            logger.info(text, numbers, scaler.get_scale())
 
     def _ruined(self, problem: str, iteration: int = 0) -> NonFiniteLossError:
         rates, which = self.rates, "the last"
@@ -445,7 +484,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
-            "scaler": None,
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
             "iteration": self.iteration,
             "hooks": {OWN_STATE: own} | {hook.name: hook.state_dict() for hook in self.hooks},
@@ -462,6 +501,8 @@ class Trainer:
         """
         self.model.load_state_dict(state["model"])
         self._load_average(state.get("ema"))
+        if self.scaler is not None and state.get("scaler"):
+            self.scaler.load_state_dict(state["scaler"])
         load_moments(self.optimizer, state["optimizer"], self.scheduler)
         self.scheduler.load_state_dict(state["scheduler"])
         self.iteration = state["iteration"]

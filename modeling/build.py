@@ -11,19 +11,22 @@ from torch import nn
 from warmstart.config import CfgNode, ConfigError, call
 
 from .catalog import build_torchvision, check_model_arguments, check_name, registered_builder, torchvision_class
+from .checkpointing import checkpoint_activations
 from .classification import as_classifier
 from .stem import check_small, make_small, set_in_channels
 from .weights import load_weights
 
 logger = logging.getLogger(__name__)
 
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 def build_model(cfg: CfgNode, trust: bool = False, weights: bool = True) -> nn.Module:
     """Return the model: losses in training mode, logits in evaluation mode, as `Classifier` says.
 
-    Reads MODEL, whose NUM_CLASSES and IN_CHANNELS must be filled in. The model is on the CPU, in training
-    mode, and random but for MODEL.WEIGHTS: who wants it reproducible seeds before. Code in that file only
-    runs with `trust`; without `weights` it is left alone, for a model that gets all weights afterwards.
+    Reads MODEL, whose NUM_CLASSES and IN_CHANNELS must be filled in, and SOLVER.AMP. The model is on the CPU,
+    in training mode, and random but for MODEL.WEIGHTS: who wants it reproducible seeds before. Code in that file
+    only runs with `trust`; without `weights` it is left alone, for a model that gets all weights afterwards.
 
     Raises:
         ConfigError: what `check_model` raises, NUM_CLASSES or IN_CHANNELS still 0, values that the model
@@ -47,6 +50,13 @@ def build_model(cfg: CfgNode, trust: bool = False, weights: bool = True) -> nn.M
     if file and not Path(file).is_file():
         raise ConfigError(f"{cfg.label('MODEL.WEIGHTS')}: no such file: {file}")
     model = as_classifier(_build(cfg))
+    if cfg.SOLVER.AMP.ENABLED:
+        model.autocast_dtype = _AUTOCAST[cfg.SOLVER.AMP.PRECISION]
+    if cfg.MODEL.ACTIVATION_CHECKPOINTING:
+        try:
+            checkpoint_activations(model, cfg.MODEL.ACTIVATION_CHECKPOINTING)
+        except ValueError as error:
+            raise ConfigError(f"{cfg.label('MODEL.ACTIVATION_CHECKPOINTING')}: {error}") from None
     if file:
         logger.info("%s", load_weights(model, file, cfg.label("MODEL.WEIGHTS"), trust))
     return model.to(memory_format=torch.channels_last) if cfg.MODEL.CHANNELS_LAST else model

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,7 +16,14 @@ AUX_WEIGHTS = {"aux_logits1": 0.3, "aux_logits2": 0.3, "aux_logits": 0.4}
 
 
 class Classifier(nn.Module):
-    """The contract of MODEL.TASK classification, added to a model by `as_classifier`."""
+    """The contract of MODEL.TASK classification, added to a model by `as_classifier`.
+
+    Attributes:
+        autocast_dtype: what layers compute in where that is safe, in training and evaluation; None: the types of
+            their weights. Losses are computed in float32 in any case.
+    """
+
+    autocast_dtype: torch.dtype | None = None
 
     def forward(self, images: Tensor, targets: Tensor | None = None) -> Tensor | dict[str, Tensor]:
         """Return the losses in training mode, the logits (N, num_classes) in evaluation mode.
@@ -34,7 +42,11 @@ class Classifier(nn.Module):
         Raises:
             TypeError: training mode without targets.
         """
-        output = super().forward(images)
+        if self.autocast_dtype is None:
+            output = super().forward(images)
+        else:
+            with torch.autocast(images.device.type, self.autocast_dtype):
+                output = super().forward(images)
         if not self.training:
             return output  # type: ignore[no-any-return]
         if targets is None:
@@ -53,7 +65,7 @@ class Classifier(nn.Module):
         return (_new, (type(self).__bases__[1],), *state[2:])
 
 
-def as_classifier(model: nn.Module) -> nn.Module:
+def as_classifier(model: nn.Module) -> Classifier:
     """Give `model`, whose forward turns images into logits, the contract of `Classifier`; returns it.
 
     The model stays the object it was, an instance of its own class, and changes class to a subclass
@@ -70,7 +82,7 @@ def as_classifier(model: nn.Module) -> nn.Module:
     """
     base: Any = type(model)  # mypy takes a class for unhashable where its instances are
     model.__class__ = _classifier_class(base)
-    return model
+    return cast(Classifier, model)
 
 
 # Cached: two models of one class stay two models of one class.

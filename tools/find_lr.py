@@ -18,6 +18,7 @@ with interruptible(__name__):
     from warmstart.data import build_train_loader
     from warmstart.engine import (
         RangeTest,
+        build_scaler,
         find_lr,
         prepare_torch,
         range_picture,
@@ -93,6 +94,7 @@ def run_test(cfg: CfgNode, **limits: float) -> RangeTest:
             device=device,
             accum_steps=cfg.SOLVER.GRAD_ACCUM_STEPS,
             clip=build_gradient_clipping(cfg),
+            scaler=build_scaler(cfg, model),
             **limits,  # type: ignore[arg-type]
         )
 

@@ -21,7 +21,9 @@ with interruptible(__name__):
     from warmstart.config import CfgNode
     from warmstart.data import build_train_loader
     from warmstart.engine import (
+        build_scaler,
         build_test_loaders,
+        compiled,
         evaluate_all,
         hold_folder,
         iters_per_epoch,
@@ -56,6 +58,8 @@ def train(cfg: CfgNode) -> None:
     optimizer = build_optimizer(cfg, model)
     scheduler = build_lr_scheduler(cfg, optimizer, iters_per_epoch(cfg))
     clip = build_gradient_clipping(cfg)
+    scaler = build_scaler(cfg, model) or torch.amp.GradScaler(device.type, enabled=False)
+    forward = compiled(model, cfg.MODEL.COMPILE) if cfg.MODEL.COMPILE else model
     ema = build_ema(cfg, model)
     batches = build_train_loader(cfg).batches()
     parts = cfg.SOLVER.GRAD_ACCUM_STEPS
@@ -66,13 +70,15 @@ def train(cfg: CfgNode) -> None:
         optimizer.zero_grad()
         loss = torch.zeros((), device=device)
         for x, y in zip(images.chunk(parts), targets.chunk(parts), strict=True):
-            values = model(x.to(device), y.to(device))
+            values = forward(x.to(device), y.to(device))
             part = sum(value for name, value in values.items() if not name.startswith("train/")) / parts
-            part.backward()
+            scaler.scale(part).backward()
             loss += part.detach()
+        scaler.unscale_(optimizer)
         if clip is not None:
             clip(parameter for group in optimizer.param_groups for parameter in group["params"])
-        optimizer.step()
+        scaler.step(optimizer)  # in fp16 it skips an update whose gradients overflow; the schedule goes on
+        scaler.update()
         rate = scheduler.get_last_lr()[0]
         scheduler.step()
         if ema is not None:

@@ -252,7 +252,7 @@ def test_a_dump_merges_to_the_same_config(merged: Merged) -> None:
     assert [line for line in text.splitlines() if not line.startswith(" ")] == [
         *("MODEL:", "DATASETS:", "INPUT:", "DATALOADER:", "SOLVER:", "TEST:"),
         *("OUTPUT_DIR: '1e5'", "LOG_PERIOD: 20", "MEMORY_STATS: false", "PROFILER:", "SEED: 0"),
-        *("PROFILE: auto", "CUDNN_BENCHMARK: false"),
+        *("PROFILE: auto", "CUDNN_BENCHMARK: null"),
     ]
 
 

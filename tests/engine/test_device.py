@@ -5,13 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from warmstart.config import CfgNode, ConfigError
-from warmstart.engine import check_device, get_device, load_checkpoint, prepare_torch, resolve_config, run_tool
+from warmstart.engine import (
+    build_trainer,
+    check_device,
+    get_device,
+    load_checkpoint,
+    prepare_torch,
+    resolve_config,
+    run_tool,
+)
+from warmstart.engine.device import describe_profile
 from warmstart.tools import train_net
 
 from .dying import assert_same_bits
@@ -59,6 +69,72 @@ def test_exact_takes_deterministic_kernels_only(tiny: Tiny) -> None:
     prepare_torch(tiny("PROFILE", "exact"))
     assert torch.are_deterministic_algorithms_enabled()
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+@pytest.mark.need("C1")
+def test_on_a_cpu_auto_changes_no_bit_and_no_switch(tiny: Tiny, tmp_path: Path) -> None:
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
+    runs = []
+    for profile in ("auto", "exact"):
+        build_trainer(tiny("PROFILE", profile, "OUTPUT_DIR", str(tmp_path / profile))).train()
+        runs.append(load_checkpoint(tmp_path / profile / "model_final.pth"))
+        now = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
+        assert now == before == ("highest", True, False)
+    for key in ("model", "optimizer", "hooks", "rng"):
+        assert_same_bits(runs[0][key], runs[1][key], key)
+
+
+@pytest.mark.parametrize(
+    ("device", "capability", "words", "line"),
+    [
+        (
+            *("cpu", (0, 0), ()),
+            "profile auto: nothing that changes a bit on a CPU; AMP off (SOLVER.AMP.ENABLED), not compiled "
+            "(MODEL.COMPILE)",
+        ),
+        (
+            *("cpu", (0, 0), ("PROFILE", "exact", "SOLVER.AMP.ENABLED", True, "MODEL.COMPILE", "default")),
+            "profile exact: deterministic kernels only; AMP bf16, compiled (default)",
+        ),
+        (
+            *("cuda", (9, 0), ("SOLVER.AMP.ENABLED", True, "MODEL.COMPILE", "default")),
+            "profile auto: TF32 on, cudnn.benchmark on (images of one size); AMP bf16, compiled (default)",
+        ),
+        (
+            *("cuda", (7, 5), ("DATALOADER.ASPECT_RATIO_GROUPING", True)),
+            "profile auto: no TF32 on a GPU of capability 7.5, cudnn.benchmark off; AMP off (SOLVER.AMP.ENABLED), "
+            "not compiled (MODEL.COMPILE)",
+        ),
+        (
+            *("cuda", (9, 0), ("PROFILE", "exact")),
+            "profile exact: deterministic kernels only, TF32 off, cudnn.benchmark off; AMP off "
+            "(SOLVER.AMP.ENABLED), not compiled (MODEL.COMPILE)",
+        ),
+        (
+            *("cuda", (9, 0), ("CUDNN_BENCHMARK", False)),
+            "profile auto: TF32 on, cudnn.benchmark off; AMP off (SOLVER.AMP.ENABLED), not compiled "
+            "(MODEL.COMPILE)",
+        ),
+    ],
+)
+def test_what_a_profile_picks_is_said_in_one_line(
+    tiny: Tiny,
+    device: str,
+    capability: tuple[int, int],
+    words: tuple[Any, ...],
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert describe_profile(tiny(*words), torch.device(device)) == line
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("profile", "precision"), [("auto", "high"), ("exact", "highest")])
+def test_on_a_gpu_auto_takes_tf32_and_exact_does_not(tiny: Tiny, profile: str, precision: str) -> None:
+    prepare_torch(tiny("PROFILE", profile))
+    assert torch.get_float32_matmul_precision() == precision
+    assert torch.backends.cudnn.benchmark == (profile == "auto")
 
 
 def test_exact_and_a_search_for_kernels_contradict_each_other(tiny: Tiny) -> None:

@@ -427,6 +427,7 @@ def test_what_cannot_change_the_result_is_free_and_not_mentioned(
     cfg = resolve_config(
         tiny(
             *("OUTPUT_DIR", "elsewhere", "LOG_PERIOD", 1, "DATALOADER.NUM_WORKERS", 2, "TEST.EVAL_PERIOD", 2),
+            *("MODEL.ACTIVATION_CHECKPOINTING", ["^block1"]),
             *("MEMORY_STATS", True, "PROFILER.START", 3, "PROFILER.ITERS", 2, "SOLVER.CHECKPOINT_KEEP", 2),
         )
     )
@@ -452,8 +453,11 @@ def test_what_changes_the_gradients_or_what_is_saved_is_applied_and_printed(
 ) -> None:
     saved = resolve_config(tiny()).to_dict()
     changes = {
+        "MODEL.COMPILE": "default",
         "DATALOADER.UNREADABLE": "skip",  # how a run goes on that a damaged file has ended
         "SOLVER.GRAD_ACCUM_STEPS": 4,
+        "SOLVER.AMP.ENABLED": True,
+        "SOLVER.AMP.PRECISION": "fp16",
         "SOLVER.CLIP_GRADIENTS.ENABLED": True,
         "SOLVER.EMA.ENABLED": True,
         "TEST.PRECISE_BN.ENABLED": True,

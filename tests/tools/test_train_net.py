@@ -193,8 +193,12 @@ def test_eval_only_of_another_model_says_that_it_does_not_fit(tiny_words: list[s
             *("SOLVER.CLIP_GRADIENTS.ENABLED=true", "SOLVER.CLIP_GRADIENTS.CLIP_TYPE=full_model"),
             *("SOLVER.CLIP_GRADIENTS.CLIP_VALUE=0.1", "SOLVER.GRAD_ACCUM_STEPS=2"),
         ],
+        [
+            *("SOLVER.AMP.ENABLED=true", "SOLVER.AMP.PRECISION=fp16", "SOLVER.GRAD_ACCUM_STEPS=2"),
+            *("SOLVER.CLIP_GRADIENTS.ENABLED=true", "SOLVER.CLIP_GRADIENTS.CLIP_VALUE=0.01"),
+        ],
     ],
-    ids=["plain", "accumulation", "clipping", "all"],
+    ids=["plain", "accumulation", "clipping", "all", "fp16"],
 )
 def test_the_plain_loop_gives_the_same_bits(tiny_words: list[str], tmp_path: Path, words: list[str]) -> None:
     train_net.main([*tiny_words, *words, "DATALOADER.NUM_WORKERS", "2", "TEST.EVAL_PERIOD", "3"])

@@ -112,7 +112,7 @@ SOLVER.BASE_LR= -> SOLVER.BASE_LR (command line): expected a number above 0; got
 SOLVER.IMS_PER_BATCH 1.5 -> SOLVER.IMS_PER_BATCH (command line): expected a whole number of at least 1; got '1.5'
 SOLVER.WARMUP_FACTOR 2 -> SOLVER.WARMUP_FACTOR (command line): expected a number of at least 0 and at most 1; got
 SOLVER.CHECKPOINT_KEEP -1 -> SOLVER.CHECKPOINT_KEEP (command line): expected a whole number of at least 0; got '-1'
-CUDNN_BENCHMARK yes -> CUDNN_BENCHMARK (command line): expected true or false; got 'yes'
+CUDNN_BENCHMARK yes -> CUDNN_BENCHMARK (command line): expected null or true or false; got 'yes'
 SEED null -> SEED (command line): expected a whole number of at least 0 ... got 'null' (for example: SEED 1)
 SOLVER.STEPS [[1]] -> SOLVER.STEPS (command line): expected a list, each entry a number of iterations, 1 or more
 SOLVER.OPTIMIZER_ARGS.dampening [0.9 -> SOLVER.OPTIMIZER_ARGS.dampening (command line): not a whole list or mapping

@@ -1,0 +1,152 @@
+"""Half precision: where it works, the scale of its losses, and a model compiled for training."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from warmstart.config import CfgNode, ConfigError
+
+from .device import get_device
+
+GRAPHS = ("reduce-overhead", "max-autotune")  # modes of MODEL.COMPILE that record CUDA graphs
+
+
+class LossScaler(torch.amp.GradScaler):
+    """torch's GradScaler, which also says on the device whether an update is skipped.
+
+    fp16 has no numbers below 6e-8: gradients are computed of a loss that is multiplied by a scale, then divided by
+    it. Where one is not finite then, `step` leaves the weights as they are, and `update` halves the scale; after
+    2,000 updates in a row that were fine it doubles.
+
+    Args:
+        device: where the gradients are.
+        limit: updates in a row that may be skipped; one more is an error of the trainer's.
+
+    >>> weight = nn.Parameter(torch.ones(1))
+    >>> optimizer, scaler = torch.optim.SGD([weight], lr=0.1), LossScaler("cpu", limit=10)
+    >>> for factor in (1.0, float("inf")):
+    ...     weight.grad = None
+    ...     scaler.scale((weight * factor).sum()).backward()
+    ...     overflow = scaler.unscale(optimizer)
+    ...     scaler.step(optimizer)
+    ...     scaler.update()
+    ...     print(overflow.item(), round(weight.item(), 2), scaler.get_scale())
+    0.0 0.9 65536.0
+    1.0 0.9 32768.0
+    """
+
+    def __init__(self, device: str, limit: int) -> None:
+        super().__init__(device)
+        self.limit = limit
+
+    def unscale(self, optimizer: Optimizer) -> Tensor:
+        """Divide the gradients by the scale; return 1.0 where one is not finite, else 0.0, without waiting."""
+        self.unscale_(optimizer)
+        found: Tensor
+        (found,) = self._found_inf_per_device(optimizer).values()  # one a device
+        return found
+
+    def step(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> float | None:
+        """Update the weights, or skip it; fused optimizers decide on the device, for others this waits for it."""
+        result = super().step(optimizer, *args, **kwargs)
+        # torch's schedules warn where the first update was skipped, as if someone had forgotten it.
+        optimizer._opt_called = True  # type: ignore[attr-defined]
+        return result
+
+
+def build_scaler(cfg: CfgNode, model: nn.Module) -> LossScaler | None:
+    """Return what scales the losses of a model that is on its device where SOLVER.AMP is fp16, else None.
+
+    Raises:
+        ConfigError: a weight is float16 itself, so that its gradients are.
+    """
+    if not cfg.SOLVER.AMP.ENABLED or cfg.SOLVER.AMP.PRECISION != "fp16":
+        return None
+    for name, parameter in model.named_parameters():
+        if parameter.dtype == torch.float16:
+            raise ConfigError(
+                f"{cfg.label('SOLVER.AMP.PRECISION')}: fp16 wants weights in float32 and computes in fp16 by "
+                f"itself, but {name} of {cfg.MODEL.NAME} is float16; build the model without half()"
+            )
+    return LossScaler(next(model.parameters()).device.type, cfg.SOLVER.NAN_LIMIT)
+
+
+def check_precision(cfg: CfgNode) -> None:
+    """Raise ConfigError where this machine has no such arithmetic, or cannot compile, or keys contradict."""
+    device, amp, mode = get_device(cfg), cfg.SOLVER.AMP, cfg.MODEL.COMPILE
+    if amp.ENABLED and amp.PRECISION == "bf16" and not has_bf16(device):
+        raise ConfigError(
+            f"{cfg.label('SOLVER.AMP.PRECISION')}: this {device.type} has no bf16 arithmetic, which would be "
+            "slower than float32; set it to fp16, or SOLVER.AMP.ENABLED to false"
+        )
+    if not mode:
+        return
+    label = cfg.label("MODEL.COMPILE")
+    if cfg.MODEL.ACTIVATION_CHECKPOINTING:
+        raise ConfigError(
+            f"{label}: a compiled model chooses by itself what it computes again; set MODEL.COMPILE or "
+            "MODEL.ACTIVATION_CHECKPOINTING back"
+        )
+    if mode.startswith("max-autotune") and cfg.PROFILE == "exact":
+        raise ConfigError(
+            f"{label}: the kernels that {mode} picks differ from run to run, which PROFILE exact rules out; use "
+            "default"
+        )
+    if mode in GRAPHS and cfg.SOLVER.GRAD_ACCUM_STEPS > 1:
+        raise ConfigError(
+            f"{label}: {mode} records CUDA graphs, in whose memory the gradients of a micro-batch give way to the "
+            "next one's; with SOLVER.GRAD_ACCUM_STEPS use default or max-autotune-no-cudagraphs"
+        )
+    missing = _missing_for_compiling(device)
+    if missing:
+        raise ConfigError(f'{label}: torch.compile needs {missing}; install it, or set MODEL.COMPILE to ""')
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Return whether a device computes in bf16 itself; where a system does not tell of its CPU, True."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    file = Path("/proc/cpuinfo")
+    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+    flags = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
+    return flags is None or not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags[1].split())
+
+
+def _missing_for_compiling(device: torch.device) -> str:
+    if device.type == "cuda":
+        return "" if importlib.util.find_spec("triton") else "the package triton"
+    compiler = os.environ.get("CXX", {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++"))
+    return "" if shutil.which(compiler) else f"a C++ compiler, and there is no {compiler} (or what CXX names) here"
+
+
+def compiled(model: nn.Module, mode: str) -> Callable[..., dict[str, Tensor]]:
+    """Return a function that does what the model does in training, compiled by torch when it is first called.
+
+    The model itself stays as it is: so do names in checkpoints and what evaluates it. Batches of each shape are
+    compiled for themselves, so that bits do not depend on which one came first.
+
+    Args:
+        model: on its device.
+        mode: as torch.compile's.
+    """
+    run = torch.compile(model, mode=mode, dynamic=False)
+    if mode not in GRAPHS or next(model.parameters()).device.type != "cuda":
+        return run
+
+    def replay(*batch: Any) -> dict[str, Tensor]:
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        # The next replay writes into the same memory, and losses are read later.
+        return {name: value.clone() for name, value in run(*batch).items()}
+
+    return replay
