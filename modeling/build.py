@@ -46,7 +46,7 @@ def build_model(cfg: CfgNode, trust: bool = False, weights: bool = True) -> nn.M
     file = cfg.MODEL.WEIGHTS if weights else ""
     if file and not Path(file).is_file():
         raise ConfigError(f"{cfg.label('MODEL.WEIGHTS')}: no such file: {file}")
-    model = as_classifier(_build(cfg))
+    model = as_classifier(_build(cfg), cfg.MODEL.LABEL_SMOOTHING)
     if file:
         logger.info("%s", load_weights(model, file, cfg.label("MODEL.WEIGHTS"), trust))
     return model.to(memory_format=torch.channels_last) if cfg.MODEL.CHANNELS_LAST else model

@@ -17,6 +17,8 @@ AUX_WEIGHTS = {"aux_logits1": 0.3, "aux_logits2": 0.3, "aux_logits": 0.4}
 class Classifier(nn.Module):
     """The contract of MODEL.TASK classification, added to a model by `as_classifier`."""
 
+    _label_smoothing: float
+
     def forward(self, images: Tensor, targets: Tensor | None = None) -> Tensor | dict[str, Tensor]:
         """Return the losses in training mode, the logits (N, num_classes) in evaluation mode.
 
@@ -26,10 +28,10 @@ class Classifier(nn.Module):
                 float; needed in training mode, else not looked at.
 
         Returns:
-            In training 0-dim tensors: `loss_cls`, the mean cross-entropy, and one weighted loss for each
-            auxiliary classifier, `loss_aux1` and `loss_aux2`, or `loss_aux`; then `train/error`, the share of
-            images whose highest logit is not the target (of mixed ones, the class with the largest share). Names
-            with `train/` are no losses, only recorded.
+            In training 0-dim tensors: `loss_cls`, the mean cross-entropy against the smoothed targets, and one
+            weighted loss for each auxiliary classifier, `loss_aux1` and `loss_aux2`, or `loss_aux`; then
+            `train/error`, the share of images whose highest logit is not the target (of mixed ones, the class with
+            the largest share). Names with `train/` are no losses, only recorded.
 
         Raises:
             TypeError: training mode without targets.
@@ -41,10 +43,12 @@ class Classifier(nn.Module):
             raise TypeError("in training mode a classifier needs the targets: model(images, targets)")
         # GoogLeNet and Inception v3 give a named tuple.
         outputs = {"logits": output} if isinstance(output, Tensor) else output._asdict()
-        losses = {"loss_cls": _cross_entropy(outputs["logits"], targets)}
+        smoothing = self._label_smoothing
+        losses = {"loss_cls": _cross_entropy(outputs["logits"], targets, smoothing)}
         for name, weight in AUX_WEIGHTS.items():
             if name in outputs:
-                losses[name.replace("aux_logits", "loss_aux")] = weight * _cross_entropy(outputs[name], targets)
+                loss = _cross_entropy(outputs[name], targets, smoothing)
+                losses[name.replace("aux_logits", "loss_aux")] = weight * loss
         return losses | {"train/error": _error(outputs["logits"], targets)}
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
@@ -53,12 +57,17 @@ class Classifier(nn.Module):
         return (_new, (type(self).__bases__[1],), *state[2:])
 
 
-def as_classifier(model: nn.Module) -> nn.Module:
+def as_classifier(model: nn.Module, label_smoothing: float = 0.0) -> nn.Module:
     """Give `model`, whose forward turns images into logits, the contract of `Classifier`; returns it.
 
     The model stays the object it was, an instance of its own class, and changes class to a subclass
     made for it. A wrapper would put its prefix before every parameter's name, which checkpoints, rules on
     names and published weights would then have to know about. Copies, pickles and compiles as before.
+
+    Args:
+        model: is changed.
+        label_smoothing: s, at least 0 and below 1. Each target t becomes (1 - s) t + s / num_classes: Szegedy et
+            al. 2015, arXiv:1512.00567, section 7.
 
     >>> import torch
     >>> model = as_classifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)))
@@ -70,6 +79,7 @@ def as_classifier(model: nn.Module) -> nn.Module:
     """
     base: Any = type(model)  # mypy takes a class for unhashable where its instances are
     model.__class__ = _classifier_class(base)
+    model._label_smoothing = label_smoothing  # type: ignore[assignment]
     return model
 
 
@@ -84,9 +94,9 @@ def _new(base: Any) -> Any:
     return cls.__new__(cls)
 
 
-def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+def _cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
     # In float32 also where the model runs in half precision; float() returns a float32 tensor as it is.
-    return F.cross_entropy(logits.float(), targets)
+    return F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
 
 
 def _error(logits: Tensor, targets: Tensor) -> Tensor:
