@@ -250,6 +250,8 @@ def get_cfg() -> CfgNode:
     cfg.TEST.EVAL_PERIOD = Duration(0)
     # Images of one evaluation step.
     cfg.TEST.IMS_PER_BATCH = Int(256, minimum=1)
+    # Whether logits are averaged over each image and its mirror image, left for right: twice the work.
+    cfg.TEST.FLIP = Bool(False)
     # The checkpoint of the best evaluation so far is kept as model_best.pth. METRIC is a score by its name in
     # metrics.json: digits_test/accuracy, digits_test/ema/loss; "" is off. MODE: whether a higher (max) or a lower
     # (min) one is better. The first evaluation counts, an equal score is no better, and NaN never is.

@@ -213,7 +213,7 @@ def default_hooks(
     loaders = build_test_loaders(cfg)
 
     def scores(trainer: Trainer) -> dict[str, float]:
-        return evaluate_all(model, loaders, averaged, trainer.give_way)
+        return evaluate_all(model, loaders, averaged, trainer.give_way, cfg.TEST.FLIP)
 
     hooks: list[HookBase] = [FolderHook(output)]
     if cfg.PROFILER.ITERS:
@@ -238,6 +238,7 @@ def evaluate_all(
     loaders: Mapping[str, Iterable[Any]],
     averaged: nn.Module | None = None,
     between: Callable[[], object] | None = None,
+    flip: bool = False,
 ) -> dict[str, float]:
     """Return the scores on every test set: {"digits_test/accuracy": 0.98, ...}.
 
@@ -248,6 +249,7 @@ def evaluate_all(
         loaders: one a test set, by its name.
         averaged: the moving average.
         between: called before each batch; what it raises ends the evaluation.
+        flip: TEST.FLIP.
     """
     device = next(model.parameters()).device
     models = {"": model} | ({"ema/": averaged} if averaged is not None else {})
@@ -255,7 +257,7 @@ def evaluate_all(
         f"{name}/{prefix}{score}": value
         for name, loader in loaders.items()
         for prefix, evaluated in models.items()
-        for score, value in evaluate(evaluated, loader, device, between).items()
+        for score, value in evaluate(evaluated, loader, device, between, flip).items()
     }
 
 

@@ -78,7 +78,8 @@ def train(cfg: CfgNode) -> None:
             logger.info("iter %d/%d  loss %.4g  lr %.4g", iteration, cfg.SOLVER.MAX_ITER, loss.item(), rate)
     batches.close()
 
-    log_scores(evaluate_all(model, build_test_loaders(cfg), ema.model if ema is not None else None))
+    averaged = ema.model if ema is not None else None
+    log_scores(evaluate_all(model, build_test_loaders(cfg), averaged, flip=cfg.TEST.FLIP))
     path = Path(cfg.OUTPUT_DIR) / "plain_model_final.pth"
     save_checkpoint({"model": model.state_dict(), "ema": None if ema is None else ema.state_dict()}, path)
     logger.info("saved %s", path)
