@@ -28,7 +28,7 @@ def get_cfg() -> CfgNode:
     cfg.MODEL = CfgNode()
     # What the model does, and so which losses it trains on and how it is scored.
     cfg.MODEL.TASK = OneOf("classification", ("classification",))
-    # A model of torchvision (resnet18, mobilenet_v3_small, ...) or a registered one (small_cnn).
+    # A model of torchvision (resnet18, mobilenet_v3_small, ...) or a registered one: small_cnn, speed_net.
     cfg.MODEL.NAME = Str("small_cnn")
     # Arguments of that model, checked against its signature: {norm: group}.
     cfg.MODEL.ARGS = Open(owner="NAME")

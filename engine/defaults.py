@@ -42,6 +42,7 @@ from warmstart.solver import (
 from .best import build_score_hooks
 from .device import NO_DETERMINISTIC_KERNEL, get_device, prepare_torch
 from .evaluation import evaluate
+from .first_weights import init_from_data
 from .hooks import EvaluationHook, FolderHook, PreciseBNHook, ProfilerHook, RecordHook
 from .logs import log_to_file, silence_stdout
 from .losses import NonFiniteLossError
@@ -152,7 +153,8 @@ def build_trainer(cfg: CfgNode, trust: bool = False, weights: bool = True) -> Tr
     Args:
         cfg: resolved or not; the checks of `resolve_config` run in any case.
         trust: whether code in the file that MODEL.WEIGHTS names may run, as --trust-checkpoint says.
-        weights: whether that file is read; a checkpoint that is loaded afterwards holds all weights.
+        weights: whether that file is read or, without one, first weights may follow from training images; a
+            checkpoint that is loaded afterwards holds all weights.
 
     Raises:
         ConfigError: the config is not one that can run.
@@ -160,9 +162,11 @@ def build_trainer(cfg: CfgNode, trust: bool = False, weights: bool = True) -> Tr
     cfg = resolve_config(cfg)
     device = prepare_torch(cfg)
     model = build_model(cfg, trust, weights).to(device)
+    loader = build_train_loader(cfg)
+    if weights:
+        init_from_data(cfg, model, loader)
     optimizer = build_optimizer(cfg, model)
     ema = build_ema(cfg, model)
-    loader = build_train_loader(cfg)
     return Trainer(
         model,
         optimizer,

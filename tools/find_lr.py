@@ -16,6 +16,7 @@ from warmstart.data import build_train_loader
 from warmstart.engine import (
     RangeTest,
     find_lr,
+    init_from_data,
     prepare_torch,
     range_picture,
     read_command_line,
@@ -81,7 +82,9 @@ def run_test(cfg: CfgNode, **limits: float) -> RangeTest:
     """Return the range test of a resolved config: its model, optimizer and batches; no warm-up, no schedule."""
     device = prepare_torch(cfg)
     model = build_model(cfg).to(device)
-    with closing(build_train_loader(cfg).batches()) as batches:
+    loader = build_train_loader(cfg)
+    init_from_data(cfg, model, loader)
+    with closing(loader.batches()) as batches:
         return find_lr(
             model,
             build_optimizer(cfg, model),

@@ -21,6 +21,7 @@ from warmstart.engine import (
     build_test_loaders,
     evaluate_all,
     hold_folder,
+    init_from_data,
     iters_per_epoch,
     log_scores,
     prepare_torch,
@@ -50,11 +51,13 @@ def train(cfg: CfgNode) -> None:
     """Train from iteration 0, evaluate, and save the weights."""
     device = prepare_torch(cfg)
     model = build_model(cfg).to(device)
+    loader = build_train_loader(cfg)
+    init_from_data(cfg, model, loader)
     optimizer = build_optimizer(cfg, model)
     scheduler = build_lr_scheduler(cfg, optimizer, iters_per_epoch(cfg))
     clip = build_gradient_clipping(cfg)
     ema = build_ema(cfg, model)
-    batches = build_train_loader(cfg).batches()
+    batches = loader.batches()
     parts = cfg.SOLVER.GRAD_ACCUM_STEPS
 
     model.train()
