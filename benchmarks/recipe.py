@@ -1,9 +1,15 @@
 """The score and time of a recipe over several seeds, as one JSON line.
 
     python benchmarks/recipe.py --config-file recipe:digits.yaml --seeds 10
+    python benchmarks/recipe.py --config-file recipe:cifar10_speedrun.yaml --seeds 25 --warm --score ema/accuracy
 
-Each seed is a process of its own, one after the other. `score` is what the last evaluation gave; `seconds`
-is the whole command, imports included.
+`score` is what the last evaluation gave. Each seed is a process of its own, one after the other, and `seconds` is
+the whole command, imports included.
+
+With --warm all seeds run in this process, behind one that does not count, and `seconds` is what learning takes:
+first weights that follow from images, all updates with their batches and records, and every evaluation. Left out
+is what comes once in a process or can be done before: imports, compilation, the choice of kernels, reading the
+data and putting it on the device, building model and optimizer, opening files; and the checkpoint at the end.
 """
 
 from __future__ import annotations
@@ -22,18 +28,67 @@ from pathlib import Path
 import torch
 import torchvision
 
+from warmstart.engine import (
+    HookBase,
+    Trainer,
+    build_trainer,
+    finish_saves,
+    init_from_data,
+    read_command_line,
+    register_hook,
+    resolve_config,
+)
+
 TOOL = Path(__file__).parent.parent / "tools" / "train_net.py"
 
 
-def run(config: str, seed: int, overrides: list[str]) -> tuple[float, float]:
-    """Train once; return the accuracy on the first test set and the seconds it took."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(TOOL), "--config-file", config, *overrides]
-        start = time.perf_counter()
-        subprocess.run([*command, "SEED", str(seed), "OUTPUT_DIR", folder], check=True, stdout=subprocess.DEVNULL)
-        seconds = time.perf_counter() - start
-        last = json.loads((Path(folder) / "metrics.json").read_text().splitlines()[-1])
-    return next(value for key, value in last.items() if key.endswith("/accuracy")), seconds
+class Clock(HookBase):
+    """Takes the time from the first update to the scores of the last evaluation, which it runs behind."""
+
+    def __init__(self) -> None:
+        self.start = self.seconds = 0.0
+
+    def before_step(self, trainer: Trainer) -> None:
+        """Begin with the first update."""
+        if trainer.iteration == 0:
+            self.start = now()
+
+    def after_step(self, trainer: Trainer) -> None:
+        """End with the last one."""
+        if trainer.is_last_step:
+            self.seconds = now() - self.start
+
+
+def now() -> float:
+    """Return the time at which the device has done all that it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def run_apart(words: list[str]) -> float:
+    """Train in a process of its own; return the seconds it took."""
+    start = time.perf_counter()
+    subprocess.run([sys.executable, str(TOOL), *words], check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def run_here(words: list[str], clock: Clock) -> float:
+    """Train in this process; return the seconds of learning."""
+    cfg = resolve_config(read_command_line(words, (), "")[1])
+    trainer = build_trainer(cfg)
+    start = now()
+    init_from_data(cfg, trainer.model, trainer.data_loader)  # once more: it gives the same weights
+    seconds = now() - start
+    trainer.train()
+    finish_saves()
+    return seconds + clock.seconds
+
+
+def last_score(folder: str, name: str) -> float:
+    """Return a score of the first test set in the last record of a run."""
+    last = json.loads((Path(folder) / "metrics.json").read_text().splitlines()[-1])
+    return next(value for key, value in last.items() if key.endswith(f"/{name}"))
 
 
 def main() -> None:
@@ -41,18 +96,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config-file", required=True)
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--warm", action="store_true", help="time learning alone, in one process")
+    parser.add_argument("--score", default="accuracy", help="a name behind the test set's: ema/accuracy")
     arguments, overrides = parser.parse_known_args()
-    runs = [run(arguments.config_file, seed, overrides) for seed in range(arguments.seeds)]
-    scores, seconds = zip(*runs, strict=True)
+    clock = Clock()
+    if arguments.warm:
+        register_hook("clock", lambda cfg: clock)
+    scores, seconds = [], []
+    for seed in range(-arguments.warm, arguments.seeds):
+        with tempfile.TemporaryDirectory() as folder:
+            words = ["--config-file", arguments.config_file, *overrides]
+            words += ["SEED", str(abs(seed)), "OUTPUT_DIR", folder]
+            taken = run_here(words, clock) if arguments.warm else run_apart(words)
+            if seed >= 0:
+                scores.append(last_score(folder, arguments.score))
+                seconds.append(taken)
     line = {
         "config": arguments.config_file,
         "overrides": overrides,
-        "n": len(runs),
+        "n": len(scores),
+        "score": arguments.score,
         "score_mean": round(statistics.mean(scores), 5),
-        "score_std": round(statistics.stdev(scores), 5) if len(runs) > 1 else None,
+        "score_std": round(statistics.stdev(scores), 5) if len(scores) > 1 else None,
         "score_min": round(min(scores), 5),
         "score_max": round(max(scores), 5),
-        "seconds_median": round(statistics.median(seconds), 1),
+        "timed": "learning" if arguments.warm else "the whole command",
+        "seconds_median": round(statistics.median(seconds), 3 if arguments.warm else 1),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores",
         "versions": {
             "python": platform.python_version(),

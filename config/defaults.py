@@ -28,7 +28,7 @@ def get_cfg() -> CfgNode:
     cfg.MODEL = CfgNode()
     # What the model does, and so which losses it trains on and how it is scored.
     cfg.MODEL.TASK = OneOf("classification", ("classification",))
-    # A model of torchvision (resnet18, mobilenet_v3_small, ...) or a registered one (small_cnn).
+    # A model of torchvision (resnet18, mobilenet_v3_small, ...) or a registered one: small_cnn, speed_net.
     cfg.MODEL.NAME = Str("small_cnn")
     # Arguments of that model, checked against its signature: {norm: group}.
     cfg.MODEL.ARGS = Open(owner="NAME")
@@ -39,6 +39,9 @@ def get_cfg() -> CfgNode:
     # First layers: "standard" as published for 224x224 images, "small" keeps the resolution of images
     # up to 32x32; "auto" takes small for training images of up to 32 pixels a side.
     cfg.MODEL.STEM = OneOf("auto", ("auto", "standard", "small"))
+    # The share of each target that goes to all classes alike, the true one too, in training's loss_cls; the loss
+    # of an evaluation stays plain. At least 0, which is off, and below 1; 0.1 and 0.2 are usual.
+    cfg.MODEL.LABEL_SMOOTHING = Float(0.0, minimum=0, below=1)
     # Weights to start from: a checkpoint, a state dict, a .safetensors file. What does not fit is skipped and
     # counted.
     cfg.MODEL.WEIGHTS = Str("")
@@ -239,7 +242,7 @@ def get_cfg() -> CfgNode:
     cfg.SOLVER.EMA.ENABLED = Bool(False)
     # The average becomes DECAY * average + (1 - DECAY) * model, and so covers about the last 1 / (1 - DECAY)
     # averagings; at least 0 and below 1. The first averaging copies the model.
-    cfg.SOLVER.EMA.DECAY = Float(0.999, minimum=0, maximum=1)
+    cfg.SOLVER.EMA.DECAY = Float(0.999, minimum=0, below=1)
     # Updates between two averagings.
     cfg.SOLVER.EMA.PERIOD = Duration(1, minimum=1)
 
@@ -262,6 +265,8 @@ def get_cfg() -> CfgNode:
     cfg.TEST.EVAL_PERIOD = Duration(0)
     # Images of one evaluation step.
     cfg.TEST.IMS_PER_BATCH = Int(256, minimum=1)
+    # Whether logits are averaged over each image and its mirror image, left for right: twice the work.
+    cfg.TEST.FLIP = Bool(False)
     # The checkpoint of the best evaluation so far is kept as model_best.pth. METRIC is a score by its name in
     # metrics.json: digits_test/accuracy, digits_test/ema/loss; "" is off. MODE: whether a higher (max) or a lower
     # (min) one is better. The first evaluation counts, an equal score is no better, and NaN never is.

@@ -100,6 +100,8 @@ class Float(Field):
     1.0
     >>> Float(0.1, minimum=0, maximum=1).expected
     'a number of at least 0 and at most 1'
+    >>> Float(0.1, minimum=0, below=1).expected
+    'a number of at least 0 and below 1'
     """
 
     kind = "a number"
@@ -111,9 +113,10 @@ class Float(Field):
         above: float | None = None,
         minimum: float | None = None,
         maximum: float | None = None,
+        below: float | None = None,
     ) -> None:
-        self.above, self.minimum, self.maximum = above, minimum, maximum
-        limits = (("above", above), ("of at least", minimum), ("at most", maximum))
+        self.above, self.minimum, self.maximum, self.below = above, minimum, maximum, below
+        limits = (("above", above), ("of at least", minimum), ("at most", maximum), ("below", below))
         words = " and ".join(f"{word} {limit}" for word, limit in limits if limit is not None)
         self.expected = f"{self.kind} {words}".strip()
         self.example = f"{default:g}"
@@ -128,6 +131,7 @@ class Float(Field):
             (self.above is None or number > self.above)
             and (self.minimum is None or number >= self.minimum)
             and (self.maximum is None or number <= self.maximum)
+            and (self.below is None or number < self.below)
         )
         if not inside:
             raise ValueError

@@ -16,6 +16,7 @@ from .defaults import (
 )
 from .device import check_device, get_device, prepare_torch
 from .evaluation import evaluate, evaluation_mode
+from .first_weights import init_from_data
 from .hooks import EvaluationHook, FolderHook, PreciseBNHook, ProfilerHook, RecordHook
 from .logs import setup_logging
 from .losses import LossWindow, NonFiniteLossError
@@ -82,6 +83,7 @@ __all__ = [
     "finish_saves",
     "get_device",
     "hold_folder",
+    "init_from_data",
     "iters_per_epoch",
     "load_average",
     "load_checkpoint",

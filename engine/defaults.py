@@ -42,6 +42,7 @@ from warmstart.solver import (
 from .best import build_score_hooks
 from .device import NO_DETERMINISTIC_KERNEL, describe_profile, get_device, prepare_torch
 from .evaluation import evaluate
+from .first_weights import init_from_data
 from .hooks import EvaluationHook, FolderHook, PreciseBNHook, ProfilerHook, RecordHook
 from .logs import log_to_file, silence_stdout
 from .losses import NonFiniteLossError
@@ -153,7 +154,8 @@ def build_trainer(cfg: CfgNode, trust: bool = False, weights: bool = True) -> Tr
     Args:
         cfg: resolved or not; the checks of `resolve_config` run in any case.
         trust: whether code in the file that MODEL.WEIGHTS names may run, as --trust-checkpoint says.
-        weights: whether that file is read; a checkpoint that is loaded afterwards holds all weights.
+        weights: whether that file is read or, without one, first weights may follow from training images; a
+            checkpoint that is loaded afterwards holds all weights.
 
     Raises:
         ConfigError: the config is not one that can run.
@@ -161,9 +163,11 @@ def build_trainer(cfg: CfgNode, trust: bool = False, weights: bool = True) -> Tr
     cfg = resolve_config(cfg)
     device = prepare_torch(cfg)
     model = build_model(cfg, trust, weights).to(device)
+    loader = build_train_loader(cfg)
+    if weights:
+        init_from_data(cfg, model, loader)
     optimizer = build_optimizer(cfg, model)
     ema = build_ema(cfg, model)
-    loader = build_train_loader(cfg)
     return Trainer(
         model,
         optimizer,
@@ -217,7 +221,7 @@ def default_hooks(
     loaders = build_test_loaders(cfg)
 
     def scores(trainer: Trainer) -> dict[str, float]:
-        return evaluate_all(model, loaders, averaged, trainer.give_way)
+        return evaluate_all(model, loaders, averaged, trainer.give_way, cfg.TEST.FLIP)
 
     hooks: list[HookBase] = [FolderHook(output)]
     if cfg.PROFILER.ITERS:
@@ -242,6 +246,7 @@ def evaluate_all(
     loaders: Mapping[str, Iterable[Any]],
     averaged: nn.Module | None = None,
     between: Callable[[], object] | None = None,
+    flip: bool = False,
 ) -> dict[str, float]:
     """Return the scores on every test set: {"digits_test/accuracy": 0.98, ...}.
 
@@ -252,6 +257,7 @@ def evaluate_all(
         loaders: one a test set, by its name.
         averaged: the moving average.
         between: called before each batch; what it raises ends the evaluation.
+        flip: TEST.FLIP.
     """
     device = next(model.parameters()).device
     models = {"": model} | ({"ema/": averaged} if averaged is not None else {})
@@ -259,7 +265,7 @@ def evaluate_all(
         f"{name}/{prefix}{score}": value
         for name, loader in loaders.items()
         for prefix, evaluated in models.items()
-        for score, value in evaluate(evaluated, loader, device, between).items()
+        for score, value in evaluate(evaluated, loader, device, between, flip).items()
     }
 
 

@@ -45,6 +45,7 @@ def evaluate(
     loader: Iterable[Any],
     device: torch.device | str = "cpu",
     between: Callable[[], object] | None = None,
+    flip: bool = False,
 ) -> dict[str, float]:
     """Return the scores of a classifier; mode and random number generators are as before.
 
@@ -53,10 +54,11 @@ def evaluate(
         loader: gives (images (N, C, H, W), labels (N,)), each sample once.
         device: where the model is.
         between: called before each batch; what it raises ends the evaluation.
+        flip: whether logits are the mean of those of an image and of its mirror image, left for right.
 
     Returns:
         `accuracy` and, with more than five classes, `top5`: the share of labels that are the highest
-        and among the five highest logits, from 0 to 1; `loss`: the mean cross-entropy.
+        and among the five highest logits, from 0 to 1; `loss`: the mean cross-entropy, never smoothed.
 
     Raises:
         ValueError: the loader is empty.
@@ -79,6 +81,8 @@ def evaluate(
                 between()
             images, labels = to_device(batch, device)
             logits = model(images).float()
+            if flip:
+                logits = (logits + model(images.flip(-1)).float()) / 2
             if metrics is None:
                 classes = logits.shape[1]
                 ranks = {"accuracy": 1} | ({"top5": 5} if classes > 5 else {})

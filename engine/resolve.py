@@ -60,8 +60,6 @@ def resolve_config(cfg: CfgNode) -> CfgNode:
         check_accumulation(resolved)
     with gathering(problems):
         check_precision(resolved)
-    if cfg.SOLVER.EMA.DECAY == 1:
-        problems.append(f"{cfg.label('SOLVER.EMA.DECAY')}: 1 averages nothing in; set it below 1, such as 0.999")
     if problems:
         raise ConfigError(problems)
     resolved.freeze()

@@ -4,14 +4,17 @@ from .build import build_model, check_model
 from .catalog import model_names, register_model
 from .classification import Classifier, as_classifier
 from .weights import load_weights, read_tensor_file
+from .whitening import InitsFromImages, patch_whitening
 
 __all__ = [
     "Classifier",
+    "InitsFromImages",
     "as_classifier",
     "build_model",
     "check_model",
     "load_weights",
     "model_names",
+    "patch_whitening",
     "read_tensor_file",
     "register_model",
 ]

@@ -49,7 +49,7 @@ def build_model(cfg: CfgNode, trust: bool = False, weights: bool = True) -> nn.M
     file = cfg.MODEL.WEIGHTS if weights else ""
     if file and not Path(file).is_file():
         raise ConfigError(f"{cfg.label('MODEL.WEIGHTS')}: no such file: {file}")
-    model = as_classifier(_build(cfg))
+    model = as_classifier(_build(cfg), cfg.MODEL.LABEL_SMOOTHING)
     if cfg.SOLVER.AMP.ENABLED:
         model.autocast_dtype = _AUTOCAST[cfg.SOLVER.AMP.PRECISION]
     if cfg.MODEL.ACTIVATION_CHECKPOINTING:

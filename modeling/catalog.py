@@ -12,8 +12,9 @@ from torch import nn
 from warmstart.config import CfgNode, ConfigError, check_arguments, unknown_name
 
 from .small_cnn import SmallCNN
+from .speed_net import SpeedNet
 
-_REGISTRY: dict[str, Callable[..., nn.Module]] = {"small_cnn": SmallCNN}
+_REGISTRY: dict[str, Callable[..., nn.Module]] = {"small_cnn": SmallCNN, "speed_net": SpeedNet}
 
 _LIST_ALL = 'python -c "import torchvision.models as m; print(*m.list_models(module=m))"'
 
@@ -36,7 +37,7 @@ def register_model(name: str, builder: Callable[..., nn.Module]) -> None:
         name: the name.
         builder: a class or function called with the keywords num_classes and in_channels (both int) and
             those of MODEL.ARGS. Returns a module whose forward turns images (N, in_channels, H, W) into
-            logits (N, num_classes).
+            logits (N, num_classes). It may set first weights by training images, see `InitsFromImages`.
 
     Raises:
         ConfigError: the name is taken, or the builder does not take the two keywords.

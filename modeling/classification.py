@@ -25,6 +25,8 @@ class Classifier(nn.Module):
 
     autocast_dtype: torch.dtype | None = None
 
+    _label_smoothing: float
+
     def forward(self, images: Tensor, targets: Tensor | None = None) -> Tensor | dict[str, Tensor]:
         """Return the losses in training mode, the logits (N, num_classes) in evaluation mode.
 
@@ -34,10 +36,10 @@ class Classifier(nn.Module):
                 float; needed in training mode, else not looked at.
 
         Returns:
-            In training 0-dim tensors: `loss_cls`, the mean cross-entropy, and one weighted loss for each
-            auxiliary classifier, `loss_aux1` and `loss_aux2`, or `loss_aux`; then `train/error`, the share of
-            images whose highest logit is not the target (of mixed ones, the class with the largest share). Names
-            with `train/` are no losses, only recorded.
+            In training 0-dim tensors: `loss_cls`, the mean cross-entropy against the smoothed targets, and one
+            weighted loss for each auxiliary classifier, `loss_aux1` and `loss_aux2`, or `loss_aux`; then
+            `train/error`, the share of images whose highest logit is not the target (of mixed ones, the class with
+            the largest share). Names with `train/` are no losses, only recorded.
 
         Raises:
             TypeError: training mode without targets.
@@ -53,10 +55,12 @@ class Classifier(nn.Module):
             raise TypeError("in training mode a classifier needs the targets: model(images, targets)")
         # GoogLeNet and Inception v3 give a named tuple.
         outputs = {"logits": output} if isinstance(output, Tensor) else output._asdict()
-        losses = {"loss_cls": _cross_entropy(outputs["logits"], targets)}
+        smoothing = self._label_smoothing
+        losses = {"loss_cls": _cross_entropy(outputs["logits"], targets, smoothing)}
         for name, weight in AUX_WEIGHTS.items():
             if name in outputs:
-                losses[name.replace("aux_logits", "loss_aux")] = weight * _cross_entropy(outputs[name], targets)
+                loss = _cross_entropy(outputs[name], targets, smoothing)
+                losses[name.replace("aux_logits", "loss_aux")] = weight * loss
         return losses | {"train/error": _error(outputs["logits"], targets)}
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
@@ -65,12 +69,17 @@ class Classifier(nn.Module):
         return (_new, (type(self).__bases__[1],), *state[2:])
 
 
-def as_classifier(model: nn.Module) -> Classifier:
+def as_classifier(model: nn.Module, label_smoothing: float = 0.0) -> Classifier:
     """Give `model`, whose forward turns images into logits, the contract of `Classifier`; returns it.
 
     The model stays the object it was, an instance of its own class, and changes class to a subclass
     made for it. A wrapper would put its prefix before every parameter's name, which checkpoints, rules on
     names and published weights would then have to know about. Copies, pickles and compiles as before.
+
+    Args:
+        model: is changed.
+        label_smoothing: s, at least 0 and below 1. Each target t becomes (1 - s) t + s / num_classes: Szegedy et
+            al. 2015, arXiv:1512.00567, section 7.
 
     >>> import torch
     >>> model = as_classifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)))
@@ -82,7 +91,9 @@ def as_classifier(model: nn.Module) -> Classifier:
     """
     base: Any = type(model)  # mypy takes a class for unhashable where its instances are
     model.__class__ = _classifier_class(base)
-    return cast(Classifier, model)
+    classifier = cast(Classifier, model)
+    classifier._label_smoothing = label_smoothing
+    return classifier
 
 
 # Cached: two models of one class stay two models of one class.
@@ -96,9 +107,9 @@ def _new(base: Any) -> Any:
     return cls.__new__(cls)
 
 
-def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+def _cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
     # In float32 also where the model runs in half precision; float() returns a float32 tensor as it is.
-    return F.cross_entropy(logits.float(), targets)
+    return F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
 
 
 def _error(logits: Tensor, targets: Tensor) -> Tensor:

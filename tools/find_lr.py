@@ -20,6 +20,7 @@ with interruptible(__name__):
         RangeTest,
         build_scaler,
         find_lr,
+        init_from_data,
         prepare_torch,
         range_picture,
         read_command_line,
@@ -85,7 +86,9 @@ def run_test(cfg: CfgNode, **limits: float) -> RangeTest:
     """Return the range test of a resolved config: its model, optimizer and batches; no warm-up, no schedule."""
     device = prepare_torch(cfg)
     model = build_model(cfg).to(device)
-    with closing(build_train_loader(cfg).batches()) as batches:
+    loader = build_train_loader(cfg)
+    init_from_data(cfg, model, loader)
+    with closing(loader.batches()) as batches:
         return find_lr(
             model,
             build_optimizer(cfg, model),

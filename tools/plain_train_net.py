@@ -26,6 +26,7 @@ with interruptible(__name__):
         compiled,
         evaluate_all,
         hold_folder,
+        init_from_data,
         iters_per_epoch,
         log_scores,
         prepare_torch,
@@ -55,13 +56,15 @@ def train(cfg: CfgNode) -> None:
     """Train from iteration 0, evaluate, and save the weights."""
     device = prepare_torch(cfg)
     model = build_model(cfg).to(device)
+    loader = build_train_loader(cfg)
+    init_from_data(cfg, model, loader)
     optimizer = build_optimizer(cfg, model)
     scheduler = build_lr_scheduler(cfg, optimizer, iters_per_epoch(cfg))
     clip = build_gradient_clipping(cfg)
     scaler = build_scaler(cfg, model) or torch.amp.GradScaler(device.type, enabled=False)
     forward = compiled(model, cfg.MODEL.COMPILE) if cfg.MODEL.COMPILE else model
     ema = build_ema(cfg, model)
-    batches = build_train_loader(cfg).batches()
+    batches = loader.batches()
     parts = cfg.SOLVER.GRAD_ACCUM_STEPS
 
     model.train()
@@ -87,7 +90,8 @@ def train(cfg: CfgNode) -> None:
             logger.info("iter %d/%d  loss %.4g  lr %.4g", iteration, cfg.SOLVER.MAX_ITER, loss.item(), rate)
     batches.close()
 
-    log_scores(evaluate_all(model, build_test_loaders(cfg), ema.model if ema is not None else None))
+    averaged = ema.model if ema is not None else None
+    log_scores(evaluate_all(model, build_test_loaders(cfg), averaged, flip=cfg.TEST.FLIP))
     path = Path(cfg.OUTPUT_DIR) / "plain_model_final.pth"
     save_checkpoint({"model": model.state_dict(), "ema": None if ema is None else ema.state_dict()}, path)
     logger.info("saved %s", path)

@@ -95,7 +95,7 @@ def evaluate_only(cfg: CfgNode, resume: str | None, trust: bool = False) -> int:
     if start is not None:
         load_model(model, start)
         averaged = load_average(cfg, model, start)
-    log_scores(evaluate_all(model, build_test_loaders(cfg), averaged))
+    log_scores(evaluate_all(model, build_test_loaders(cfg), averaged, flip=cfg.TEST.FLIP))
     return 0
 
 

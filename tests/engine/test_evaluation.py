@@ -48,6 +48,24 @@ def test_top5_is_left_out_where_it_says_nothing() -> None:
     assert list(evaluate(Table(), [(torch.eye(5), torch.arange(5))])) == ["accuracy", "loss"]
 
 
+def test_with_flip_logits_are_those_of_an_image_and_its_mirror_image_averaged() -> None:
+    """Each image is one row of two pixels, and its logits are its pixels, the left one times 3.
+
+    (1, 2) gives (3, 2) and, flipped, (6, 1): on average (4.5, 1.5). (0, 1) gives (0, 1) and (3, 0): (1.5, 0.5).
+    """
+
+    class LeftTimesThree(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.flatten(1) * torch.tensor([3.0, 1.0])
+
+    batch = torch.tensor([[1.0, 2.0], [0.0, 1.0]]).view(2, 1, 1, 2), torch.tensor([0, 0])
+    assert evaluate(LeftTimesThree(), [batch])["accuracy"] == 0.5
+    scores = evaluate(LeftTimesThree(), [batch], flip=True)
+    assert scores["accuracy"] == 1
+    # (ln(1 + e^-3) + ln(1 + e^-1)) / 2
+    assert scores["loss"] == pytest.approx(0.18092451, rel=1e-6)
+
+
 def test_an_empty_test_set_says_so() -> None:
     with pytest.raises(ValueError, match="the test set is empty"):
         evaluate(Table(), [])

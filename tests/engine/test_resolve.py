@@ -58,5 +58,5 @@ def test_a_batch_that_cannot_be_cut_into_equal_parts_is_refused_with_the_nearest
 
 @pytest.mark.need("E4")
 def test_a_decay_that_averages_nothing_in_is_refused(tiny: Tiny) -> None:
-    with pytest.raises(ConfigError, match="SOLVER.EMA.DECAY .*: 1 averages nothing in; set it below 1"):
-        resolve_config(tiny("SOLVER.EMA.DECAY", 1))
+    with pytest.raises(ConfigError, match="SOLVER.EMA.DECAY .*: expected .* at least 0 and below 1; got 1"):
+        tiny("SOLVER.EMA.DECAY", 1)

@@ -460,6 +460,7 @@ def test_what_changes_the_gradients_or_what_is_saved_is_applied_and_printed(
         "SOLVER.AMP.PRECISION": "fp16",
         "SOLVER.CLIP_GRADIENTS.ENABLED": True,
         "SOLVER.EMA.ENABLED": True,
+        "TEST.FLIP": True,
         "TEST.PRECISE_BN.ENABLED": True,
     }
     cfg = resolve_config(tiny(*(word for change in changes.items() for word in change)))

@@ -48,6 +48,28 @@ def test_mixed_targets_are_shares_of_the_classes() -> None:
     assert losses["train/error"].item() == 0.5  # for the first one the other class has the larger share
 
 
+@pytest.mark.parametrize(
+    ("targets", "loss"),
+    [
+        # 0.9 of the plain loss, and 0.1 of ln(1 + e^-2) / 2 + ln(1 + e^2) / 2, which both images share.
+        (TARGETS, 1.1269280110429725),
+        (torch.tensor([0, 0]), 0.22692801104297252),  # the plain one is 0.1269280110429725
+        (torch.tensor([[0.25, 0.75], [0.6, 0.4]]), 1.2619280110429725),  # 0.9 * 1.27692801 + 0.1 * 1.12692801
+    ],
+)
+def test_smoothed_targets_give_a_share_to_all_classes(targets: Tensor, loss: float) -> None:
+    """Also those that MixUp has mixed; and a copy of the model smooths as it does."""
+    model = as_classifier(Fixed(LOGITS), label_smoothing=0.1)
+    for classifier in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert classifier(torch.zeros(2, 1, 2, 2), targets)["loss_cls"].item() == pytest.approx(loss)
+
+
+def test_auxiliary_losses_are_smoothed_too() -> None:
+    model = as_classifier(Fixed(GoogLeNetOutputs(LOGITS, LOGITS, LOGITS)), label_smoothing=0.1)
+    losses = model(torch.zeros(2, 1, 2, 2), torch.tensor([0, 0]))
+    assert losses["loss_aux1"].item() == pytest.approx(0.3 * 0.22692801104297252)
+
+
 def test_evaluation_gives_logits_with_targets_or_without() -> None:
     model = as_classifier(Fixed(LOGITS)).eval()
     assert torch.equal(model(torch.zeros(2, 1, 2, 2)), LOGITS)

@@ -203,8 +203,28 @@ def test_eval_only_of_another_model_says_that_it_does_not_fit(tiny_words: list[s
 def test_the_plain_loop_gives_the_same_bits(tiny_words: list[str], tmp_path: Path, words: list[str]) -> None:
     train_net.main([*tiny_words, *words, "DATALOADER.NUM_WORKERS", "2", "TEST.EVAL_PERIOD", "3"])
     plain_train_net.main([*tiny_words, *words])
-    ours = load_checkpoint(tmp_path / "out" / "model_final.pth")
-    plain = torch.load(tmp_path / "out" / "plain_model_final.pth", weights_only=True)
+    require_equal_weights(tmp_path / "out")
+
+
+@pytest.mark.need("E12")
+def test_the_plain_loop_gives_the_same_bits_where_first_weights_follow_from_the_images(
+    tiny_words: list[str], tmp_path: Path
+) -> None:
+    words = [
+        *(word for word in tiny_words if not word.startswith("MODEL.ARGS")),
+        *("MODEL.NAME=speed_net", "MODEL.ARGS.widths=[4, 4, 4]", "MODEL.LABEL_SMOOTHING=0.2", "TEST.FLIP=true"),
+        "INPUT.TRANSFORMS_TRAIN=[{RandomCrop: {size: 12, padding: 3}}]",
+        "INPUT.TRANSFORMS_TEST=[{Pad: {padding: 2}}]",
+        *("SOLVER.EMA.ENABLED=true", "SOLVER.EMA.PERIOD=3"),
+    ]
+    train_net.main(words)
+    plain_train_net.main(words)
+    require_equal_weights(tmp_path / "out")
+
+
+def require_equal_weights(folder: Path) -> None:
+    ours = load_checkpoint(folder / "model_final.pth")
+    plain = torch.load(folder / "plain_model_final.pth", weights_only=True)
     pairs = [(ours["model"], plain["model"])]
     assert (ours["ema"] is None) == (plain["ema"] is None)
     if plain["ema"] is not None:

@@ -1,0 +1,59 @@
+"""Filters that whiten patches: what comes out is uncorrelated and of variance 1, for any images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from warmstart.modeling import patch_whitening
+
+
+def blurred(count: int, channels: int = 3, seed: int = 0) -> Tensor:
+    """Return images whose pixels and channels hang together, as those of photographs do; their mean is 0.5."""
+    noise = torch.randn(count, channels, 12, 14, generator=torch.Generator().manual_seed(seed))
+    return F.avg_pool2d(noise, 3, stride=1) + 0.3 * noise[:, :1, 1:-1, 1:-1] + 0.5
+
+
+def outputs(images: Tensor, filters: Tensor) -> Tensor:
+    """Return what each filter gives, (filters, places)."""
+    return F.conv2d(images, filters).transpose(0, 1).flatten(1)
+
+
+@pytest.mark.parametrize(("channels", "size"), [(3, 2), (1, 3), (4, 1)])
+def test_the_covariance_of_what_the_filters_give_is_the_identity(channels: int, size: int) -> None:
+    """torch.cov is the oracle; before, the covariance of neighbours was far from it."""
+    images = blurred(600, channels)
+    filters = patch_whitening(images.split(100), size, eps=0)
+    assert filters.shape == (channels * size**2, channels, size, size)
+    assert filters.dtype == torch.float32
+    torch.testing.assert_close(torch.cov(outputs(images, filters)), torch.eye(len(filters)), atol=1e-3, rtol=0)
+
+
+def test_a_direction_without_variance_stays_small() -> None:
+    """Two equal channels: half of the directions have none, up to rounding."""
+    images = blurred(100, 1).repeat(1, 2, 1, 1)
+    variances = torch.cov(outputs(images, patch_whitening([images], 1, eps=1e-4))).diagonal()
+    assert variances.tolist() == pytest.approx([0, 1], abs=1e-3)
+
+
+def test_batches_are_taken_until_there_are_enough_images() -> None:
+    taken = []
+
+    def batches() -> Iterator[Tensor]:
+        while True:
+            taken.append(blurred(10, seed=len(taken)))
+            yield taken[-1]
+
+    filters = patch_whitening(batches(), 2, images=25)
+    assert len(taken) == 3
+    assert torch.equal(filters, patch_whitening(taken, 2))
+
+
+def test_large_offsets_do_not_cost_the_small_eigenvalues_their_digits() -> None:
+    images = blurred(200)
+    near, far = (outputs(images, patch_whitening([images + offset], 2)) for offset in (0.0, 300.0))
+    torch.testing.assert_close(torch.cov(far), torch.cov(near), atol=1e-2, rtol=0)
