@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -68,20 +69,26 @@ class SpeedNet(nn.Module):
 
     def init_from_images(self, batches: Iterator[Tensor]) -> None:
         """Set the first layer's weights to the whitening filters of training images, and their negatives."""
-        filters = patch_whitening(batches, size=2)
+        first = next(batches)
+        _check_size(first)  # here too: before the run has written anything
+        filters = patch_whitening(itertools.chain([first], batches), size=2)
         with torch.no_grad():
             self.whiten.weight.copy_(torch.cat([filters, -filters]))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (N, num_classes) for images (N, in_channels, H, W) of at least 9x9 pixels."""
-        height, width = images.shape[-2:]
-        if min(height, width) < SMALLEST:
-            raise ConfigError(
-                f"MODEL.NAME: speed_net needs images of at least {SMALLEST}x{SMALLEST} pixels, and these have"
-                f" {height}x{width}; enlarge them in INPUT, or take small_cnn"
-            )
+        _check_size(images)
         x = self.groups(self.whiten(images)).amax(dim=(2, 3))
         return self.head(x) * self.head_scale  # type: ignore[no-any-return]
+
+
+def _check_size(images: Tensor) -> None:
+    height, width = images.shape[-2:]
+    if min(height, width) < SMALLEST:
+        raise ConfigError(
+            f"MODEL.NAME: speed_net needs images of at least {SMALLEST}x{SMALLEST} pixels, and these have"
+            f" {height}x{width}; enlarge them in INPUT, or take small_cnn"
+        )
 
 
 def _group(in_channels: int, out_channels: int, bn_momentum: float) -> nn.Sequential:

@@ -57,3 +57,16 @@ def test_large_offsets_do_not_cost_the_small_eigenvalues_their_digits() -> None:
     images = blurred(200)
     near, far = (outputs(images, patch_whitening([images + offset], 2)) for offset in (0.0, 300.0))
     torch.testing.assert_close(torch.cov(far), torch.cov(near), atol=1e-2, rtol=0)
+
+
+@pytest.mark.gpu
+def test_they_are_made_where_the_images_are() -> None:
+    images = blurred(600).cuda()
+    filters = patch_whitening(images.split(100), 2, eps=0)
+    assert filters.device == images.device
+    torch.testing.assert_close(
+        torch.cov(outputs(images.double(), filters.double())).cpu(),
+        torch.eye(12, dtype=torch.float64),
+        atol=1e-3,
+        rtol=0,
+    )

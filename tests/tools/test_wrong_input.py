@@ -93,7 +93,7 @@ SEED 1 --lr=3 -> command line: unknown flag --lr; known: --config-file, --import
 
 # files
 --config-file gone.yaml -> gone.yaml: cannot read the config file: no such file or directory
---config-file recipe:digit.yaml -> recipe:digit.yaml: no such recipe; the package carries cifar10.yaml, digits.yaml
+--config-file recipe:digit.yaml -> recipe:digit.yaml: no such recipe; the package carries cifar10.yaml, ... dig
 --config-file broken.yaml -> broken.yaml:1: not valid YAML: while parsing a flow mapping, expected ',' or '}'
 --config-file list.yaml -> list.yaml:1: not valid YAML: expected `KEY: value` lines
 --config-file flat.yaml -> SOLVER (flat.yaml:1): expected keys with values ... got 'BASE_LR 0.1'
@@ -155,6 +155,10 @@ SOLVER.WARMUP_ITERS 99ep -> SOLVER.WARMUP_ITERS (command line): warm-up of 2,223
 MODEL.NUM_CLASSES 3 -> MODEL.NUM_CLASSES (command line): 3 outputs are too few for the 10 classes ... give 0
 MODEL.IN_CHANNELS 3 -> MODEL.IN_CHANNELS (command line): the training images have 1 channels, not 3; use 0
 MODEL.DEVICE gpu -> MODEL.DEVICE (command line): expected auto, cpu, cuda or cuda:N; got 'gpu'
+MODEL.LABEL_SMOOTHING 1 -> MODEL.LABEL_SMOOTHING (command line): expected a number of at least 0 and below 1;
+MODEL.NAME speed_net MODEL.ARGS.widths 64 -> MODEL.ARGS.widths: expected three whole numbers above 0; got 64
+MODEL.NAME speed_net -> MODEL.NAME: speed_net needs images of at least 9x9 pixels, and these have 8x8; enlarge them
+TEST.FLIP yes -> TEST.FLIP (command line): expected true or false; got 'yes'
 MODEL.WEIGHTS gone.pth -> MODEL.WEIGHTS (command line): no such file: gone.pth
 MODEL.WEIGHTS junk.pth -> MODEL.WEIGHTS (command line): junk.pth is
 MODEL.WEIGHTS junk.safetensors -> MODEL.WEIGHTS (command line): junk.safetensors is damaged or not a file that safe
