@@ -26,7 +26,7 @@ def test_names_are_torchvisions_classifiers_and_ours() -> None:
     assert not {"fasterrcnn_resnet50_fpn", "fcn_resnet50", "quantized_resnet18", "r3d_18", "raft_small"} & set(
         names
     )
-    assert len(names) == len(torchvision.models.list_models(module=torchvision.models)) + 2
+    assert len(names) == len(torchvision.models.list_models(module=torchvision.models)) + 3
 
 
 def test_a_name_is_registered_once() -> None:
