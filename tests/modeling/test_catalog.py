@@ -26,7 +26,7 @@ def test_names_are_torchvisions_classifiers_and_ours() -> None:
     assert not {"fasterrcnn_resnet50_fpn", "fcn_resnet50", "quantized_resnet18", "r3d_18", "raft_small"} & set(
         names
     )
-    assert len(names) == len(torchvision.models.list_models(module=torchvision.models)) + 2
+    assert len(names) == len(torchvision.models.list_models(module=torchvision.models)) + 3
 
 
 def test_a_name_is_registered_once() -> None:
@@ -46,10 +46,10 @@ def test_a_builder_takes_classes_and_channels(builder) -> None:
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("resnet19", "did you mean 'resnet18'? Known: resnet101, resnet152, resnet18, resnet50, small_cnn, and"),
+        ("resnet19", "'resnet18'? Known: resnet101, resnet152, resnet18, resnet50, small_cnn, speed_net, and"),
         ("ResNet18", "did you mean 'resnet18'?"),
         ("smal_cnn", "did you mean 'small_cnn'?"),
-        ("zebra", 'Known: small_cnn, and the others that `python -c "import torchvision.models as m; print('),
+        ("zebra", 'Known: small_cnn, speed_net, and the others that `python -c "import torchvision.models as m;'),
     ],
 )
 def test_unknown_names(name: str, hint: str) -> None:
