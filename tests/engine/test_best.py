@@ -108,7 +108,7 @@ def test_the_best_is_the_first_of_the_highest_or_lowest_scores(
 
 def test_they_stand_behind_the_users_hooks_and_before_the_records(tmp_path: Path) -> None:
     names = [hook.name for hook in build_trainer(config(tmp_path, "TEST.EARLY_STOPPING.PATIENCE", 1)).hooks]
-    assert names[1:5] == ["EvaluationHook", "BestHook", "EarlyStoppingHook", "RecordHook"]
+    assert names[1:6] == ["EvaluationHook", "BestHook", "EarlyStoppingHook", "PictureHook", "RecordHook"]
     assert names[-1] == "CheckpointHook"
 
 
