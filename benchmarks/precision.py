@@ -40,7 +40,7 @@ VARIANTS: dict[str, list[object]] = {
     "compile": COMPILE,
     "bf16+channels_last+compile": [*AMP, *LAST, *COMPILE],
     "bf16+channels_last+graphs": [*AMP, *LAST, "MODEL.COMPILE", "reduce-overhead"],
-    "checkpointed": ["MODEL.ACTIVATION_CHECKPOINTING", ["^layer", "^block"]],
+    "checkpointed": ["MODEL.ACTIVATION_CHECKPOINTING", ["^(layer|block)"]],
 }
 
 

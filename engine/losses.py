@@ -34,6 +34,7 @@ class LossWindow:
     >>> for value in (1.0, 2.0, 6.0):
     ...     window.add({"total_loss": torch.tensor(value), "grad_norm": torch.tensor(2 * value)})
     >>> window.settle(iteration=3)
+    {}
     >>> window.averages()
     {'total_loss': 3.0, 'grad_norm': 6.0}
     >>> window.add({"total_loss": torch.tensor(float("nan")), "grad_norm": torch.tensor(float("inf"))})

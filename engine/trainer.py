@@ -295,7 +295,8 @@ class Trainer:
         """Do one update: a batch, its losses, gradients, the optimizer, the scheduler.
 
         Returns:
-            Whether the weights were updated; if not, everything else has moved on as if they were.
+            Whether the weights were updated; if not, everything else has moved on as if they were. In fp16 also
+            True where the scaler has skipped it, which only the device knows: see `step_skipped`.
         """
         start = time.perf_counter()
         batch = next(batches)
