@@ -46,10 +46,10 @@ def test_a_builder_takes_classes_and_channels(builder) -> None:
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("resnet19", "did you mean 'resnet18'? Known: resnet101, resnet152, resnet18, resnet50, small_cnn, speed_net, and"),
+        ("resnet19", "'resnet18'? Known: resnet101, resnet152, resnet18, resnet50, small_cnn, speed_net, and"),
         ("ResNet18", "did you mean 'resnet18'?"),
         ("smal_cnn", "did you mean 'small_cnn'?"),
-        ("zebra", 'Known: small_cnn, speed_net, and the others that `python -c "import torchvision.models as m; print('),
+        ("zebra", 'Known: small_cnn, speed_net, and the others that `python -c "import torchvision.models as m;'),
     ],
 )
 def test_unknown_names(name: str, hint: str) -> None:
