@@ -9,7 +9,8 @@ the whole command, imports included.
 With --warm all seeds run in this process, behind one that does not count, and `seconds` is what learning takes:
 first weights that follow from images, all updates with their batches and records, and every evaluation. Left out
 is what comes once in a process or can be done before: imports, compilation, the choice of kernels, reading the
-data and putting it on the device, building model and optimizer, opening files; and the checkpoint at the end.
+data and putting it on the device, building model and optimizer, opening files; and the picture of the plan and
+the checkpoint at the end.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import torchvision
 
 from warmstart.engine import (
     HookBase,
+    PictureHook,
     Trainer,
     build_trainer,
     finish_saves,
@@ -77,6 +79,7 @@ def run_here(words: list[str], clock: Clock) -> float:
     """Train in this process; return the seconds of learning."""
     cfg = resolve_config(read_command_line(words, (), "")[1])
     trainer = build_trainer(cfg)
+    trainer.hooks = [hook for hook in trainer.hooks if not isinstance(hook, PictureHook)]
     start = now()
     init_from_data(cfg, trainer.model, trainer.data_loader)  # once more: it gives the same weights
     seconds = now() - start
