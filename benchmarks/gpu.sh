@@ -33,16 +33,16 @@ step() { # name, seconds, command
 
 nvidia-smi >"$out/machine.txt" 2>&1
 step tests 120 pytest -q -m gpu
-step precision 100 python benchmarks/precision.py --batch 512 --rounds 5 --variants auto channels_last bf16 \
+step precision 60 python benchmarks/precision.py --batch 512 --rounds 5 --variants auto channels_last bf16 \
     bf16+channels_last fp16+channels_last
 step compiled 100 python benchmarks/precision.py --batch 512 --rounds 3 --variants auto bf16+channels_last+compile \
     bf16+channels_last+graphs
 step loop 60 python benchmarks/loop.py --contenders bare careful ours --rounds 3
-step checkpoint 40 python benchmarks/checkpoint.py --megabytes 10 100 --rounds 5
+step checkpoint 30 python benchmarks/checkpoint.py --megabytes 10 100 --rounds 5
 if [ -n "$data" ]; then
-    step data_fashion 40 python benchmarks/data.py --data fashion_mnist --root "$data" --rounds 2
-    step data_cifar10 40 python benchmarks/data.py --data "npz:$data/cifar10_train.npz" --rounds 2
-    step speedrun 120 python benchmarks/recipe.py --config-file config/recipes/cifar10_speedrun.yaml --warm --seeds 8 \
+    step data_fashion 25 python benchmarks/data.py --data fashion_mnist --root "$data" --rounds 2
+    step data_cifar10 25 python benchmarks/data.py --data "npz:$data/cifar10_train.npz" --rounds 2
+    step speedrun 160 python benchmarks/recipe.py --config-file config/recipes/cifar10_speedrun.yaml --warm --seeds 25 --score ema/accuracy \
         DATASETS.TRAIN "npz:$data/cifar10_train.npz" DATASETS.TEST "npz:$data/cifar10_test.npz" \
         SOLVER.AMP.ENABLED true MODEL.COMPILE default
 else
