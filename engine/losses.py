@@ -63,13 +63,13 @@ class LossWindow:
         overflowed: dict[int, bool] = {}
         if not self._pending:
             return overflowed
-        flat = torch.stack([value for kept in self._pending for value in kept.values()]).tolist()
-        first = iteration - len(self._pending) + 1
         pending, self._pending = self._pending, []
-        position = 0
+        # An only loss is the total too.
+        tensors = {id(value): value for kept in pending for value in kept.values()}
+        numbers = dict(zip(tensors, torch.stack([*tensors.values()]).tolist(), strict=True))
+        first = iteration - len(pending) + 1
         for offset, kept in enumerate(pending):
-            values = dict(zip(kept, flat[position : position + len(kept)], strict=True))
-            position += len(kept)
+            values = {name: numbers[id(value)] for name, value in kept.items()}
             overflow = values.pop(OVERFLOW, None)
             if not math.isfinite(values["total_loss"]):
                 raise NonFiniteLossError(f"iteration {first + offset}: {describe(values)}", first + offset)

@@ -368,16 +368,16 @@ class Trainer:
         """Add the gradients of one micro-batch to the update's; return its losses and metrics."""
         if self.device.type != "cpu":
             batch = to_device(batch, self.device)
-        total, kept = None, {}
+        total, only, kept = None, "", {}
         for name, value in self.forward(*batch).items():
             if not name.startswith(METRIC):
-                total = value if total is None else total + value
+                total, only = (value, name) if total is None else (total + value, "")
             kept[name] = value.detach()
         if total is None:
             raise ValueError(f"the model returned no loss: it is to return a dict with one; got {list(kept)}")
         part = total / self.accum_steps if self.accum_steps > 1 else total
         (part if self.scaler is None else self.scaler.scale(part)).backward()
-        return {"total_loss": total.detach(), **kept}
+        return {"total_loss": kept[only] if only else total.detach(), **kept}
 
     def request_stop(self, reason: str) -> None:
         """End the run cleanly: the iteration under way is finished, evaluated, recorded and saved.
