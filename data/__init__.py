@@ -12,7 +12,7 @@ from .datasets import (
     register_dataset,
 )
 from .images import UnreadableImageError, read_image
-from .info import input_shape, train_info
+from .info import device_of, input_shape, train_info
 from .loader import Batch, EvalLoader, TrainLoader, WorkerTrainLoader
 from .records import FlatRecords
 from .resident import ResidentEvalLoader, ResidentSamples, ResidentTrainLoader
@@ -48,6 +48,7 @@ __all__ = [
     "dataset_names",
     "describe_loader",
     "describe_workers",
+    "device_of",
     "input_shape",
     "read_image",
     "register_dataset",

@@ -154,6 +154,17 @@ def _split_steps(names: Sequence[str], steps: Steps) -> tuple[Steps, Steps]:
 
 
 def resident_samples(cfg: CfgNode, transforms: str, dataset: MapDataset, names: Sequence[str]) -> ResidentSamples:
+    """Return the images of a data set on MODEL.DEVICE; folders among them are converted where they are not yet.
+
+    Args:
+        cfg: the config.
+        transforms: TRANSFORMS_TRAIN or TRANSFORMS_TEST.
+        dataset: the samples, those of several sets joined.
+        names: of these sets.
+
+    Raises:
+        ConfigError: what keeps them from being resident, a label outside, no room in memory or in DATASETS.CACHE.
+    """
     train = train_info(cfg)
     transform = image_transform(cfg, transforms, train)
     once, steps = _split_steps(names, transform.steps)

@@ -57,11 +57,24 @@ def input_shape(cfg: CfgNode) -> tuple[int, int, int]:
 
 
 def device_of(cfg: CfgNode) -> str:
+    """Return the device that MODEL.DEVICE means on this machine: cpu, cuda or cuda:N.
+
+    >>> from warmstart.config import get_cfg
+    >>> cfg = get_cfg()
+    >>> cfg.merge_from_list(["MODEL.DEVICE", "cuda:1"])
+    >>> device_of(cfg)
+    'cuda:1'
+    """
     wants_cuda = cfg.MODEL.DEVICE == "auto" and torch.cuda.is_available()
     return "cuda" if wants_cuda else str(cfg.MODEL.DEVICE).replace("auto", "cpu")
 
 
 def image_transform(cfg: CfgNode, name: str, train: DatasetInfo) -> ImageTransform:
+    """Return what INPUT.TRANSFORMS_TRAIN or INPUT.TRANSFORMS_TEST does, and the normalisation behind it.
+
+    Raises:
+        ConfigError: a name or an argument is unknown or wrong.
+    """
     mean = train.mean or (0.0,) if cfg.INPUT.MEAN is None else cfg.INPUT.MEAN
     std = train.std or (1.0,) if cfg.INPUT.STD is None else cfg.INPUT.STD
     return build_transform(image_entries(cfg, name), mean, std, cfg.label(f"INPUT.{name}"))
@@ -74,11 +87,21 @@ def image_entries(cfg: CfgNode, name: str) -> list[Entry]:
 
 
 def output_shape(cfg: CfgNode, transforms: str, train: DatasetInfo, info: DatasetInfo) -> tuple[int, int, int]:
+    """Return (C, H, W) of what TRANSFORMS_TRAIN or TRANSFORMS_TEST makes of an image of the data set of `info`.
+
+    Raises:
+        ConfigError: what `ImageTransform.output_shape` raises.
+    """
     label = cfg.label(f"INPUT.{transforms}")
     return image_transform(cfg, transforms, train).output_shape(info.channels, info.image_size or _LARGE, label)
 
 
 def num_outputs(cfg: CfgNode, train: DatasetInfo) -> int:
+    """Return the outputs of the classifier: MODEL.NUM_CLASSES or, where that is 0, the training set's classes.
+
+    Raises:
+        ConfigError: they are fewer than the training set's classes.
+    """
     outputs: int = cfg.MODEL.NUM_CLASSES or train.num_classes
     if outputs < train.num_classes:
         raise ConfigError(
@@ -89,6 +112,7 @@ def num_outputs(cfg: CfgNode, train: DatasetInfo) -> int:
 
 
 def require_like(one: DatasetInfo, other: DatasetInfo, label: str, one_name: str, other_name: str) -> None:
+    """Raise ConfigError where two data sets differ in channels or classes; `label` names the key of the second."""
     if one.channels != other.channels:
         raise ConfigError(
             f"{label}: images of {other_name} have {other.channels} channel(s), those of {one_name}"

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from warmstart.config import CfgNode, ConfigError
+from warmstart.data import device_of
 
 from .rng import seed_all
 
@@ -41,9 +42,7 @@ def check_device(cfg: CfgNode) -> None:
 
 def get_device(cfg: CfgNode) -> torch.device:
     """Return the device that MODEL.DEVICE means on this machine."""
-    if cfg.MODEL.DEVICE == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(cfg.MODEL.DEVICE)
+    return torch.device(device_of(cfg))
 
 
 def prepare_torch(cfg: CfgNode) -> torch.device:
@@ -57,7 +56,6 @@ def prepare_torch(cfg: CfgNode) -> torch.device:
     device = get_device(cfg)
     if device.type == "cuda":
         torch.cuda.set_device(device)  # pinned memory and kernels without a device of their own follow it
-    if device.type == "cuda":
         torch.set_float32_matmul_precision("high" if has_tf32(cfg, device) else "highest")
         torch.backends.cudnn.allow_tf32 = has_tf32(cfg, device)
     torch.backends.cudnn.benchmark = searches_kernels(cfg, device)
