@@ -17,13 +17,14 @@ from .defaults import (
 from .device import check_device, get_device, prepare_torch
 from .evaluation import evaluate, evaluation_mode
 from .first_weights import init_from_data
-from .hooks import EvaluationHook, FolderHook, PreciseBNHook, ProfilerHook, RecordHook
+from .hooks import EvaluationHook, FolderHook, PreciseBNHook, ProfilerHook
 from .logs import setup_logging
 from .losses import LossWindow, NonFiniteLossError
 from .lr_range import RangeTest, find_lr, range_picture
 from .metrics import MetricHook
 from .picture import PictureHook
 from .precision import LossScaler, build_scaler, compiled
+from .records import RecordHook
 from .resolve import iters_per_epoch, resolve_config
 from .resume import (
     compare_configs,
@@ -39,7 +40,7 @@ from .resume import (
 from .rng import preserved_rng, rng_state, seed_all, set_rng_state
 from .saving import CheckpointHook, SaveError, finish_saves
 from .signals import Interrupted, stop_signals
-from .trainer import HookBase, Trainer, every
+from .trainer import HookBase, Trainer, every, next_multiple
 from .writers import ConsoleWriter, JSONWriter, PictureWriter, TensorBoardWriter, Writer
 
 __all__ = [
@@ -92,6 +93,7 @@ __all__ = [
     "load_start",
     "log_run",
     "log_scores",
+    "next_multiple",
     "prepare_folder",
     "prepare_torch",
     "preserved_rng",

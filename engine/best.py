@@ -11,7 +11,7 @@ from typing import Any
 from warmstart.config import CfgNode, ConfigError, nearest
 
 from .checkpoint import BEST, checkpoint_name, load_checkpoint, save_checkpoint, set_aside
-from .trainer import OWN_STATE, HookBase, Trainer
+from .trainer import OWN_STATE, HookBase, Trainer, next_multiple
 
 logger = logging.getLogger(__name__)
 
@@ -128,6 +128,10 @@ class ScoreHook(HookBase):
         self.min_delta = min_delta
         self.best: float | None = None
         self.best_iteration = 0
+
+    def next_due(self, iteration: int) -> float:
+        """Return the next multiple of the period."""
+        return next_multiple(self.period, iteration)
 
     def after_step(self, trainer: Trainer) -> None:
         """Look at the score, if this iteration was evaluated.

@@ -43,12 +43,13 @@ from .best import build_score_hooks
 from .device import NO_DETERMINISTIC_KERNEL, describe_profile, get_device, prepare_torch
 from .evaluation import evaluate
 from .first_weights import init_from_data
-from .hooks import EvaluationHook, FolderHook, PreciseBNHook, ProfilerHook, RecordHook
+from .hooks import EvaluationHook, FolderHook, PreciseBNHook, ProfilerHook
 from .logs import log_to_file, silence_stdout
 from .losses import NonFiniteLossError
 from .metrics import build_metric_hook
 from .picture import PictureHook
 from .precision import build_scaler, compiled
+from .records import RecordHook
 from .resolve import iters_per_epoch, resolve_config
 from .saving import CheckpointHook, SaveError
 from .signals import leave, stop_signals
@@ -223,6 +224,8 @@ def default_hooks(
     def scores(trainer: Trainer) -> dict[str, float]:
         return evaluate_all(model, loaders, averaged, trainer.give_way, cfg.TEST.FLIP)
 
+    gauges = [lambda: memory_stats(device)] if cfg.MEMORY_STATS else []
+    metric_hooks = build_metric_hook(cfg)
     hooks: list[HookBase] = [FolderHook(output)]
     if cfg.PROFILER.ITERS:
         hooks.append(ProfilerHook(cfg.PROFILER.START, cfg.PROFILER.ITERS, output / "profile"))
@@ -235,8 +238,8 @@ def default_hooks(
         *(builder(cfg) for builder in _HOOKS.values()),
         *build_score_hooks(cfg, with_own=bool(_HOOKS)),
         PictureHook(output, writers),
-        RecordHook(cfg.LOG_PERIOD, writers, [lambda: memory_stats(device)] if cfg.MEMORY_STATS else []),
-        *build_metric_hook(cfg),
+        RecordHook(cfg.LOG_PERIOD, writers, gauges, at_once=bool(metric_hooks)),
+        *metric_hooks,
         CheckpointHook(cfg.SOLVER.CHECKPOINT_PERIOD, output, constants, cfg.SOLVER.CHECKPOINT_KEEP),
     ]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -13,15 +12,12 @@ from typing import Any
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, tensorboard_trace_handler
 
-from warmstart.config import ConfigError
-
 from .batches import micro_batch
 from .checkpoint import refuse_used_folder, remove_leftovers
 from .lock import hold
 from .precise_bn import norm_layers, update_statistics
 from .saving import finish_saves
-from .trainer import HookBase, Trainer, every
-from .writers import Record, RetryingWriter, Writer
+from .trainer import HookBase, Trainer, next_multiple
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +82,10 @@ class ProfilerHook(HookBase):
             self._profile = profile(activities=kinds, on_trace_ready=handler)
             self._profile.start()
 
+    def next_due(self, iteration: int) -> float:
+        """Be done after the last iteration of the trace."""
+        return iteration + 1 if iteration < self.end else math.inf
+
     def after_step(self, trainer: Trainer) -> None:
         """Mark the end of an iteration; after the last one, write the trace."""
         if self._profile is not None and (trainer.iteration >= self.end or trainer.is_last_step):
@@ -136,6 +136,10 @@ class PreciseBNHook(HookBase):
         if not self.models:
             logger.info("TEST.PRECISE_BN: the model has no BatchNorm layer that trains, nothing is to be done")
 
+    def next_due(self, iteration: int) -> float:
+        """Return the next multiple of the period."""
+        return next_multiple(self.period, iteration)
+
     def after_step(self, trainer: Trainer) -> None:
         """Set the statistics where an evaluation is due."""
         if not self.models or not trainer.is_due(self.period):
@@ -163,112 +167,12 @@ class EvaluationHook(HookBase):
         self.period = period
         self.evaluate = evaluate
 
+    def next_due(self, iteration: int) -> float:
+        """Return the next multiple of the period."""
+        return next_multiple(self.period, iteration)
+
     def after_step(self, trainer: Trainer) -> None:
         """Put the scores into this iteration's record."""
         if trainer.is_due(self.period):
             with trainer.paused():
                 trainer.scalars.update(self.evaluate(trainer))
-
-
-_APART = 0.1  # seconds between writing records, at most
-
-
-class RecordHook(HookBase):
-    """Makes a record every `period` updates, where another hook has scores, and after the last update.
-
-    A writer that cannot write does not end the run: its records wait until it can. Where iterations are so fast
-    that records come more often than every tenth of a second, several are handed on at once; a checkpoint, an
-    evaluation and the end of the run wait for none.
-
-    Args:
-        period: in updates.
-        writers: what takes the records.
-        gauges: more numbers for each record, read when it is made.
-    """
-
-    def __init__(
-        self, period: int, writers: Sequence[Writer], gauges: Sequence[Callable[[], Mapping[str, float]]] = ()
-    ) -> None:
-        self.period = period
-        self.writers = [RetryingWriter(writer) for writer in writers]
-        self.gauges = list(gauges)
-        self._mark = (0, 0.0, 0.0, 0.0)
-        self._kept: list[Record] = []
-        self._handed_on = -math.inf  # when
-
-    def before_train(self, trainer: Trainer) -> None:
-        """Open the writers and start the clock.
-
-        Raises:
-            ConfigError: one of them cannot write from the start.
-        """
-        for writer in self.writers:
-            try:
-                # A pending iteration is recorded now; a kill may have come when it just had been.
-                writer.open(trainer.iteration - trainer.pending)
-            except OSError as error:
-                path = error.filename or writer.writer
-                raise ConfigError(f"OUTPUT_DIR: cannot write to {path}: {error.strerror or error}") from None
-        self._mark = self._now(trainer)
-
-    def after_step(self, trainer: Trainer) -> None:
-        """Write a record where one is due."""
-        if every(self.period, trainer.iteration) or trainer.scalars or trainer.is_last_step:
-            has_scores = bool(trainer.scalars)
-            trainer.record = self._record(trainer)
-            self._kept.append(trainer.record)
-            if has_scores or self._mark[1] - self._handed_on > _APART:
-                self._hand_on()
-        if trainer.is_last_step or trainer.interrupted:  # not in after_train: the last save may fail before it
-            self._settle()
-
-    def after_train(self, trainer: Trainer) -> None:
-        """Close the writers."""
-        for writer in self.writers:
-            writer.close()
-
-    def close(self, trainer: Trainer) -> None:
-        """Lose no record where an exception ends the run."""
-        self._settle()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Hand on what is kept: a run that goes on from a checkpoint does not make the records before it again."""
-        self._hand_on()
-        return {}
-
-    def _hand_on(self) -> None:
-        if self._kept:
-            records, self._kept, self._handed_on = self._kept, [], self._mark[1]
-            for writer in self.writers:
-                writer.write(*records)
-
-    def _settle(self) -> None:
-        self._hand_on()
-        for writer in self.writers:
-            writer.settle()
-
-    def _record(self, trainer: Trainer) -> Record:
-        trainer.settle()
-        before, self._mark = self._mark, self._now(trainer)
-        updates, seconds, data, paused = (b - a for a, b in zip(before, self._mark, strict=True))
-        updates = updates or 1  # none where a resumed run begins with the evaluation that a signal cut off
-        names = [group.get("name", index) for index, group in enumerate(trainer.optimizer.param_groups)]
-        rates = {f"lr/{name}": float(rate) for name, rate in zip(names, trainer.rates, strict=False)}
-        record: Record = {
-            "iteration": trainer.iteration,
-            **trainer.losses.averages(),
-            "lr": float(trainer.rates[0]),
-            **(rates if len(rates) > 1 else {}),
-            "data_time": data / updates,
-            "time": (seconds - paused) / updates,
-            **({"skipped_steps": trainer.skipped.total} if trainer.skipped.total else {}),
-            **{name: float(value) for name, value in trainer.scalars.items()},
-        }
-        for gauge in self.gauges:
-            record |= gauge()
-        trainer.scalars = {}
-        return record
-
-    @staticmethod
-    def _now(trainer: Trainer) -> tuple[int, float, float, float]:
-        return trainer.iteration, time.perf_counter(), trainer.data_seconds, trainer.paused_seconds

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from itertools import groupby, islice
+from operator import add
 from typing import Any
 
 import torch
@@ -61,25 +64,32 @@ class LossWindow:
             NonFiniteLossError: a total is infinite or NaN. Nothing after it may be saved.
         """
         overflowed: dict[int, bool] = {}
-        if not self._pending:
-            return overflowed
         pending, self._pending = self._pending, []
-        # An only loss is the total too.
-        tensors = {id(value): value for kept in pending for value in kept.values()}
-        numbers = dict(zip(tensors, torch.stack([*tensors.values()]).tolist(), strict=True))
+        # By column, for updates with the same names: Python's part is then small beside the device's.
+        runs = [[*run] for _, run in groupby(pending, dict.keys)]
+        tensors = [kept[name] for run in runs for kept in run for name in run[0]]
+        numbers = iter(torch.stack(tensors).tolist() if tensors else ())
         first = iteration - len(pending) + 1
-        for offset, kept in enumerate(pending):
-            values = {name: numbers[id(value)] for name, value in kept.items()}
-            overflow = values.pop(OVERFLOW, None)
-            if not math.isfinite(values["total_loss"]):
-                raise NonFiniteLossError(f"iteration {first + offset}: {describe(values)}", first + offset)
-            if overflow is not None:
-                overflowed[first + offset] = bool(overflow)
-            if overflow:
-                values.pop("grad_norm", None)
-            for name, value in values.items():
+        for run in runs:
+            names = [*run[0]]
+            cells = [*islice(numbers, len(run) * len(names))]
+            columns = {name: cells[index :: len(names)] for index, name in enumerate(names)}
+            if not math.isfinite(reduce(add, columns["total_loss"])):  # finite ones may add up to infinity
+                for offset, total in enumerate(columns["total_loss"]):
+                    if not math.isfinite(total):
+                        values = {name: column[offset] for name, column in columns.items() if name != OVERFLOW}
+                        raise NonFiniteLossError(f"iteration {first + offset}: {describe(values)}", first + offset)
+            if OVERFLOW in columns:
+                flags = columns.pop(OVERFLOW)
+                overflowed |= {first + offset: bool(flag) for offset, flag in enumerate(flags)}
+                if "grad_norm" in columns:
+                    norms = zip(columns["grad_norm"], flags, strict=True)
+                    columns["grad_norm"] = [norm for norm, flag in norms if not flag]
+            for name, column in columns.items():
                 total, count = self._sums.get(name, (0.0, 0))
-                self._sums[name] = total + value, count + 1
+                # Not by sum(): where it compensates for rounding, what a checkpoint cuts in two adds up otherwise.
+                self._sums[name] = reduce(add, column, total), count + len(column)
+            first += len(run)
         return overflowed
 
     def averages(self) -> dict[str, float]:
@@ -88,7 +98,7 @@ class LossWindow:
         Where every update since then was skipped, the total is NaN: a record always has one.
         """
         assert not self._pending, "settle() first"
-        means = {name: total / count for name, (total, count) in self._sums.items()}
+        means = {name: total / count for name, (total, count) in self._sums.items() if count}
         self._sums = {}
         return means or {"total_loss": math.nan}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 
 from warmstart.config import CfgNode, nearest
 from warmstart.solver import PLATEAU, MetricLR, follows_metrics
@@ -55,6 +56,10 @@ class MetricHook(HookBase):
         self.until = until
         self.scores = scores
         self._missing = {name for name in (metric, until[0] if until else "") if name}
+
+    def next_due(self, iteration: int) -> float:
+        """Follow the records."""
+        return math.inf
 
     def after_step(self, trainer: Trainer) -> None:
         """Look at this iteration's record, if one was written."""

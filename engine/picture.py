@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,6 +40,10 @@ class PictureHook(HookBase):
         else:
             name = type(trainer.scheduler).__name__
             logger.info("no %s: %s does not tell the rates of iterations to come", FILE, name)
+
+    def next_due(self, iteration: int) -> float:
+        """Be done after the first update."""
+        return iteration + 1 if self._step else math.inf
 
     def after_step(self, trainer: Trainer) -> None:
         """Draw it, in the time that does not count as training; where it cannot be saved, say so."""

@@ -28,7 +28,7 @@ from .checkpoint import (
 from .device import versions
 from .manifest import MANIFEST, add_to_manifest, prune
 from .overwrite import delete_overwritten
-from .trainer import HookBase, Trainer, every
+from .trainer import HookBase, Trainer, every, next_multiple
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +86,10 @@ class CheckpointHook(HookBase):
             "hooks": hooks,
         }
         require_plain(states | self.constants)
+
+    def next_due(self, iteration: int) -> float:
+        """Return the next multiple of the period."""
+        return next_multiple(self.period, iteration)
 
     def after_step(self, trainer: Trainer) -> None:
         """Save the state of this instant under its number and, the same, under each name in `trainer.save_as`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -43,6 +44,7 @@ class HookBase:
     - after_backward: the update's gradients are there, whole and not clipped yet; the update is not.
     - after_step: the update is done and counted; `trainer.is_last_step` says whether the run ends with it, and
       `trainer.interrupted` whether a signal cuts it off here, to be resumed: then only the checkpoint is due.
+      It is called after those updates alone where any hook has something to do (see `next_due`).
     - after_train: once, when the run ended cleanly, or a signal has cut it off.
     - close: once, at the very end, however the run ends: an exception may be on its way.
     """
@@ -67,6 +69,15 @@ class HookBase:
     def after_step(self, trainer: Trainer) -> None:
         """Run after each update."""
 
+    def next_due(self, iteration: int) -> float:
+        """Return after how many updates after_step has something to do again, `iteration` being done.
+
+        It is called then, after the last update, and where a signal comes, a hook has asked for a stop, a
+        checkpoint (`save_as`) or a record (`scalars`); also where another hook is due, so it looks again itself.
+        By default it is due after each update.
+        """
+        return iteration + 1
+
     def after_train(self, trainer: Trainer) -> None:
         """Run after the last iteration."""
 
@@ -84,6 +95,10 @@ class HookBase:
 EVENTS = ("before_train", "before_step", "after_backward", "after_step", "after_train", "close")
 
 
+def _overrides(hook: HookBase, event: str) -> bool:
+    return getattr(type(hook), event) is not getattr(HookBase, event)
+
+
 def every(period: int, iteration: int) -> bool:
     """Return whether something with this period is due after `iteration` updates; 0 is never.
 
@@ -93,6 +108,15 @@ def every(period: int, iteration: int) -> bool:
     False
     """
     return period > 0 and iteration % period == 0
+
+
+def next_multiple(period: int, iteration: int) -> float:
+    """Return the first count after `iteration` at which something with this period is due; 0 is never.
+
+    >>> [next_multiple(7, i) for i in (0, 6, 7)], next_multiple(0, 7)
+    ([7, 7, 14], inf)
+    """
+    return (iteration // period + 1) * period if period > 0 else math.inf
 
 
 def is_pending(start: Mapping[str, Any]) -> bool:
@@ -163,6 +187,7 @@ class Trainer:
         self.hooks = list(hooks)
         self.max_iter = max_iter
         self.device = torch.device(device)
+        self._moves_batches = self.device.type != "cpu"  # asked once: that takes microseconds
         self.accum_steps = accum_steps
         self.clip = clip
         self.ema = ema
@@ -177,6 +202,7 @@ class Trainer:
         self.interrupted: int = 0
         #: Whether what hooks do in after_step was given up in this iteration, and is to be done by a resumed run.
         self.pending = False
+        self._due = 0.0  # the count of updates after which a hook has something to do
         self._signal = 0  # comes at any instant
         self._asked_to_stop = ""  # by the iteration that a checkpoint holds
         #: Further names under which this iteration's checkpoint is saved; the checkpoint hook empties it.
@@ -185,7 +211,7 @@ class Trainer:
         self.losses = LossWindow()
         #: What hooks want in this iteration's record, besides the losses; anything in it makes a record.
         self.scalars: dict[str, float] = {}
-        #: The record that was made last; none yet where a run begins or goes on.
+        #: The record that was made last; where they come fast, RecordHook makes several together.
         self.record: dict[str, float] = {}
         #: The rate of each parameter group in the last update.
         self.rates: list[float | Tensor] = []
@@ -205,6 +231,7 @@ class Trainer:
         """
         calls = self._calls()
         before_step, after_step = calls["before_step"], calls["after_step"]
+        self._due = 0.0
         asked, self._asked_to_stop = self._asked_to_stop, ""
         self.stop_reason, self.interrupted = "", 0
         if not self.model.training:  # else layers that the user holds in evaluation mode stay there
@@ -227,7 +254,9 @@ class Trainer:
                 # No hook: one that stood at the wrong place would average too late.
                 if self.ema is not None and updated:
                     self.ema.update(self.model, self.iteration)
-                self._after_step(after_step)
+                due = self.iteration >= self._due or self._signal or self.stop_reason
+                if due or self.scalars or self.save_as:
+                    self._after_step(after_step)
             ended = self.is_last_step and not self.pending
             if ended and self.stop_reason:
                 logger.info("stopped after iteration %d: %s", self.iteration, self.stop_reason)
@@ -266,7 +295,7 @@ class Trainer:
             event: [
                 getattr(hook, event)
                 for hook in sorted(self.hooks, key=lambda hook: hook.runs_last)
-                if getattr(type(hook), event) is not getattr(HookBase, event)
+                if _overrides(hook, event)
             ]
             for event in EVENTS
         }
@@ -290,6 +319,9 @@ class Trainer:
             for hook in self.hooks:
                 if hook.runs_last:
                     hook.after_step(self)
+        overriding = [hook for hook in self.hooks if _overrides(hook, "after_step")]
+        self._due = min((hook.next_due(self.iteration) for hook in overriding), default=math.inf)
+        self._due = min(self._due, self.max_iter)
 
     def run_step(self, batches: Iterator[Any], after_backward: Iterable[Any] = ()) -> bool:
         """Do one update: a batch, its losses, gradients, the optimizer, the scheduler.
@@ -303,7 +335,7 @@ class Trainer:
         self.data_seconds += time.perf_counter() - start
         buffers = {name: b.clone() for name, b in self.model.named_buffers()} if self.skipped.limit else {}
         self._zero_grad()
-        values = self._gradients(batch)
+        values = self._backward(batch) if self.accum_steps == 1 else self._gradients(batch)
         overflow = None if self.scaler is None else self.scaler.unscale(self.optimizer)
         for call in after_backward:
             call(self)
@@ -319,18 +351,15 @@ class Trainer:
             self._skip(problem, buffers)
         else:
             self.losses.add(values)
-            self._update()
+            if self.scaler is None:
+                self.optimizer.step()
+            else:
+                self.scaler.step(self.optimizer)
         if self.scaler is not None:
             self.scaler.update()
         self.rates = self.scheduler.get_last_lr()  # before step(): the rates this update used
         self.scheduler.step()
         return not problem
-
-    def _update(self) -> None:
-        if self.scaler is None:
-            self.optimizer.step()
-        else:
-            self.scaler.step(self.optimizer)
 
     @property
     def step_skipped(self) -> bool:
@@ -358,15 +387,13 @@ class Trainer:
                 parameter.grad = None
 
     def _gradients(self, batch: Any) -> dict[str, Tensor]:
-        """Compute an update's gradients; return its losses and metrics."""
+        """Add up the gradients of an update's micro-batches; return its losses and metrics."""
         parts = self.accum_steps
-        if parts == 1:
-            return self._backward(batch)
         return mean_of([self._backward(micro_batch(batch, index, parts)) for index in range(parts)])
 
     def _backward(self, batch: Any) -> dict[str, Tensor]:
         """Add the gradients of one micro-batch to the update's; return its losses and metrics."""
-        if self.device.type != "cpu":
+        if self._moves_batches:
             batch = to_device(batch, self.device)
         total, only, kept = None, "", {}
         for name, value in self.forward(*batch).items():

@@ -169,7 +169,7 @@ def test_a_disk_that_is_full_for_records_does_not_end_the_run(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: list[logging.LogRecord], space_at: int
 ) -> None:
     disk = FullDisk(monkeypatch)
-    monkeypatch.setattr("warmstart.engine.hooks._APART", 0)
+    monkeypatch.setattr("warmstart.engine.records._APART", 0)
     trainer = build_trainer(tiny("LOG_PERIOD", 2))
     actions = {4: lambda: setattr(disk, "full", True), space_at: lambda: setattr(disk, "full", False)}
     trainer.hooks.append(At(actions))
@@ -194,7 +194,7 @@ def test_a_writer_that_cannot_begin_is_a_mistake_and_named(tiny: Tiny, tmp_path:
 def test_records_that_come_fast_are_written_together_but_before_a_checkpoint_and_with_scores(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("warmstart.engine.hooks._APART", 60)
+    monkeypatch.setattr("warmstart.engine.records._APART", 60)
     trainer = build_trainer(tiny("LOG_PERIOD", 1, "SOLVER.CHECKPOINT_PERIOD", 5, "TEST.EVAL_PERIOD", 8))
     found = {}
 
