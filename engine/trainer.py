@@ -202,7 +202,7 @@ class Trainer:
         self.interrupted: int = 0
         #: Whether what hooks do in after_step was given up in this iteration, and is to be done by a resumed run.
         self.pending = False
-        self._due = 0.0  # the count of updates after which a hook has something to do
+        self._due = 0.0
         self._signal = 0  # comes at any instant
         self._asked_to_stop = ""  # by the iteration that a checkpoint holds
         #: Further names under which this iteration's checkpoint is saved; the checkpoint hook empties it.
@@ -231,7 +231,6 @@ class Trainer:
         """
         calls = self._calls()
         before_step, after_step = calls["before_step"], calls["after_step"]
-        self._due = 0.0
         asked, self._asked_to_stop = self._asked_to_stop, ""
         self.stop_reason, self.interrupted = "", 0
         if not self.model.training:  # else layers that the user holds in evaluation mode stay there
@@ -244,6 +243,7 @@ class Trainer:
                     call(self)
             self.is_last_step = self._is_over()
             self.stop_reason = self.stop_reason or asked
+            self._due = self._next_due()
             if self.pending:
                 self._after_step(after_step)
             while not (self.is_last_step or self.interrupted):
@@ -319,9 +319,12 @@ class Trainer:
             for hook in self.hooks:
                 if hook.runs_last:
                     hook.after_step(self)
+        self._due = self._next_due()
+
+    def _next_due(self) -> float:
+        """Return the count of updates after which a hook has something to do again, at the latest the last."""
         overriding = [hook for hook in self.hooks if _overrides(hook, "after_step")]
-        self._due = min((hook.next_due(self.iteration) for hook in overriding), default=math.inf)
-        self._due = min(self._due, self.max_iter)
+        return min([self.max_iter, *(hook.next_due(self.iteration) for hook in overriding)])
 
     def run_step(self, batches: Iterator[Any], after_backward: Iterable[Any] = ()) -> bool:
         """Do one update: a batch, its losses, gradients, the optimizer, the scheduler.

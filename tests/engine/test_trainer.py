@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import logging
@@ -23,6 +24,7 @@ from warmstart.engine import (
     load_checkpoint,
     load_start,
     log_run,
+    next_multiple,
     resolve_config,
 )
 from warmstart.engine.saving import finish_saves
@@ -236,6 +238,60 @@ def test_what_hooks_draw_before_a_resumed_run_changes_nothing_in_it() -> None:
     resumed.load_state_dict(state)
     resumed.train()
     assert after.drawn == whole.drawn[3:]
+
+
+class Periodic(HookBase):
+    """Has something to do after every 5 updates."""
+
+    def __init__(self) -> None:
+        self.called: list[tuple[int, bool]] = []
+
+    def next_due(self, iteration: int) -> float:
+        return next_multiple(5, iteration)
+
+    def after_step(self, trainer: Trainer) -> None:
+        self.called.append((trainer.iteration, trainer.is_last_step))
+        trainer.scalars.clear()
+        trainer.save_as.clear()
+
+
+@pytest.mark.parametrize(
+    ("ask", "called"),
+    [
+        (lambda trainer: None, [(5, False), (10, False), (12, True)]),
+        (lambda trainer: trainer.scalars.update(mine=1.0), [(3, False), (5, False), (10, False), (12, True)]),
+        (lambda trainer: trainer.save_as.add("mine"), [(3, False), (5, False), (10, False), (12, True)]),
+        (lambda trainer: trainer.request_stop("enough"), [(3, True)]),
+        (lambda trainer: trainer.interrupt(15), [(3, False)]),
+    ],
+)
+def test_a_hook_that_says_when_it_is_due_is_called_then_and_where_something_is_asked_for(
+    ask: Callable[[Trainer], object], called: list[tuple[int, bool]]
+) -> None:
+    class Ask(HookBase):
+        def after_backward(self, trainer: Trainer) -> None:
+            if trainer.iteration == 2:
+                ask(trainer)
+
+    periodic = Periodic()
+    with contextlib.suppress(Interrupted):
+        make_trainer([periodic, Ask()], max_iter=12).train()
+    assert periodic.called == called
+
+
+def test_a_hook_that_does_not_say_when_it_is_due_is_called_after_each_update_and_all_others_with_it() -> None:
+    recorder, periodic = Recorder(), Periodic()
+    make_trainer([periodic, recorder], max_iter=3).train()
+    assert [iteration for event, iteration in recorder.events if event == "after_step"] == [1, 2, 3]
+    assert periodic.called == [(1, False), (2, False), (3, True)]
+
+
+def test_a_resumed_run_calls_a_hook_when_the_unbroken_one_does() -> None:
+    periodic = Periodic()
+    trainer = make_trainer([periodic], max_iter=12)
+    trainer.iteration = 6
+    trainer.train()
+    assert periodic.called == [(10, False), (12, True)]
 
 
 @pytest.mark.need("D14")
@@ -587,14 +643,7 @@ def test_the_average_takes_no_part_in_a_skipped_update() -> None:
 def test_skipping_costs_one_read_a_step(clip: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make_skipping([GOOD] * 20, clip=clip)
     reads: list[str] = []
-    for method in ("item", "cpu", "tolist", "numpy", "__bool__", "__float__"):
-        original = getattr(Tensor, method)
-
-        def counted(self: Tensor, *args: Any, _name: str = method, _original: Any = original) -> Any:
-            reads.append(_name)
-            return _original(self, *args)
-
-        monkeypatch.setattr(Tensor, method, counted)
+    count_reads(monkeypatch, reads.append)
     trainer.train()
     assert reads == ["__bool__"] * 20
 
@@ -704,6 +753,21 @@ def test_statistics_and_averages_that_are_not_finite_are_not_saved(tiny: Tiny, w
         trainer.state_dict()
 
 
+def count_reads(monkeypatch: pytest.MonkeyPatch, read: Callable[[str], object]) -> None:
+    """Call `read` with the name of each method that waits for the device."""
+    for method in ("item", "cpu", "tolist", "numpy", "__bool__", "__float__", "__int__"):
+        original = getattr(Tensor, method)
+
+        def counted(
+            self: Tensor, *args: Any, _name: str = method, _original: Any = original, **kwargs: Any
+        ) -> Any:
+            read(_name)
+            return _original(self, *args, **kwargs)
+
+        monkeypatch.setattr(Tensor, method, counted)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: read("synchronize"))
+
+
 @pytest.mark.need("E7", "S9")
 @pytest.mark.parametrize("options", [{}, {"accum_steps": 2, "clip": GradientClipping("full_model", 1.0)}])
 def test_a_step_reads_nothing_back_from_the_device(
@@ -711,20 +775,25 @@ def test_a_step_reads_nothing_back_from_the_device(
 ) -> None:
     trainer = make_trainer([], max_iter=50, **options)
     reads: list[str] = []
-    for method in ("item", "cpu", "tolist", "numpy", "__bool__", "__float__"):
-        original = getattr(Tensor, method)
-
-        def counted(
-            self: Tensor, *args: Any, _name: str = method, _original: Any = original, **kwargs: Any
-        ) -> Any:
-            reads.append(_name)
-            return _original(self, *args, **kwargs)
-
-        monkeypatch.setattr(Tensor, method, counted)
+    count_reads(monkeypatch, reads.append)
     trainer.train()
     assert reads == []
     trainer.settle()
     assert reads == ["tolist"]  # one transfer for all fifty
+
+
+@pytest.mark.need("E7", "S9")
+def test_a_run_with_all_default_hooks_reads_losses_once_a_log_period_and_nothing_else(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without EMA: torch's counts on the CPU, and asks that count, which is no wait, in each update.
+    trainer = build_trainer(tiny("LOG_PERIOD", 5, "SOLVER.CLIP_GRADIENTS.ENABLED", True))
+    trainer.data_loader = [next(iter(trainer.data_loader.batches(0)))]  # type: ignore[attr-defined]
+    reads: list[tuple[int, str]] = []
+    count_reads(monkeypatch, lambda method: reads.append((trainer.iteration, method)))
+    trainer.train()
+    # After the first update lr.png is drawn, and before any such work losses are looked at; so at the end.
+    assert [read for read in reads if read[0] < 14] == [(1, "tolist"), (5, "tolist"), (10, "tolist")]
 
 
 def test_a_layer_held_in_evaluation_mode_stays_there_and_a_model_in_evaluation_mode_is_put_to_training() -> None:

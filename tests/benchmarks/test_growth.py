@@ -1,0 +1,62 @@
+"""The instrument, not what it measures: each line has its figures, and what should do nothing does nothing."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from warmstart.engine import HookBase
+
+SCRIPT = Path(__file__).parent.parent.parent / "benchmarks" / "growth.py"
+
+Run = Callable[..., list[dict[str, Any]]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def measure(*words: str) -> list[dict[str, Any]]:
+        monkeypatch.setattr(sys, "argv", ["growth.py", *words])
+        monkeypatch.syspath_prepend(str(SCRIPT.parent))
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    return measure
+
+
+def test_a_long_run_has_a_line_for_each_tenth(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = run("length", "--updates", "4000")
+    assert [line["updates"] for line in lines] == [2000, 3000, 4000]
+    for line in lines:
+        assert line["us_per_iter"] > 1
+        assert 50 < line["memory_mb"] < 100_000
+        assert 100 < line["record_bytes"] < 400
+
+
+def test_groups_are_compared_with_a_bare_loop(run: Run) -> None:
+    lines = run("groups", "--counts", "1", "50", "--rounds", "1")
+    assert [line["groups"] for line in lines] == [1, 50]
+    for line in lines:
+        assert line["ratio_to_bare"] == pytest.approx(line["us_per_iter"] / line["bare_us"], abs=1e-3)
+        over = (line["us_per_iter"] - line["bare_us"]) / line["groups"]
+        assert line["over_bare_us_per_group"] == pytest.approx(over, abs=0.11)
+
+
+def test_hooks_of_both_kinds_are_compared_with_none(run: Run) -> None:
+    lines = run("hooks", "--counts", "3", "--rounds", "1", "--updates", "50")
+    assert [(line["hooks"], line["count"]) for line in lines] == [("none", 0), ("inherits", 3), ("waits", 3)]
+    for line in lines:
+        assert line["over_none_us"] == pytest.approx(line["us_per_iter"] - lines[0]["us_per_iter"], abs=0.11)
+
+
+def test_only_one_kind_of_hook_takes_part_in_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    script = runpy.run_path(str(SCRIPT))
+    assert script["Inherits"].after_step is HookBase.after_step
+    assert script["Waits"].after_step is not HookBase.after_step
+    assert script["Waits"](1).next_due(7) == float("inf")
