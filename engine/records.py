@@ -14,7 +14,7 @@ from warmstart.config import ConfigError
 from .trainer import HookBase, Trainer, every, next_multiple
 from .writers import Record, RetryingWriter, Writer
 
-_APART = 0.1  # seconds between writing records, at most
+_APART = 0.25  # seconds between writing records, at most
 
 
 class _Mark(NamedTuple):
@@ -60,7 +60,7 @@ class RecordHook(HookBase):
     """Makes a record every `period` updates, where another hook has scores, and after the last update.
 
     A writer that cannot write does not end the run: its records wait until it can. Where iterations are so fast
-    that records come more often than every tenth of a second, several are made and handed on at once; a
+    that records come more often than four times a second, several are made and handed on at once; a
     checkpoint, an evaluation and the end of the run wait for none.
 
     Args:
