@@ -17,9 +17,9 @@ from .loader import Batch, EvalLoader, TrainLoader, WorkerTrainLoader
 from .records import FlatRecords
 from .resident import ResidentEvalLoader, ResidentSamples, ResidentTrainLoader
 from .samplers import class_repeats, repeat_factors
-from .sampling import GroupedStream, SampleOrder, SampleStream, sample_key
+from .sampling import GroupedStream, SampleOrder, SampleStream, sample_key, splitmix64
 from .transforms import build_transform, check_transforms, register_transform
-from .workers import describe_workers
+from .workers import describe_workers, usable_cores
 
 __all__ = [
     "Batch",
@@ -55,5 +55,7 @@ __all__ = [
     "register_transform",
     "repeat_factors",
     "sample_key",
+    "splitmix64",
     "train_info",
+    "usable_cores",
 ]

@@ -69,12 +69,21 @@ def build_train_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> Trai
     return MixedTrainLoader(loader, build_mixing(mixing, num_outputs(cfg, train_info(cfg))), lent=len(lent))
 
 
-def build_test_loader(cfg: CfgNode, name: str) -> EvalLoader | ResidentEvalLoader:
+def build_test_loader(
+    cfg: CfgNode, name: str, rank: int = 0, world_size: int = 1
+) -> EvalLoader | ResidentEvalLoader:
     """Return the loader that gives every sample of the data set `name` once, in order.
 
     With DATALOADER.ASPECT_RATIO_GROUPING all images at least as wide as high come first.
 
     Reads DATASETS, INPUT, DATALOADER, SEED, TEST.IMS_PER_BATCH, MODEL.DEVICE, MODEL.NUM_CLASSES.
+
+    Args:
+        cfg: the config.
+        name: of the data set.
+        rank: which of `world_size` processes this one is: they take the batches in turn, whole ones, which are
+            those of one process. Some may have none.
+        world_size: how many processes evaluate together.
 
     Raises:
         ConfigError: unknown name, missing or wrong files, transforms that do not fit.
@@ -82,13 +91,16 @@ def build_test_loader(cfg: CfgNode, name: str) -> EvalLoader | ResidentEvalLoade
     >>> from warmstart.config import get_cfg
     >>> [len(labels) for _, labels in build_test_loader(get_cfg(), "digits_test")]
     [256, 104]
+    >>> [len(labels) for _, labels in build_test_loader(get_cfg(), "digits_test", rank=1, world_size=2)]
+    [104]
     """
     dataset, size = _dataset(cfg, "DATASETS.TEST", (name,)), cfg.TEST.IMS_PER_BATCH
     if choose_backend(cfg) == "resident":
         samples = resident_samples(cfg, "TRANSFORMS_TEST", dataset, (name,))
-        return ResidentEvalLoader(samples, seed=cfg.SEED, batch_size=size)
+        return ResidentEvalLoader(samples, seed=cfg.SEED, batch_size=size, rank=rank, world_size=world_size)
     groups = build_groups(cfg, dataset, "DATASETS.TEST")
-    return EvalLoader(_worker_loader(cfg, "TRANSFORMS_TEST", dataset, (name,)), batch_size=size, groups=groups)
+    loader = _worker_loader(cfg, "TRANSFORMS_TEST", dataset, (name,))
+    return EvalLoader(loader, batch_size=size, groups=groups, rank=rank, world_size=world_size)
 
 
 def check_data(cfg: CfgNode) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from functools import reduce
 
 import torch
@@ -59,6 +60,8 @@ def input_shape(cfg: CfgNode) -> tuple[int, int, int]:
 def device_of(cfg: CfgNode) -> str:
     """Return the device that MODEL.DEVICE means on this machine: cpu, cuda or cuda:N.
 
+    Where a launcher has started several processes, each has its own.
+
     >>> from warmstart.config import get_cfg
     >>> cfg = get_cfg()
     >>> cfg.merge_from_list(["MODEL.DEVICE", "cuda:1"])
@@ -66,7 +69,8 @@ def device_of(cfg: CfgNode) -> str:
     'cuda:1'
     """
     wants_cuda = cfg.MODEL.DEVICE == "auto" and torch.cuda.is_available()
-    return "cuda" if wants_cuda else str(cfg.MODEL.DEVICE).replace("auto", "cpu")
+    name = "cuda" if wants_cuda else str(cfg.MODEL.DEVICE).replace("auto", "cpu")
+    return f"cuda:{os.environ['LOCAL_RANK']}" if name == "cuda" and "LOCAL_RANK" in os.environ else name
 
 
 def image_transform(cfg: CfgNode, name: str, train: DatasetInfo) -> ImageTransform:

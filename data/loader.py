@@ -226,16 +226,26 @@ class EvalLoader:
         loader: loads the samples.
         batch_size: TEST.IMS_PER_BATCH.
         groups: samples that are not to share a batch: one group comes after the other, each in order.
+        rank: which of `world_size` processes this one is: it has batches rank, rank + world_size, ...
+        world_size: how many processes share the batches.
     """
 
-    def __init__(self, loader: WorkerLoader, *, batch_size: int, groups: Groups | None = None) -> None:
+    def __init__(
+        self,
+        loader: WorkerLoader,
+        *,
+        batch_size: int,
+        groups: Groups | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
         self.batch_size, self.size = batch_size, len(loader.samples)
         self._loader = loader
         self._batches = [
             group[first : first + batch_size]
             for group in groups or (np.arange(self.size),)
             for first in range(0, len(group), batch_size)
-        ]
+        ][rank::world_size]
 
     def __len__(self) -> int:
         """Return the number of batches."""

@@ -139,19 +139,25 @@ class ResidentEvalLoader:
         samples: what is evaluated.
         seed: SEED, for transforms that draw.
         batch_size: TEST.IMS_PER_BATCH.
+        rank: which of `world_size` processes this one is: it has batches rank, rank + world_size, ...
+        world_size: how many processes share the batches.
     """
 
-    def __init__(self, samples: ResidentSamples, *, seed: int, batch_size: int) -> None:
+    def __init__(
+        self, samples: ResidentSamples, *, seed: int, batch_size: int, rank: int = 0, world_size: int = 1
+    ) -> None:
         self.batch_size, self.size = batch_size, len(samples)
         self._samples, self._seed = samples, seed
+        self._numbers = range(rank, -(-self.size // batch_size), world_size)
 
     def __len__(self) -> int:
         """Return the number of batches."""
-        return -(-self.size // self.batch_size)
+        return len(self._numbers)
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield (images (N, C, H, W) float32, labels (N,) int64)."""
-        for number, first in enumerate(range(0, self.size, self.batch_size)):
+        for number in self._numbers:
+            first = number * self.batch_size
             indices = torch.arange(first, min(first + self.batch_size, self.size))[None]
             numbers = block_numbers(self._seed, number, 1, indices.shape[1], self._samples.draws)
             yield from self._samples.batches(indices, numbers)

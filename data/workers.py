@@ -46,9 +46,12 @@ def describe_workers(cfg: CfgNode) -> str:
 
 
 def usable_cores() -> int:
-    """Return the cores that this process may use; where the system does not tell, all.
+    """Return the cores that this process may use, its share where a launcher has started several on this machine.
+
+    Where the system does not tell, all count.
 
     >>> 1 <= usable_cores() <= os.cpu_count()
     True
     """
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

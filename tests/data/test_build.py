@@ -24,10 +24,12 @@ from warmstart.data import (
     dataset_info,
     describe_loader,
     describe_workers,
+    device_of,
     input_shape,
     register_dataset,
     register_transform,
     train_info,
+    usable_cores,
 )
 from warmstart.data.arrays import ArrayDataset
 from warmstart.engine import resolve_config
@@ -52,6 +54,38 @@ def test_batches_have_the_configured_sizes(configured: Configured) -> None:
     cfg = configured("SOLVER.IMS_PER_BATCH", 7, "TEST.IMS_PER_BATCH", 350)
     assert next(iter(build_train_loader(cfg)))[0].shape == (7, 1, 8, 8)
     assert [len(labels) for _, labels in build_test_loader(cfg, "digits_test")] == [350, 10]
+
+
+@pytest.mark.need("G3")
+@pytest.mark.parametrize("backend", ["worker", "resident"])
+def test_ranks_take_the_batches_of_one_in_turn(configured: Configured, backend: str) -> None:
+    """Also those with transforms that draw: 360 images are 4 batches of 100, on 5 ranks."""
+    transforms = "[{RandomCrop: {size: 8, padding: 1}}]"
+    words = ("DATALOADER.BACKEND", backend, "TEST.IMS_PER_BATCH", 100, "INPUT.TRANSFORMS_TEST", transforms)
+    batches = [images for images, _ in build_test_loader(configured(*words), "digits_test")]
+    for world_size, lengths in ((3, [2, 1, 1]), (5, [1, 1, 1, 1, 0])):
+        for rank, length in enumerate(lengths):
+            loader = build_test_loader(configured(*words), "digits_test", rank, world_size)
+            own = [images for images, _ in loader]
+            assert len(own) == len(loader) == length
+            assert all(map(torch.equal, own, batches[rank::world_size]))
+
+
+def test_cores_are_shared_by_the_processes_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(7)), raising=False)
+    for ranks, cores in ((1, 7), (2, 3), (8, 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+        assert usable_cores() == cores
+
+
+def test_each_process_of_a_machine_has_a_device_of_its_own(
+    configured: Configured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    names = ("cuda", "cuda:1", "cpu")
+    assert [device_of(configured("MODEL.DEVICE", name)) for name in names] == ["cuda:3", "cuda:1", "cpu"]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert device_of(configured("MODEL.DEVICE", "auto")) == "cuda:3"
 
 
 def test_the_stream_follows_from_the_seed(configured: Configured) -> None:
