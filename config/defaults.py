@@ -54,6 +54,9 @@ def get_cfg() -> CfgNode:
     # runs, which find what it made in torch's cache. reduce-overhead and max-autotune record CUDA graphs on a GPU.
     # The last bits of results differ, and what dropout draws; evaluation is not compiled.
     cfg.MODEL.COMPILE = OneOf("", ("", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"))
+    # Whether BatchNorm takes its statistics over the images of all processes, on GPUs; else each over its own. One
+    # process has all of them anyway.
+    cfg.MODEL.SYNC_BN = Bool(False)
     # Modules whose activations are computed again in the backward pass instead of kept, by regexes found in their
     # names: ["^layer"]. Less memory, more time, the same bits; evaluation is as it was. [] is off.
     cfg.MODEL.ACTIVATION_CHECKPOINTING = ListOf(Str("^layer"), ())
@@ -137,7 +140,8 @@ def get_cfg() -> CfgNode:
     # Images of one update, over all devices and accumulated steps together.
     cfg.SOLVER.IMS_PER_BATCH = Int(16, minimum=1)
     # Micro-batches that one update is computed in, one after the other, for batches that do not fit into
-    # memory: each has IMS_PER_BATCH / GRAD_ACCUM_STEPS images, and so BatchNorm its statistics. 1 is off.
+    # memory: each has IMS_PER_BATCH / GRAD_ACCUM_STEPS images, shared by the processes, and so BatchNorm its
+    # statistics. 1 is off.
     cfg.SOLVER.GRAD_ACCUM_STEPS = Int(1, minimum=1)
     # The run's length: updates, or "90ep".
     cfg.SOLVER.MAX_ITER = Duration(40000, minimum=1, percent=False)
@@ -283,6 +287,19 @@ def get_cfg() -> CfgNode:
     cfg.TEST.PRECISE_BN = CfgNode()
     cfg.TEST.PRECISE_BN.ENABLED = Bool(False)
     cfg.TEST.PRECISE_BN.NUM_ITER = Duration(200, minimum=1)
+
+    # ---------------------------------------------------------------- several processes
+    # torchrun starts them. Each computes its part of every batch, on a GPU of its own or on some of the cores.
+    cfg.DISTRIBUTED = CfgNode()
+    # Seconds that a process waits for another one before it ends with an error, at least 1; an evaluation or a
+    # save keeps the others waiting as long as it lasts.
+    cfg.DISTRIBUTED.TIMEOUT = Int(1800, minimum=1)
+    # The numbers that gradients are sent and averaged in: as they are (float32), or bf16, which is half as much to
+    # send, and rounds.
+    cfg.DISTRIBUTED.GRADIENTS = OneOf("float32", ("float32", "bf16"))
+    # Whether the same parameters get a gradient in each update: it saves a little time, and lets parameters get
+    # none at all, which is an error else.
+    cfg.DISTRIBUTED.STATIC_GRAPH = Bool(False)
 
     # ---------------------------------------------------------------- run
     # Where checkpoints, metrics.json, logs and TensorBoard files go.

@@ -2,6 +2,7 @@
 
 from .best import BestHook, EarlyStoppingHook, ScoreHook
 from .checkpoint import load_checkpoint, load_newest, save_checkpoint
+from .comm import is_main, on_main, process_group, rank, together, world_size
 from .defaults import (
     build_test_loaders,
     build_trainer,
@@ -85,6 +86,7 @@ __all__ = [
     "get_device",
     "hold_folder",
     "init_from_data",
+    "is_main",
     "iters_per_epoch",
     "load_average",
     "load_checkpoint",
@@ -94,10 +96,13 @@ __all__ = [
     "log_run",
     "log_scores",
     "next_multiple",
+    "on_main",
     "prepare_folder",
     "prepare_torch",
     "preserved_rng",
+    "process_group",
     "range_picture",
+    "rank",
     "read_command_line",
     "read_configs",
     "read_start",
@@ -110,5 +115,7 @@ __all__ = [
     "set_rng_state",
     "setup_logging",
     "stop_signals",
+    "together",
     "why_done",
+    "world_size",
 ]

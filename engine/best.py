@@ -10,6 +10,7 @@ from typing import Any
 
 from warmstart.config import CfgNode, ConfigError, nearest
 
+from . import comm
 from .checkpoint import BEST, checkpoint_name, load_checkpoint, save_checkpoint, set_aside
 from .trainer import OWN_STATE, HookBase, Trainer, next_multiple
 
@@ -143,7 +144,7 @@ class ScoreHook(HookBase):
             return
         if self.metric not in trainer.scalars:
             raise _unknown_score("TEST.BEST.METRIC", self.metric, list(trainer.scalars))
-        value = float(trainer.scalars[self.metric])
+        value = comm.share(float(trainer.scalars[self.metric]))  # a user's own may differ
         better = is_better(value, self.best, self.mode, self.min_delta)
         if better:
             self.best, self.best_iteration = value, trainer.iteration
@@ -189,6 +190,8 @@ class BestHook(ScoreHook):
 
     def before_train(self, trainer: Trainer) -> None:
         """See that model_best.pth is what this run knows to be its best; a disk that fails is one line."""
+        if not comm.is_main():
+            return
         try:
             self._restore_file(trainer)
         except OSError as error:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import socket
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -39,6 +41,7 @@ from warmstart.solver import (
     describe_plan,
 )
 
+from . import comm
 from .best import build_score_hooks
 from .device import NO_DETERMINISTIC_KERNEL, describe_profile, get_device, prepare_torch
 from .evaluation import evaluate
@@ -47,10 +50,12 @@ from .hooks import EvaluationHook, FolderHook, PreciseBNHook, ProfilerHook
 from .logs import log_to_file, silence_stdout
 from .losses import NonFiniteLossError
 from .metrics import build_metric_hook
+from .parallel import data_parallel, with_synchronised_norms
 from .picture import PictureHook
 from .precision import build_scaler, compiled
 from .records import RecordHook
 from .resolve import iters_per_epoch, resolve_config
+from .rng import seed_rank
 from .saving import CheckpointHook, SaveError
 from .signals import leave, stop_signals
 from .trainer import HookBase, Trainer
@@ -152,6 +157,8 @@ def describe_config(cfg: CfgNode) -> str:
 def build_trainer(cfg: CfgNode, trust: bool = False, weights: bool = True) -> Trainer:
     """Return a trainer for a config: seeded model, optimizer, schedule, data and the default hooks.
 
+    On several ranks (see comm.py) each is given its part of every batch; waits for all ranks.
+
     Args:
         cfg: resolved or not; the checks of `resolve_config` run in any case.
         trust: whether code in the file that MODEL.WEIGHTS names may run, as --trust-checkpoint says.
@@ -163,12 +170,16 @@ def build_trainer(cfg: CfgNode, trust: bool = False, weights: bool = True) -> Tr
     """
     cfg = resolve_config(cfg)
     device = prepare_torch(cfg)
-    model = build_model(cfg, trust, weights).to(device)
-    loader = build_train_loader(cfg)
+    model = with_synchronised_norms(cfg, build_model(cfg, trust, weights)).to(device)
+    loader = comm.in_turn(lambda: build_train_loader(cfg, comm.rank(), comm.world_size()))
     if weights:
         init_from_data(cfg, model, loader)
+    parallel = data_parallel(cfg, model)
+    forward = model if parallel is None else parallel
     optimizer = build_optimizer(cfg, model)
     ema = build_ema(cfg, model)
+    if comm.world_size() > 1:
+        seed_rank(cfg.SEED)
     return Trainer(
         model,
         optimizer,
@@ -182,7 +193,8 @@ def build_trainer(cfg: CfgNode, trust: bool = False, weights: bool = True) -> Tr
         ema=ema,
         nan_limit=cfg.SOLVER.NAN_LIMIT if cfg.SOLVER.NAN_POLICY == "skip" else 0,
         scaler=build_scaler(cfg, model),
-        forward=compiled(model, cfg.MODEL.COMPILE) if cfg.MODEL.COMPILE else None,
+        forward=compiled(forward, cfg.MODEL.COMPILE) if cfg.MODEL.COMPILE else forward,
+        no_sync=contextlib.nullcontext if parallel is None else parallel.no_sync,
     )
 
 
@@ -213,11 +225,13 @@ def default_hooks(
     """
     output = Path(cfg.OUTPUT_DIR)
     device = get_device(cfg)
-    writers: list[Writer] = [
-        ConsoleWriter(cfg.SOLVER.MAX_ITER, device),
-        JSONWriter(output / "metrics.json"),
-        TensorBoardWriter(output),
-    ]
+    writers: list[Writer] = []
+    if comm.is_main():
+        writers = [
+            ConsoleWriter(cfg.SOLVER.MAX_ITER, device),
+            JSONWriter(output / "metrics.json"),
+            TensorBoardWriter(output),
+        ]
     constants = {"config": cfg.to_dict()}
     loaders = build_test_loaders(cfg)
 
@@ -253,17 +267,22 @@ def evaluate_all(
 ) -> dict[str, float]:
     """Return the scores on every test set: {"digits_test/accuracy": 0.98, ...}.
 
-    Those of the moving average, where there is one, stand beside them: "digits_test/ema/accuracy".
+    Those of the moving average, where there is one, stand beside them: "digits_test/ema/accuracy". On several
+    ranks buffers become those of rank 0, and the scores those of all loaders together; waits for all ranks.
 
     Args:
         model: the model.
         loaders: one a test set, by its name.
         averaged: the moving average.
-        between: called before each batch; what it raises ends the evaluation.
+        between: called at the beginning and before each batch; what it raises ends the evaluation.
         flip: TEST.FLIP.
     """
+    if between is not None:  # also where a rank has no batch
+        between()
     device = next(model.parameters()).device
     models = {"": model} | ({"ema/": averaged} if averaged is not None else {})
+    for each in models.values():
+        comm.share_buffers(each)
     return {
         f"{name}/{prefix}{score}": value
         for name, loader in loaders.items()
@@ -273,8 +292,13 @@ def evaluate_all(
 
 
 def build_test_loaders(cfg: CfgNode) -> dict[str, Iterable[Any]]:
-    """Return a loader for each of DATASETS.TEST by its name."""
-    return {name: build_test_loader(cfg, name) for name in cfg.DATASETS.TEST}
+    """Return a loader for each of DATASETS.TEST by its name; on several ranks of this one's part."""
+
+    def build() -> dict[str, Iterable[Any]]:
+        ranks = comm.rank(), comm.world_size()
+        return {name: build_test_loader(cfg, name, *ranks) for name in cfg.DATASETS.TEST}
+
+    return comm.in_turn(build)
 
 
 def log_scores(scores: dict[str, float]) -> None:
@@ -304,8 +328,13 @@ def log_run(cfg: CfgNode, trainer: Trainer) -> None:
     logger.info("loader: %s", describe_loader(cfg))
     logger.info("model: %s, %s parameters", cfg.MODEL.NAME, f"{parameters:,}")
     logger.info("plan: %s", describe_plan(cfg, samples))
+    ranks = comm.world_size()
+    if ranks > 1:
+        text = "processes: %d, with %d of the %d images of a batch each; gradients are averaged in %s"
+        part, images = cfg.SOLVER.IMS_PER_BATCH // ranks, cfg.SOLVER.IMS_PER_BATCH
+        logger.info(text, ranks, part, images, cfg.DISTRIBUTED.GRADIENTS)
     if trainer.accum_steps > 1:
-        images = cfg.SOLVER.IMS_PER_BATCH // trainer.accum_steps
+        images = cfg.SOLVER.IMS_PER_BATCH // (trainer.accum_steps * ranks)
         logger.info("accumulation: %d micro-batches of %d images an update", trainer.accum_steps, images)
     if trainer.skipped.limit:
         text = "SOLVER.NAN_POLICY: non-finite updates are skipped, up to %d in a row; each step waits for the loss"
@@ -320,7 +349,8 @@ def run_tool(main: Callable[[], int]) -> None:
     0 is success, 2 a mistake in what the user wrote (one message on stderr, nothing was overwritten), 3 a loss
     that is not finite, 4 a last checkpoint that could not be written, 128 + its number a signal: 130 Ctrl-C, 143
     SIGTERM, 138 SIGUSR1 (on Linux). Anything else that fails is a bug and shows its traceback. The message of 2, 3
-    and 4 stands in the run's log.txt too.
+    and 4 stands in the run's log.txt too. Of several ranks, which fail alike then, the main one prints it; 5 is
+    one that ends since another has.
     """
     try:
         with stop_signals(leave):
@@ -336,13 +366,31 @@ def run_tool(main: Callable[[], int]) -> None:
     except PermissionError as error:
         message, code = f"error: {error.filename}: permission denied", 2
     except RuntimeError as error:
+        if comm.is_rank() and comm.is_lost(error):
+            print(f"{_who()}: another process has ended, or did not come in time: {error}", file=sys.stderr)
+            sys.exit(comm.LOST)
         if NO_DETERMINISTIC_KERNEL not in str(error):
+            _tell_who()
             raise
         message, code = f"error: PROFILE exact: {str(error).partition(', but you set')[0]}; use PROFILE auto", 2
     except BrokenPipeError:  # --print-config | head
         silence_stdout()
         sys.exit(0)
+    except Exception:
+        _tell_who()
+        raise
     log_to_file(message)
     with contextlib.suppress(OSError):  # a full disk does not make the exit code another one
-        print(message, file=sys.stderr)
+        if not comm.is_rank() or os.environ["RANK"] == "0":
+            print(message, file=sys.stderr)
     sys.exit(code)
+
+
+def _tell_who() -> None:
+    """Say above a traceback which of several processes it is of."""
+    if comm.is_rank():
+        print(f"{_who()} has failed:", file=sys.stderr)
+
+
+def _who() -> str:
+    return f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}, on {socket.gethostname()}"

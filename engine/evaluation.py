@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from . import comm
 from .batches import to_device
 from .rng import preserved_rng
 
@@ -49,9 +50,11 @@ def evaluate(
 ) -> dict[str, float]:
     """Return the scores of a classifier; mode and random number generators are as before.
 
+    On several ranks they are those of what all loaders give together; waits for all ranks.
+
     Args:
         model: in evaluation mode `model(images)` gives logits (N, classes).
-        loader: gives (images (N, C, H, W), labels (N,)), each sample once.
+        loader: gives (images (N, C, H, W), labels (N,)), each sample once; on several ranks each its own ones.
         device: where the model is.
         between: called before each batch; what it raises ends the evaluation.
         flip: whether logits are the mean of those of an image and of its mirror image, left for right.
@@ -61,7 +64,7 @@ def evaluate(
         and among the five highest logits, from 0 to 1; `loss`: the mean cross-entropy, never smoothed.
 
     Raises:
-        ValueError: the loader is empty.
+        ValueError: the loader is empty, those of all ranks are.
 
     >>> logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [0.0, 2.0]])
     >>> scores = evaluate(nn.Identity(), [(logits, torch.tensor([0, 1, 1, 1]))])
@@ -88,7 +91,9 @@ def evaluate(
                 ranks = {"accuracy": 1} | ({"top5": 5} if classes > 5 else {})
                 metrics = MetricCollection(
                     {
-                        name: MulticlassAccuracy(classes, top_k=k, average="micro", validate_args=False)
+                        name: MulticlassAccuracy(
+                            classes, top_k=k, average="micro", validate_args=False, sync_on_compute=False
+                        )
                         for name, k in ranks.items()
                     },
                     compute_groups=False,
@@ -96,6 +101,13 @@ def evaluate(
             metrics.update(logits, labels)
             loss += F.cross_entropy(logits, labels, reduction="sum")
             samples += len(labels)
-    if metrics is None:
+    # Not by torchmetrics' own way, which a rank without a batch could not go: it has no metrics.
+    parts = comm.gather((metrics if metrics is None else metrics.to("cpu"), loss.item(), samples))
+    counts = [part for part, _, _ in parts if part is not None]
+    if not counts:
         raise ValueError("the test set is empty: nothing to evaluate")
-    return {name: float(value) for name, value in metrics.compute().items()} | {"loss": float(loss) / samples}
+    for name, metric in counts[0].items():
+        for other in counts[1:]:
+            metric.merge_state(other[name])
+    total = sum(part for _, part, _ in parts) / sum(number for _, _, number in parts)
+    return {name: float(value) for name, value in counts[0].compute().items()} | {"loss": total}

@@ -7,9 +7,10 @@ from contextlib import closing
 from torch import nn
 
 from warmstart.config import CfgNode
-from warmstart.data import TrainLoader
+from warmstart.data import TrainLoader, build_train_loader
 from warmstart.modeling import InitsFromImages
 
+from . import comm
 from .batches import to_device
 from .rng import preserved_rng
 
@@ -29,5 +30,7 @@ def init_from_data(cfg: CfgNode, model: nn.Module, loader: TrainLoader) -> None:
     if cfg.MODEL.WEIGHTS or not isinstance(model, InitsFromImages):
         return
     device = next(model.parameters()).device
+    if comm.world_size() > 1:  # whole batches: weights do not depend on the number of ranks
+        loader = build_train_loader(cfg)
     with preserved_rng(device), closing(loader.batches()) as batches:
         model.init_from_images(to_device(images, device) for images, _ in batches)

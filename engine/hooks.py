@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, tensorboard_trace_handler
 
+from . import comm
 from .batches import micro_batch
 from .checkpoint import refuse_used_folder, remove_leftovers
 from .lock import hold
@@ -25,7 +26,8 @@ logger = logging.getLogger(__name__)
 class FolderHook(HookBase):
     """Sees that the run's folder is there and is no other run's, before anything is written into it.
 
-    No other process can write a run there until this one has ended or, after an exception, the process has.
+    No other process can write a run there until this one has ended or, after an exception, the process has. Of
+    several ranks only the main one writes.
 
     Args:
         folder: OUTPUT_DIR.
@@ -42,6 +44,8 @@ class FolderHook(HookBase):
             ConfigError: the run is new, and the folder holds the checkpoints of another; or another process is
                 writing it.
         """
+        if not comm.is_main():
+            return
         with ExitStack() as lock:
             lock.enter_context(hold(self.folder))
             if trainer.iteration == 0:

@@ -9,6 +9,8 @@ import sys
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
+from . import comm
+
 
 class _Console(logging.StreamHandler):  # type: ignore[type-arg]
     """Writes to whatever sys.stdout is at the time, above a progress bar where there is one."""
@@ -78,16 +80,19 @@ def log_to_file(message: str) -> None:
 def setup_logging(folder: str | Path | None = None) -> None:
     """Send our messages to stdout and, with a folder, to its log.txt; a second call adds nothing twice.
 
+    Ranks other than the main one only warn, and say which they are.
+
     Args:
         folder: a run's folder, which exists; log.txt gets what was said since the last call too. None
             ends the writing to an earlier one's log.txt.
     """
     root = logging.getLogger("warmstart")
-    root.setLevel(logging.INFO)
+    root.setLevel(logging.INFO if comm.is_main() else logging.WARNING)
     root.propagate = False  # else a user's logging.basicConfig prints each line again
     if not any(isinstance(handler, _Console) for handler in root.handlers):
         console = _Console()
-        console.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%H:%M:%S"))
+        who = "" if comm.is_main() else f"rank {comm.rank()}: "
+        console.setFormatter(logging.Formatter(f"[%(asctime)s] {who}%(message)s", "%H:%M:%S"))
         root.addHandler(console)
     file = None if folder is None else _RunFile(folder)
     for handler in list(root.handlers):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from itertools import groupby, islice
 from operator import add
@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from . import comm
 
 OVERFLOW = "grad_overflow"  # 1 where the gradients of an update overflow in fp16, so that it is skipped; else 0
 
@@ -20,18 +22,20 @@ class NonFiniteLossError(ArithmeticError):
 
     Attributes:
         iteration: the count of updates that the bad one made; 0 where no single one is to blame.
+        rank: the rank whose part of the batch it was.
     """
 
-    def __init__(self, message: str, iteration: int = 0) -> None:
+    def __init__(self, message: str, iteration: int = 0, rank: int = 0) -> None:
         super().__init__(message)
         self.iteration = iteration
+        self.rank = rank
 
 
 class LossWindow:
     """Averages each loss and metric over the updates since the last record.
 
     `add` neither waits for the device nor copies from it; `settle` does both, once for all that came
-    in between, and looks for non-finite values.
+    in between, and looks for non-finite values. On several ranks it averages over them too, and waits for all.
 
     >>> window = LossWindow()
     >>> for value in (1.0, 2.0, 6.0):
@@ -65,11 +69,15 @@ class LossWindow:
         """
         overflowed: dict[int, bool] = {}
         pending, self._pending = self._pending, []
-        # By column, for updates with the same names: Python's part is then small beside the device's.
-        runs = [[*run] for _, run in groupby(pending, dict.keys)]
-        tensors = [kept[name] for run in runs for kept in run for name in run[0]]
-        numbers = iter(torch.stack(tensors).tolist() if tensors else ())
         first = iteration - len(pending) + 1
+        # By column, for updates with the same names: Python's part is then small beside the device's.
+        runs: list[list[dict[str, Any]]] = [[*run] for _, run in groupby(pending, dict.keys)]
+        tensors = [kept[name] for run in runs for kept in run for name in run[0]]
+        numbers: Iterator[float] = iter(torch.stack(tensors).tolist() if tensors else ())
+        if pending and comm.world_size() > 1:
+            means = _over_ranks([{name: next(numbers) for name in run[0]} for run in runs for _ in run], first)
+            runs = [[*run] for _, run in groupby(means, dict.keys)]
+            numbers = (kept[name] for run in runs for kept in run for name in run[0])
         for run in runs:
             names = [*run[0]]
             cells = [*islice(numbers, len(run) * len(names))]
@@ -113,6 +121,26 @@ class LossWindow:
         self._sums = {name: (total, count) for name, (total, count) in state.items()}
 
 
+def _over_ranks(own: Sequence[dict[str, float]], first: int) -> list[dict[str, float]]:
+    """Return the mean over the ranks that have it of each entry of each update, of which `first` is the first.
+
+    Raises:
+        NonFiniteLossError: a total is infinite or NaN on a rank; on all ranks alike.
+    """
+    means = []
+    for number, parts in enumerate(zip(*comm.gather(own), strict=True), start=first):
+        for rank, part in enumerate(parts):
+            if not math.isfinite(part["total_loss"]):
+                raise NonFiniteLossError(f"iteration {number}: {describe(part)}, on rank {rank}", number, rank)
+        columns = {name: [part[name] for part in parts if name in part] for name in _names(parts)}
+        means.append({name: sum(column) / len(column) for name, column in columns.items()})
+    return means
+
+
+def _names(parts: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [*dict.fromkeys(name for part in parts for name in part)]
+
+
 class SkippedUpdates:
     """Finds the updates that SOLVER.NAN_POLICY skip leaves out, and counts them.
 
@@ -130,6 +158,8 @@ class SkippedUpdates:
         self.limit = limit
         self.total = 0
         self.in_a_row = 0
+        #: The rank whose part of the last bad update was not finite.
+        self.rank = 0
 
     @property
     def too_many(self) -> bool:
@@ -139,15 +169,19 @@ class SkippedUpdates:
     def problem_of(self, values: Mapping[str, Tensor]) -> str:
         """Return what is not finite in an update, its total loss or the norm of its gradients, or "".
 
-        Waits for the device.
+        Waits for the device, and for all ranks, which decide together.
         """
         looked_at = [values[name] for name in ("total_loss", "grad_norm") if name in values]
         if OVERFLOW in values:
             looked_at.append(1 / (1 - values[OVERFLOW]))  # 1 is infinite
-        self.count(not torch.stack(looked_at).isfinite().all())
-        if not self.in_a_row:
-            return ""
-        return describe({name: value.item() for name, value in values.items()})
+        problem = ""
+        if not torch.stack(looked_at).isfinite().all():
+            problem = describe({name: value.item() for name, value in values.items()})
+            problem += f", on rank {comm.rank()}" if comm.world_size() > 1 else ""
+        problems = comm.gather(problem)
+        self.rank, problem = next(((r, each) for r, each in enumerate(problems) if each), (0, ""))
+        self.count(bool(problem))
+        return problem
 
     def count(self, skipped: bool) -> None:
         """Take notice of one more update."""
@@ -213,5 +247,5 @@ def mean_of(values: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """
     if len(values) == 1:
         return values[0]
-    names = dict.fromkeys(name for value in values for name in value)
-    return {name: torch.stack([value[name] for value in values if name in value]).mean() for name in names}
+    columns = {name: [value[name] for value in values if name in value] for name in _names(values)}
+    return {name: torch.stack(column).mean() for name, column in columns.items()}

@@ -8,6 +8,7 @@ import math
 from warmstart.config import CfgNode, nearest
 from warmstart.solver import PLATEAU, MetricLR, follows_metrics
 
+from . import comm
 from .trainer import HookBase, Trainer
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ class MetricHook(HookBase):
         record, scheduler = trainer.record, trainer.scheduler
         if record.get("iteration") != trainer.iteration or not isinstance(scheduler, MetricLR):
             return
+        record = trainer.record = comm.share(record)  # what a user's hook has put there may differ
         self._tell_missing(trainer)
         if self.metric in record:
             before, best = scheduler.get_last_lr(), scheduler.progress.patience.best

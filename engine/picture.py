@@ -9,6 +9,7 @@ from pathlib import Path
 
 from warmstart.solver import ScheduleLR, plan_picture, save_picture, scheduler_plan
 
+from . import comm
 from .trainer import HookBase, Trainer
 from .writers import PictureWriter, Writer
 
@@ -50,12 +51,16 @@ class PictureHook(HookBase):
         if not self._step:
             return
         assert isinstance(trainer.scheduler, ScheduleLR)
-        with trainer.paused():
-            try:
-                save_picture(plan_picture(scheduler_plan(trainer.scheduler, trainer.max_iter)), self.path)
-                for writer in self.writers:
-                    if isinstance(writer, PictureWriter):
-                        writer.write_picture("plan/lr", self.path, self._step)
-            except OSError as error:
-                logger.warning("%s could not be saved: %s; training goes on", self.path, error.strerror or error)
+        with trainer.paused():  # on all ranks, which settle there
+            if comm.is_main():
+                self._draw(trainer.scheduler, trainer.max_iter)
         self._step = 0
+
+    def _draw(self, scheduler: ScheduleLR, max_iter: int) -> None:
+        try:
+            save_picture(plan_picture(scheduler_plan(scheduler, max_iter)), self.path)
+            for writer in self.writers:
+                if isinstance(writer, PictureWriter):
+                    writer.write_picture("plan/lr", self.path, self._step)
+        except OSError as error:
+            logger.warning("%s could not be saved: %s; training goes on", self.path, error.strerror or error)

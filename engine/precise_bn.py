@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from . import comm
 from .batches import to_device
 from .rng import preserved_rng
 
@@ -26,6 +27,7 @@ def update_statistics(
 
     Running statistics follow weights that have moved on since; see Wu and Johnson 2021, "Rethinking 'Batch'
     in BatchNorm", arXiv:2105.07576, section 3. Other buffers and the random number generators are as before.
+    On several ranks the statistics are those of the batches of all; waits for all ranks.
 
     Args:
         model: in training mode, taking `model(*batch)`.
@@ -47,6 +49,13 @@ def update_statistics(
         for name, buffer in model.named_buffers():
             if name in others:
                 buffer.copy_(others[name])
+        for layer in norm_layers(model) if comm.world_size() > 1 else ():
+            mean, variance = layer.running_mean, layer.running_var
+            assert isinstance(mean, Tensor), "a layer that keeps statistics"
+            assert isinstance(variance, Tensor), "a layer that keeps statistics"
+            variance += mean.square()  # mean squares can be averaged, variances cannot
+            comm.average([mean, variance])
+            variance -= mean.square()
 
 
 def _fvcore() -> Any:

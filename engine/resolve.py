@@ -12,19 +12,25 @@ from warmstart.data import check_data, choose_backend, input_shape, train_info
 from warmstart.modeling import check_model
 from warmstart.solver import PLATEAU, check_solver
 
+from . import comm
 from .best import check_best
 from .device import check_device
 from .metrics import lr_metric
+from .parallel import check_parallel
 from .precision import check_precision
 
 SMALL_IMAGE = 32  # pixels a side, up to which MODEL.STEM auto takes the small stem
 
 
-def resolve_config(cfg: CfgNode) -> CfgNode:
+def resolve_config(cfg: CfgNode, ranks: int | None = None) -> CfgNode:
     """Return a frozen copy of `cfg` with every duration an integer and the model's sizes filled in.
 
     MODEL.NUM_CLASSES, MODEL.IN_CHANNELS and MODEL.STEM follow from the training set where they are 0
     or "auto"; DATALOADER.BACKEND auto becomes the loader that it chooses. Resolving twice changes nothing.
+
+    Args:
+        cfg: what the user wrote.
+        ranks: how many processes will train; None: those that this one is of.
 
     Raises:
         ConfigError: everything that is wrong with the config, at once.
@@ -36,6 +42,7 @@ def resolve_config(cfg: CfgNode) -> CfgNode:
     >>> resolved.SOLVER.MAX_ITER, resolved.MODEL.NUM_CLASSES, resolved.MODEL.STEM
     (29, 10, 'small')
     """
+    ranks = ranks or comm.world_size()
     problems: list[str] = []
     with gathering(problems):
         check_device(cfg)
@@ -57,7 +64,9 @@ def resolve_config(cfg: CfgNode) -> CfgNode:
     with gathering(problems):
         check_best(resolved)
     with gathering(problems):
-        check_accumulation(resolved)
+        check_accumulation(resolved, ranks)
+    with gathering(problems):
+        check_parallel(resolved, ranks)
     with gathering(problems):
         check_precision(resolved)
     if problems:
@@ -92,8 +101,8 @@ def check_metrics(cfg: CfgNode) -> None:
             )
 
 
-def check_accumulation(cfg: CfgNode) -> None:
-    """Raise ConfigError where the batch of an update cannot be cut into equal micro-batches.
+def check_accumulation(cfg: CfgNode, ranks: int = 1) -> None:
+    """Raise ConfigError where the batch of an update cannot be cut into equal micro-batches, on each of the ranks.
 
     >>> from warmstart.config import get_cfg
     >>> cfg = get_cfg()
@@ -104,15 +113,22 @@ def check_accumulation(cfg: CfgNode) -> None:
 into 8 equal micro-batches; set SOLVER.GRAD_ACCUM_STEPS to 5 or 10, or SOLVER.IMS_PER_BATCH to 96 or 104
     """
     images, steps = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.GRAD_ACCUM_STEPS
-    if images % steps == 0:
+    parts = steps * ranks
+    if images % parts == 0:
         return
+    nearest_images = " or ".join(str(n) for n in (images // parts * parts, (images // parts + 1) * parts) if n)
+    if ranks > 1:
+        each = f", in {steps} micro-batches each" if steps > 1 else ""
+        raise ConfigError(
+            f"{cfg.label('SOLVER.IMS_PER_BATCH')}: {images} images cannot be shared evenly by {ranks} "
+            f"processes{each}; set it to {nearest_images}"
+        )
     divisors = [number for number in range(1, images + 1) if images % number == 0]
     nearest_steps = [*[n for n in divisors if n < steps][-1:], *[n for n in divisors if n > steps][:1]]
-    nearest_images = [n for n in (images // steps * steps, (images // steps + 1) * steps) if n]
     raise ConfigError(
         f"{cfg.label('SOLVER.GRAD_ACCUM_STEPS')}: {images} images an update cannot be cut into {steps} equal "
         f"micro-batches; set SOLVER.GRAD_ACCUM_STEPS to {' or '.join(map(str, nearest_steps))}, or "
-        f"SOLVER.IMS_PER_BATCH to {' or '.join(map(str, nearest_images))}"
+        f"SOLVER.IMS_PER_BATCH to {nearest_images}"
     )
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from warmstart.config import CfgNode, ConfigError, get_cfg
 from warmstart.solver import build_ema, follows_metrics
 
-from . import files
+from . import comm, files
 from .best import why_stopped
 from .checkpoint import (
     NUMBERED,
@@ -56,8 +56,10 @@ FREE = (
     "MODEL.ACTIVATION_CHECKPOINTING",
     "PROFILER.",
     "MEMORY_STATS",
+    "DISTRIBUTED.",
 )
 PRINTED = (
+    "DISTRIBUTED.GRADIENTS",
     "MODEL.COMPILE",
     "TEST.FLIP",
     "TEST.PRECISE_BN.",
@@ -72,11 +74,17 @@ FIXED = ("MODEL.", "DATASETS.", "INPUT.", "SEED", "DATALOADER.")
 def hold_folder(cfg: CfgNode) -> Iterator[None]:
     """Keep OUTPUT_DIR for this process while it looks for a start there, trains and saves.
 
-    At the end, also by an exception, it waits for a save that is under way.
+    At the end, also by an exception, it waits for a save that is under way. Of several ranks the main one does so.
 
     Raises:
         ConfigError: it is no folder's name, cannot be written, or another process is writing a run there.
     """
+    with ExitStack() as stack:
+        comm.on_main(lambda: _hold(cfg, stack))
+        yield
+
+
+def _hold(cfg: CfgNode, stack: ExitStack) -> None:
     folder = Path(cfg.OUTPUT_DIR)
     if not cfg.OUTPUT_DIR:
         raise ConfigError(f"{cfg.label('OUTPUT_DIR')}: is empty; name the folder of the run, such as output/first")
@@ -86,13 +94,11 @@ def hold_folder(cfg: CfgNode) -> Iterator[None]:
         raise ConfigError(f"{cfg.label('OUTPUT_DIR')}: {folder} is not valid UTF-8; choose another name") from None
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{cfg.label('OUTPUT_DIR')}: {folder} is a file; name a folder")
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(hold(folder))
-        except OSError as error:
-            raise _cannot_write(cfg, error) from None
-        stack.callback(_finish_saves)
-        yield
+    try:
+        stack.enter_context(hold(folder))
+    except OSError as error:
+        raise _cannot_write(cfg, error) from None
+    stack.callback(_finish_saves)
 
 
 def _finish_saves() -> None:

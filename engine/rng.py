@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+
+from warmstart.data import splitmix64
+
+from . import comm
+
+logger = logging.getLogger(__name__)
+
+
+def seed_rank(seed: int) -> None:
+    """Seed each rank's generators with numbers of its own; those of rank 0 with `seed` itself.
+
+    >>> seed_rank(3); a = torch.rand(1)
+    >>> seed_all(3); torch.equal(a, torch.rand(1))
+    True
+    """
+    seed_all(splitmix64(seed, comm.rank()) if comm.rank() else seed)
 
 
 def seed_all(seed: int) -> None:
@@ -54,6 +71,20 @@ def set_rng_state(state: dict[str, Any], device: torch.device | str = "cpu") -> 
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None and torch.device(device).type == "cuda":
         torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def restore_rng(states: Sequence[dict[str, Any]], device: torch.device | str = "cpu") -> None:
+    """Restore this rank's of the states of all ranks; where there are more or fewer now, begin anew, and say so.
+
+    What is drawn then follows from the states alone.
+    """
+    if len(states) == comm.world_size():
+        set_rng_state(states[comm.rank()], device)
+        return
+    set_rng_state(states[0], device)
+    seed_rank(int(torch.randint(2**62, ())))
+    text = "processes: %d -> %d; batches stay the same, what dropout and the like draw is new"
+    logger.info(text, len(states), comm.world_size())
 
 
 @contextmanager

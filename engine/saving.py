@@ -13,7 +13,7 @@ from typing import Any
 
 from warmstart.config import ConfigError
 
-from . import files
+from . import comm, files
 from .checkpoint import (
     FINAL,
     POINTER,
@@ -44,7 +44,7 @@ class CheckpointHook(HookBase):
 
     The step waits only until the state of this instant is copied, and the save before is through; then a thread
     writes. The run's last save is waited for. One that fails is logged in one line and the run goes on, with the
-    older files as they were; if it is the last one, the run ends with an error.
+    older files as they were; if it is the last one, the run ends with an error. Only the main rank writes.
 
     Args:
         period: in updates; 0 is only when the run ends.
@@ -73,6 +73,8 @@ class CheckpointHook(HookBase):
             ConfigError: there is no space.
             TypeError: a state holds more than tensors and plain values; the message names the key path.
         """
+        if not comm.is_main():
+            return
         require_space(self.folder, CHECKPOINTS_FREE * checkpoint_bytes(trainer))
         self.constants.setdefault("versions", versions(trainer.device))
         hooks = {}
@@ -104,7 +106,11 @@ class CheckpointHook(HookBase):
         with trainer.paused():
             owed = self._finish()
             is_owed = any(content is self._copied for content in owed.values())
-            content = snapshot(trainer.state_dict() | self.constants, spare={} if is_owed else self._copied)
+            state = trainer.state_dict()  # on all ranks: each gives its random numbers
+            if not comm.is_main():
+                trainer.save_as.clear()
+                return
+            content = snapshot(state | self.constants, spare={} if is_owed else self._copied)
             self._copied = content
             final = [FINAL] if trainer.is_last_step and not trainer.pending else []
             numbered = checkpoint_name(trainer.iteration)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn
 
+from . import comm
+
 #: Ctrl-C, what schedulers of batch jobs and containers send before they kill, and what they can be told to send.
 #: Windows has no SIGUSR1.
 SIGNALS = tuple(signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
@@ -99,7 +101,8 @@ def stop_signals(take: Callable[[int], None]) -> Iterator[None]:
 def _say(text: str) -> None:
     # Not by print or logging: the signal may have come in the middle of one, which cannot be entered twice.
     with contextlib.suppress(OSError):
-        os.write(2, text.encode())
+        if comm.is_main():
+            os.write(2, text.encode())
 
 
 def _leave_at_once(signum: int) -> NoReturn:

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -16,18 +16,20 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from warmstart.solver import EMA, ScheduleLR
 
+from . import comm
 from .batches import micro_batch, to_device
 from .losses import OVERFLOW, LossWindow, NonFiniteLossError, SkippedUpdates, mean_of, non_finite_names
 from .moments import load_moments
 from .precision import LossScaler
 from .prefetch import prefetched
-from .rng import preserved_rng, rng_state, set_rng_state
+from .rng import preserved_rng, restore_rng, rng_state
 from .signals import Interrupted, signal_name
 
 logger = logging.getLogger(__name__)
 
 METRIC = "train/"  # what a model returns under such a name is no loss
 OWN_STATE = "trainer"  # the trainer's own entry among the states of the hooks
+_APART = 0.1  # seconds between two times that ranks ask each other whether to stop, which takes less than 1 ms
 
 
 class _GivenUp(Exception):
@@ -36,6 +38,9 @@ class _GivenUp(Exception):
 
 class HookBase:
     """What runs around the loop. Each method gets the trainer; keep no reference to it.
+
+    On several ranks each runs all hooks. What one puts into `trainer.scalars` or `trainer.save_as`, it does at the
+    same iterations on all, under the same names; rank 0's is what counts.
 
     Events, in the order of one iteration, hooks in the order of the list:
 
@@ -128,7 +133,8 @@ def is_pending(start: Mapping[str, Any]) -> bool:
 class Trainer:
     """Trains a model that returns its losses, one update an iteration.
 
-    `iteration` is the number of completed updates, and so the index of the next one.
+    `iteration` is the number of completed updates, and so the index of the next one. On several ranks (comm.py)
+    each has a trainer of its own; what they record is the mean over all; they stop, save and fail together.
 
     Args:
         model: in training mode `model(*batch)` returns a dict of 0-dim tensors: losses, which are summed, and
@@ -148,7 +154,9 @@ class Trainer:
             finite; one more is an error. Each step then waits for the device. 0: the first is an error, when it
             is next read.
         scaler: scales the losses of a model that computes in fp16; an update that it skips counts as any other.
-        forward: called in training in place of the model, as a compiled form of it.
+        forward: called in training in place of the model, as a compiled or a data parallel form of it.
+        no_sync: a context within which gradients stay on their rank, for all micro-batches of an update but the
+            last; as of torch's DistributedDataParallel.
 
     >>> model = nn.Linear(2, 1)
     >>> class Loss(nn.Module):
@@ -178,9 +186,11 @@ class Trainer:
         nan_limit: int = 0,
         scaler: LossScaler | None = None,
         forward: Callable[..., Mapping[str, Tensor]] | None = None,
+        no_sync: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.model = model
         self.forward = model if forward is None else forward
+        self.no_sync = no_sync
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.data_loader = data_loader
@@ -204,6 +214,12 @@ class Trainer:
         self.pending = False
         self._due = 0.0
         self._signal = 0  # comes at any instant
+        # On several ranks: the signal that came to this one, and why a hook of it wants to stop; the others hear
+        # of both after `_agree_at` updates.
+        self._several = comm.world_size() > 1
+        self._own_signal, self._own_reason = 0, ""
+        self._agree_at = 0
+        self._agreed = 0, 0.0  # iteration, and seconds of training until then
         self._asked_to_stop = ""  # by the iteration that a checkpoint holds
         #: Further names under which this iteration's checkpoint is saved; the checkpoint hook empties it.
         self.save_as: set[str] = set()
@@ -232,15 +248,18 @@ class Trainer:
         calls = self._calls()
         before_step, after_step = calls["before_step"], calls["after_step"]
         asked, self._asked_to_stop = self._asked_to_stop, ""
-        self.stop_reason, self.interrupted = "", 0
+        self.stop_reason = self._own_reason = ""
+        self.interrupted = 0
         if not self.model.training:  # else layers that the user holds in evaluation mode stay there
             self.model.train()
         batches = self._batches()
         try:
             # A resumed run draws on from where the unbroken one was, whatever hooks draw to begin with.
-            with preserved_rng(self.device) if self.iteration else nullcontext():
+            with preserved_rng(self.device) if self.iteration else nullcontext(), comm.together():
                 for call in calls["before_train"]:
                     call(self)
+            if self._several:
+                self._agree()
             self.is_last_step = self._is_over()
             self.stop_reason = self.stop_reason or asked
             self._due = self._next_due()
@@ -269,7 +288,7 @@ class Trainer:
             for call in calls["close"]:
                 call(self)
         if self._signal:
-            signum, self._signal = self._signal, 0
+            signum, self._signal, self._own_signal = self._signal, 0, 0
             rest = "the run is complete" if ended else "give --resume to go on"
             logger.info("%s: ended after iteration %d; %s", signal_name(signum), self.iteration, rest)
             raise Interrupted(signum)
@@ -305,6 +324,8 @@ class Trainer:
 
     def _after_step(self, calls: Iterable[Callable[[Trainer], None]]) -> None:
         """Do what hooks do after an update, or give it up and only save."""
+        if self._several and self.iteration >= self._agree_at:
+            self._agree()
         # Fixed before the hooks run, so that all of them agree; a stop that one of them asks
         # for now, or a signal that comes now, makes the next iteration the last.
         self.is_last_step = self._is_over()
@@ -324,7 +345,23 @@ class Trainer:
     def _next_due(self) -> float:
         """Return the count of updates after which a hook has something to do again, at the latest the last."""
         overriding = [hook for hook in self.hooks if _overrides(hook, "after_step")]
-        return min([self.max_iter, *(hook.next_due(self.iteration) for hook in overriding)])
+        limit = min(self.max_iter, self._agree_at) if self._several else self.max_iter
+        return min([limit, *(hook.next_due(self.iteration) for hook in overriding)])
+
+    def _agree(self) -> None:
+        """Tell all ranks what this one was asked, and hear it of them; fix when to do so again, on all alike.
+
+        That is after so many updates as take about a tenth of a second, and after the one that follows on each
+        settling: what hooks ask for on account of a score does not depend on the clock.
+        """
+        iteration, seconds = self._agreed
+        self._agreed = self.iteration, time.perf_counter() - self.paused_seconds
+        each = (self._agreed[1] - seconds) / max(1, self.iteration - iteration)
+        signum, has_reason, each = comm.greatest([self._own_signal, bool(self._own_reason), each])
+        self._signal = int(signum)
+        if has_reason:
+            self.stop_reason = next(filter(None, comm.gather(self._own_reason)))
+        self._agree_at = self.iteration + max(1, int(_APART / each))
 
     def run_step(self, batches: Iterator[Any], after_backward: Iterable[Any] = ()) -> bool:
         """Do one update: a batch, its losses, gradients, the optimizer, the scheduler.
@@ -374,11 +411,13 @@ class Trainer:
         number = self.iteration + 1
         if self.skipped.too_many:
             before = f"as were the {self.skipped.limit} updates before, which were skipped (SOLVER.NAN_LIMIT)"
-            raise self._ruined(f"iteration {number}: {problem}, {before}", number)
+            raise self._ruined(f"iteration {number}: {problem}, {before}", number, self.skipped.rank)
         with torch.no_grad():
             for name, buffer in self.model.named_buffers():
                 buffer.copy_(buffers[name])
-        logger.warning("iteration %d is skipped: %s%s", number, problem, self._samples(number))
+        samples = self._samples(number, self.skipped.rank)
+        if comm.is_main():
+            logger.warning("iteration %d is skipped: %s%s", number, problem, samples)
 
     def _zero_grad(self) -> None:
         """Do what the optimizer's zero_grad() does; torch's spends most of its time on marks for a profiler."""
@@ -392,7 +431,9 @@ class Trainer:
     def _gradients(self, batch: Any) -> dict[str, Tensor]:
         """Add up the gradients of an update's micro-batches; return its losses and metrics."""
         parts = self.accum_steps
-        return mean_of([self._backward(micro_batch(batch, index, parts)) for index in range(parts)])
+        with self.no_sync():
+            values = [self._backward(micro_batch(batch, index, parts)) for index in range(parts - 1)]
+        return mean_of([*values, self._backward(micro_batch(batch, parts - 1, parts))])
 
     def _backward(self, batch: Any) -> dict[str, Tensor]:
         """Add the gradients of one micro-batch to the update's; return its losses and metrics."""
@@ -414,16 +455,25 @@ class Trainer:
 
         Asked for in after_step, the run ends with the iteration that follows; in before_train, without any. It
         survives a kill, and holds for later runs of train_net.py too, until SOLVER.MAX_ITER is raised.
+
+        On several ranks one may ask for it alone: all end with the same iteration, some tenth of a second later.
+        Asked for in the iteration after an evaluation or a record, it is heard at its end.
         """
-        self.stop_reason = reason
+        if self._several:
+            self._own_reason = reason
+        else:
+            self.stop_reason = reason
 
     def interrupt(self, signum: int) -> None:
         """End the run after the iteration under way: saved, but not evaluated or recorded on that account.
 
         The run that continues from there is the unbroken one. Does no more than set a flag: signal handlers
-        may call it at any instant.
+        may call it at any instant. On several ranks one may be told alone, and all end with the same iteration.
         """
-        self._signal = signum
+        if self._several:
+            self._own_signal = signum
+        else:
+            self._signal = signum
 
     def is_due(self, period: int) -> bool:
         """Return whether what evaluates every `period` updates, and after the last, does so in this after_step."""
@@ -434,6 +484,7 @@ class Trainer:
 
         Everything else after this update is given up too, and a checkpoint saved; the run that goes on from it
         does it all, from the first hook on. So it is for hooks before which none counts or keeps anything.
+        Several ranks, which have not all done the same parts at the same time, give way before the first one only.
         """
         if self._signal:
             raise _GivenUp
@@ -457,7 +508,8 @@ class Trainer:
         try:
             overflowed = self.losses.settle(self.iteration)
         except NonFiniteLossError as error:
-            raise self._ruined(str(error), error.iteration) from None
+            raise self._ruined(str(error), error.iteration, error.rank) from None
+        self._agree_at = self.iteration + 1
         if self.scaler is not None and not self.skipped.limit:  # else they were counted one by one
             self._count_overflows(overflowed, self.scaler)
 
@@ -472,22 +524,24 @@ class Trainer:
             text = "skipped, since gradients overflow in fp16: iteration %s; the scale is now %g"
             logger.info(text, numbers, scaler.get_scale())
 
-    def _ruined(self, problem: str, iteration: int = 0) -> NonFiniteLossError:
+    def _ruined(self, problem: str, iteration: int = 0, rank: int = 0) -> NonFiniteLossError:
         rates, which = self.rates, "the last"
         if iteration and isinstance(self.scheduler, ScheduleLR):
             rates, which = list(self.scheduler.lr_at(iteration - 1)), "that"
         named = ", ".join(dict.fromkeys(f"{float(rate):g}" for rate in rates))
         return NonFiniteLossError(
-            f"{problem}{self._samples(iteration)}; the rate of {which} update was {named}. Nothing was saved "
-            "after it: try a lower SOLVER.BASE_LR or a longer SOLVER.WARMUP_ITERS, and --resume (=PATH for an "
-            "earlier checkpoint)",
+            f"{problem}{self._samples(iteration, rank)}; the rate of {which} update was {named}. Nothing was "
+            "saved after it: try a lower SOLVER.BASE_LR or a longer SOLVER.WARMUP_ITERS, and --resume (=PATH for "
+            "an earlier checkpoint)",
             iteration,
+            rank,
         )
 
-    def _samples(self, iteration: int) -> str:
-        """Return which samples update number `iteration` was made from, where the loader can tell."""
+    def _samples(self, iteration: int, rank: int = 0) -> str:
+        """Return which samples of a rank update number `iteration` was made from, where the loader can tell."""
         describe = getattr(self.data_loader, "describe_samples", None)
-        return f"; samples of its batch: {describe(iteration - 1)}" if describe and iteration else ""
+        own = f"; samples of its batch: {describe(iteration - 1)}" if describe and iteration else ""
+        return comm.gather(own)[rank]
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a resumed run needs, as tensors and plain values.
@@ -497,7 +551,7 @@ class Trainer:
         """
         self.settle()
         models = {"": self.model} if self.ema is None else {"": self.model, "average of ": self.ema.model}
-        bad = non_finite_names(models)
+        bad = [*dict.fromkeys(name for names in comm.gather(non_finite_names(models)) for name in names)]
         if bad:
             listed = ", ".join([*bad[:3], "..."] if len(bad) > 3 else bad)
             raise self._ruined(f"iteration {self.iteration}: weights are infinite or NaN: {listed}")
@@ -508,7 +562,7 @@ class Trainer:
             "rates": [float(rate) for rate in self.rates],
             "pending": self.pending,
             # Why the run stops with its next iteration, and why it has stopped with this one.
-            "stop": "" if over else self.stop_reason,
+            "stop": "" if over else self.stop_reason or self._own_reason,
             "stopped": self.stop_reason if over else "",
         }
         return {
@@ -519,7 +573,7 @@ class Trainer:
             "ema": None if self.ema is None else self.ema.state_dict(),
             "iteration": self.iteration,
             "hooks": {OWN_STATE: own} | {hook.name: hook.state_dict() for hook in self.hooks},
-            "rng": [rng_state(self.device)],
+            "rng": comm.gather(rng_state(self.device)),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -549,7 +603,7 @@ class Trainer:
         for hook in self.hooks:
             if hook.name in state["hooks"]:  # a hook that is new to this run starts as it is
                 hook.load_state_dict(state["hooks"][hook.name])
-        set_rng_state(state["rng"][0], self.device)
+        restore_rng(state["rng"], self.device)
 
     def _load_average(self, saved: Mapping[str, Any] | None) -> None:
         if self.ema is not None and saved is not None:

@@ -25,14 +25,17 @@ with interruptible(__name__):
         load_start,
         log_run,
         log_scores,
+        on_main,
         prepare_folder,
         prepare_torch,
+        process_group,
         read_command_line,
         read_start,
         resolve_config,
         run_tool,
         setup_logging,
         stop_signals,
+        together,
         why_done,
     )
     from warmstart.modeling import build_model
@@ -51,30 +54,35 @@ FLAGS = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool with the words of a command line and return its exit code."""
     flags, cfg = read_command_line(argv, FLAGS, "Train the model that a YAML file describes.")
-    setup_logging()
-    cfg = resolve_config(cfg)
     if flags["eval_only"] and flags["overwrite"]:
         raise ConfigError("command line: --eval-only writes nothing, so --overwrite has no meaning; leave it out")
-    if flags["eval_only"]:
-        return evaluate_only(cfg, flags["resume"], flags["trust_checkpoint"])
-    with hold_folder(cfg):
-        return train(cfg, flags)
+    with process_group(cfg):
+        setup_logging()
+        with together():
+            cfg = resolve_config(cfg)
+        if flags["eval_only"]:
+            return evaluate_only(cfg, flags["resume"], flags["trust_checkpoint"])
+        with hold_folder(cfg):
+            return train(cfg, flags)
 
 
 def train(cfg: CfgNode, flags: Mapping[str, Any]) -> int:
     """Train from iteration 0, or from the checkpoint that --resume means."""
     trust = flags["trust_checkpoint"]
-    start = find_start(cfg, flags["resume"], flags["overwrite"], trust)
+    resume = flags["resume"]
+    start = on_main(lambda: find_start(cfg, resume, flags["overwrite"], trust))
     if start is not None:
-        compare_configs(cfg, start["config"], flags["allow_config_change"])
-        done = why_done(cfg, start)
+        with together():
+            compare_configs(cfg, start["config"], flags["allow_config_change"])
+            done = why_done(cfg, start)
         if done:
             logger.info(done)
             return 0
-    trainer = build_trainer(cfg, trust, weights=start is None)
-    if start is not None:
-        load_start(trainer, start)
-    prepare_folder(cfg, flags["overwrite"], trainer.iteration, trainer, from_newest=flags["resume"] == "")
+    with together():
+        trainer = build_trainer(cfg, trust, weights=start is None)
+        if start is not None:
+            load_start(trainer, start)
+    on_main(lambda: prepare_folder(cfg, flags["overwrite"], trainer.iteration, trainer, from_newest=resume == ""))
     log_run(cfg, trainer)
     with stop_signals(trainer.interrupt):
         trainer.train()
@@ -83,18 +91,19 @@ def train(cfg: CfgNode, flags: Mapping[str, Any]) -> int:
 
 def evaluate_only(cfg: CfgNode, resume: str | None, trust: bool = False) -> int:
     """Evaluate on every test set; nothing is written."""
-    start = None if resume is None else read_start(cfg, resume, trust)
-    if start is None and not cfg.MODEL.WEIGHTS:
-        missing = "needs weights" if resume is None else f"found no checkpoint in {cfg.OUTPUT_DIR}"
-        raise ConfigError(f"command line: --eval-only {missing}; give MODEL.WEIGHTS FILE or --resume=PATH")
-    if not cfg.DATASETS.TEST:
-        raise ConfigError(f"{cfg.label('DATASETS.TEST')}: names no data set to evaluate on")
-    device = prepare_torch(cfg)
-    model = build_model(cfg, trust, weights=start is None).to(device)
-    averaged = None
-    if start is not None:
-        load_model(model, start)
-        averaged = load_average(cfg, model, start)
+    start = None if resume is None else on_main(lambda: read_start(cfg, resume, trust))
+    with together():
+        if start is None and not cfg.MODEL.WEIGHTS:
+            missing = "needs weights" if resume is None else f"found no checkpoint in {cfg.OUTPUT_DIR}"
+            raise ConfigError(f"command line: --eval-only {missing}; give MODEL.WEIGHTS FILE or --resume=PATH")
+        if not cfg.DATASETS.TEST:
+            raise ConfigError(f"{cfg.label('DATASETS.TEST')}: names no data set to evaluate on")
+        device = prepare_torch(cfg)
+        model = build_model(cfg, trust, weights=start is None).to(device)
+        averaged = None
+        if start is not None:
+            load_model(model, start)
+            averaged = load_average(cfg, model, start)
     log_scores(evaluate_all(model, build_test_loaders(cfg), averaged, flip=cfg.TEST.FLIP))
     return 0
 

@@ -250,7 +250,7 @@ def test_a_dump_merges_to_the_same_config(merged: Merged) -> None:
     text = cfg.dump()
     assert merged(text) == cfg
     assert [line for line in text.splitlines() if not line.startswith(" ")] == [
-        *("MODEL:", "DATASETS:", "INPUT:", "DATALOADER:", "SOLVER:", "TEST:"),
+        *("MODEL:", "DATASETS:", "INPUT:", "DATALOADER:", "SOLVER:", "TEST:", "DISTRIBUTED:"),
         *("OUTPUT_DIR: '1e5'", "LOG_PERIOD: 20", "MEMORY_STATS: false", "PROFILER:", "SEED: 0"),
         *("PROFILE: auto", "CUDNN_BENCHMARK: null"),
     ]

@@ -429,6 +429,7 @@ def test_what_cannot_change_the_result_is_free_and_not_mentioned(
             *("OUTPUT_DIR", "elsewhere", "LOG_PERIOD", 1, "DATALOADER.NUM_WORKERS", 2, "TEST.EVAL_PERIOD", 2),
             *("MODEL.ACTIVATION_CHECKPOINTING", ["^block1"]),
             *("MEMORY_STATS", True, "PROFILER.START", 3, "PROFILER.ITERS", 2, "SOLVER.CHECKPOINT_KEEP", 2),
+            *("DISTRIBUTED.TIMEOUT", 60),
         )
     )
     compare_configs(cfg, saved, allow_change=False)
@@ -462,6 +463,7 @@ def test_what_changes_the_gradients_or_what_is_saved_is_applied_and_printed(
         "SOLVER.EMA.ENABLED": True,
         "TEST.FLIP": True,
         "TEST.PRECISE_BN.ENABLED": True,
+        "DISTRIBUTED.GRADIENTS": "bf16",
     }
     cfg = resolve_config(tiny(*(word for change in changes.items() for word in change)))
     compare_configs(cfg, saved, allow_change=False)

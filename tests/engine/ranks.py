@@ -1,0 +1,108 @@
+"""Several ranks in a test: this process, forked, with what a launcher puts into the environment."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from warmstart.engine import run_tool
+from warmstart.tools import train_net
+
+SECONDS = 60  # more than any of them takes
+
+
+class Ended(NamedTuple):
+    """A rank that has ended: its exit code, what it has said, what its function has returned."""
+
+    code: int
+    out: str
+    err: str
+    result: Any
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def environment(rank: int, ranks: int, port: int) -> dict[str, str]:
+    """What torchrun would say to a rank of one machine."""
+    numbers = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": ranks,
+        "LOCAL_WORLD_SIZE": ranks,
+        "MASTER_PORT": port,
+    }
+    return {name: str(number) for name, number in numbers.items()} | {"MASTER_ADDR": "127.0.0.1"}
+
+
+class Ranks:
+    """Ranks that run a function in the middle of `run_tool`, begun at once.
+
+    Args:
+        folder: where their outputs go.
+        ranks: how many.
+        function: gets nothing; what it returns goes through a file.
+    """
+
+    def __init__(self, folder: Path, ranks: int, function: Callable[[], Any]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, port = folder, free_port()
+        fork = multiprocessing.get_context("fork")
+        self.processes = [
+            fork.Process(target=self._run, args=(environment(rank, ranks, port), function))
+            for rank in range(ranks)
+        ]
+        for process in self.processes:
+            process.start()
+
+    def _run(self, environ: dict[str, str], function: Callable[[], Any]) -> None:
+        os.environ.update(environ, OMP_NUM_THREADS="1")
+        torch.set_num_threads(1)
+        for number, name in ((1, "out"), (2, "err")):
+            file = os.open(self._path(int(environ["RANK"]), name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(file, number)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
+
+        def main() -> int:
+            torch.save(function(), self._path(int(environ["RANK"]), "result"))
+            return 0
+
+        run_tool(main)
+
+    def _path(self, rank: int, name: str) -> Path:
+        return self.folder / f"rank{rank}.{name}"
+
+    def end(self) -> list[Ended]:
+        """Wait for all of them."""
+        for process in self.processes:
+            process.join(SECONDS)
+        late = [process for process in self.processes if process.exitcode is None]
+        for process in late:
+            process.kill()
+        assert not late, [self._path(rank, "err").read_text() for rank in range(len(self.processes))]
+        ended = []
+        for rank, process in enumerate(self.processes):
+            result = self._path(rank, "result")
+            ended.append(
+                Ended(
+                    process.exitcode or 0,
+                    *(self._path(rank, name).read_text() for name in ("out", "err")),
+                    torch.load(result, weights_only=False) if result.exists() else None,
+                )
+            )
+        return ended
+
+
+def trained(folder: Path, ranks: int, words: list[str]) -> list[Ended]:
+    """Run train_net.py on so many ranks."""
+    return Ranks(folder, ranks, lambda: train_net.main(words)).end()

@@ -1,0 +1,335 @@
+"""Several ranks are one run: the same samples, weights and scores, stopped and continued together."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+
+from warmstart.config import CfgNode, ConfigError, get_cfg
+from warmstart.data import build_train_loader
+from warmstart.engine import (
+    HookBase,
+    Trainer,
+    build_trainer,
+    evaluate,
+    load_checkpoint,
+    process_group,
+    rank,
+    register_hook,
+)
+from warmstart.engine.defaults import _HOOKS
+from warmstart.tools import train_net
+
+from .dying import assert_same_bits
+from .ranks import Ended, Ranks, trained
+
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="forks this process, which may have used the GPU"
+)
+
+# No statistics of batches, nothing random: what two ranks compute is what one does in two micro-batches.
+EXACT = ["MODEL.ARGS={norm: group, width: 4, dropout: 0}", "SOLVER.MAX_ITER=60", "SOLVER.STEPS=40"]
+WEIGHTS = ("model", "optimizer", "scheduler", "iteration")
+
+Register = Callable[[HookBase], None]
+
+
+def checkpoint(folder: Path, name: str = "model_final.pth") -> dict[str, Any]:
+    return load_checkpoint(folder / name)
+
+
+def records(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+
+
+def codes(ended: list[Ended]) -> list[int]:
+    return [each.code for each in ended]
+
+
+@pytest.fixture
+def own_hook() -> Iterator[Register]:
+    """Registers a hook for the ranks that are forked meanwhile."""
+    yield lambda hook: register_hook("own", lambda cfg: hook)
+    _HOOKS.pop("own", None)
+
+
+class Spoil(HookBase):
+    """Makes the images of one rank NaN, in the update that follows on so many."""
+
+    def __init__(self, rank: int, after: int) -> None:
+        self.rank, self.after = rank, after
+
+    def before_train(self, trainer: Trainer) -> None:
+        inner = trainer.forward
+
+        def forward(images: torch.Tensor, *rest: Any) -> Any:
+            spoilt = trainer.iteration == self.after and rank() == self.rank
+            return inner(images * float("nan") if spoilt else images, *rest)
+
+        trainer.forward = forward
+
+
+class Do(HookBase):
+    """Does something on one rank, after so many updates."""
+
+    def __init__(self, rank: int, after: int, what: Callable[[Trainer], object]) -> None:
+        self.rank, self.after, self.what = rank, after, what
+
+    @property
+    def name(self) -> str:
+        return "Do"
+
+    def after_step(self, trainer: Trainer) -> None:
+        if rank() == self.rank and trainer.iteration == self.after:
+            self.what(trainer)
+
+
+@pytest.mark.need("B15", "E7")
+def test_two_ranks_are_one_with_two_micro_batches_to_the_last_bit(tiny_words: list[str], tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "out"
+    clipping = ["SOLVER.CLIP_GRADIENTS.ENABLED=true", "SOLVER.CLIP_GRADIENTS.CLIP_TYPE=full_model"]
+    words = [*tiny_words, *EXACT, *clipping, "TEST.EVAL_PERIOD=25", "TEST.IMS_PER_BATCH=20"]
+    assert train_net.main([*words, f"OUTPUT_DIR={one}", "SOLVER.GRAD_ACCUM_STEPS=2"]) == 0
+    assert codes(trained(tmp_path, 2, words)) == [0, 0]
+    a, b = checkpoint(one), checkpoint(two)
+    for part in WEIGHTS:
+        assert_same_bits(a[part], b[part], part)
+    theirs, ours = records(one), records(two)
+    assert [r["iteration"] for r in ours] == [5, 10, 15, 20, 25, 30, 35, 40, 45, 50, 55, 60]
+    assert [r["lr"] for r in ours] == [r["lr"] for r in theirs]
+    for name in ("total_loss", "train/error", "grad_norm"):
+        assert [r[name] for r in ours] == pytest.approx([r[name] for r in theirs], rel=1e-6)
+    scored = [(r, s) for r, s in zip(ours, theirs, strict=True) if any(name.endswith("/loss") for name in r)]
+    assert [r["iteration"] for r, _ in scored] == [25, 50, 60]
+    for r, s in scored:
+        (accuracy, loss) = (name for name in s if name.startswith("npz"))
+        assert r[accuracy] == s[accuracy]
+        assert r[loss] == pytest.approx(s[loss], rel=1e-6)
+    assert len(b["rng"]) == 2
+
+
+@pytest.mark.need("B17")
+def test_gradients_are_averaged_once_a_bucket_and_update_and_ranks_stay_equal(
+    tiny: Callable[..., CfgNode], tmp_path: Path
+) -> None:
+    """With BatchNorm and dropout, whose statistics and masks are each rank's own; 12 / 3 / 2 images at a time."""
+    cfg = tiny("SOLVER.IMS_PER_BATCH", 12, "SOLVER.GRAD_ACCUM_STEPS", 3, "SOLVER.MAX_ITER", 5)
+
+    def train() -> Any:
+        with process_group(cfg):
+            trainer = build_trainer(cfg)
+            sent: list[int] = []
+            parallel: Any = trainer.forward
+            parallel.register_comm_hook(
+                sent, lambda sent, bucket: (sent.append(bucket.index()), allreduce_hook(None, bucket))[1]
+            )
+            trainer.train()
+            return sent, trainer.model.state_dict(), torch.rand(1)
+
+    one, other = (each.result for each in Ranks(tmp_path, 2, train).end())
+    sent, model, drawn = one
+    also_sent, also_model, also_drawn = other
+    assert sent == also_sent == [0] * 5
+    assert_same_bits(dict(model), dict(also_model))
+    assert not torch.equal(drawn, also_drawn)
+
+
+@pytest.mark.need("E6")
+def test_a_loss_that_is_nan_on_one_rank_ends_all_with_the_same_sentence(
+    tiny_words: list[str], tmp_path: Path, own_hook: Register
+) -> None:
+    own_hook(Spoil(rank=1, after=7))
+    main, other = trained(tmp_path, 2, tiny_words)
+    assert (main.code, other.code) == (3, 3)
+    assert main.err.startswith("error: iteration 8: total_loss is nan (loss_cls nan, train/error ")
+    assert "), on rank 1; samples of its batch: " in main.err
+    cfg = get_cfg()
+    cfg.merge_from_list(tiny_words)
+    samples = main.err.partition("batch: ")[2].partition(";")[0]
+    assert samples == build_train_loader(cfg, rank=1, world_size=2).describe_samples(7)
+    assert (other.out, other.err) == ("", "")
+    assert not (tmp_path / "out" / "last_checkpoint").exists()
+    assert (tmp_path / "out" / "log.txt").read_text().count("iteration 8: total_loss is nan") == 1
+
+
+@pytest.mark.need("E6")
+def test_an_update_that_is_nan_on_one_rank_is_skipped_by_all(
+    tiny_words: list[str], tmp_path: Path, own_hook: Register
+) -> None:
+    own_hook(Spoil(rank=1, after=7))
+    main, other = trained(tmp_path, 2, [*tiny_words, "SOLVER.NAN_POLICY=skip"])
+    assert (main.code, other.code, other.out) == (0, 0, "")
+    assert main.out.count("iteration 8 is skipped: total_loss is nan") == 1
+    assert "on rank 1; samples of its batch: " in main.out
+    assert [r.get("skipped_steps") for r in records(tmp_path / "out")] == [None, 1, 1]
+    assert all(tensor.isfinite().all() for tensor in checkpoint(tmp_path / "out")["model"].values())
+
+
+@pytest.mark.need("G2")
+def test_a_rank_that_raises_is_named_above_its_traceback_and_nobody_waits(
+    tiny_words: list[str], tmp_path: Path, own_hook: Register
+) -> None:
+    def fail(trainer: Trainer) -> None:
+        raise RuntimeError("what a bug says")
+
+    own_hook(Do(rank=1, after=3, what=fail))
+    began = time.monotonic()
+    main, other = trained(tmp_path, 2, tiny_words)
+    assert time.monotonic() - began < 10
+    assert (main.code, other.code) == (5, 1)
+    first = other.err.splitlines()[0]
+    assert first.startswith("rank 1 of 2, on ")
+    assert first.endswith(" has failed:")
+    assert "Traceback" in other.err
+    assert "RuntimeError: what a bug says" in other.err
+    assert main.err.startswith("rank 0 of 2, on ")
+    assert ": another process has ended, or did not come in time: " in main.err
+    assert "Traceback" not in main.err
+
+
+@pytest.mark.need("D14", "C1", "C7")
+def test_a_signal_to_one_rank_saves_the_same_iteration_on_all_and_the_run_goes_on_as_if_unbroken(
+    tiny_words: list[str], tmp_path: Path, own_hook: Register
+) -> None:
+    words = [*tiny_words, "SOLVER.EMA.ENABLED=true"]  # with BatchNorm, dropout, crops, flips
+    straight = tmp_path / "straight"
+    assert codes(trained(tmp_path / "a", 2, [*words, f"OUTPUT_DIR={straight}"])) == [0, 0]
+    own_hook(Do(rank=1, after=6, what=lambda trainer: os.kill(os.getpid(), signal.SIGTERM)))
+    assert codes(trained(tmp_path / "b", 2, words)) == [143, 143]
+    out = tmp_path / "out"
+    stopped = checkpoint(out, (out / "last_checkpoint").read_text())["iteration"]
+    assert 7 <= stopped <= 11  # heard of within a tenth of a second, and after the record at 10 at the latest
+    _HOOKS.clear()
+    assert codes(trained(tmp_path / "c", 2, [*words, "--resume"])) == [0, 0]
+    a, b = checkpoint(straight), checkpoint(out)
+    for part in (*WEIGHTS, "ema", "rng"):
+        assert_same_bits(a[part], b[part], part)
+    assert [r["iteration"] for r in records(out)] == [5, 10, 14]
+    assert [r["total_loss"] for r in records(out)] == [r["total_loss"] for r in records(straight)]
+
+
+@pytest.mark.need("D14")
+def test_a_stop_that_one_rank_asks_for_ends_all_with_the_same_iteration(
+    tiny_words: list[str], tmp_path: Path, own_hook: Register
+) -> None:
+    own_hook(Do(rank=1, after=5, what=lambda trainer: trainer.request_stop("enough")))  # at a record
+    main, other = trained(tmp_path, 2, tiny_words)
+    assert (main.code, other.code) == (0, 0)
+    assert "stopped after iteration 6: enough" in main.out
+    assert checkpoint(tmp_path / "out")["iteration"] == 6
+
+
+@pytest.mark.need("C8")
+@pytest.mark.parametrize("ranks", [1, 4])
+def test_a_run_of_two_ranks_continues_on_one_and_on_four(
+    tiny_words: list[str], tmp_path: Path, ranks: int
+) -> None:
+    """Without dropout the weights are those of the unbroken run but for the order in which gradients add up."""
+    words = [*tiny_words, *EXACT[:1], "TEST.EVAL_PERIOD=0"]
+    straight, out = tmp_path / "straight", tmp_path / "out"
+    assert train_net.main([*words, f"OUTPUT_DIR={straight}"]) == 0
+    assert codes(trained(tmp_path / "a", 2, [*words, "SOLVER.MAX_ITER=7"])) == [0, 0]
+    assert len(checkpoint(out)["rng"]) == 2
+    main, *others = trained(tmp_path / "b", ranks, [*words, "--resume"])
+    assert codes([main, *others]) == [0] * ranks
+    text = f"processes: 2 -> {ranks}; batches stay the same, what dropout and the like draw is new"
+    assert main.out.count(text) == 1
+    assert len(checkpoint(out)["rng"]) == ranks
+    for name, tensor in checkpoint(straight)["model"].items():
+        torch.testing.assert_close(checkpoint(out)["model"][name], tensor, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.need("G3")
+def test_three_samples_are_evaluated_on_four_ranks(tiny: Callable[..., CfgNode], tmp_path: Path) -> None:
+    images = torch.tensor([[2.0, 0.0, 1.0], [0.5, 2.0, 0.0], [2.0, 0.0, 3.0]])
+    labels = torch.tensor([0, 1, 1])
+
+    def score(world: int) -> dict[str, float]:
+        own = [(images[i : i + 1], labels[i : i + 1]) for i in range(rank(), 3, world)]
+        return evaluate(torch.nn.Identity(), own)
+
+    def in_group() -> dict[str, float]:
+        with process_group(tiny()):
+            return score(4)
+
+    found = [each.result for each in Ranks(tmp_path, 4, in_group).end()]
+    assert found == [found[0]] * 4
+    assert found[0]["accuracy"] == pytest.approx(2 / 3, abs=1e-7)
+    assert found[0]["loss"] == pytest.approx(score(1)["loss"], rel=1e-6)
+
+
+def test_precise_statistics_are_those_of_all_ranks(tiny_words: list[str], tmp_path: Path) -> None:
+    """Of the first layer, whose inputs do not depend on how batches are cut."""
+    words = [*tiny_words, "TEST.PRECISE_BN.ENABLED=true", "TEST.PRECISE_BN.NUM_ITER=6"]
+    words += ["SOLVER.MAX_ITER=1", "SOLVER.WARMUP_ITERS=0", "SOLVER.BASE_LR=1e-9"]
+    assert train_net.main([*words, f"OUTPUT_DIR={tmp_path}/one"]) == 0
+    assert codes(trained(tmp_path, 2, words)) == [0, 0]
+    one, two = (checkpoint(tmp_path / name)["model"] for name in ("one", "out"))
+    name = next(name for name in one if name.endswith("running_mean")).removesuffix("mean")
+    for each in ("mean", "var"):
+        torch.testing.assert_close(two[name + each], one[name + each], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.need("E15")
+def test_a_batch_that_cannot_be_shared_is_refused_once_with_the_nearest_ones(
+    tiny_words: list[str], tmp_path: Path
+) -> None:
+    main, other = trained(tmp_path, 2, [*tiny_words, "SOLVER.IMS_PER_BATCH=9", "SOLVER.GRAD_ACCUM_STEPS=3"])
+    assert (main.code, other.code, other.err) == (2, 2, "")
+    assert main.err == (
+        "error: SOLVER.IMS_PER_BATCH (command line): 9 images cannot be shared evenly by 2 processes, in 3 "
+        "micro-batches each; set it to 6 or 12\n"
+    )
+
+
+def test_what_only_the_main_rank_finds_ends_all_and_is_said_once(tiny_words: list[str], tmp_path: Path) -> None:
+    assert train_net.main(tiny_words) == 0
+    main, other = trained(tmp_path, 2, tiny_words)
+    assert (main.code, other.code, other.err) == (2, 2, "")
+    assert main.err.startswith(f"error: {tmp_path}/out holds the checkpoints of an earlier run; give --resume")
+
+
+def test_what_only_another_rank_finds_is_said_by_it(
+    tiny_words: list[str], tmp_path: Path, own_hook: Register
+) -> None:
+    def mistake(trainer: Trainer) -> None:
+        raise ConfigError("images/7.jpg cannot be read")
+
+    own_hook(Do(rank=1, after=3, what=mistake))
+    main, other = trained(tmp_path, 2, tiny_words)
+    assert (main.code, other.code) == (5, 2)
+    assert other.err == "error: rank 1: images/7.jpg cannot be read\n"
+
+
+@pytest.mark.need("D14")
+def test_early_stopping_ends_two_ranks_where_it_ends_one(tiny_words: list[str], tmp_path: Path) -> None:
+    """Both stop with the update after the evaluation in which patience runs out, however fast updates are."""
+    test = tiny_words[1].removeprefix("DATASETS.TEST=")
+    words = [*tiny_words, *EXACT[:1], "TEST.EVAL_PERIOD=2", f"TEST.BEST.METRIC={test}/accuracy", "LOG_PERIOD=100"]
+    words += ["TEST.EARLY_STOPPING.PATIENCE=2"]
+    assert train_net.main([*words, f"OUTPUT_DIR={tmp_path}/one"]) == 0
+    main, other = trained(tmp_path, 2, words)
+    assert (main.code, other.code) == (0, 0)
+    assert checkpoint(tmp_path / "out")["iteration"] == checkpoint(tmp_path / "one")["iteration"] < 14
+    assert (tmp_path / "out" / "model_best.pth").exists()
+    assert records(tmp_path / "out")[-1]["iteration"] == checkpoint(tmp_path / "out")["iteration"]
+
+
+def test_gradients_sent_in_bf16_are_rounded_and_ranks_stay_equal(tiny_words: list[str], tmp_path: Path) -> None:
+    words = [*tiny_words, *EXACT[:1], "SOLVER.MAX_ITER=9"]
+    assert codes(trained(tmp_path / "a", 2, words)) == [0, 0]
+    rounded = [*words, "DISTRIBUTED.GRADIENTS=bf16", f"OUTPUT_DIR={tmp_path}/rounded"]
+    assert codes(trained(tmp_path / "b", 2, rounded)) == [0, 0]
+    a, b = (checkpoint(tmp_path / name)["model"] for name in ("out", "rounded"))
+    assert not all(torch.equal(a[name], b[name]) for name in a)
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=0.05, atol=0.01)
