@@ -19,6 +19,7 @@ from .device import check_device, get_device, prepare_torch
 from .evaluation import evaluate, evaluation_mode
 from .first_weights import init_from_data
 from .hooks import EvaluationHook, FolderHook, PreciseBNHook, ProfilerHook
+from .launch import LAUNCH_FLAGS, adopt_slurm, launch, wants_launch
 from .logs import setup_logging
 from .losses import LossWindow, NonFiniteLossError
 from .lr_range import RangeTest, find_lr, range_picture
@@ -31,6 +32,7 @@ from .resume import (
     compare_configs,
     find_start,
     hold_folder,
+    implied_resume,
     load_average,
     load_model,
     load_start,
@@ -45,6 +47,7 @@ from .trainer import HookBase, Trainer, every, next_multiple
 from .writers import ConsoleWriter, JSONWriter, PictureWriter, TensorBoardWriter, Writer
 
 __all__ = [
+    "LAUNCH_FLAGS",
     "BestHook",
     "CheckpointHook",
     "ConsoleWriter",
@@ -69,6 +72,7 @@ __all__ = [
     "TensorBoardWriter",
     "Trainer",
     "Writer",
+    "adopt_slurm",
     "build_scaler",
     "build_test_loaders",
     "build_trainer",
@@ -85,9 +89,11 @@ __all__ = [
     "finish_saves",
     "get_device",
     "hold_folder",
+    "implied_resume",
     "init_from_data",
     "is_main",
     "iters_per_epoch",
+    "launch",
     "load_average",
     "load_checkpoint",
     "load_model",
@@ -116,6 +122,7 @@ __all__ = [
     "setup_logging",
     "stop_signals",
     "together",
+    "wants_launch",
     "why_done",
     "world_size",
 ]

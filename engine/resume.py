@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -127,6 +128,24 @@ def why_done(cfg: CfgNode, start: Mapping[str, Any]) -> str:
 
 def _cannot_write(cfg: CfgNode, error: OSError) -> ConfigError:
     return ConfigError(f"{cfg.label('OUTPUT_DIR')}: cannot write to {cfg.OUTPUT_DIR}: {error.strerror}")
+
+
+def implied_resume(resume: str | None, overwrite: bool, folder: str) -> str | None:
+    """Return what --resume means; "" where a launcher starts the processes of a run anew, and it has saved.
+
+    Raises:
+        ConfigError: such a run could not tell its own checkpoints from those that it overwrites.
+    """
+    if overwrite and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
+        raise ConfigError(
+            "command line: --overwrite does not go with restarts, which continue from what OUTPUT_DIR holds; name "
+            "another OUTPUT_DIR"
+        )
+    count = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    if not count:
+        return resume
+    logger.info("restart %d of the processes: --resume is implied", count)
+    return "" if resume is None or has_checkpoints(Path(folder)) else resume
 
 
 def find_start(cfg: CfgNode, resume: str | None, overwrite: bool, trust: bool = False) -> dict[str, Any] | None:

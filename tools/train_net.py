@@ -14,12 +14,16 @@ from warmstart.tools import interruptible
 with interruptible(__name__):
     from warmstart.config import CfgNode, ConfigError, Flag
     from warmstart.engine import (
+        LAUNCH_FLAGS,
+        adopt_slurm,
         build_test_loaders,
         build_trainer,
         compare_configs,
         evaluate_all,
         find_start,
         hold_folder,
+        implied_resume,
+        launch,
         load_average,
         load_model,
         load_start,
@@ -36,6 +40,7 @@ with interruptible(__name__):
         setup_logging,
         stop_signals,
         together,
+        wants_launch,
         why_done,
     )
     from warmstart.modeling import build_model
@@ -48,14 +53,18 @@ FLAGS = (
     Flag("--overwrite", "none", "start anew; the run that OUTPUT_DIR holds goes when this one has saved"),
     Flag("--allow-config-change", "none", "resume although model, data or seed differ"),
     Flag("--trust-checkpoint", "none", "read a checkpoint or MODEL.WEIGHTS even if that can run code in it"),
+    *LAUNCH_FLAGS,
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool with the words of a command line and return its exit code."""
+    adopt_slurm()
     flags, cfg = read_command_line(argv, FLAGS, "Train the model that a YAML file describes.")
     if flags["eval_only"] and flags["overwrite"]:
         raise ConfigError("command line: --eval-only writes nothing, so --overwrite has no meaning; leave it out")
+    if wants_launch(flags):
+        return launch(cfg, flags, argv)
     with process_group(cfg):
         setup_logging()
         with together():
@@ -69,7 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train(cfg: CfgNode, flags: Mapping[str, Any]) -> int:
     """Train from iteration 0, or from the checkpoint that --resume means."""
     trust = flags["trust_checkpoint"]
-    resume = flags["resume"]
+    with together():
+        resume = implied_resume(flags["resume"], flags["overwrite"], cfg.OUTPUT_DIR)
     start = on_main(lambda: find_start(cfg, resume, flags["overwrite"], trust))
     if start is not None:
         with together():

@@ -429,7 +429,7 @@ def test_what_cannot_change_the_result_is_free_and_not_mentioned(
             *("OUTPUT_DIR", "elsewhere", "LOG_PERIOD", 1, "DATALOADER.NUM_WORKERS", 2, "TEST.EVAL_PERIOD", 2),
             *("MODEL.ACTIVATION_CHECKPOINTING", ["^block1"]),
             *("MEMORY_STATS", True, "PROFILER.START", 3, "PROFILER.ITERS", 2, "SOLVER.CHECKPOINT_KEEP", 2),
-            *("DISTRIBUTED.TIMEOUT", 60),
+            *("DISTRIBUTED.TIMEOUT", 60, "DISTRIBUTED.MAX_RESTARTS", 1),
         )
     )
     compare_configs(cfg, saved, allow_change=False)

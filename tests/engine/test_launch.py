@@ -1,0 +1,247 @@
+"""--num-gpus: the processes are started, told of signals, and ended, and their exit code is the tool's."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from warmstart.config import ConfigError, get_cfg
+from warmstart.engine import load_checkpoint
+from warmstart.engine.launch import launch, slurm_environment, wants_launch
+from warmstart.tools import train_net
+
+from .dying import assert_same_bits
+
+ROOT = Path(__file__).parent.parent.parent
+WEIGHTS = ("model", "optimizer", "scheduler", "iteration", "rng")
+
+
+def started(words: list[str], **environ: str) -> subprocess.Popen[str]:
+    """Start train_net.py on the CPU, with one thread a rank."""
+    own = {"MODEL.DEVICE=cpu", "--import=tests.engine.failing"}
+    return subprocess.Popen(
+        [sys.executable, "tools/train_net.py", *words, *own],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.environ.get("PYTHONPATH", "")} | environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def children(pid: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_running(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists() and "Z (zombie)" not in Path(f"/proc/{pid}/status").read_text()
+
+
+@pytest.mark.need("D14", "G1")
+def test_a_signal_to_the_launcher_goes_on_to_all_ranks_which_save_and_leave_no_orphan(
+    tiny_words: list[str], tmp_path: Path
+) -> None:
+    process = started([*tiny_words, "--num-gpus=2", "SOLVER.MAX_ITER=1000000", "SOLVER.STEPS=900000"])
+    records = tmp_path / "out" / "metrics.json"
+    end = time.monotonic() + 60
+    while not records.exists() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.05)
+    ranks = children(process.pid)
+    assert len(ranks) == 2
+    process.send_signal(signal.SIGUSR1)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGUSR1, err
+    assert err == "SIGUSR1: finishing this iteration, then saving; once more leaves at once\n"
+    assert (
+        out.count("processes: 2, with 4 of the 8 images of a batch each; gradients are averaged in float32") == 1
+    )
+    assert "SIGUSR1: ended after iteration" in out
+    assert (tmp_path / "out" / "last_checkpoint").exists()
+    assert not any(is_running(pid) for pid in ranks)
+    assert not (tmp_path / "out" / ".lock").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.need("G1")
+def test_two_runs_on_one_machine_both_finish(tiny_words: list[str], tmp_path: Path) -> None:
+    runs = [started([*tiny_words, "--num-gpus=2", f"OUTPUT_DIR={tmp_path}/{name}"]) for name in "ab"]
+    for run in runs:
+        out, err = run.communicate(timeout=120)
+        assert (run.returncode, err) == (0, ""), out
+    assert_same_bits(*(load_checkpoint(tmp_path / name / "model_final.pth")["model"] for name in "ab"))
+
+
+@pytest.mark.slow
+@pytest.mark.need("G2")
+def test_a_rank_that_raises_ends_all_with_its_traceback(tiny_words: list[str], tmp_path: Path) -> None:
+    process = started([*tiny_words, "--num-gpus=2"], FAIL="raise")
+    mark = tmp_path / "out.failed"
+    while not mark.exists() and process.poll() is None:
+        time.sleep(0.01)
+    failed = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - failed < 10
+    assert process.returncode == 1
+    assert "rank 1 of 2, on " in err
+    assert err.count("Traceback") == 1
+    assert err.count("RuntimeError: what a bug says") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.need("G4")
+def test_a_killed_rank_is_started_again_and_the_run_ends_with_the_same_weights(
+    tiny_words: list[str], tmp_path: Path
+) -> None:
+    words = [*tiny_words, "--num-gpus=2", "SOLVER.CHECKPOINT_PERIOD=3"]
+    straight = started([*words, f"OUTPUT_DIR={tmp_path}/straight"])
+    assert straight.communicate(timeout=120)[1] == ""
+    killed = started([*words, "DISTRIBUTED.MAX_RESTARTS=1"], FAIL="kill")
+    out, err = killed.communicate(timeout=120)
+    assert killed.returncode == 0, err
+    assert out.count("restart 1 of the processes: --resume is implied") == 1
+    assert out.count("continuing after iteration 6") == 1
+    a, b = (load_checkpoint(tmp_path / name / "model_final.pth") for name in ("straight", "out"))
+    for part in WEIGHTS:
+        assert_same_bits(a[part], b[part], part)
+
+
+@pytest.mark.slow
+@pytest.mark.need("G2")
+def test_a_rank_that_is_killed_is_named(tiny_words: list[str], tmp_path: Path) -> None:
+    process = started([*tiny_words, "--num-gpus=2"], FAIL="kill")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 137
+    assert "error: rank 1 was ended by SIGKILL\n" in err
+
+
+@pytest.mark.slow
+def test_two_machines_with_an_address(tiny_words: list[str], tmp_path: Path) -> None:
+    from .ranks import free_port
+
+    words = [*tiny_words, "--num-machines=2", "--num-gpus=1", f"--dist-url=tcp://127.0.0.1:{free_port()}"]
+    first, second = (started([*words, f"--machine-rank={number}"]) for number in (0, 1))
+    out, err = first.communicate(timeout=120)
+    assert (first.returncode, err) == (0, "")
+    assert "processes: 2, with 4 of the 8 images" in out
+    assert second.communicate(timeout=60) == ("", "")
+    assert second.returncode == 0
+    assert len(load_checkpoint(tmp_path / "out" / "model_final.pth")["rng"]) == 2
+
+
+FLAGS: dict[str, Any] = {"num_gpus": None, "num_machines": None, "machine_rank": None, "dist_url": None}
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (
+            {"num_machines": 2},
+            "--num-machines 2 needs --machine-rank, from 0 to 1, and --dist-url tcp://HOST:PORT",
+        ),
+        (
+            {"num_machines": 2, "machine_rank": 2, "dist_url": "tcp://a:1"},
+            "--machine-rank 2: the machines are 0 to 1",
+        ),
+        ({"num_gpus": 2, "dist_url": "a"}, "--dist-url a: expected tcp://HOST:PORT, such as tcp://node1:29500"),
+    ],
+)
+def test_flags_that_do_not_fit_are_refused(flags: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError, match=f"^command line: {text}"):
+        wants_launch(FLAGS | flags)
+
+
+def test_no_flag_and_one_process_train_here() -> None:
+    assert [wants_launch(FLAGS | {"num_gpus": number}) for number in (None, 0, 1, 2)] == [
+        False,
+        False,
+        False,
+        True,
+    ]
+
+
+def test_a_rank_starts_nothing_and_refuses_another_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert not wants_launch(FLAGS | {"num_gpus": 2})
+    with pytest.raises(
+        ConfigError, match="--num-gpus 3: 2 processes have been started here already; leave it out"
+    ):
+        wants_launch(FLAGS | {"num_gpus": 3})
+
+
+@pytest.mark.need("E15")
+def test_what_is_wrong_with_several_is_said_before_any_is_started(
+    tiny_words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = r"9 images cannot be shared evenly by 6 processes; set it to 6 or 12$"
+    cfg = get_cfg()
+    cfg.merge_from_list([*tiny_words, "SOLVER.IMS_PER_BATCH=9", "MODEL.DEVICE=cpu"])
+    flags = FLAGS | {"num_gpus": 3, "num_machines": 2, "machine_rank": 0, "dist_url": "tcp://a:1"}
+    with pytest.raises(ConfigError, match=text):
+        launch(cfg, flags)
+    cfg.merge_from_list(["MODEL.SYNC_BN", True, "SOLVER.IMS_PER_BATCH", 12])
+    with pytest.raises(
+        ConfigError, match=r"^MODEL.SYNC_BN \(override\): torch synchronises BatchNorm on CUDA devices"
+    ):
+        launch(cfg, flags)
+    cfg.merge_from_list(["MODEL.SYNC_BN", False, "DISTRIBUTED.STATIC_GRAPH", True, "SOLVER.GRAD_ACCUM_STEPS", 2])
+    with pytest.raises(
+        ConfigError, match=r"^DISTRIBUTED.STATIC_GRAPH \(override\): torch has no static graph with"
+    ):
+        launch(cfg, flags)
+    cfg.merge_from_list(["MODEL.DEVICE", "cuda"])
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(
+        ConfigError, match="3 processes on this machine need 3 CUDA devices, it has 2; start 2, as w"
+    ):
+        launch(cfg, flags)
+    cfg.merge_from_list(["MODEL.DEVICE", "cuda:1"])
+    with pytest.raises(ConfigError, match="each process takes a device of its own, the first 3; set it to cuda$"):
+        launch(cfg, flags)
+
+
+def test_overwrite_does_not_go_with_restarts(tiny_words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "1")
+    with pytest.raises(ConfigError, match="^command line: --overwrite does not go with restarts, which continue"):
+        train_net.main([*tiny_words, "--overwrite"])
+
+
+SRUN = {
+    "SLURM_PROCID": "3",
+    "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "1",
+    "SLURM_NTASKS": "5",
+    "SLURM_STEP_NODELIST": "a7,b[3-4]",
+    "SLURM_STEP_TASKS_PER_NODE": "3,1(x2)",
+    "SLURM_JOB_ID": "17000",
+    "SLURM_STEP_ID": "2",
+}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [("a7,b[3-4]", "a7"), ("gpu[007-009,012]", "gpu007"), ("node-1-[2,5]", "node-1-2"), ("one", "one")],
+)
+def test_tasks_of_srun_are_ranks(nodes: str, first: str) -> None:
+    assert slurm_environment(SRUN | {"SLURM_STEP_NODELIST": nodes, "SLURM_CPUS_PER_TASK": "4"}) == {
+        "RANK": "3",
+        "WORLD_SIZE": "5",
+        "LOCAL_RANK": "0",
+        "LOCAL_WORLD_SIZE": "1",
+        "MASTER_ADDR": first,
+        "MASTER_PORT": "15002",
+        "OMP_NUM_THREADS": "4",
+    }
+
+
+@pytest.mark.parametrize("changed", [{"RANK": "0"}, {"SLURM_NTASKS": "1"}, {"SLURM_STEP_NODELIST": None}])
+def test_one_task_a_batch_script_and_a_rank_of_torchrun_are_left_alone(changed: dict[str, str | None]) -> None:
+    environ = {name: value for name, value in (SRUN | changed).items() if value is not None}
+    assert slurm_environment(environ) == {}
