@@ -42,6 +42,7 @@ from .resume import (
 )
 from .rng import preserved_rng, rng_state, seed_all, set_rng_state
 from .saving import CheckpointHook, SaveError, finish_saves
+from .scaling import log_scaling, scale_of, scaled
 from .signals import Interrupted, stop_signals
 from .trainer import HookBase, Trainer, every, next_multiple
 from .writers import ConsoleWriter, JSONWriter, PictureWriter, TensorBoardWriter, Writer
@@ -100,6 +101,7 @@ __all__ = [
     "load_newest",
     "load_start",
     "log_run",
+    "log_scaling",
     "log_scores",
     "next_multiple",
     "on_main",
@@ -117,6 +119,8 @@ __all__ = [
     "rng_state",
     "run_tool",
     "save_checkpoint",
+    "scale_of",
+    "scaled",
     "seed_all",
     "set_rng_state",
     "setup_logging",

@@ -17,6 +17,7 @@ from warmstart.config import CfgNode, ConfigError, Flag
 
 from . import comm
 from .resolve import resolve_config
+from .scaling import scaled
 from .signals import SIGNALS, signal_name
 
 
@@ -85,7 +86,7 @@ def launch(cfg: CfgNode, flags: Mapping[str, Any], argv: Sequence[str] | None = 
 
     ranks, machines = flags["num_gpus"] or 1, flags["num_machines"] or 1
     comm.check_devices(cfg, ranks)
-    resolve_config(cfg, ranks * machines)
+    resolve_config(scaled(cfg, ranks * machines), ranks * machines)
     if machines == 1:
         # A port that is free, chosen where it is listened to: two runs never meet.
         place: dict[str, Any] = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "local_addr": "localhost"}

@@ -34,6 +34,7 @@ with interruptible(__name__):
         resolve_config,
         run_tool,
         save_checkpoint,
+        scaled,
         setup_logging,
     )
     from warmstart.modeling import build_model
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool with the words of a command line and return its exit code."""
     _, cfg = read_command_line(argv, (), "Train the model that a YAML file describes, in one plain loop.")
     setup_logging()
-    cfg = resolve_config(cfg)
+    cfg = resolve_config(scaled(cfg, 1))
     with hold_folder(cfg):
         train(cfg)
     return 0

@@ -28,6 +28,7 @@ with interruptible(__name__):
         load_model,
         load_start,
         log_run,
+        log_scaling,
         log_scores,
         on_main,
         prepare_folder,
@@ -37,11 +38,14 @@ with interruptible(__name__):
         read_start,
         resolve_config,
         run_tool,
+        scale_of,
+        scaled,
         setup_logging,
         stop_signals,
         together,
         wants_launch,
         why_done,
+        world_size,
     )
     from warmstart.modeling import build_model
 
@@ -68,19 +72,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     with process_group(cfg):
         setup_logging()
         with together():
-            cfg = resolve_config(cfg)
+            resolved = resolve_config(scaled(cfg, world_size()))
         if flags["eval_only"]:
-            return evaluate_only(cfg, flags["resume"], flags["trust_checkpoint"])
-        with hold_folder(cfg):
-            return train(cfg, flags)
+            return evaluate_only(resolved, flags["resume"], flags["trust_checkpoint"])
+        with hold_folder(resolved):
+            return train(cfg, resolved, flags)
 
 
-def train(cfg: CfgNode, flags: Mapping[str, Any]) -> int:
-    """Train from iteration 0, or from the checkpoint that --resume means."""
+def train(given: CfgNode, cfg: CfgNode, flags: Mapping[str, Any]) -> int:
+    """Train from iteration 0, or from the checkpoint that --resume means.
+
+    Args:
+        given: the config as the user wrote it.
+        cfg: the same, resolved.
+        flags: of the command line.
+    """
     trust = flags["trust_checkpoint"]
     with together():
         resume = implied_resume(flags["resume"], flags["overwrite"], cfg.OUTPUT_DIR)
     start = on_main(lambda: find_start(cfg, resume, flags["overwrite"], trust))
+    if start is not None and scale_of(start):
+        with together():
+            cfg = resolve_config(scaled(given, scale_of(start)))
+    log_scaling(given, cfg)
     if start is not None:
         with together():
             compare_configs(cfg, start["config"], flags["allow_config_change"])

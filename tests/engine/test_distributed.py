@@ -333,3 +333,22 @@ def test_gradients_sent_in_bf16_are_rounded_and_ranks_stay_equal(tiny_words: lis
     assert not all(torch.equal(a[name], b[name]) for name in a)
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=0.05, atol=0.01)
+
+
+@pytest.mark.need("E15", "C8")
+def test_a_scaled_run_keeps_its_batch_rate_and_length_on_another_number_of_ranks(
+    tiny_words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*tiny_words, "SOLVER.REFERENCE_WORLD_SIZE=1", "SOLVER.CHECKPOINT_PERIOD=4"]
+    main, _ = trained(tmp_path, 2, words)
+    assert "SOLVER.IMS_PER_BATCH: 8 -> 16" in main.out
+    assert "plan: 7 iterations" in main.out
+    out = tmp_path / "out"
+    for name in ("model_final.pth", "model_0000006.pth", "last_checkpoint"):
+        (out / name).unlink()
+    assert train_net.main([*words, "--resume"]) == 0
+    said = capsys.readouterr().out
+    assert "SOLVER.IMS_PER_BATCH: 8 -> 16" in said
+    assert "continuing after iteration 6\n" in said
+    assert "changed since the checkpoint" not in said
+    assert checkpoint(out)["iteration"] == 7

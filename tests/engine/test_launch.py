@@ -15,6 +15,7 @@ import pytest
 from warmstart.config import ConfigError, get_cfg
 from warmstart.engine import load_checkpoint
 from warmstart.engine.launch import launch, slurm_environment, wants_launch
+from warmstart.engine.scaling import scaled
 from warmstart.tools import train_net
 
 from .dying import assert_same_bits
@@ -245,3 +246,36 @@ def test_tasks_of_srun_are_ranks(nodes: str, first: str) -> None:
 def test_one_task_a_batch_script_and_a_rank_of_torchrun_are_left_alone(changed: dict[str, str | None]) -> None:
     environ = {name: value for name, value in (SRUN | changed).items() if value is not None}
     assert slurm_environment(environ) == {}
+
+
+@pytest.mark.need("E15")
+def test_a_config_for_another_number_of_processes_is_scaled_and_each_change_printed(
+    tiny_words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Percentages and epochs follow by themselves; what detectron2 rounds is rounded."""
+    words = [*tiny_words, "SOLVER.REFERENCE_WORLD_SIZE=2", "SOLVER.STEPS=50%,9", "TEST.EVAL_PERIOD=7"]
+    assert train_net.main(words) == 0
+    out = capsys.readouterr().out
+    assert [line[11:] for line in out.splitlines() if "scaled" in line] == [
+        "scaled by SOLVER.REFERENCE_WORLD_SIZE: SOLVER.IMS_PER_BATCH: 8 -> 4",
+        "scaled by SOLVER.REFERENCE_WORLD_SIZE: SOLVER.REFERENCE_WORLD_SIZE: 2 -> 1",
+        "scaled by SOLVER.REFERENCE_WORLD_SIZE: SOLVER.MAX_ITER: 14 -> 28",
+        "scaled by SOLVER.REFERENCE_WORLD_SIZE: SOLVER.BASE_LR: 0.05 -> 0.025",
+        "scaled by SOLVER.REFERENCE_WORLD_SIZE: SOLVER.STEPS: ('50%', 9) -> ('50%', 18)",
+        "scaled by SOLVER.REFERENCE_WORLD_SIZE: SOLVER.WARMUP_ITERS: 4 -> 8",
+        "scaled by SOLVER.REFERENCE_WORLD_SIZE: SOLVER.CHECKPOINT_PERIOD: 5000 -> 10000",
+        "scaled by SOLVER.REFERENCE_WORLD_SIZE: TEST.EVAL_PERIOD: 7 -> 14",
+    ]
+    assert "plan: 28 iterations = 2.3 epochs of 48 samples; warm-up ends at 8; drops at 14, 18;" in out
+    # From its config.yaml, or by the words of the command, a resumed run is what it was.
+    assert train_net.main(["--config-file", f"{tmp_path}/out/config.yaml", "--resume"]) == 0
+    assert "iteration 28, SOLVER.MAX_ITER is 28: nothing to do" in capsys.readouterr().out
+
+
+def test_what_is_off_or_fits_is_not_scaled() -> None:
+    cfg = get_cfg()
+    assert scaled(cfg, 8) is cfg
+    cfg.merge_from_list(["SOLVER.REFERENCE_WORLD_SIZE", 8, "SOLVER.CHECKPOINT_PERIOD", 0])
+    assert scaled(cfg, 8) is cfg
+    assert scaled(cfg, 16).SOLVER.CHECKPOINT_PERIOD == 0
+    assert scaled(cfg, 16).SOLVER.WARMUP_ITERS == "2.5%"
