@@ -108,9 +108,10 @@ def check_devices(cfg: CfgNode, ranks: int) -> None:
         raise ConfigError(f"{label}: each process takes a device of its own, the first {ranks}; set it to cuda")
     devices = torch.cuda.device_count()
     if device_of(cfg).startswith("cuda") and ranks > devices:
+        fewer = f"start {devices}, as with --num-gpus {devices}, or " if devices else ""
         raise ConfigError(
-            f"{label}: {ranks} processes on this machine need {ranks} CUDA devices, it has {devices}; start "
-            f"{devices}, as with --num-gpus {devices}, or set MODEL.DEVICE to cpu"
+            f"{label}: {ranks} processes on this machine need {ranks} CUDA devices, it has {devices}; {fewer}set "
+            "MODEL.DEVICE to cpu"
         )
 
 

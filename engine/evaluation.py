@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +15,10 @@ from torch.nn import functional as F
 from . import comm
 from .batches import to_device
 from .rng import preserved_rng
+
+logger = logging.getLogger(__name__)
+
+_APART = 30.0  # seconds between two lines that say how far an evaluation is
 
 
 @contextmanager
@@ -78,10 +84,14 @@ def evaluate(
     metrics: MetricCollection | None = None
     # Not torchmetrics' mean: it waits for the device at each batch to look for NaN, and leaves NaN out.
     loss, samples = torch.zeros((), dtype=torch.float64, device=device), 0
+    told, whole = time.monotonic(), f" of {len(loader)}" if isinstance(loader, Sized) else ""
     with preserved_rng(device), evaluation_mode(model):
-        for batch in loader:
+        for number, batch in enumerate(loader):
             if between is not None:
                 between()
+            if time.monotonic() - told >= _APART:
+                told = time.monotonic()
+                logger.info("evaluating: %d%s batches are done", number, whole)
             images, labels = to_device(batch, device)
             logits = model(images).float()
             if flip:

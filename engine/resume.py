@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ from .saving import CHECKPOINTS_FREE, checkpoint_bytes, finish_saves, require_sp
 from .trainer import Trainer, is_pending
 
 logger = logging.getLogger(__name__)
+
+LAUNCH = ".launch"  # says who has started the run in a folder, where that one may start it anew
 
 # Keys that cannot change the result of training (FREE), and sections whose change would make it another run
 # (FIXED). Of the rest (SOLVER above all) this run's value is used, and the change is printed; so it is of PRINTED,
@@ -130,22 +133,20 @@ def _cannot_write(cfg: CfgNode, error: OSError) -> ConfigError:
     return ConfigError(f"{cfg.label('OUTPUT_DIR')}: cannot write to {cfg.OUTPUT_DIR}: {error.strerror}")
 
 
-def implied_resume(resume: str | None, overwrite: bool, folder: str) -> str | None:
-    """Return what --resume means; "" where a launcher starts the processes of a run anew, and it has saved.
+def is_restart(folder: Path) -> bool:
+    """Return whether a launcher has started this run anew after a failure, and it has saved before into `folder`.
 
-    Raises:
-        ConfigError: such a run could not tell its own checkpoints from those that it overwrites.
+    What another run has saved there does not count: this one may have failed since it was refused the folder.
     """
-    if overwrite and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
-        raise ConfigError(
-            "command line: --overwrite does not go with restarts, which continue from what OUTPUT_DIR holds; name "
-            "another OUTPUT_DIR"
-        )
-    count = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    if not count:
-        return resume
-    logger.info("restart %d of the processes: --resume is implied", count)
-    return "" if resume is None or has_checkpoints(Path(folder)) else resume
+    with suppress(OSError):
+        is_own = (folder / LAUNCH).read_text(encoding="utf-8") == _launch()
+        return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0 and is_own and has_checkpoints(folder)
+    return False
+
+
+def _launch() -> str:
+    """Return what the processes that a launcher starts have in common, also after a restart."""
+    return f"process {os.getppid()} on {socket.gethostname()}"
 
 
 def find_start(cfg: CfgNode, resume: str | None, overwrite: bool, trust: bool = False) -> dict[str, Any] | None:
@@ -366,6 +367,8 @@ def prepare_folder(
             folder, iteration, _rewritten(folder) if from_newest and cfg.SOLVER.CHECKPOINT_KEEP else []
         )
         files.write_atomically(folder / "config.yaml", lambda file: file.write(cfg.dump().encode()))
+        if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
+            (folder / LAUNCH).write_text(_launch(), encoding="utf-8")
         setup_logging(folder)
     except OSError as error:
         raise _cannot_write(cfg, error) from None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from warmstart.tools import interruptible
@@ -22,7 +23,7 @@ with interruptible(__name__):
         evaluate_all,
         find_start,
         hold_folder,
-        implied_resume,
+        is_restart,
         launch,
         load_average,
         load_model,
@@ -87,10 +88,11 @@ def train(given: CfgNode, cfg: CfgNode, flags: Mapping[str, Any]) -> int:
         cfg: the same, resolved.
         flags: of the command line.
     """
-    trust = flags["trust_checkpoint"]
-    with together():
-        resume = implied_resume(flags["resume"], flags["overwrite"], cfg.OUTPUT_DIR)
-    start = on_main(lambda: find_start(cfg, resume, flags["overwrite"], trust))
+    resume, overwrite, trust = flags["resume"], flags["overwrite"], flags["trust_checkpoint"]
+    if on_main(lambda: is_restart(Path(cfg.OUTPUT_DIR))):
+        logger.info("started anew after a failure: --resume is implied")
+        resume, overwrite = "", False
+    start = on_main(lambda: find_start(cfg, resume, overwrite, trust))
     if start is not None and scale_of(start):
         with together():
             cfg = resolve_config(scaled(given, scale_of(start)))
@@ -106,7 +108,7 @@ def train(given: CfgNode, cfg: CfgNode, flags: Mapping[str, Any]) -> int:
         trainer = build_trainer(cfg, trust, weights=start is None)
         if start is not None:
             load_start(trainer, start)
-    on_main(lambda: prepare_folder(cfg, flags["overwrite"], trainer.iteration, trainer, from_newest=resume == ""))
+    on_main(lambda: prepare_folder(cfg, overwrite, trainer.iteration, trainer, from_newest=resume == ""))
     log_run(cfg, trainer)
     with stop_signals(trainer.interrupt):
         trainer.train()

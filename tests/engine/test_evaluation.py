@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 
@@ -124,4 +125,18 @@ def test_layers_that_merge_weights_for_evaluation_undo_it_afterwards() -> None:
     assert [(layer.training, layer.merged, layer.weight.item()) for layer in model] == [
         (True, False, 1),
         (False, True, 2),
+    ]
+
+
+@pytest.mark.need("G3")
+def test_an_evaluation_that_takes_long_says_how_far_it_is(
+    logged: list[logging.LogRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64)
+    evaluate(Table(), [batch] * 3)
+    assert not logged
+    monkeypatch.setattr("warmstart.engine.evaluation._APART", 0.0)
+    evaluate(Table(), [batch] * 3)
+    assert [record.getMessage() for record in logged] == [
+        f"evaluating: {number} of 3 batches are done" for number in range(3)
     ]

@@ -106,7 +106,7 @@ def test_a_killed_rank_is_started_again_and_the_run_ends_with_the_same_weights(
     killed = started([*words, "DISTRIBUTED.MAX_RESTARTS=1"], FAIL="kill")
     out, err = killed.communicate(timeout=120)
     assert killed.returncode == 0, err
-    assert out.count("restart 1 of the processes: --resume is implied") == 1
+    assert out.count("started anew after a failure: --resume is implied") == 1
     assert out.count("continuing after iteration 6") == 1
     a, b = (load_checkpoint(tmp_path / name / "model_final.pth") for name in ("straight", "out"))
     for part in WEIGHTS:
@@ -208,10 +208,34 @@ def test_what_is_wrong_with_several_is_said_before_any_is_started(
         launch(cfg, flags)
 
 
-def test_overwrite_does_not_go_with_restarts(tiny_words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.need("G4")
+@pytest.mark.parametrize("flag", [[], ["--overwrite"]])
+def test_a_restarted_run_continues_from_what_it_has_saved_itself(
+    tiny_words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flag: list[str],
+) -> None:
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "1")
-    with pytest.raises(ConfigError, match="^command line: --overwrite does not go with restarts, which continue"):
-        train_net.main([*tiny_words, "--overwrite"])
+    assert train_net.main([*tiny_words, *flag, "SOLVER.MAX_ITER=10"]) == 0
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    capsys.readouterr()
+    assert train_net.main([*tiny_words, *flag]) == 0
+    out = capsys.readouterr().out
+    assert "started anew after a failure: --resume is implied\n" in out
+    assert "continuing after iteration 10\n" in out
+
+
+@pytest.mark.need("G4", "F8")
+def test_a_run_that_was_refused_a_folder_does_not_continue_the_other_run_when_it_is_restarted(
+    tiny_words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train_net.main(tiny_words) == 0
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "1")
+    for count in ("0", "1"):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", count)
+        with pytest.raises(ConfigError, match="holds the checkpoints of an earlier run"):
+            train_net.main(tiny_words)
 
 
 SRUN = {
