@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from warmstart.config import ConfigError, get_cfg
 from warmstart.engine import load_checkpoint
@@ -24,9 +25,9 @@ ROOT = Path(__file__).parent.parent.parent
 WEIGHTS = ("model", "optimizer", "scheduler", "iteration", "rng")
 
 
-def started(words: list[str], **environ: str) -> subprocess.Popen[str]:
-    """Start train_net.py on the CPU, with one thread a rank."""
-    own = {"MODEL.DEVICE=cpu", "--import=tests.engine.failing"}
+def started(words: list[str], device: str = "cpu", **environ: str) -> subprocess.Popen[str]:
+    """Start train_net.py, with one thread a rank."""
+    own = [f"MODEL.DEVICE={device}", "--import=tests.engine.failing"]
     return subprocess.Popen(
         [sys.executable, "tools/train_net.py", *words, *own],
         cwd=ROOT,
@@ -134,6 +135,24 @@ def test_two_machines_with_an_address(tiny_words: list[str], tmp_path: Path) -> 
     assert second.communicate(timeout=60) == ("", "")
     assert second.returncode == 0
     assert len(load_checkpoint(tmp_path / "out" / "model_final.pth")["rng"]) == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.need("C8", "D14")
+def test_two_gpus_train_and_one_continues(tiny_words: list[str], tmp_path: Path) -> None:
+    """With what goes through NCCL: gradients, BatchNorm, buffers before an evaluation, precise statistics."""
+    words = [*tiny_words, "MODEL.SYNC_BN=true", "TEST.EVAL_PERIOD=3", "SOLVER.EMA.ENABLED=true"]
+    words += ["TEST.PRECISE_BN.ENABLED=true", "TEST.PRECISE_BN.NUM_ITER=3", "SOLVER.GRAD_ACCUM_STEPS=2"]
+    words += ["SOLVER.AMP.ENABLED=true", "SOLVER.AMP.PRECISION=fp16"]
+    process = started([*words, "--num-gpus=2", "SOLVER.MAX_ITER=10"], device="cuda")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    states = load_checkpoint(tmp_path / "out" / "model_final.pth")["rng"]
+    assert [state["cuda"] is not None for state in states] == [True, True]
+    out, err = started([*words, "--resume"], device="cuda").communicate(timeout=120)
+    assert "processes: 2 -> 1; batches stay the same" in out, err
+    assert load_checkpoint(tmp_path / "out" / "model_final.pth")["iteration"] == 14
 
 
 FLAGS: dict[str, Any] = {"num_gpus": None, "num_machines": None, "machine_rank": None, "dist_url": None}
