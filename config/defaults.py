@@ -60,6 +60,22 @@ def get_cfg() -> CfgNode:
     # Modules whose activations are computed again in the backward pass instead of kept, by regexes found in their
     # names: ["^layer"]. Less memory, more time, the same bits; evaluation is as it was. [] is off.
     cfg.MODEL.ACTIVATION_CHECKPOINTING = ListOf(Str("^layer"), ())
+    # How several processes share a model. ddp: each holds all of it. fsdp: each holds a part of its weights, of
+    # their gradients and moments, for models beyond one device; checkpoints are written in parts too. One process
+    # holds all of it in any case.
+    cfg.MODEL.PARALLEL = OneOf("ddp", ("ddp", "fsdp"))
+    cfg.MODEL.FSDP = CfgNode()
+    # Classes of modules, such as ["BasicBlock"] or ["EncoderBlock"], each of which is put together from its parts
+    # just before it is needed, and taken apart after. What is in none of them is there for all of a step.
+    cfg.MODEL.FSDP.WRAP = ListOf(Str("BasicBlock"), ())
+    # What forward and backward passes compute in: float32, or bf16; weights, sums of gradients and moments stay
+    # float32.
+    cfg.MODEL.FSDP.PRECISION = OneOf("float32", ("float32", "bf16"))
+    # Whether a module of WRAP is taken apart between its forward and its backward pass too: less memory, more to
+    # send.
+    cfg.MODEL.FSDP.RESHARD_AFTER_FORWARD = Bool(True)
+    # Whether parts lie in the host's memory, and the optimizer computes there.
+    cfg.MODEL.FSDP.CPU_OFFLOAD = Bool(False)
 
     # ---------------------------------------------------------------- data sets
     cfg.DATASETS = CfgNode()

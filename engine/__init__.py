@@ -18,6 +18,7 @@ from .defaults import (
 from .device import check_device, get_device, prepare_torch
 from .evaluation import evaluate, evaluation_mode
 from .first_weights import init_from_data
+from .fsdp import is_sharded, shard
 from .hooks import EvaluationHook, FolderHook, PreciseBNHook, ProfilerHook
 from .launch import LAUNCH_FLAGS, adopt_slurm, launch, wants_launch
 from .logs import setup_logging
@@ -37,6 +38,7 @@ from .resume import (
     load_model,
     load_start,
     prepare_folder,
+    read_parts,
     read_start,
     why_done,
 )
@@ -93,6 +95,7 @@ __all__ = [
     "init_from_data",
     "is_main",
     "is_restart",
+    "is_sharded",
     "iters_per_epoch",
     "launch",
     "load_average",
@@ -113,6 +116,7 @@ __all__ = [
     "rank",
     "read_command_line",
     "read_configs",
+    "read_parts",
     "read_start",
     "register_hook",
     "resolve_config",
@@ -124,6 +128,7 @@ __all__ = [
     "seed_all",
     "set_rng_state",
     "setup_logging",
+    "shard",
     "stop_signals",
     "together",
     "wants_launch",

@@ -22,7 +22,7 @@ from torch.nn import Parameter
 from warmstart.config import ConfigError
 from warmstart.modeling import read_tensor_file
 
-from . import files
+from . import files, shards
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ BEST = "model_best.pth"
 NUMBERED = re.compile(r"model_(\d{7,})\.pth")
 _TEMPORARY = re.compile(r"\.([^/]+\.pth|last_checkpoint|(checkpoints|metrics)\.json|config\.yaml)\.\d+\.tmp")
 PARTS = ("model", "optimizer", "scheduler", "iteration", "hooks", "rng", "config")
+PARTS_IN = "parts"  # an entry of what `load_checkpoint` returns
 _INT_BITS = 2039  # of a longer one torch.load(weights_only=True) does not know how it is pickled
 
 
@@ -166,12 +167,14 @@ def remove_leftovers(folder: Path) -> None:
             files.unlink(path)
 
 
-def load_checkpoint(path: str | Path, trust: bool = False) -> dict[str, Any]:
+def load_checkpoint(path: str | Path, trust: bool = False, whole: bool = True) -> dict[str, Any]:
     """Read a checkpoint onto the CPU: checksums verified, no code run, all parts there.
 
     Args:
         path: the file.
         trust: whether code in the file may run, as --trust-checkpoint says.
+        whole: whether tensors that lie in parts (see shards.py) are put together; else None stands for them, and
+            the entry `parts` holds the path of their folder.
 
     Raises:
         ConfigError: the file is missing, damaged, holds more than tensors and plain values, or is
@@ -190,7 +193,10 @@ def load_checkpoint(path: str | Path, trust: bool = False) -> dict[str, Any]:
             f"checkpoint: {path} is not whole, it lacks {', '.join(missing)}; to start a new run from its weights "
             f"use MODEL.WEIGHTS {path}"
         )
-    return dict(content)
+    folder = shards.verify(content, Path(path))
+    if folder is None:
+        return dict(content)
+    return shards.fill(content, folder) if whole else content | {PARTS_IN: str(folder)}
 
 
 def has_checkpoints(folder: Path) -> bool:
@@ -207,12 +213,13 @@ def refuse_used_folder(folder: Path) -> None:
         )
 
 
-def load_newest(folder: Path, trust: bool = False) -> tuple[Path, dict[str, Any]] | None:
+def load_newest(folder: Path, trust: bool = False, whole: bool = True) -> tuple[Path, dict[str, Any]] | None:
     """Read the checkpoint that `last_checkpoint` names, else the newest that can be read.
 
     Args:
         folder: the run's.
         trust: whether code in a file may run, as --trust-checkpoint says.
+        whole: as `load_checkpoint` takes it.
 
     Returns:
         Its path and content; None where the folder holds no checkpoint.
@@ -227,7 +234,7 @@ def load_newest(folder: Path, trust: bool = False) -> tuple[Path, dict[str, Any]
     problems: list[str] = []
     for path in candidates:
         try:
-            content = load_checkpoint(path, trust)
+            content = load_checkpoint(path, trust, whole)
         except ConfigError as error:
             problems.append(str(error))
             continue

@@ -46,11 +46,12 @@ from .best import build_score_hooks
 from .device import NO_DETERMINISTIC_KERNEL, describe_profile, get_device, prepare_torch
 from .evaluation import evaluate
 from .first_weights import init_from_data
+from .fsdp import is_sharded, shard
 from .hooks import EvaluationHook, FolderHook, PreciseBNHook, ProfilerHook
 from .logs import log_to_file, silence_stdout
 from .losses import NonFiniteLossError
 from .metrics import build_metric_hook
-from .parallel import data_parallel, with_synchronised_norms
+from .parallel import data_parallel, no_sync_of, with_synchronised_norms
 from .picture import PictureHook
 from .precision import build_scaler, compiled
 from .records import RecordHook
@@ -174,10 +175,13 @@ def build_trainer(cfg: CfgNode, trust: bool = False, weights: bool = True) -> Tr
     loader = comm.in_turn(lambda: build_train_loader(cfg, comm.rank(), comm.world_size()))
     if weights:
         init_from_data(cfg, model, loader)
+    ema = build_ema(cfg, model)
+    if is_sharded(cfg):
+        for each in (model,) if ema is None else (model, ema.model):
+            shard(cfg, each)
     parallel = data_parallel(cfg, model)
     forward = model if parallel is None else parallel
     optimizer = build_optimizer(cfg, model)
-    ema = build_ema(cfg, model)
     if comm.world_size() > 1:
         seed_rank(cfg.SEED)
     return Trainer(
@@ -194,7 +198,7 @@ def build_trainer(cfg: CfgNode, trust: bool = False, weights: bool = True) -> Tr
         nan_limit=cfg.SOLVER.NAN_LIMIT if cfg.SOLVER.NAN_POLICY == "skip" else 0,
         scaler=build_scaler(cfg, model),
         forward=compiled(forward, cfg.MODEL.COMPILE) if cfg.MODEL.COMPILE else forward,
-        no_sync=contextlib.nullcontext if parallel is None else parallel.no_sync,
+        no_sync=no_sync_of(model if parallel is None else parallel),
     )
 
 
@@ -333,6 +337,9 @@ def log_run(cfg: CfgNode, trainer: Trainer) -> None:
         text = "processes: %d, with %d of the %d images of a batch each; gradients are averaged in %s"
         part, images = cfg.SOLVER.IMS_PER_BATCH // ranks, cfg.SOLVER.IMS_PER_BATCH
         logger.info(text, ranks, part, images, cfg.DISTRIBUTED.GRADIENTS)
+        if is_sharded(cfg):
+            wrapped = ", ".join(cfg.MODEL.FSDP.WRAP) or "one step"
+            logger.info("model: in %d parts (fsdp), put together by %s", ranks, wrapped)
     if trainer.accum_steps > 1:
         images = cfg.SOLVER.IMS_PER_BATCH // (trainer.accum_steps * ranks)
         logger.info("accumulation: %d micro-batches of %d images an update", trainer.accum_steps, images)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional as F
 
 from . import comm
@@ -86,7 +87,7 @@ def evaluate(
     loss, samples = torch.zeros((), dtype=torch.float64, device=device), 0
     told, whole = time.monotonic(), f" of {len(loader)}" if isinstance(loader, Sized) else ""
     with preserved_rng(device), evaluation_mode(model):
-        for number, batch in enumerate(loader):
+        for number, batch in enumerate(_in_step(loader) if isinstance(model, FSDPModule) else loader):
             if between is not None:
                 between()
             if time.monotonic() - told >= _APART:
@@ -96,6 +97,8 @@ def evaluate(
             logits = model(images).float()
             if flip:
                 logits = (logits + model(images.flip(-1)).float()) / 2
+            if not len(labels):  # the model was called for the sake of other ranks
+                continue
             if metrics is None:
                 classes = logits.shape[1]
                 ranks = {"accuracy": 1} | ({"top5": 5} if classes > 5 else {})
@@ -121,3 +124,15 @@ def evaluate(
             metric.merge_state(other[name])
     total = sum(part for _, part, _ in parts) / sum(number for _, _, number in parts)
     return {name: float(value) for name, value in counts[0].compute().items()} | {"loss": total}
+
+
+def _in_step(loader: Iterable[Any]) -> Iterator[Any]:
+    """Yield as many batches on all ranks, of no image where one has no more: a model in parts is called by all."""
+    batches = iter(loader)
+    while True:
+        batch = next(batches, None)
+        shapes = comm.gather(None if batch is None else batch[0].shape[1:])
+        shape = next((each for each in shapes if each is not None), None)
+        if shape is None:
+            return
+        yield batch if batch is not None else (torch.zeros(0, *shape), torch.zeros(0, dtype=torch.long))

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from . import comm
 
@@ -213,7 +214,8 @@ def describe(values: Mapping[str, float]) -> str:
 def non_finite_names(models: Mapping[str, nn.Module]) -> list[str]:
     """Return the parameters of models that are not all finite, and the buffers that are NaN somewhere.
 
-    Infinite a buffer may be: masks are, by design. Waits for the device, once where all is well.
+    Infinite a buffer may be: masks are, by design. Waits for the device, once where all is well. Of
+    parameters that lie in parts on several ranks each looks at its own.
 
     Args:
         models: by what stands before the names of their tensors.
@@ -226,6 +228,7 @@ def non_finite_names(models: Mapping[str, nn.Module]) -> list[str]:
     own = models.items()
     parameters = {before + name: p.detach() for before, model in own for name, p in model.named_parameters()}
     buffers = {before + name: buffer for before, model in own for name, buffer in model.named_buffers()}
+    parameters = {name: p.to_local() if isinstance(p, DTensor) else p for name, p in parameters.items()}
     tensors = parameters | buffers
     if not tensors:
         return []

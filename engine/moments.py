@@ -13,6 +13,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from warmstart.solver import ScheduleLR
 
+from .fsdp import like
+
 # What a parameter group holds beside the arguments of its optimizer, set by us: no progress of a run.
 _SETTINGS = ("params", "param_names", "name", "use_muon", "initial_lr", "initial_momentum")
 # What torch's schedulers move, and remember nowhere else.
@@ -49,10 +51,13 @@ def load_moments(optimizer: Optimizer, saved: Mapping[str, Any], scheduler: LRSc
     for group in own["param_groups"]:
         for name, _ in list(_named(group))[:1]:
             group.update((key, value) for key, value in before[name].items() if key not in settings)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for parameter, number in zip(parameters, numbers.values(), strict=True):
+        if number in moments:
+            moments[number] = {key: like(value, parameter) for key, value in moments[number].items()}
     # A parameter without saved moments keeps those it begins with.
     optimizer.load_state_dict({"state": own["state"] | moments, "param_groups": own["param_groups"]})
     # torch has cast them to the types of the parameters.
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for parameter, number in zip(parameters, numbers.values(), strict=True):
         for key, value in moments.get(number, {}).items():
             state = optimizer.state[parameter]

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from warmstart.config import CfgNode, ConfigError
 
 from . import comm
 from .device import get_device
+from .fsdp import is_sharded
 
 
 def check_parallel(cfg: CfgNode, ranks: int) -> None:
@@ -41,7 +47,7 @@ def with_synchronised_norms(cfg: CfgNode, model: nn.Module) -> nn.Module:
 
 
 def data_parallel(cfg: CfgNode, model: nn.Module) -> DistributedDataParallel | None:
-    """Return what training calls in place of the model on several ranks, else None.
+    """Return what training calls in place of a model that each of several ranks holds whole, else None.
 
     Its backward pass averages the gradients over the ranks. The model itself, and so the names in checkpoints,
     stays as it is; its weights and buffers become those of rank 0. In training each rank then moves its own
@@ -51,7 +57,7 @@ def data_parallel(cfg: CfgNode, model: nn.Module) -> DistributedDataParallel | N
         cfg: resolved.
         model: on its device.
     """
-    if comm.world_size() == 1:
+    if comm.world_size() == 1 or is_sharded(cfg):
         return None
     device = next(model.parameters()).device
     parallel = DistributedDataParallel(
@@ -66,3 +72,23 @@ def data_parallel(cfg: CfgNode, model: nn.Module) -> DistributedDataParallel | N
     if cfg.DISTRIBUTED.GRADIENTS == "bf16":
         parallel.register_comm_hook(None, bf16_compress_hook)
     return parallel
+
+
+def no_sync_of(model: nn.Module) -> Callable[[], AbstractContextManager[None]]:
+    """Return the context within which gradients of backward passes stay on their rank.
+
+    Args:
+        model: what training calls.
+    """
+    if isinstance(model, DistributedDataParallel):
+        return model.no_sync
+    return partial(_no_sync, model) if isinstance(model, FSDPModule) else nullcontext
+
+
+@contextmanager
+def _no_sync(model: FSDPModule) -> Iterator[None]:
+    model.set_requires_gradient_sync(False)
+    try:
+        yield
+    finally:
+        model.set_requires_gradient_sync(True)

@@ -15,10 +15,11 @@ from torch import nn
 from warmstart.config import CfgNode, ConfigError, get_cfg
 from warmstart.solver import build_ema, follows_metrics
 
-from . import comm, files
+from . import comm, files, shards
 from .best import why_stopped
 from .checkpoint import (
     NUMBERED,
+    PARTS_IN,
     checkpoint_number,
     has_checkpoints,
     load_checkpoint,
@@ -28,7 +29,8 @@ from .checkpoint import (
     remove_leftovers,
     set_aside_after,
 )
-from .device import versions
+from .device import get_device, versions
+from .fsdp import in_parts, is_sharded, mesh_of, shard
 from .lock import hold
 from .logs import setup_logging
 from .manifest import read_manifest
@@ -58,11 +60,15 @@ FREE = (
     "MODEL.DEVICE",
     "MODEL.WEIGHTS",
     "MODEL.ACTIVATION_CHECKPOINTING",
+    "MODEL.PARALLEL",
+    "MODEL.FSDP.",
     "PROFILER.",
     "MEMORY_STATS",
     "DISTRIBUTED.",
 )
 PRINTED = (
+    "MODEL.PARALLEL",
+    "MODEL.FSDP.PRECISION",
     "DISTRIBUTED.GRADIENTS",
     "MODEL.COMPILE",
     "TEST.FLIP",
@@ -190,18 +196,19 @@ def find_start(cfg: CfgNode, resume: str | None, overwrite: bool, trust: bool = 
 def read_start(cfg: CfgNode, resume: str, trust: bool = False) -> dict[str, Any] | None:
     """Return the checkpoint that --resume means: "" is the newest in OUTPUT_DIR, None where it has none.
 
-    Code in it only runs with `trust`.
+    Code in it only runs with `trust`. Where the run cuts its model into parts, those of the checkpoint are still
+    to be read, by `read_parts`.
 
     Raises:
         ConfigError: the file or folder that `resume` names holds none, or none that can be read.
     """
-    source = Path(resume or cfg.OUTPUT_DIR)
+    source, whole = Path(resume or cfg.OUTPUT_DIR), not is_sharded(cfg)
     if resume and not source.exists():
         raise ConfigError(f"command line: --resume {resume}: no such file or folder")
     if resume and not source.is_dir():
-        found = source, load_checkpoint(source, trust)
+        found = source, load_checkpoint(source, trust, whole)
     else:
-        newest = load_newest(source, trust)
+        newest = load_newest(source, trust, whole)
         if newest is None and resume:
             raise ConfigError(f"command line: --resume {resume}: the folder holds no checkpoint")
         if newest is None:
@@ -209,6 +216,16 @@ def read_start(cfg: CfgNode, resume: str, trust: bool = False) -> dict[str, Any]
         found = newest
     logger.info("reading %s", found[0])
     return found[1]
+
+
+def read_parts(cfg: CfgNode, start: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint of `read_start` with this rank's part of each tensor; waits for all ranks.
+
+    Raises:
+        ConfigError: they cannot be read.
+    """
+    folder = start.pop(PARTS_IN, "")
+    return shards.fill(start, Path(folder), mesh_of(get_device(cfg))) if folder else start
 
 
 def compare_configs(cfg: CfgNode, saved: dict[str, Any], allow_change: bool) -> None:
@@ -271,8 +288,10 @@ def load_average(cfg: CfgNode, model: nn.Module, start: dict[str, Any]) -> nn.Mo
     if start.get("ema") is None:
         logger.info("SOLVER.EMA is on, but the checkpoint has no moving average")
         return None
+    if is_sharded(cfg):
+        shard(cfg, ema.model)
     with _fitting():
-        ema.load_state_dict(start["ema"])
+        ema.load_state_dict({**start["ema"], "model": in_parts(start["ema"]["model"], ema.model)})
     return ema.model
 
 
@@ -283,7 +302,7 @@ def load_model(model: nn.Module, start: dict[str, Any]) -> None:
         ConfigError: they are those of another model.
     """
     with _fitting():
-        model.load_state_dict(start["model"])
+        model.load_state_dict(in_parts(start["model"], model))
 
 
 @contextmanager
@@ -356,6 +375,7 @@ def prepare_folder(
     try:
         finish_saves()  # of an earlier run in this process
         remove_leftovers(folder)
+        shards.remove_unused(folder)
         if trainer is not None:
             require_space(folder, CHECKPOINTS_FREE * checkpoint_bytes(trainer), cfg.label("OUTPUT_DIR"))
         folder.mkdir(parents=True, exist_ok=True)

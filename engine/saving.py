@@ -13,7 +13,7 @@ from typing import Any
 
 from warmstart.config import ConfigError
 
-from . import comm, files
+from . import comm, files, shards
 from .checkpoint import (
     FINAL,
     POINTER,
@@ -64,6 +64,7 @@ class CheckpointHook(HookBase):
         self.constants = {"config": {}} | dict(constants or {})
         self.keep = keep
         self._save: Save | None = None
+        self._parts: shards.Writing | None = None
         self._copied: dict[str, Any] = {}
 
     def before_train(self, trainer: Trainer) -> None:
@@ -87,7 +88,7 @@ class CheckpointHook(HookBase):
             "scheduler": trainer.scheduler.state_dict(),
             "hooks": hooks,
         }
-        require_plain(states | self.constants)
+        require_plain(shards.split(states | self.constants).content)
 
     def next_due(self, iteration: int) -> float:
         """Return the next multiple of the period."""
@@ -106,9 +107,13 @@ class CheckpointHook(HookBase):
         with trainer.paused():
             owed = self._finish()
             is_owed = any(content is self._copied for content in owed.values())
-            state = trainer.state_dict()  # on all ranks: each gives its random numbers
+            # On all ranks: each gives its random numbers and, where the model is cut, its parts.
+            state, tensors = shards.split(trainer.state_dict())
+            self._parts = shards.Writing(tensors, self.folder, trainer.iteration) if tensors else None
             if not comm.is_main():
                 trainer.save_as.clear()
+                if last:
+                    self._finish()
                 return
             content = snapshot(state | self.constants, spare={} if is_owed else self._copied)
             self._copied = content
@@ -117,7 +122,8 @@ class CheckpointHook(HookBase):
             names = [numbered, *final, *sorted(trainer.save_as)]
             trainer.save_as.clear()
             older = {name: owed[name] for name in owed if name not in names}
-            self._save = Save(self.folder, dict.fromkeys(names, content) | older, numbered, self.keep, last)
+            contents = dict.fromkeys(names, content) | older
+            self._save = Save(self.folder, contents, numbered, self.keep, last, self._parts)
             self._save.start()
             if last:
                 self._finish()
@@ -129,6 +135,10 @@ class CheckpointHook(HookBase):
 
     def _finish(self) -> dict[str, Any]:
         """Wait for the save that is under way; return what it could not write and the next one has to."""
+        parts, self._parts = self._parts, None
+        if parts is not None and not comm.is_main():
+            with contextlib.suppress(OSError):  # the main rank says so
+                parts.wait()
         if self._save is None:
             return {}
         save, self._save = self._save, None
@@ -149,9 +159,18 @@ class Save(threading.Thread):
         numbered: that of them which the pointer will name.
         keep: numbered checkpoints that stay; 0 is all.
         last: whether no other save follows, so that a failure is an error instead of a line in the log.
+        parts: what the numbered content lacks, and has to be there before it.
     """
 
-    def __init__(self, folder: Path, contents: Mapping[str, Any], numbered: str, keep: int, last: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        contents: Mapping[str, Any],
+        numbered: str,
+        keep: int,
+        last: bool,
+        parts: shards.Writing | None = None,
+    ) -> None:
         # No daemon: at its end, however it comes, the process waits for what it has begun to write.
         super().__init__(name=f"saving {numbered}", daemon=False)
         self.folder = folder
@@ -159,6 +178,7 @@ class Save(threading.Thread):
         self.numbered = numbered
         self.keep = keep
         self.last = last
+        self.parts = parts
         self._failed: dict[str, OSError] = {}
         self._mistake: BaseException | None = None
 
@@ -187,14 +207,17 @@ class Save(threading.Thread):
             make_space = "make space, and " if self._is_full() else ""
             error = next(iter(self._failed.values()))
             raise SaveError(f"{self._sentence()}; {make_space}--resume does the rest again") from error
+        if self.parts is not None:  # nobody has them any more
+            return {}
         return {name: content for name, content in self.contents.items() if name != self.numbered}
 
     def _write_all(self) -> None:
+        self._complete()
         others = [name for name in self.contents if name != self.numbered]
         pair = [self.numbered, POINTER]
         for name in [*others, *pair] if self.last else [*pair, *others]:
             # Where a signal had put off the work after this update, the pointer names the number already.
-            if self._failed and name == self.numbered == pointed_to(self.folder):
+            if name in self._failed or (self._failed and name == self.numbered == pointed_to(self.folder)):
                 continue
             try:
                 if name != POINTER:
@@ -206,10 +229,23 @@ class Save(threading.Thread):
                 self._failed[name] = error.with_traceback(None)  # its frames would hold the content in memory
         try:
             prune(self.folder, self.keep)
+            shards.remove_unused(self.folder)
         except OSError as error:
             logger.warning(
                 "an old checkpoint in %s could not be deleted: %s", self.folder, error.strerror or error
             )
+
+    def _complete(self) -> None:
+        """Wait for the parts, and let the content name them; where they are not there, none of it is written."""
+        if self.parts is None:
+            return
+        content = self.contents[self.numbered]
+        try:
+            content[shards.KEY] = self.parts.finish()
+        except OSError as error:
+            for name in [name for name in self.contents if self.contents[name] is content]:
+                self._failed[name] = error.with_traceback(None)
+                del self.contents[name]
 
     def _write(self, name: str) -> None:
         # What is replaced still takes its space until the new file is whole.

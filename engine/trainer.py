@@ -18,6 +18,7 @@ from warmstart.solver import EMA, ScheduleLR
 
 from . import comm
 from .batches import micro_batch, to_device
+from .fsdp import in_parts
 from .losses import OVERFLOW, LossWindow, NonFiniteLossError, SkippedUpdates, mean_of, non_finite_names
 from .moments import load_moments
 from .precision import LossScaler
@@ -584,7 +585,7 @@ class Trainer:
             RuntimeError: the model's parameters are others.
             ValueError: the optimizer's parameters have other names.
         """
-        self.model.load_state_dict(state["model"])
+        self.model.load_state_dict(in_parts(state["model"], self.model))
         self._load_average(state.get("ema"))
         if self.scaler is not None and state.get("scaler"):
             self.scaler.load_state_dict(state["scaler"])
@@ -607,7 +608,7 @@ class Trainer:
 
     def _load_average(self, saved: Mapping[str, Any] | None) -> None:
         if self.ema is not None and saved is not None:
-            self.ema.load_state_dict(saved)
+            self.ema.load_state_dict({**saved, "model": in_parts(saved["model"], self.ema.model)})
         elif self.ema is not None:
             self.ema.restart(self.model)
             logger.info("the checkpoint has no moving average: SOLVER.EMA begins with its weights")

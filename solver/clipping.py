@@ -60,4 +60,5 @@ class GradientClipping:
                 clip_grad_norm_(parameter, self.clip_value, self.norm_type)
         else:
             clip_grad_value_(parameters, self.clip_value)
-        return norm
+        whole: Tensor = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of gradients in parts
+        return whole

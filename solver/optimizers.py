@@ -80,6 +80,10 @@ def fastest_kind(
     takes = inspect.signature(cls).parameters
     if {"fused", "foreach"} & arguments.keys() or arguments.get("differentiable"):
         return {}
+    # Parameters that lie in parts on several ranks, for which torch has no fused SGD. Not by their class: it takes
+    # a second to import.
+    if "foreach" in takes and any(hasattr(parameter, "full_tensor") for parameter in parameters):
+        return {"foreach": True}
     if "fused" in takes:
         return {"fused": True} if _fused_works(cls, arguments, parameters) else {}
     measured = any(cls is known for name, known in _TORCH.items() if name not in _PLAIN_IS_FASTER)

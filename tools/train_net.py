@@ -24,6 +24,7 @@ with interruptible(__name__):
         find_start,
         hold_folder,
         is_restart,
+        is_sharded,
         launch,
         load_average,
         load_model,
@@ -36,12 +37,14 @@ with interruptible(__name__):
         prepare_torch,
         process_group,
         read_command_line,
+        read_parts,
         read_start,
         resolve_config,
         run_tool,
         scale_of,
         scaled,
         setup_logging,
+        shard,
         stop_signals,
         together,
         wants_launch,
@@ -93,6 +96,8 @@ def train(given: CfgNode, cfg: CfgNode, flags: Mapping[str, Any]) -> int:
         logger.info("started anew after a failure: --resume is implied")
         resume, overwrite = "", False
     start = on_main(lambda: find_start(cfg, resume, overwrite, trust))
+    if start is not None:
+        start = read_parts(cfg, start)
     if start is not None and scale_of(start):
         with together():
             cfg = resolve_config(scaled(given, scale_of(start)))
@@ -118,6 +123,8 @@ def train(given: CfgNode, cfg: CfgNode, flags: Mapping[str, Any]) -> int:
 def evaluate_only(cfg: CfgNode, resume: str | None, trust: bool = False) -> int:
     """Evaluate on every test set; nothing is written."""
     start = None if resume is None else on_main(lambda: read_start(cfg, resume, trust))
+    if start is not None:
+        start = read_parts(cfg, start)
     with together():
         if start is None and not cfg.MODEL.WEIGHTS:
             missing = "needs weights" if resume is None else f"found no checkpoint in {cfg.OUTPUT_DIR}"
@@ -128,8 +135,11 @@ def evaluate_only(cfg: CfgNode, resume: str | None, trust: bool = False) -> int:
         model = build_model(cfg, trust, weights=start is None).to(device)
         averaged = None
         if start is not None:
+            averaged = load_average(cfg, model, start)  # a copy of the model, as long as that is whole
+        if is_sharded(cfg):
+            shard(cfg, model)
+        if start is not None:
             load_model(model, start)
-            averaged = load_average(cfg, model, start)
     log_scores(evaluate_all(model, build_test_loaders(cfg), averaged, flip=cfg.TEST.FLIP))
     return 0
 

@@ -142,7 +142,7 @@ def test_the_newest_checkpoint_is_kept_where_it_could_not_be_read_for_once(
     newest = (out / "model_0000011.pth").read_bytes()
     load = checkpoint.load_checkpoint
 
-    def fail_once(path: Path, trust: bool = False) -> Any:
+    def fail_once(path: Path, trust: bool = False, whole: bool = True) -> Any:
         if path.name == "model_0000011.pth":
             raise ConfigError(f"{path} cannot be read: Input/output error")
         return load(path, trust)
