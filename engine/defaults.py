@@ -171,7 +171,9 @@ def build_trainer(cfg: CfgNode, trust: bool = False, weights: bool = True) -> Tr
     """
     cfg = resolve_config(cfg)
     device = prepare_torch(cfg)
-    model = with_synchronised_norms(cfg, build_model(cfg, trust, weights)).to(device)
+    model = with_synchronised_norms(cfg, build_model(cfg, trust, weights))
+    if not is_sharded(cfg):  # else each module comes to the device when it is cut: the whole may not fit
+        model = model.to(device)
     loader = comm.in_turn(lambda: build_train_loader(cfg, comm.rank(), comm.world_size()))
     if weights:
         init_from_data(cfg, model, loader)

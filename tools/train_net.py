@@ -132,7 +132,9 @@ def evaluate_only(cfg: CfgNode, resume: str | None, trust: bool = False) -> int:
         if not cfg.DATASETS.TEST:
             raise ConfigError(f"{cfg.label('DATASETS.TEST')}: names no data set to evaluate on")
         device = prepare_torch(cfg)
-        model = build_model(cfg, trust, weights=start is None).to(device)
+        model = build_model(cfg, trust, weights=start is None)
+        if not is_sharded(cfg):
+            model = model.to(device)
         averaged = None
         if start is not None:
             averaged = load_average(cfg, model, start)  # a copy of the model, as long as that is whole

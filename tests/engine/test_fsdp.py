@@ -175,7 +175,22 @@ def test_export_puts_weights_in_parts_together(half: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_bf16_and_parts_in_the_hosts_memory_train(words: list[str], tmp_path: Path, precision: str) -> None:
     more = ["MODEL.FSDP.CPU_OFFLOAD=true", "MODEL.FSDP.RESHARD_AFTER_FORWARD=false", "SOLVER.BASE_LR=0.01"]
+    more += ["MODEL.ACTIVATION_CHECKPOINTING=[block2]"]
     launched(2, [*words, *more, f"OUTPUT_DIR={tmp_path}", f"MODEL.FSDP.PRECISION={precision}"])
     found = load_checkpoint(tmp_path / "model_final.pth")["model"]
     assert {tensor.dtype for tensor in found.values()} == {torch.float32}
     assert records(tmp_path)[-1]["total_loss"] < 1.3
+
+
+def test_parts_are_evaluated_without_training_by_any_number_of_ranks(
+    half: Path, words: list[str], tmp_path: Path
+) -> None:
+    scores = {
+        ranks: launched(ranks, [*words, f"OUTPUT_DIR={tmp_path}", "--eval-only", f"--resume={half}"])
+        .strip()
+        .splitlines()[-2:]
+        for ranks in (1, 4)
+    }
+    lines = {ranks: [line.partition("] ")[2] for line in said] for ranks, said in scores.items()}
+    assert lines[1] == lines[4]
+    assert "/ema: accuracy" in lines[1][1]
