@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional as F
 
 from . import comm
 from .batches import to_device
+from .fsdp import is_cut_model
 from .rng import preserved_rng
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def evaluate(
     loss, samples = torch.zeros((), dtype=torch.float64, device=device), 0
     told, whole = time.monotonic(), f" of {len(loader)}" if isinstance(loader, Sized) else ""
     with preserved_rng(device), evaluation_mode(model):
-        for number, batch in enumerate(_in_step(loader) if isinstance(model, FSDPModule) else loader):
+        for number, batch in enumerate(_in_step(loader) if is_cut_model(model) else loader):
             if between is not None:
                 between()
             if time.monotonic() - told >= _APART:

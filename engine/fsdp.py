@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from warmstart.config import CfgNode, ConfigError, nearest
 
 from . import comm
 from .device import get_device
+
+# Who cuts no model spares the half second that these take to import.
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.tensor import DTensor
+
+
+def is_cut(value: Any) -> TypeGuard[DTensor]:
+    """Return whether a value is a tensor that lies in parts on several ranks.
+
+    >>> is_cut(torch.zeros(2))
+    False
+    """
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(value, module.DTensor)
+
+
+def is_cut_model(model: nn.Module) -> bool:
+    """Return whether a model lies in parts on several ranks."""
+    module = sys.modules.get("torch.distributed.fsdp")
+    return module is not None and isinstance(model, module.FSDPModule)
 
 
 def is_sharded(cfg: CfgNode) -> bool:
@@ -42,6 +60,8 @@ def check_fsdp(cfg: CfgNode) -> None:
 
 def mesh_of(device: torch.device) -> DeviceMesh:
     """Return all ranks as one row; each has one device of this type. Waits for all ranks."""
+    from torch.distributed.device_mesh import init_device_mesh
+
     return init_device_mesh(device.type, (comm.world_size(),))
 
 
@@ -58,6 +78,8 @@ def shard(cfg: CfgNode, model: nn.Module) -> None:
     Raises:
         ConfigError: MODEL.FSDP.WRAP names a class that the model has none of.
     """
+    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+
     options = cfg.MODEL.FSDP
     device = get_device(cfg)
     half = torch.bfloat16 if options.PRECISION == "bf16" else None
@@ -66,7 +88,7 @@ def shard(cfg: CfgNode, model: nn.Module) -> None:
     offload = CPUOffloadPolicy(pin_memory=device.type == "cuda") if options.CPU_OFFLOAD else OffloadPolicy()
     comm.share_weights(model)
     mesh = mesh_of(device)
-    for module in [*_wrapped(cfg, model), model]:
+    for module in [*reversed(wrapped_modules(cfg, model)), model]:
         fully_shard(
             module,
             mesh=mesh,
@@ -76,15 +98,18 @@ def shard(cfg: CfgNode, model: nn.Module) -> None:
         )
 
 
-def _wrapped(cfg: CfgNode, model: nn.Module) -> list[nn.Module]:
-    inner = [
-        module for module in model.modules() if module is not model and any(True for _ in module.parameters())
-    ]
-    count = Counter(type(module).__name__ for module in inner)
+def wrapped_modules(cfg: CfgNode, model: nn.Module) -> list[nn.Module]:
+    """Return the modules of the classes that MODEL.FSDP.WRAP names, outer ones before those within them.
+
+    Raises:
+        ConfigError: the model has none of a class.
+    """
+    inner = [module for module in model.modules() if module is not model and [*module.parameters()]]
+    classes = sorted({type(module).__name__ for module in inner})
     for name in cfg.MODEL.FSDP.WRAP:
-        if name not in count:
-            match = nearest(name, count)
-            hint = f"did you mean {match}?" if match else f"it has {', '.join(count)}"
+        if name not in classes:
+            match = nearest(name, classes)
+            hint = f"did you mean {match}?" if match else f"it has {', '.join(classes)}"
             label = cfg.label("MODEL.FSDP.WRAP")
             raise ConfigError(f"{label}: {cfg.MODEL.NAME} has no module of class {name}; {hint}")
     return [module for module in inner if type(module).__name__ in cfg.MODEL.FSDP.WRAP]
@@ -92,7 +117,7 @@ def _wrapped(cfg: CfgNode, model: nn.Module) -> list[nn.Module]:
 
 def in_parts(tensors: Mapping[str, Any], model: nn.Module) -> Mapping[str, Any]:
     """Return a model's state cut as the model is, where it is; this rank takes its part of what is whole."""
-    if not isinstance(model, FSDPModule):
+    if not is_cut_model(model):
         return tensors
     own = model.state_dict()
     return {name: like(value, own.get(name)) for name, value in tensors.items()}
@@ -100,11 +125,9 @@ def in_parts(tensors: Mapping[str, Any], model: nn.Module) -> Mapping[str, Any]:
 
 def like(value: Any, other: Any) -> Any:
     """Return a value cut as `other` is, where that is a tensor in parts of the same shape, and this is whole."""
-    if (
-        not isinstance(other, DTensor)
-        or isinstance(value, DTensor)
-        or getattr(value, "shape", None) != other.shape
-    ):
+    if not is_cut(other) or is_cut(value) or getattr(value, "shape", None) != other.shape:
         return value
+    from torch.distributed.tensor import distribute_tensor
+
     # Each rank has the whole: none needs to be sent a part.
     return distribute_tensor(value.to(other.device), other.device_mesh, other.placements, src_data_rank=None)

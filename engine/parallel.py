@@ -8,14 +8,13 @@ from functools import partial
 
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
-from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from warmstart.config import CfgNode, ConfigError
 
 from . import comm
 from .device import get_device
-from .fsdp import is_sharded
+from .fsdp import check_fsdp, is_cut_model, is_sharded
 
 
 def check_parallel(cfg: CfgNode, ranks: int) -> None:
@@ -36,6 +35,8 @@ def check_parallel(cfg: CfgNode, ranks: int) -> None:
             f"{cfg.label('DISTRIBUTED.STATIC_GRAPH')}: torch has no static graph with accumulation; set it to "
             "false, or SOLVER.GRAD_ACCUM_STEPS to 1"
         )
+    if cfg.MODEL.PARALLEL == "fsdp":
+        check_fsdp(cfg)
 
 
 def with_synchronised_norms(cfg: CfgNode, model: nn.Module) -> nn.Module:
@@ -82,11 +83,14 @@ def no_sync_of(model: nn.Module) -> Callable[[], AbstractContextManager[None]]:
     """
     if isinstance(model, DistributedDataParallel):
         return model.no_sync
-    return partial(_no_sync, model) if isinstance(model, FSDPModule) else nullcontext
+    return partial(_no_sync, model) if is_cut_model(model) else nullcontext
 
 
 @contextmanager
-def _no_sync(model: FSDPModule) -> Iterator[None]:
+def _no_sync(model: nn.Module) -> Iterator[None]:
+    from torch.distributed.fsdp import FSDPModule
+
+    assert isinstance(model, FSDPModule)
     model.set_requires_gradient_sync(False)
     try:
         yield

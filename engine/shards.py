@@ -17,20 +17,22 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch.distributed import ProcessGroup
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Shard
-from torch.distributed.tensor import empty as empty_in_parts
 
 from warmstart.config import ConfigError
 
 from . import comm, files
+from .fsdp import is_cut
 
 logger = logging.getLogger(__name__)
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.tensor import DTensor
 
 FOLDER = "shards"  # in a run's folder
 KEY = "shards"  # of a checkpoint
@@ -58,7 +60,7 @@ def split(content: Mapping[str, Any]) -> Split:
     tensors: dict[str, DTensor] = {}
 
     def without(value: Any, path: tuple[Any, ...]) -> Any:
-        if isinstance(value, DTensor):
+        if is_cut(value):
             tensors["/".join(map(str, path))] = value
             return None
         if isinstance(value, dict):
@@ -177,6 +179,8 @@ def _read(folder: Path, mesh: DeviceMesh | None) -> dict[str, torch.Tensor]:
     from torch.distributed.checkpoint.filesystem import FileSystemReader
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
     from torch.distributed.checkpoint.state_dict_loader import load
+    from torch.distributed.tensor import Shard
+    from torch.distributed.tensor import empty as empty_in_parts
 
     tensors: dict[str, torch.Tensor] = {}
     for name, about in FileSystemReader(folder).read_metadata().state_dict_metadata.items():

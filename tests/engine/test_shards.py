@@ -22,6 +22,8 @@ WEIGHT, MOMENT = torch.arange(15.0).reshape(5, 3), torch.full((5, 3), 0.5)
 @pytest.fixture(scope="module")
 def mesh() -> Iterator[DeviceMesh]:
     """A group of this process alone."""
+    # Autograd's first backward pass, if it came after all this, would start threads: no later test could fork.
+    torch.ones(1, requires_grad=True).sum().backward()
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield init_device_mesh("cpu", (1,))
     dist.destroy_process_group()
