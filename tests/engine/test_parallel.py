@@ -9,7 +9,6 @@ from warmstart.config import ConfigError, get_cfg
 from warmstart.engine import resolve_config
 from warmstart.engine.fsdp import wrapped_modules
 
-
 AMP = ["SOLVER.AMP.ENABLED", True, "SOLVER.AMP.PRECISION", "fp16"]
 
 
