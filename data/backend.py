@@ -14,7 +14,8 @@ from warmstart.config import CfgNode, ConfigError
 
 from .arrays import as_tensors
 from .batched import NoBatchedForm, batched_form
-from .cached import FolderImages, default_cache
+from .cache_folder import cache_folder
+from .cached import FolderImages
 from .datasets import MapDataset, build_dataset, checked_label, dataset_info, is_in_memory
 from .info import device_of, image_transform, num_outputs, train_info
 from .resident import ResidentSamples
@@ -87,7 +88,7 @@ def _not_by_itself(cfg: CfgNode) -> list[str]:
     if sum(image.bytes for image in images) > total_memory(device_of(cfg)) // 4:
         problems.append(f"takes {_megabytes(cfg)}, more than a quarter of its memory")
     if not all(image.has_room for image in images):
-        problems.append(f"DATASETS.CACHE, {cfg.DATASETS.CACHE or default_cache()}, cannot be written or is full")
+        problems.append(f"DATASETS.CACHE, {cache_folder(cfg.DATASETS.CACHE)}, cannot be written or is full")
     return problems
 
 

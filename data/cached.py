@@ -12,21 +12,19 @@ import json
 import logging
 import math
 import os
-import secrets
 import shutil
 import time
 import zlib
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .cache_folder import cache_folder, whole_file
 from .store import Steps
 from .transforms import to_tensor
 
@@ -35,7 +33,6 @@ logger = logging.getLogger(__name__)
 _PIECE = 256  # images that are converted before they are written
 _LONG = 5  # seconds of a conversion that is announced
 _CHECKSUM = 4  # bytes of it, behind the pixels
-_ABANDONED = 24 * 3600  # seconds without a write after which an unfinished file has lost its writer
 # Large enough for any padding, and of shapes that nothing but a fixed size makes the same.
 _ODD_SIZES = ((701, 1100), (1100, 701), (1501, 1500))
 
@@ -46,7 +43,7 @@ class FolderImages:
     Args:
         dataset: torchvision's ImageFolder, or what else has its `root` and `samples`, pairs (file, label).
         once: (name, transform) of what is the same for all images, in front of all else.
-        cache: the folder of converted files; "" is `default_cache()`.
+        cache: DATASETS.CACHE.
 
     Attributes:
         path: where they lie converted, or will.
@@ -57,8 +54,7 @@ class FolderImages:
         self._files = _list_files([path for path, _ in dataset.samples])
         versions = [version(name) for name in ("torch", "torchvision", "pillow")]
         known = json.dumps([self._files.digest, [repr(step) for step in self._once], versions])
-        folder = Path(cache).expanduser() if cache else default_cache()
-        self.path = folder / f"{hashlib.sha256(known.encode()).hexdigest()[:32]}.u8"
+        self.path = cache_folder(cache) / f"{hashlib.sha256(known.encode()).hexdigest()[:32]}.u8"
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -136,26 +132,10 @@ class FolderImages:
         return zlib.crc32(content[:-_CHECKSUM]) == int.from_bytes(content[-_CHECKSUM:], "little")
 
     def _convert(self) -> None:
-        """Write the file under another name, then give it its own: other processes see all of it or nothing."""
-        folder = self.path.parent
-        folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(f".{self.path.stem}.*.tmp"):
-            with suppress(OSError):
-                if time.time() - left.stat().st_mtime > _ABANDONED:
-                    left.unlink()
-        if shutil.disk_usage(folder).free < self._bytes(self.shape):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
-        temporary = folder / f".{self.path.stem}.{secrets.token_hex(8)}.tmp"
-        try:
-            with open(temporary, "xb") as file:
-                self._write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink()
-            raise
+        with whole_file(self.path) as file:
+            if shutil.disk_usage(self.path.parent).free < self._bytes(self.shape):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+            self._write(file)
 
     def _write(self, file: BinaryIO) -> None:
         count, checksum, begin = len(self), 0, time.monotonic()
@@ -174,16 +154,6 @@ class FolderImages:
                     f" {self.path}"
                 )
         file.write(checksum.to_bytes(_CHECKSUM, "little"))
-
-
-def default_cache() -> Path:
-    """Return the folder of converted files where DATASETS.CACHE names none.
-
-    >>> default_cache().name
-    'warmstart'
-    """
-    base = os.environ.get("XDG_CACHE_HOME", "")  # to be ignored unless absolute, its specification says
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "warmstart"
 
 
 @dataclass(frozen=True)

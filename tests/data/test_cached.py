@@ -31,7 +31,8 @@ from warmstart.data import (
     describe_loader,
     store,
 )
-from warmstart.data.cached import FolderImages, default_cache
+from warmstart.data.cache_folder import cache_folder
+from warmstart.data.cached import FolderImages
 
 Configured = Callable[..., CfgNode]
 
@@ -264,9 +265,9 @@ def test_a_long_conversion_says_so_in_one_line(
 
 def test_the_default_cache_is_the_systems(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_cache() == tmp_path / "warmstart"
+    assert cache_folder("") == tmp_path / "warmstart"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    assert default_cache() == Path.home() / ".cache" / "warmstart"
+    assert cache_folder("") == Path.home() / ".cache" / "warmstart"
 
 
 def test_a_store_is_filled_piece_by_piece(
