@@ -11,6 +11,9 @@ from typing import Any
 
 import yaml
 
+# A word of a list, with braces that YAML itself would not take inside it: shard-{0..9}.tar
+_WORD = r"""(?:[^\s,\[\](){}'"]|\{[^\[\](){}'"]*\})+"""
+
 
 class Loader(yaml.SafeLoader):
     """PyYAML's safe loader with the core schema of YAML 1.2; tags and doubled keys are errors."""
@@ -120,11 +123,15 @@ def parse_scalar(text: str) -> Any:
 def split_list(text: str) -> list[Any]:
     """Return the entries of a list on a command line, "1,2" or "(1, 2)" or "[1, 2]", each as text.
 
+    Braces inside a word belong to it, as in names of many files.
+
     Raises:
         ValueError: it is no such list.
 
     >>> split_list("(100,)"), split_list("a, 'b,c'"), split_list("")
     (['100'], ['a', 'b,c'], [])
+    >>> split_list("x-{0..9}.tar, {a,b}.tar")
+    ['x-{0..9}.tar', '{a,b}.tar']
     """
     inner = text.strip()
     if inner[:1] + inner[-1:] in ("()", "[]"):
@@ -132,7 +139,9 @@ def split_list(text: str) -> list[Any]:
     try:
         return list(yaml.load(f"[{inner}]", yaml.BaseLoader))
     except (yaml.YAMLError, RecursionError):
-        raise ValueError from None
+        if not re.fullmatch(rf"{_WORD}(,\s*{_WORD})*", inner):
+            raise ValueError from None
+        return re.findall(_WORD, inner)
 
 
 def numbers_in(text: str) -> Any:

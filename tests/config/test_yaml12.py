@@ -68,7 +68,19 @@ def test_one_list_in_many_forms(text: str) -> None:
     assert split_list(text) == ["1", "2"]
 
 
-@pytest.mark.parametrize("text", ["1,,2", "[1", "(1], 2"])
+@pytest.mark.parametrize(
+    ("text", "entries"),
+    [
+        ("x-{00..11}.tar", ["x-{00..11}.tar"]),
+        ("{a,b}/x-{0..9}.tar#image=png, y", ["{a,b}/x-{0..9}.tar#image=png", "y"]),
+        ("[x-{a,b}.tar,y-{a, b}.tar]", ["x-{a,b}.tar", "y-{a, b}.tar"]),
+    ],
+)
+def test_braces_within_a_word_belong_to_it(text: str, entries: list[str]) -> None:
+    assert split_list(text) == entries
+
+
+@pytest.mark.parametrize("text", ["1,,2", "[1", "(1], 2", "x-{a,b", "x-{a,,{b}"])
 def test_broken_lists_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="^$"):
         split_list(text)
