@@ -7,7 +7,8 @@ from setuptools import setup
 # The namespace has no __init__.py; a user's own config.py or data/ can therefore never shadow ours.
 FOLDERS = ["config", "config/recipes", "solver", "data", "data/digits", "modeling", "engine", "tools"]
 
-TEST = ["pytest>=8", "hypothesis>=6.100"]
+WEBDATASET = ["webdataset>=1.0"]
+TEST = ["pytest>=8", "hypothesis>=6.100", *WEBDATASET]
 
 setup(
     name="warmstart",
@@ -40,6 +41,7 @@ setup(
     ],
     extras_require={
         "test": TEST,
+        "webdataset": WEBDATASET,
         "interop": ["accelerate>=1.2", "lightning>=2.5"],
         "bench": [
             "timm>=1.0.25",

@@ -79,15 +79,18 @@ def get_cfg() -> CfgNode:
 
     # ---------------------------------------------------------------- data sets
     cfg.DATASETS = CfgNode()
-    # Registered names, imagefolder:PATH or npz:PATH. Several training sets are joined end to end.
+    # Registered names, imagefolder:PATH, npz:PATH, or webdataset:PATTERN for shards, tar archives of images and
+    # labels: "webdataset:train-{000..146}.tar". Several training sets are joined end to end.
     cfg.DATASETS.TRAIN = ListOf(Str("digits_train"), ("digits_train",))
     cfg.DATASETS.TEST = ListOf(Str("digits_test"), ("digits_test",))
     # Folder that holds the data sets that do not ship with the package.
     cfg.DATASETS.ROOT = Str("datasets")
-    # Whether torchvision may download a data set that ROOT does not hold.
+    # Whether torchvision may download a data set that ROOT does not hold, and shards at URLs may be copied into
+    # CACHE.
     cfg.DATASETS.DOWNLOAD = Bool(False)
-    # Folder where DATALOADER.BACKEND resident keeps what it has made of imagefolder:PATH, for the next run; what
-    # lies there may be deleted at any time. "": warmstart in $XDG_CACHE_HOME or ~/.cache.
+    # Folder for what later runs use again: what DATALOADER.BACKEND resident has made of imagefolder:PATH, where
+    # the images of shards begin, copies of shards at URLs. What lies there may be deleted whenever no run uses it.
+    # "": warmstart in $XDG_CACHE_HOME or ~/.cache.
     cfg.DATASETS.CACHE = Str("")
 
     # ---------------------------------------------------------------- input
@@ -101,8 +104,9 @@ def get_cfg() -> CfgNode:
     # channel or one for all; null: the training set's own where it is registered with them, else 0 and 1.
     cfg.INPUT.MEAN = OrNull(ListOf(Float(0.5), ()))
     cfg.INPUT.STD = OrNull(ListOf(Float(0.25, above=0), ()))
-    # What decodes the JPEG files of imagefolder:PATH; PIL reads all others. torchvision: torchvision.io. pil: the
-    # same pixels, more slowly. nvjpeg: the GPU, for the training process; pixels may differ a little.
+    # What decodes the JPEG files of imagefolder:PATH and of shards; PIL reads all others. torchvision:
+    # torchvision.io. pil: the same pixels, more slowly. nvjpeg: the GPU, for the training process; pixels may
+    # differ a little.
     cfg.INPUT.DECODER = OneOf("torchvision", ("torchvision", "pil", "nvjpeg"))
 
     # ---------------------------------------------------------------- loading

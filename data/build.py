@@ -20,6 +20,7 @@ from .loader import EvalLoader, TrainLoader, WorkerLoader, WorkerTrainLoader
 from .mixing import MixedTrainLoader, build_mixing, split_mixing
 from .resident import ResidentEvalLoader, ResidentTrainLoader
 from .samples import KeyedSamples, Unreadable
+from .shards import ShardedImages
 from .transforms import check_transforms
 from .workers import num_workers
 
@@ -120,7 +121,7 @@ def check_data(cfg: CfgNode) -> None:
     trained_on = output_shape(cfg, "TRANSFORMS_TRAIN", train, train)
     label = cfg.label("DATASETS.TEST")
     for name in cfg.DATASETS.TEST:
-        info = dataset_info(name, cfg.DATASETS.ROOT, cfg.DATASETS.DOWNLOAD, label)
+        info = dataset_info(name, cfg.DATASETS.ROOT, cfg.DATASETS.DOWNLOAD, label, cfg.DATASETS.CACHE)
         require_like(train, info, label, "the training set", name)
         if info.num_classes > classes:
             raise ConfigError(f"{label}: {name} has {info.num_classes} classes, the model only {classes}")
@@ -148,10 +149,11 @@ def _check_decoder(cfg: CfgNode) -> None:
 
 
 def _dataset(cfg: CfgNode, key: str, names: Sequence[str]) -> MapDataset:
-    parts: list[Any] = [
-        build_dataset(name, cfg.DATASETS.ROOT, cfg.DATASETS.DOWNLOAD, cfg.label(key)) for name in names
-    ]
+    place = cfg.DATASETS.ROOT, cfg.DATASETS.DOWNLOAD, cfg.label(key), cfg.DATASETS.CACHE
+    parts: list[Any] = [build_dataset(name, *place) for name in names]
     for part in parts:
+        if isinstance(part, ShardedImages):
+            part.decoder = cfg.INPUT.DECODER
         if getattr(part, "loader", None) is read_image:  # a user's own ImageFolder keeps its own
             part.loader = partial(read_image, decoder=cfg.INPUT.DECODER)
     dataset: MapDataset = ConcatDataset(parts) if len(parts) > 1 else parts[0]

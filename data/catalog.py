@@ -14,6 +14,7 @@ from .arrays import ArrayDataset, read_idx, read_npz
 from .datasets import DatasetInfo, MapDataset, register_dataset
 from .images import read_image
 from .records import FlatRecords
+from .shards import build_shards
 
 _DIGITS = tuple("0123456789")
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -120,6 +121,7 @@ def _npz(path: str, download: bool) -> MapDataset:
 
 register_dataset("imagefolder:", _image_folder)
 register_dataset("npz:", _npz, in_memory=True)
+register_dataset("webdataset:", build_shards, cached=True)
 
 for _train, _part in ((True, "train"), (False, "test")):
     register_dataset(

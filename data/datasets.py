@@ -30,7 +30,7 @@ class MapDataset(Protocol):
         """
 
 
-Builder = Callable[[str, bool], MapDataset]
+Builder = Callable[..., MapDataset]  # (root, download), and the cache for a set that asks for it
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,14 @@ class _Entry:
     builder: Builder
     info: DatasetInfo | None
     in_memory: bool
+    cached: bool
 
 
 _REGISTRY: dict[str, _Entry] = {}
 
 
 def register_dataset(
-    name: str, builder: Builder, info: DatasetInfo | None = None, *, in_memory: bool = False
+    name: str, builder: Builder, info: DatasetInfo | None = None, *, in_memory: bool = False, cached: bool = False
 ) -> None:
     """Make `name` usable in DATASETS.TRAIN and DATASETS.TEST.
 
@@ -78,6 +79,7 @@ def register_dataset(
             `__getitem__(i) -> (image, label)`; where files are missing it raises FileNotFoundError.
         info: what is known of the data set; None: it is built and looked at when someone asks.
         in_memory: whether the builder returns an `ArrayDataset`, which DATALOADER.BACKEND resident takes.
+        cached: whether the builder is called with a third argument, DATASETS.CACHE.
 
     Raises:
         ConfigError: the name is taken.
@@ -88,7 +90,7 @@ def register_dataset(
     """
     if name in _REGISTRY:
         raise ConfigError(f"a data set called {name!r} is registered already; choose another name")
-    _REGISTRY[name] = _Entry(builder, info, in_memory)
+    _REGISTRY[name] = _Entry(builder, info, in_memory, cached)
 
 
 def dataset_names() -> list[str]:
@@ -118,7 +120,9 @@ def is_in_memory(name: str) -> bool:
     return _look_up(name, "", "data set")[0].in_memory
 
 
-def dataset_info(name: str, root: str, download: bool = False, label: str = "data set") -> DatasetInfo:
+def dataset_info(
+    name: str, root: str, download: bool = False, label: str = "data set", cache: str = ""
+) -> DatasetInfo:
     """Return what is known of the data set `name`; nothing is read where it is registered.
 
     Args:
@@ -126,6 +130,7 @@ def dataset_info(name: str, root: str, download: bool = False, label: str = "dat
         root: the folder that holds data sets, DATASETS.ROOT.
         download: whether a data set that must be built may be fetched.
         label: the key that holds the name, for messages.
+        cache: DATASETS.CACHE.
 
     Raises:
         ConfigError: no such name; files missing or wrong, where it must be built.
@@ -134,10 +139,12 @@ def dataset_info(name: str, root: str, download: bool = False, label: str = "dat
     10000
     """
     entry, _ = _look_up(name, root, label)
-    return entry.info or _info_by_looking(entry, name, str(root), download, label)
+    return entry.info or _info_by_looking(entry, name, str(root), download, label, cache)
 
 
-def build_dataset(name: str, root: str, download: bool = False, label: str = "data set") -> MapDataset:
+def build_dataset(
+    name: str, root: str, download: bool = False, label: str = "data set", cache: str = ""
+) -> MapDataset:
     """Return the data set `name`, read from the folder `root`.
 
     Args:
@@ -145,6 +152,7 @@ def build_dataset(name: str, root: str, download: bool = False, label: str = "da
         root: the folder that holds data sets, DATASETS.ROOT.
         download: whether the builder may fetch what is not there.
         label: the key that holds the name, for messages.
+        cache: DATASETS.CACHE.
 
     Raises:
         ConfigError: no such name, missing files, wrong content, no samples.
@@ -155,7 +163,7 @@ def build_dataset(name: str, root: str, download: bool = False, label: str = "da
     """
     entry, place = _look_up(name, root, label)
     try:
-        dataset = entry.builder(place, download)
+        dataset = entry.builder(place, download, *([cache] if entry.cached else []))
     except FileNotFoundError as error:
         fix = "correct the path" if ":" in name else "set DATASETS.ROOT to its folder or DATASETS.DOWNLOAD true"
         raise ConfigError(
@@ -205,9 +213,9 @@ def _look_up(name: str, root: str, label: str) -> tuple[_Entry, str]:
 
 # A folder of a million files is listed once in a run, not for each question about it.
 @functools.cache
-def _info_by_looking(entry: _Entry, name: str, root: str, download: bool, label: str) -> DatasetInfo:
+def _info_by_looking(entry: _Entry, name: str, root: str, download: bool, label: str, cache: str) -> DatasetInfo:
     del entry  # part of the key: what is registered anew is looked at anew
-    return _look_at(build_dataset(name, root, download, label), f"{label}: {name}")
+    return _look_at(build_dataset(name, root, download, label, cache), f"{label}: {name}")
 
 
 def _look_at(dataset: MapDataset, where: str) -> DatasetInfo:

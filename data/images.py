@@ -7,6 +7,7 @@ import os
 import warnings
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -31,7 +32,15 @@ def read_image(path: str | os.PathLike[str], decoder: str = "torchvision") -> Te
         UnreadableImageError: the file is no image, is cut short or damaged.
         OSError: it cannot be opened.
     """
-    content = np.fromfile(path, np.uint8)
+    return decode_image(np.fromfile(path, np.uint8), decoder)
+
+
+def decode_image(content: npt.NDArray[np.uint8], decoder: str = "torchvision") -> Tensor:
+    """Return the same for the bytes of such a file, (size,).
+
+    Raises:
+        UnreadableImageError: they are no image, are cut short or damaged.
+    """
     image = None
     if decoder != "pil" and content[:3].tobytes() == b"\xff\xd8\xff":
         image = _jpeg(torch.from_numpy(content), "cuda" if decoder == "nvjpeg" else "cpu")
@@ -55,7 +64,7 @@ def _jpeg(content: Tensor, device: str) -> Tensor | None:
     return image.expand(3, -1, -1)
 
 
-def _any_kind(content: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Tensor:
+def _any_kind(content: npt.NDArray[np.uint8]) -> Tensor:
     from PIL import Image, UnidentifiedImageError
 
     try:

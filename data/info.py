@@ -33,7 +33,8 @@ def train_info(cfg: CfgNode) -> DatasetInfo:
     label = cfg.label("DATASETS.TRAIN")
     if not cfg.DATASETS.TRAIN:
         raise ConfigError(f"{label}: names no data set; give at least one")
-    infos = [dataset_info(name, cfg.DATASETS.ROOT, cfg.DATASETS.DOWNLOAD, label) for name in cfg.DATASETS.TRAIN]
+    place = cfg.DATASETS.ROOT, cfg.DATASETS.DOWNLOAD, label, cfg.DATASETS.CACHE
+    infos = [dataset_info(name, *place) for name in cfg.DATASETS.TRAIN]
     for name, info in zip(cfg.DATASETS.TRAIN, infos, strict=True):
         require_like(infos[0], info, label, cfg.DATASETS.TRAIN[0], name)
     return reduce(_joined, infos)
