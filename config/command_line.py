@@ -19,14 +19,15 @@ class Flag(NamedTuple):
 
     Attributes:
         name: "--config-file".
-        value: what stands behind it: "none", "one", or "path" for an optional path.
+        value: what stands behind it: "none", "one", "many" for one or more, up to the next flag or key, or "path"
+            for an optional path.
         help: one line for --help.
         repeated: whether each occurrence counts, instead of the last.
-        convert: makes the value from its text; ValueError for text that does not fit.
+        convert: makes the value from its text, each of many from its own; ValueError for text that does not fit.
     """
 
     name: str
-    value: Literal["none", "one", "path"]
+    value: Literal["none", "one", "many", "path"]
     help: str
     repeated: bool = False
     convert: Callable[[str], Any] = str
@@ -94,10 +95,16 @@ def _value(flag: Flag, text: str | None, words: list[str], is_key: Callable[[str
         return True
     if text is None:
         text = words.pop(0) if words and _is_value(flag, words[0], is_key) else ""
-    if not text and flag.value == "one":
+    if not text and flag.value in ("one", "many"):
         raise ConfigError(f"command line: {flag.name} needs a value")
     try:
-        return flag.convert(text)
+        if flag.value != "many":
+            return flag.convert(text)
+        values = [flag.convert(text)]
+        while words and _is_value(flag, words[0], is_key):
+            text = words.pop(0)
+            values.append(flag.convert(text))
+        return values
     except ValueError as error:
         raise ConfigError(f"command line: {flag.name} {text}: {error}") from None
 
@@ -105,12 +112,14 @@ def _value(flag: Flag, text: str | None, words: list[str], is_key: Callable[[str
 def _is_value(flag: Flag, word: str, is_key: Callable[[str], bool]) -> bool:
     if flag.value == "one":
         return not word.startswith("--")
+    if flag.value == "many":
+        return not word.startswith("--") and not is_key(word.partition("=")[0])
     return (word.endswith(".pth") or os.path.exists(word)) and not is_key(word.partition("=")[0])
 
 
 def usage(program: str, summary: str, flags: Sequence[Flag]) -> str:
     """Return the text of --help."""
-    value = {"none": "", "one": " VALUE", "path": " [PATH]"}
+    value = {"none": "", "one": " VALUE", "many": " VALUES", "path": " [PATH]"}
     lines = [f"usage: {program} [flags] [KEY VALUE | KEY=VALUE ...]", "", *textwrap.wrap(summary, 100), ""]
     lines += [f"  {flag.name + value[flag.value]:<24} {flag.help}" for flag in flags]
     return "\n".join([*lines, "", "config/defaults.py describes every KEY; flags may stand anywhere."])

@@ -16,8 +16,9 @@ FLAGS = [
     Flag("--eval-only", "none", "only evaluate"),
     Flag("--import", "one", "module", repeated=True),
     Flag("--num-gpus", "one", "ranks", convert=int),
+    Flag("--gpus", "many", "numbers", convert=int),
 ]
-NOTHING = {"config_file": None, "resume": None, "eval_only": False, "import": [], "num_gpus": None}
+NOTHING = {"config_file": None, "resume": None, "eval_only": False, "import": [], "num_gpus": None, "gpus": None}
 
 
 def parse(*words: str) -> tuple[dict[str, Any], list[str]]:
@@ -47,6 +48,10 @@ def test_the_planned_command_in_every_order(parts: tuple[tuple[str, ...], ...]) 
         ("--config-file a --config-file b", {"config_file": "b"}, []),
         ("--import a SEED 1 --import=b", {"import": ["a", "b"]}, ["SEED", "1"]),
         ("--num-gpus 8 SEED=1", {"num_gpus": 8}, ["SEED=1"]),
+        ("--gpus 8 64 -1 --eval-only", {"gpus": [8, 64, -1], "eval_only": True}, []),
+        ("--gpus 8 64 SEED=1", {"gpus": [8, 64]}, ["SEED=1"]),
+        ("--gpus=8 64 SEED 1", {"gpus": [8, 64]}, ["SEED", "1"]),
+        ("--gpus 8 --gpus 9", {"gpus": [9]}, []),
         ("SEED 1 --eval-only", {"eval_only": True}, ["SEED", "1"]),
         ("--resume", {"resume": ""}, []),
         ("--resume --eval-only", {"resume": "", "eval_only": True}, []),
