@@ -1,11 +1,11 @@
-"""The command lines, and how Ctrl-C ends them in the seconds in which they import torch."""
+"""The command lines: how Ctrl-C ends them in the seconds in which they import torch, and the tables they print."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FrameType
 
 
@@ -30,6 +30,25 @@ def interruptible(name: str) -> Iterator[None]:
     signal.signal(signal.SIGINT, _leave)
     yield
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def table(rows: Sequence[Sequence[str]], text: int = 0) -> str:
+    """Return rows as aligned lines; the column `text` begins at its left, the others end at their right.
+
+    >>> print(table([["", "rate"], ["first", "0.1"], ["second", "0.01"]]))
+            rate
+    first    0.1
+    second  0.01
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    left = text % len(widths)
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column == left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
 
 
 def _leave(signum: int, frame: FrameType | None) -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
-from warmstart.tools import interruptible
+from warmstart.tools import interruptible, table
 
 with interruptible(__name__):
     from warmstart.config import CfgNode, ConfigError, Flag, resolve_durations
@@ -134,7 +134,7 @@ def describe_curves(curves: Sequence[Curve]) -> str:
         turns = [f"{curve.warmup_end:,}" if curve.warmup_end else "-"]
         turns.append(", ".join([*found[: 3 if more else None], *more]) or "-")
         rows.append([curve.name, f"{curve.length:,}", *turns, *(f"{rate:.4g}" for rate in rates)])
-    return _table(rows)
+    return table(rows)
 
 
 def describe_posts(plan: Sequence[Curve]) -> str:
@@ -165,20 +165,7 @@ def describe_posts(plan: Sequence[Curve]) -> str:
     for t in sorted(what):
         values = [f"{schedule(t):.4g}" for schedule in columns.values()]
         rows.append([f"{t:,}", *values, ", ".join(dict.fromkeys(what[t]))])
-    return _table(rows, text=-1)
-
-
-def _table(rows: Sequence[Sequence[str]], text: int = 0) -> str:
-    """Return rows as aligned lines; the column `text` begins at its left, the others end at their right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    left = text % len(widths)
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column == left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+    return table(rows, text=-1)
 
 
 if __name__ == "__main__":
