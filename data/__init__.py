@@ -19,7 +19,7 @@ from .resident import ResidentEvalLoader, ResidentSamples, ResidentTrainLoader
 from .samplers import class_repeats, repeat_factors
 from .sampling import GroupedStream, SampleOrder, SampleStream, sample_key, splitmix64
 from .transforms import build_transform, check_transforms, register_transform
-from .workers import describe_workers, usable_cores
+from .workers import describe_workers, num_workers, usable_cores
 
 __all__ = [
     "Batch",
@@ -50,6 +50,7 @@ __all__ = [
     "describe_workers",
     "device_of",
     "input_shape",
+    "num_workers",
     "read_image",
     "register_dataset",
     "register_transform",

@@ -44,15 +44,19 @@ from .resume import (
 )
 from .rng import preserved_rng, rng_state, seed_all, set_rng_state
 from .saving import CheckpointHook, SaveError, finish_saves
+from .scale_model import MODES, Cluster, Link, Prediction, Profile, Work, predict, workers_needed
 from .scaling import log_scaling, scale_of, scaled
 from .signals import Interrupted, stop_signals
+from .step_profile import measure_loader, measure_profile
 from .trainer import HookBase, Trainer, every, next_multiple
 from .writers import ConsoleWriter, JSONWriter, PictureWriter, TensorBoardWriter, Writer
 
 __all__ = [
     "LAUNCH_FLAGS",
+    "MODES",
     "BestHook",
     "CheckpointHook",
+    "Cluster",
     "ConsoleWriter",
     "EarlyStoppingHook",
     "EvaluationHook",
@@ -60,6 +64,7 @@ __all__ = [
     "HookBase",
     "Interrupted",
     "JSONWriter",
+    "Link",
     "LossScaler",
     "LossWindow",
     "MetricHook",
@@ -67,6 +72,8 @@ __all__ = [
     "PictureHook",
     "PictureWriter",
     "PreciseBNHook",
+    "Prediction",
+    "Profile",
     "ProfilerHook",
     "RangeTest",
     "RecordHook",
@@ -74,6 +81,7 @@ __all__ = [
     "ScoreHook",
     "TensorBoardWriter",
     "Trainer",
+    "Work",
     "Writer",
     "adopt_slurm",
     "build_scaler",
@@ -106,8 +114,11 @@ __all__ = [
     "log_run",
     "log_scaling",
     "log_scores",
+    "measure_loader",
+    "measure_profile",
     "next_multiple",
     "on_main",
+    "predict",
     "prepare_folder",
     "prepare_torch",
     "preserved_rng",
@@ -133,5 +144,6 @@ __all__ = [
     "together",
     "wants_launch",
     "why_done",
+    "workers_needed",
     "world_size",
 ]

@@ -148,7 +148,7 @@ SLOW = ("matplotlib", "scipy", "sklearn", "tensorboard", "torch._dynamo", "torch
 STAGES = f"""
 import json, sys
 from warmstart.engine import HookBase, register_hook
-from warmstart.tools import export_weights, find_lr, plain_train_net, plot_lr, train_net
+from warmstart.tools import export_weights, find_lr, plain_train_net, plan_scale, plot_lr, train_net
 
 class Stop(HookBase):
     def after_step(self, trainer):
