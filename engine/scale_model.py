@@ -142,6 +142,8 @@ class Profile:
         state: bytes that the optimizer keeps.
         average: bytes of the moving average of the weights.
         activations: bytes that are kept from the forward pass for the backward pass.
+        summed: bytes that are sent for each byte of a gradient: 0.5 where bf16 is.
+        gathered: the same for weights, with fsdp.
     """
 
     gradients: tuple[int, ...]
@@ -153,6 +155,8 @@ class Profile:
     state: int = 0
     average: int = 0
     activations: Work = field(default=Work(0.0, 0.0))
+    summed: float = 1.0
+    gathered: float = 1.0
 
     def buckets(self) -> list[tuple[int, float]]:
         """Return (bytes, share of the backward pass after which it is full) of each bucket of gradients.
@@ -223,40 +227,42 @@ def _ddp_end(profile: Profile, cluster: Cluster, devices: int, backward: float) 
     """Return when all gradients are summed, from the beginning of the backward pass."""
     sent = 0.0
     for size, ready in profile.buckets():
-        sent = max(sent, ready * backward) + cluster.all_reduce(size, devices)
+        sent = max(sent, ready * backward) + cluster.all_reduce(profile.summed * size, devices)
     return max(sent, backward)
 
 
 def _fsdp_end(profile: Profile, cluster: Cluster, devices: int, forward: float, backward: float) -> float:
     """Return when all gradients are where they are kept, from the beginning of the forward pass."""
     buckets = profile.buckets()
-    shares = (end - begin for begin, end in pairwise([0.0, *(ready for _, ready in buckets)]))
-    units = [(cluster.gather(size, devices), share) for (size, _), share in zip(buckets, shares, strict=True)]
-    return _pass_end(units[::-1], forward, sends_gradients=False) + _pass_end(
-        units, backward, sends_gradients=True
-    )
+    gathers = [cluster.gather(profile.gathered * size, devices) for size, _ in buckets]
+    sums = [cluster.gather(profile.summed * size, devices) for size, _ in buckets]
+    shares = [end - begin for begin, end in pairwise([0.0, *(ready for _, ready in buckets)])]
+    begun = _pass_end(gathers[::-1], shares[::-1], [0.0] * len(sums), forward)
+    return begun + _pass_end(gathers, shares, sums, backward)
 
 
-def _pass_end(units: Sequence[tuple[float, float]], seconds: float, sends_gradients: bool) -> float:
-    """Return when a pass over units, (seconds of gathering it, share of the pass), has ended and all is sent."""
-    sent = gathered = units[0][0]
+def _pass_end(gathers: Sequence[float], shares: Sequence[float], sums: Sequence[float], seconds: float) -> float:
+    """Return when a pass is over: each bucket has weights to gather, a share of the seconds, gradients to sum."""
+    sent = gathered = gathers[0]
     computed = 0.0
-    for (gather, share), (following, _) in zip(units, [*units[1:], (0.0, 0.0)], strict=True):
+    for following, share, to_sum in zip([*gathers[1:], 0.0], shares, sums, strict=True):
         begun = max(computed, gathered)
         computed = begun + share * seconds
         gathered = sent = max(sent, begun) + following  # one ahead: while this one computes
-        if sends_gradients:
-            sent = max(sent, computed) + gather
+        if to_sum:
+            sent = max(sent, computed) + to_sum
     return max(computed, sent)
 
 
 def _memory(profile: Profile, devices: int, images: float, mode: Mode) -> dict[str, int]:
-    gradients, activations = sum(profile.gradients), round(profile.activations.of(images))
+    gradients, activations = (
+        sum(profile.gradients),
+        round(profile.activations.of(images)),
+    )  # they lie in the buckets
     if mode == "ddp":
         return {
             "weights": profile.weights,
             "gradients": gradients,
-            "buckets": gradients if devices > 1 else 0,
             "optimizer": profile.state,
             "average": profile.average,
             "activations": activations,
@@ -285,8 +291,8 @@ def fit_link(sizes: Sequence[float], seconds: Sequence[float], ranks: int) -> Li
     """
     steps = 2 * (ranks - 1)
     terms = np.array([[steps, steps / ranks * size] for size in sizes]) / np.array(seconds)[:, None]
-    latency, per_byte = np.linalg.lstsq(terms, np.ones(len(terms)))[0].tolist()
-    return Link(max(latency, 0.0), 1 / per_byte)
+    latency, per_byte = np.linalg.lstsq(terms, np.ones(len(terms)), rcond=None)[0].tolist()
+    return Link(max(latency, 0.0), 1 / max(per_byte, 1e-15))  # noise may make either less than nothing
 
 
 def workers_needed(images_per_second: float, of_one_worker: float) -> int:

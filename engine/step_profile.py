@@ -64,6 +64,8 @@ def measure_profile(
         state=_bytes(value for state in step.optimizer.state.values() for value in state.values()),
         average=weights if cfg.SOLVER.EMA.ENABLED else 0,
         activations=Work(0.0, kept / few),
+        summed=0.5 if cfg.DISTRIBUTED.GRADIENTS == "bf16" else 1.0,
+        gathered=0.5 if cfg.MODEL.FSDP.PRECISION == "bf16" else 1.0,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -50,6 +51,17 @@ def test_fsdp_gathers_one_ahead_in_both_passes_and_sends_gradients_between() -> 
     cluster = Cluster(2, Link(0.0, 25 * MIB / 2), FREE)
     found = predict(profile([25 * MIB] * 2, forward=4, backward=8), cluster, 2, 1, "fsdp")
     assert (found.seconds, found.waiting) == pytest.approx((15, 3))
+
+
+def test_half_precision_sends_half() -> None:
+    device, cluster = profile([25 * MIB], backward=1), Cluster(2, Link(0.0, 25 * MIB / 2), FREE)
+    half = replace(device, summed=0.5)
+    assert [predict(each, cluster, 2, 1).waiting for each in (device, half)] == pytest.approx([2, 1])
+    # Weights are gathered twice, gradients summed once, a second each.
+    both = replace(half, gathered=0.5)
+    assert [predict(each, cluster, 2, 1, "fsdp").waiting for each in (device, half, both)] == pytest.approx(
+        [3, 2.5, 1.5]
+    )
 
 
 def test_micro_batches_send_once_with_ddp_and_each_time_with_fsdp() -> None:
@@ -100,12 +112,12 @@ def test_memory_of_a_device_by_what_it_is_for() -> None:
     cluster = Cluster(8, FREE, FREE)
     ddp, fsdp = (predict(device, cluster, 8, 1, mode).memory for mode in MODES)
     assert {what: size / MIB for what, size in ddp.items()} == {
-        **{"weights": 41, "gradients": 40, "buckets": 40, "optimizer": 80, "average": 41, "activations": 0}
+        **{"weights": 41, "gradients": 40, "optimizer": 80, "average": 41, "activations": 0}
     }
     assert {what: size / MIB for what, size in fsdp.items()} == {
         **{"weights": 41 / 8 + 60, "gradients": 5 + 30, "optimizer": 10, "average": 41 / 8, "activations": 0}
     }
-    assert predict(device, cluster, 1, 1).memory["buckets"] == 0
+    assert predict(device, cluster, 1, 1, "fsdp").memory == ddp
 
 
 @pytest.mark.parametrize("ranks", [2, 8])

@@ -63,6 +63,12 @@ def test_activations_are_what_the_backward_pass_needs(configured: Callable[..., 
     assert found.activations.of(images) == images * (4 * 64 + 4 * 32 + 4 * 10 + 8) + 4
 
 
+def test_what_is_sent_in_half_precision_is_in_the_profile(configured: Callable[..., CfgNode]) -> None:
+    keys = ("DISTRIBUTED.GRADIENTS", "bf16", "MODEL.FSDP.PRECISION", "bf16")
+    found = [measure_profile(configured(*some), 2, times=(1, 2, 3)) for some in ((), keys[:2], keys[2:])]
+    assert [(each.summed, each.gathered) for each in found] == [(1, 1), (0.5, 1), (1, 0.5)]
+
+
 def test_given_times_are_in_proportion_to_the_images(configured: Callable[..., CfgNode]) -> None:
     found = measure_profile(configured(), 4, times=(1, 2, 3))
     assert (found.forward.of(4), found.backward.of(4), found.update) == (1, 2, 3)

@@ -25,20 +25,20 @@ links: 3.4 us and 235 GB/s inside a machine of 8 devices, 10 us and 0.001 GB/s b
 weak scaling: as many images a device, whatever their number
 devices  machines  mode  batch  ms/it   it/s  images/s  efficiency  waiting ms  memory MB  loaders
       1         1  ddp      64      7  142.9     9,143        100%           0        1.5        1
-      8         1  ddp     512  7.021  142.4    72,922        100%      0.0212        1.6        8
+      8         1  ddp     512  7.021  142.4    72,922        100%      0.0212        1.5        8
       8         1  fsdp    512  6.197  161.4    82,614        113%      0.0725        1.6        9
-     64         8  ddp   4,096  175.6  5.695    23,326          4%         169        1.6        1
+     64         8  ddp   4,096  175.6  5.695    23,326          4%         169        1.5        1
      64         8  fsdp  4,096  258.9  3.862    15,820          3%         253        1.5        1
 
 strong scaling: all share SOLVER.IMS_PER_BATCH
 devices  machines  mode  batch   ms/it   it/s  images/s  efficiency  waiting ms  memory MB  loaders
       1         1  ddp      64       7  142.9     9,143        100%           0        1.5        1
-      8         1  ddp      64   1.771  564.6    36,133         49%      0.0212        0.5        4
+      8         1  ddp      64   1.771  564.6    36,133         49%      0.0212        0.4        4
       8         1  fsdp     64  0.9475  1,055    67,548         92%      0.0725        0.5        7
-     64         8  ddp      64   169.7  5.893       377          0%         169        0.4        1
+     64         8  ddp      64   169.7  5.893       377          0%         169        0.3        1
      64         8  fsdp     64     253  3.953       253          0%         253        0.3        1
 
-memory of ddp on 64, weak: weights 0.1 MB, gradients 0.1 MB, buckets 0.1 MB, optimizer 0.1 MB, activations 1.3 MB
+memory of ddp on 64, weak: weights 0.1 MB, gradients 0.1 MB, optimizer 0.1 MB, activations 1.3 MB
 memory of fsdp on 64, weak: weights 0.2 MB, gradients 0.1 MB, optimizer 0.0 MB, activations 1.3 MB
 loaders: processes that load on each machine, at the rate of those here
 """
