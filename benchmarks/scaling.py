@@ -3,13 +3,14 @@
     python benchmarks/scaling.py --ranks 1 2 4 --rounds 5 MODEL.NAME resnet18
     python benchmarks/scaling.py --ranks 1 2 4 --rounds 5
 
-Each rank is a process of its own with one thread, started by torchrun, in a gloo group. It trains the digits
-recipe's model, with what the command line changes, on a batch of its own that lies in memory, in
-DistributedDataParallel and nothing else: weak scaling. All numbers of ranks take turns, `rounds` times; a
-round's time is the median of its updates, a line's the median of the rounds. The prediction comes from one
-process and from all-reduces of as many ranks that do nothing else. `predicted_ms` has them run beside the
-backward pass, as on a device whose network needs none of its cores, `predicted_in_turn_ms` after it, as where
-they want the same cores.
+Each rank is a process of its own with one thread, started by torchrun, in a gloo group. First each measures its
+forward pass, backward pass and step by itself, all at once, so that what they take from each other on shared
+cores is in it; then all-reduces of several sizes; then it trains the digits recipe's model, with what the
+command line changes, on a batch of its own that lies in memory, in DistributedDataParallel and nothing else:
+weak scaling. All numbers of ranks take turns, `rounds` times; figures are medians of the rounds, of medians of
+updates. `predicted_ms` has all-reduces run beside the backward pass, as on a device whose network needs none of
+its cores, `predicted_in_turn_ms` after it, as where they want the same cores; `ratio` and `ratio_in_turn` are
+what was measured over either, round by round.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ import torch
 import torch.distributed as dist
 
 from warmstart.config import CfgNode, get_cfg
-from warmstart.data import build_train_loader
-from warmstart.data.workers import usable_cores
-from warmstart.engine import Cluster, Link, Profile, measure_profile, predict, resolve_config
-from warmstart.engine.links import measure_links
+from warmstart.data import build_train_loader, usable_cores
+from warmstart.engine import Cluster, Link, measure_profile, predict, resolve_config
+from warmstart.engine.links import SIZES, all_reduce_seconds
+from warmstart.engine.scale_model import fit_link
 from warmstart.modeling import build_model
 from warmstart.solver import build_optimizer
 
@@ -47,10 +48,27 @@ def configured(overrides: list[str]) -> CfgNode:
 
 
 def work(cfg: CfgNode, updates: int) -> None:
-    """Train as one rank of many; the first prints the median seconds of an update."""
+    """Be one rank of many; the first prints, in milliseconds, what an update takes and what was predicted."""
     dist.init_process_group("gloo")
+    ranks, images = dist.get_world_size(), cfg.SOLVER.IMS_PER_BATCH
+    dist.barrier()
+    profile = measure_profile(cfg, images, rounds=updates)
+    link = Link(0.0, math.inf)
+    if ranks > 1:
+        link = fit_link(SIZES, [all_reduce_seconds(size, 7, torch.device("cpu")) for size in SIZES], ranks)
+    seconds = ddp_seconds(cfg, updates)
+    if dist.get_rank() == 0:
+        in_turn = replace(profile, ready=(1.0,) * len(profile.ready))
+        found = [predict(each, Cluster(ranks, link, link), ranks, images).seconds for each in (profile, in_turn)]
+        times = [1e3 * each for each in (seconds, *found)]
+        print(json.dumps([*times, 1e6 * link.latency, link.bandwidth / 1e9, sum(profile.gradients) / 1e6]))
+    dist.destroy_process_group()
+
+
+def ddp_seconds(cfg: CfgNode, updates: int) -> float:
+    """Return the median seconds of an update of all ranks together."""
     torch.manual_seed(cfg.SEED)
-    model = torch.nn.parallel.DistributedDataParallel(build_model(cfg).train())
+    model = torch.nn.parallel.DistributedDataParallel(build_model(cfg).train(), gradient_as_bucket_view=True)
     optimizer = build_optimizer(cfg, model.module)
     images, labels = next(build_train_loader(cfg).batches(start=dist.get_rank()))
     seconds = []
@@ -61,19 +79,17 @@ def work(cfg: CfgNode, updates: int) -> None:
         sum(value for name, value in losses.items() if name.startswith("loss")).backward()
         optimizer.step()
         seconds.append(time.perf_counter() - begin)
-    if dist.get_rank() == 0:
-        print(statistics.median(seconds[UNTIMED:]))
-    dist.destroy_process_group()
+    return statistics.median(seconds[UNTIMED:])
 
 
-def launch(ranks: int, updates: int, overrides: list[str]) -> float:
+def launch(ranks: int, updates: int, overrides: list[str]) -> list[float]:
     """Return what the first of so many ranks prints."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
     command = [sys.executable, *launcher, __file__, "--work", f"--updates={updates}", *overrides]
-    done = subprocess.run(
-        command, check=True, stdout=subprocess.PIPE, text=True, env={"OMP_NUM_THREADS": "1", **os.environ}
-    )
-    return float(done.stdout.strip().splitlines()[-1])
+    env = {"OMP_NUM_THREADS": "1", **os.environ}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=env)
+    found: list[float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
 
 
 def main() -> None:
@@ -89,30 +105,17 @@ def main() -> None:
     if given.work:
         work(cfg, given.updates)
         return
-    images = cfg.SOLVER.IMS_PER_BATCH
-    alone = Link(0.0, math.inf)
-    profiles: list[Profile] = []
-    measured: dict[int, list[float]] = {ranks: [] for ranks in given.ranks}
-    for _ in range(given.rounds):
-        profiles.append(measure_profile(cfg, images, rounds=given.updates))
-        for ranks in given.ranks:
-            measured[ranks].append(launch(ranks, given.updates, overrides))
-    profiles.sort(key=lambda profile: predict(profile, Cluster(1, alone, alone), 1, images).seconds)
-    beside = profiles[len(profiles) // 2]
-    in_turn = replace(beside, ready=(1.0,) * len(beside.ready))
-    for ranks in given.ranks:
-        link = measure_links(ranks) if ranks > 1 else alone
-        predicted, later = (predict(each, Cluster(ranks, link, link), ranks, images) for each in (beside, in_turn))
+    rounds = [[launch(ranks, given.updates, overrides) for ranks in given.ranks] for _ in range(given.rounds)]
+    for ranks, found in zip(given.ranks, zip(*rounds, strict=True), strict=True):
+        ms, beside, in_turn, latency, bandwidth, gradients = map(statistics.median, zip(*found, strict=True))
         line = {
-            **{"model": cfg.MODEL.NAME, "images": images, "gradients_mb": round(sum(beside.gradients) / 1e6, 1)},
-            **{"ranks": ranks, "rounds": given.rounds, "ms": round(1e3 * statistics.median(measured[ranks]), 2)},
-            "ms_of_rounds": [round(1e3 * seconds, 2) for seconds in measured[ranks]],
-            "predicted_ms": round(1e3 * predicted.seconds, 2),
-            "predicted_in_turn_ms": round(1e3 * later.seconds, 2),
-            **{
-                "latency_us": round(1e6 * link.latency, 1),
-                "gb_per_s": round(link.bandwidth / 1e9, 2) if ranks > 1 else None,
-            },
+            **{"model": cfg.MODEL.NAME, "images": cfg.SOLVER.IMS_PER_BATCH, "gradients_mb": round(gradients, 1)},
+            **{"ranks": ranks, "rounds": given.rounds, "ms": round(ms, 2)},
+            **{"predicted_ms": round(beside, 2), "predicted_in_turn_ms": round(in_turn, 2)},
+            "ratio": round(statistics.median(each[0] / each[1] for each in found), 2),
+            "ratio_in_turn": round(statistics.median(each[0] / each[2] for each in found), 2),
+            "latency_us": round(latency, 1),
+            "gb_per_s": round(bandwidth, 2) if ranks > 1 else None,
             **{"cores": usable_cores(), "python": platform.python_version(), "torch": str(torch.__version__)},
         }
         print(json.dumps(line), flush=True)

@@ -20,4 +20,6 @@ def test_each_number_of_ranks_has_a_line() -> None:
     assert (one["ranks"], two["ranks"]) == (1, 2)
     assert all(line["model"] == "small_cnn" and line["ms"] > 0 for line in (one, two))
     assert one["predicted_ms"] == one["predicted_in_turn_ms"]
-    assert one["predicted_ms"] < two["predicted_ms"] <= two["predicted_in_turn_ms"]
+    assert two["predicted_ms"] <= two["predicted_in_turn_ms"]
+    assert one["gb_per_s"] is None
+    assert two["gb_per_s"] > 0
