@@ -68,7 +68,8 @@ def work(cfg: CfgNode, updates: int) -> None:
 def ddp_seconds(cfg: CfgNode, updates: int) -> float:
     """Return the median seconds of an update of all ranks together."""
     torch.manual_seed(cfg.SEED)
-    model = torch.nn.parallel.DistributedDataParallel(build_model(cfg).train(), gradient_as_bucket_view=True)
+    options = {"gradient_as_bucket_view": True, "broadcast_buffers": False}  # as in training
+    model = torch.nn.parallel.DistributedDataParallel(build_model(cfg).train(), **options)
     optimizer = build_optimizer(cfg, model.module)
     images, labels = next(build_train_loader(cfg).batches(start=dist.get_rank()))
     seconds = []
