@@ -216,6 +216,13 @@ def test_what_is_wrong_with_several_is_said_before_any_is_started(
         ConfigError, match=r"^DISTRIBUTED.STATIC_GRAPH \(override\): torch has no static graph with"
     ):
         launch(cfg, flags)
+    cfg.merge_from_list(["DISTRIBUTED.STATIC_GRAPH", False, "MODEL.PARALLEL", "fsdp", "MODEL.COMPILE", "default"])
+    text = r'^MODEL.COMPILE \(override\): does not go together with MODEL.PARALLEL fsdp; set it to ""$'
+    with pytest.raises(ConfigError, match=text):
+        launch(cfg, flags)
+    cfg.merge_from_list(["MODEL.COMPILE", "", "SOLVER.OPTIMIZER", "Adafactor"])
+    with pytest.raises(ConfigError, match="fsdp; Adafactor needs whole matrices; take AdamW or SGD$"):
+        launch(cfg, flags)
     cfg.merge_from_list(["MODEL.DEVICE", "cuda"])
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     with pytest.raises(
