@@ -153,7 +153,8 @@ def share(value: T) -> T:
 def together() -> Iterator[None]:
     """Let a ConfigError within the block, on any rank, be one on all; waits for all ranks at its end.
 
-    Any other exception leaves this rank at once: nobody is waited for.
+    Any other exception leaves this rank at once: nobody is waited for. Nor is one that all know of already: where
+    a rank has left an outer block, the others hear of it in the next inner one that they reach.
 
     Raises:
         ConfigError: that of the lowest rank that has one.
@@ -164,6 +165,8 @@ def together() -> Iterator[None]:
     problem = ""
     try:
         yield
+    except _Shared:
+        raise
     except ConfigError as error:
         problem = str(error) if is_main() else f"rank {rank()}: {error}"
     for each in filter(None, gather(problem)):

@@ -25,7 +25,9 @@ from warmstart.engine import (
     process_group,
     rank,
     register_hook,
+    together,
 )
+from warmstart.engine.comm import in_turn
 from warmstart.engine.defaults import _HOOKS
 from warmstart.tools import train_net
 
@@ -308,6 +310,22 @@ def test_what_only_another_rank_finds_is_said_by_it(
     main, other = trained(tmp_path, 2, tiny_words)
     assert (main.code, other.code) == (5, 2)
     assert other.err == "error: rank 1: images/7.jpg cannot be read\n"
+
+
+def test_a_mistake_on_one_rank_while_the_others_are_further_within_is_one_on_all(
+    tiny: Callable[..., CfgNode], tmp_path: Path
+) -> None:
+    """As of weights that only one machine lacks: its ranks leave before the others load data in turn."""
+
+    def run() -> None:
+        with process_group(tiny()), together():
+            if rank() == 1:
+                raise ConfigError("MODEL.WEIGHTS: no such file: a.pth")
+            in_turn(lambda: None)
+
+    main, other = Ranks(tmp_path, 2, run).end()
+    assert (main.code, other.code, other.err) == (2, 2, "")
+    assert main.err == "error: rank 1: MODEL.WEIGHTS: no such file: a.pth\n"
 
 
 @pytest.mark.need("D14")
