@@ -36,7 +36,7 @@ def load_weights(model: nn.Module, path: str | Path, label: str = "MODEL.WEIGHTS
         (10, 512), fc.bias (1000,) does not fit (10,)".
 
     Raises:
-        ConfigError: no such file, not a file of tensors, damaged, or nothing in it fits.
+        ConfigError: no such file, not a file of tensors, damaged, the weights lie in parts, or none fits.
 
     >>> import tempfile
     >>> old, new = nn.Linear(4, 3), nn.Linear(4, 2)
@@ -48,7 +48,13 @@ def load_weights(model: nn.Module, path: str | Path, label: str = "MODEL.WEIGHTS
     loaded 2/4 tensors from /old.pth; skipped: 1.weight (3, 4) does not fit (2, 4), 1.bias (3,) does not fit (2,)
     """
     own = model.state_dict()
-    state = _tensors(read_tensor_file(path, label, trust), own)
+    found = _state(read_tensor_file(path, label, trust))
+    if any(value is None for value in found.values()):
+        raise ConfigError(
+            f"{label}: the weights of {path} lie in parts beside it; write them into one file with "
+            f"tools/export_weights.py {path} weights.safetensors, and give that one"
+        )
+    state = _tensors(found, own)
     misfits = {
         name: f"{name} {tuple(tensor.shape)} does not fit {tuple(own[name].shape)}"
         for name, tensor in state.items()
@@ -116,15 +122,18 @@ def read_tensor_file(path: str | Path, label: str, trust: bool = False) -> Any:
     raise ConfigError(f"{label}: {path} is damaged or not a file that {writer} wrote ({problem})")
 
 
-def _tensors(content: Any, own: dict[str, Any]) -> OrderedDict[str, Tensor]:
-    """Return the tensors of a file's content by the names that the model has for them."""
+def _state(content: Any) -> Mapping[str, Any]:
+    """Return what a file's content has under the names of tensors."""
     state = content
     for entry in ("model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(entry), Mapping):
             state = content[entry]
             break
-    if not isinstance(state, Mapping):
-        state = {}
+    return state if isinstance(state, Mapping) else {}
+
+
+def _tensors(state: Mapping[str, Any], own: dict[str, Any]) -> OrderedDict[str, Tensor]:
+    """Return the tensors of a state by the names that the model has for them."""
     tensors = OrderedDict((_own_name(name, own), t) for name, t in state.items() if isinstance(t, Tensor))
     # Some of torchvision's classes read older files by the versions that this attribute of a state holds.
     versions = getattr(state, "_metadata", None)

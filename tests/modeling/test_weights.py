@@ -100,6 +100,16 @@ def test_nothing_that_fits_is_an_error(tmp_path: Path, state: dict[str, torch.Te
         load_weights(net(), path, "MODEL.WEIGHTS (x.yaml:2)")
 
 
+def test_a_checkpoint_whose_weights_lie_in_parts_is_refused_though_its_buffers_are_there(tmp_path: Path) -> None:
+    path = saved(tmp_path / "old.pth", {"model": {"0.weight": None, "1.running_mean": torch.ones(4)}})
+    with pytest.raises(ConfigError) as error:
+        load_weights(net(), path)
+    assert str(error.value) == (
+        f"MODEL.WEIGHTS: the weights of {path} lie in parts beside it; write them into one file with "
+        f"tools/export_weights.py {path} weights.safetensors, and give that one"
+    )
+
+
 @pytest.mark.parametrize("content", [[1, 2], torch.ones(2), {"a": 1}, {}, "text"])
 def test_files_without_named_tensors(tmp_path: Path, content: object) -> None:
     with pytest.raises(ConfigError, match="no tensor of .* fits the model: 0.weight is not in the file"):
