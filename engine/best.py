@@ -11,7 +11,7 @@ from typing import Any
 from warmstart.config import CfgNode, ConfigError, nearest
 
 from . import comm
-from .checkpoint import BEST, checkpoint_name, load_checkpoint, save_checkpoint, set_aside
+from .checkpoint import BEST, PARTS_IN, checkpoint_name, load_checkpoint, save_checkpoint, set_aside
 from .trainer import OWN_STATE, HookBase, Trainer, next_multiple
 
 logger = logging.getLogger(__name__)
@@ -211,7 +211,9 @@ class BestHook(ScoreHook):
         if self.best_iteration in (0, found):
             return
         if _iteration_of(numbered) == self.best_iteration:
-            save_checkpoint(load_checkpoint(numbered), path)
+            content = load_checkpoint(numbered, whole=False)  # names the same parts
+            content.pop(PARTS_IN, None)
+            save_checkpoint(content, path)
             logger.info("made %s again from %s", path, numbered.name)
         else:
             logger.warning(
@@ -307,7 +309,7 @@ def _iteration_of(path: Path) -> float:
     if not path.is_file():
         return 0
     try:
-        return int(load_checkpoint(path)["iteration"])
+        return int(load_checkpoint(path, whole=False)["iteration"])
     except ConfigError as error:
         logger.warning("%s", error)
         return math.inf
