@@ -329,8 +329,8 @@ class _Copies:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Return whether a tensor is strides over memory, and its address says which."""
-    return tensor.layout is torch.strided and tensor.numel() > 0
+    """Return whether a tensor is strides over memory, and its address says which; one in parts has none."""
+    return tensor.layout is torch.strided and tensor.numel() > 0 and tensor.data_ptr() != 0
 
 
 def _place(tensor: Tensor) -> tuple[Any, ...]:

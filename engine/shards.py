@@ -28,6 +28,9 @@ from warmstart.config import ConfigError
 from . import comm, files
 from .fsdp import is_cut
 
+if TYPE_CHECKING:
+    from torch.distributed.checkpoint.metadata import Metadata
+
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 
 FOLDER = "shards"  # in a run's folder
 KEY = "shards"  # of a checkpoint
+METADATA = ".metadata"  # torch's file that says what lies in which other one
 _CHUNK = 2**20  # bytes
 
 
@@ -101,9 +105,10 @@ class Writing:
             future = async_save(dict(tensors), checkpoint_id=self.folder, process_group=Writing._group)
         assert isinstance(future, Future)
         self._future = future
+        self._bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
-    def wait(self) -> None:
-        """Return when all ranks have written theirs.
+    def wait(self) -> Metadata:
+        """Return what all ranks have written, once they have.
 
         Raises:
             OSError: one of them could not.
@@ -111,23 +116,32 @@ class Writing:
         from torch.distributed.checkpoint.api import CheckpointException
 
         try:
-            self._future.result()
+            written: Metadata = self._future.result()
         except CheckpointException as failed:
             error = next(iter(failed.failures.values()))[0]
-            raise error if isinstance(error, OSError) else OSError(errno.EIO, str(error)) from None
+            if isinstance(error, OSError):
+                raise error from None
+            # torch's writer has put a message of its own in the place of the disk's.
+            if files.free_bytes(self.folder) < self._bytes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+            raise OSError(errno.EIO, str(error)) from None
+        return written
 
     def finish(self) -> dict[str, Any]:
         """Return the entry `shards` of the checkpoint, once all files are there: their folder and checksums.
 
         Raises:
-            OSError: one could not be written, or not be read back.
+            OSError: one could not be written, or not be read back here.
         """
-        self.wait()
-        files.sync_folder(self.folder)
-        return {
-            "folder": self.folder.name,
-            "crc32": {path.name: _checksum(path) for path in sorted(self.folder.iterdir())},
-        }
+        names = {part.relative_path for part in self.wait().storage_data.values()}
+        try:
+            sums = {name: _checksum(self.folder / name) for name in sorted({METADATA, *names})}
+        except FileNotFoundError as error:
+            text = f"rank 0 does not see {error.filename}; OUTPUT_DIR has to be on a drive that all ranks see"
+            raise OSError(errno.ENOENT, text) from None
+        for folder in (self.folder, self.folder.parent):
+            files.sync_folder(folder)
+        return {"folder": self.folder.name, "crc32": sums}
 
 
 def verify(content: Mapping[str, Any], path: Path) -> Path | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,7 +16,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from warmstart.config import ConfigError
-from warmstart.engine import shards
+from warmstart.engine import BestHook, Trainer, files, load_checkpoint, save_checkpoint, shards
+from warmstart.engine.checkpoint import content_bytes
 
 WEIGHT, MOMENT = torch.arange(15.0).reshape(5, 3), torch.full((5, 3), 0.5)
 
@@ -65,6 +68,12 @@ def test_parts_are_taken_out_by_their_key_paths_and_the_rest_stays(mesh: DeviceM
     assert isinstance(content["model"]["net.weight"], DTensor)  # the content itself is as it was
 
 
+def test_each_tensor_in_parts_counts_for_the_space_that_is_needed(mesh: DeviceMesh) -> None:
+    one, two = (content_in_parts(mesh)["model"] for _ in range(2))
+    assert content_bytes(one) == 72
+    assert content_bytes([one, two]) == 144
+
+
 def test_one_process_reads_whole_tensors(saved: tuple[dict[str, Any], Path]) -> None:
     content = read(*saved)
     assert torch.equal(content["model"]["net.weight"], WEIGHT)
@@ -91,6 +100,21 @@ def test_the_parts_of_a_file_that_was_set_aside_are_found_beside_its_folder(
     assert torch.equal(read(content, path.parent / "overwritten" / path.name)["model"]["net.weight"], WEIGHT)
 
 
+def test_the_best_file_that_is_made_again_from_a_numbered_one_names_the_same_parts(
+    saved: tuple[dict[str, Any], Path],
+) -> None:
+    content, numbered = saved
+    empty = {"scheduler": {}, "hooks": {}, "rng": [], "config": {}}
+    save_checkpoint(content | empty, numbered)
+    hook = BestHook(1, "accuracy", "max", numbered.parent)
+    hook.best_iteration = 4
+    hook.before_train(cast(Trainer, SimpleNamespace(iteration=4)))
+    best = numbered.with_name("model_best.pth")
+    assert torch.load(best)["model"]["net.weight"] is None
+    assert torch.load(best).keys() == torch.load(numbered).keys()
+    assert torch.equal(load_checkpoint(best)["model"]["net.weight"], WEIGHT)
+
+
 def test_a_flipped_bit_is_found(saved: tuple[dict[str, Any], Path]) -> None:
     content, path = saved
     (part,) = (path.parent / shards.FOLDER).glob("*/*.distcp")
@@ -111,6 +135,34 @@ def test_missing_parts_are_named_with_where_they_belong(saved: tuple[dict[str, A
         f"checkpoint: {path} has parts in {folder}, and .metadata of them cannot be read: No such file or "
         "directory; the folder belongs beside the file, in shards/"
     )
+
+
+@pytest.mark.parametrize(("free", "code"), [(119, errno.ENOSPC), (120, errno.EIO)])
+def test_a_full_disk_is_told_as_one(
+    mesh: DeviceMesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, code: int
+) -> None:
+    """Of which torch's writer says that a position is not the one that it expects."""
+
+    def write_data(*arguments: Any) -> None:
+        raise RuntimeError("unexpected pos 704 vs 598")
+
+    monkeypatch.setattr("torch.distributed.checkpoint.FileSystemWriter.write_data", write_data)
+    monkeypatch.setattr(files, "free_bytes", lambda folder: free)
+    _, tensors = shards.split(content_in_parts(mesh))  # 2 of 15 numbers of 4 bytes
+    with pytest.raises(OSError, match=r"No space left on device$|unexpected pos 704 vs 598$") as error:
+        shards.Writing(tensors, tmp_path, 4).finish()
+    assert error.value.errno == code
+
+
+def test_parts_that_rank_0_cannot_see_are_an_error_when_they_are_saved(mesh: DeviceMesh, tmp_path: Path) -> None:
+    """As where each machine has an OUTPUT_DIR of its own: what it holds there could never be put together."""
+    _, tensors = shards.split(content_in_parts(mesh))
+    writing = shards.Writing(tensors, tmp_path, 4)
+    writing.wait()
+    (part,) = writing.folder.glob("*.distcp")
+    part.unlink()
+    with pytest.raises(OSError, match=f"rank 0 does not see {part}; OUTPUT_DIR has to be on a drive that"):
+        writing.finish()
 
 
 def test_an_entry_that_is_no_description_is_refused(tmp_path: Path) -> None:
