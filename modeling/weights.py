@@ -49,7 +49,7 @@ def load_weights(model: nn.Module, path: str | Path, label: str = "MODEL.WEIGHTS
     """
     own = model.state_dict()
     found = _state(read_tensor_file(path, label, trust))
-    if any(value is None for value in found.values()):
+    if any(name in found and found[name] is None for name in own):
         raise ConfigError(
             f"{label}: the weights of {path} lie in parts beside it; write them into one file with "
             f"tools/export_weights.py {path} weights.safetensors, and give that one"
