@@ -50,16 +50,16 @@ def wants_launch(flags: Mapping[str, Any]) -> bool:
                 "leave it out"
             )
         return False
-    if machines > 1:
-        if flags["machine_rank"] is None or not flags["dist_url"]:
-            raise ConfigError(
-                f"command line: --num-machines {machines} needs --machine-rank, from 0 to {machines - 1}, and "
-                "--dist-url tcp://HOST:PORT of machine 0, the same on all"
-            )
-        if flags["machine_rank"] >= machines:
-            raise ConfigError(
-                f"command line: --machine-rank {flags['machine_rank']}: the machines are 0 to {machines - 1}"
-            )
+    if machines > 1 and (flags["machine_rank"] is None or not flags["dist_url"]):
+        raise ConfigError(
+            f"command line: --num-machines {machines} needs --machine-rank, from 0 to {machines - 1}, and "
+            "--dist-url tcp://HOST:PORT of machine 0, the same on all"
+        )
+    if (flags["machine_rank"] or 0) >= machines:
+        raise ConfigError(
+            f"command line: --machine-rank {flags['machine_rank']}: the machines are 0 to {machines - 1}; "
+            "--num-machines says how many they are"
+        )
     if flags["dist_url"]:
         _endpoint(flags["dist_url"])
     return gpus > 1 or machines > 1

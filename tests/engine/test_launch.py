@@ -167,8 +167,9 @@ FLAGS: dict[str, Any] = {"num_gpus": None, "num_machines": None, "machine_rank":
         ),
         (
             {"num_machines": 2, "machine_rank": 2, "dist_url": "tcp://a:1"},
-            "--machine-rank 2: the machines are 0 to 1",
+            "--machine-rank 2: the machines are 0 to 1; --num-machines says how many they are$",
         ),
+        ({"num_gpus": 2, "machine_rank": 1}, "--machine-rank 1: the machines are 0 to 0; --num-machines says"),
         ({"num_gpus": 2, "dist_url": "a"}, "--dist-url a: expected tcp://HOST:PORT, such as tcp://node1:29500"),
     ],
 )
