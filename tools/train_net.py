@@ -133,6 +133,7 @@ def evaluate_only(cfg: CfgNode, resume: str | None, trust: bool = False) -> int:
             raise ConfigError(f"{cfg.label('DATASETS.TEST')}: names no data set to evaluate on")
         device = prepare_torch(cfg)
         model = build_model(cfg, trust, weights=start is None)
+    with together():  # apart from what one rank alone may fail in: from here on ranks wait for each other
         if not is_sharded(cfg):
             model = model.to(device)
         averaged = None

@@ -25,10 +25,12 @@ from warmstart.engine import (
     process_group,
     rank,
     register_hook,
+    resolve_config,
     together,
 )
 from warmstart.engine.comm import in_turn
 from warmstart.engine.defaults import _HOOKS
+from warmstart.modeling import build_model
 from warmstart.tools import train_net
 
 from .dying import assert_same_bits
@@ -51,6 +53,12 @@ def checkpoint(folder: Path, name: str = "model_final.pth") -> dict[str, Any]:
 
 def records(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+
+
+def cfg_of(words: list[str]) -> CfgNode:
+    cfg = get_cfg()
+    cfg.merge_from_list(words)
+    return cfg
 
 
 def codes(ended: list[Ended]) -> list[int]:
@@ -326,6 +334,21 @@ def test_a_mistake_on_one_rank_while_the_others_are_further_within_is_one_on_all
     main, other = Ranks(tmp_path, 2, run).end()
     assert (main.code, other.code, other.err) == (2, 2, "")
     assert main.err == "error: rank 1: MODEL.WEIGHTS: no such file: a.pth\n"
+
+
+def test_weights_that_one_rank_lacks_end_an_evaluation_in_parts_with_one_sentence(
+    tiny_words: list[str], tmp_path: Path
+) -> None:
+    torch.save(build_model(resolve_config(cfg_of(tiny_words))).state_dict(), tmp_path / "weights0.pth")
+    words = [*tiny_words, "MODEL.PARALLEL=fsdp", "--eval-only"]
+
+    def run() -> int:
+        return train_net.main([*words, f"MODEL.WEIGHTS={tmp_path}/weights{os.environ['RANK']}.pth"])
+
+    main, other = Ranks(tmp_path, 2, run).end()
+    assert (main.code, other.code, other.err) == (2, 2, "")
+    text = f"error: rank 1: MODEL.WEIGHTS (command line): no such file: {tmp_path}/weights1.pth\n"
+    assert main.err == text
 
 
 @pytest.mark.need("D14")
