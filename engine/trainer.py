@@ -220,7 +220,7 @@ class Trainer:
         self._several = comm.world_size() > 1
         self._own_signal, self._own_reason = 0, ""
         self._agree_at = 0
-        self._agreed = 0, 0.0  # iteration, and seconds of training until then
+        self._agreed = 0, -math.inf  # iteration, and seconds of training until then
         self._asked_to_stop = ""  # by the iteration that a checkpoint holds
         #: Further names under which this iteration's checkpoint is saved; the checkpoint hook empties it.
         self.save_as: set[str] = set()
