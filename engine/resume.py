@@ -375,7 +375,7 @@ def prepare_folder(
     try:
         finish_saves()  # of an earlier run in this process
         remove_leftovers(folder)
-        shards.remove_unused(folder)
+        shards.remove_unused(folder, folder / OVERWRITTEN)
         if trainer is not None:
             require_space(folder, CHECKPOINTS_FREE * checkpoint_bytes(trainer), cfg.label("OUTPUT_DIR"))
         folder.mkdir(parents=True, exist_ok=True)

@@ -27,6 +27,7 @@ from .checkpoint import (
 )
 from .device import versions
 from .manifest import MANIFEST, add_to_manifest, prune
+from .overwrite import FOLDER as OVERWRITTEN
 from .overwrite import delete_overwritten
 from .trainer import HookBase, Trainer, every, next_multiple
 
@@ -213,6 +214,8 @@ class Save(threading.Thread):
 
     def _write_all(self) -> None:
         self._complete()
+        aside = self.folder / OVERWRITTEN
+        replaces = aside.is_dir()
         others = [name for name in self.contents if name != self.numbered]
         pair = [self.numbered, POINTER]
         for name in [*others, *pair] if self.last else [*pair, *others]:
@@ -229,7 +232,8 @@ class Save(threading.Thread):
                 self._failed[name] = error.with_traceback(None)  # its frames would hold the content in memory
         try:
             prune(self.folder, self.keep)
-            shards.remove_unused(self.folder)
+            if self.keep or self._failed or replaces:  # else a numbered file, which stays, names each folder
+                shards.remove_unused(self.folder, aside)
         except OSError as error:
             logger.warning(
                 "an old checkpoint in %s could not be deleted: %s", self.folder, error.strerror or error

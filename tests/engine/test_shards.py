@@ -182,7 +182,9 @@ def test_only_parts_that_no_checkpoint_names_are_deleted(
     (tmp_path / shards.FOLDER / "0000007-left").mkdir()
     (tmp_path / place).parent.mkdir(exist_ok=True)
     torch.save(saved[0], tmp_path / place)
-    shards.remove_unused(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "other.pth").write_bytes(b"of the user, not to be read")
+    shards.remove_unused(tmp_path, tmp_path / "overwritten")
     assert folders(tmp_path) == used
 
 
@@ -191,6 +193,6 @@ def test_where_a_checkpoint_cannot_be_read_all_parts_stay(
 ) -> None:
     (tmp_path / "model_0000003.pth").write_bytes(b"torn")
     before = folders(tmp_path)
-    shards.remove_unused(tmp_path)
+    shards.remove_unused(tmp_path, tmp_path / "overwritten")
     assert folders(tmp_path) == before
     assert logged[-1].getMessage().startswith(f"the parts in {tmp_path / 'shards'} are all kept: ")
