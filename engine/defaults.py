@@ -46,7 +46,7 @@ from .best import build_score_hooks
 from .device import NO_DETERMINISTIC_KERNEL, describe_profile, get_device, prepare_torch
 from .evaluation import evaluate
 from .first_weights import init_from_data
-from .fsdp import is_sharded, shard
+from .fsdp import computing_device, is_sharded, shard
 from .hooks import EvaluationHook, FolderHook, PreciseBNHook, ProfilerHook
 from .logs import log_to_file, silence_stdout
 from .losses import NonFiniteLossError
@@ -285,7 +285,7 @@ def evaluate_all(
     """
     if between is not None:  # also where a rank has no batch
         between()
-    device = next(model.parameters()).device
+    device = computing_device(model)
     models = {"": model} | ({"ema/": averaged} if averaged is not None else {})
     for each in models.values():
         comm.share_buffers(each)

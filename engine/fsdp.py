@@ -115,6 +115,12 @@ def wrapped_modules(cfg: CfgNode, model: nn.Module) -> list[nn.Module]:
     return [module for module in inner if type(module).__name__ in cfg.MODEL.FSDP.WRAP]
 
 
+def computing_device(model: nn.Module) -> torch.device:
+    """Return where a model computes: its parts may lie in the host's memory meanwhile."""
+    parameter = next(model.parameters())
+    return torch.device(parameter.device_mesh.device_type) if is_cut(parameter) else parameter.device
+
+
 def in_parts(tensors: Mapping[str, Any], model: nn.Module) -> Mapping[str, Any]:
     """Return a model's state cut as the model is, where it is; this rank takes its part of what is whole."""
     if not is_cut_model(model):

@@ -233,7 +233,8 @@ def non_finite_names(models: Mapping[str, nn.Module]) -> list[str]:
     if not tensors:
         return []
     # A sum is finite only where each number is, and takes a fraction of the time of looking at each.
-    fine = torch.stack([tensor.sum().isfinite() for tensor in tensors.values()]).tolist()
+    device = [*tensors.values()][-1].device  # parts may lie in the host's memory, and buffers on the GPU
+    fine = torch.stack([tensor.sum().isfinite().to(device) for tensor in tensors.values()]).tolist()
     suspects = [name for name, is_fine in zip(tensors, fine, strict=True) if not is_fine]
     return [
         name

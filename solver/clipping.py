@@ -60,5 +60,6 @@ class GradientClipping:
                 clip_grad_norm_(parameter, self.clip_value, self.norm_type)
         else:
             clip_grad_value_(parameters, self.clip_value)
-        whole: Tensor = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of gradients in parts
-        return whole
+        if hasattr(norm, "full_tensor"):  # of gradients in parts, which may lie in the host's memory
+            norm = norm.full_tensor().to(norm.device_mesh.device_type)  # type: ignore[attr-defined]
+        return norm
