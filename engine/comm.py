@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from warmstart.config import CfgNode, ConfigError
 from warmstart.data import device_of, usable_cores
@@ -81,7 +83,12 @@ def process_group(cfg: CfgNode) -> Iterator[None]:
     if device_of(cfg).startswith("cuda"):
         torch.cuda.set_device(device_of(cfg))
         backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, timeout=timedelta(seconds=cfg.DISTRIBUTED.TIMEOUT))
+    timeout = timedelta(seconds=cfg.DISTRIBUTED.TIMEOUT)
+    store, number, size = next(rendezvous("env://", timeout=timeout))
+    # After a restart torch may give the same store again, in which addresses of processes that are gone still lie.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = PrefixStore(f"attempt {attempt}", store)
+    dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=timeout)
     try:
         yield
     except (ConfigError, PermissionError) as error:
