@@ -18,7 +18,7 @@ from .defaults import (
 from .device import check_device, get_device, prepare_torch
 from .evaluation import evaluate, evaluation_mode
 from .first_weights import init_from_data
-from .fsdp import is_sharded, shard
+from .fsdp import build_for_ranks, is_sharded, shard, take_weights
 from .hooks import EvaluationHook, FolderHook, PreciseBNHook, ProfilerHook
 from .launch import LAUNCH_FLAGS, adopt_slurm, launch, wants_launch
 from .logs import setup_logging
@@ -84,6 +84,7 @@ __all__ = [
     "Work",
     "Writer",
     "adopt_slurm",
+    "build_for_ranks",
     "build_scaler",
     "build_test_loaders",
     "build_trainer",
@@ -141,6 +142,7 @@ __all__ = [
     "setup_logging",
     "shard",
     "stop_signals",
+    "take_weights",
     "together",
     "wants_launch",
     "why_done",

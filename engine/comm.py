@@ -214,14 +214,6 @@ def in_turn(function: Callable[[], T]) -> T:
 
 
 @torch.no_grad()
-def share_weights(model: nn.Module) -> None:
-    """Give all ranks the weights of rank 0; waits for all ranks."""
-    if world_size() > 1:
-        for parameter in model.parameters():
-            dist.broadcast(parameter, src=0)
-
-
-@torch.no_grad()
 def share_buffers(model: nn.Module) -> None:
     """Give all ranks the buffers of rank 0, as BatchNorm's running statistics; waits for all ranks."""
     if world_size() > 1:

@@ -31,7 +31,6 @@ from warmstart.data import (
     input_shape,
     train_info,
 )
-from warmstart.modeling import build_model
 from warmstart.solver import (
     build_ema,
     build_gradient_clipping,
@@ -46,7 +45,7 @@ from .best import build_score_hooks
 from .device import NO_DETERMINISTIC_KERNEL, describe_profile, get_device, prepare_torch
 from .evaluation import evaluate
 from .first_weights import init_from_data
-from .fsdp import computing_device, is_sharded, shard
+from .fsdp import build_for_ranks, computing_device, is_sharded, shard, take_weights
 from .hooks import EvaluationHook, FolderHook, PreciseBNHook, ProfilerHook
 from .logs import log_to_file, silence_stdout
 from .losses import NonFiniteLossError
@@ -171,16 +170,17 @@ def build_trainer(cfg: CfgNode, trust: bool = False, weights: bool = True) -> Tr
     """
     cfg = resolve_config(cfg)
     device = prepare_torch(cfg)
-    model = with_synchronised_norms(cfg, build_model(cfg, trust, weights))
-    if not is_sharded(cfg):  # else each module comes to the device when it is cut: the whole may not fit
+    model = with_synchronised_norms(cfg, build_for_ranks(cfg, trust, weights))
+    if not is_sharded(cfg):  # else the whole may not fit
         model = model.to(device)
     loader = comm.in_turn(lambda: build_train_loader(cfg, comm.rank(), comm.world_size()))
-    if weights:
+    if weights and not (is_sharded(cfg) and not comm.is_main()):
         init_from_data(cfg, model, loader)
+    whole = take_weights(model) if is_sharded(cfg) else {}
     ema = build_ema(cfg, model)
     if is_sharded(cfg):
         for each in (model,) if ema is None else (model, ema.model):
-            shard(cfg, each)
+            shard(cfg, each, whole)
     parallel = data_parallel(cfg, model)
     forward = model if parallel is None else parallel
     optimizer = build_optimizer(cfg, model)

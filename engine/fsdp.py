@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from warmstart.config import CfgNode, ConfigError, nearest
+from warmstart.modeling import build_model
 
 from . import comm
 from .device import get_device
@@ -58,25 +62,86 @@ def check_fsdp(cfg: CfgNode) -> None:
             raise ConfigError(f"{cfg.label(key)}: does not go together with MODEL.PARALLEL fsdp; {advice}")
 
 
-def mesh_of(device: torch.device) -> DeviceMesh:
-    """Return all ranks as one row; each has one device of this type. Waits for all ranks."""
+def build_for_ranks(cfg: CfgNode, trust: bool = False, weights: bool = True) -> nn.Module:
+    """Return what `build_model` does; where it will be cut, only rank 0 has weights, and only if `weights`."""
+    if not is_sharded(cfg) or (weights and comm.is_main()):
+        return build_model(cfg, trust, weights)
+    try:
+        with without_weights():
+            return build_model(cfg, trust, weights=False)
+    except Exception:  # its builder computes with weights, or is wrong in any case
+        return build_model(cfg, trust, weights=False)
+
+
+def mesh_of(kind: str) -> DeviceMesh:
+    """Return all ranks as one row; each has one device of this kind, "cuda" or "cpu". Waits for all ranks."""
     from torch.distributed.device_mesh import init_device_mesh
 
-    return init_device_mesh(device.type, (comm.world_size(),))
+    return init_device_mesh(kind, (comm.world_size(),))
 
 
-def shard(cfg: CfgNode, model: nn.Module) -> None:
+@contextmanager
+def without_weights() -> Iterator[None]:
+    """Let modules that are made within the block have parameters of a shape and a type, but of no bytes.
+
+    Buffers, and all else that a module computes when it is made, are there as ever.
+
+    >>> with without_weights():
+    ...     norm = nn.BatchNorm1d(3)
+    >>> norm.weight.device, norm.running_var
+    (device(type='meta'), tensor([1., 1., 1.]))
+    """
+
+    def emptied(module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter:
+        return _on_meta(parameter)
+
+    # Annotated as if a hook could not return what is to be registered.
+    handle = register_module_parameter_registration_hook(emptied)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def take_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return a model's parameters by their names, tied ones once, and leave the model as `without_weights` does.
+
+    >>> model = nn.Linear(1, 2)
+    >>> weights = take_weights(model)
+    >>> weights["bias"].shape, model.bias.device, take_weights(model)
+    (torch.Size([2]), device(type='meta'), {})
+    """
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters() if not parameter.is_meta}
+    made: dict[nn.Parameter, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in [*module.named_parameters(recurse=False, remove_duplicate=False)]:
+            if parameter not in made:
+                made[parameter] = _on_meta(parameter)
+            module.register_parameter(name, made[parameter])
+    return weights
+
+
+def _on_meta(parameter: nn.Parameter) -> nn.Parameter:
+    # What is there already is kept, so that tied weights stay so.
+    return parameter if parameter.is_meta else nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+
+
+def shard(cfg: CfgNode, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Cut a model into parts, one a rank, in place; names of parameters stay. Waits for all ranks.
 
     Each module whose class MODEL.FSDP.WRAP names is gathered just before its forward and its backward pass, and
-    given back after; what is in none of them is gathered for the whole of a step.
+    given back after; what is in none of them is gathered for the whole of a step. Buffers become those of rank 0.
+
+    No device holds more than its parts and one whole parameter at a time; only rank 0's memory holds `weights`.
 
     Args:
         cfg: resolved.
-        model: on its device; its weights become those of rank 0.
+        model: without weights, as `take_weights` leaves it.
+        weights: those of rank 0, which has all; {} there: the parts are left as memory is, until a checkpoint is
+            loaded.
 
     Raises:
-        ConfigError: MODEL.FSDP.WRAP names a class that the model has none of.
+        ConfigError: MODEL.FSDP.WRAP names a class that the model has none of, or torch cannot cut the model.
     """
     from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
@@ -86,16 +151,39 @@ def shard(cfg: CfgNode, model: nn.Module) -> None:
     summed = torch.bfloat16 if cfg.DISTRIBUTED.GRADIENTS == "bf16" else torch.float32
     precision = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=summed)
     offload = CPUOffloadPolicy(pin_memory=device.type == "cuda") if options.CPU_OFFLOAD else OffloadPolicy()
-    comm.share_weights(model)
-    mesh = mesh_of(device)
-    for module in [*reversed(wrapped_modules(cfg, model)), model]:
-        fully_shard(
-            module,
-            mesh=mesh,
-            reshard_after_forward=options.RESHARD_AFTER_FORWARD,
-            mp_policy=precision,
-            offload_policy=offload,
-        )
+    mesh = mesh_of(device.type)
+    try:
+        for module in [*reversed(wrapped_modules(cfg, model)), model]:
+            fully_shard(
+                module,
+                mesh=mesh,
+                reshard_after_forward=options.RESHARD_AFTER_FORWARD,
+                mp_policy=precision,
+                offload_policy=offload,
+            )
+    except (ValueError, NotImplementedError) as error:
+        raise ConfigError(f"{cfg.label('MODEL.PARALLEL')}: torch cannot cut {cfg.MODEL.NAME}: {error}") from error
+    _fill(model, weights, device, torch.device("cpu") if options.CPU_OFFLOAD else device)
+    comm.share_buffers(model)
+
+
+@torch.no_grad()
+def _fill(model: nn.Module, weights: Mapping[str, Tensor], device: torch.device, kept_on: torch.device) -> None:
+    """Give a model that was cut without weights its parts of those of rank 0, one parameter after the other."""
+    parts = {
+        parameter: nn.Parameter(torch.empty_like(parameter, device=kept_on), parameter.requires_grad)
+        for parameter in model.parameters()
+    }
+    state = {name: parts[parameter] for name, parameter in model.named_parameters(remove_duplicate=False)}
+    model.load_state_dict(state, strict=False, assign=True)
+    if not comm.share(bool(weights)):
+        return
+    for name, parameter in model.named_parameters():
+        whole = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+        if comm.is_main():
+            whole.copy_(weights[name])
+        dist.broadcast(whole, src=0)
+        _copy(whole, parameter)
 
 
 def wrapped_modules(cfg: CfgNode, model: nn.Module) -> list[nn.Module]:
@@ -130,10 +218,26 @@ def in_parts(tensors: Mapping[str, Any], model: nn.Module) -> Mapping[str, Any]:
 
 
 def like(value: Any, other: Any) -> Any:
-    """Return a value cut as `other` is, where that is a tensor in parts of the same shape, and this is whole."""
-    if not is_cut(other) or is_cut(value) or getattr(value, "shape", None) != other.shape:
-        return value
-    from torch.distributed.tensor import distribute_tensor
+    """Return a value cut as `other` is, and where that is, if that is a tensor in parts of the same shape.
 
-    # Each rank has the whole: none needs to be sent a part.
-    return distribute_tensor(value.to(other.device), other.device_mesh, other.placements, src_data_rank=None)
+    Args:
+        value: a whole tensor, or one in as many parts, on whatever device; anything else is returned as it is.
+        other: what it is to be like.
+    """
+    if not is_cut(other) or getattr(value, "shape", None) != other.shape:
+        return value
+    made = torch.empty_like(other, dtype=value.dtype, requires_grad=False)
+    _copy(value, made)
+    return made
+
+
+@torch.no_grad()
+def _copy(value: Tensor, part: Tensor) -> None:
+    """Copy a tensor into one that is cut along its first dimension, as torch.chunk cuts, one piece a rank."""
+    assert is_cut(part)
+    if is_cut(value):
+        own = value.to_local()
+    else:
+        pieces = value.chunk(part.device_mesh.size())
+        own = pieces[comm.rank()] if comm.rank() < len(pieces) else value[:0]
+    part.to_local().copy_(own)

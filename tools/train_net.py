@@ -17,6 +17,7 @@ with interruptible(__name__):
     from warmstart.engine import (
         LAUNCH_FLAGS,
         adopt_slurm,
+        build_for_ranks,
         build_test_loaders,
         build_trainer,
         compare_configs,
@@ -46,12 +47,12 @@ with interruptible(__name__):
         setup_logging,
         shard,
         stop_signals,
+        take_weights,
         together,
         wants_launch,
         why_done,
         world_size,
     )
-    from warmstart.modeling import build_model
 
 logger = logging.getLogger("warmstart.tools")
 
@@ -132,15 +133,16 @@ def evaluate_only(cfg: CfgNode, resume: str | None, trust: bool = False) -> int:
         if not cfg.DATASETS.TEST:
             raise ConfigError(f"{cfg.label('DATASETS.TEST')}: names no data set to evaluate on")
         device = prepare_torch(cfg)
-        model = build_model(cfg, trust, weights=start is None)
+        model = build_for_ranks(cfg, trust, weights=start is None)
     with together():  # apart from what one rank alone may fail in: from here on ranks wait for each other
         if not is_sharded(cfg):
             model = model.to(device)
+        whole = take_weights(model) if is_sharded(cfg) else {}
         averaged = None
         if start is not None:
-            averaged = load_average(cfg, model, start)  # a copy of the model, as long as that is whole
+            averaged = load_average(cfg, model, start)  # a copy of the model, which is not cut yet
         if is_sharded(cfg):
-            shard(cfg, model)
+            shard(cfg, model, whole)
         if start is not None:
             load_model(model, start)
     log_scores(evaluate_all(model, build_test_loaders(cfg), averaged, flip=cfg.TEST.FLIP))

@@ -336,19 +336,42 @@ def test_a_mistake_on_one_rank_while_the_others_are_further_within_is_one_on_all
     assert main.err == "error: rank 1: MODEL.WEIGHTS: no such file: a.pth\n"
 
 
-def test_weights_that_one_rank_lacks_end_an_evaluation_in_parts_with_one_sentence(
-    tiny_words: list[str], tmp_path: Path
+@pytest.mark.parametrize(("parallel", "lacks"), [("ddp", 1), ("fsdp", 0)])
+def test_weights_that_a_rank_lacks_end_an_evaluation_with_one_sentence(
+    tiny_words: list[str], tmp_path: Path, parallel: str, lacks: int
 ) -> None:
-    torch.save(build_model(resolve_config(cfg_of(tiny_words))).state_dict(), tmp_path / "weights0.pth")
-    words = [*tiny_words, "MODEL.PARALLEL=fsdp", "--eval-only"]
+    main, other = evaluated(tiny_words, tmp_path, parallel, lacks)
+    assert (main.code, other.code, other.err) == (2, 2, "")
+    who = "" if lacks == 0 else f"rank {lacks}: "
+    text = f"error: {who}MODEL.WEIGHTS (command line): no such file: {tmp_path}/weights{lacks}.pth\n"
+    assert main.err == text
+
+
+def test_weights_in_parts_come_from_rank_0_alone(tiny_words: list[str], tmp_path: Path) -> None:
+    main, other = evaluated(tiny_words, tmp_path, "fsdp", lacks=1)
+    assert (main.code, other.code, other.err) == (0, 0, "")
+    same, _ = evaluated(tiny_words, tmp_path, "ddp", lacks=2)
+    scores, others = (each.out.splitlines()[-1].partition("] ")[2] for each in (main, same))
+    assert ": accuracy " in scores
+    assert scores == others
+
+
+def evaluated(words: list[str], folder: Path, parallel: str, lacks: int) -> list[Ended]:
+    """Evaluate a file of weights of each of two ranks, which one of them lacks; BatchNorm's buffers in it."""
+    torch.manual_seed(0)
+    model = build_model(resolve_config(cfg_of(words)))
+    with torch.no_grad():
+        for buffer in model.buffers():
+            buffer += 1
+    for number in {0, 1} - {lacks}:
+        torch.save(model.state_dict(), folder / f"weights{number}.pth")
+    (folder / f"weights{lacks}.pth").unlink(missing_ok=True)
 
     def run() -> int:
-        return train_net.main([*words, f"MODEL.WEIGHTS={tmp_path}/weights{os.environ['RANK']}.pth"])
+        own = [f"MODEL.PARALLEL={parallel}", f"MODEL.WEIGHTS={folder}/weights{os.environ['RANK']}.pth"]
+        return train_net.main([*words, *own, "--eval-only"])
 
-    main, other = Ranks(tmp_path, 2, run).end()
-    assert (main.code, other.code, other.err) == (2, 2, "")
-    text = f"error: rank 1: MODEL.WEIGHTS (command line): no such file: {tmp_path}/weights1.pth\n"
-    assert main.err == text
+    return Ranks(folder, 2, run).end()
 
 
 @pytest.mark.need("D14")
