@@ -25,12 +25,12 @@ from .precision import LossScaler
 from .prefetch import prefetched
 from .rng import preserved_rng, restore_rng, rng_state
 from .signals import Interrupted, signal_name
+from .stops import Stops
 
 logger = logging.getLogger(__name__)
 
 METRIC = "train/"  # what a model returns under such a name is no loss
 OWN_STATE = "trainer"  # the trainer's own entry among the states of the hooks
-_APART = 0.1  # seconds between two times that ranks ask each other whether to stop, which takes less than 1 ms
 
 
 class _GivenUp(Exception):
@@ -208,19 +208,12 @@ class Trainer:
         self._step_skipped: bool | Tensor = False
         self.iteration = 0
         self.is_last_step = False
-        self.stop_reason = ""
         #: The number of the signal that ends the run after this iteration, or 0; set before after_step.
         self.interrupted: int = 0
         #: Whether what hooks do in after_step was given up in this iteration, and is to be done by a resumed run.
         self.pending = False
         self._due = 0.0
-        self._signal = 0  # comes at any instant
-        # On several ranks: the signal that came to this one, and why a hook of it wants to stop; the others hear
-        # of both after `_agree_at` updates.
-        self._several = comm.world_size() > 1
-        self._own_signal, self._own_reason = 0, ""
-        self._agree_at = 0
-        self._agreed = 0, -math.inf  # iteration, and seconds of training until then
+        self._stops = Stops()
         self._asked_to_stop = ""  # by the iteration that a checkpoint holds
         #: Further names under which this iteration's checkpoint is saved; the checkpoint hook empties it.
         self.save_as: set[str] = set()
@@ -247,9 +240,9 @@ class Trainer:
             NonFiniteLossError: a loss became infinite or NaN, seen when it is next read.
         """
         calls = self._calls()
-        before_step, after_step = calls["before_step"], calls["after_step"]
+        before_step, after_step, stops = calls["before_step"], calls["after_step"], self._stops
         asked, self._asked_to_stop = self._asked_to_stop, ""
-        self.stop_reason = self._own_reason = ""
+        self._stops.forget_reason()
         self.interrupted = 0
         if not self.model.training:  # else layers that the user holds in evaluation mode stay there
             self.model.train()
@@ -259,10 +252,9 @@ class Trainer:
             with preserved_rng(self.device) if self.iteration else nullcontext(), comm.together():
                 for call in calls["before_train"]:
                     call(self)
-            if self._several:
-                self._agree()
+            self._stops.agree(self.iteration, self.paused_seconds)
             self.is_last_step = self._is_over()
-            self.stop_reason = self.stop_reason or asked
+            self._stops.reason = self._stops.reason or asked
             self._due = self._next_due()
             if self.pending:
                 self._after_step(after_step)
@@ -274,7 +266,7 @@ class Trainer:
                 # No hook: one that stood at the wrong place would average too late.
                 if self.ema is not None and updated:
                     self.ema.update(self.model, self.iteration)
-                due = self.iteration >= self._due or self._signal or self.stop_reason
+                due = self.iteration >= self._due or stops.signum or stops.reason
                 if due or self.scalars or self.save_as:
                     self._after_step(after_step)
             ended = self.is_last_step and not self.pending
@@ -288,8 +280,7 @@ class Trainer:
                 close()
             for call in calls["close"]:
                 call(self)
-        if self._signal:
-            signum, self._signal, self._own_signal = self._signal, 0, 0
+        if signum := stops.take_signal():
             rest = "the run is complete" if ended else "give --resume to go on"
             logger.info("%s: ended after iteration %d; %s", signal_name(signum), self.iteration, rest)
             raise Interrupted(signum)
@@ -325,18 +316,18 @@ class Trainer:
 
     def _after_step(self, calls: Iterable[Callable[[Trainer], None]]) -> None:
         """Do what hooks do after an update, or give it up and only save."""
-        if self._several and self.iteration >= self._agree_at:
-            self._agree()
+        if self.iteration >= self._stops.agree_at:
+            self._stops.agree(self.iteration, self.paused_seconds)
         # Fixed before the hooks run, so that all of them agree; a stop that one of them asks
         # for now, or a signal that comes now, makes the next iteration the last.
         self.is_last_step = self._is_over()
-        self.interrupted = self._signal
+        self.interrupted = self._stops.signum
         self.pending = False
         try:
             for call in calls:
                 call(self)
         except _GivenUp:
-            self.pending, self.interrupted, self.scalars = True, self._signal, {}
+            self.pending, self.interrupted, self.scalars = True, self._stops.signum, {}
             logger.info("iteration %d is evaluated when the run goes on", self.iteration)
             for hook in self.hooks:
                 if hook.runs_last:
@@ -346,23 +337,8 @@ class Trainer:
     def _next_due(self) -> float:
         """Return the count of updates after which a hook has something to do again, at the latest the last."""
         overriding = [hook for hook in self.hooks if _overrides(hook, "after_step")]
-        limit = min(self.max_iter, self._agree_at) if self._several else self.max_iter
+        limit = min(self.max_iter, self._stops.agree_at)
         return min([limit, *(hook.next_due(self.iteration) for hook in overriding)])
-
-    def _agree(self) -> None:
-        """Tell all ranks what this one was asked, and hear it of them; fix when to do so again, on all alike.
-
-        That is after so many updates as take about a tenth of a second, and after the one that follows on each
-        settling: what hooks ask for on account of a score does not depend on the clock.
-        """
-        iteration, seconds = self._agreed
-        self._agreed = self.iteration, time.perf_counter() - self.paused_seconds
-        each = (self._agreed[1] - seconds) / max(1, self.iteration - iteration)
-        signum, has_reason, each = comm.greatest([self._own_signal, bool(self._own_reason), each])
-        self._signal = int(signum)
-        if has_reason:
-            self.stop_reason = next(filter(None, comm.gather(self._own_reason)))
-        self._agree_at = self.iteration + max(1, int(_APART / each))
 
     def run_step(self, batches: Iterator[Any], after_backward: Iterable[Any] = ()) -> bool:
         """Do one update: a batch, its losses, gradients, the optimizer, the scheduler.
@@ -451,6 +427,11 @@ class Trainer:
         (part if self.scaler is None else self.scaler.scale(part)).backward()
         return {"total_loss": kept[only] if only else total.detach(), **kept}
 
+    @property
+    def stop_reason(self) -> str:
+        """Why the run ends, or has ended, before `max_iter`; "" if nobody has asked for it."""
+        return self._stops.reason
+
     def request_stop(self, reason: str) -> None:
         """End the run cleanly: the iteration under way is finished, evaluated, recorded and saved.
 
@@ -460,10 +441,7 @@ class Trainer:
         On several ranks one may ask for it alone: all end with the same iteration, some tenth of a second later.
         Asked for in the iteration after an evaluation or a record, it is heard at its end.
         """
-        if self._several:
-            self._own_reason = reason
-        else:
-            self.stop_reason = reason
+        self._stops.request(reason)
 
     def interrupt(self, signum: int) -> None:
         """End the run after the iteration under way: saved, but not evaluated or recorded on that account.
@@ -471,10 +449,7 @@ class Trainer:
         The run that continues from there is the unbroken one. Does no more than set a flag: signal handlers
         may call it at any instant. On several ranks one may be told alone, and all end with the same iteration.
         """
-        if self._several:
-            self._own_signal = signum
-        else:
-            self._signal = signum
+        self._stops.interrupt(signum)
 
     def is_due(self, period: int) -> bool:
         """Return whether what evaluates every `period` updates, and after the last, does so in this after_step."""
@@ -487,7 +462,7 @@ class Trainer:
         does it all, from the first hook on. So it is for hooks before which none counts or keeps anything.
         Several ranks, which have not all done the same parts at the same time, give way before the first one only.
         """
-        if self._signal:
+        if self._stops.signum:
             raise _GivenUp
 
     @contextmanager
@@ -510,7 +485,7 @@ class Trainer:
             overflowed = self.losses.settle(self.iteration)
         except NonFiniteLossError as error:
             raise self._ruined(str(error), error.iteration, error.rank) from None
-        self._agree_at = self.iteration + 1
+        self._stops.agree_next(self.iteration)
         if self.scaler is not None and not self.skipped.limit:  # else they were counted one by one
             self._count_overflows(overflowed, self.scaler)
 
@@ -563,7 +538,7 @@ class Trainer:
             "rates": [float(rate) for rate in self.rates],
             "pending": self.pending,
             # Why the run stops with its next iteration, and why it has stopped with this one.
-            "stop": "" if over else self.stop_reason or self._own_reason,
+            "stop": "" if over else self._stops.asked,
             "stopped": self.stop_reason if over else "",
         }
         return {

@@ -215,15 +215,6 @@ def test_a_stop_that_was_asked_for_survives_a_kill() -> None:
     assert resumed.state_dict()["hooks"]["trainer"]["stopped"] == "enough"
 
 
-@pytest.mark.need("C7")
-def test_ranks_that_go_on_late_in_a_run_first_ask_each_other_after_one_update() -> None:
-    """What the clock says at the start is no measure of how long the updates took that the checkpoint has."""
-    trainer = make_trainer([], max_iter=10**10)
-    trainer.iteration = 10**9
-    trainer._agree()
-    assert trainer._agree_at == 10**9 + 1
-
-
 def test_what_hooks_draw_before_a_resumed_run_changes_nothing_in_it() -> None:
     class Drawing(HookBase):
         def __init__(self) -> None:
