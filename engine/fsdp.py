@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.torch_version import TorchVersion
 
 from warmstart.config import CfgNode, ConfigError, nearest
 from warmstart.modeling import build_model
@@ -22,6 +23,9 @@ from .device import get_device
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.tensor import DTensor
+
+_NOT_IN_PARTS = ("Adafactor", "Muon", "Rprop")
+CUTS_ON_CPU = TorchVersion(torch.__version__) >= (2, 7)
 
 
 def is_cut(value: Any) -> TypeGuard[DTensor]:
@@ -46,16 +50,17 @@ def is_sharded(cfg: CfgNode) -> bool:
 
 
 def check_fsdp(cfg: CfgNode) -> None:
-    """Raise ConfigError where keys ask for what a model in parts cannot do."""
+    """Raise ConfigError where keys ask for what a model in parts cannot do, or this torch cannot with one."""
+    if get_device(cfg).type == "cpu" and not CUTS_ON_CPU:
+        raise ConfigError(
+            f"{cfg.label('MODEL.PARALLEL')}: fsdp on a CPU needs torch 2.7 or later, and this is "
+            f"{torch.__version__}; set it to ddp"
+        )
     amp, optimizer = cfg.SOLVER.AMP, cfg.SOLVER.OPTIMIZER
     contradictions = (
         ("MODEL.COMPILE", bool(cfg.MODEL.COMPILE), 'set it to ""'),
         ("SOLVER.AMP.PRECISION", amp.ENABLED and amp.PRECISION == "fp16", "set it to bf16"),
-        (
-            "SOLVER.OPTIMIZER",
-            optimizer in ("Adafactor", "Muon"),
-            f"{optimizer} needs whole matrices; take AdamW or SGD",
-        ),
+        ("SOLVER.OPTIMIZER", optimizer in _NOT_IN_PARTS, f"{optimizer} needs whole tensors; take AdamW or SGD"),
     )
     for key, contradicts, advice in contradictions:
         if contradicts:

@@ -13,14 +13,15 @@ from torch import Tensor, nn
 
 from warmstart.config import CfgNode
 from warmstart.engine import Trainer, build_trainer, process_group, rank
-from warmstart.engine.fsdp import take_weights, without_weights
+from warmstart.engine.fsdp import CUTS_ON_CPU, take_weights, without_weights
 from warmstart.modeling import build_model, catalog, register_model
 
 from .ranks import Ranks, trained
 
-pytestmark = pytest.mark.skipif(
-    torch.cuda.is_available(), reason="forks this process, which may have used the GPU"
-)
+pytestmark = [
+    pytest.mark.skipif(torch.cuda.is_available(), reason="forks this process, which may have used the GPU"),
+    pytest.mark.skipif(not CUTS_ON_CPU, reason="this torch cuts no model on a CPU"),
+]
 
 LAYERS, WIDTH = 32, 1600
 BYTES = 4 * LAYERS * WIDTH**2

@@ -30,6 +30,7 @@ from warmstart.engine import (
 )
 from warmstart.engine.comm import in_turn
 from warmstart.engine.defaults import _HOOKS
+from warmstart.engine.fsdp import CUTS_ON_CPU
 from warmstart.modeling import build_model
 from warmstart.tools import train_net
 
@@ -39,6 +40,7 @@ from .ranks import Ended, Ranks, trained
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="forks this process, which may have used the GPU"
 )
+in_parts = pytest.mark.skipif(not CUTS_ON_CPU, reason="this torch cuts no model on a CPU")
 
 # No statistics of batches, nothing random: what two ranks compute is what one does in two micro-batches.
 EXACT = ["MODEL.ARGS={norm: group, width: 4, dropout: 0}", "SOLVER.MAX_ITER=60", "SOLVER.STEPS=40"]
@@ -336,7 +338,7 @@ def test_a_mistake_on_one_rank_while_the_others_are_further_within_is_one_on_all
     assert main.err == "error: rank 1: MODEL.WEIGHTS: no such file: a.pth\n"
 
 
-@pytest.mark.parametrize(("parallel", "lacks"), [("ddp", 1), ("fsdp", 0)])
+@pytest.mark.parametrize(("parallel", "lacks"), [("ddp", 1), pytest.param("fsdp", 0, marks=in_parts)])
 def test_weights_that_a_rank_lacks_end_an_evaluation_with_one_sentence(
     tiny_words: list[str], tmp_path: Path, parallel: str, lacks: int
 ) -> None:
@@ -347,6 +349,7 @@ def test_weights_that_a_rank_lacks_end_an_evaluation_with_one_sentence(
     assert main.err == text
 
 
+@in_parts
 def test_weights_in_parts_come_from_rank_0_alone(tiny_words: list[str], tmp_path: Path) -> None:
     main, other = evaluated(tiny_words, tmp_path, "fsdp", lacks=1)
     assert (main.code, other.code, other.err) == (0, 0, "")

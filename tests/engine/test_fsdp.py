@@ -16,13 +16,18 @@ import torch
 from safetensors.torch import load_file
 
 from warmstart.engine import load_checkpoint
+from warmstart.engine.fsdp import CUTS_ON_CPU
 from warmstart.modeling.small_cnn import SmallCNN
 from warmstart.tools import export_weights, train_net
 
 from ..conftest import tiny_overrides
 from .dying import assert_same_bits
+from .optimizers_in_parts import CLIPPING
 
-pytestmark = pytest.mark.slow  # each launch imports torch three times
+pytestmark = [
+    pytest.mark.slow,  # each launch imports torch three times
+    pytest.mark.skipif(not CUTS_ON_CPU, reason="this torch cuts no model on a CPU"),
+]
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -121,6 +126,22 @@ def test_four_ranks_and_accumulation_and_other_moments(words: list[str], tmp_pat
     assert train_net.main([*adam, f"OUTPUT_DIR={tmp_path / 'one'}"]) == 0
     launched(4, [*adam, f"OUTPUT_DIR={tmp_path / 'four'}", "SOLVER.GRAD_ACCUM_STEPS=2"])
     assert_same_run(tmp_path / "one", tmp_path / "four")
+
+
+def test_each_optimizer_and_way_to_clip_does_in_parts_what_it_does_on_the_whole_or_is_refused(
+    noise_npz: Path,
+) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "tests.engine.optimizers_in_parts", str(noise_npz)]
+    ended = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout.splitlines()[-1])
+    refused = {name: why for name, why in found.items() if isinstance(why, str)}
+    assert refused.keys() == {"Adafactor", "LBFGS", "Muon", "Rprop", "SparseAdam"}
+    assert len(found) == 15 + len(CLIPPING)
+    assert max(number for number in found.values() if not isinstance(number, str)) < 1e-5
 
 
 @pytest.mark.need("D1", "D2")

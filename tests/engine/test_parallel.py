@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from warmstart.config import ConfigError, get_cfg
-from warmstart.engine import resolve_config
+from warmstart.engine import fsdp, resolve_config
 from warmstart.engine.fsdp import wrapped_modules
 
 AMP = ["SOLVER.AMP.ENABLED", True, "SOLVER.AMP.PRECISION", "fp16"]
@@ -17,16 +17,29 @@ AMP = ["SOLVER.AMP.ENABLED", True, "SOLVER.AMP.PRECISION", "fp16"]
     [
         (["MODEL.COMPILE", "default"], "MODEL.COMPILE", 'set it to ""'),
         (AMP, "SOLVER.AMP.PRECISION", "set it to bf16"),
-        (["SOLVER.OPTIMIZER", "Muon"], "SOLVER.OPTIMIZER", "Muon needs whole matrices; take AdamW or SGD"),
+        (["SOLVER.OPTIMIZER", "Muon"], "SOLVER.OPTIMIZER", "Muon needs whole tensors; take AdamW or SGD"),
+        (["SOLVER.OPTIMIZER", "Rprop"], "SOLVER.OPTIMIZER", "Rprop needs whole tensors; take AdamW or SGD"),
     ],
 )
-def test_what_does_not_go_together_with_parts_is_refused(words: list[object], key: str, advice: str) -> None:
+def test_what_does_not_go_together_with_parts_is_refused(
+    words: list[object], key: str, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fsdp, "CUTS_ON_CPU", True)
     cfg = get_cfg()
     cfg.merge_from_list(["MODEL.PARALLEL", "fsdp", *words])
     resolve_config(cfg)  # one process holds the whole model
     with pytest.raises(ConfigError) as error:
         resolve_config(cfg, 2)
     assert str(error.value) == f"{key} (override): does not go together with MODEL.PARALLEL fsdp; {advice}"
+
+
+def test_a_torch_that_cuts_no_model_on_a_cpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fsdp, "CUTS_ON_CPU", False)
+    cfg = get_cfg()
+    cfg.merge_from_list(["MODEL.PARALLEL", "fsdp", "MODEL.DEVICE", "cpu"])
+    resolve_config(cfg)
+    with pytest.raises(ConfigError, match="fsdp on a CPU needs torch 2.7 or later, .*; set it to ddp"):
+        resolve_config(cfg, 2)
 
 
 def test_a_class_that_the_model_does_not_have_is_named_with_what_it_has() -> None:
