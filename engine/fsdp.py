@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
 _NOT_IN_PARTS = ("Adafactor", "Muon", "Rprop")
-CUTS_ON_CPU = TorchVersion(torch.__version__) >= (2, 7)
+CUTS_ON_CPU = TorchVersion(torch.__version__) >= "2.7"
 
 
 def is_cut(value: Any) -> TypeGuard[DTensor]:
