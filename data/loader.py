@@ -273,7 +273,7 @@ def _one_sentence() -> Iterator[None]:
 # What a worker is to sleep through. Without sigwaitinfo, as on macOS and Windows, SIGTERM ends it whoever sent it.
 _SLEPT_THROUGH = {
     getattr(signal, name)
-    for name in ("SIGINT", "SIGUSR1", *(["SIGTERM"] if hasattr(signal, "sigwaitinfo") else []))
+    for name in ("SIGINT", "SIGUSR1", "SIGHUP", *(["SIGTERM"] if hasattr(signal, "sigwaitinfo") else []))
     if hasattr(signal, name)
 }
 

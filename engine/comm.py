@@ -16,18 +16,25 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.distributed_c10d import PrefixStore
-from torch.distributed.rendezvous import rendezvous
+from torch.distributed.distributed_c10d import Store
 
 from warmstart.config import CfgNode, ConfigError
 from warmstart.data import device_of, usable_cores
+
+from .meeting import LateError, meet
 
 T = TypeVar("T")
 
 LOST = 5  # the exit code of a rank that ends since another one has
 
 # What gloo says where the other end of a connection has died, or has not come in time. NCCL has types for it.
-_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting")
+_LOST = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "Timed out waiting",
+    "Gloo connectFullMesh failed",
+)
 
 
 class _Shared(ConfigError):
@@ -71,7 +78,9 @@ def process_group(cfg: CfgNode) -> Iterator[None]:
     that only another rank than the main one has found is printed here: tools print what the main one finds.
 
     Raises:
-        ConfigError: the ranks of this machine are more than its devices, or are all to be on one.
+        ConfigError: the ranks of this machine are more than its devices, or are all to be on one; or where ranks
+            meet is not said, or taken.
+        LateError: not all ranks came in DISTRIBUTED.TIMEOUT seconds.
     """
     if not is_rank():
         yield
@@ -84,10 +93,8 @@ def process_group(cfg: CfgNode) -> Iterator[None]:
         torch.cuda.set_device(device_of(cfg))
         backend = "cpu:gloo,cuda:nccl"
     timeout = timedelta(seconds=cfg.DISTRIBUTED.TIMEOUT)
-    store, number, size = next(rendezvous("env://", timeout=timeout))
-    # After a restart torch may give the same store again, in which addresses of processes that are gone still lie.
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = PrefixStore(f"attempt {attempt}", store)
+    size, number = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
+    store = _meet(number, size, cfg.DISTRIBUTED.TIMEOUT)
     dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=timeout)
     try:
         yield
@@ -96,6 +103,28 @@ def process_group(cfg: CfgNode) -> Iterator[None]:
             print(f"error: rank {rank()}: {error}", file=sys.stderr)
         raise
     dist.destroy_process_group()
+
+
+def _meet(number: int, size: int, timeout: float) -> Store:
+    """Return the store in which this rank has met the others."""
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing:
+        raise ConfigError(
+            f"the environment has RANK, but not {' and '.join(missing)}; start processes with --num-gpus, "
+            "torchrun or srun"
+        )
+    # torchrun may have a server of its own. After a restart it may be the same one, with addresses in it of
+    # processes that are gone.
+    serves = number == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    attempt = f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    tells = number == 0 or os.environ.get("LOCAL_RANK") == "0"
+    try:
+        return meet(
+            host, port, serves=serves, count=size, who="processes", timeout=timeout, prefix=attempt, tells=tells
+        )
+    except ConfigError as error:
+        raise ConfigError(f"MASTER_PORT: {error}") from None
 
 
 def local_size() -> int:
@@ -236,4 +265,20 @@ def is_lost(error: BaseException) -> bool:
     >>> is_lost(RuntimeError("Connection closed by peer [127.0.0.1]:1")), is_lost(RuntimeError("out of memory"))
     (True, False)
     """
-    return isinstance(error, dist.DistError) or any(words in str(error) for words in _LOST)
+    return isinstance(error, (LateError, dist.DistError)) or any(words in str(error) for words in _LOST)
+
+
+def why_lost(error: BaseException) -> str:
+    """Return what such an error says, without where in torch's sources it says so.
+
+    >>> why_lost(RuntimeError("[../gloo/transport/tcp/pair.cc:537] Connection closed by peer [::1]:7. GLHF!"))
+    'Connection closed by peer [::1]:7'
+    >>> why_lost(RuntimeError("[../gloo/unbound_buffer.cc:1] Timed out waiting 8000ms for send operation"))
+    'Timed out waiting 8000ms for send operation (DISTRIBUTED.TIMEOUT)'
+    """
+    text = " ".join(str(error).split())
+    for words in _LOST:
+        if words in text:
+            text = words + text.partition(words)[2].partition(". ")[0]
+            break
+    return f"{text} (DISTRIBUTED.TIMEOUT)" if text.startswith("Timed out") else text

@@ -49,6 +49,7 @@ from .fsdp import build_for_ranks, computing_device, is_sharded, shard, take_wei
 from .hooks import EvaluationHook, FolderHook, PreciseBNHook, ProfilerHook
 from .logs import log_to_file, silence_stdout
 from .losses import NonFiniteLossError
+from .meeting import LateError
 from .metrics import build_metric_hook
 from .parallel import data_parallel, no_sync_of, with_synchronised_norms
 from .picture import PictureHook
@@ -375,8 +376,9 @@ def run_tool(main: Callable[[], int]) -> None:
     except PermissionError as error:
         message, code = f"error: {error.filename}: permission denied", 2
     except RuntimeError as error:
-        if comm.is_rank() and comm.is_lost(error):
-            print(f"{_who()}: another process has ended, or did not come in time: {error}", file=sys.stderr)
+        if isinstance(error, LateError) or (comm.is_rank() and comm.is_lost(error)):
+            who = f"{_who()}: another process has ended, or did not come in time" if comm.is_rank() else "error"
+            print(f"{who}: {comm.why_lost(error)}", file=sys.stderr)
             sys.exit(comm.LOST)
         if NO_DETERMINISTIC_KERNEL not in str(error):
             _tell_who()

@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import logging
 import os
 import re
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
+from torch.distributed.distributed_c10d import Store
+
 from warmstart.config import CfgNode, ConfigError, Flag
 
 from . import comm
+from .meeting import meet
 from .resolve import resolve_config
 from .scaling import scaled
-from .signals import SIGNALS, signal_name
+from .signals import LAUNCHER_SIGNALS, is_heard
 
 
 def _count(text: str) -> int:
-    number = int(text) if text.isdigit() else -1
-    if number < 0:
-        raise ValueError("expected a whole number, such as 2")
+    number = int(text) if text.isdigit() else 0
+    if number < 1:
+        raise ValueError("expected a whole number from 1, such as 2")
     return number
+
+
+def _number(text: str) -> int:
+    if not text.isdigit():
+        raise ValueError("expected a whole number from 0, such as 1")
+    return int(text)
 
 
 LAUNCH_FLAGS = (
     Flag("--num-gpus", "one", "processes on this machine, one a GPU; cores with MODEL.DEVICE cpu", convert=_count),
     Flag("--num-machines", "one", "machines, each of which runs the same command", convert=_count),
-    Flag("--machine-rank", "one", "which of them this is, from 0", convert=_count),
+    Flag("--machine-rank", "one", "which of them this is, from 0", convert=_number),
     Flag("--dist-url", "one", "where machine 0 listens: tcp://HOST:PORT"),
 )
 
@@ -80,70 +86,79 @@ def launch(cfg: CfgNode, flags: Mapping[str, Any], argv: Sequence[str] | None = 
         ConfigError: anything wrong with the config.
     """
     # Slow to import: only who starts processes pays.
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    from torch.distributed.elastic.agent.server.api import WorkerSpec
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.rendezvous import RendezvousParameters
+    from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
+
+    from .agent import Agent, exit_code
 
     ranks, machines = flags["num_gpus"] or 1, flags["num_machines"] or 1
     comm.check_devices(cfg, ranks)
     resolve_config(scaled(cfg, ranks * machines), ranks * machines)
+    store = None
     if machines == 1:
         # A port that is free, chosen where it is listened to: two runs never meet.
-        place: dict[str, Any] = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "local_addr": "localhost"}
+        meeting = RendezvousParameters("c10d", "localhost:0", str(uuid4()), 1, 1, local_addr="localhost")
     else:
-        rank = {"rank": flags["machine_rank"]}
-        place = {"rdzv_backend": "static", "rdzv_endpoint": _endpoint(flags["dist_url"]), "rdzv_configs": rank}
-    options = {
-        "run_id": str(uuid4()) if machines == 1 else "warmstart",
-        "max_restarts": cfg.DISTRIBUTED.MAX_RESTARTS,
-        "signals_to_handle": ",".join(each.name for each in SIGNALS),
-        "shutdown_timeout": cfg.DISTRIBUTED.GRACE,
-    }
-    known = {field.name for field in dataclasses.fields(LaunchConfig)}  # the last two came after torch 2.6
-    options = {name: value for name, value in options.items() if name in known}
-    config = LaunchConfig(min_nodes=machines, max_nodes=machines, nproc_per_node=ranks, **place, **options)
+        store = _meet_machines(flags, cfg.DISTRIBUTED.TIMEOUT)  # the server, which torch's own store will share
+        endpoint = flags["dist_url"].removeprefix("tcp://")
+        rank = flags["machine_rank"]
+        meeting = RendezvousParameters("static", endpoint, "warmstart", machines, machines, rank=rank)
     words = [sys.argv[0], *(sys.argv[1:] if argv is None else argv)]
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(
+        each.name for each in LAUNCHER_SIGNALS if is_heard(each)
+    )
     logging.disable()  # what torch says of failures the ranks have said themselves
     try:
-        elastic_launch(config, sys.executable)(*(word.replace("$", "$$") for word in words))  # $$ is its $
+        spec = WorkerSpec(
+            role="rank",
+            local_world_size=ranks,
+            entrypoint=sys.executable,
+            args=tuple(word.replace("$", "$$") for word in words),  # $$ is its $
+            rdzv_handler=get_rendezvous_handler(meeting),
+            max_restarts=cfg.DISTRIBUTED.MAX_RESTARTS,
+            local_addr=meeting.local_addr,
+        )
+        agent = Agent(spec, cfg.DISTRIBUTED.GRACE)
+        failed = agent.run().is_failed()
+        spec.rdzv_handler.shutdown()
     except SignalException as error:
         return 128 + error.sigval
-    except ChildFailedError as error:
-        return _first_code({rank: failure.exitcode for rank, failure in error.failures.items()})
     finally:
         logging.disable(logging.NOTSET)
-    return 0
+        del store
+    return exit_code(agent.codes) if failed else 0
 
 
-def _first_code(codes: Mapping[int, int]) -> int:
-    """Return the exit code of the rank whose failure was the cause; where it was killed, say so.
+def _meet_machines(flags: Mapping[str, Any], timeout: float) -> Store:
+    """Wait until all machines are there; return the store in which they are.
 
-    Args:
-        codes: that of each rank that failed, negative after a signal.
-
-    >>> _first_code({0: comm.LOST, 1: 3}), _first_code({0: 143, 1: 1})
-    (3, 1)
+    Raises:
+        ConfigError: the port is taken.
+        LateError: not all came in time.
     """
-    # Last come those that have ended since another had; before them those that were killed, perhaps by torch.
-    order = {comm.LOST: 2, 128 + signal.SIGTERM: 2, -signal.SIGTERM: 2, -signal.SIGKILL: 1}
-    rank, code = min(codes.items(), key=lambda item: order.get(item[1], 0))
-    if code < 0:
-        with contextlib.suppress(OSError):
-            print(f"error: rank {rank} was ended by {signal_name(-code)}", file=sys.stderr)
-        return 128 - code
-    return code
+    host, port = _endpoint(flags["dist_url"])
+    serves, count = flags["machine_rank"] == 0, flags["num_machines"]
+    try:
+        return meet(host, port, serves=serves, count=count, who="machines", timeout=timeout, prefix="machines")
+    except ConfigError as error:
+        raise ConfigError(f"command line: --dist-url {flags['dist_url']}: {error}") from None
 
 
-def _endpoint(url: str) -> str:
-    """Return HOST:PORT of a URL.
+def _endpoint(url: str) -> tuple[str, int]:
+    """Return host and port of a URL.
 
-    >>> _endpoint("tcp://node1:29500")
-    'node1:29500'
+    >>> _endpoint("tcp://node1:29500"), _endpoint("[::1]:29500")
+    (('node1', 29500), ('::1', 29500))
     """
-    match = re.fullmatch(r"(?:tcp://)?([^/:\s]+:\d+|\[[0-9a-fA-F:]+\]:\d+)", url)
-    if not match:
-        raise ConfigError(f"command line: --dist-url {url}: expected tcp://HOST:PORT, such as tcp://node1:29500")
-    return match[1]
+    match = re.fullmatch(r"(?:tcp://)?(?:([^/:\s]+)|\[([0-9a-fA-F:]+)\]):(\d+)", url)
+    if not match or not 0 < int(match[3]) < 2**16:
+        raise ConfigError(
+            f"command line: --dist-url {url}: expected tcp://HOST:PORT, such as tcp://node1:29500, with a port "
+            "from 1 to 65535"
+        )
+    return match[1] or match[2], int(match[3])
 
 
 def adopt_slurm() -> None:

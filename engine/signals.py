@@ -14,9 +14,16 @@ from typing import NoReturn
 
 from . import comm
 
-#: Ctrl-C, what schedulers of batch jobs and containers send before they kill, and what they can be told to send.
-#: Windows has no SIGUSR1.
-SIGNALS = tuple(signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+
+def _those_here(*names: str) -> tuple[signal.Signals, ...]:
+    return tuple(signal.Signals[name] for name in names if hasattr(signal, name))  # Windows has but two of them
+
+
+#: Ctrl-C, what schedulers of batch jobs and containers send before they kill, what they can be told to send, and a
+#: terminal that is closed.
+SIGNALS = _those_here("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+#: What a process that started others passes on to them: they would live on otherwise.
+LAUNCHER_SIGNALS = SIGNALS + _those_here("SIGQUIT")
 
 # Seconds. GNU timeout and some launchers signal the process, and then its whole group: one signal comes twice.
 ECHO = 0.25
@@ -41,6 +48,11 @@ def signal_name(signum: int) -> str:
     'SIGTERM'
     """
     return signal.Signals(signum).name
+
+
+def is_heard(signum: signal.Signals) -> bool:
+    """Return whether this process was not told by its parent to ignore a signal, as nohup and shells do."""
+    return signal.getsignal(signum) is not signal.SIG_IGN
 
 
 def leave(signum: int) -> NoReturn:
@@ -87,8 +99,8 @@ def stop_signals(take: Callable[[int], None]) -> Iterator[None]:
         elif now - first > ECHO:
             _leave_at_once(signum)
 
-    before = {each: signal.getsignal(each) for each in SIGNALS}
-    ours = [each for each in SIGNALS if before[each] is not signal.SIG_IGN]
+    ours = [each for each in SIGNALS if is_heard(each)]
+    before = {each: signal.getsignal(each) for each in ours}
     for each in ours:
         signal.signal(each, handle)
     try:

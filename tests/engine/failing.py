@@ -1,17 +1,21 @@
-"""Imported by ranks that test_launch.py starts: a hook that fails on rank 1, once, as FAIL says."""
+"""Imported by ranks that test_launch.py starts: rank 1 fails, once, as FAIL says."""
 
 from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 from warmstart.config import CfgNode
 from warmstart.engine import HookBase, Trainer, rank, register_hook
 
+LONG = 100  # seconds
+FAIL = os.environ.get("FAIL", "")
+
 
 class Fail(HookBase):
-    """Raises, or kills its process as the system does where memory is short, after 8 updates.
+    """Fails after 8 updates: raises, is killed as by a system that is short of memory, or does not answer.
 
     Args:
         mark: a file that is there once it has done so.
@@ -21,16 +25,31 @@ class Fail(HookBase):
         self.mark = mark
 
     def after_step(self, trainer: Trainer) -> None:
-        if rank() != 1 or trainer.iteration != 8 or self.mark.exists():
+        if trainer.iteration != 8 or self.mark.exists():
+            return
+        if rank() == 0 and FAIL == "raise beside work":
+            time.sleep(LONG)
+        if rank() != 1:
             return
         self.mark.touch()
-        if os.environ["FAIL"] == "raise":
+        if FAIL == "hang":
+            time.sleep(LONG)
+        if FAIL.startswith("raise"):
             raise RuntimeError("what a bug says")
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def build(cfg: CfgNode) -> HookBase:
-    return Fail(Path(f"{cfg.OUTPUT_DIR}.failed")) if os.environ.get("FAIL") else HookBase()
+    at_work = FAIL in ("raise", "raise beside work", "kill", "hang")
+    return Fail(Path(f"{cfg.OUTPUT_DIR}.failed")) if at_work else HookBase()
 
 
 register_hook("fail", build)
+
+if os.environ.get("RANK") == "1":  # while the others wait for it
+    if FAIL == "raise at import":
+        raise RuntimeError("what a bug says")
+    if FAIL == "deaf":
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        Path(os.environ["DEAF"]).touch()
+        time.sleep(LONG)

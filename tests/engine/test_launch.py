@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -47,9 +48,11 @@ def is_running(pid: int) -> bool:
 
 
 @pytest.mark.need("D14", "G1")
+@pytest.mark.parametrize("signum", [signal.SIGUSR1, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
 def test_a_signal_to_the_launcher_goes_on_to_all_ranks_which_save_and_leave_no_orphan(
-    tiny_words: list[str], tmp_path: Path
+    tiny_words: list[str], tmp_path: Path, signum: signal.Signals
 ) -> None:
+    """SIGHUP is what a terminal that is closed says to the launcher alone."""
     process = started([*tiny_words, "--num-gpus=2", "SOLVER.MAX_ITER=1000000", "SOLVER.STEPS=900000"])
     records = tmp_path / "out" / "metrics.json"
     end = time.monotonic() + 60
@@ -57,14 +60,14 @@ def test_a_signal_to_the_launcher_goes_on_to_all_ranks_which_save_and_leave_no_o
         time.sleep(0.05)
     ranks = children(process.pid)
     assert len(ranks) == 2
-    process.send_signal(signal.SIGUSR1)
+    process.send_signal(signum)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGUSR1, err
-    assert err == "SIGUSR1: finishing this iteration, then saving; once more leaves at once\n"
+    assert process.returncode == 128 + signum, err
+    assert err == f"{signum.name}: finishing this iteration, then saving; once more leaves at once\n"
     assert (
         out.count("processes: 2, with 4 of the 8 images of a batch each; gradients are averaged in float32") == 1
     )
-    assert "SIGUSR1: ended after iteration" in out
+    assert f"{signum.name}: ended after iteration" in out
     assert (tmp_path / "out" / "last_checkpoint").exists()
     assert not any(is_running(pid) for pid in ranks)
     assert not (tmp_path / "out" / ".lock").exists()
@@ -82,8 +85,10 @@ def test_two_runs_on_one_machine_both_finish(tiny_words: list[str], tmp_path: Pa
 
 @pytest.mark.slow
 @pytest.mark.need("G2")
-def test_a_rank_that_raises_ends_all_with_its_traceback(tiny_words: list[str], tmp_path: Path) -> None:
-    process = started([*tiny_words, "--num-gpus=2"], FAIL="raise")
+@pytest.mark.parametrize("how", ["raise", "raise beside work"])
+def test_a_rank_that_raises_ends_all_with_its_traceback(tiny_words: list[str], tmp_path: Path, how: str) -> None:
+    """Also where the others are busy with something else, and would not notice for long."""
+    process = started([*tiny_words, "--num-gpus=2"], FAIL=how)
     mark = tmp_path / "out.failed"
     while not mark.exists() and process.poll() is None:
         time.sleep(0.01)
@@ -94,6 +99,69 @@ def test_a_rank_that_raises_ends_all_with_its_traceback(tiny_words: list[str], t
     assert "rank 1 of 2, on " in err
     assert err.count("Traceback") == 1
     assert err.count("RuntimeError: what a bug says") == 1
+    killed = "error: rank 0 did not end when another one had failed, and was killed\n"
+    assert err.count(killed) == (how == "raise beside work")
+    assert "finishing this iteration" not in err
+
+
+@pytest.mark.slow
+@pytest.mark.need("G2")
+def test_a_rank_that_raises_before_all_are_there_ends_all(tiny_words: list[str]) -> None:
+    began = time.monotonic()
+    process = started([*tiny_words, "--num-gpus=2"], FAIL="raise at import")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.count("RuntimeError: what a bug says") == 1
+    assert time.monotonic() - began < 45  # in which torch is imported twice, one after the other
+
+
+@pytest.mark.slow
+@pytest.mark.need("G2", "G3")
+def test_a_rank_that_does_not_answer_ends_all_after_the_timeout(tiny_words: list[str], tmp_path: Path) -> None:
+    process = started([*tiny_words, "--num-gpus=2", "DISTRIBUTED.TIMEOUT=4"], FAIL="hang")
+    mark = tmp_path / "out.failed"
+    while not mark.exists() and process.poll() is None:
+        time.sleep(0.01)
+    hung = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - hung < 4 + 10
+    assert process.returncode == 5
+    lost, killed = err.splitlines()
+    assert re.fullmatch(
+        r"rank 0 of 2, on \S+: another process has ended, or did not come in time: "
+        r"Timed out waiting 4000ms for \w+ operation to complete \(DISTRIBUTED.TIMEOUT\)",
+        lost,
+    )
+    assert killed == "error: rank 1 did not end when another one had failed, and was killed"
+
+
+@pytest.mark.slow
+@pytest.mark.need("D14")
+def test_two_signals_end_a_start_that_one_rank_holds_up(tiny_words: list[str], tmp_path: Path) -> None:
+    process = started([*tiny_words, "--num-gpus=2"], FAIL="deaf", DEAF=str(tmp_path / "deaf"))
+    while not (tmp_path / "deaf").exists() and process.poll() is None:
+        time.sleep(0.01)
+    ranks = children(process.pid)
+    process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert time.monotonic() - began < 10
+    assert process.returncode == 130
+    assert not any(is_running(pid) for pid in ranks)
+
+
+@pytest.mark.slow
+@pytest.mark.need("F8", "G4")
+def test_what_would_fail_again_is_not_started_anew(tiny_words: list[str]) -> None:
+    assert train_net.main(tiny_words) == 0
+    process = started([*tiny_words, "--num-gpus=2", "DISTRIBUTED.MAX_RESTARTS=3"])
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert (
+        err.count("\n") == err.count("holds the checkpoints of an earlier run; give --resume to continue it") == 1
+    )
 
 
 @pytest.mark.slow
@@ -107,6 +175,7 @@ def test_a_killed_rank_is_started_again_and_the_run_ends_with_the_same_weights(
     killed = started([*words, "DISTRIBUTED.MAX_RESTARTS=1"], FAIL="kill")
     out, err = killed.communicate(timeout=120)
     assert killed.returncode == 0, err
+    assert "rank 1 was ended by SIGKILL; all ranks are started anew, time 1 of 1\n" in err
     assert out.count("started anew after a failure: --resume is implied") == 1
     assert out.count("continuing after iteration 6") == 1
     a, b = (load_checkpoint(tmp_path / name / "model_final.pth") for name in ("straight", "out"))
@@ -171,6 +240,7 @@ FLAGS: dict[str, Any] = {"num_gpus": None, "num_machines": None, "machine_rank":
         ),
         ({"num_gpus": 2, "machine_rank": 1}, "--machine-rank 1: the machines are 0 to 0; --num-machines says"),
         ({"num_gpus": 2, "dist_url": "a"}, "--dist-url a: expected tcp://HOST:PORT, such as tcp://node1:29500"),
+        ({"num_gpus": 2, "dist_url": "tcp://a:65536"}, "--dist-url tcp://a:65536: .* a port from 1 to 65535$"),
     ],
 )
 def test_flags_that_do_not_fit_are_refused(flags: dict[str, Any], text: str) -> None:
@@ -179,8 +249,7 @@ def test_flags_that_do_not_fit_are_refused(flags: dict[str, Any], text: str) -> 
 
 
 def test_no_flag_and_one_process_train_here() -> None:
-    assert [wants_launch(FLAGS | {"num_gpus": number}) for number in (None, 0, 1, 2)] == [
-        False,
+    assert [wants_launch(FLAGS | {"num_gpus": number}) for number in (None, 1, 2)] == [
         False,
         False,
         True,
@@ -222,7 +291,7 @@ def test_what_is_wrong_with_several_is_said_before_any_is_started(
     with pytest.raises(ConfigError, match=text):
         launch(cfg, flags)
     cfg.merge_from_list(["MODEL.COMPILE", "", "SOLVER.OPTIMIZER", "Adafactor"])
-    with pytest.raises(ConfigError, match="fsdp; Adafactor needs whole matrices; take AdamW or SGD$"):
+    with pytest.raises(ConfigError, match="fsdp; Adafactor needs whole tensors; take AdamW or SGD$"):
         launch(cfg, flags)
     cfg.merge_from_list(["MODEL.DEVICE", "cuda"])
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
