@@ -317,12 +317,13 @@ def get_cfg() -> CfgNode:
     # --num-gpus N starts N of them on a machine; docs/DISTRIBUTED.md says how else they come. Each computes its
     # part of every batch, on a GPU of its own or on some of the cores.
     cfg.DISTRIBUTED = CfgNode()
-    # Seconds that a process waits for another one before it ends with an error, at least 1; an evaluation or a
-    # save keeps the others waiting as long as it lasts.
+    # Seconds that a process or a machine waits for another one before it ends with an error, at least 1; an
+    # evaluation or a save keeps the others waiting as long as it lasts.
     cfg.DISTRIBUTED.TIMEOUT = Int(1800, minimum=1)
     # Seconds that --num-gpus leaves the processes to save and end after a signal, before it kills them.
     cfg.DISTRIBUTED.GRACE = Int(300, minimum=1)
     # How often --num-gpus starts all processes anew after one has failed; they resume from the newest checkpoint.
+    # After exit codes 2, 3 and 4 it does not: they would come again.
     cfg.DISTRIBUTED.MAX_RESTARTS = Int(0)
     # The numbers that gradients are sent and averaged in: as they are (float32), or bf16, which is half as much to
     # send, and rounds.

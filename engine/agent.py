@@ -17,7 +17,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from . import comm
 from .signals import ECHO, signal_name
 
-_LEFT_BEHIND = 5  # seconds that ranks have to end by themselves, once another one has failed
+_LEFT_BEHIND = 3  # seconds that ranks have to end by themselves, once another one has failed
 _AT_ONCE = 2  # and after a second signal
 FINAL = (2, 3, 4)  # exit codes after which the same command would end in the same way
 
@@ -26,7 +26,7 @@ class Agent(LocalElasticAgent):
     """torch's, with other manners where ranks end.
 
     Where one fails, torch sends SIGTERM to the others, which those take for the user's wish to save, and kills
-    those that do not hear it after 30 s. Here they have five seconds to notice by themselves. A second signal to
+    those that do not hear it after 30 s. Here they have three seconds to notice by themselves. A second signal to
     this process ends ranks that wait for each other too. Failures that would come again are not tried again.
 
     Args:

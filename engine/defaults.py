@@ -358,9 +358,9 @@ def run_tool(main: Callable[[], int]) -> None:
 
     0 is success, 2 a mistake in what the user wrote (one message on stderr, nothing was overwritten), 3 a loss
     that is not finite, 4 a last checkpoint that could not be written, 128 + its number a signal: 130 Ctrl-C, 143
-    SIGTERM, 138 SIGUSR1 (on Linux). Anything else that fails is a bug and shows its traceback. The message of 2, 3
-    and 4 stands in the run's log.txt too. Of several ranks, which fail alike then, the main one prints it; 5 is
-    one that ends since another has.
+    SIGTERM, 138 SIGUSR1 (on Linux), 129 SIGHUP. Anything else that fails is a bug and shows its traceback. The
+    message of 2, 3 and 4 stands in the run's log.txt too. Of several ranks, which fail alike then, the main one
+    prints it; 5 is one that ends since another has, or did not come.
     """
     try:
         with stop_signals(leave):
