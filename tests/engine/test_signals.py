@@ -30,7 +30,7 @@ from warmstart.tools import train_net
 from .dying import assert_same_bits
 
 ROOT = Path(__file__).parent.parent.parent
-CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 128 + signal.SIGUSR1}
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 128 + signal.SIGUSR1, signal.SIGHUP: 129}
 
 # A process that has used a GPU cannot be forked; the tests that start python afresh run there too.
 forked = pytest.mark.skipif(torch.cuda.is_available(), reason="forks this process, which may have used the GPU")
@@ -184,6 +184,7 @@ def assert_continues_as_unbroken(words: list[str], tmp_path: Path) -> None:
         ("step", signal.SIGINT, 7, ()),
         ("step", signal.SIGTERM, 7, ("DATALOADER.NUM_WORKERS=2",)),
         ("step", signal.SIGUSR1, 7, ("SOLVER.CHECKPOINT_PERIOD=7",)),
+        ("step", signal.SIGHUP, 7, ("DATALOADER.NUM_WORKERS=1",)),
         ("load", signal.SIGTERM, 5, ("DATALOADER.NUM_WORKERS=2", "SOLVER.CHECKPOINT_PERIOD=1")),
         ("load", signal.SIGINT, 5, ("SOLVER.CHECKPOINT_PERIOD=1",)),
         ("evaluate", signal.SIGUSR1, 6, ("DATALOADER.NUM_WORKERS=2",)),
@@ -298,15 +299,19 @@ def test_handlers_are_given_back_also_after_an_error() -> None:
     assert [signal.getsignal(each) for each in CODES] == before
 
 
-def test_what_the_parent_has_ignored_stays_ignored() -> None:
-    """Shells ignore Ctrl-C for what they start in the background."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@pytest.mark.parametrize("ignored", [signal.SIGINT, signal.SIGHUP])
+def test_what_the_parent_has_ignored_stays_ignored(ignored: signal.Signals) -> None:
+    """Shells ignore Ctrl-C for what they start in the background, nohup the end of the terminal."""
+    before = signal.signal(ignored, signal.SIG_IGN)
     came: list[int] = []
-    with stop_signals(came.append):
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGUSR1)
+    try:
+        with stop_signals(came.append):
+            signal.raise_signal(ignored)
+            signal.raise_signal(signal.SIGUSR1)
+        assert signal.getsignal(ignored) is signal.SIG_IGN
+    finally:
+        signal.signal(ignored, before)
     assert came == [signal.SIGUSR1]
-    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def test_outside_of_the_main_thread_nothing_changes() -> None:
