@@ -18,6 +18,9 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from warmstart.config import ConfigError
 from warmstart.engine import BestHook, Trainer, files, load_checkpoint, save_checkpoint, shards
 from warmstart.engine.checkpoint import content_bytes
+from warmstart.solver import EMA
+
+from .dying import assert_same_bits
 
 WEIGHT, MOMENT = torch.arange(15.0).reshape(5, 3), torch.full((5, 3), 0.5)
 
@@ -168,6 +171,29 @@ def test_parts_that_rank_0_cannot_see_are_an_error_when_they_are_saved(mesh: Dev
 def test_an_entry_that_is_no_description_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="model_final.pth does not say where its parts are"):
         shards.verify({"iteration": 3, "shards": {"folder": 7}}, tmp_path / "model_final.pth")
+
+
+def test_an_average_of_weights_in_parts_and_whole_statistics_is_that_of_whole_ones(mesh: DeviceMesh) -> None:
+    """As those of BatchNorm: torch averages no list of both."""
+    from torch.distributed.fsdp import fully_shard
+
+    def averaged(cut: bool) -> dict[str, Any]:
+        model = torch.nn.BatchNorm1d(3)
+        ema = EMA(model, decay=0.75)
+        for each in (model, ema.model) if cut else ():
+            fully_shard(each, mesh=mesh)
+        for iteration, value in enumerate((2.0, 6.0), start=1):
+            torch.nn.init.constant_(model.weight, value)
+            model.running_mean.fill_(10 * value)  # type: ignore[union-attr]
+            model.num_batches_tracked.fill_(iteration)  # type: ignore[union-attr]
+            ema.update(model, iteration)
+        return {name: getattr(t, "full_tensor", lambda t=t: t)() for name, t in ema.model.state_dict().items()}
+
+    found = averaged(cut=True)
+    assert found["weight"].tolist() == [3.0, 3.0, 3.0]  # 0.75 * 2 + 0.25 * 6
+    assert found["running_mean"].tolist() == [30.0, 30.0, 30.0]
+    assert found["num_batches_tracked"].item() == 2
+    assert_same_bits(found, averaged(cut=False))
 
 
 def folders(run: Path) -> list[str]:
