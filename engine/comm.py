@@ -85,9 +85,11 @@ def process_group(cfg: CfgNode) -> Iterator[None]:
         backend = "cpu:gloo,cuda:nccl"
     timeout = timedelta(seconds=cfg.DISTRIBUTED.TIMEOUT)
     store, number, size = next(rendezvous("env://", timeout=timeout))
-    # After a restart torch may give the same store again, in which addresses of processes that are gone still lie.
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = PrefixStore(f"attempt {attempt}", store)
+    # After a restart, and for a second run in these processes, torch may give the same store again, in which
+    # addresses of groups that are gone still lie. Nobody comes a second time before all have come once.
+    attempt = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    run = (attempt.add("joined", 1) - 1) // size
+    store = PrefixStore(f"run {run}", attempt)
     dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=timeout)
     try:
         yield
