@@ -7,8 +7,8 @@ everything must be equal: each checkpoint to the last bit, metrics.json and Tens
 may be missing or left over. A kill comes
 at an instant drawn uniformly from the length of the whole command, or right after something appeared in the
 run's folder: a temporary checkpoint, a new pointer, a line of metrics.json, a file of parts. It hits the process
-alone or, as a batch system does, its whole group; in configurations of two ranks one of them, whose end the launcher
-and the other one outlive, or all. After each kill what the pointer names must be whole, and no older than before.
+alone or, as a batch system does, its whole group; in configurations of two ranks all of them, or one, whose end
+the launcher and the other one see. After each kill what the pointer names must be whole, and no older than before.
 `kills` counts those that found a process to kill, `ranks_killed` those of them that hit one rank, `runs` the
 comparisons; `mismatches` counts runs that differ, whose folders stay. The exit code is 1 where one does.
 """
@@ -117,7 +117,7 @@ class Report:
 
 
 class Life:
-    """One command that trains into `folder`, until it ends or is killed: a process, or a launcher and its ranks."""
+    """A command that trains into `folder`, until it ends or is killed: a process, or a launcher and its ranks."""
 
     def __init__(self, folder: Path, words: Sequence[str], ranks: int = 1) -> None:
         self.folder = folder
@@ -129,7 +129,8 @@ class Life:
         with open(self._errors, "wb") as errors:
             self._process = subprocess.Popen(
                 [sys.executable, str(TOOL), "--resume", *several, *words, f"OUTPUT_DIR={folder}"],
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                # Also what a launcher would delete at its end.
+                env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder.parent)},
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
                 start_new_session=True,  # so that its group is not ours
@@ -143,21 +144,21 @@ class Life:
         """Kill it as it stands, as a whole or one process; return whether that is one of several ranks.
 
         Args:
-            group: whether with its loading processes and its ranks; else alone or, where it has ranks, one of them.
+            group: whether with its loading processes and its ranks; else alone, or one rank where it has them.
             rng: says which.
         """
+        if not self.alive:  # and its number may be another one's by now
+            return False
         if self.ranks == 1:
             with contextlib.suppress(ProcessLookupError):
                 (os.killpg if group else os.kill)(self._process.pid, signal.SIGKILL)
             return False
-        launcher, *others = frozen(self._process.pid)
-        ranks = [pid for pid, parent in others if parent == self._process.pid]
+        found = frozen(self._process.pid)
+        ranks = [pid for pid, parent in found if parent == self._process.pid]
         one = not group and len(ranks) == self.ranks
-        victims = [rng.choice(ranks)] if one else [pid for pid, _ in (launcher, *others)]
-        for pid in victims:
-            os.kill(pid, signal.SIGKILL)  # its number is still its own: it was stopped, and nobody has waited for it
-        for pid in {pid for pid, _ in (launcher, *others)}.difference(victims):
-            os.kill(pid, signal.SIGCONT)
+        victims = [rng.choice(ranks)] if one else [pid for pid, _ in found]
+        for pid, _ in found:  # nobody has waited for them: the numbers are still theirs
+            os.kill(pid, signal.SIGKILL if pid in victims else signal.SIGCONT)
         # Ranks are no children of ours, and hold the folder until they are gone.
         while any(parent_and_state(pid)[1] not in GONE for pid in victims):
             time.sleep(0.001)
@@ -174,6 +175,7 @@ class Life:
         except subprocess.TimeoutExpired:
             for pid, _ in frozen(self._process.pid):
                 os.kill(pid, signal.SIGKILL)
+            self._process.wait()
             raise
 
     def complaint(self) -> str:
@@ -196,7 +198,7 @@ def frozen(root: int) -> list[tuple[int, int]]:
     """Stop a child of ours and all that it has started, so that nothing is started meanwhile.
 
     Returns:
-        Each process that was still there, and its parent; the root first.
+        Each process that was still running, and its parent; the root first.
     """
     found, waiting = [], [(root, os.getpid())]
     while waiting:
@@ -316,7 +318,7 @@ def killed_run(
 
 
 def newest(folder: Path) -> int:
-    """Return the iteration of the checkpoint that the pointer names, read with all of its parts; 0 before the first.
+    """Return the iteration of the checkpoint that the pointer names, read with all its parts; 0 before the first.
 
     Raises:
         ConfigError: it is not whole.

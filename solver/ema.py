@@ -94,5 +94,5 @@ def _averaging(decay: float) -> Any:
 
 
 def _own(tensors: list[Tensor]) -> list[Tensor]:
-    """Return this rank's part of each tensor in parts: torch does not average them and whole buffers in one list."""
+    """Return tensors, of those in parts this rank's part: torch averages no list of these and of whole ones."""
     return [tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors]
