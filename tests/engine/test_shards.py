@@ -166,6 +166,24 @@ def test_keys_with_slashes_and_numbers_as_text_and_tuples_keep_their_tensors(
     }
 
 
+def test_a_model_with_a_slash_in_a_modules_name_comes_back_in_parts(mesh: DeviceMesh, tmp_path: Path) -> None:
+    from torch.distributed.fsdp import fully_shard
+
+    def model(value: float) -> torch.nn.Module:
+        made = torch.nn.Sequential()
+        made.add_module("in/out", torch.nn.Linear(3, 2))
+        torch.nn.init.constant_(made.get_submodule("in/out").weight, value)  # type: ignore[arg-type]
+        fully_shard(made, mesh=mesh)
+        return made
+
+    rest, tensors = shards.split({"model": model(1.5).state_dict()})
+    rest[shards.KEY] = shards.Writing(tensors, tmp_path, 4).finish()
+    again = model(0.0)
+    again.load_state_dict(read(rest, tmp_path / "model_final.pth", mesh)["model"])
+    weight = again.state_dict()["in/out.weight"]
+    assert weight.full_tensor().tolist() == [[1.5] * 3] * 2
+
+
 def test_a_file_that_notes_no_key_paths_is_read_as_before(saved: tuple[dict[str, Any], Path]) -> None:
     content, path = saved
     assert content[shards.KEY].pop("paths") == {
