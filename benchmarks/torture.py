@@ -358,7 +358,8 @@ def checkpoints(folder: Path, keep: int) -> list[str]:
 
 def named_parts(folder: Path) -> list[str]:
     """Return the folders of parts that the checkpoints name, also those that were set aside."""
-    contents = [torch.load(path, map_location="meta", weights_only=True) for path in folder.glob("*.pth*")]
+    files = folder.glob("model_*.pth*") if (folder / SHARDS).is_dir() else ()
+    contents = [torch.load(path, map_location="meta", weights_only=True) for path in files]
     return sorted({content[IN_PARTS]["folder"] for content in contents if IN_PARTS in content})
 
 
