@@ -6,9 +6,11 @@ For each configuration one run is left alone. Others are killed (SIGKILL) and re
 everything must be equal: each checkpoint to the last bit, metrics.json and TensorBoard but for times, and nothing
 may be missing or left over. A kill comes
 at an instant drawn uniformly from the length of the whole command, or right after something appeared in the
-run's folder: a temporary checkpoint, a new pointer, a line of metrics.json. It hits the process alone or, as a
-batch system does, its whole group. `kills` counts those that found a process to kill, `runs` the comparisons;
-`mismatches` counts runs that differ, whose folders stay. The exit code is 1 where one does.
+run's folder: a temporary checkpoint, a new pointer, a line of metrics.json, a file of parts. It hits the process
+alone or, as a batch system does, its whole group; in configurations of two ranks all of them, or one, whose end
+the launcher and the other one see. After each kill what the pointer names must be whole, and no older than before.
+`kills` counts those that found a process to kill, `ranks_killed` those of them that hit one rank, `runs` the
+comparisons; `mismatches` counts runs that differ, whose folders stay. The exit code is 1 where one does.
 """
 
 from __future__ import annotations
@@ -36,15 +38,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from warmstart.config import get_cfg
+from warmstart.config import ConfigError, get_cfg
 from warmstart.engine import load_checkpoint
 from warmstart.engine.checkpoint import FINAL
 from warmstart.engine.manifest import MANIFEST, read_manifest
 from warmstart.engine.picture import FILE as PICTURE
+from warmstart.engine.shards import FOLDER as SHARDS
+from warmstart.engine.shards import KEY as IN_PARTS
 
 TOOL = Path(__file__).parent.parent / "tools" / "train_net.py"
 MOST_KILLS = 6  # of one run: so many that it goes on from checkpoints that were themselves written after a resume
 TIMES = ("time", "data_time")  # names in a record
+LONGEST = 300  # seconds that a life may take: one that hangs is a mismatch
+RANK_KILLED = 128 + signal.SIGKILL  # the launcher's exit code
 
 BASE = (
     *("MODEL.ARGS={norm: batch, dropout: 0.2, width: 4}", "SOLVER.IMS_PER_BATCH=16", "SOLVER.MAX_ITER=90"),
@@ -55,6 +61,10 @@ PLATEAU = (
     *("SOLVER.LR_SCHEDULER_NAME=ReduceLROnPlateau", "SOLVER.LR_METRIC=total_loss"),
     *("SOLVER.LR_SCHEDULER_ARGS={patience: 1, factor: 0.7}", "SOLVER.WARMUP_ITERS=60"),
     "SOLVER.WARMUP_UNTIL={METRIC: train/error, BELOW: 0.8}",
+)
+PARTS = (
+    *("MODEL.PARALLEL=fsdp", "MODEL.FSDP.WRAP=[Conv2d, Linear]", "SOLVER.STEPS=40,70"),
+    "SOLVER.EMA={ENABLED: true, DECAY: 0.9, PERIOD: 2}",
 )
 CONFIGS: dict[str, tuple[str, ...]] = {
     "sgd": ("SOLVER.STEPS=40,70",),
@@ -79,7 +89,14 @@ CONFIGS: dict[str, tuple[str, ...]] = {
         *("TEST.EVAL_PERIOD=5", "TEST.BEST={METRIC: digits_test/loss, MODE: min}"),
         *("TEST.EARLY_STOPPING.PATIENCE=4", "SOLVER.MAX_ITER=150"),
     ),
+    "two_ranks": ("SOLVER.STEPS=40,70", "SOLVER.EMA={ENABLED: true, DECAY: 0.9, PERIOD: 2}"),
+    "parts": PARTS,
+    "parts_keep_two": (
+        *(*PARTS, "SOLVER.OPTIMIZER=AdamW", "SOLVER.BASE_LR=0.005", "SOLVER.CHECKPOINT_PERIOD=3"),
+        *("SOLVER.CHECKPOINT_KEEP=2", "TEST.EVAL_PERIOD=10", "TEST.BEST.METRIC=digits_test/accuracy"),
+    ),
 }
+RANKS = {"two_ranks": 2, "parts": 2, "parts_keep_two": 2}  # of one where none are said
 # What may change from one life of a run to the next, without a change of the result.
 VARIED: dict[str, tuple[str, ...]] = {"workers": ("DATALOADER.NUM_WORKERS=0", "DATALOADER.NUM_WORKERS=2")}
 
@@ -89,6 +106,7 @@ class Report:
     """What came of one configuration."""
 
     kills: int = 0
+    ranks_killed: int = 0
     resumes: int = 0
     runs: int = 0
     mismatches: int = 0
@@ -99,17 +117,20 @@ class Report:
 
 
 class Life:
-    """One process that trains into `folder`, until it ends or is killed."""
+    """A command that trains into `folder`, until it ends or is killed: a process, or a launcher and its ranks."""
 
-    def __init__(self, folder: Path, words: Sequence[str]) -> None:
+    def __init__(self, folder: Path, words: Sequence[str], ranks: int = 1) -> None:
         self.folder = folder
+        self.ranks = ranks
         self.started = time.monotonic()
         self._errors = folder.with_suffix(".stderr")
         self._errors.parent.mkdir(parents=True, exist_ok=True)
+        several = ["--num-gpus", str(ranks)] if ranks > 1 else []
         with open(self._errors, "wb") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, str(TOOL), "--resume", *words, f"OUTPUT_DIR={folder}"],
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                [sys.executable, str(TOOL), "--resume", *several, *words, f"OUTPUT_DIR={folder}"],
+                # Also what a launcher would delete at its end.
+                env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder.parent)},
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
                 start_new_session=True,  # so that its group is not ours
@@ -119,18 +140,78 @@ class Life:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def kill(self, group: bool) -> None:
-        """Kill it as it stands, with its loading processes or without."""
-        with contextlib.suppress(ProcessLookupError):
-            (os.killpg if group else os.kill)(self._process.pid, signal.SIGKILL)
+    def kill(self, group: bool, rng: random.Random) -> bool:
+        """Kill it as it stands, as a whole or one process; return whether that is one of several ranks.
+
+        Args:
+            group: whether with its loading processes and its ranks; else alone, or one rank where it has them.
+            rng: says which.
+        """
+        if not self.alive:  # and its number may be another one's by now
+            return False
+        if self.ranks == 1:
+            with contextlib.suppress(ProcessLookupError):
+                (os.killpg if group else os.kill)(self._process.pid, signal.SIGKILL)
+            return False
+        found = frozen(self._process.pid)
+        ranks = [pid for pid, parent in found if parent == self._process.pid]
+        one = not group and len(ranks) == self.ranks
+        victims = [rng.choice(ranks)] if one else [pid for pid, _ in found]
+        for pid, _ in found:  # nobody has waited for them: the numbers are still theirs
+            os.kill(pid, signal.SIGKILL if pid in victims else signal.SIGCONT)
+        # Ranks are no children of ours, and hold the folder until they are gone.
+        while any(parent_and_state(pid)[1] not in GONE for pid in victims):
+            time.sleep(0.001)
+        return one
 
     def end(self) -> int:
-        """Wait for its end and return the exit code, negative for a signal."""
-        return self._process.wait()
+        """Wait for its end and return the exit code, negative for a signal.
+
+        Raises:
+            TimeoutExpired: it hangs; it has been killed.
+        """
+        try:
+            return self._process.wait(LONGEST)
+        except subprocess.TimeoutExpired:
+            for pid, _ in frozen(self._process.pid):
+                os.kill(pid, signal.SIGKILL)
+            self._process.wait()
+            raise
 
     def complaint(self) -> str:
         """Return the last line that it said on stderr."""
         return (self._errors.read_text(errors="replace").strip().splitlines() or ["no message"])[-1]
+
+
+GONE = ("Z", "X", "")  # states of a process that runs no more
+
+
+def parent_and_state(pid: int) -> tuple[int, str]:
+    """Return the parent of a process, and its state, a letter of Linux's; 0 and "" where there is none."""
+    with contextlib.suppress(OSError):
+        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]  # behind the name
+        return int(parent), state
+    return 0, ""
+
+
+def frozen(root: int) -> list[tuple[int, int]]:
+    """Stop a child of ours and all that it has started, so that nothing is started meanwhile.
+
+    Returns:
+        Each process that was still running, and its parent; the root first.
+    """
+    found, waiting = [], [(root, os.getpid())]
+    while waiting:
+        pid, parent = waiting.pop(0)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+        while (state := parent_and_state(pid)[1]) not in ("T", *GONE):  # it may be starting one at this instant
+            time.sleep(0.0001)
+        if state == "T":
+            found.append((pid, parent))
+        everyone = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+        waiting += [(each, pid) for each in everyone if parent_and_state(each)[0] == pid]
+    return found
 
 
 def temporaries(folder: Path) -> object:
@@ -141,6 +222,10 @@ def pointer(folder: Path) -> object:
     with contextlib.suppress(OSError):
         return (folder / "last_checkpoint").read_bytes()
     return None
+
+
+def parts(folder: Path) -> object:
+    return {(name, part) for name in _names(folder / SHARDS) for part in ("", *_names(folder / SHARDS / name))}
 
 
 def records(folder: Path) -> object:
@@ -156,6 +241,7 @@ def _names(folder: Path) -> list[str]:
 
 
 AIMS: dict[str, Callable[[Path], object]] = {"temporary": temporaries, "pointer": pointer, "record": records}
+AIMS_IN_PARTS = AIMS | {"parts": parts, "parts again": parts}
 
 
 def wait_for_instant(life: Life, seconds: float) -> None:
@@ -176,9 +262,15 @@ def wait_for_change(life: Life, look: Callable[[Path], object], times: int) -> N
 
 
 def killed_run(
-    folder: Path, words: Sequence[str], varied: Sequence[str], seconds: float, most: int, rng: random.Random
-) -> tuple[int, int, str]:
-    """Train into `folder` with at most so many kills; return kills, resumes and what went wrong.
+    folder: Path,
+    words: Sequence[str],
+    varied: Sequence[str],
+    seconds: float,
+    most: int,
+    rng: random.Random,
+    ranks: int = 1,
+) -> Report:
+    """Train into `folder` with at most so many kills; return what came of it, `first` is what went wrong.
 
     Args:
         folder: does not exist yet.
@@ -187,25 +279,52 @@ def killed_run(
         seconds: length of the unbroken command.
         most: kills after which the run is left alone.
         rng: says when to kill.
+        ranks: processes that train together.
     """
-    kills = lives = 0
+    report, reached = Report(runs=1, resumes=-1), 0
+    aims = AIMS_IN_PARTS if "MODEL.PARALLEL=fsdp" in words else AIMS
     while True:
-        life = Life(folder, [*words, *([rng.choice(varied)] if varied else [])])
-        lives += 1
-        if kills < most:
-            aim = rng.choice(["instant", "instant", "instant", *AIMS])
+        life = Life(folder, [*words, *([rng.choice(varied)] if varied else [])], ranks)
+        report.resumes += 1
+        one = False
+        if report.kills < most:
+            aim = rng.choice(["instant", "instant", "instant", *aims])
             if aim == "instant":
                 wait_for_instant(life, rng.uniform(0, seconds))
             else:
-                wait_for_change(life, AIMS[aim], rng.randint(1, 8))
+                wait_for_change(life, aims[aim], rng.randint(1, 8))
                 time.sleep(rng.choice([0, 0, rng.expovariate(200)]))
-            life.kill(group=rng.random() < 0.5)
-        code = life.end()
+            one = life.kill(rng.random() < 0.5, rng)
+        try:
+            code = life.end()
+        except subprocess.TimeoutExpired:
+            report.first = f"life {report.resumes + 1}: hangs"
+            return report
         if code == 0:
-            return kills, lives - 1, ""
-        if code != -signal.SIGKILL:
-            return kills, lives - 1, f"life {lives}: exit code {code}: {life.complaint()}"
-        kills += 1
+            return report
+        if code != (RANK_KILLED if one else -signal.SIGKILL):
+            report.first = f"life {report.resumes + 1}: exit code {code}: {life.complaint()}"
+            return report
+        report.kills += 1
+        report.ranks_killed += one
+        try:
+            before, reached = reached, newest(folder)
+        except (ConfigError, OSError) as error:
+            report.first = f"after life {report.resumes + 1}: {error}"
+            return report
+        if reached < before:
+            report.first = f"after life {report.resumes + 1}: the newest is of {reached}, it was of {before}"
+            return report
+
+
+def newest(folder: Path) -> int:
+    """Return the iteration of the checkpoint that the pointer names, read with all its parts; 0 before the first.
+
+    Raises:
+        ConfigError: it is not whole.
+    """
+    name = pointer(folder)
+    return int(load_checkpoint(folder / name.decode())["iteration"]) if isinstance(name, bytes) else 0
 
 
 # ---------------------------------------------------------------- comparing
@@ -217,6 +336,7 @@ def compare(whole: Path, killed: Path) -> Iterator[str]:
     names = checkpoints(whole, keep)
     yield from differences(records_of_start(whole), records_of_start(killed), "files")
     yield from differences(names, checkpoints(killed, keep), "files")
+    yield from differences(named_parts(killed), sorted(_names(killed / SHARDS)), SHARDS)
     yield from differences(read_manifest(whole), read_manifest(killed), MANIFEST)
     for name in names:
         if (killed / name).exists():
@@ -234,6 +354,13 @@ def checkpoints(folder: Path, keep: int) -> list[str]:
     """
     endings = (".pth", ".tmp", ".lock", *([".pth.cut"] if keep else []))
     return sorted(name for name in _names(folder) if name.endswith(endings))
+
+
+def named_parts(folder: Path) -> list[str]:
+    """Return the folders of parts that the checkpoints name, also those that were set aside."""
+    files = folder.glob("model_*.pth*") if (folder / SHARDS).is_dir() else ()
+    contents = [torch.load(path, map_location="meta", weights_only=True) for path in files]
+    return sorted({content[IN_PARTS]["folder"] for content in contents if IN_PARTS in content})
 
 
 def records_of_start(folder: Path) -> list[str]:
@@ -308,19 +435,20 @@ def torture(name: str, kills: int, seed: int, device: str, folder: Path) -> dict
     """Do a configuration and return its line; folders of runs that differ stay in `folder`."""
     words = [*BASE, *CONFIGS[name], f"MODEL.DEVICE={device}"]
     started, report, rng = time.monotonic(), Report(), random.Random(f"{seed} {name}")
-    whole = folder / name / "whole"
-    life = Life(whole, words)
+    whole, ranks = folder / name / "whole", RANKS.get(name, 1)
+    life = Life(whole, words, ranks)
     if life.end() != 0:
         raise RuntimeError(f"{name}: the unbroken run ended with {life.end()}: {life.complaint()}")
     seconds = time.monotonic() - life.started
     while report.kills < kills:
         run = folder / name / f"run{report.runs}"
         most = min(rng.randint(1, MOST_KILLS), kills - report.kills)
-        killed, resumes, problem = killed_run(run, words, VARIED.get(name, ()), seconds, most, rng)
-        report.kills += killed
-        report.resumes += resumes
+        came = killed_run(run, words, VARIED.get(name, ()), seconds, most, rng, ranks)
+        report.kills += came.kills
+        report.ranks_killed += came.ranks_killed
+        report.resumes += came.resumes
         report.runs += 1
-        problem = problem or next(compare(whole, run), "")
+        problem = came.first or next(compare(whole, run), "")
         if problem:
             report.mismatches += 1
             report.first = report.first or f"{run}: {problem}"

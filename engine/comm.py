@@ -121,7 +121,15 @@ def _meet(number: int, size: int, timeout: float) -> Store:
     tells = number == 0 or os.environ.get("LOCAL_RANK") == "0"
     try:
         return meet(
-            host, port, serves=serves, count=size, who="processes", timeout=timeout, prefix=attempt, tells=tells
+            host,
+            port,
+            serves=serves,
+            count=size,
+            who="processes",
+            timeout=timeout,
+            prefix=attempt,
+            tells=tells,
+            again=True,
         )
     except ConfigError as error:
         raise ConfigError(f"MASTER_PORT: {error}") from None

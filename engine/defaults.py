@@ -261,7 +261,9 @@ def default_hooks(
         PictureHook(output, writers),
         RecordHook(cfg.LOG_PERIOD, writers, gauges, at_once=bool(metric_hooks)),
         *metric_hooks,
-        CheckpointHook(cfg.SOLVER.CHECKPOINT_PERIOD, output, constants, cfg.SOLVER.CHECKPOINT_KEEP),
+        CheckpointHook(
+            cfg.SOLVER.CHECKPOINT_PERIOD, output, constants, cfg.SOLVER.CHECKPOINT_KEEP, cfg.DISTRIBUTED.TIMEOUT
+        ),
     ]
 
 

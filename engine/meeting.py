@@ -36,6 +36,7 @@ def meet(
     timeout: float,
     prefix: str,
     tells: bool = True,
+    again: bool = False,
 ) -> Store:
     """Return the store in which processes tell each other where they are, once all are there.
 
@@ -48,6 +49,8 @@ def meet(
         timeout: seconds to wait for them.
         prefix: of the keys in the store: those of an earlier attempt do not count.
         tells: whether this one says whom it waits for.
+        again: whether the same ones may meet here once more, as for a second run in the same processes; else who
+            comes late stands for one that has come before, and is waited for no more.
 
     Raises:
         ConfigError: the port is taken.
@@ -69,9 +72,15 @@ def meet(
             raise
         raise ConfigError(f"port {port} of this machine is in use; choose another") from None
     store = PrefixStore(prefix, store)
-    store.add(_HERE, 1)
-    wait.until(lambda: store.add(_HERE, 0) >= count, lambda: f"{store.add(_HERE, 0)} of {count} {who} are there")
-    return store
+    before = store.add(_HERE, 1) - 1
+    # Nobody comes a second time before all have come once.
+    meeting = before // count if again else 0
+
+    def come() -> int:
+        return store.add(_HERE, 0) - meeting * count
+
+    wait.until(lambda: come() >= count, lambda: f"{come()} of {count} {who} are there")
+    return PrefixStore(f"meeting {meeting}", store)
 
 
 def _answers(host: str, port: int) -> bool:

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch.distributed import ProcessGroup
+
 from warmstart.config import ConfigError
 
 from . import comm, files, shards
@@ -53,17 +55,25 @@ class CheckpointHook(HookBase):
         constants: what each checkpoint holds besides the trainer's state; the config, and the versions that wrote
             it, are put in where they are missing.
         keep: numbered checkpoints that stay, the newest; 0 is all. Only what this run's manifest lists is deleted.
+        timeout: seconds that a rank waits for the parts of another one; more than the disk takes for them.
     """
 
     runs_last = True  # what a hook behind it counts in this iteration would be missing in the checkpoint
 
     def __init__(
-        self, period: int, folder: str | Path, constants: Mapping[str, Any] | None = None, keep: int = 0
+        self,
+        period: int,
+        folder: str | Path,
+        constants: Mapping[str, Any] | None = None,
+        keep: int = 0,
+        timeout: float = 1800,
     ) -> None:
         self.period = period
         self.folder = Path(folder)
         self.constants = {"config": {}} | dict(constants or {})
         self.keep = keep
+        self.timeout = timeout
+        self._group: ProcessGroup | None = None  # a run's own: a later run in this process has other groups
         self._save: Save | None = None
         self._parts: shards.Writing | None = None
         self._copied: dict[str, Any] = {}
@@ -110,7 +120,9 @@ class CheckpointHook(HookBase):
             is_owed = any(content is self._copied for content in owed.values())
             # On all ranks: each gives its random numbers and, where the model is cut, its parts.
             state, tensors = shards.split(trainer.state_dict())
-            self._parts = shards.Writing(tensors, self.folder, trainer.iteration) if tensors else None
+            if tensors:
+                self._group = self._group or shards.new_group(self.timeout)
+                self._parts = shards.Writing(tensors, self.folder, trainer.iteration, self._group)
             if not comm.is_main():
                 trainer.save_as.clear()
                 if last:
@@ -191,7 +203,9 @@ class Save(threading.Thread):
             self._mistake = error
         else:
             if self._failed and not self.last:
-                logger.warning("%s; the run goes on and tries again at its next checkpoint", self._sentence())
+                text = f"{self._sentence()}; the run goes on and tries again at its next checkpoint"
+                lost = ", ".join(name for name in self._failed if name not in (self.numbered, *self.contents))
+                logger.warning("%s", f"{text}, {lost} when it is next asked for" if lost else text)
             if self.numbered not in self._failed:
                 logger.info("saved %s", self.folder / self.numbered)
 
@@ -208,8 +222,6 @@ class Save(threading.Thread):
             make_space = "make space, and " if self._is_full() else ""
             error = next(iter(self._failed.values()))
             raise SaveError(f"{self._sentence()}; {make_space}--resume does the rest again") from error
-        if self.parts is not None:  # nobody has them any more
-            return {}
         return {name: content for name, content in self.contents.items() if name != self.numbered}
 
     def _write_all(self) -> None:
@@ -233,14 +245,17 @@ class Save(threading.Thread):
         try:
             prune(self.folder, self.keep)
             if self.keep or self._failed or replaces:  # else a numbered file, which stays, names each folder
-                shards.remove_unused(self.folder, aside)
+                shards.remove_unused(self.folder, aside, self.contents.values())
         except OSError as error:
             logger.warning(
                 "an old checkpoint in %s could not be deleted: %s", self.folder, error.strerror or error
             )
 
     def _complete(self) -> None:
-        """Wait for the parts, and let the content name them; where they are not there, none of it is written."""
+        """Wait for the parts, and let the content name them; where they are not there, none of it is written.
+
+        Nor can it be later: no rank has kept its parts.
+        """
         if self.parts is None:
             return
         content = self.contents[self.numbered]

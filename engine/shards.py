@@ -13,17 +13,19 @@ import os
 import shutil
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch.distributed import ProcessGroup
 
 from warmstart.config import ConfigError
+from warmstart.data import usable_cores
 
 from . import comm, files
 from .fsdp import is_cut
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.tensor import DTensor
 
+T = TypeVar("T")
+
 FOLDER = "shards"  # in a run's folder
 KEY = "shards"  # of a checkpoint
 METADATA = ".metadata"  # torch's file that says what lies in which other one
@@ -48,11 +52,11 @@ class Split(NamedTuple):
 
     Args:
         content: None stands where a tensor is missing.
-        tensors: by their key paths, joined by "/".
+        tensors: by their key paths, as ("model", "conv.weight").
     """
 
     content: dict[str, Any]
-    tensors: dict[str, DTensor]
+    tensors: dict[tuple[Any, ...], DTensor]
 
 
 def split(content: Mapping[str, Any]) -> Split:
@@ -61,11 +65,11 @@ def split(content: Mapping[str, Any]) -> Split:
     >>> split({"iteration": 3, "hooks": {"mine": [1.5]}})
     Split(content={'iteration': 3, 'hooks': {'mine': [1.5]}}, tensors={})
     """
-    tensors: dict[str, DTensor] = {}
+    tensors: dict[tuple[Any, ...], DTensor] = {}
 
     def without(value: Any, path: tuple[Any, ...]) -> Any:
         if is_cut(value):
-            tensors["/".join(map(str, path))] = value
+            tensors[path] = value
             return None
         if isinstance(value, dict):
             rest = copy.copy(value)  # of its own class, as a Counter is
@@ -79,6 +83,21 @@ def split(content: Mapping[str, Any]) -> Split:
     return Split(without(dict(content), ()), tensors)
 
 
+def new_group(seconds: float) -> ProcessGroup | None:
+    """Return a group of all ranks, on CPUs, in which nothing is said but of parts; None where this rank is alone.
+
+    Waits for all ranks.
+
+    Args:
+        seconds: that a rank waits for another one before it ends with an error.
+    """
+    if dist.get_world_size() == 1:
+        return None
+    group = dist.new_group(backend="gloo", timeout=timedelta(seconds=seconds))
+    assert isinstance(group, ProcessGroup), "this process is of it"
+    return group
+
+
 class Writing:
     """Parts on their way to the disk: copied to the CPU when it is made, written by a thread of each rank.
 
@@ -88,21 +107,29 @@ class Writing:
         tensors: of `split`.
         folder: the run's, on a drive that all ranks see.
         iteration: updates done.
+        group: of `new_group`.
     """
 
-    _group: ProcessGroup | None = None  # of CPUs, in which nothing is said but of parts
-
-    def __init__(self, tensors: Mapping[str, DTensor], folder: Path, iteration: int) -> None:
+    def __init__(
+        self,
+        tensors: Mapping[tuple[Any, ...], DTensor],
+        folder: Path,
+        iteration: int,
+        group: ProcessGroup | None = None,
+    ) -> None:
         from torch.distributed.checkpoint.state_dict_saver import async_save  # who has no parts spares the time
 
-        if dist.get_world_size() > 1 and Writing._group is None:
-            group = dist.new_group(backend="gloo")
-            assert isinstance(group, ProcessGroup), "this process is of it"
-            Writing._group = group
         # A name of its own, since a file that was set aside may still name the parts of an earlier time.
         self.folder = comm.share(folder / FOLDER / f"{iteration - 1:07d}-{os.urandom(4).hex()}")
+        self._paths: dict[str, tuple[Any, ...]] = {}  # by the names in torch's files
+        for path in tensors:
+            name = "/".join(map(str, path))
+            while name in self._paths:  # of a key that holds a "/", or of "0" beside 0
+                name += "'"
+            self._paths[name] = path
+        named = {name: tensors[path] for name, path in self._paths.items()}
         with _quiet():
-            future = async_save(dict(tensors), checkpoint_id=self.folder, process_group=Writing._group)
+            future = async_save(named, checkpoint_id=self.folder, process_group=group)
         assert isinstance(future, Future)
         self._future = future
         self._bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
@@ -128,20 +155,23 @@ class Writing:
         return written
 
     def finish(self) -> dict[str, Any]:
-        """Return the entry `shards` of the checkpoint, once all files are there: their folder and checksums.
+        """Return the entry `shards` of the checkpoint, once all files are there.
+
+        It holds their folder, their checksums, and the key path of each tensor by its name in them.
 
         Raises:
             OSError: one could not be written, or not be read back here.
         """
-        names = {part.relative_path for part in self.wait().storage_data.values()}
+        names = sorted({METADATA, *(part.relative_path for part in self.wait().storage_data.values())})
         try:
-            sums = {name: _checksum(self.folder / name) for name in sorted({METADATA, *names})}
+            sums = _of_each(lambda name: _checksum(self.folder / name), names)
         except FileNotFoundError as error:
             text = f"rank 0 does not see {error.filename}; OUTPUT_DIR has to be on a drive that all ranks see"
             raise OSError(errno.ENOENT, text) from None
         for folder in (self.folder, self.folder.parent):
             files.sync_folder(folder)
-        return {"folder": self.folder.name, "crc32": sums}
+        paths = {name: list(path) for name, path in self._paths.items()}
+        return {"folder": self.folder.name, "crc32": dict(zip(names, sums, strict=True)), "paths": paths}
 
 
 def verify(content: Mapping[str, Any], path: Path) -> Path | None:
@@ -152,18 +182,18 @@ def verify(content: Mapping[str, Any], path: Path) -> Path | None:
         path: the file; the parts are beside it or, where it was set aside, beside its folder.
 
     Raises:
-        ConfigError: a file of the parts is missing or damaged.
+        ConfigError: a file of the parts is missing or damaged, the first by its name.
     """
     if KEY not in content:
         return None
     try:
-        name, sums = str(content[KEY]["folder"]), dict(content[KEY]["crc32"])
+        name = str(content[KEY]["folder"])
+        sums = {str(part): crc for part, crc in dict(content[KEY]["crc32"]).items()}
     except (TypeError, KeyError, ValueError):
         raise ConfigError(f"checkpoint: {path} does not say where its parts are") from None
     candidates = [parent / FOLDER / name for parent in (path.parent, path.parent.parent)]
     folder = next((each for each in candidates if each.is_dir()), candidates[0])
-    for each, crc in sums.items():
-        _verify(folder / each, crc, path)
+    _of_each(lambda name: _verify(folder / name, sums[name], path), sorted(sums))
     return folder
 
 
@@ -177,19 +207,23 @@ def fill(content: Mapping[str, Any], folder: Path, mesh: DeviceMesh | None = Non
             tensors, in this process.
 
     Raises:
-        ConfigError: this torch cannot read them.
+        ConfigError: this torch cannot read them, or they are those of another content.
     """
     filled = {key: value for key, value in content.items() if key != KEY}
     try:
-        tensors = _read(folder, mesh)
+        paths = content[KEY].get("paths", {})  # an older version noted none
+        for name, tensor in _read(folder, mesh).items():
+            if name in paths:
+                _put(filled, paths[name], tensor)
+            else:
+                _put(filled, _old_path(filled, name), tensor)
     except Exception as error:  # checksums fit: written by a torch that is not this one
         raise ConfigError(f"checkpoint: {folder} cannot be read: {' '.join(str(error).split())}") from error
-    for key, tensor in tensors.items():
-        _put(filled, key.split("/"), tensor)
     return filled
 
 
 def _read(folder: Path, mesh: DeviceMesh | None) -> dict[str, torch.Tensor]:
+    from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
     from torch.distributed.checkpoint.filesystem import FileSystemReader
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
     from torch.distributed.checkpoint.state_dict_loader import load
@@ -197,7 +231,9 @@ def _read(folder: Path, mesh: DeviceMesh | None) -> dict[str, torch.Tensor]:
     from torch.distributed.tensor import empty as empty_in_parts
 
     tensors: dict[str, torch.Tensor] = {}
-    for name, about in FileSystemReader(folder).read_metadata().state_dict_metadata.items():
+    reader = FileSystemReader(folder)
+    metadata = reader.read_metadata()
+    for name, about in metadata.state_dict_metadata.items():
         assert isinstance(about, TensorStorageMetadata)
         shape, dtype = about.size, about.properties.dtype
         if mesh is None:
@@ -205,18 +241,35 @@ def _read(folder: Path, mesh: DeviceMesh | None) -> dict[str, torch.Tensor]:
         else:
             tensors[name] = empty_in_parts(*shape, dtype=dtype, device_mesh=mesh, placements=[Shard(0)])
     with _quiet():
-        load(tensors, checkpoint_id=folder, no_dist=mesh is None)
+        if mesh is not None:
+            load(tensors, checkpoint_id=folder)
+            return tensors
+        # What load() does in a process alone; that of torch 2.6 asks the other ranks where there are some.
+        planner = DefaultLoadPlanner()
+        planner.set_up_planner(tensors, metadata, is_coordinator=True)
+        reader.set_up_storage_reader(metadata, is_coordinator=True)
+        reader.read_data(planner.create_local_plan(), planner).wait()
     return tensors
 
 
-def _put(content: Any, path: list[str], value: torch.Tensor) -> None:
-    for key in path[:-1]:
-        content = content[_key(content, key)]
-    content[_key(content, path[-1])] = value
+def _put(content: Any, path: Sequence[Any], value: torch.Tensor) -> Any:
+    """Return a content with a value at a path; tuples on the way are made anew, all else is changed in place."""
+    if not path:
+        return value
+    key, inner = path[0], _put(content[path[0]], path[1:], value)
+    if isinstance(content, tuple):
+        return (*content[:key], inner, *content[key + 1 :])
+    content[key] = inner
+    return content
 
 
-def _key(content: Any, key: str) -> Any:
-    return key if isinstance(content, dict) and key in content else int(key)
+def _old_path(content: Any, name: str) -> list[Any]:
+    """Return the path that a name means in a file that notes none: keys joined by "/", numbers as text."""
+    path: list[Any] = []
+    for word in name.split("/"):
+        path.append(word if isinstance(content, dict) and word in content else int(word))
+        content = content[path[-1]]
+    return path
 
 
 def _verify(path: Path, crc: int, checkpoint: Path) -> None:
@@ -229,6 +282,18 @@ def _verify(path: Path, crc: int, checkpoint: Path) -> None:
         ) from None
     if found != crc:
         raise ConfigError(f"checkpoint: {path} is damaged: its checksum is not that of what was written")
+
+
+def _of_each(function: Callable[[str], T], names: Sequence[str]) -> list[T]:
+    """Return what a function that reads a file gives for each name, with as many threads as there are cores.
+
+    Reading and adding up hold no lock of python's. What the function raises is that of the first name.
+    """
+    try:
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            return list(pool.map(function, names))
+    except RuntimeError:  # the process is ending, and starts no thread any more
+        return [function(name) for name in names]
 
 
 def _checksum(path: Path) -> int:
@@ -247,7 +312,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def remove_unused(folder: Path, aside: Path) -> None:
+def remove_unused(folder: Path, aside: Path, owed: Iterable[Mapping[str, Any]] = ()) -> None:
     """Delete the parts in a run's folder that no checkpoint of it names; it reads each, which takes 10 ms.
 
     Nobody may be saving into it. Where a checkpoint cannot be read, nothing is deleted.
@@ -255,6 +320,7 @@ def remove_unused(folder: Path, aside: Path) -> None:
     Args:
         folder: the run's.
         aside: the one in it where checkpoints lie that were set aside, and still have their parts.
+        owed: contents whose files are still to be written.
     """
     there = [path for path in (folder / FOLDER).glob("*") if path.is_dir()]
     if not there:
@@ -262,7 +328,7 @@ def remove_unused(folder: Path, aside: Path) -> None:
     checkpoints = [path for each in (folder, aside) for path in each.glob("*.pth*") if path.is_file()]
     try:
         contents = [torch.load(path, map_location="meta", weights_only=True) for path in checkpoints]
-        used = {about[KEY]["folder"] for about in contents if KEY in about}
+        used = {about[KEY]["folder"] for about in (*contents, *owed) if KEY in about}
     except Exception as error:  # a damaged file fails in any way
         logger.warning("the parts in %s are all kept: %s", folder / FOLDER, " ".join(str(error).split()))
         return

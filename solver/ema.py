@@ -85,9 +85,14 @@ def _averaging(decay: float) -> Any:
     @torch.no_grad()
     def update(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
         if averaged[0].is_floating_point() or averaged[0].is_complex():
-            average(averaged, current, count)
+            average(_own(averaged), _own(current), count)
         else:  # torch would round towards 0: a count that goes up by 1 never reaches 1
             for ours, theirs in zip(averaged, current, strict=True):
                 ours.copy_(theirs)
 
     return update
+
+
+def _own(tensors: list[Tensor]) -> list[Tensor]:
+    """Return tensors, of those in parts this rank's part: torch averages no list of these and of whole ones."""
+    return [tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors]

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import runpy
 import shutil
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -91,12 +95,62 @@ def test_each_part_of_a_folder_is_compared(script: dict[str, Any], tiny_words: l
     assert found(lambda: (other / events).unlink())[0].startswith("TensorBoard.")
 
 
+def test_a_folder_of_parts_that_no_checkpoint_names_is_seen(script: dict[str, Any], tmp_path: Path) -> None:
+    for name, folder in (("model_0000003.pth", "a"), ("model_0000006.pth.cut", "b"), ("model_final.pth", None)):
+        torch.save({"shards": {"folder": folder}} if folder else {}, tmp_path / name)
+    for folder in ("a", "b", "left"):
+        (tmp_path / "shards" / folder).mkdir(parents=True)
+    assert script["named_parts"](tmp_path) == ["a", "b"]
+    assert sorted(script["_names"](tmp_path / "shards")) == ["a", "b", "left"]
+    before = script["parts"](tmp_path)
+    (tmp_path / "shards" / "left" / "__0_0.distcp").touch()
+    assert script["parts"](tmp_path) - before == {("left", "__0_0.distcp")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", [True, False])
+def test_all_processes_of_a_launcher_are_killed_or_one_rank_and_the_others_go_on(
+    script: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: bool
+) -> None:
+    """In the place of the ranks: two shells, of which each has started a process."""
+    launcher = """
+import subprocess, sys, time
+ranks = [subprocess.Popen(["sh", "-c", "sleep 60 & wait"]) for _ in range(2)]
+while all(rank.poll() is None for rank in ranks):
+    time.sleep(0.01)
+for rank in ranks:
+    rank.kill()
+    rank.wait()
+sys.exit(137)
+"""
+    frozen, state = script["frozen"], lambda pid: script["parent_and_state"](pid)[1]
+    life = script["Life"].__new__(script["Life"])
+    life.folder, life.ranks = tmp_path, 2
+    life._process = subprocess.Popen([sys.executable, "-c", launcher])
+    found: list[tuple[int, int]] = []
+    while len(found) < 5:
+        found = frozen(life._process.pid)
+        assert [state(pid) for pid, _ in found] == ["T"] * len(found)
+        for pid, _ in found:
+            os.kill(pid, signal.SIGCONT)
+    ranks = [pid for pid, parent in found if parent == life._process.pid]
+    inner = [pid for pid, parent in found if parent in ranks]
+    assert [len(ranks), len(inner)] == [2, 2]
+    assert life.kill(group, random.Random(0)) is not group
+    assert life.end() == (-signal.SIGKILL if group else 137)
+    assert {state(pid) in script["GONE"] for pid in ranks} == {True}
+    assert {state(pid) in script["GONE"] for pid in inner} == {group}
+    for pid in () if group else inner:
+        os.kill(pid, signal.SIGKILL)
+    assert life.kill(group, random.Random(0)) is False  # nobody is left
+
+
 @pytest.mark.slow
 @pytest.mark.need("C7", "D1")
-def test_killed_six_times_two_configurations_differ_in_nothing(
+def test_killed_nine_times_three_configurations_differ_in_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = "torture.py --kills 3 --seed 1 --configs every_step workers --jobs 2"
+    words = "torture.py --kills 3 --seed 1 --configs every_step workers parts_keep_two --jobs 3"
     monkeypatch.setattr(sys, "argv", words.split())
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(SCRIPT), run_name="__main__")
@@ -104,6 +158,7 @@ def test_killed_six_times_two_configurations_differ_in_nothing(
     assert [(line["config"], line["kills"], line["mismatches"], line["first"]) for line in lines] == [
         ("every_step", 3, 0, ""),
         ("workers", 3, 0, ""),
+        ("parts_keep_two", 3, 0, ""),
     ]
     assert all(line["resumes"] >= 1 and line["runs"] >= 1 for line in lines)
     assert end.value.code == 0

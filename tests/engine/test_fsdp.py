@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from warmstart.engine import load_checkpoint
+from warmstart.engine import load_checkpoint, load_newest
 from warmstart.engine.fsdp import CUTS_ON_CPU
 from warmstart.modeling.small_cnn import SmallCNN
 from warmstart.tools import export_weights, train_net
@@ -38,15 +38,38 @@ WORDS = [
 ]
 
 
-def launched(ranks: int, words: list[str]) -> str:
-    """Run train_net.py on so many ranks; return what it has said. Not forked: FSDP2's backward pass cannot be."""
+def launched(
+    ranks: int, words: list[str], modules: Path | None = None, code: int = 0, seconds: float = 120
+) -> str:
+    """Run train_net.py on so many ranks; return what it has said. Not forked: FSDP2's backward pass cannot be.
+
+    Args:
+        ranks: how many.
+        words: of the command line.
+        modules: the folder of what --import names.
+        code: the exit code that it has to end with; what it says then is on stderr.
+        seconds: that it may take.
+    """
     command = [sys.executable, "tools/train_net.py", "--num-gpus", str(ranks), *words]
-    environ = os.environ | {"OMP_NUM_THREADS": "1"}
+    environ = os.environ | {"OMP_NUM_THREADS": "1"} | ({"PYTHONPATH": str(modules)} if modules else {})
     ended = subprocess.run(
-        command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=120, check=False
+        command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=seconds, check=False
     )
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
+    assert ended.returncode == code, ended.stderr
+    return ended.stderr if code else ended.stdout
+
+
+def assert_same_final(one: Path, two: Path) -> None:
+    """The runs in two folders end with the same bits, and each folder of parts is one that a checkpoint names."""
+    a, b = (load_checkpoint(folder / "model_final.pth") for folder in (one, two))
+    for part in ("model", "ema", "optimizer", "scheduler", "iteration", "hooks", "rng"):
+        assert_same_bits(a[part], b[part], part)
+    named = {torch.load(path, map_location="meta")["shards"]["folder"] for path in two.glob("*.pth*")}
+    assert {path.name for path in (two / "shards").iterdir()} == named
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def build_small() -> torch.nn.Module:
@@ -95,6 +118,14 @@ def half(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of two ranks with parts, ended after 8 of 12 updates."""
     folder = tmp_path_factory.mktemp("fsdp") / "half"
     launched(2, [*words, f"OUTPUT_DIR={folder}", "SOLVER.MAX_ITER=8"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the same run left alone for all 12 updates."""
+    folder = tmp_path_factory.mktemp("fsdp") / "whole"
+    launched(2, [*words, f"OUTPUT_DIR={folder}"])
     return folder
 
 
@@ -158,13 +189,163 @@ def test_a_checkpoint_in_parts_is_a_small_file_and_a_folder_of_each_ranks_own(ha
 
 
 def test_a_resume_on_as_many_ranks_is_the_unbroken_run_to_the_last_bit(
-    go_on: Callable[..., Path], words: list[str], tmp_path: Path
+    go_on: Callable[..., Path], whole: Path
 ) -> None:
-    launched(2, [*words, f"OUTPUT_DIR={tmp_path / 'whole'}"])
-    resumed = go_on(2)
-    a, b = (load_checkpoint(folder / "model_final.pth") for folder in (tmp_path / "whole", resumed))
-    for part in ("model", "ema", "optimizer", "scheduler", "iteration", "hooks", "rng"):
-        assert_same_bits(a[part], b[part], part)
+    assert_same_final(whole, go_on(2))
+
+
+@pytest.mark.need("D1", "D2")
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "missing", "without metadata"])
+def test_a_damaged_part_costs_its_checkpoint_alone(
+    half: Path, whole: Path, words: list[str], tmp_path: Path, damage: str
+) -> None:
+    """Each is read in one process, which is faster, and one continued by two ranks."""
+    folder = tmp_path / "copy"
+    shutil.copytree(half, folder)
+    (parts,) = (folder / "shards").glob("0000007-*")
+    part = parts / "__1_0.distcp"
+    data = bytearray(part.read_bytes())
+    if damage == "flipped":
+        data[len(data) // 3] ^= 1
+        part.write_bytes(data)
+    elif damage == "truncated":
+        part.write_bytes(data[:-1])
+    else:
+        (part if damage == "missing" else parts / ".metadata").unlink()
+    found = load_newest(folder)
+    assert found is not None
+    assert found[0].name == "model_0000003.pth"
+    if damage != "flipped":
+        return
+    said = launched(2, [*words, f"OUTPUT_DIR={folder}", "--resume"])
+    assert (
+        f"{part} is damaged: its checksum is not that of what was written; falling back to model_0000003" in said
+    )
+    assert_same_final(whole, folder)
+
+
+def test_a_disk_that_is_full_for_one_rank_costs_that_checkpoint_alone(
+    whole: Path, words: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "full.py").write_text(
+        """
+import errno, os
+from torch.distributed.checkpoint import FileSystemWriter
+from warmstart.engine import rank
+
+write_data = FileSystemWriter.write_data
+
+def fail(self, plan, planner):
+    if rank() == 1 and "/0000007-" in str(self.path):
+        (self.path / "__1_0.distcp").write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return write_data(self, plan, planner)
+
+FileSystemWriter.write_data = fail
+"""
+    )
+    out = tmp_path / "out"
+    said = launched(2, [*words, f"OUTPUT_DIR={out}", "--import", "full"], tmp_path)
+    assert (
+        f"{out}/model_0000007.pth could not be saved: No space left on device; the newest is model_0000003.pth; "
+        "the run goes on and tries again at its next checkpoint\n"
+    ) in said
+    assert sorted(path.name for path in out.glob("*.pth")) == [
+        *("model_0000003.pth", "model_0000011.pth", "model_final.pth")
+    ]
+    assert_same_final(whole, out)
+
+
+def test_a_rank_whose_disk_hangs_is_waited_for_as_long_as_the_config_says(
+    words: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "hangs.py").write_text(
+        """
+import time
+from torch.distributed.checkpoint import FileSystemWriter
+from warmstart.engine import rank
+
+write_data = FileSystemWriter.write_data
+
+def hang(self, plan, planner):
+    if rank() == 1:
+        time.sleep(90)
+    return write_data(self, plan, planner)
+
+FileSystemWriter.write_data = hang
+"""
+    )
+    more = [f"OUTPUT_DIR={tmp_path / 'out'}", "--import", "hangs", "DISTRIBUTED.GRACE=1"]
+    said = launched(2, [*words, *more, "DISTRIBUTED.TIMEOUT=25"], tmp_path, code=137)
+    assert "another process has ended, or did not come in time: " in said
+    assert "Timed out waiting 25000ms" in said
+
+
+def test_overwriting_leaves_no_part_of_the_run_before(
+    half: Path, whole: Path, words: list[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(half, folder)
+    before = {path.name for path in (folder / "shards").iterdir()}
+    launched(2, [*words, f"OUTPUT_DIR={folder}", "--overwrite"])
+    assert not before & {path.name for path in (folder / "shards").iterdir()}
+    assert not (folder / "overwritten").exists()
+    assert_same_final(whole, folder)
+
+
+def test_a_file_and_its_parts_are_continued_in_another_folder_and_stay_as_they_are(
+    half: Path, whole: Path, words: list[str], tmp_path: Path
+) -> None:
+    before = contents(half)
+    launched(2, [*words, f"OUTPUT_DIR={tmp_path / 'new'}", f"--resume={half / 'model_0000003.pth'}"])
+    assert contents(half) == before
+    assert_same_final(whole, tmp_path / "new")
+    assert len([*(tmp_path / "new" / "shards").iterdir()]) == 2  # of iterations 8 and 12
+
+
+def test_an_earlier_file_is_continued_in_its_folder_and_later_ones_keep_their_parts(
+    half: Path, whole: Path, words: list[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(half, folder)
+    launched(2, [*words, f"OUTPUT_DIR={folder}", f"--resume={folder / 'model_0000003.pth'}"])
+    assert_same_final(whole, folder)
+    shutil.copy(folder / "model_0000007.pth.cut", folder / "model_0000099.pth")
+    assert_same_bits(
+        load_checkpoint(folder / "model_0000099.pth")["model"],
+        load_checkpoint(half / "model_0000007.pth")["model"],
+    )
+
+
+def test_only_the_newest_parts_stay_with_those_of_the_best(words: list[str], tmp_path: Path) -> None:
+    more = ["SOLVER.CHECKPOINT_KEEP=1", "SOLVER.CHECKPOINT_PERIOD=2", "TEST.EVAL_PERIOD=6"]
+    metric = next(word for word in words if word.startswith("DATASETS.TEST=")).partition("=")[2]
+    launched(2, [*words, *more, f"OUTPUT_DIR={tmp_path}", f"TEST.BEST.METRIC={metric}/accuracy"])
+    best = load_checkpoint(tmp_path / "model_best.pth")["iteration"]
+    kept = {"0000011", f"{best - 1:07d}"}
+    assert {path.name[:7] for path in (tmp_path / "shards").iterdir()} == kept
+
+
+def test_two_runs_one_after_the_other_in_the_same_processes(whole: Path, words: list[str], tmp_path: Path) -> None:
+    """Also where the launcher gives them one store for both, as torchrun does."""
+    script = tmp_path / "twice.py"
+    script.write_text(
+        """
+import sys
+from warmstart.engine import run_tool
+from warmstart.tools import train_net
+
+run_tool(lambda: max(train_net.main([*sys.argv[1:], f"OUTPUT_DIR={out}"]) for out in ("one", "two")))
+"""
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    environ = os.environ | {"OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(
+        [*command, *words], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    for name in ("one", "two"):
+        assert_same_final(whole, tmp_path / name)
 
 
 @pytest.mark.need("C8")
