@@ -28,6 +28,7 @@ from .checkpoint import (
     snapshot,
 )
 from .device import versions
+from .fsdp import is_cut_model
 from .manifest import MANIFEST, add_to_manifest, prune
 from .overwrite import FOLDER as OVERWRITTEN
 from .overwrite import delete_overwritten
@@ -85,6 +86,8 @@ class CheckpointHook(HookBase):
             ConfigError: there is no space.
             TypeError: a state holds more than tensors and plain values; the message names the key path.
         """
+        if is_cut_model(trainer.model):  # now: at the first save the launcher, with whom ranks meet, may be gone
+            self._group = shards.new_group(self.timeout)
         if not comm.is_main():
             return
         require_space(self.folder, CHECKPOINTS_FREE * checkpoint_bytes(trainer))
@@ -121,7 +124,6 @@ class CheckpointHook(HookBase):
             # On all ranks: each gives its random numbers and, where the model is cut, its parts.
             state, tensors = shards.split(trainer.state_dict())
             if tensors:
-                self._group = self._group or shards.new_group(self.timeout)
                 self._parts = shards.Writing(tensors, self.folder, trainer.iteration, self._group)
             if not comm.is_main():
                 trainer.save_as.clear()
