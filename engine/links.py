@@ -45,13 +45,15 @@ def measure_links(ranks: int = 2) -> Link:
     return Link(found["latency_us"] / 1e6, found["gb_per_s"] * 1e9)
 
 
-def all_reduce_seconds(size: int, rounds: int, device: torch.device) -> float:
-    """Return the median of the seconds of an all-reduce of `size` bytes in the default group."""
+def all_reduce_seconds(
+    size: int, rounds: int, device: torch.device, group: dist.ProcessGroup | None = None
+) -> float:
+    """Return the median of the seconds of an all-reduce of `size` bytes in a group; None: the default one."""
     values, seconds = torch.zeros(size // 4, device=device), []
     for _ in range(2 + rounds):
-        dist.barrier()
+        dist.barrier(group)
         begin = time.perf_counter()
-        dist.all_reduce(values)
+        dist.all_reduce(values, group=group)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - begin)

@@ -128,6 +128,20 @@ class Work(NamedTuple):
         return self.fixed + self.per_image * images
 
 
+class Unit(NamedTuple):
+    """A module that fsdp puts together by itself, and takes apart.
+
+    Attributes:
+        weights: bytes of its parameters.
+        gradients: bytes of their gradients; fewer where some are frozen.
+        ready: the share of the backward pass after which all of these are made.
+    """
+
+    weights: int
+    gradients: int
+    ready: float
+
+
 @dataclass(frozen=True)
 class Profile:
     """One device's part of training.
@@ -139,11 +153,16 @@ class Profile:
         backward: seconds of a backward pass.
         update: seconds of clipping and the optimizer's step.
         weights: bytes of parameters, and of buffers.
+        buffers: bytes of `weights` that are buffers, which fsdp leaves whole on each device.
         state: bytes that the optimizer keeps.
         average: bytes of the moving average of the weights.
         activations: bytes that are kept from the forward pass for the backward pass.
         summed: bytes that are sent for each byte of a gradient: 0.5 where bf16 is.
         gathered: the same for weights, with fsdp.
+        units: modules that fsdp gathers by themselves, in the order of the backward pass; what is in none of them
+            is gathered for all of a pass.
+        reshard: whether fsdp takes weights apart after the forward pass, and gathers them anew for the backward
+            pass.
     """
 
     gradients: tuple[int, ...]
@@ -152,11 +171,23 @@ class Profile:
     backward: Work
     update: float
     weights: int
+    buffers: int = 0
     state: int = 0
     average: int = 0
     activations: Work = field(default=Work(0.0, 0.0))
     summed: float = 1.0
     gathered: float = 1.0
+    units: tuple[Unit, ...] = ()
+    reshard: bool = True
+
+    def rest(self) -> tuple[int, int]:
+        """Return the bytes of parameters, and of their gradients, that are in no unit.
+
+        >>> Profile((8, 4), (0.5, 1.0), Work(0, 0), Work(0, 0), 0.0, weights=14, units=(Unit(8, 8, 0.5),)).rest()
+        (6, 4)
+        """
+        in_units = sum(unit.weights for unit in self.units), sum(unit.gradients for unit in self.units)
+        return self.weights - self.buffers - in_units[0], sum(self.gradients) - in_units[1]
 
     def buckets(self) -> list[tuple[int, float]]:
         """Return (bytes, share of the backward pass after which it is full) of each bucket of gradients.
@@ -200,9 +231,9 @@ def predict(
         devices: how many train together.
         images: of a device in a micro-batch.
         mode: ddp: a bucket of gradients is summed while the backward pass goes on with the layers before it (Li et
-            al. 2020). fsdp: weights are gathered bucket by bucket, one ahead, in both passes, and gradients are
-            summed to where they are kept (Zhao et al. 2023).
-        micro_batches: of an update; with ddp only the last one's gradients are sent.
+            al. 2020). fsdp: weights are gathered unit by unit, one ahead, in both passes, and gradients are summed
+            to where they are kept (Zhao et al. 2023).
+        micro_batches: of an update; only the last one's gradients are sent, with fsdp the weights for each.
 
     Raises:
         ValueError: the devices fill the last machine in part only.
@@ -219,8 +250,9 @@ def predict(
         waiting = _ddp_end(profile, cluster, devices, backward) - backward
     else:
         computed = micro_batches * (forward + backward) + profile.update / devices
-        waiting = micro_batches * (_fsdp_end(profile, cluster, devices, forward, backward) - forward - backward)
-    return Prediction(computed + waiting, waiting, _memory(profile, devices, images, mode))
+        ends = [_fsdp_end(profile, cluster, devices, forward, backward, last) for last in (False, True)]
+        waiting = (micro_batches - 1) * ends[0] + ends[1] - micro_batches * (forward + backward)
+    return Prediction(computed + waiting, waiting, _memory(profile, devices, images, mode, micro_batches))
 
 
 def _ddp_end(profile: Profile, cluster: Cluster, devices: int, backward: float) -> float:
@@ -231,50 +263,70 @@ def _ddp_end(profile: Profile, cluster: Cluster, devices: int, backward: float) 
     return max(sent, backward)
 
 
-def _fsdp_end(profile: Profile, cluster: Cluster, devices: int, forward: float, backward: float) -> float:
-    """Return when all gradients are where they are kept, from the beginning of the forward pass."""
-    buckets = profile.buckets()
-    gathers = [cluster.gather(profile.gathered * size, devices) for size, _ in buckets]
-    sums = [cluster.gather(profile.summed * size, devices) for size, _ in buckets]
-    shares = [end - begin for begin, end in pairwise([0.0, *(ready for _, ready in buckets)])]
-    begun = _pass_end(gathers[::-1], shares[::-1], [0.0] * len(sums), forward)
-    return begun + _pass_end(gathers, shares, sums, backward)
+def _fsdp_end(
+    profile: Profile, cluster: Cluster, devices: int, forward: float, backward: float, last: bool
+) -> float:
+    """Return when a micro-batch is done with, from the beginning of its forward pass; the last one's is summed."""
+
+    def seconds(size: float) -> float:
+        return cluster.gather(size, devices) if size else 0.0
+
+    weights, gradients = profile.rest()
+    gathers = [seconds(profile.gathered * size) for size in (weights, *(unit.weights for unit in profile.units))]
+    sums = [
+        seconds(profile.summed * size * last) for size in (*(unit.gradients for unit in profile.units), gradients)
+    ]
+    shares = [end - begin for begin, end in pairwise([0.0, *(unit.ready for unit in profile.units), 1.0])]
+    # What is in no unit is gathered before all else in both passes, and its gradients are summed at the very end.
+    begun = _pass_end([gathers[0], *gathers[:0:-1]], shares[::-1], [0.0] * len(shares), forward)
+    again = [*gathers, 0.0] if profile.reshard else [0.0] * (len(gathers) + 1)
+    return begun + _pass_end(again, [0.0, *shares], [0.0, *sums], backward)
 
 
 def _pass_end(gathers: Sequence[float], shares: Sequence[float], sums: Sequence[float], seconds: float) -> float:
-    """Return when a pass is over: each bucket has weights to gather, a share of the seconds, gradients to sum."""
+    """Return when a pass is over: each unit has weights to gather, a share of the seconds, gradients to sum."""
     sent = gathered = gathers[0]
-    computed = 0.0
+    computed = summed = 0.0
     for following, share, to_sum in zip([*gathers[1:], 0.0], shares, sums, strict=True):
         begun = max(computed, gathered)
         computed = begun + share * seconds
-        gathered = sent = max(sent, begun) + following  # one ahead: while this one computes
+        if following:
+            gathered = sent = max(sent, begun) + following  # one ahead: while this one computes
         if to_sum:
-            sent = max(sent, computed) + to_sum
+            computed = max(computed, summed)  # torch holds one unit's gradients on their way, no more
+            summed = sent = max(sent, computed) + to_sum
     return max(computed, sent)
 
 
-def _memory(profile: Profile, devices: int, images: float, mode: Mode) -> dict[str, int]:
-    gradients, activations = (
-        sum(profile.gradients),
-        round(profile.activations.of(images)),
-    )  # they lie in the buckets
-    if mode == "ddp":
-        return {
-            "weights": profile.weights,
-            "gradients": gradients,
-            "optimizer": profile.state,
-            "average": profile.average,
-            "activations": activations,
-        }
-    largest = max(size for size, _ in profile.buckets()) if devices > 1 else 0
-    return {
-        "weights": -(-profile.weights // devices) + 2 * largest,  # one in use, one on its way
-        "gradients": -(-gradients // devices) + largest,
-        "optimizer": -(-profile.state // devices),
-        "average": -(-profile.average // devices),
-        "activations": activations,
+def _memory(profile: Profile, devices: int, images: float, mode: Mode, micro_batches: int) -> dict[str, int]:
+    parts = devices if mode == "fsdp" else 1
+    more = (parts - 1) * profile.buffers  # each device has all of these
+    kept = {
+        "weights": profile.weights + more,
+        "gradients": sum(profile.gradients),  # with ddp they lie in the buckets
+        "optimizer": profile.state,
+        "average": profile.average + more if profile.average else 0,
     }
+    return {
+        **{what: -(-size // parts) for what, size in kept.items()},
+        "whole": _whole(profile, micro_batches) if parts > 1 else 0,
+        "activations": round(profile.activations.of(images)),
+    }
+
+
+def _whole(profile: Profile, micro_batches: int) -> int:
+    """Return the most bytes of weights and gradients that fsdp has on a device beside its part of them."""
+    weights, gradients = profile.rest()
+    # One unit is in use, one on its way: to here the weights, from here the gradients.
+    if profile.reshard:
+        weights += sum(sorted(unit.weights for unit in profile.units)[-2:])
+    else:
+        weights = profile.weights - profile.buffers
+    if micro_batches == 1:
+        gradients += sum(sorted(unit.gradients for unit in profile.units)[-2:])
+    else:  # they wait for the last micro-batch
+        gradients = sum(profile.gradients)
+    return weights + gradients
 
 
 def fit_link(sizes: Sequence[float], seconds: Sequence[float], ranks: int) -> Link:

@@ -19,8 +19,9 @@ from warmstart.solver import build_gradient_clipping, build_optimizer
 
 from .batches import map_tensors, to_device
 from .device import prepare_torch
+from .fsdp import wrapped_modules
 from .precision import build_scaler, compiled
-from .scale_model import Profile, Work
+from .scale_model import Profile, Unit, Work
 from .trainer import METRIC
 
 _FEW = 8  # images that sizes are measured with
@@ -45,7 +46,7 @@ def measure_profile(
     """
     step = _Step(cfg)
     few = min(images, _FEW)
-    gradients, ready, kept = step.sizes(few)
+    gradients, ready, kept, units = step.sizes(few)
     if times is None:
         fewer = max(1, images // 4)
         whole, part = step.times(images, rounds), step.times(fewer, rounds)
@@ -53,7 +54,8 @@ def measure_profile(
         update = whole[2]
     else:
         forward, backward, update = Work(0.0, times[0] / images), Work(0.0, times[1] / images), times[2]
-    weights = _bytes([*step.model.parameters(), *step.model.buffers()])
+    buffers = _bytes(step.model.buffers())
+    weights = _bytes(step.model.parameters()) + buffers
     return Profile(
         gradients=gradients,
         ready=ready,
@@ -61,11 +63,14 @@ def measure_profile(
         backward=backward,
         update=update,
         weights=weights,
+        buffers=buffers,
         state=_bytes(value for state in step.optimizer.state.values() for value in state.values()),
         average=weights if cfg.SOLVER.EMA.ENABLED else 0,
         activations=Work(0.0, kept / few),
         summed=0.5 if cfg.DISTRIBUTED.GRADIENTS == "bf16" else 1.0,
         gathered=0.5 if cfg.MODEL.FSDP.PRECISION == "bf16" else 1.0,
+        units=units,
+        reshard=cfg.MODEL.FSDP.RESHARD_AFTER_FORWARD,
     )
 
 
@@ -89,6 +94,8 @@ class _Step:
     def __init__(self, cfg: CfgNode) -> None:
         self.device = prepare_torch(cfg)
         self.model = build_model(cfg).to(self.device).train()
+        modules = wrapped_modules(cfg, self.model)  # inner ones last: a parameter belongs to the innermost
+        self._unit_of = {parameter: number for number, it in enumerate(modules) for parameter in it.parameters()}
         self.optimizer = build_optimizer(cfg, self.model)
         self._scaler, self._clip = build_scaler(cfg, self.model), build_gradient_clipping(cfg)
         self._forward = compiled(self.model, cfg.MODEL.COMPILE) if cfg.MODEL.COMPILE else self.model
@@ -97,13 +104,13 @@ class _Step:
             self._batch = to_device(next(batches), self.device)
         loader.close()
 
-    def sizes(self, images: int) -> tuple[tuple[int, ...], tuple[float, ...], int]:
-        """Return the bytes of the gradients, when each was there, and the bytes kept for the backward pass."""
+    def sizes(self, images: int) -> tuple[tuple[int, ...], tuple[float, ...], int, tuple[Unit, ...]]:
+        """Return the bytes of the gradients, when each was there, bytes kept for the backward pass, and units."""
         self._loss(images, self.model).backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()  # makes what it keeps; not by the scaler, which may skip it
         self.optimizer.zero_grad()
         kept: dict[int, int] = {}
-        found: list[tuple[int, Any]] = []
+        found: list[tuple[Tensor, Any]] = []
         own = {tensor.untyped_storage().data_ptr() for tensor in (*self.model.parameters(), *self.model.buffers())}
 
         def keep(tensor: Tensor) -> Tensor:
@@ -116,7 +123,7 @@ class _Step:
             loss = self._loss(images, self.model)
         handles = [
             parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
-                lambda it: found.append((it.nbytes, self._mark()))
+                lambda it: found.append((it, self._mark()))
             )
             for parameter in self.model.parameters()
             if parameter.requires_grad
@@ -127,7 +134,19 @@ class _Step:
             handle.remove()
         seconds = [self._between(begin, mark) for _, mark in found]
         ready = tuple(each / seconds[-1] for each in seconds)
-        return tuple(size for size, _ in found), ready, sum(kept.values())
+        units = self._units({it: share for (it, _), share in zip(found, ready, strict=True)})
+        return tuple(it.nbytes for it, _ in found), ready, sum(kept.values()), units
+
+    def _units(self, ready: dict[Tensor, float]) -> tuple[Unit, ...]:
+        """Return what MODEL.FSDP.WRAP names, by when the gradient of each parameter was there."""
+        parts: dict[int, list[Tensor]] = {}
+        for parameter, number in self._unit_of.items():
+            parts.setdefault(number, []).append(parameter)
+        units = [
+            Unit(_bytes(part), _bytes(it for it in part if it in ready), max(ready.get(it, 0.0) for it in part))
+            for part in parts.values()
+        ]
+        return tuple(sorted(units, key=lambda unit: unit.ready))
 
     def times(self, images: int, rounds: int) -> list[float]:
         """Return the seconds of the forward pass, the backward pass and the optimizer's step: medians."""

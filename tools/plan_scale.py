@@ -33,11 +33,16 @@ with interruptible(__name__):
     )
     from warmstart.engine.links import measure_links
 
+_MOST = 10**9  # of devices, or of images
+
 
 def count(text: str) -> int:
     """Return a whole number above 0 from a command line."""
     if not text.isdecimal() or int(text) < 1:
-        raise ValueError("expected a whole number above 0, such as 8")
+        several = "; several stand apart, as 8 64" if "," in text else ""
+        raise ValueError(f"expected a whole number above 0, such as 8{several}")
+    if int(text) > _MOST:
+        raise ValueError(f"expected at most {_MOST:,}")
     return int(text)
 
 
@@ -67,6 +72,7 @@ FLAGS = (
     Flag("--loader-rate", "one", "images a second of the loader, where they are known", convert=amount),
     Flag("--json", "none", "print one JSON object instead of tables"),
 )
+_GPUS = (1, 8, 64, 512)
 _TIMES = ("forward_ms", "backward_ms", "update_ms")
 _LINKS = {"inside_us": 3.4, "inside_gbs": 235.0, "between_us": 10.0, "between_gbs": 200.0}
 _TITLES = {
@@ -109,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Predict how fast a config trains on many devices, and in how much memory, from what one device does."
     )
     flags, cfg = read_command_line(argv, FLAGS, summary)
-    times, numbers, cluster = given_times(flags), flags["gpus"] or [1, 8, 64, 512], build_cluster(flags)
+    times, numbers, cluster = given_times(flags), list(dict.fromkeys(flags["gpus"] or _GPUS)), build_cluster(flags)
     for devices in numbers:
         try:
             cluster.shape(devices)
@@ -190,7 +196,25 @@ def describe_device(cfg: CfgNode, profile: Profile, images: int, rate: float) ->
         f"{cfg.MODEL.NAME} on {device_of(cfg)}: {images:,} images take {forward} forward, {backward} backward,"
         f" {cfg.SOLVER.OPTIMIZER} {update}\n"
         f"gradients: {sum(profile.gradients) / 1e6:,.1f} MB; buckets they are sent in: {len(profile.buckets())}\n"
+        f"fsdp: {describe_units(profile)}\n"
         f"loader: {rate:,.0f} images/s from {f'{workers} processes' if workers else 'the training process itself'}"
+    )
+
+
+def describe_units(profile: Profile) -> str:
+    """Return what fsdp gathers at a time.
+
+    >>> from warmstart.engine import Work
+    >>> describe_units(Profile((8,), (1.0,), Work(0, 0), Work(0, 0), 0.0, weights=8_000_000))
+    'MODEL.FSDP.WRAP names no module, so all 8.0 MB of weights are gathered at once'
+    """
+    rest = f"{profile.rest()[0] / 1e6:,.1f} MB of weights"
+    if not profile.units:
+        return f"MODEL.FSDP.WRAP names no module, so all {rest} are gathered at once"
+    largest = max(unit.weights for unit in profile.units) / 1e6
+    return (
+        f"modules that are gathered by themselves: {len(profile.units)}, the largest of {largest:,.1f} MB; "
+        f"{rest} are in none"
     )
 
 
@@ -219,7 +243,8 @@ def describe_rows(found: Sequence[Row]) -> str:
                 lines.append(
                     [*counts, *rates, *waits, f"{sum(row.memory.values()) / 1e6:,.1f}", f"{row.loaders:,}"]
                 )
-        tables.append(f"{title}\n{table(lines, text=2)}")
+        none = "none of these numbers of devices divides the images of a micro-batch"
+        tables.append(f"{title}\n{table(lines, text=2) if lines[1:] else none}")
     memory = [
         f"memory of {row.mode} on {row.devices:,}, weak: "
         + ", ".join(f"{what} {size / 1e6:,.1f} MB" for what, size in row.memory.items() if size)

@@ -9,17 +9,17 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from warmstart.engine.scale_model import MIB, MODES, Cluster, Link, Profile, Work, fit_link, predict
+from warmstart.engine.scale_model import MIB, MODES, Cluster, Link, Mode, Profile, Unit, Work, fit_link, predict
 
 FREE = Link(0.0, 1e30)
 
 
 def profile(sizes: list[int], forward: float = 0.0, backward: float = 0.0, **others: int) -> Profile:
-    """Return a device whose gradients come at even distances."""
+    """Return a device whose gradients come at even distances, each from a unit of its own."""
     ready = tuple((number + 1) / len(sizes) for number in range(len(sizes)))
-    return Profile(
-        tuple(sizes), ready, Work(forward, 0), Work(backward, 0), 0.0, others.pop("weights", 0), **others
-    )
+    units = tuple(Unit(size, size, share) for size, share in zip(sizes, ready, strict=True))
+    work = Work(forward, 0), Work(backward, 0), 0.0
+    return Profile(tuple(sizes), ready, *work, others.pop("weights", sum(sizes)), units=units, **others)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,31 @@ def test_fsdp_gathers_one_ahead_in_both_passes_and_sends_gradients_between() -> 
     assert (found.seconds, found.waiting) == pytest.approx((15, 3))
 
 
+def test_fsdp_gathers_at_once_what_is_in_no_unit() -> None:
+    # Of 3 x 25 MiB, a second each to gather, the second is a unit, made after 2/3 of the backward pass.
+    # Forward: 0-2 gather the rest, 2-4 compute the rest's, 2-3 gather the unit, 4-8 compute.
+    # Backward: 8-10 gather the rest, 10-11 the unit, 11-19 compute, 19-20 sum, 19-23 compute, 23-25 sum.
+    cluster = Cluster(2, Link(0.0, 25 * MIB / 2), FREE)
+    whole = profile([25 * MIB] * 3, forward=6, backward=12)
+    some = replace(whole, units=whole.units[1:2])
+    assert predict(some, cluster, 2, 1, "fsdp").seconds == pytest.approx(25)
+    # Nothing is wrapped, as MODEL.FSDP.WRAP stands at first: 3 s before either pass, and 3 s behind.
+    assert predict(replace(whole, units=()), cluster, 2, 1, "fsdp").waiting == pytest.approx(9)
+
+
+def test_fsdp_gathers_once_where_weights_stay_whole_between_the_passes() -> None:
+    cluster = Cluster(2, Link(0.0, 25 * MIB / 2), FREE)
+    kept = replace(profile([25 * MIB] * 2, forward=4, backward=8), reshard=False)
+    assert predict(kept, cluster, 2, 1, "fsdp").waiting == pytest.approx(2)  # the first gather, the last gradients
+
+
+def test_fsdp_holds_the_gradients_of_one_unit_on_their_way() -> None:
+    # Backward: gathers are free; units are ready at 1, 2, 3; each sum takes 4: 1-5, 5-9, 9-13.
+    device = replace(profile([25 * MIB] * 3, backward=3), gathered=0.0)
+    found = predict(device, Cluster(2, Link(0.0, 25 * MIB / 8), FREE), 2, 1, "fsdp")
+    assert found.seconds == pytest.approx(13)
+
+
 def test_half_precision_sends_half() -> None:
     device, cluster = profile([25 * MIB], backward=1), Cluster(2, Link(0.0, 25 * MIB / 2), FREE)
     half = replace(device, summed=0.5)
@@ -64,11 +89,12 @@ def test_half_precision_sends_half() -> None:
     )
 
 
-def test_micro_batches_send_once_with_ddp_and_each_time_with_fsdp() -> None:
+def test_micro_batches_send_gradients_once_and_with_fsdp_gather_weights_each_time() -> None:
     device = profile([25 * MIB] * 2, forward=4, backward=8)
     cluster = Cluster(2, Link(0.0, 25 * MIB / 2), FREE)
     assert predict(device, cluster, 2, 1, "ddp", 3).seconds == pytest.approx(3 * 12 + 2)
-    assert predict(device, cluster, 2, 1, "fsdp", 3).seconds == pytest.approx(3 * 15)
+    # As above, 15; without the gradients of the last unit 14.
+    assert predict(device, cluster, 2, 1, "fsdp", 3).seconds == pytest.approx(14 + 14 + 15)
 
 
 def test_the_slower_link_counts_where_there_are_several_machines() -> None:
@@ -110,14 +136,26 @@ def test_more_devices_and_slower_links_never_wait_less(mode: str) -> None:
 def test_memory_of_a_device_by_what_it_is_for() -> None:
     device = profile([30 * MIB, 10 * MIB], weights=41 * MIB, state=80 * MIB, average=41 * MIB)
     cluster = Cluster(8, FREE, FREE)
-    ddp, fsdp = (predict(device, cluster, 8, 1, mode).memory for mode in MODES)
-    assert {what: size / MIB for what, size in ddp.items()} == {
-        **{"weights": 41, "gradients": 40, "optimizer": 80, "average": 41, "activations": 0}
+    kept = {"weights": 41, "gradients": 40, "optimizer": 80, "average": 41}
+
+    def memory(device: Profile, devices: int, mode: Mode, micro_batches: int = 1) -> dict[str, float]:
+        found = predict(device, cluster, devices, 1, mode, micro_batches).memory
+        return {what: size / MIB for what, size in found.items()}
+
+    assert memory(device, 8, "ddp") == {**kept, "whole": 0, "activations": 0}
+    assert memory(device, 1, "fsdp") == memory(device, 1, "ddp", 4) == memory(device, 8, "ddp")
+    parts = {what: size / 8 for what, size in kept.items()}
+    # 1 MiB of weights, which have no gradients, is in no unit.
+    assert memory(device, 8, "fsdp") == {**parts, "whole": 41 + 40, "activations": 0}
+    many = replace(device, units=tuple(Unit(10 * MIB, 10 * MIB, share) for share in (0.25, 0.5, 0.75, 1.0)))
+    assert memory(many, 8, "fsdp")["whole"] == 21 + 20
+    assert memory(many, 8, "fsdp", micro_batches=2)["whole"] == 21 + 40  # gradients wait for the last one
+    some = replace(many, buffers=MIB)  # of the 41; no device has less of it
+    assert memory(some, 8, "fsdp") == {
+        **{**parts, "weights": 40 / 8 + 1, "average": 40 / 8 + 1, "whole": 20 + 20, "activations": 0}
     }
-    assert {what: size / MIB for what, size in fsdp.items()} == {
-        **{"weights": 41 / 8 + 60, "gradients": 5 + 30, "optimizer": 10, "average": 41 / 8, "activations": 0}
-    }
-    assert predict(device, cluster, 1, 1, "fsdp").memory == ddp
+    assert memory(replace(many, reshard=False), 8, "fsdp")["whole"] == 41 + 20
+    assert memory(replace(many, units=()), 8, "fsdp")["whole"] == 41 + 40
 
 
 @pytest.mark.parametrize("ranks", [2, 8])

@@ -101,3 +101,14 @@ def test_what_grows_with_the_images_and_what_does_not(other: tuple[int, float], 
 def test_the_loader_is_measured(configured: Callable[..., CfgNode], workers: int) -> None:
     cfg = configured("DATALOADER.BACKEND", "worker", "DATALOADER.NUM_WORKERS", workers)
     assert measure_loader(cfg, seconds=0.01) > 100
+
+
+def test_units_are_the_modules_that_fsdp_gathers(configured: Callable[..., CfgNode]) -> None:
+    found = measure_profile(configured("MODEL.FSDP.WRAP", "Linear"), 2, times=(1, 2, 3))
+    last, first = found.units
+    assert last[:2] == (4 * (32 * 10 + 10),) * 2  # weights, gradients
+    assert first[:2] == (4 * (64 * 32 + 32),) * 2
+    assert 0 < last.ready < first.ready == 1
+    assert found.rest() == (0, 0)
+    none = measure_profile(configured("MODEL.FSDP.RESHARD_AFTER_FORWARD", "false"), 2, times=(1, 2, 3))
+    assert (none.units, none.rest(), none.reshard) == ((), (PARAMETERS, PARAMETERS), False)

@@ -19,6 +19,7 @@ KNOWN = ["--forward-ms", "2", "--backward-ms", "4", "--update-ms=1", "--loader-r
 TABLES = """\
 small_cnn on cpu: 64 images take 2 ms forward, 4 ms backward, SGD 1 ms
 gradients: 0.1 MB; buckets they are sent in: 1
+fsdp: MODEL.FSDP.WRAP names no module, so all 0.1 MB of weights are gathered at once
 loader: 10,000 images/s from the training process itself
 links: 3.4 us and 235 GB/s inside a machine of 8 devices, 10 us and 0.001 GB/s between machines
 
@@ -26,7 +27,7 @@ weak scaling: as many images a device, whatever their number
 devices  machines  mode  batch  ms/it   it/s  images/s  efficiency  waiting ms  memory MB  loaders
       1         1  ddp      64      7  142.9     9,143        100%           0        1.5        1
       8         1  ddp     512  7.021  142.4    72,922        100%      0.0212        1.5        8
-      8         1  fsdp    512  6.197  161.4    82,614        113%      0.0725        1.6        9
+      8         1  fsdp    512  6.197  161.4    82,614        113%      0.0725        1.5        9
      64         8  ddp   4,096  175.6  5.695    23,326          4%         169        1.5        1
      64         8  fsdp  4,096  258.9  3.862    15,820          3%         253        1.5        1
 
@@ -34,12 +35,12 @@ strong scaling: all share SOLVER.IMS_PER_BATCH
 devices  machines  mode  batch   ms/it   it/s  images/s  efficiency  waiting ms  memory MB  loaders
       1         1  ddp      64       7  142.9     9,143        100%           0        1.5        1
       8         1  ddp      64   1.771  564.6    36,133         49%      0.0212        0.4        4
-      8         1  fsdp     64  0.9475  1,055    67,548         92%      0.0725        0.5        7
+      8         1  fsdp     64  0.9475  1,055    67,548         92%      0.0725        0.4        7
      64         8  ddp      64   169.7  5.893       377          0%         169        0.3        1
-     64         8  fsdp     64     253  3.953       253          0%         253        0.3        1
+     64         8  fsdp     64     253  3.953       253          0%         253        0.2        1
 
 memory of ddp on 64, weak: weights 0.1 MB, gradients 0.1 MB, optimizer 0.1 MB, activations 1.3 MB
-memory of fsdp on 64, weak: weights 0.2 MB, gradients 0.1 MB, optimizer 0.0 MB, activations 1.3 MB
+memory of fsdp on 64, weak: weights 0.0 MB, gradients 0.0 MB, optimizer 0.0 MB, whole 0.2 MB, activations 1.3 MB
 loaders: processes that load on each machine, at the rate of those here
 """
 
@@ -73,6 +74,23 @@ def test_numbers_that_cannot_share_a_batch_have_no_line(capsys: pytest.CaptureFi
     ]
 
 
+def test_a_table_without_lines_says_why_and_a_number_given_twice_has_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    said = output_of([*DIGITS, *KNOWN, "--gpus", "128", "128"], capsys)
+    weak, strong = said.split("strong scaling")
+    assert weak.count("\n    128 ") == 2  # ddp and fsdp
+    assert "\nnone of these numbers of devices divides the images of a micro-batch\n" in strong
+
+
+def test_fsdp_gathers_the_modules_that_the_config_names(capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*DIGITS, *KNOWN, "--gpus", "8", "MODEL.FSDP.WRAP=Conv2d"]
+    units = json.loads(output_of([*words, "--json"], capsys))["profile"]["units"]
+    assert [unit[:2] for unit in units] == [[73728, 73728], [18432, 18432], [576, 576]]  # the last one comes first
+    line = "fsdp: modules that are gathered by themselves: 3, the largest of 0.1 MB; 0.0 MB of weights are in none"
+    assert line in output_of(words, capsys).splitlines()
+
+
 def test_json_holds_all_that_was_known_and_found(capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(output_of([*DIGITS, *KNOWN, "--json", "--images", "32", "--gpus", "8"], capsys))
     assert found["images"] == 32
@@ -100,7 +118,7 @@ def test_what_no_flag_gives_is_measured(
         f"small_cnn on cpu: 64 images take {milliseconds} forward, {milliseconds} backward, SGD {milliseconds}"
     )
     assert re.fullmatch(pattern, lines[0])
-    assert lines[2:4] == [
+    assert lines[3:5] == [
         "loader: 4,321 images/s from the training process itself",
         "links: 50 us and 1.5 GB/s inside a machine of 8 devices, 10 us and 200 GB/s between machines",
     ]
@@ -112,6 +130,15 @@ def test_what_no_flag_gives_is_measured(
         (
             "--gpus 8 12",
             "command line: --gpus: 12 devices do not fill machines of 8; give a multiple, as 8 or 16, or ",
+        ),
+        (
+            "--gpus 8,64",
+            "command line: --gpus 8,64: expected a whole number above 0, such as 8; several stand apart",
+        ),
+        ("--gpus 1000000001", "command line: --gpus 1000000001: expected at most 1,000,000,000"),
+        (
+            "MODEL.FSDP.WRAP=Conv",
+            "MODEL.FSDP.WRAP (command line): small_cnn has no module of class Conv; did you mean",
         ),
         ("--gpus 8 0", "command line: --gpus 0: expected a whole number above 0, such as 8"),
         ("--gpus", "command line: --gpus needs a value"),
