@@ -43,7 +43,9 @@ def test_groups_are_compared_with_a_bare_loop(run: Run) -> None:
     lines = run("groups", "--counts", "1", "50", "--rounds", "1")
     assert [line["groups"] for line in lines] == [1, 50]
     for line in lines:
-        assert line["ratio_to_bare"] == pytest.approx(line["us_per_iter"] / line["bare_us"], abs=1e-3)
+        # All are rounded: times to a tenth.
+        ratio, off = line["us_per_iter"] / line["bare_us"], 0.1 / line["bare_us"]
+        assert line["ratio_to_bare"] == pytest.approx(ratio, abs=1e-3 + off * max(1, ratio))
         over = (line["us_per_iter"] - line["bare_us"]) / line["groups"]
         assert line["over_bare_us_per_group"] == pytest.approx(over, abs=0.11)
 
@@ -52,7 +54,7 @@ def test_hooks_of_both_kinds_are_compared_with_none(run: Run) -> None:
     lines = run("hooks", "--counts", "3", "--rounds", "1", "--updates", "50")
     assert [(line["hooks"], line["count"]) for line in lines] == [("none", 0), ("inherits", 3), ("waits", 3)]
     for line in lines:
-        assert line["over_none_us"] == pytest.approx(line["us_per_iter"] - lines[0]["us_per_iter"], abs=0.11)
+        assert line["over_none_us"] == pytest.approx(line["us_per_iter"] - lines[0]["us_per_iter"], abs=0.16)
 
 
 def test_only_one_kind_of_hook_takes_part_in_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
