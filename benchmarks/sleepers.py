@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from warmstart.config import CfgNode
 from warmstart.data import build_train_loader
-from warmstart.engine.fsdp import is_cut, is_sharded, shard
+from warmstart.engine.fsdp import is_cut, is_sharded, shard, take_weights
 from warmstart.engine.parallel import data_parallel, no_sync_of
 from warmstart.engine.scale_model import MIB
 from warmstart.modeling import build_model
@@ -83,11 +83,12 @@ class Run:
     def __init__(self, cfg: CfgNode, mode: str, per_machine: int) -> None:
         torch.manual_seed(cfg.SEED)
         model, self._sums = build_model(cfg).train(), None
+        whole = take_weights(model) if is_sharded(cfg) else {}
         self.ema = build_ema(cfg, model)
         assert self.ema is not None
         if is_sharded(cfg):
             for each in (model, self.ema.model):
-                shard(cfg, each)
+                shard(cfg, each, whole)
             if mode == "fsdp":
                 self._sums = send_beside(model)
         parallel = data_parallel(cfg, model)

@@ -30,7 +30,6 @@ def assert_as_predicted(line: dict[str, Any], sent_mib: float, held_mib: float) 
     assert line["held_mib"] == held_mib
     assert line["gradient"] == 1  # the mean of ones, so all was summed
     assert sent_mib < line["sent_mib"] < 1.05 * sent_mib  # headers, and 4 bytes for a loss or two
-    assert 0.8 < line["ratio"] < 3  # others may use the cores too
     assert line["ms"] / line["predicted_ms"] == pytest.approx(line["ratio"], abs=1e-3)
 
 
