@@ -151,6 +151,17 @@ def adopt_slurm() -> None:
     os.environ.update(slurm_environment(os.environ))
 
 
+def refuse_ranks(tool: str) -> None:
+    """Raise ConfigError where a launcher has started several of a tool that is one process.
+
+    Args:
+        tool: what to call it, and where there is one what to take instead.
+    """
+    adopt_slurm()
+    if comm.is_rank():
+        raise ConfigError(f"{tool}, and {os.environ['WORLD_SIZE']} were started: leave torchrun or srun out")
+
+
 def slurm_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """Return what makes one of several tasks of an srun a rank; {} where this is none, or a rank already.
 
