@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.engine.ranks import Ranks
 from warmstart.config import ConfigError
 from warmstart.tools import find_lr, plain_train_net, plot_lr
+
+from ..engine.ranks import Ranks
 
 TOOLS = {
     find_lr.main: "find_lr.py is one process",
