@@ -12,16 +12,18 @@ from .datasets import (
     register_dataset,
 )
 from .images import UnreadableImageError, read_image
-from .info import device_of, input_shape, train_info
+from .info import OWN_DEVICE, device_of, input_shape, train_info
 from .loader import Batch, EvalLoader, TrainLoader, WorkerTrainLoader
 from .records import FlatRecords
 from .resident import ResidentEvalLoader, ResidentSamples, ResidentTrainLoader
 from .samplers import class_repeats, repeat_factors
 from .sampling import GroupedStream, SampleOrder, SampleStream, sample_key, splitmix64
 from .transforms import build_transform, check_transforms, register_transform
-from .workers import describe_workers, num_workers, usable_cores
+from .workers import OWN_CORES, describe_workers, num_workers, usable_cores
 
 __all__ = [
+    "OWN_CORES",
+    "OWN_DEVICE",
     "Batch",
     "DatasetInfo",
     "EvalLoader",

@@ -14,6 +14,9 @@ from .datasets import DatasetInfo, dataset_info
 from .mixing import split_mixing
 from .transforms import Entry, ImageTransform, build_transform
 
+# In the environment of a process that sees no device but its own: the number of that one, there.
+OWN_DEVICE = "WARMSTART_DEVICE"
+
 # Images of unknown size are taken to be at least this large when transforms are tried.
 _LARGE = (1024, 1024)
 
@@ -71,7 +74,8 @@ def device_of(cfg: CfgNode) -> str:
     """
     wants_cuda = cfg.MODEL.DEVICE == "auto" and torch.cuda.is_available()
     name = "cuda" if wants_cuda else str(cfg.MODEL.DEVICE).replace("auto", "cpu")
-    return f"cuda:{os.environ['LOCAL_RANK']}" if name == "cuda" and "LOCAL_RANK" in os.environ else name
+    own = os.environ.get(OWN_DEVICE, os.environ.get("LOCAL_RANK"))
+    return name if name != "cuda" or own is None else f"cuda:{own}"
 
 
 def image_transform(cfg: CfgNode, name: str, train: DatasetInfo) -> ImageTransform:

@@ -9,6 +9,9 @@ from warmstart.config import CfgNode
 from .datasets import is_in_memory
 from .info import device_of
 
+# In the environment of a process to which a launcher has given some cores of its own: how many.
+OWN_CORES = "WARMSTART_CORES"
+
 _AT_MOST = 8  # more seldom help, and each takes memory of its own
 
 
@@ -53,5 +56,7 @@ def usable_cores() -> int:
     >>> 1 <= usable_cores() <= os.cpu_count()
     True
     """
+    if OWN_CORES in os.environ:
+        return int(os.environ[OWN_CORES])
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

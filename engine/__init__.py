@@ -20,7 +20,7 @@ from .evaluation import evaluate, evaluation_mode
 from .first_weights import init_from_data
 from .fsdp import build_for_ranks, is_sharded, shard, take_weights
 from .hooks import EvaluationHook, FolderHook, PreciseBNHook, ProfilerHook
-from .launch import LAUNCH_FLAGS, adopt_slurm, launch, wants_launch
+from .launch import LAUNCH_FLAGS, adopt_slurm, launch, refuse_ranks, wants_launch
 from .logs import setup_logging
 from .losses import LossWindow, NonFiniteLossError
 from .lr_range import RangeTest, find_lr, range_picture
@@ -130,6 +130,7 @@ __all__ = [
     "read_configs",
     "read_parts",
     "read_start",
+    "refuse_ranks",
     "register_hook",
     "resolve_config",
     "rng_state",

@@ -19,7 +19,7 @@ from torch import nn
 from torch.distributed.distributed_c10d import Store
 
 from warmstart.config import CfgNode, ConfigError
-from warmstart.data import device_of, usable_cores
+from warmstart.data import OWN_DEVICE, device_of, usable_cores
 
 from .meeting import LateError, meet
 
@@ -85,7 +85,7 @@ def process_group(cfg: CfgNode) -> Iterator[None]:
     if not is_rank():
         yield
         return
-    check_devices(cfg, local_size())
+    check_devices(cfg)
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(usable_cores())
     backend = "gloo"
@@ -140,13 +140,14 @@ def local_size() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def check_devices(cfg: CfgNode, ranks: int) -> None:
+def check_devices(cfg: CfgNode, ranks: int | None = None) -> None:
     """Raise ConfigError where so many ranks on this machine cannot have a device each; on the CPU any number can.
 
     Args:
         cfg: the config.
-        ranks: of this machine.
+        ranks: of this machine; None: those that share the devices which this one sees.
     """
+    ranks = ranks or (1 if OWN_DEVICE in os.environ else local_size())
     label = cfg.label("MODEL.DEVICE")
     if cfg.MODEL.DEVICE.startswith("cuda:"):
         raise ConfigError(f"{label}: each process takes a device of its own, the first {ranks}; set it to cuda")

@@ -13,6 +13,7 @@ from uuid import uuid4
 from torch.distributed.distributed_c10d import Store
 
 from warmstart.config import CfgNode, ConfigError, Flag
+from warmstart.data import OWN_CORES, OWN_DEVICE
 
 from . import comm
 from .meeting import meet
@@ -166,22 +167,36 @@ def adopt_slurm() -> None:
     os.environ.update(slurm_environment(os.environ))
 
 
+def refuse_ranks(tool: str) -> None:
+    """Raise ConfigError where a launcher has started several of a tool that is one process.
+
+    Args:
+        tool: what to call it, and where there is one what to take instead.
+    """
+    adopt_slurm()
+    if comm.is_rank():
+        raise ConfigError(f"{tool}, and {os.environ['WORLD_SIZE']} were started: leave torchrun or srun out")
+
+
 def slurm_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """Return what makes one of several tasks of an srun a rank; {} where this is none, or a rank already.
 
     The first host of the step is where ranks meet, at a port that follows from the numbers of job and step.
 
     >>> environ = {"SLURM_PROCID": "5", "SLURM_NTASKS": "6", "SLURM_LOCALID": "1", "SLURM_NODEID": "1"}
-    >>> environ |= {"SLURM_STEP_NODELIST": "gpu[07-08],big", "SLURM_STEP_TASKS_PER_NODE": "4,2"}
+    >>> environ |= {"SLURM_STEP_NODELIST": "rack[1-2]gpu[07-08],big", "SLURM_STEP_TASKS_PER_NODE": "4,2"}
     >>> environ |= {"SLURM_JOB_ID": "1234567", "SLURM_STEP_ID": "0"}
     >>> slurm_environment(environ)  # doctest: +NORMALIZE_WHITESPACE
-    {'RANK': '5', 'WORLD_SIZE': '6', 'LOCAL_RANK': '1', 'LOCAL_WORLD_SIZE': '2', 'MASTER_ADDR': 'gpu07',
-     'MASTER_PORT': '25567'}
+    {'RANK': '5', 'WORLD_SIZE': '6', 'LOCAL_RANK': '1', 'LOCAL_WORLD_SIZE': '2', 'MASTER_ADDR':
+     'rack1gpu07', 'MASTER_PORT': '25567'}
     """
-    # The script of a batch job has a number too; only srun has steps.
-    if "RANK" in environ or "SLURM_STEP_NODELIST" not in environ or int(environ.get("SLURM_NTASKS", "1")) < 2:
+    # The script of a batch job has a number too; only srun has steps. The shell that salloc opens is a step of one
+    # task, beside which the job's number of tasks stands.
+    tasks = environ.get("SLURM_STEP_NUM_TASKS", environ.get("SLURM_NTASKS", "1"))
+    if "RANK" in environ or "SLURM_STEP_NODELIST" not in environ or int(tasks) < 2:
         return {}
-    first = re.match(r"([^,\[]+)(?:\[(\d+))?", environ["SLURM_STEP_NODELIST"])
+    # Up to a comma outside of brackets.
+    first = re.match(r"(?:[^,\[]|\[[^\]]*\])+", environ["SLURM_STEP_NODELIST"])
     assert first, "a list of nodes begins with a name"
     sizes: list[int] = []
     for size, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", environ["SLURM_STEP_TASKS_PER_NODE"]):  # 4(x2),1
@@ -190,14 +205,14 @@ def slurm_environment(environ: Mapping[str, str]) -> dict[str, str]:
     port = 15000 + (int(environ["SLURM_JOB_ID"]) + int(environ.get("SLURM_STEP_ID", "0"))) % 17000
     found = {
         "RANK": environ["SLURM_PROCID"],
-        "WORLD_SIZE": environ["SLURM_NTASKS"],
+        "WORLD_SIZE": tasks,
         "LOCAL_RANK": environ["SLURM_LOCALID"],
         "LOCAL_WORLD_SIZE": str(sizes[int(environ["SLURM_NODEID"])]),
-        "MASTER_ADDR": first[1] + (first[2] or ""),
+        "MASTER_ADDR": re.sub(r"\[(\d+)[^\]]*\]", r"\1", first[0]),
         "MASTER_PORT": str(port),
     }
     if "SLURM_GPUS_PER_TASK" in environ:  # each sees its own only
-        found |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+        found[OWN_DEVICE] = "0"
     if "SLURM_CPUS_PER_TASK" in environ:
-        found["OMP_NUM_THREADS"] = environ.get("OMP_NUM_THREADS", environ["SLURM_CPUS_PER_TASK"])
+        found[OWN_CORES] = environ["SLURM_CPUS_PER_TASK"]
     return found

@@ -24,6 +24,7 @@ with interruptible(__name__):
         prepare_torch,
         range_picture,
         read_command_line,
+        refuse_ranks,
         resolve_config,
         run_tool,
         setup_logging,
@@ -66,6 +67,7 @@ _ROWS = 12
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool with the words of a command line and return its exit code."""
+    refuse_ranks("find_lr.py is one process")
     flags, cfg = read_command_line(argv, FLAGS, "Find a learning rate for what a YAML file describes.")
     setup_logging()
     cfg = resolve_config(cfg)

@@ -2,7 +2,7 @@
 
 Read it to see what a run is, or copy it to start a loop of your own. Its final weights equal those of
 train_net.py bit for bit. What hooks do is left out: checkpoints on the way, TEST.PRECISE_BN, PROFILER; and so is
-SOLVER.NAN_POLICY.
+SOLVER.NAN_POLICY. It is one process; train_net.py trains in several.
 
     python tools/plain_train_net.py --config-file config/recipes/digits.yaml
 """
@@ -31,6 +31,7 @@ with interruptible(__name__):
         log_scores,
         prepare_torch,
         read_command_line,
+        refuse_ranks,
         resolve_config,
         run_tool,
         save_checkpoint,
@@ -45,6 +46,7 @@ logger = logging.getLogger("warmstart.tools")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool with the words of a command line and return its exit code."""
+    refuse_ranks("plain_train_net.py is one process; train_net.py is as many as you like")
     _, cfg = read_command_line(argv, (), "Train the model that a YAML file describes, in one plain loop.")
     setup_logging()
     cfg = resolve_config(scaled(cfg, 1))

@@ -15,7 +15,7 @@ from warmstart.tools import interruptible, table
 with interruptible(__name__):
     from warmstart.config import CfgNode, ConfigError, Flag, resolve_durations
     from warmstart.data import train_info
-    from warmstart.engine import read_configs, run_tool
+    from warmstart.engine import read_configs, refuse_ranks, run_tool
     from warmstart.solver import (
         Curve,
         build_plan,
@@ -53,6 +53,7 @@ _SHOWN_DROPS = 8
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool with the words of a command line and return its exit code."""
+    refuse_ranks("plot_lr.py is one process")
     flags, cfgs = read_configs(argv, FLAGS, "Draw the learning rate that YAML files describe, and print it.")
     if flags["ascii"] and flags["out"]:
         raise ConfigError("command line: --ascii draws in the terminal, so --out has no meaning; give one of them")

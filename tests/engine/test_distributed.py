@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
@@ -22,10 +24,12 @@ from warmstart.engine import (
     build_trainer,
     evaluate,
     load_checkpoint,
+    preserved_rng,
     process_group,
     rank,
     register_hook,
     resolve_config,
+    set_rng_state,
     together,
 )
 from warmstart.engine.comm import in_turn
@@ -258,6 +262,83 @@ def test_a_run_of_two_ranks_continues_on_one_and_on_four(
     assert len(checkpoint(out)["rng"]) == ranks
     for name, tensor in checkpoint(straight)["model"].items():
         torch.testing.assert_close(checkpoint(out)["model"][name], tensor, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.need("C8")
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_a_run_of_one_process_continues_on_two_ranks_and_on_four(
+    tiny_words: list[str], tmp_path: Path, ranks: int
+) -> None:
+    """What it draws from then on is another number on each rank, of python's, numpy's and torch's."""
+    words = [*tiny_words, *EXACT[:1], "TEST.EVAL_PERIOD=0"]
+    straight, out = tmp_path / "straight", tmp_path / "out"
+    assert train_net.main([*words, f"OUTPUT_DIR={straight}"]) == 0
+    assert train_net.main([*words, "SOLVER.MAX_ITER=7"]) == 0
+    ended = trained(tmp_path / "b", ranks, [*words, "--resume"])
+    assert codes(ended) == [0] * ranks
+    text = f"processes: 1 -> {ranks}; batches stay the same, what dropout and the like draw is new"
+    assert [each.out.count(text) for each in ended] == [1] + [0] * (ranks - 1)
+    rates = {r["iteration"]: r["lr"] for r in records(straight)}
+    assert {r["iteration"]: r["lr"] for r in records(out) if r["iteration"] != 7} == rates
+    assert list(rates) == [5, 10, 14]
+    for name, tensor in checkpoint(straight)["model"].items():
+        torch.testing.assert_close(checkpoint(out)["model"][name], tensor, rtol=1e-4, atol=1e-6)
+    drawn = []
+    with preserved_rng():
+        for state in checkpoint(out)["rng"]:
+            set_rng_state(state)
+            drawn.append((random.random(), np.random.rand(), torch.rand(1).item()))
+    assert [len({*numbers}) for numbers in zip(*drawn, strict=True)] == [ranks] * 3
+
+
+@pytest.mark.need("C8", "E15")
+def test_a_number_of_ranks_that_cannot_share_the_batch_is_refused_at_a_resume_and_no_file_changes(
+    tiny_words: list[str], tmp_path: Path
+) -> None:
+    assert codes(trained(tmp_path / "a", 4, [*tiny_words, "SOLVER.MAX_ITER=7"])) == [0] * 4
+    before = contents(tmp_path / "out")
+    assert "model_final.pth" in before
+    main, *others = trained(tmp_path / "b", 3, [*tiny_words, "--resume"])
+    assert main.err == (
+        "error: SOLVER.IMS_PER_BATCH (command line): 8 images cannot be shared evenly by 3 processes; set it to "
+        "6 or 9\n"
+    )
+    assert main.code == 2
+    assert [(each.code, each.err) for each in others] == [(2, "")] * 2
+    assert contents(tmp_path / "out") == before
+
+
+def contents(folder: Path) -> dict[str, tuple[int, int]]:
+    """Return of each file how long it is, and when it was written."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+
+
+@pytest.mark.need("G2")
+def test_a_rank_that_hangs_is_waited_for_no_longer_than_the_timeout(
+    tiny_words: list[str], tmp_path: Path, own_hook: Register
+) -> None:
+    def hang(trainer: Trainer) -> None:
+        (tmp_path / "hangs").touch()
+        time.sleep(60)
+
+    own_hook(Do(rank=1, after=3, what=hang))
+    words = [*tiny_words, "DISTRIBUTED.TIMEOUT=3"]
+    ranks = Ranks(tmp_path, 2, lambda: train_net.main(words))
+    main, other = ranks.processes
+    while not (tmp_path / "hangs").exists() and other.is_alive():
+        time.sleep(0.01)
+    began = time.monotonic()
+    main.join(20)
+    took = time.monotonic() - began
+    other.kill()
+    ended, _ = ranks.end()
+    assert ended.code == 5
+    assert 2 < took < 10
+    assert ended.err.startswith("rank 0 of 2, on ")
+    assert ended.err.partition(": ")[2].startswith("another process has ended, or did not come in time: ")
+    assert ended.err.count("\n") == 1
+    assert "Timed out waiting 3000ms" in ended.err
 
 
 @pytest.mark.need("G3")

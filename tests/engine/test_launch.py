@@ -348,7 +348,8 @@ SRUN = {
 
 @pytest.mark.parametrize(
     ("nodes", "first"),
-    [("a7,b[3-4]", "a7"), ("gpu[007-009,012]", "gpu007"), ("node-1-[2,5]", "node-1-2"), ("one", "one")],
+    [("a7,b[3-4]", "a7"), ("gpu[007-009,012]", "gpu007"), ("node-1-[2,5]", "node-1-2"), ("one", "one")]
+    + [("rack[1-2]node[01-04]", "rack1node01"), ("r[2,4]n[05]-ib,a7", "r2n05-ib")],
 )
 def test_tasks_of_srun_are_ranks(nodes: str, first: str) -> None:
     assert slurm_environment(SRUN | {"SLURM_STEP_NODELIST": nodes, "SLURM_CPUS_PER_TASK": "4"}) == {
@@ -358,7 +359,7 @@ def test_tasks_of_srun_are_ranks(nodes: str, first: str) -> None:
         "LOCAL_WORLD_SIZE": "1",
         "MASTER_ADDR": first,
         "MASTER_PORT": "15002",
-        "OMP_NUM_THREADS": "4",
+        "WARMSTART_CORES": "4",
     }
 
 
