@@ -340,7 +340,7 @@ def get_cfg() -> CfgNode:
     # (by tensors) and memory/reserved_mb (by torch).
     cfg.MEMORY_STATS = Bool(False)
     # A trace of ITERS iterations, those after the first START updates, into OUTPUT_DIR/profile, for TensorBoard
-    # or chrome://tracing; ITERS 0 is off.
+    # or chrome://tracing; ITERS 0 is off. Of several processes it is rank 0's.
     cfg.PROFILER = CfgNode()
     cfg.PROFILER.START = Duration(0)
     cfg.PROFILER.ITERS = Duration(0)
