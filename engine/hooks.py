@@ -60,7 +60,7 @@ class FolderHook(HookBase):
 
 
 class ProfilerHook(HookBase):
-    """Writes a trace of some iterations, which TensorBoard and chrome://tracing open; of several ranks rank 0 does.
+    """Writes a trace of some iterations of rank 0, which TensorBoard and chrome://tracing open.
 
     Args:
         start: updates done before the first iteration of the trace.

@@ -45,17 +45,23 @@ def scaled(cfg: CfgNode, ranks: int) -> CfgNode:
     resized.defrost()
     solver = resized.SOLVER
     # Item access keeps the source of each value as it was.
-    solver["IMS_PER_BATCH"] = _rounded(solver.IMS_PER_BATCH * factor)
+    solver["IMS_PER_BATCH"] = rounded(solver.IMS_PER_BATCH * factor)
     solver["BASE_LR"] = float(solver.BASE_LR * factor)
     for key in _LENGTHS:
         section, name = key.split(".")
         value = resized[section][name]
-        lengths = [each if isinstance(each, str) else _rounded(each / factor) for each in _listed(value)]
+        lengths = [each if isinstance(each, str) else rounded(each / factor) for each in _listed(value)]
         resized[section][name] = tuple(lengths) if isinstance(value, tuple) else lengths[0]
     solver["REFERENCE_WORLD_SIZE"] = ranks
     if cfg.is_frozen():
         resized.freeze()
     return resized
+
+
+def scale_between(given: CfgNode, cfg: CfgNode) -> Fraction:
+    """Return how many times as many processes a scaled config is for as the one that it was made from."""
+    before, after = given.SOLVER.REFERENCE_WORLD_SIZE, cfg.SOLVER.REFERENCE_WORLD_SIZE
+    return Fraction(after, before) if before else Fraction(1)
 
 
 def log_scaling(given: CfgNode, cfg: CfgNode) -> None:
@@ -81,5 +87,6 @@ def _listed(value: Any) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def _rounded(exact: Fraction) -> int:
+def rounded(exact: Fraction) -> int:
+    """Return the nearest whole number, half up; of what is more than nothing at least 1."""
     return max(1, math.floor(exact + Fraction(1, 2))) if exact else 0

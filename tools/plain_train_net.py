@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool with the words of a command line and return its exit code."""
     _, cfg = read_command_line(argv, (), "Train the model that a YAML file describes, in one plain loop.")
     setup_logging()
-    cfg = resolve_config(scaled(cfg, 1))
+    cfg = resolve_config(scaled(cfg, 1), given=cfg)
     with hold_folder(cfg):
         train(cfg)
     return 0

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+
+from warmstart.config import CfgNode, ConfigError
+from warmstart.engine import resolve_config, scaled
+from warmstart.tools import train_net
 
 from .ranks import Ended, trained
 
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="forks this process, which may have used the GPU"
 )
+
+Tiny = Callable[..., CfgNode]
 
 
 def codes(ended: list[Ended]) -> list[int]:
@@ -24,3 +32,63 @@ def test_rank_0_alone_writes_a_profile(tiny_words: list[str], tmp_path: Path) ->
     assert (main.code, other.code, other.out, other.err) == (0, 0, "", "")
     assert "saved a profile up to iteration 7 in " in main.out
     assert len([*(tmp_path / "out" / "profile").iterdir()]) == 1
+
+
+def test_an_evaluation_shares_out_no_batch_of_an_update(tiny_words: list[str], tmp_path: Path) -> None:
+    """So it runs on a number of processes that could not train; nor do micro-batches matter."""
+    assert train_net.main([*tiny_words, "SOLVER.MAX_ITER=5", "SOLVER.STEPS=3"]) == 0
+    words = [*tiny_words, "SOLVER.GRAD_ACCUM_STEPS=5", "--eval-only", "--resume"]
+    main, *others = trained(tmp_path, 3, words)
+    assert codes([main, *others]) == [0, 0, 0], main.err
+    assert ": accuracy " in main.out
+
+
+@pytest.mark.parametrize(
+    ("words", "ranks", "sentence"),
+    [
+        (
+            ["SOLVER.IMS_PER_BATCH=64"],
+            2,
+            "SOLVER.IMS_PER_BATCH (command line): 64 images for 3 processes (SOLVER.REFERENCE_WORLD_SIZE) are 43 "
+            "for 2, which cannot be shared evenly by 2 processes; set it to 63 or 66",
+        ),
+        (
+            ["SOLVER.IMS_PER_BATCH=2", "SOLVER.GRAD_ACCUM_STEPS=2"],
+            2,
+            "SOLVER.IMS_PER_BATCH (command line): 2 images for 3 processes (SOLVER.REFERENCE_WORLD_SIZE) are 1 "
+            "for 2, which cannot be shared evenly by 2 processes, in 2 micro-batches each; set it to 6",
+        ),
+        (
+            ["SOLVER.IMS_PER_BATCH=64", "SOLVER.GRAD_ACCUM_STEPS=2"],
+            1,
+            "SOLVER.GRAD_ACCUM_STEPS (command line): 64 images for 3 processes (SOLVER.REFERENCE_WORLD_SIZE) are "
+            "21 for 1, which cannot be cut into 2 equal micro-batches; set SOLVER.GRAD_ACCUM_STEPS to 1 or 3, or "
+            "SOLVER.IMS_PER_BATCH to 61 or 65",
+        ),
+    ],
+)
+def test_a_scaled_batch_that_cannot_be_shared_is_named_as_it_is_written(
+    tiny: Tiny, words: list[str], ranks: int, sentence: str
+) -> None:
+    cfg = tiny("SOLVER.REFERENCE_WORLD_SIZE", 3)
+    cfg.merge_from_list(words, "command line")
+    with pytest.raises(ConfigError) as error:
+        resolve_config(scaled(cfg, ranks), ranks, given=cfg)
+    assert str(error.value) == sentence
+    for images in (number for number in re.findall(r"\d+", sentence.rpartition(" to ")[2])):
+        cfg.merge_from_list(["SOLVER.IMS_PER_BATCH", images])
+        resolve_config(scaled(cfg, ranks), ranks, given=cfg)
+
+
+def test_a_launch_says_it_and_lets_an_evaluation_pass(
+    tiny_words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*tiny_words, "SOLVER.REFERENCE_WORLD_SIZE=3", "SOLVER.IMS_PER_BATCH=64", "--num-gpus", "2"]
+    words += ["MODEL.DEVICE=cpu"]
+    with pytest.raises(ConfigError, match=r"64 images for 3 processes .* set it to 63 or 66$"):
+        train_net.main(words)
+    started: list[object] = []
+    launcher = "torch.distributed.launcher.api.elastic_launch"
+    monkeypatch.setattr(launcher, lambda *given: lambda *words: started.append(words))
+    assert train_net.main([*words, "--eval-only", "MODEL.WEIGHTS=none.pth"]) == 0
+    assert len(started) == 1
