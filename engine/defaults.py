@@ -181,9 +181,9 @@ def build_trainer(cfg: CfgNode, trust: bool = False, weights: bool = True) -> Tr
     if is_sharded(cfg):
         for each in (model,) if ema is None else (model, ema.model):
             shard(cfg, each, whole)
+    optimizer = build_optimizer(cfg, model)  # before torch looks at the model: it refuses what cannot train
     parallel = data_parallel(cfg, model)
     forward = model if parallel is None else parallel
-    optimizer = build_optimizer(cfg, model)
     if comm.world_size() > 1:
         seed_rank(cfg.SEED)
     return Trainer(

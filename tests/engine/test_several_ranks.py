@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from warmstart.config import CfgNode, ConfigError
 from warmstart.engine import resolve_config, scaled
+from warmstart.modeling import register_model
+from warmstart.modeling.catalog import _REGISTRY
 from warmstart.tools import train_net
 
 from .ranks import Ended, trained
@@ -20,6 +23,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 Tiny = Callable[..., CfgNode]
+WithModel = Callable[[nn.Module], list[str]]
 
 
 def codes(ended: list[Ended]) -> list[int]:
@@ -92,3 +96,22 @@ def test_a_launch_says_it_and_lets_an_evaluation_pass(
     monkeypatch.setattr(launcher, lambda *given: lambda *words: started.append(words))
     assert train_net.main([*words, "--eval-only", "MODEL.WEIGHTS=none.pth"]) == 0
     assert len(started) == 1
+
+
+@pytest.fixture
+def with_model(tiny_words: list[str]) -> Iterator[WithModel]:
+    """Registers a model for the ranks that are forked meanwhile; gives the words of a run that trains it."""
+
+    def register(model: nn.Module) -> list[str]:
+        register_model("own", lambda num_classes, in_channels: model)
+        return [*(word for word in tiny_words if not word.startswith("MODEL.ARGS")), "MODEL.NAME=own"]
+
+    yield register
+    _REGISTRY.pop("own", None)
+
+
+def test_a_model_that_is_frozen_is_refused_once(with_model: WithModel, tmp_path: Path) -> None:
+    words = with_model(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).requires_grad_(False))
+    main, other = trained(tmp_path, 2, words)
+    assert (main.code, other.code, other.err) == (2, 2, "")
+    assert main.err == "error: the model has no parameter to train: all are frozen, or there are none\n"
