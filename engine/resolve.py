@@ -20,7 +20,7 @@ from .device import check_device
 from .metrics import lr_metric
 from .parallel import check_parallel
 from .precision import check_precision
-from .scaling import rounded, scale_between
+from .scaling import check_scaled, rounded, scale_between
 
 SMALL_IMAGE = 32  # pixels a side, up to which MODEL.STEM auto takes the small stem
 
@@ -73,6 +73,9 @@ def resolve_config(
     with gathering(problems):
         if trains:
             check_accumulation(resolved, ranks, given)
+    with gathering(problems):
+        if trains and given is not None:
+            check_scaled(given, resolved)
     with gathering(problems):
         check_parallel(resolved, ranks)
     with gathering(problems):
