@@ -329,8 +329,11 @@ def get_cfg() -> CfgNode:
     # The numbers that gradients are sent and averaged in: as they are (float32), or bf16, which is half as much to
     # send, and rounds.
     cfg.DISTRIBUTED.GRADIENTS = OneOf("float32", ("float32", "bf16"))
-    # Whether the same parameters get a gradient in each update: it saves a little time, and lets parameters get
-    # none at all, which is an error else.
+    # Whether parameters may get no gradient in an update, as those of a branch that is not always taken; else that
+    # is an error on several processes. Each update then takes a little longer: they are looked for.
+    cfg.DISTRIBUTED.UNUSED_PARAMETERS = Bool(False)
+    # Whether the same parameters get a gradient in each update: it saves a little time, and lets the others get
+    # none at all, as UNUSED_PARAMETERS does. Not with accumulation.
     cfg.DISTRIBUTED.STATIC_GRAPH = Bool(False)
 
     # ---------------------------------------------------------------- run

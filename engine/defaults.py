@@ -50,7 +50,7 @@ from .hooks import EvaluationHook, FolderHook, PreciseBNHook, ProfilerHook
 from .logs import log_to_file, silence_stdout
 from .losses import NonFiniteLossError
 from .metrics import build_metric_hook
-from .parallel import data_parallel, no_sync_of, with_synchronised_norms
+from .parallel import check_of, data_parallel, no_sync_of, with_synchronised_norms
 from .picture import PictureHook
 from .precision import build_scaler, compiled
 from .records import RecordHook
@@ -201,6 +201,7 @@ def build_trainer(cfg: CfgNode, trust: bool = False, weights: bool = True) -> Tr
         scaler=build_scaler(cfg, model),
         forward=compiled(forward, cfg.MODEL.COMPILE) if cfg.MODEL.COMPILE else forward,
         no_sync=no_sync_of(model if parallel is None else parallel),
+        check=check_of(cfg, parallel),
     )
 
 

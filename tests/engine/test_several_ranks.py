@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from warmstart.config import CfgNode, ConfigError
-from warmstart.engine import resolve_config, scaled
+from warmstart.engine import load_checkpoint, rank, resolve_config, scaled
 from warmstart.modeling import register_model
 from warmstart.modeling.catalog import _REGISTRY
 from warmstart.tools import train_net
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 Tiny = Callable[..., CfgNode]
-WithModel = Callable[[nn.Module], list[str]]
+WithModel = Callable[[Callable[[], nn.Module]], list[str]]
 
 
 def codes(ended: list[Ended]) -> list[int]:
@@ -102,8 +102,8 @@ def test_a_launch_says_it_and_lets_an_evaluation_pass(
 def with_model(tiny_words: list[str]) -> Iterator[WithModel]:
     """Registers a model for the ranks that are forked meanwhile; gives the words of a run that trains it."""
 
-    def register(model: nn.Module) -> list[str]:
-        register_model("own", lambda num_classes, in_channels: model)
+    def register(make: Callable[[], nn.Module]) -> list[str]:
+        register_model("own", lambda num_classes, in_channels: make())
         return [*(word for word in tiny_words if not word.startswith("MODEL.ARGS")), "MODEL.NAME=own"]
 
     yield register
@@ -111,7 +111,84 @@ def with_model(tiny_words: list[str]) -> Iterator[WithModel]:
 
 
 def test_a_model_that_is_frozen_is_refused_once(with_model: WithModel, tmp_path: Path) -> None:
-    words = with_model(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).requires_grad_(False))
+    words = with_model(lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).requires_grad_(False))
     main, other = trained(tmp_path, 2, words)
     assert (main.code, other.code, other.err) == (2, 2, "")
     assert main.err == "error: the model has no parameter to train: all are frozen, or there are none\n"
+
+
+class Branches(nn.Module):
+    """Takes one of its layers, by the mean of its images, or never the second one."""
+
+    def __init__(self, varies: bool) -> None:
+        super().__init__()
+        self.varies = varies
+        self.first, self.second = nn.Linear(64, 3), nn.Linear(64, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        pixels = images.flatten(1)
+        layer = self.second if self.varies and pixels[0].mean() > 0 else self.first
+        logits: torch.Tensor = layer(pixels)
+        return logits
+
+
+UNUSED = (
+    "DISTRIBUTED.UNUSED_PARAMETERS: parameters got no gradient in this update (second.weight, second.bias), which "
+    "several processes have to be told; set it to true"
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [([], ", or, where these never get one, DISTRIBUTED.STATIC_GRAPH"), (["SOLVER.GRAD_ACCUM_STEPS=2"], "")],
+)
+def test_parameters_without_gradient_are_named_once_before_any_update(
+    with_model: WithModel, tmp_path: Path, words: list[str], advice: str
+) -> None:
+    main, other = trained(tmp_path, 2, [*with_model(lambda: Branches(varies=False)), *words])
+    assert (main.code, other.code, other.err) == (2, 2, "")
+    assert main.err == f"error: {UNUSED}{advice}\n"
+    assert (tmp_path / "out" / "log.txt").read_text().count(UNUSED) == 1
+    assert not (tmp_path / "out" / "last_checkpoint").exists()
+
+
+def test_parameters_that_lack_a_gradient_on_another_rank_alone_are_named_by_it(
+    with_model: WithModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("warmstart.engine.parallel._LAG", 0.5)
+
+    class OnOne(Branches):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            both = super().forward(images)
+            return both + self.second(images.flatten(1)) if rank() == 0 else both
+
+    main, other = trained(tmp_path, 2, with_model(lambda: OnOne(varies=False)))
+    assert (main.code, other.code) == (5, 2)
+    assert other.err == f"error: rank 1: {UNUSED}, or, where these never get one, DISTRIBUTED.STATIC_GRAPH\n"
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_branches_that_vary_train_as_on_one_process_where_the_key_says_so(
+    with_model: WithModel, tmp_path: Path, steps: int
+) -> None:
+    """With accumulation a parameter may have its gradient from an earlier micro-batch alone."""
+    words = [*with_model(lambda: Branches(varies=True)), "INPUT.TRANSFORMS_TRAIN=[]", "SOLVER.WEIGHT_DECAY=0.01"]
+    one = [f"OUTPUT_DIR={tmp_path}/one", f"SOLVER.GRAD_ACCUM_STEPS={2 * steps}"]
+    assert train_net.main([*words, *one]) == 0
+    words += [f"SOLVER.GRAD_ACCUM_STEPS={steps}", "DISTRIBUTED.UNUSED_PARAMETERS=true"]
+    ended = trained(tmp_path, 2, words)
+    assert codes(ended) == [0, 0], ended
+    ours, theirs = (load_checkpoint(tmp_path / name / "model_final.pth")["model"] for name in ("out", "one"))
+    assert {name: tensor.shape for name, tensor in ours.items()} == {n: t.shape for n, t in theirs.items()}
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+def test_a_static_graph_needs_no_search(tiny: Tiny) -> None:
+    cfg = tiny("DISTRIBUTED.STATIC_GRAPH", True, "DISTRIBUTED.UNUSED_PARAMETERS", True)
+    with pytest.raises(ConfigError) as error:
+        resolve_config(cfg, 2)
+    assert str(error.value) == (
+        "DISTRIBUTED.UNUSED_PARAMETERS (override): with DISTRIBUTED.STATIC_GRAPH torch finds once which "
+        "parameters get no gradient; set one of the two to false"
+    )
