@@ -2,7 +2,7 @@
 
 from .command_line import Flag, parse_command_line, usage
 from .defaults import get_cfg
-from .durations import resolve_durations, to_iterations
+from .durations import counts_steps, map_durations, resolve_durations, to_iterations
 from .errors import ConfigError, gathering, nearest, unknown_name
 from .imports import import_function, import_module
 from .node import CfgNode, Difference
@@ -15,10 +15,12 @@ __all__ = [
     "Flag",
     "call",
     "check_arguments",
+    "counts_steps",
     "gathering",
     "get_cfg",
     "import_function",
     "import_module",
+    "map_durations",
     "nearest",
     "parse_command_line",
     "resolve_durations",

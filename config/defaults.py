@@ -159,10 +159,12 @@ def get_cfg() -> CfgNode:
 
     # Images of one update, over all devices and accumulated steps together.
     cfg.SOLVER.IMS_PER_BATCH = Int(16, minimum=1)
-    # The number of processes that IMS_PER_BATCH, BASE_LR and lengths in iterations (MAX_ITER, STEPS, WARMUP_ITERS,
-    # DECAY_ITERS, CHECKPOINT_PERIOD, TEST.EVAL_PERIOD) are meant for. On n times as many, batch and rate are n
-    # times what they say, and these lengths an n-th; what has a unit follows by itself. Each change is printed. A
-    # resumed run keeps what it has, on however many processes. 0: nothing is scaled.
+    # The number of processes that the batch, rates and lengths are meant for. On n times as many IMS_PER_BATCH and
+    # each rate (BASE_LR, BASE_LR_END, LR of PARAM_GROUPS; base_lr, max_lr, min_lr, eta_min of schedules) are n
+    # times what they say, and each length in iterations, of the run, of schedules and of every period, an n-th;
+    # gamma of ExponentialLR, which counts iterations, becomes its n-th power. So the curve of the rate is the same
+    # one, n times as high and an n-th as long. What has a unit or counts epochs follows by itself. Each change is
+    # printed. A resumed run keeps what it has, on however many processes. 0: nothing is scaled.
     cfg.SOLVER.REFERENCE_WORLD_SIZE = Int(0)
     # Micro-batches that one update is computed in, one after the other, for batches that do not fit into
     # memory: each has IMS_PER_BATCH / GRAD_ACCUM_STEPS images, shared by the processes, and so BatchNorm its
@@ -328,8 +330,11 @@ def get_cfg() -> CfgNode:
     # The numbers that gradients are sent and averaged in: as they are (float32), or bf16, which is half as much to
     # send, and rounds.
     cfg.DISTRIBUTED.GRADIENTS = OneOf("float32", ("float32", "bf16"))
-    # Whether the same parameters get a gradient in each update: it saves a little time, and lets parameters get
-    # none at all, which is an error else.
+    # Whether parameters may get no gradient in an update, as those of a branch that is not always taken; else that
+    # is an error on several processes. Each update then takes a little longer: they are looked for.
+    cfg.DISTRIBUTED.UNUSED_PARAMETERS = Bool(False)
+    # Whether the same parameters get a gradient in each update: it saves a little time, and lets the others get
+    # none at all, as UNUSED_PARAMETERS does. Not with accumulation.
     cfg.DISTRIBUTED.STATIC_GRAPH = Bool(False)
 
     # ---------------------------------------------------------------- run
@@ -341,7 +346,7 @@ def get_cfg() -> CfgNode:
     # (by tensors) and memory/reserved_mb (by torch).
     cfg.MEMORY_STATS = Bool(False)
     # A trace of ITERS iterations, those after the first START updates, into OUTPUT_DIR/profile, for TensorBoard
-    # or chrome://tracing; ITERS 0 is off.
+    # or chrome://tracing; ITERS 0 is off. Of several processes it is rank 0's.
     cfg.PROFILER = CfgNode()
     cfg.PROFILER.START = Duration(0)
     cfg.PROFILER.ITERS = Duration(0)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from fractions import Fraction
-from functools import reduce
+from functools import partial, reduce
 from operator import getitem
 from typing import Any
 
@@ -15,7 +16,10 @@ from .lists import ListOf
 from .node import CfgNode
 
 # Arguments of torch's schedules that count steps; elsewhere a string stays a string.
-_STEP_ARGUMENT = re.compile(r"step_size\w*|\w+_iters|milestones|T_max|T_0|total_steps")
+_STEP_ARGUMENT = re.compile(r"step_size\w*|\w+_iters|milestones|T_max|T_0|total_steps|steps_per_epoch")
+
+#: From a duration, an integer or a string with a unit, to another one.
+Change = Callable[[int | str], int | str]
 
 
 def to_iterations(
@@ -70,37 +74,57 @@ def resolve_durations(cfg: CfgNode, iters_per_epoch: Fraction | int | None = Non
     >>> solver.MAX_ITER, solver.STEPS, solver.WARMUP_ITERS
     (9000, (3000, 6000), 225)
     """
-
-    def read(key: str, value: Any, field: Field, clock: _Clock) -> Any:
-        return _read(key, cfg.source(key), value, field, clock)
-
-    whole = read("SOLVER.MAX_ITER", cfg.SOLVER.MAX_ITER, Duration(1, percent=False), (None, iters_per_epoch))
-    run: _Clock = (whole, iters_per_epoch)
-    steps = run
+    key, in_epochs = "SOLVER.MAX_ITER", partial(to_iterations, iters_per_epoch=iters_per_epoch)
+    whole = _read(key, cfg.source(key), cfg.SOLVER.MAX_ITER, Duration(1, percent=False), in_epochs)
+    in_run = partial(to_iterations, max_iter=whole, iters_per_epoch=iters_per_epoch)
+    of_schedule = in_run
     if cfg.SOLVER.LR_STEP_UNIT == "epoch":  # in which the arguments of schedules are counted
-        steps = (whole / Fraction(iters_per_epoch) if iters_per_epoch else None, 1)
+        epochs = whole / Fraction(iters_per_epoch) if iters_per_epoch else None
+        of_schedule = partial(to_iterations, max_iter=epochs, iters_per_epoch=1)
+    resolved = map_durations(cfg, in_run, of_schedule)
+    solver = resolved.SOLVER
+    if not cfg.is_set("SOLVER.WARMUP_ITERS") and whole <= solver.WARMUP_ITERS:
+        solver["WARMUP_ITERS"] = 0  # the default's share of a very short run, which no one has asked for
+    return resolved
+
+
+def map_durations(cfg: CfgNode, change: Change, of_schedule: Change) -> CfgNode:
+    """Return a copy of `cfg` with every duration changed.
+
+    Args:
+        cfg: a config with the keys of `get_cfg()`; left as it is.
+        change: for what is counted in iterations.
+        of_schedule: for the arguments of schedules, which are counted in SOLVER.LR_STEP_UNIT.
+
+    Raises:
+        ConfigError: names each key whose value is no duration, or cannot be changed.
+
+    >>> from warmstart.config import get_cfg
+    >>> cfg = get_cfg()
+    >>> cfg.merge_from_list(["SOLVER.STEPS", "100,90%", "SOLVER.LR_SCHEDULER_ARGS.step_size", 10])
+    >>> changed = map_durations(cfg, lambda value: value if isinstance(value, str) else 2 * value, str)
+    >>> changed.SOLVER.STEPS, changed.SOLVER.LR_SCHEDULER_ARGS.step_size
+    ((200, '90%'), '10')
+    """
     problems: list[str] = []
     resolved: CfgNode = cfg.clone()
     for key, field in cfg.fields():
-        if _is_duration(field) and key != "SOLVER.MAX_ITER":
+        if _is_duration(field):
             with gathering(problems):
                 node, name = _holder(resolved, key)
                 # Item access: it takes what is right by construction, and keeps the source of the value.
-                node[name] = read(key, node[name], field, run)
+                node[name] = _read(key, cfg.source(key), node[name], field, change)
     solver = resolved.SOLVER
-    solver["MAX_ITER"] = whole
-    if not cfg.is_set("SOLVER.WARMUP_ITERS") and whole <= solver.WARMUP_ITERS:
-        solver["WARMUP_ITERS"] = 0  # the default's share of a very short run, which no one has asked for
-    for name in filter(_counts_steps, list(solver.LR_SCHEDULER_ARGS)):
+    for name in filter(counts_steps, list(solver.LR_SCHEDULER_ARGS)):
         key = f"SOLVER.LR_SCHEDULER_ARGS.{name}"
         with gathering(problems):
-            value = _argument(key, cfg.source(key), solver.LR_SCHEDULER_ARGS[name], steps)
+            value = _argument(key, cfg.source(key), solver.LR_SCHEDULER_ARGS[name], of_schedule)
             solver.LR_SCHEDULER_ARGS[name] = value
     for key in ("SOLVER.LR_PHASES", "SOLVER.LR_FACTORS"):
         node, name = _holder(resolved, key)
         with gathering(problems):
             node[name] = tuple(
-                _entry(f"{key}: entry {number}", cfg.source(key), entry, steps)
+                _entry(f"{key}: entry {number}", cfg.source(key), entry, of_schedule)
                 for number, entry in enumerate(node[name], start=1)
             )
     if problems:
@@ -108,40 +132,38 @@ def resolve_durations(cfg: CfgNode, iters_per_epoch: Fraction | int | None = Non
     return resolved
 
 
-# The two lengths that units are measured by: MAX_ITER and iters_per_epoch.
-_Clock = tuple[int | Fraction | None, Fraction | int | None]
-
-
-def _entry(key: str, source: str, entry: dict[str, Any], clock: _Clock) -> dict[str, Any]:
-    """Return an entry of LR_PHASES or LR_FACTORS without units."""
+def _entry(key: str, source: str, entry: dict[str, Any], change: Change) -> dict[str, Any]:
+    """Return an entry of LR_PHASES or LR_FACTORS with its durations changed."""
     entry = dict(entry)
     if "UNTIL" in entry:
-        entry["UNTIL"] = _read(f"{key}: UNTIL", source, entry["UNTIL"], Duration(1, minimum=1), clock)
-    for name in filter(_counts_steps, entry.get("ARGS", {})):
-        entry["ARGS"] = entry["ARGS"] | {name: _argument(f"{key}: {name}", source, entry["ARGS"][name], clock)}
+        entry["UNTIL"] = _read(f"{key}: UNTIL", source, entry["UNTIL"], Duration(1, minimum=1), change)
+    for name in filter(counts_steps, entry.get("ARGS", {})):
+        entry["ARGS"] = entry["ARGS"] | {name: _argument(f"{key}: {name}", source, entry["ARGS"][name], change)}
     return entry
 
 
-def _counts_steps(name: str) -> bool:
+def counts_steps(name: str) -> bool:
+    """Return whether an argument of a schedule, by its name, is a duration.
+
+    >>> counts_steps("step_size_up"), counts_steps("gamma")
+    (True, False)
+    """
     return _STEP_ARGUMENT.fullmatch(name) is not None
 
 
-def _argument(key: str, source: str, value: Any, clock: _Clock) -> Any:
-    """Return an argument of a schedule as an integer or a list of them, null as it is."""
+def _argument(key: str, source: str, value: Any, change: Change) -> Any:
+    """Return an argument of a schedule, or a list of them, changed; null as it is."""
     if value is None:
         return None
     several = isinstance(value, (list, tuple)) or key.endswith("milestones")
-    read = _read(key, source, value, ListOf(Duration(1), ()) if several else Duration(1), clock)
+    read = _read(key, source, value, ListOf(Duration(1), ()) if several else Duration(1), change)
     return list(read) if several else read  # a list, as YAML has it
 
 
-def _read(key: str, source: str, value: Any, field: Field, clock: _Clock) -> Any:
+def _read(key: str, source: str, value: Any, field: Field, change: Change) -> Any:
     value = field.read(key, source, value)
-    max_iter, iters_per_epoch = clock
     try:
-        if isinstance(value, tuple):
-            return tuple(to_iterations(v, max_iter=max_iter, iters_per_epoch=iters_per_epoch) for v in value)
-        return to_iterations(value, max_iter=max_iter, iters_per_epoch=iters_per_epoch)
+        return tuple(map(change, value)) if isinstance(value, tuple) else change(value)
     except ConfigError as error:
         raise ConfigError(f"{key} ({source}): {error}" if source else f"{key}: {error}") from None
 

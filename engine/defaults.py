@@ -51,7 +51,7 @@ from .logs import log_to_file, silence_stdout
 from .losses import NonFiniteLossError
 from .meeting import LateError
 from .metrics import build_metric_hook
-from .parallel import data_parallel, no_sync_of, with_synchronised_norms
+from .parallel import check_of, data_parallel, no_sync_of, with_synchronised_norms
 from .picture import PictureHook
 from .precision import build_scaler, compiled
 from .records import RecordHook
@@ -182,9 +182,9 @@ def build_trainer(cfg: CfgNode, trust: bool = False, weights: bool = True) -> Tr
     if is_sharded(cfg):
         for each in (model,) if ema is None else (model, ema.model):
             shard(cfg, each, whole)
+    optimizer = build_optimizer(cfg, model)  # before torch looks at the model: it refuses what cannot train
     parallel = data_parallel(cfg, model)
     forward = model if parallel is None else parallel
-    optimizer = build_optimizer(cfg, model)
     if comm.world_size() > 1:
         seed_rank(cfg.SEED)
     return Trainer(
@@ -202,6 +202,7 @@ def build_trainer(cfg: CfgNode, trust: bool = False, weights: bool = True) -> Tr
         scaler=build_scaler(cfg, model),
         forward=compiled(forward, cfg.MODEL.COMPILE) if cfg.MODEL.COMPILE else forward,
         no_sync=no_sync_of(model if parallel is None else parallel),
+        check=check_of(cfg, parallel),
     )
 
 

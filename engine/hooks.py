@@ -60,7 +60,7 @@ class FolderHook(HookBase):
 
 
 class ProfilerHook(HookBase):
-    """Writes a trace of some iterations, which TensorBoard and chrome://tracing open.
+    """Writes a trace of some iterations of rank 0, which TensorBoard and chrome://tracing open.
 
     Args:
         start: updates done before the first iteration of the trace.
@@ -71,6 +71,7 @@ class ProfilerHook(HookBase):
     def __init__(self, start: int, iters: int, folder: str | Path) -> None:
         self.start, self.end = start, start + iters
         self.folder = Path(folder)
+        self._is_on = False  # on all ranks alike, since they settle together at its end
         self._profile: profile | None = None
 
     def before_train(self, trainer: Trainer) -> None:
@@ -80,7 +81,10 @@ class ProfilerHook(HookBase):
 
     def before_step(self, trainer: Trainer) -> None:
         """Begin where the first of the iterations begins, or a resumed run enters them."""
-        if self._profile is None and self.start <= trainer.iteration < self.end:
+        if self._is_on or not self.start <= trainer.iteration < self.end:
+            return
+        self._is_on = True
+        if comm.is_main():
             kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if trainer.device.type == "cuda" else [])]
             handler = tensorboard_trace_handler(str(self.folder))
             self._profile = profile(activities=kinds, on_trace_ready=handler)
@@ -92,20 +96,22 @@ class ProfilerHook(HookBase):
 
     def after_step(self, trainer: Trainer) -> None:
         """Mark the end of an iteration; after the last one, write the trace."""
-        if self._profile is not None and (trainer.iteration >= self.end or trainer.is_last_step):
-            self._write(self._profile, trainer)
+        if self._is_on and (trainer.iteration >= self.end or trainer.is_last_step):
+            self._write(trainer)
         elif self._profile is not None:
             self._profile.step()
 
     def after_train(self, trainer: Trainer) -> None:
         """Write what there is where a signal has cut the run off."""
-        if self._profile is not None:
-            self._write(self._profile, trainer)
+        if self._is_on:
+            self._write(trainer)
 
-    def _write(self, trace: profile, trainer: Trainer) -> None:
-        self._profile = None
+    def _write(self, trainer: Trainer) -> None:
+        self._is_on = False
         with trainer.paused():
-            trace.stop()
+            if self._profile is not None:
+                self._profile.stop()
+        self._profile = None
         logger.info("saved a profile up to iteration %d in %s", trainer.iteration, self.folder)
 
 

@@ -80,7 +80,7 @@ def launch(cfg: CfgNode, flags: Mapping[str, Any], argv: Sequence[str] | None = 
 
     Args:
         cfg: not resolved; checked here, so that what is wrong is said once.
-        flags: those of `LAUNCH_FLAGS`.
+        flags: those of `LAUNCH_FLAGS`, and --eval-only where the tool has it.
         argv: the words behind the program's name; None takes them from sys.argv.
 
     Raises:
@@ -96,7 +96,8 @@ def launch(cfg: CfgNode, flags: Mapping[str, Any], argv: Sequence[str] | None = 
 
     ranks, machines = flags["num_gpus"] or 1, flags["num_machines"] or 1
     comm.check_devices(cfg, ranks)
-    resolve_config(scaled(cfg, ranks * machines), ranks * machines)
+    every = ranks * machines
+    resolve_config(scaled(cfg, every), every, given=cfg, trains=not flags.get("eval_only"))
     store = None
     if machines == 1:
         # A port that is free, chosen where it is listened to: two runs never meet.

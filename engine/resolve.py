@@ -5,7 +5,9 @@ Nothing is built and nothing is written before this has passed.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
+from itertools import count, islice
 
 from warmstart.config import CfgNode, ConfigError, gathering, resolve_durations
 from warmstart.data import check_data, choose_backend, input_shape, train_info
@@ -18,19 +20,24 @@ from .device import check_device
 from .metrics import lr_metric
 from .parallel import check_parallel
 from .precision import check_precision
+from .scaling import check_scaled, rounded, scale_between
 
 SMALL_IMAGE = 32  # pixels a side, up to which MODEL.STEM auto takes the small stem
 
 
-def resolve_config(cfg: CfgNode, ranks: int | None = None) -> CfgNode:
+def resolve_config(
+    cfg: CfgNode, ranks: int | None = None, given: CfgNode | None = None, trains: bool = True
+) -> CfgNode:
     """Return a frozen copy of `cfg` with every duration an integer and the model's sizes filled in.
 
     MODEL.NUM_CLASSES, MODEL.IN_CHANNELS and MODEL.STEM follow from the training set where they are 0
     or "auto"; DATALOADER.BACKEND auto becomes the loader that it chooses. Resolving twice changes nothing.
 
     Args:
-        cfg: what the user wrote.
+        cfg: what the user wrote, or that as `scaled` for these processes.
         ranks: how many processes will train; None: those that this one is of.
+        given: what the user wrote, where it was scaled.
+        trains: whether training follows; an evaluation shares out no batch of an update.
 
     Raises:
         ConfigError: everything that is wrong with the config, at once.
@@ -64,7 +71,11 @@ def resolve_config(cfg: CfgNode, ranks: int | None = None) -> CfgNode:
     with gathering(problems):
         check_best(resolved)
     with gathering(problems):
-        check_accumulation(resolved, ranks)
+        if trains:
+            check_accumulation(resolved, ranks, given)
+    with gathering(problems):
+        if trains and given is not None:
+            check_scaled(given, resolved)
     with gathering(problems):
         check_parallel(resolved, ranks)
     with gathering(problems):
@@ -101,8 +112,13 @@ def check_metrics(cfg: CfgNode) -> None:
             )
 
 
-def check_accumulation(cfg: CfgNode, ranks: int = 1) -> None:
+def check_accumulation(cfg: CfgNode, ranks: int = 1, given: CfgNode | None = None) -> None:
     """Raise ConfigError where the batch of an update cannot be cut into equal micro-batches, on each of the ranks.
+
+    Args:
+        cfg: the config that will run.
+        ranks: of the run.
+        given: the same before it was scaled; None: it was not.
 
     >>> from warmstart.config import get_cfg
     >>> cfg = get_cfg()
@@ -116,20 +132,33 @@ into 8 equal micro-batches; set SOLVER.GRAD_ACCUM_STEPS to 5 or 10, or SOLVER.IM
     parts = steps * ranks
     if images % parts == 0:
         return
-    nearest_images = " or ".join(str(n) for n in (images // parts * parts, (images // parts + 1) * parts) if n)
+    written, factor, text, of_update = images, Fraction(1), f"{images} images", " an update"
+    if given is not None and (factor := scale_between(given, cfg)) != 1:
+        written = given.SOLVER.IMS_PER_BATCH
+        before, after = given.SOLVER.REFERENCE_WORLD_SIZE, cfg.SOLVER.REFERENCE_WORLD_SIZE
+        text = f"{written} images for {before} processes (SOLVER.REFERENCE_WORLD_SIZE)"
+        text, of_update = f"{text} are {images} for {after}, which", ""
+    nearest_images = " or ".join(map(str, _nearest_batches(written, factor, parts)))
     if ranks > 1:
         each = f", in {steps} micro-batches each" if steps > 1 else ""
         raise ConfigError(
-            f"{cfg.label('SOLVER.IMS_PER_BATCH')}: {images} images cannot be shared evenly by {ranks} "
+            f"{cfg.label('SOLVER.IMS_PER_BATCH')}: {text} cannot be shared evenly by {ranks} "
             f"processes{each}; set it to {nearest_images}"
         )
     divisors = [number for number in range(1, images + 1) if images % number == 0]
     nearest_steps = [*[n for n in divisors if n < steps][-1:], *[n for n in divisors if n > steps][:1]]
     raise ConfigError(
-        f"{cfg.label('SOLVER.GRAD_ACCUM_STEPS')}: {images} images an update cannot be cut into {steps} equal "
+        f"{cfg.label('SOLVER.GRAD_ACCUM_STEPS')}: {text}{of_update} cannot be cut into {steps} equal "
         f"micro-batches; set SOLVER.GRAD_ACCUM_STEPS to {' or '.join(map(str, nearest_steps))}, or "
         f"SOLVER.IMS_PER_BATCH to {nearest_images}"
     )
+
+
+def _nearest_batches(written: int, factor: Fraction, parts: int) -> Iterator[int]:
+    """Give the next smaller batch, if any, and the next larger one that can be cut into `parts` once scaled."""
+    for candidates in (range(written - 1, 0, -1), count(written + 1)):
+        fitting = (images for images in candidates if rounded(images * factor) % parts == 0)
+        yield from islice(fitting, 1)
 
 
 def _fill_model(cfg: CfgNode, num_classes: int) -> None:

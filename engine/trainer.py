@@ -158,6 +158,7 @@ class Trainer:
         forward: called in training in place of the model, as a compiled or a data parallel form of it.
         no_sync: a context within which gradients stay on their rank, for all micro-batches of an update but the
             last; as of torch's DistributedDataParallel.
+        check: called when the gradients of an update are there; raises where they are not those of all ranks.
 
     >>> model = nn.Linear(2, 1)
     >>> class Loss(nn.Module):
@@ -188,10 +189,12 @@ class Trainer:
         scaler: LossScaler | None = None,
         forward: Callable[..., Mapping[str, Tensor]] | None = None,
         no_sync: Callable[[], AbstractContextManager[None]] = nullcontext,
+        check: Callable[[], None] | None = None,
     ) -> None:
         self.model = model
         self.forward = model if forward is None else forward
         self.no_sync = no_sync
+        self.check = check
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.data_loader = data_loader
@@ -353,6 +356,8 @@ class Trainer:
         buffers = {name: b.clone() for name, b in self.model.named_buffers()} if self.skipped.limit else {}
         self._zero_grad()
         values = self._backward(batch) if self.accum_steps == 1 else self._gradients(batch)
+        if self.check is not None:
+            self.check()
         overflow = None if self.scaler is None else self.scaler.unscale(self.optimizer)
         for call in after_backward:
             call(self)

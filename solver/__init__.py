@@ -1,8 +1,9 @@
 """The solver: optimizers with their parameter groups, and rates that are functions of the iteration."""
 
 from .build import build_optimizer, check_solver
+from .build_curves import named_schedules
 from .build_schedule import build_lr_scheduler, build_schedule, check_schedule, follows_metrics
-from .catalog import PLATEAU, register_lr_scheduler, schedule_names
+from .catalog import PLATEAU, SCHEDULES, register_lr_scheduler, schedule_names
 from .clipping import GradientClipping, build_gradient_clipping
 from .describe import describe_groups, describe_plan
 from .ema import EMA, build_ema
@@ -20,6 +21,7 @@ from .torch_names import register_lr_lambda
 __all__ = [
     "EMA",
     "PLATEAU",
+    "SCHEDULES",
     "Curve",
     "GradientClipping",
     "Group",
@@ -47,6 +49,7 @@ __all__ = [
     "drops",
     "follows_metrics",
     "get_default_optimizer_params",
+    "named_schedules",
     "picture_path",
     "plan_picture",
     "register_lr_lambda",

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     refuse_ranks("plain_train_net.py is one process; train_net.py is as many as you like")
     _, cfg = read_command_line(argv, (), "Train the model that a YAML file describes, in one plain loop.")
     setup_logging()
-    cfg = resolve_config(scaled(cfg, 1))
+    cfg = resolve_config(scaled(cfg, 1), given=cfg)
     with hold_folder(cfg):
         train(cfg)
     return 0

@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with process_group(cfg):
         setup_logging()
         with together():
-            resolved = resolve_config(scaled(cfg, world_size()))
+            resolved = resolve_config(scaled(cfg, world_size()), given=cfg, trains=not flags["eval_only"])
         if flags["eval_only"]:
             return evaluate_only(resolved, flags["resume"], flags["trust_checkpoint"])
         with hold_folder(resolved):
@@ -101,7 +101,7 @@ def train(given: CfgNode, cfg: CfgNode, flags: Mapping[str, Any]) -> int:
         start = read_parts(cfg, start)
     if start is not None and scale_of(start):
         with together():
-            cfg = resolve_config(scaled(given, scale_of(start)))
+            cfg = resolve_config(scaled(given, scale_of(start)), given=given)
     log_scaling(given, cfg)
     if start is not None:
         with together():

@@ -384,8 +384,11 @@ def test_a_config_for_another_number_of_processes_is_scaled_and_each_change_prin
         "scaled by SOLVER.REFERENCE_WORLD_SIZE: SOLVER.BASE_LR: 0.05 -> 0.025",
         "scaled by SOLVER.REFERENCE_WORLD_SIZE: SOLVER.STEPS: ('50%', 9) -> ('50%', 18)",
         "scaled by SOLVER.REFERENCE_WORLD_SIZE: SOLVER.WARMUP_ITERS: 4 -> 8",
+        "scaled by SOLVER.REFERENCE_WORLD_SIZE: SOLVER.EMA.PERIOD: 1 -> 2",
         "scaled by SOLVER.REFERENCE_WORLD_SIZE: SOLVER.CHECKPOINT_PERIOD: 5000 -> 10000",
         "scaled by SOLVER.REFERENCE_WORLD_SIZE: TEST.EVAL_PERIOD: 7 -> 14",
+        "scaled by SOLVER.REFERENCE_WORLD_SIZE: TEST.PRECISE_BN.NUM_ITER: 200 -> 400",
+        "scaled by SOLVER.REFERENCE_WORLD_SIZE: LOG_PERIOD: 5 -> 10",
     ]
     assert "plan: 28 iterations = 2.3 epochs of 48 samples; warm-up ends at 8; drops at 14, 18;" in out
     # From its config.yaml, or by the words of the command, a resumed run is what it was.

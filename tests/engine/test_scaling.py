@@ -1,0 +1,156 @@
+"""On k times the SOLVER.REFERENCE_WORLD_SIZE the curve of the rate is k times as high, and a k-th as long."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from warmstart.config import CfgNode, ConfigError, get_cfg
+from warmstart.engine import resolve_config, scaled
+from warmstart.solver import build_plan
+from warmstart.tools import train_net
+
+Tiny = Callable[..., CfgNode]
+
+
+def cfg_of(*words: Any) -> CfgNode:
+    cfg = get_cfg()
+    cfg.merge_from_list(["SOLVER.REFERENCE_WORLD_SIZE", 1, "SOLVER.MAX_ITER", 80, "SOLVER.BASE_LR", 0.1, *words])
+    return cfg
+
+
+def named(name: str, *words: Any, **arguments: Any) -> list[Any]:
+    return ["SOLVER.LR_SCHEDULER_NAME", name, "SOLVER.LR_SCHEDULER_ARGS", arguments, *words]
+
+
+def test_each_key_that_is_scaled_is_printed_old_and_new(
+    tiny_words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*tiny_words, "SOLVER.REFERENCE_WORLD_SIZE=2", "SOLVER.LR_SCHEDULER_NAME=StepLR"]
+    words += ["SOLVER.LR_SCHEDULER_ARGS.step_size=5", "SOLVER.PARAM_GROUPS=[{MATCH: bias, LR: 0.02}]"]
+    words += ["SOLVER.BASE_LR_END=0.001", "SOLVER.MAX_ITER=7", "LOG_PERIOD=5ep"]
+    assert train_net.main(words) == 0
+    said = [
+        line.partition("WORLD_SIZE: ")[2] for line in capsys.readouterr().out.splitlines() if "scaled by" in line
+    ]
+    assert said == [
+        "SOLVER.IMS_PER_BATCH: 8 -> 4",
+        "SOLVER.REFERENCE_WORLD_SIZE: 2 -> 1",
+        "SOLVER.MAX_ITER: 7 -> 14",
+        "SOLVER.BASE_LR: 0.05 -> 0.025",
+        "SOLVER.BASE_LR_END: 0.001 -> 0.0005",
+        "SOLVER.LR_SCHEDULER_ARGS.step_size: 5 -> 10",
+        "SOLVER.STEPS: (9,) -> (18,)",
+        "SOLVER.WARMUP_ITERS: 4 -> 8",
+        "SOLVER.PARAM_GROUPS: ({'MATCH': 'bias', 'LR': 0.02},) -> ({'MATCH': 'bias', 'LR': 0.01},)",
+        "SOLVER.EMA.PERIOD: 1 -> 2",
+        "SOLVER.CHECKPOINT_PERIOD: 5000 -> 10000",
+        "TEST.PRECISE_BN.NUM_ITER: 200 -> 400",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("StepLR", {"step_size": 10}, {"step_size": 5}),
+        ("StepLR", {"step_size": "10ep", "gamma": 0.5}, {"step_size": "10ep", "gamma": 0.5}),
+        ("MultiStepLR", {"milestones": [30, "50%", 61]}, {"milestones": [15, "50%", 31]}),
+        ("MultiStepLR", {"milestones": "30,60"}, {"milestones": [15, 30]}),
+        ("ConstantLR", {}, {"total_iters": 3}),
+        ("LinearLR", {"total_iters": 40, "start_factor": 0.5}, {"total_iters": 20, "start_factor": 0.5}),
+        ("CosineAnnealingLR", {"T_max": 40, "eta_min": 0.01}, {"T_max": 20, "eta_min": 0.02}),
+        ("CosineAnnealingLR", {"T_max": None}, {"T_max": None}),
+        ("CosineAnnealingWarmRestarts", {"T_0": 10, "T_mult": 2}, {"T_0": 5, "T_mult": 2}),
+        (
+            "CyclicLR",
+            {"base_lr": 0.01, "max_lr": [0.1, 0.2], "step_size_down": 8},
+            {"base_lr": 0.02, "max_lr": [0.2, 0.4], "step_size_down": 4, "step_size_up": 1000},
+        ),
+        ("OneCycleLR", {"max_lr": 1, "total_steps": 80}, {"max_lr": 2.0, "total_steps": 40}),
+        (
+            "OneCycleLR",
+            {"max_lr": 0.1, "epochs": 2, "steps_per_epoch": 40},
+            {"max_lr": 0.2, "epochs": 2, "steps_per_epoch": 20},
+        ),
+        ("ReduceLROnPlateau", {"min_lr": 0.001, "patience": 3}, {"min_lr": 0.002, "patience": 3}),
+        ("ExponentialLR", {"gamma": 0.5}, {"gamma": 0.25}),
+    ],
+)
+def test_arguments_that_are_lengths_or_rates_are_scaled(
+    name: str, before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    found = scaled(cfg_of(*named(name, **before)), 2).SOLVER.LR_SCHEDULER_ARGS
+    assert found == after
+    for composed, key in (("SequentialLR", "LR_PHASES"), ("ChainedScheduler", "LR_FACTORS")):
+        cfg = cfg_of("SOLVER.LR_SCHEDULER_NAME", composed, f"SOLVER.{key}", [{"NAME": name, "ARGS": before}])
+        assert scaled(cfg, 2).SOLVER[key] == ({"NAME": name, "ARGS": after},)
+
+
+PHASES = [
+    {"NAME": "LinearLR", "ARGS": {"total_iters": 24}, "UNTIL": 24},
+    {"NAME": "CosineAnnealingWarmRestarts", "ARGS": {"T_0": 8, "eta_min": 0.01}},
+]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["SOLVER.STEPS", (20, "50%", 60)],
+        ["SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR", "SOLVER.BASE_LR_END", 0.01],
+        ["SOLVER.LR_SCHEDULER_NAME", "WarmupStableDecayLR", "SOLVER.DECAY_ITERS", 20],
+        named("StepLR", step_size=20),
+        named("ExponentialLR", gamma=0.95),
+        named("CosineAnnealingLR", eta_min=0.01),
+        named("PolynomialLR", total_iters=64),
+        named("OneCycleLR", max_lr=0.5, cycle_momentum=False),
+        named("CyclicLR", base_lr=0.01, max_lr=0.2, step_size_up=12, mode="exp_range", gamma=0.9),
+        named("SequentialLR", "SOLVER.LR_PHASES", PHASES),
+        named("ChainedScheduler", "SOLVER.LR_FACTORS", [{"NAME": "StepLR", "ARGS": {"step_size": 20}}, PHASES[1]]),
+        [*named("StepLR", step_size=20), "SOLVER.PARAM_GROUPS", [{"MATCH": "bias", "LR": 0.02}]],
+    ],
+)
+def test_the_curve_is_the_same_one_higher_and_shorter(words: list[Any]) -> None:
+    """But for OneCycleLR, whose turns are at one update less than a share of the whole, as in torch."""
+    given = cfg_of("SOLVER.WARMUP_ITERS", 8, "SOLVER.IMS_PER_BATCH", 16, *words)
+    long, short = (resolve_config(scaled(given, ranks), ranks, given=given) for ranks in (1, 4))
+    assert (short.SOLVER.MAX_ITER, short.SOLVER.IMS_PER_BATCH) == (20, 64)
+    off = 0.1 if "OneCycleLR" in words else 1e-9
+    for one, four in zip(build_plan(long), build_plan(short), strict=True):
+        assert [four.rate(t) / 4 for t in range(20)] == pytest.approx(
+            [one.rate(4 * t) for t in range(20)], abs=off
+        )
+
+
+def test_what_counts_epochs_is_not_scaled() -> None:
+    words = ["SOLVER.LR_STEP_UNIT", "epoch", *named("CosineAnnealingLR", T_max=40, eta_min=0.01)]
+    assert scaled(cfg_of(*words), 2).SOLVER.LR_SCHEDULER_ARGS == {"T_max": 40, "eta_min": 0.02}
+    assert (
+        scaled(cfg_of("SOLVER.LR_STEP_UNIT", "epoch", *named("ExponentialLR", gamma=0.5)), 2).SOLVER.MAX_ITER == 40
+    )
+
+
+@pytest.mark.parametrize("name", ["LambdaLR", "MultiplicativeLR"])
+def test_a_function_of_the_iteration_is_refused_but_for_epochs_and_evaluation(name: str, tmp_path: Path) -> None:
+    given = cfg_of(*named(name, lr_lambda="math:cos"))
+    with pytest.raises(ConfigError) as error:
+        resolve_config(scaled(given, 2), 2, given=given)
+    assert str(error.value) == (
+        f"SOLVER.REFERENCE_WORLD_SIZE (override): {name} computes from the number of the iteration, which cannot "
+        "be scaled; set it to 0, or SOLVER.LR_STEP_UNIT to epoch"
+    )
+    resolve_config(scaled(given, 1), 1, given=given)
+    resolve_config(scaled(given, 2), 2, given=given, trains=False)
+    given.merge_from_list(["SOLVER.LR_STEP_UNIT", "epoch"])
+    resolve_config(scaled(given, 2), 2, given=given)
+
+
+def test_a_config_stays_frozen_and_keeps_who_has_set_what() -> None:
+    given = cfg_of(*named("StepLR", step_size=10))
+    given.freeze()
+    cfg = scaled(given, 2)
+    assert cfg.is_frozen()
+    assert given.SOLVER.LR_SCHEDULER_ARGS == {"step_size": 10}
+    assert cfg.label("SOLVER.LR_SCHEDULER_ARGS.step_size") == "SOLVER.LR_SCHEDULER_ARGS.step_size (override)"
