@@ -92,8 +92,12 @@ def test_a_launch_says_it_and_lets_an_evaluation_pass(
     with pytest.raises(ConfigError, match=r"64 images for 3 processes .* set it to 63 or 66$"):
         train_net.main(words)
     started: list[object] = []
-    launcher = "torch.distributed.launcher.api.elastic_launch"
-    monkeypatch.setattr(launcher, lambda *given: lambda *words: started.append(words))
+
+    def run(agent: object) -> SimpleNamespace:
+        started.append(agent)
+        return SimpleNamespace(is_failed=lambda: False)
+
+    monkeypatch.setattr("warmstart.engine.agent.Agent.run", run)
     assert train_net.main([*words, "--eval-only", "MODEL.WEIGHTS=none.pth"]) == 0
     assert len(started) == 1
 
