@@ -142,9 +142,10 @@ class ScoreHook(HookBase):
         """
         if not trainer.is_due(self.period):
             return
-        if self.metric not in trainer.scalars:
-            raise _unknown_score("TEST.BEST.METRIC", self.metric, list(trainer.scalars))
-        value = comm.share(float(trainer.scalars[self.metric]))  # a user's own may differ
+        scores = comm.share(trainer.scalars)  # a user's own may differ
+        if self.metric not in scores:
+            raise _unknown_score("TEST.BEST.METRIC", self.metric, list(scores))
+        value = float(scores[self.metric])
         better = is_better(value, self.best, self.mode, self.min_delta)
         if better:
             self.best, self.best_iteration = value, trainer.iteration

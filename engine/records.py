@@ -109,7 +109,8 @@ class RecordHook(HookBase):
 
     def after_step(self, trainer: Trainer) -> None:
         """Write a record where one is due."""
-        if every(self.period, trainer.iteration) or trainer.scalars or trainer.is_last_step:
+        due = every(self.period, trainer.iteration) or trainer.is_last_step
+        if due or trainer.is_wanted(trainer.scalars):
             trainer.settle()
             begin, self._mark = self._mark, _Mark.now(trainer)
             scores, trainer.scalars = trainer.scalars, {}

@@ -116,7 +116,7 @@ class CheckpointHook(HookBase):
             SaveError: this is the run's last save, and it failed.
         """
         last = trainer.is_last_step or bool(trainer.interrupted)
-        if not (last or trainer.save_as or every(self.period, trainer.iteration)):
+        if not (last or every(self.period, trainer.iteration) or trainer.is_wanted(trainer.save_as)):
             return
         with trainer.paused():
             owed = self._finish()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -40,8 +40,8 @@ class _GivenUp(Exception):
 class HookBase:
     """What runs around the loop. Each method gets the trainer; keep no reference to it.
 
-    On several ranks each runs all hooks. What one puts into `trainer.scalars` or `trainer.save_as`, it does at the
-    same iterations on all, under the same names; rank 0's is what counts.
+    On several ranks each runs all hooks, and what rank 0 puts into `trainer.scalars` or `trainer.save_as` is what
+    counts, whatever the others do; it may have to wait for a later update, see `Trainer.is_wanted`.
 
     Events, in the order of one iteration, hooks in the order of the list:
 
@@ -78,9 +78,9 @@ class HookBase:
     def next_due(self, iteration: int) -> float:
         """Return after how many updates after_step has something to do again, `iteration` being done.
 
-        It is called then, after the last update, and where a signal comes, a hook has asked for a stop, a
-        checkpoint (`save_as`) or a record (`scalars`); also where another hook is due, so it looks again itself.
-        By default it is due after each update.
+        It is called then, after the last update, and where a signal comes, a hook has asked for a stop or, in one
+        process, a checkpoint (`save_as`) or a record (`scalars`); also where another hook is due, so it looks
+        again itself. By default it is due after each update. On several ranks it is the same number on all.
         """
         return iteration + 1
 
@@ -216,6 +216,9 @@ class Trainer:
         #: Whether what hooks do in after_step was given up in this iteration, and is to be done by a resumed run.
         self.pending = False
         self._due = 0.0
+        self._hooks_due, self._each_is_due = math.inf, False
+        self._settled_at = -1  # the count of updates of which all losses are read
+        self._is_alone = comm.world_size() == 1
         self._stops = Stops()
         self._asked_to_stop = ""  # by the iteration that a checkpoint holds
         #: Further names under which this iteration's checkpoint is saved; the checkpoint hook empties it.
@@ -270,7 +273,7 @@ class Trainer:
                 if self.ema is not None and updated:
                     self.ema.update(self.model, self.iteration)
                 due = self.iteration >= self._due or stops.signum or stops.reason
-                if due or self.scalars or self.save_as:
+                if due or (self._is_alone and (self.scalars or self.save_as)):
                     self._after_step(after_step)
             ended = self.is_last_step and not self.pending
             if ended and self.stop_reason:
@@ -326,11 +329,12 @@ class Trainer:
         self.is_last_step = self._is_over()
         self.interrupted = self._stops.signum
         self.pending = False
+        waiting = {} if self._is_alone else dict(self.scalars)
         try:
             for call in calls:
                 call(self)
         except _GivenUp:
-            self.pending, self.interrupted, self.scalars = True, self._stops.signum, {}
+            self.pending, self.interrupted, self.scalars = True, self._stops.signum, waiting
             logger.info("iteration %d is evaluated when the run goes on", self.iteration)
             for hook in self.hooks:
                 if hook.runs_last:
@@ -340,8 +344,26 @@ class Trainer:
     def _next_due(self) -> float:
         """Return the count of updates after which a hook has something to do again, at the latest the last."""
         overriding = [hook for hook in self.hooks if _overrides(hook, "after_step")]
-        limit = min(self.max_iter, self._stops.agree_at)
-        return min([limit, *(hook.next_due(self.iteration) for hook in overriding)])
+        self._each_is_due = not all(_overrides(hook, "next_due") for hook in overriding)
+        self._hooks_due = min((hook.next_due(self.iteration) for hook in overriding), default=math.inf)
+        return min(self._hooks_due, self.max_iter, self._stops.agree_at)
+
+    def is_wanted(self, asked: Collection[str]) -> bool:
+        """Return whether to act in this after_step on what is in `scalars` or `save_as`.
+
+        In one process that is wherever there is something in it. On several ranks what is there on rank 0 counts,
+        and only where all ask for it; else it waits. They ask where the losses of this update are read, as where a
+        record or an evaluation is due by its period, and in and after a block `with trainer.paused():`, which all
+        enter. They also ask where a hook is due by its `next_due`, unless a hook without one is due after each
+        update: to ask takes some tenths of a millisecond. Waits for all ranks.
+
+        Args:
+            asked: one of the two.
+        """
+        if self._is_alone:
+            return bool(asked)
+        ask = self._settled_at == self.iteration or (self.iteration == self._hooks_due and not self._each_is_due)
+        return ask and comm.greatest([comm.is_main() and bool(asked)]) == [1]
 
     def run_step(self, batches: Iterator[Any], after_backward: Iterable[Any] = ()) -> bool:
         """Do one update: a batch, its losses, gradients, the optimizer, the scheduler.
@@ -490,6 +512,7 @@ class Trainer:
             overflowed = self.losses.settle(self.iteration)
         except NonFiniteLossError as error:
             raise self._ruined(str(error), error.iteration, error.rank) from None
+        self._settled_at = self.iteration
         self._stops.agree_next(self.iteration)
         if self.scaler is not None and not self.skipped.limit:  # else they were counted one by one
             self._count_overflows(overflowed, self.scaler)
@@ -542,6 +565,7 @@ class Trainer:
             "skipped": self.skipped.state_dict(),
             "rates": [float(rate) for rate in self.rates],
             "pending": self.pending,
+            "scalars": {name: float(value) for name, value in self.scalars.items()},
             # Why the run stops with its next iteration, and why it has stopped with this one.
             "stop": "" if over else self._stops.asked,
             "stopped": self.stop_reason if over else "",
@@ -577,6 +601,7 @@ class Trainer:
         self.skipped.load_state_dict(own["skipped"])
         self.rates = list(own["rates"])
         self.pending, self._asked_to_stop = own["pending"], own["stop"]
+        self.scalars = dict(own.get("scalars", {}))  # older checkpoints have none
         names = [OWN_STATE, *(hook.name for hook in self.hooks)]
         for name in state["hooks"]:
             if name not in names and state["hooks"][name]:

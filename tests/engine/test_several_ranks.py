@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from warmstart.config import CfgNode, ConfigError
-from warmstart.engine import load_checkpoint, rank, resolve_config, scaled
+from warmstart.engine import (
+    HookBase,
+    Trainer,
+    load_checkpoint,
+    next_multiple,
+    rank,
+    register_hook,
+    resolve_config,
+    scaled,
+)
+from warmstart.engine.defaults import _HOOKS
 from warmstart.modeling import register_model
 from warmstart.modeling.catalog import _REGISTRY
 from warmstart.tools import train_net
@@ -196,3 +208,88 @@ def test_a_static_graph_needs_no_search(tiny: Tiny) -> None:
         "DISTRIBUTED.UNUSED_PARAMETERS (override): with DISTRIBUTED.STATIC_GRAPH torch finds once which "
         "parameters get no gradient; set one of the two to false"
     )
+
+
+class Puts(HookBase):
+    """Puts a scalar, and a name to save under, every `period` updates on one rank; called after each update."""
+
+    def __init__(self, label: str, period: int, rank: int) -> None:
+        self.label, self.period, self.rank = label, period, rank
+
+    @property
+    def name(self) -> str:
+        return self.label
+
+    def put(self, trainer: Trainer, iteration: int) -> None:
+        if iteration % self.period == 0 and rank() == self.rank:
+            trainer.scalars[self.label] = float(iteration)
+            trainer.save_as.add(f"{self.label}.pth")
+
+    def after_step(self, trainer: Trainer) -> None:
+        self.put(trainer, trainer.iteration)
+
+
+class PutsWhenDue(Puts):
+    def next_due(self, iteration: int) -> float:
+        return next_multiple(self.period, iteration)
+
+
+class PutsBefore(Puts):
+    """Puts it before the update is done."""
+
+    after_step = HookBase.after_step
+
+    def before_step(self, trainer: Trainer) -> None:
+        self.put(trainer, trainer.iteration + 1)
+
+
+class PutsPaused(Puts):
+    """Puts it where all ranks read the losses."""
+
+    def after_step(self, trainer: Trainer) -> None:
+        if trainer.iteration % self.period == 0:
+            with trainer.paused():
+                super().after_step(trainer)
+
+
+@pytest.mark.parametrize(
+    ("hooks", "found", "waiting"),
+    [
+        (
+            [PutsWhenDue("a", 3, rank=0), PutsWhenDue("b", 3, rank=1), PutsBefore("c", 4, rank=0)],
+            [
+                (3, {"a": 3}),
+                (5, {"c": 4}),
+                (6, {"a": 6}),
+                (9, {"a": 9, "c": 8}),
+                (10, {}),
+                (12, {"a": 12, "c": 12}),
+            ],
+            {},
+        ),
+        (
+            [Puts("a", 3, rank=0), Puts("b", 3, rank=1), PutsPaused("c", 4, rank=0)],
+            [(4, {"a": 3, "c": 4}), (5, {}), (8, {"a": 6, "c": 8}), (10, {"a": 9}), (12, {"a": 12, "c": 12})],
+            {"a": 6},
+        ),
+    ],
+)
+def test_what_one_rank_puts_into_a_record_or_save_counts_on_rank_0_and_leaves_none_waiting_for_others(
+    tiny_words: list[str], tmp_path: Path, hooks: list[Puts], found: list[Any], waiting: dict[str, float]
+) -> None:
+    """At once where all ranks ask rank 0 for it, else a little later; no checkpoint in between loses it."""
+    for hook in hooks:
+        register_hook(hook.label, lambda cfg, hook=hook: hook)  # type: ignore[misc]
+    try:
+        ended = trained(tmp_path, 2, [*tiny_words, "SOLVER.CHECKPOINT_PERIOD=7"])
+    finally:
+        for hook in hooks:
+            _HOOKS.pop(hook.label)
+    assert codes(ended) == [0, 0], ended
+    out = tmp_path / "out"
+    records = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
+    named = [(r["iteration"], {name: r[name] for name in ("a", "b", "c") if name in r}) for r in records]
+    assert named == [*found, (14, {})]
+    saved = {path.name: load_checkpoint(path)["iteration"] for path in out.glob("?.pth")}
+    assert saved == {"a.pth": 12, "c.pth": 12}
+    assert load_checkpoint(out / "model_0000006.pth")["hooks"]["trainer"]["scalars"] == waiting
