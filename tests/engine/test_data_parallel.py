@@ -313,10 +313,12 @@ def test_losses_are_sent_once_a_record_and_nothing_else_but_gradients(
         assert gradients == dict.fromkeys(ours, 1)
         assert ours.pop("update 40")[:2] == ["all_gather", "all_gather"]  # then scores, and the checkpoint
         once = {
-            "update 1": ["all_reduce", "all_gather", "all_gather"],  # its time; the picture of the plan is drawn
+            # Its time; the picture of the plan is drawn; whether rank 0 wants a record, and a checkpoint.
+            "update 1": ["all_reduce", "all_gather", "all_gather", "all_reduce", "all_reduce"],
             "update 2": ["broadcast", "broadcast", "all_reduce"],  # torch's, on how it cuts buckets
         }
-        losses = {f"update {number}": ["all_gather", "all_gather"] for number in (10, 20, 30)}
+        # With each record all ask whether rank 0 wants a checkpoint.
+        losses = {f"update {number}": ["all_gather", "all_gather", "all_reduce"] for number in (10, 20, 30)}
         stop = {f"update {number}": ["all_reduce"] for number in (11, 21, 31)}
         assert {mark: names for mark, names in ours.items() if names} == once | losses | stop
 
