@@ -19,6 +19,7 @@ from .device import check_device, get_device, prepare_torch
 from .evaluation import evaluate, evaluation_mode
 from .first_weights import init_from_data
 from .fsdp import build_for_ranks, is_sharded, shard, take_weights
+from .hook_base import HookBase, every, next_multiple
 from .hooks import EvaluationHook, FolderHook, PreciseBNHook, ProfilerHook
 from .launch import LAUNCH_FLAGS, adopt_slurm, launch, refuse_ranks, wants_launch
 from .logs import setup_logging
@@ -48,7 +49,7 @@ from .scale_model import MODES, Cluster, Link, Prediction, Profile, Work, predic
 from .scaling import log_scaling, scale_of, scaled
 from .signals import Interrupted, stop_signals
 from .step_profile import measure_loader, measure_profile
-from .trainer import HookBase, Trainer, every, next_multiple
+from .trainer import Trainer
 from .writers import ConsoleWriter, JSONWriter, PictureWriter, TensorBoardWriter, Writer
 
 __all__ = [

@@ -12,7 +12,8 @@ from warmstart.config import CfgNode, ConfigError, nearest
 
 from . import comm
 from .checkpoint import BEST, PARTS_IN, checkpoint_name, load_checkpoint, save_checkpoint, set_aside
-from .trainer import OWN_STATE, HookBase, Trainer, next_multiple
+from .hook_base import HookBase, next_multiple
+from .trainer import OWN_STATE, Trainer
 
 logger = logging.getLogger(__name__)
 

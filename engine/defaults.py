@@ -46,6 +46,7 @@ from .device import NO_DETERMINISTIC_KERNEL, describe_profile, get_device, prepa
 from .evaluation import evaluate
 from .first_weights import init_from_data
 from .fsdp import build_for_ranks, computing_device, is_sharded, shard, take_weights
+from .hook_base import HookBase
 from .hooks import EvaluationHook, FolderHook, PreciseBNHook, ProfilerHook
 from .logs import log_to_file, silence_stdout
 from .losses import NonFiniteLossError
@@ -59,7 +60,7 @@ from .resolve import iters_per_epoch, resolve_config
 from .rng import seed_rank
 from .saving import CheckpointHook, SaveError
 from .signals import leave, stop_signals
-from .trainer import HookBase, Trainer
+from .trainer import Trainer
 from .writers import ConsoleWriter, JSONWriter, TensorBoardWriter, Writer, memory_stats, score_lines
 
 logger = logging.getLogger(__name__)

@@ -15,10 +15,11 @@ from torch.profiler import ProfilerActivity, profile, tensorboard_trace_handler
 from . import comm
 from .batches import micro_batch
 from .checkpoint import refuse_used_folder, remove_leftovers
+from .hook_base import HookBase, next_multiple
 from .lock import hold
 from .precise_bn import norm_layers, update_statistics
 from .saving import finish_saves
-from .trainer import HookBase, Trainer, next_multiple
+from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,8 @@ from warmstart.config import CfgNode, nearest
 from warmstart.solver import PLATEAU, MetricLR, follows_metrics
 
 from . import comm
-from .trainer import HookBase, Trainer
+from .hook_base import HookBase
+from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from warmstart.solver import ScheduleLR, plan_picture, save_picture, scheduler_plan
 
 from . import comm
-from .trainer import HookBase, Trainer
+from .hook_base import HookBase
+from .trainer import Trainer
 from .writers import PictureWriter, Writer
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from warmstart.config import ConfigError
 
-from .trainer import HookBase, Trainer, every, next_multiple
+from .hook_base import HookBase, every, next_multiple
+from .trainer import Trainer
 from .writers import Record, RetryingWriter, Writer
 
 _APART = 0.25  # seconds between writing records, at most

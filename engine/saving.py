@@ -29,10 +29,11 @@ from .checkpoint import (
 )
 from .device import versions
 from .fsdp import is_cut_model
+from .hook_base import HookBase, every, next_multiple
 from .manifest import MANIFEST, add_to_manifest, prune
 from .overwrite import FOLDER as OVERWRITTEN
 from .overwrite import delete_overwritten
-from .trainer import HookBase, Trainer, every, next_multiple
+from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
