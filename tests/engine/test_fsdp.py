@@ -195,7 +195,15 @@ def test_a_resume_on_as_many_ranks_is_the_unbroken_run_to_the_last_bit(
 
 
 @pytest.mark.need("D1", "D2")
-@pytest.mark.parametrize("damage", ["flipped", "truncated", "missing", "without metadata"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "flipped",
+        pytest.param("truncated", marks=pytest.mark.soak),
+        pytest.param("missing", marks=pytest.mark.soak),
+        pytest.param("without metadata", marks=pytest.mark.soak),
+    ],
+)
 def test_a_damaged_part_costs_its_checkpoint_alone(
     half: Path, whole: Path, words: list[str], tmp_path: Path, damage: str
 ) -> None:
@@ -256,6 +264,7 @@ FileSystemWriter.write_data = fail
     assert_same_final(whole, out)
 
 
+@pytest.mark.soak
 def test_a_rank_whose_disk_hangs_is_waited_for_as_long_as_the_config_says(
     words: list[str], tmp_path: Path
 ) -> None:
@@ -374,7 +383,7 @@ def test_export_puts_weights_in_parts_together(half: Path, tmp_path: Path) -> No
     assert_close(load_checkpoint(half / "model_final.pth")["model"], weights)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("precision", [pytest.param("float32", marks=pytest.mark.soak), "bf16"])
 def test_bf16_and_parts_in_the_hosts_memory_train(words: list[str], tmp_path: Path, precision: str) -> None:
     more = ["MODEL.FSDP.CPU_OFFLOAD=true", "MODEL.FSDP.RESHARD_AFTER_FORWARD=false", "SOLVER.BASE_LR=0.01"]
     more += ["MODEL.ACTIVATION_CHECKPOINTING=[block2]"]
