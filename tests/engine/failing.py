@@ -25,11 +25,11 @@ class Fail(HookBase):
         self.mark = mark
 
     def after_step(self, trainer: Trainer) -> None:
-        if trainer.iteration != 8 or self.mark.exists():
+        if trainer.iteration != 8:
             return
         if rank() == 0 and FAIL == "raise beside work":
             time.sleep(LONG)
-        if rank() != 1:
+        if rank() != 1 or self.mark.exists():
             return
         self.mark.touch()
         if FAIL == "hang":
