@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,7 @@ sys.exit(137)
     life._process = subprocess.Popen([sys.executable, "-c", launcher])
     found: list[tuple[int, int]] = []
     while len(found) < 5:
+        time.sleep(0.5)  # in which they get on: who is frozen again and again starts nothing
         found = frozen(life._process.pid)
         assert [state(pid) for pid, _ in found] == ["T"] * len(found)
         for pid, _ in found:
