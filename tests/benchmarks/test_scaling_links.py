@@ -42,6 +42,7 @@ def test_ranks_send_and_hold_what_is_predicted() -> None:
     assert_as_predicted(found["fsdp in turn"], sent_mib=24, held_mib=4 * 6)
 
 
+@pytest.mark.soak
 def test_sums_in_two_levels_send_less_between_machines_than_a_ring_of_all_ranks() -> None:
     found = lines_of("--ranks", "4", "--per-machine", "2")
     assert_as_predicted(found["ddp"], sent_mib=2 * 3 / 4 * 34, held_mib=4 * 34)
