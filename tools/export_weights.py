@@ -24,7 +24,7 @@ with interruptible(__name__):
     from torch import Tensor
 
     from warmstart.config import ConfigError, Flag, parse_command_line
-    from warmstart.engine import files, load_checkpoint, load_newest, run_tool, setup_logging
+    from warmstart.engine import files, load_checkpoint, load_newest, refuse_ranks, run_tool, setup_logging
 
 logger = logging.getLogger("warmstart.tools")
 
@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n".join(f"  {flag.name:<24} {flag.help}" for flag in FLAGS))
         return 0
     flags, words = parse_command_line(argv, FLAGS)
+    refuse_ranks("export_weights.py is one process")
     if len(words) != 2 or Path(words[1]).suffix != ".safetensors":
         raise ConfigError(f"command line: expected {USAGE}; got {' '.join(words) or 'nothing'}")
     source, target = map(Path, words)

@@ -27,6 +27,7 @@ with interruptible(__name__):
         measure_profile,
         predict,
         read_command_line,
+        refuse_ranks,
         resolve_config,
         run_tool,
         workers_needed,
@@ -115,6 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Predict how fast a config trains on many devices, and in how much memory, from what one device does."
     )
     flags, cfg = read_command_line(argv, FLAGS, summary)
+    refuse_ranks("plan_scale.py is one process")
     times, numbers, cluster = given_times(flags), list(dict.fromkeys(flags["gpus"] or _GPUS)), build_cluster(flags)
     for devices in numbers:
         try:

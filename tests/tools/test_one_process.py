@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from warmstart.config import ConfigError
-from warmstart.tools import find_lr, plain_train_net, plot_lr
+from warmstart.tools import find_lr, plain_train_net, plan_scale, plot_lr
 
 from ..engine.ranks import Ranks
 
 TOOLS = {
     find_lr.main: "find_lr.py is one process",
     plot_lr.main: "plot_lr.py is one process",
+    plan_scale.main: "plan_scale.py is one process",
     plain_train_net.main: "plain_train_net.py is one process; train_net.py is as many as you like",
 }
 
