@@ -159,7 +159,8 @@ class Trainer:
             NonFiniteLossError: a loss became infinite or NaN, seen when it is next read.
         """
         calls = self._calls()
-        before_step, after_step, stops = calls["before_step"], calls["after_step"], self._stops
+        before_step, after_step = calls["before_step"], calls["after_step"]
+        stops, alone = self._stops, self._is_alone  # what is read in each update costs
         asked, self._asked_to_stop = self._asked_to_stop, ""
         self._stops.forget_reason()
         self.interrupted = 0
@@ -186,7 +187,7 @@ class Trainer:
                 if self.ema is not None and updated:
                     self.ema.update(self.model, self.iteration)
                 due = self.iteration >= self._due or stops.signum or stops.reason
-                if due or (self._is_alone and (self.scalars or self.save_as)):
+                if due or (alone and (self.scalars or self.save_as)):
                     self._after_step(after_step)
             ended = self.is_last_step and not self.pending
             if ended and self.stop_reason:
@@ -257,7 +258,8 @@ class Trainer:
     def _next_due(self) -> float:
         """Return the count of updates after which a hook has something to do again, at the latest the last."""
         overriding = [hook for hook in self.hooks if overrides(hook, "after_step")]
-        self._each_is_due = not all(overrides(hook, "next_due") for hook in overriding)
+        if not self._is_alone:
+            self._each_is_due = not all(overrides(hook, "next_due") for hook in overriding)
         self._hooks_due = min((hook.next_due(self.iteration) for hook in overriding), default=math.inf)
         return min(self._hooks_due, self.max_iter, self._stops.agree_at)
 
