@@ -324,7 +324,8 @@ def log_run(cfg: CfgNode, trainer: Trainer) -> None:
     channels, height, width = input_shape(cfg)
     parameters = sum(p.numel() for p in trainer.model.parameters())
     device, threads = trainer.device, torch.get_num_threads()
-    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {threads} threads"
+    cpu = f"CPU, {threads} thread{'' if threads == 1 else 's'}"
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
     logger.info("torch %s on %s; output in %s", torch.__version__, machine, cfg.OUTPUT_DIR)
     logger.info("%s", describe_profile(cfg, device))
     logger.info(
