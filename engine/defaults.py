@@ -176,7 +176,7 @@ def build_trainer(cfg: CfgNode, trust: bool = False, weights: bool = True) -> Tr
     if not is_sharded(cfg):  # else the whole may not fit
         model = model.to(device)
     loader = comm.in_turn(lambda: build_train_loader(cfg, comm.rank(), comm.world_size()))
-    if weights and not (is_sharded(cfg) and not comm.is_main()):
+    if weights and (comm.is_main() or not is_sharded(cfg)):
         init_from_data(cfg, model, loader)
     whole = take_weights(model) if is_sharded(cfg) else {}
     ema = build_ema(cfg, model)

@@ -157,8 +157,9 @@ def shard(cfg: CfgNode, model: nn.Module, weights: Mapping[str, Tensor]) -> None
     precision = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=summed)
     offload = CPUOffloadPolicy(pin_memory=device.type == "cuda") if options.CPU_OFFLOAD else OffloadPolicy()
     mesh = mesh_of(device.type)
+    modules = [*reversed(wrapped_modules(cfg, model)), model]
     try:
-        for module in [*reversed(wrapped_modules(cfg, model)), model]:
+        for module in modules:
             fully_shard(
                 module,
                 mesh=mesh,

@@ -169,6 +169,16 @@ def test_what_torch_cannot_cut_is_one_sentence(tiny_words: list[str], tmp_path: 
     assert main.err.count("\n") == 1
 
 
+def test_a_class_that_the_model_lacks_is_one_sentence_about_its_own_key(
+    tiny_words: list[str], tmp_path: Path
+) -> None:
+    words = [*tiny_words, "MODEL.PARALLEL=fsdp", "MODEL.FSDP.WRAP=[Linaer]"]
+    main, other = trained(tmp_path, 2, words)
+    assert (main.code, other.code, other.err) == (2, 2, "")
+    text = "MODEL.FSDP.WRAP (command line): small_cnn has no module of class Linaer; did you mean Linear?"
+    assert main.err == f"error: {text}\n"
+
+
 def test_modules_made_without_weights_have_all_but_their_bytes(tiny: Callable[..., CfgNode]) -> None:
     cfg = tiny("MODEL.NUM_CLASSES", 3, "MODEL.IN_CHANNELS", 1)
     whole = build_model(cfg)
