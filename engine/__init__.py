@@ -32,6 +32,7 @@ from .records import RecordHook
 from .resolve import iters_per_epoch, resolve_config
 from .resume import (
     compare_configs,
+    complete_run,
     find_start,
     hold_folder,
     is_restart,
@@ -92,6 +93,7 @@ __all__ = [
     "check_device",
     "compare_configs",
     "compiled",
+    "complete_run",
     "default_hooks",
     "evaluate",
     "evaluate_all",

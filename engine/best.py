@@ -10,8 +10,8 @@ from typing import Any
 
 from warmstart.config import CfgNode, ConfigError, nearest
 
-from . import comm
-from .checkpoint import BEST, PARTS_IN, checkpoint_name, load_checkpoint, save_checkpoint, set_aside
+from . import comm, files
+from .checkpoint import BEST, checkpoint_name, iteration_of, set_aside
 from .hook_base import HookBase, next_multiple
 from .trainer import OWN_STATE, Trainer
 
@@ -207,15 +207,13 @@ class BestHook(ScoreHook):
         checkpoint has not done yet what a later best file holds.
         """
         path, numbered = self.folder / BEST, self.folder / checkpoint_name(self.best_iteration)
-        found = _iteration_of(path)
+        found = iteration_of(path)
         if found > trainer.iteration:
             set_aside(path)
         if self.best_iteration in (0, found):
             return
-        if _iteration_of(numbered) == self.best_iteration:
-            content = load_checkpoint(numbered, whole=False)  # names the same parts
-            content.pop(PARTS_IN, None)
-            save_checkpoint(content, path)
+        if iteration_of(numbered) == self.best_iteration:
+            files.add_name(numbered, path)
             logger.info("made %s again from %s", path, numbered.name)
         else:
             logger.warning(
@@ -304,14 +302,3 @@ def _unknown_score(label: str, name: str, known: list[str]) -> ConfigError:
     hint = f"; did you mean {match}?" if match else "."
     listed = f"Known: {', '.join(known)}" if known else "There is no test set: name one in DATASETS.TEST"
     return ConfigError(f"{label}: no evaluation gives the score {name!r}{hint} {listed}")
-
-
-def _iteration_of(path: Path) -> float:
-    """Return the iteration of a checkpoint: 0 where there is no file, infinite where it cannot be read."""
-    if not path.is_file():
-        return 0
-    try:
-        return int(load_checkpoint(path, whole=False)["iteration"])
-    except ConfigError as error:
-        logger.warning("%s", error)
-        return math.inf

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import os
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ FINAL = "model_final.pth"
 BEST = "model_best.pth"
 NUMBERED = re.compile(r"model_(\d{7,})\.pth")
 _TEMPORARY = re.compile(r"\.([^/]+\.pth|last_checkpoint|(checkpoints|metrics)\.json|config\.yaml)\.\d+\.tmp")
+NAMES = "names"  # an entry of a checkpoint: what it is called in its folder besides its number
+_NAME = re.compile(r"\w[\w. -]*\.pth", re.ASCII)
 PARTS = ("model", "optimizer", "scheduler", "iteration", "hooks", "rng", "config")
 PARTS_IN = "parts"  # an entry of what `load_checkpoint` returns
 _INT_BITS = 2039  # of a longer one torch.load(weights_only=True) does not know how it is pickled
@@ -136,15 +139,41 @@ def require_plain(value: Any, where: str = "") -> None:
         )
 
 
-def save_checkpoint(content: Mapping[str, Any], path: Path) -> None:
+def require_names(names: Any) -> None:
+    """Refuse names under which a checkpoint could not be found, or that would leave its folder.
+
+    Args:
+        names: those besides its number, as `names` of a checkpoint or `trainer.save_as` lists them.
+
+    Raises:
+        ValueError: one of them is no file name such as model_best.pth; the message shows it.
+
+    >>> require_names(["model_best.pth", "mine.pth"])
+    >>> require_names(["../mine.pth"])
+    Traceback (most recent call last):
+    ValueError: '../mine.pth' cannot be the name of a checkpoint; one is such as model_best.pth
+    """
+    for name in names if isinstance(names, (list, tuple, set)) else [names]:
+        if not isinstance(name, str) or not _NAME.fullmatch(name) or NUMBERED.fullmatch(name):
+            raise ValueError(f"{name!r:.99} cannot be the name of a checkpoint; one is such as {BEST}")
+
+
+def save_checkpoint(
+    content: Mapping[str, Any], path: Path, before_commit: Callable[[], object] | None = None
+) -> None:
     """Write `content` so that a kill at any instant leaves the old file or the new one, never a part.
+
+    Args:
+        content: tensors and plain values.
+        path: the file.
+        before_commit: called when the new file is verified, right before it takes its name.
 
     Raises:
         TypeError: something in it is neither tensor nor plain value; the message names the key path.
         OSError: the disk is full, or failed, or what it gives back is not what was written.
     """
     require_plain(content)
-    files.write_atomically(path, lambda file: torch.save(dict(content), file), archive=True)
+    files.write_atomically(path, lambda file: torch.save(dict(content), file), True, before_commit)
 
 
 def point_to(path: Path) -> None:
@@ -155,9 +184,10 @@ def point_to(path: Path) -> None:
 def pointed_to(folder: Path) -> str:
     """Return the name that the pointer in `folder` holds, of a file that may be gone; "" without a pointer."""
     try:
-        return (folder / POINTER).read_text(encoding="utf-8").strip()
+        name = (folder / POINTER).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
         return ""
+    return name if name == Path(name).name else ""  # never a file elsewhere
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -193,10 +223,25 @@ def load_checkpoint(path: str | Path, trust: bool = False, whole: bool = True) -
             f"checkpoint: {path} is not whole, it lacks {', '.join(missing)}; to start a new run from its weights "
             f"use MODEL.WEIGHTS {path}"
         )
+    try:
+        require_names(content.get(NAMES, []))
+    except ValueError as error:
+        raise ConfigError(f"checkpoint: {path} is refused: {error}") from None
     folder = shards.verify(content, Path(path))
     if folder is None:
         return dict(content)
     return shards.fill(content, folder) if whole else content | {PARTS_IN: str(folder)}
+
+
+def iteration_of(path: Path) -> float:
+    """Return the iteration of a checkpoint: 0 where there is no file, infinite where it cannot be read."""
+    if not path.is_file():
+        return 0
+    try:
+        return int(load_checkpoint(path, whole=False)["iteration"])
+    except ConfigError as error:
+        logger.warning("%s", error)
+        return math.inf
 
 
 def has_checkpoints(folder: Path) -> bool:
@@ -227,12 +272,8 @@ def load_newest(folder: Path, trust: bool = False, whole: bool = True) -> tuple[
     Raises:
         ConfigError: there are files, but none can be read: starting anew would lose the run.
     """
-    candidates = _newest_first(folder)
-    name = pointed_to(folder)
-    if name and os.path.isfile(folder / name):
-        candidates = [folder / name, *(path for path in candidates if path.name != name)]
     problems: list[str] = []
-    for path in candidates:
+    for path in _candidates(folder):
         try:
             content = load_checkpoint(path, trust, whole)
         except ConfigError as error:
@@ -256,14 +297,8 @@ def set_aside(path: Path) -> None:
     logger.info("set aside: %s", aside)
 
 
-def set_aside_after(folder: Path, iteration: int, rewritten: Collection[str] = ()) -> None:
-    """Make `iteration` the newest that `folder` holds: later checkpoints are set aside.
-
-    Args:
-        folder: the run's.
-        iteration: where it goes on.
-        rewritten: names of those that the run writes again, so that they are deleted instead.
-    """
+def set_aside_after(folder: Path, iteration: int) -> None:
+    """Make `iteration` the newest that `folder` holds: later checkpoints are set aside."""
     numbered = [path for path in _newest_first(folder) if NUMBERED.fullmatch(path.name)]
     later = [path for path in numbered if checkpoint_number(path.name) >= iteration]
     if not later:
@@ -276,10 +311,20 @@ def set_aside_after(folder: Path, iteration: int, rewritten: Collection[str] = (
     else:
         files.unlink(folder / POINTER)
     for path in (folder / FINAL, *later) if (folder / FINAL).exists() else later:
-        if path.name in rewritten:
-            files.unlink(path)
-        else:
-            set_aside(path)
+        set_aside(path)
+
+
+def newest_name(folder: Path) -> str:
+    """Return the name of the checkpoint that a resume in `folder` would read first; "" where there is none."""
+    return next((path.name for path in _candidates(folder)), "")
+
+
+def _candidates(folder: Path) -> list[Path]:
+    """Return the checkpoints in `folder`, in the order in which a resume tries them."""
+    candidates, name = _newest_first(folder), pointed_to(folder)
+    if name and os.path.isfile(folder / name):
+        return [folder / name, *(path for path in candidates if path.name != name)]
+    return candidates  # a save was cut short between the pointer and the file that it names
 
 
 def _newest_first(folder: Path) -> list[Path]:

@@ -12,11 +12,13 @@ import os
 import shutil
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-OPERATIONS = ("create", "write", "sync", "verify", "replace", "sync_folder", "unlink", "free_bytes")
+OPERATIONS = ("create", "write", "sync", "verify", "link", "replace", "sync_folder", "unlink", "free_bytes")
+# What a drive without hard links says, or one that has given a file as many as it can.
+NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK)
 
 
 def create(path: Path) -> BinaryIO:
@@ -50,6 +52,11 @@ def verify(path: Path) -> None:
         damaged = f"{type(error).__name__}: {error}"
     if damaged is not None:
         raise OSError(errno.EIO, f"what was written reads back damaged ({damaged})", str(path))
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a file a second name, which nothing has yet."""
+    os.link(source, target)
 
 
 def replace(source: Path, target: Path) -> None:
@@ -90,19 +97,25 @@ def free_bytes(folder: Path) -> int:
     return free if total else sys.maxsize  # a drive that does not tell has no limit that we know
 
 
-def write_atomically(path: Path, fill: Callable[[Any], object], archive: bool = False) -> None:
+def write_atomically(
+    path: Path,
+    fill: Callable[[Any], object],
+    archive: bool = False,
+    before_commit: Callable[[], object] | None = None,
+) -> None:
     """Write a file so that a kill at any instant leaves the old one or the new one, never a part.
 
     Args:
         path: the file.
         fill: gets an object with `write` and writes the content.
         archive: whether it is a zip archive, whose checksums are read back before the old file goes.
+        before_commit: called when the new file is complete on the disk, right before it takes its name. Where it
+            raises, the old file stays.
 
     Raises:
         OSError: the disk is full, or failed; the old file is still there.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with _temporary(path) as temporary:
         with create(temporary) as file:
             sink = _Sink(file)
             fill(sink)
@@ -110,12 +123,54 @@ def write_atomically(path: Path, fill: Callable[[Any], object], archive: bool = 
             sync(file)
         if archive:
             verify(temporary)
+        if before_commit is not None:
+            before_commit()
         replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def add_name(archive: Path, name: Path) -> None:
+    """Let a zip archive have a second name in its folder, at once, whatever had the name before.
+
+    Both names are hard links of one file; on a drive without hard links the second one is a copy.
+
+    Raises:
+        OSError: the disk is full, or failed; the name is as it was.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     numbered, best = Path(folder, "model_0000999.pth"), Path(folder, "model_best.pth")
+    ...     _ = numbered.write_text("new"), best.write_text("old")
+    ...     add_name(numbered, best)
+    ...     best.read_text(), best.samefile(numbered), len(os.listdir(folder))
+    ('new', True, 2)
+    """
+    if name.exists() and name.samefile(archive):  # rename(2) would do nothing, and leave the temporary name
+        return
+    try:
+        with _temporary(name) as temporary:
+            unlink(temporary)  # of a killed process that had our number
+            link(archive, temporary)
+            replace(temporary, name)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        with open(archive, "rb") as file:
+            write_atomically(name, lambda copy: shutil.copyfileobj(file, copy), archive=True)
+    else:
+        sync_folder(name.parent)
+
+
+@contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """Yield the name that a file has before it gets `path`; what an exception leaves under it is deleted."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
     except BaseException:
         with contextlib.suppress(OSError):
             unlink(temporary)
         raise
-    sync_folder(path.parent)
 
 
 class _Sink:

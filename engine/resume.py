@@ -18,29 +18,28 @@ from warmstart.solver import build_ema, follows_metrics
 from . import comm, files, shards
 from .best import why_stopped
 from .checkpoint import (
-    NUMBERED,
     PARTS_IN,
-    checkpoint_number,
     has_checkpoints,
     load_checkpoint,
     load_newest,
-    pointed_to,
     refuse_used_folder,
     remove_leftovers,
     set_aside_after,
 )
+from .completion import complete_save
 from .device import versions
 from .fsdp import in_parts, is_sharded, mesh_of, shard
 from .lock import hold
 from .logs import setup_logging
-from .manifest import read_manifest
 from .moments import missing_moments
 from .overwrite import FOLDER as OVERWRITTEN
 from .overwrite import bring_back_half_a_run, run_files, set_aside_run
-from .saving import CHECKPOINTS_FREE, checkpoint_bytes, finish_saves, require_space
+from .saving import CHECKPOINTS_FREE, SaveError, checkpoint_bytes, finish_saves, require_space
 from .trainer import Trainer, is_pending
 
 logger = logging.getLogger(__name__)
+
+Start = tuple[Path, dict[str, Any]]  # the file that a run continues from, and its content
 
 LAUNCH = ".launch"  # says who has started the run in a folder, where that one may start it anew
 
@@ -155,8 +154,10 @@ def _launch() -> str:
     return f"process {os.getppid()} on {socket.gethostname()}"
 
 
-def find_start(cfg: CfgNode, resume: str | None, overwrite: bool, trust: bool = False) -> dict[str, Any] | None:
-    """Return the checkpoint to continue from, or None to start at iteration 0. Writes nothing.
+def find_start(cfg: CfgNode, resume: str | None, overwrite: bool, trust: bool = False) -> Start | None:
+    """Return the checkpoint to continue from, its file and content, or None to start at iteration 0.
+
+    Writes nothing.
 
     Args:
         cfg: the resolved config.
@@ -193,8 +194,8 @@ def find_start(cfg: CfgNode, resume: str | None, overwrite: bool, trust: bool = 
     return start
 
 
-def read_start(cfg: CfgNode, resume: str, trust: bool = False) -> dict[str, Any] | None:
-    """Return the checkpoint that --resume means: "" is the newest in OUTPUT_DIR, None where it has none.
+def read_start(cfg: CfgNode, resume: str, trust: bool = False) -> Start | None:
+    """Return the checkpoint that --resume means, its file and content; None where OUTPUT_DIR, "", has none.
 
     Code in it only runs with `trust`. Where the run cuts its model into parts, those of the checkpoint are still
     to be read, by `read_parts`.
@@ -206,16 +207,14 @@ def read_start(cfg: CfgNode, resume: str, trust: bool = False) -> dict[str, Any]
     if resume and not source.exists():
         raise ConfigError(f"command line: --resume {resume}: no such file or folder")
     if resume and not source.is_dir():
-        found = source, load_checkpoint(source, trust, whole)
+        found: Start | None = (source, load_checkpoint(source, trust, whole))
     else:
-        newest = load_newest(source, trust, whole)
-        if newest is None and resume:
-            raise ConfigError(f"command line: --resume {resume}: the folder holds no checkpoint")
-        if newest is None:
-            return None
-        found = newest
-    logger.info("reading %s", found[0])
-    return found[1]
+        found = load_newest(source, trust, whole)
+    if found is not None:
+        logger.info("reading %s", found[0])
+    elif resume:
+        raise ConfigError(f"command line: --resume {resume}: the folder holds no checkpoint")
+    return found
 
 
 def read_parts(cfg: CfgNode, start: dict[str, Any]) -> dict[str, Any]:
@@ -342,12 +341,19 @@ def load_start(trainer: Trainer, start: dict[str, Any]) -> None:
     logger.info("continuing after iteration %d", trainer.iteration)
 
 
-def _rewritten(folder: Path) -> list[str]:
-    """Return this run's checkpoints that a kill left beyond the pointer, before it could move."""
-    name = pointed_to(folder)
-    if not NUMBERED.fullmatch(name):
-        return []
-    return [each for each in read_manifest(folder) if checkpoint_number(each) > checkpoint_number(name)]
+def complete_run(cfg: CfgNode, start: Start) -> None:
+    """Complete the last save of a run of which nothing is left to train.
+
+    Raises:
+        SaveError: the disk is full, or failed.
+    """
+    folder = Path(cfg.OUTPUT_DIR)
+    try:
+        remove_leftovers(folder)
+        bring_back_half_a_run(folder)
+        complete_save(folder, *start, cfg.SOLVER.CHECKPOINT_KEEP)
+    except OSError as error:
+        raise SaveError(f"the last save in {folder} could not be completed: {error.strerror}") from error
 
 
 def prepare_folder(
@@ -355,7 +361,7 @@ def prepare_folder(
     overwrite: bool = False,
     iteration: int = 0,
     trainer: Trainer | None = None,
-    from_newest: bool = False,
+    start: Start | None = None,
 ) -> None:
     """Make OUTPUT_DIR ready for a run: config.yaml and log.txt begun, nothing later than its start in it.
 
@@ -365,8 +371,7 @@ def prepare_folder(
             run of ours writes, by name.
         iteration: where the run starts; checkpoints of later iterations are renamed, ending in `.cut`.
         trainer: whose checkpoints must have space, before anything is touched.
-        from_newest: whether the folder itself said where the run starts. What the manifest lists beyond the
-            pointer is then what a kill has left, and is written again: SOLVER.CHECKPOINT_KEEP deletes it.
+        start: the checkpoint that the run continues from, whose save is completed where it is of this folder.
 
     Raises:
         ConfigError: the folder cannot be written, or the drive is full.
@@ -383,9 +388,9 @@ def prepare_folder(
             set_aside_run(folder)
         else:
             bring_back_half_a_run(folder)
-        set_aside_after(
-            folder, iteration, _rewritten(folder) if from_newest and cfg.SOLVER.CHECKPOINT_KEEP else []
-        )
+        if start is not None:
+            complete_save(folder, *start, cfg.SOLVER.CHECKPOINT_KEEP)
+        set_aside_after(folder, iteration)
         files.write_atomically(folder / "config.yaml", lambda file: file.write(cfg.dump().encode()))
         if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
             (folder / LAUNCH).write_text(_launch(), encoding="utf-8")

@@ -7,7 +7,7 @@ import errno
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from warmstart.config import ConfigError
 from . import comm, files, shards
 from .checkpoint import (
     FINAL,
-    POINTER,
+    NAMES,
     checkpoint_name,
     content_bytes,
+    newest_name,
     point_to,
-    pointed_to,
+    require_names,
     require_plain,
     save_checkpoint,
     snapshot,
@@ -131,15 +132,15 @@ class CheckpointHook(HookBase):
                 if last:
                     self._finish()
                 return
-            content = snapshot(state | self.constants, spare={} if is_owed else self._copied)
-            self._copied = content
             final = [FINAL] if trainer.is_last_step and not trainer.pending else []
-            numbered = checkpoint_name(trainer.iteration)
-            names = [numbered, *final, *sorted(trainer.save_as)]
+            names = [*final, *sorted(trainer.save_as)]
             trainer.save_as.clear()
+            require_names(names)
+            spare = {} if is_owed else self._copied
+            content = snapshot(state | self.constants | {NAMES: names}, spare)
+            self._copied = content
             older = {name: owed[name] for name in owed if name not in names}
-            contents = dict.fromkeys(names, content) | older
-            self._save = Save(self.folder, contents, numbered, self.keep, last, self._parts)
+            self._save = Save(self.folder, content, older, self.keep, last, self._parts)
             self._save.start()
             if last:
                 self._finish()
@@ -162,40 +163,43 @@ class CheckpointHook(HookBase):
 
 
 class Save(threading.Thread):
-    """One checkpoint, and its copies under other names, on their way to the disk.
+    """One checkpoint on its way to the disk, under its number and its other names.
 
-    Each file fails by itself. The pointer moves once all files before it are there, read back and found whole. In
-    most saves that is the numbered file: other names come after, since the next save, or the next run from the
-    numbered file, makes up for them. In the last one it is all files: then nobody does, and the pointer says that
-    the run is complete.
+    Each save has one order, so that wherever a kill comes, `--resume` knows what is left to do (completion.py):
+    the manifest lists the number; the numbered file is written, synced and verified under a temporary name; the
+    pointer moves to the number; the file gets its name, which commits the save. Then its other names follow, what
+    an earlier save could not write, and the deletion of what is no longer needed.
 
     Args:
         folder: where the files go.
-        contents: by the names of the files, in the order in which they are written; nobody changes them any more.
-        numbered: that of them which the pointer will name.
+        content: of the checkpoint, with its other names; nobody changes it any more.
+        owed: contents that an earlier save could not write, by their names.
         keep: numbered checkpoints that stay; 0 is all.
         last: whether no other save follows, so that a failure is an error instead of a line in the log.
-        parts: what the numbered content lacks, and has to be there before it.
+        parts: what the content lacks, and has to be on the disk before it.
     """
 
     def __init__(
         self,
         folder: Path,
-        contents: Mapping[str, Any],
-        numbered: str,
+        content: dict[str, Any],
+        owed: Mapping[str, Any],
         keep: int,
         last: bool,
         parts: shards.Writing | None = None,
     ) -> None:
+        self.numbered = checkpoint_name(content["iteration"])
         # No daemon: at its end, however it comes, the process waits for what it has begun to write.
-        super().__init__(name=f"saving {numbered}", daemon=False)
+        super().__init__(name=f"saving {self.numbered}", daemon=False)
         self.folder = folder
-        self.contents = dict(contents)
-        self.numbered = numbered
         self.keep = keep
         self.last = last
         self.parts = parts
+        self._content: dict[str, Any] | None = content
+        self._names: list[str] = content[NAMES]
+        self._owed = dict(owed)
         self._failed: dict[str, OSError] = {}
+        self._needed = 0  # bytes of the files that failed
         self._mistake: BaseException | None = None
 
     def run(self) -> None:
@@ -207,13 +211,13 @@ class Save(threading.Thread):
         else:
             if self._failed and not self.last:
                 text = f"{self._sentence()}; the run goes on and tries again at its next checkpoint"
-                lost = ", ".join(name for name in self._failed if name not in (self.numbered, *self.contents))
+                lost = ", ".join(name for name in self._failed if name not in (self.numbered, *self._owed))
                 logger.warning("%s", f"{text}, {lost} when it is next asked for" if lost else text)
             if self.numbered not in self._failed:
                 logger.info("saved %s", self.folder / self.numbered)
 
     def finish(self) -> dict[str, Any]:
-        """Wait for the end; return the copies that the next save has to write, since this one could not.
+        """Wait for the end; return the contents that the next save has to write, since this one could not.
 
         Raises:
             SaveError: there is no next one, and the disk failed.
@@ -225,62 +229,69 @@ class Save(threading.Thread):
             make_space = "make space, and " if self._is_full() else ""
             error = next(iter(self._failed.values()))
             raise SaveError(f"{self._sentence()}; {make_space}--resume does the rest again") from error
-        return {name: content for name, content in self.contents.items() if name != self.numbered}
+        return self._owed
 
     def _write_all(self) -> None:
-        self._complete()
-        aside = self.folder / OVERWRITTEN
-        replaces = aside.is_dir()
-        others = [name for name in self.contents if name != self.numbered]
-        pair = [self.numbered, POINTER]
-        for name in [*others, *pair] if self.last else [*pair, *others]:
-            # Where a signal had put off the work after this update, the pointer names the number already.
-            if name in self._failed or (self._failed and name == self.numbered == pointed_to(self.folder)):
-                continue
+        content = self._content
+        assert content is not None, "a thread runs once"
+        replaces = (self.folder / OVERWRITTEN).is_dir()
+        try:
+            if self.parts is not None:
+                content[shards.KEY] = self.parts.finish()
+        except OSError as error:  # no rank has kept its parts: nothing of this content can be written later
+            self._fail([self.numbered, *self._names], error)
+        else:
+            self._write_content(content)
+        for name in [name for name in self._owed if name not in self._failed]:
             try:
-                if name != POINTER:
-                    self._write(name)
-                elif not self._failed:
-                    point_to(self.folder / self.numbered)
-                    delete_overwritten(self.folder)
+                self._require_space(self._owed[name])
+                save_checkpoint(self._owed[name], self.folder / name)
+                del self._owed[name]
             except OSError as error:
-                self._failed[name] = error.with_traceback(None)  # its frames would hold the content in memory
+                self._fail([name], error, self._owed[name])
+        self._content = None
         try:
             prune(self.folder, self.keep)
             if self.keep or self._failed or replaces:  # else a numbered file, which stays, names each folder
-                shards.remove_unused(self.folder, aside, self.contents.values())
+                shards.remove_unused(self.folder, self.folder / OVERWRITTEN, self._owed.values())
         except OSError as error:
             logger.warning(
                 "an old checkpoint in %s could not be deleted: %s", self.folder, error.strerror or error
             )
 
-    def _complete(self) -> None:
-        """Wait for the parts, and let the content name them; where they are not there, none of it is written.
-
-        Nor can it be later: no rank has kept its parts.
-        """
-        if self.parts is None:
-            return
-        content = self.contents[self.numbered]
+    def _write_content(self, content: dict[str, Any]) -> None:
+        """Write the numbered file and give it its other names; what fails is owed under these."""
+        path = self.folder / self.numbered
         try:
-            content[shards.KEY] = self.parts.finish()
+            self._require_space(content)
+            unlisted = self._list()
+            save_checkpoint(content, path, before_commit=lambda: point_to(path))
         except OSError as error:
-            for name in [name for name in self.contents if self.contents[name] is content]:
-                self._failed[name] = error.with_traceback(None)
-                del self.contents[name]
-
-    def _write(self, name: str) -> None:
-        # What is replaced still takes its space until the new file is whole.
-        if files.free_bytes(self.folder) < content_bytes(self.contents[name]):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        unlisted = self._list() if name == self.numbered else None
-        save_checkpoint(self.contents[name], self.folder / name)
-        del self.contents[name]
+            self._fail([self.numbered, *self._names], error, content)
+            self._owed |= dict.fromkeys(self._names, content)
+            return
         if unlisted is not None:  # else what is said of the file is enough
             logger.warning(
                 "%s could not be written: %s; %s will not be deleted",
-                *(self.folder / MANIFEST, unlisted.strerror or unlisted, name),
+                *(self.folder / MANIFEST, unlisted.strerror or unlisted, self.numbered),
             )
+        delete_overwritten(self.folder)
+        for name in self._names:
+            try:
+                files.add_name(path, self.folder / name)
+            except OSError as error:
+                self._fail([name], error, content)
+                self._owed[name] = content
+
+    def _require_space(self, content: Mapping[str, Any]) -> None:
+        """Raise OSError where a file has no space; what it replaces takes its own until it is complete."""
+        if files.free_bytes(self.folder) < content_bytes(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _fail(self, names: Iterable[str], error: OSError, content: Any = None) -> None:
+        # The error's frames would hold the content in memory.
+        self._failed |= dict.fromkeys(names, error.with_traceback(None))
+        self._needed += content_bytes(content)
 
     def _list(self) -> OSError | None:
         """List the numbered file as this run's; return what kept us from it, which costs only its deletion."""
@@ -297,10 +308,9 @@ class Save(threading.Thread):
         names = ", ".join(str(self.folder / name) for name in self._failed)
         error = next(iter(self._failed.values()))
         text = f"{names} could not be saved: {error.strerror or error}"
-        needed = sum(content_bytes(self.contents.get(name)) for name in self._failed)
-        if self._is_full() and needed:
-            text += f"; {needed:,} bytes are needed, {_free(self.folder)} are free"
-        newest = pointed_to(self.folder)
+        if self._is_full() and self._needed:
+            text += f"; {self._needed:,} bytes are needed, {_free(self.folder)} are free"
+        newest = newest_name(self.folder)
         return text + (f"; the newest is {newest}" if newest else "")
 
 

@@ -21,6 +21,7 @@ with interruptible(__name__):
         build_test_loaders,
         build_trainer,
         compare_configs,
+        complete_run,
         evaluate_all,
         find_start,
         hold_folder,
@@ -96,9 +97,8 @@ def train(given: CfgNode, cfg: CfgNode, flags: Mapping[str, Any]) -> int:
     if on_main(lambda: is_restart(Path(cfg.OUTPUT_DIR))):
         logger.info("started anew after a failure: --resume is implied")
         resume, overwrite = "", False
-    start = on_main(lambda: find_start(cfg, resume, overwrite, trust))
-    if start is not None:
-        start = read_parts(cfg, start)
+    found = on_main(lambda: find_start(cfg, resume, overwrite, trust))
+    start = None if found is None else read_parts(cfg, found[1])
     if start is not None and scale_of(start):
         with together():
             cfg = resolve_config(scaled(given, scale_of(start)), given=given)
@@ -108,13 +108,15 @@ def train(given: CfgNode, cfg: CfgNode, flags: Mapping[str, Any]) -> int:
             compare_configs(cfg, start["config"], flags["allow_config_change"])
             done = why_done(cfg, start)
         if done:
+            if found is not None and not resume:
+                on_main(lambda: complete_run(cfg, found))
             logger.info(done)
             return 0
     with together():
         trainer = build_trainer(cfg, trust, weights=start is None)
         if start is not None:
             load_start(trainer, start)
-    on_main(lambda: prepare_folder(cfg, overwrite, trainer.iteration, trainer, from_newest=resume == ""))
+    on_main(lambda: prepare_folder(cfg, overwrite, trainer.iteration, trainer, found))
     log_run(cfg, trainer)
     with stop_signals(trainer.interrupt):
         trainer.train()
@@ -123,9 +125,8 @@ def train(given: CfgNode, cfg: CfgNode, flags: Mapping[str, Any]) -> int:
 
 def evaluate_only(cfg: CfgNode, resume: str | None, trust: bool = False) -> int:
     """Evaluate on every test set; nothing is written."""
-    start = None if resume is None else on_main(lambda: read_start(cfg, resume, trust))
-    if start is not None:
-        start = read_parts(cfg, start)
+    found = None if resume is None else on_main(lambda: read_start(cfg, resume, trust))
+    start = None if found is None else read_parts(cfg, found[1])
     with together():
         if start is None and not cfg.MODEL.WEIGHTS:
             missing = "needs weights" if resume is None else f"found no checkpoint in {cfg.OUTPUT_DIR}"

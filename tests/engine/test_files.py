@@ -20,7 +20,9 @@ import pytest
 import torch
 
 from warmstart.engine import SaveError, files, load_checkpoint, load_newest, save_checkpoint
-from warmstart.engine.checkpoint import checkpoint_name, pointed_to, remove_leftovers
+from warmstart.engine.checkpoint import NAMES, pointed_to, remove_leftovers
+from warmstart.engine.completion import complete_save
+from warmstart.engine.manifest import read_manifest
 from warmstart.engine.saving import Save
 from warmstart.tools import train_net
 
@@ -36,19 +38,11 @@ def content(iteration: int) -> dict[str, Any]:
     return {**parts, "model": {"w": torch.full((2000,), float(iteration))}, "iteration": iteration}
 
 
-def save(
-    folder: Path,
-    iteration: int,
-    disk: Disk | None = None,
-    owed: Mapping[str, Any] | None = None,
-    last: bool = False,
-) -> Save:
+def save(folder: Path, iteration: int, owed: Mapping[str, Any] | None = None, last: bool = False) -> Save:
     """Save as a run does that keeps two checkpoints and finds each one the best."""
-    numbered = checkpoint_name(iteration)
-    names = (FINAL, numbered, BEST) if last else (numbered, BEST)
-    contents = dict.fromkeys(names, content(iteration))
-    contents |= {name: owed[name] for name in owed or {} if name not in names}  # type: ignore[index]
-    saving = Save(folder, contents, numbered, keep=2, last=last)
+    names = [FINAL, BEST] if last else [BEST]
+    older = {name: owed[name] for name in owed or {} if name not in names}  # type: ignore[index]
+    saving = Save(folder, content(iteration) | {NAMES: names}, older, keep=2, last=last)
     saving.start()
     saving.join()
     return saving
@@ -60,9 +54,9 @@ def older(folder: Path) -> None:
     (folder / FOREIGN).write_bytes(b"somebody else's")
 
 
-def save_owing(folder: Path, last: bool, disk: Disk | None = None) -> Save:
+def save_owing(folder: Path, last: bool) -> Save:
     """Save iteration 9, and what the save before could not write."""
-    return save(folder, 9, disk, {MINE: content(6)}, last)
+    return save(folder, 9, {MINE: content(6)}, last)
 
 
 def operations(last: bool) -> list[str]:
@@ -70,7 +64,7 @@ def operations(last: bool) -> list[str]:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         older(Path(folder))
         disk = Disk(patch)
-        save_owing(Path(folder), last, disk).finish()
+        save_owing(Path(folder), last).finish()
         return disk.calls
 
 
@@ -129,69 +123,84 @@ def leftovers(folder: Path) -> list[str]:
     return [name for name in os.listdir(folder) if name.endswith(".tmp")]
 
 
+def complete(folder: Path) -> int:
+    """Complete the newest save as --resume does; return its iteration."""
+    found = load_newest(folder)
+    assert found is not None
+    remove_leftovers(folder)
+    complete_save(folder, *found, keep=2)
+    return int(found[1]["iteration"])
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
 def test_a_save_is_made_of_these_operations_in_this_order() -> None:
     """Each of them is one that a fault below hits, and the last thing that is deleted is an old checkpoint."""
 
-    def written(name: str, *verify: str) -> list[str]:
-        words = ("create", "write", "sync", *verify, "replace")
-        return [*(f"{word} {name}" for word in words), "sync_folder folder"]
+    def written(name: str, *words: str) -> list[str]:
+        return [f"{word} {name}" for word in ("create", "write", "sync", *words)]
 
-    def checkpoint(name: str, *listed: str) -> list[str]:
-        return ["free_bytes folder", *listed, *written(name, "verify")]
+    def named(name: str) -> list[str]:
+        return [f"replace {name}", "sync_folder folder"]
 
-    numbered = checkpoint("model_0000008.pth", *written("checkpoints.json"))
-    pointer, pruned = written("last_checkpoint"), ["unlink model_0000002.pth"]
-    for last, order in (
-        (False, [*numbered, *pointer, *checkpoint(BEST), *checkpoint(MINE), *pruned]),
-        (True, [*checkpoint(FINAL), *checkpoint(BEST), *checkpoint(MINE), *numbered, *pointer, *pruned]),
-    ):
+    listed = [*written("checkpoints.json"), *named("checkpoints.json")]
+    pointed = [*written("last_checkpoint"), *named("last_checkpoint")]
+    numbered = [*written("model_0000008.pth", "verify"), *pointed, *named("model_0000008.pth")]
+    mine = ["free_bytes folder", *written(MINE, "verify"), *named(MINE)]
+    for last, others in ((False, [BEST]), (True, [FINAL, BEST])):
+        links = [call for n in others for call in (f"unlink {n}", "link model_0000008.pth", *named(n))]
         calls = operations(last)
-        assert [call for call, _ in itertools.groupby(calls)] == order
+        assert [call for call, _ in itertools.groupby(calls)] == [
+            *("free_bytes folder", *listed, *numbered, *links, *mine, "unlink model_0000002.pth")
+        ]
         assert {call.partition(" ")[0] for call in calls} == set(files.OPERATIONS)
 
 
 @pytest.mark.need("D1", "D5")
 @pytest.mark.parametrize("already", [False, True])
-def test_a_last_save_whose_number_the_pointer_names_already_is_whole_or_leaves_it_as_it_was(
-    run: Path, already: bool
-) -> None:
-    """It holds an iteration whose evaluation a signal had put off; without the best file, that is to come."""
+def test_a_name_that_a_last_save_could_not_give_is_given_by_the_resume(run: Path, already: bool) -> None:
+    """Also where the number is there already, since a signal had put off the evaluation of its iteration."""
     if already:
         save(run, 9).finish()
     (run / BEST).unlink()
     (run / BEST).mkdir()
-    before = (run / "model_0000008.pth").stat() if already else None
-    with pytest.raises(SaveError, match="model_best.pth could not be saved"):
+    with pytest.raises(SaveError, match=f"^{run}/model_best.pth could not be saved: Is a directory; the newest"):
         save_owing(run, last=True).finish()
-    assert pointed_to(run) == ("model_0000008.pth" if already else "model_0000005.pth")
-    after = (run / "model_0000008.pth").stat()
-    assert before is None or after.st_ino == before.st_ino
+    assert pointed_to(run) == "model_0000008.pth"
+    with pytest.raises(IsADirectoryError):
+        complete(run)
+    (run / BEST).rmdir()
+    assert complete(run) == 9
+    assert [iteration_of(run / name) for name in (FINAL, BEST, MINE)] == [9, 9, 6]
 
 
 @pytest.mark.need("D1", "D2", "D5", "S2")
 @pytest.mark.parametrize(("last", "point", "fault"), list(cases(FAILING)))
-def test_a_failing_disk_leaves_a_whole_run_and_the_next_save_makes_up_for_it(
+def test_a_failing_disk_leaves_a_whole_run_and_the_next_save_or_the_resume_makes_up_for_it(
     run: Path, monkeypatch: pytest.MonkeyPatch, logged: list[logging.LogRecord], last: bool, point: int, fault: str
 ) -> None:
-    """It costs the one file under way; and the pointer, where that belongs to what the pointer says."""
+    """It costs one name, or the save: then the older checkpoint is the newest."""
     logged.clear()
     with monkeypatch.context() as patch:
-        failed = save_owing(run, last, Disk(patch, fault, point))
+        Disk(patch, fault, point)
+        failed = save_owing(run, last)
     said = [record.getMessage() for record in logged if record.levelname == "WARNING"]
     assert whole(run) in (6, 9)
     assert leftovers(run) == []
     wanted = {"model_0000008.pth": 9, BEST: 9, MINE: 6} | ({FINAL: 9} if last else {})
-    missing = [name for name in wanted if iteration_of(run / name) != wanted[name]]
-    assert len(missing) <= 1
-    if last and pointed_to(run) == "model_0000008.pth":
-        assert missing == []
+    missing = {name for name in wanted if iteration_of(run / name) != wanted[name]}
+    assert len(missing) <= 1 or missing | {"model_0000008.pth"} == {*wanted} - {MINE}
     owed: dict[str, Any] = {}
     try:
         owed = failed.finish()
-        assert set(missing) <= {*owed, "model_0000008.pth"}
+        assert missing <= {*owed, "model_0000008.pth"}
     except SaveError as error:
         assert last
         said.append(str(error))
+        if complete(run) == 9:
+            assert {name for name in wanted if iteration_of(run / name) != wanted[name]} == missing & {MINE}
         owed = {MINE: content(6)}
     if fault in ("ENOSPC", "EIO"):
         assert len(said) == 1
@@ -200,7 +209,7 @@ def test_a_failing_disk_leaves_a_whole_run_and_the_next_save_makes_up_for_it(
         )
         assert ("No space left on device" if fault == "ENOSPC" else "Input/output error") in said[0]
     assert "model_0000008.pth" not in owed
-    later = save(run, 12, owed=owed, last=last)
+    later = save(run, 12, owed, last)
     assert later.finish() == {}
     assert whole(run) == 12
     assert {name: iteration_of(run / name) for name in (BEST, MINE)} == {BEST: 12, MINE: 6}
@@ -212,18 +221,29 @@ def test_a_failing_disk_leaves_a_whole_run_and_the_next_save_makes_up_for_it(
 @forked
 @pytest.mark.need("D1", "D2")
 @pytest.mark.parametrize(("last", "point", "fault"), list(cases(KILLING)))
-def test_a_kill_leaves_a_whole_run_and_the_next_start_takes_away_the_rest(
-    run: Path, monkeypatch: pytest.MonkeyPatch, last: bool, point: int, fault: str
+def test_a_kill_leaves_the_older_checkpoint_or_one_that_the_resume_completes(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: bool, point: int, fault: str
 ) -> None:
-    with monkeypatch.context() as patch:
-        assert in_child(lambda: save_owing(run, last, Disk(patch, fault, point))) == -signal.SIGKILL
+    def work() -> None:
+        Disk(monkeypatch, fault, point)
+        save_owing(run, last)
+
+    before = shutil.copytree(run, tmp_path / "before")
+    assert in_child(work) == -signal.SIGKILL
     assert whole(run) in (6, 9)
-    if last and pointed_to(run) == "model_0000008.pth":
-        assert [iteration_of(run / name) for name in (FINAL, BEST, MINE)] == [9, 9, 6]
-    assert len(leftovers(run)) <= 1
-    remove_leftovers(run)
-    assert leftovers(run) == []
-    assert whole(run) in (6, 9)
+    assert len(leftovers(run)) <= 2  # the numbered file, and the pointer to it
+    completed = complete(run)
+    expected = before
+    if completed == 9:
+        expected = shutil.copytree(before, tmp_path / "unbroken")
+        save_owing(expected, last).finish()
+    # What an earlier save could not write is lost, as its content was.
+    assert {*names(run)} - {MINE} == {*names(expected)} - {MINE}
+    assert read_manifest(run) == read_manifest(expected)
+    assert {name: iteration_of(run / name) for name in (FINAL, BEST)} == {
+        name: iteration_of(expected / name) for name in (FINAL, BEST)
+    }
+    assert pointed_to(run) == pointed_to(expected)
     assert save(run, 12).finish() == {}
     assert whole(run) == 12
 
@@ -239,16 +259,31 @@ def test_room_for_one_file_is_used_for_the_numbered_one_and_what_is_owed_waits(
     failed = save_owing(run, last=False)
     assert pointed_to(run) == "model_0000008.pth"
     assert [record.getMessage() for record in logged if record.levelname == "WARNING"] == [
-        f"{run}/{BEST}, {run}/{MINE} could not be saved: No space left on device; 16,000 bytes are needed, 2,000 "
+        f"{run}/{MINE} could not be saved: No space left on device; 8,000 bytes are needed, 2,000 "
         "are free; the newest is model_0000008.pth; the run goes on and tries again at its next checkpoint"
     ]
     owed = failed.finish()
-    assert {name: content["iteration"] for name, content in owed.items()} == {BEST: 9, MINE: 6}
+    assert {name: content["iteration"] for name, content in owed.items()} == {MINE: 6}
     monkeypatch.setattr(
         files, "free_bytes", lambda folder: 2000 if (run / "model_0000011.pth").exists() else 10_000
     )
-    assert sorted(save(run, 12, owed={MINE: owed[MINE]}).finish()) == [BEST, MINE]  # still
+    assert sorted(save(run, 12, owed).finish()) == [MINE]  # still
     assert pointed_to(run) == "model_0000011.pth"
+
+
+@pytest.mark.need("D6")
+@pytest.mark.parametrize("code", [errno.EPERM, errno.ENOTSUP, errno.EMLINK])
+def test_add_name_copies_where_the_drive_has_no_hard_links(
+    run: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refused(*paths: Path) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", refused)
+    assert save_owing(run, last=True).finish() == {}
+    for name in (FINAL, BEST):
+        assert not (run / name).samefile(run / "model_0000008.pth")
+        assert (run / name).read_bytes() == (run / "model_0000008.pth").read_bytes()
 
 
 @pytest.mark.need("D5")
@@ -282,9 +317,10 @@ def test_a_content_that_could_not_be_written_does_not_stay_in_memory(
     monkeypatch.setattr(files, "verify", fail)
     gc.disable()
     try:
-        numbered = "model_0000008.pth"
-        failed = Save(run, {numbered: content(9), MINE: content(6)}, numbered, keep=0, last=False)
-        tensors = [weakref.ref(failed.contents[name]["model"]["w"]) for name in (numbered, MINE)]
+        contents = [content(9) | {NAMES: []}, content(6)]
+        tensors = [weakref.ref(each["model"]["w"]) for each in contents]
+        failed = Save(run, contents[0], {MINE: contents[1]}, keep=0, last=False)
+        del contents
         failed.start()
         owed = failed.finish()
         del failed
@@ -295,7 +331,7 @@ def test_a_content_that_could_not_be_written_does_not_stay_in_memory(
 
 
 def test_the_process_waits_for_what_it_has_begun_to_write(tmp_path: Path) -> None:
-    assert not Save(tmp_path, {"model_0000000.pth": content(1)}, "model_0000000.pth", 0, False).daemon
+    assert not Save(tmp_path, content(1) | {NAMES: []}, {}, 0, False).daemon
 
 
 def directory_name(data: bytes) -> bytes:

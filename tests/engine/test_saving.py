@@ -51,8 +51,8 @@ def train(cfg: CfgNode, *hooks: HookBase, resume: str | None = None) -> Trainer:
     trainer = build_trainer(cfg)
     trainer.hooks[-1:-1] = hooks
     if start is not None:
-        load_start(trainer, start)
-    prepare_folder(cfg, iteration=trainer.iteration)
+        load_start(trainer, start[1])
+    prepare_folder(cfg, iteration=trainer.iteration, start=start)
     trainer.train()
     return trainer
 
@@ -318,7 +318,8 @@ def test_both_last_files_are_whole_and_the_pointer_is_there_when_train_returns(
 
     train(tiny(), At(_14=sleep))
     assert not any(isinstance(thread, saving.Save) for thread in threading.enumerate())
-    assert disk.created[-4:] == ["model_final.pth", "checkpoints.json", "model_0000013.pth", "last_checkpoint"]
+    assert disk.created[-3:] == ["checkpoints.json", "model_0000013.pth", "last_checkpoint"]
+    assert (tmp_path / "out" / "model_final.pth").samefile(tmp_path / "out" / "model_0000013.pth")
     assert (tmp_path / "out" / "last_checkpoint").read_text() == "model_0000013.pth"
     for name in ("model_final.pth", "model_0000013.pth"):
         assert load_checkpoint(tmp_path / "out" / name)["iteration"] == 14
@@ -357,7 +358,7 @@ def test_a_start_waits_for_what_the_process_still_saves(tiny: Tiny, disk: Disk) 
         train(tiny("SOLVER.CHECKPOINT_PERIOD", 6), At(_5=lambda trainer: disk.open.clear(), _7=fail))
     start = find_start(resolve_config(tiny()), "", overwrite=False)
     assert start is not None
-    assert start["iteration"] == 6
+    assert start[1]["iteration"] == 6
 
 
 def test_a_mistake_in_the_thread_is_raised_in_the_run(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -550,17 +551,13 @@ def test_what_is_owed_waits_for_the_save_that_can_write_it(tiny: Tiny, tmp_path:
     assert not (tmp_path / "out" / "model_0000008.pth").exists()
 
 
-@pytest.mark.need("D5", "D12")
-def test_the_last_save_writes_all_else_before_the_pointer(tiny: Tiny, tmp_path: Path, disk: Disk) -> None:
-    def ask(trainer: Trainer) -> None:
-        finish_saves()
-        disk.created.clear()
-        trainer.save_as.add("model_best.pth")
-
-    train(tiny(), At(_14=ask))
-    assert [name for name in disk.created if name != "checkpoints.json"] == [
-        *("model_final.pth", "model_best.pth", "model_0000013.pth", "last_checkpoint")
-    ]
+@pytest.mark.parametrize("name", ["../x.pth", "/tmp/x.pth", ".x.pth", "x", "model_0000001.pth", "a/b.pth", ""])
+def test_save_as_refuses_what_is_no_name_of_a_checkpoint_in_the_folder(
+    tiny: Tiny, tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(ValueError, match="cannot be the name of a checkpoint; one is such as model_best.pth"):
+        train(tiny(), At(_3=lambda trainer: trainer.save_as.add(name)))
+    assert checkpoints(tmp_path / "out") == []
 
 
 @pytest.mark.need("D5")
@@ -625,7 +622,7 @@ def test_a_last_save_that_fails_ends_the_run_with_exit_code_4(
     printed = capsys.readouterr()
     out = tmp_path / "out"
     assert printed.err.startswith(
-        f"error: {out}/model_final.pth, {out}/model_0000013.pth could not be saved: No space left on device; "
+        f"error: {out}/model_0000013.pth, {out}/model_final.pth could not be saved: No space left on device; "
     )
     assert printed.err.endswith(
         " are free; the newest is model_0000011.pth; make space, and --resume does the rest again\n"

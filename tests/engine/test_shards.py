@@ -371,10 +371,8 @@ class Small:
     def save(self, iteration: int, names: list[str], owed: dict[str, Any]) -> dict[str, Any]:
         rest, tensors = shards.split(content_in_parts(self.mesh) | {"iteration": iteration})
         content = rest | {"scheduler": {}, "hooks": {}, "rng": [], "config": {}}
-        numbered = f"model_{iteration - 1:07d}.pth"
-        contents = dict.fromkeys([numbered, *names], content) | owed
         writing = shards.Writing(tensors, self.folder, iteration)
-        save = Save(self.folder, contents, numbered, keep=1, last=False, parts=writing)
+        save = Save(self.folder, content | {"names": names}, owed, keep=1, last=False, parts=writing)
         save.start()
         return save.finish()
 
