@@ -40,7 +40,6 @@ from torch import Tensor
 
 from warmstart.config import ConfigError, get_cfg
 from warmstart.engine import load_checkpoint
-from warmstart.engine.checkpoint import FINAL
 from warmstart.engine.manifest import MANIFEST, read_manifest
 from warmstart.engine.picture import FILE as PICTURE
 from warmstart.engine.shards import FOLDER as SHARDS
@@ -68,6 +67,8 @@ PARTS = (
 )
 CONFIGS: dict[str, tuple[str, ...]] = {
     "sgd": ("SOLVER.STEPS=40,70",),
+    "one_save": ("SOLVER.CHECKPOINT_PERIOD=5000", "TEST.BEST.METRIC=digits_test/accuracy", "TEST.EVAL_PERIOD=0"),
+    "clock": ("SOLVER.STEPS=40,70", "SOLVER.CHECKPOINT_PERIOD=5", "LOG_PERIOD=2"),
     "plain": (
         *("MODEL.ARGS={norm: batch, width: 4}", "INPUT.TRANSFORMS_TRAIN=[]"),
         "SOLVER.LR_SCHEDULER_NAME=WarmupCosineLR",
@@ -99,6 +100,15 @@ CONFIGS: dict[str, tuple[str, ...]] = {
 RANKS = {"two_ranks": 2, "parts": 2, "parts_keep_two": 2}  # of one where none are said
 # What may change from one life of a run to the next, without a change of the result.
 VARIED: dict[str, tuple[str, ...]] = {"workers": ("DATALOADER.NUM_WORKERS=0", "DATALOADER.NUM_WORKERS=2")}
+# Seconds by which the clock of a life is off, where it is not right in all of them.
+CLOCKS: dict[str, tuple[float, ...]] = {"clock": (0, -7200, 3600, -86400)}
+OFF = """
+import runpy, sys, time
+now, off = time.time, float(sys.argv[1])
+time.time = lambda: now() + off
+del sys.argv[:2]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 @dataclass
@@ -119,16 +129,17 @@ class Report:
 class Life:
     """A command that trains into `folder`, until it ends or is killed: a process, or a launcher and its ranks."""
 
-    def __init__(self, folder: Path, words: Sequence[str], ranks: int = 1) -> None:
+    def __init__(self, folder: Path, words: Sequence[str], ranks: int = 1, off: float = 0) -> None:
         self.folder = folder
         self.ranks = ranks
         self.started = time.monotonic()
         self._errors = folder.with_suffix(".stderr")
         self._errors.parent.mkdir(parents=True, exist_ok=True)
         several = ["--num-gpus", str(ranks)] if ranks > 1 else []
+        command = ["-c", OFF, str(off), str(TOOL)] if off else [str(TOOL)]
         with open(self._errors, "wb") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, str(TOOL), "--resume", *several, *words, f"OUTPUT_DIR={folder}"],
+                [sys.executable, *command, "--resume", *several, *words, f"OUTPUT_DIR={folder}"],
                 # Also what a launcher would delete at its end.
                 env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder.parent)},
                 stdout=subprocess.DEVNULL,
@@ -269,6 +280,7 @@ def killed_run(
     most: int,
     rng: random.Random,
     ranks: int = 1,
+    clocks: Sequence[float] = (0,),
 ) -> Report:
     """Train into `folder` with at most so many kills; return what came of it, `first` is what went wrong.
 
@@ -280,11 +292,13 @@ def killed_run(
         most: kills after which the run is left alone.
         rng: says when to kill.
         ranks: processes that train together.
+        clocks: seconds by which the clock may be off, of which each life gets one.
     """
     report, reached = Report(runs=1, resumes=-1), 0
     aims = AIMS_IN_PARTS if "MODEL.PARALLEL=fsdp" in words else AIMS
     while True:
-        life = Life(folder, [*words, *([rng.choice(varied)] if varied else [])], ranks)
+        off = rng.choice(clocks) if len(clocks) > 1 else 0
+        life = Life(folder, [*words, *([rng.choice(varied)] if varied else [])], ranks, off)
         report.resumes += 1
         one = False
         if report.kills < most:
@@ -332,10 +346,9 @@ def newest(folder: Path) -> int:
 
 def compare(whole: Path, killed: Path) -> Iterator[str]:
     """Yield where the folders of two runs differ."""
-    keep = _content(whole / FINAL)["config"]["SOLVER"]["CHECKPOINT_KEEP"]
-    names = checkpoints(whole, keep)
+    names = checkpoints(whole)
     yield from differences(records_of_start(whole), records_of_start(killed), "files")
-    yield from differences(names, checkpoints(killed, keep), "files")
+    yield from differences(names, checkpoints(killed), "files")
     yield from differences(named_parts(killed), sorted(_names(killed / SHARDS)), SHARDS)
     yield from differences(read_manifest(whole), read_manifest(killed), MANIFEST)
     for name in names:
@@ -346,14 +359,9 @@ def compare(whole: Path, killed: Path) -> Iterator[str]:
     yield from differences(events(whole), events(killed), "TensorBoard")
 
 
-def checkpoints(folder: Path, keep: int) -> list[str]:
-    """Return the names of the checkpoints, and of what a kill has left behind.
-
-    One that was set aside is left over where the run keeps only `keep`; where it keeps all, 0, it may rightly be
-    there after a kill between the numbered file and the pointer.
-    """
-    endings = (".pth", ".tmp", ".lock", *([".pth.cut"] if keep else []))
-    return sorted(name for name in _names(folder) if name.endswith(endings))
+def checkpoints(folder: Path) -> list[str]:
+    """Return the names of the checkpoints, and of what a kill has left behind."""
+    return sorted(name for name in _names(folder) if name.endswith((".pth", ".tmp", ".lock", ".pth.cut")))
 
 
 def named_parts(folder: Path) -> list[str]:
@@ -443,7 +451,7 @@ def torture(name: str, kills: int, seed: int, device: str, folder: Path) -> dict
     while report.kills < kills:
         run = folder / name / f"run{report.runs}"
         most = min(rng.randint(1, MOST_KILLS), kills - report.kills)
-        came = killed_run(run, words, VARIED.get(name, ()), seconds, most, rng, ranks)
+        came = killed_run(run, words, VARIED.get(name, ()), seconds, most, rng, ranks, CLOCKS.get(name, (0,)))
         report.kills += came.kills
         report.ranks_killed += came.ranks_killed
         report.resumes += came.resumes

@@ -153,8 +153,9 @@ def require_names(names: Any) -> None:
     Traceback (most recent call last):
     ValueError: '../mine.pth' cannot be the name of a checkpoint; one is such as model_best.pth
     """
-    for name in names if isinstance(names, (list, tuple, set)) else [names]:
-        if not isinstance(name, str) or not _NAME.fullmatch(name) or NUMBERED.fullmatch(name):
+    several = isinstance(names, (list, set))
+    for name in names if several else [names]:
+        if not several or not isinstance(name, str) or not _NAME.fullmatch(name) or NUMBERED.fullmatch(name):
             raise ValueError(f"{name!r:.99} cannot be the name of a checkpoint; one is such as {BEST}")
 
 
