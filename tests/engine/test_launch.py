@@ -16,7 +16,8 @@ import torch
 
 from warmstart.config import ConfigError, get_cfg
 from warmstart.engine import load_checkpoint
-from warmstart.engine.launch import launch, slurm_environment, wants_launch
+from warmstart.engine.environment import slurm_environment
+from warmstart.engine.launch import launch, wants_launch
 from warmstart.engine.scaling import scaled
 from warmstart.tools import train_net
 
