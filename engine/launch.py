@@ -92,14 +92,28 @@ def launch(cfg: CfgNode, flags: Mapping[str, Any], argv: Sequence[str] | None = 
     every = ranks * machines
     resolve_config(scaled(cfg, every), every, given=cfg, trains=not flags.get("eval_only"))
     words = [sys.argv[0], *(sys.argv[1:] if argv is None else argv)]
-    if machines > 1:
-        store = _meet_machines(flags, cfg.DISTRIBUTED.TIMEOUT)
-        place = Place(store, flags["machine_rank"], machines, *_endpoint(flags["dist_url"]))
-        return _run_ranks(words, ranks, place, cfg)
-    # The ranks rendezvous in a file that no other user can open; the launcher shares its store with nobody.
+    restarts, grace = cfg.DISTRIBUTED.MAX_RESTARTS, cfg.DISTRIBUTED.GRACE
+    if machines == 1:
+        return run_here(words, ranks, restarts, grace)
+    store = _meet_machines(flags, cfg.DISTRIBUTED.TIMEOUT)
+    place = Place(store, flags["machine_rank"], machines, *_endpoint(flags["dist_url"]))
+    return _run_ranks(words, ranks, place, restarts, grace)
+
+
+def run_here(words: Sequence[str], ranks: int, restarts: int = 0, grace: float = 1) -> int:
+    """Run a command of python in several processes of this machine; return its exit code, once all have ended.
+
+    The ranks rendezvous in a file that no other user can open; the launcher shares its store with nobody.
+
+    Args:
+        words: the command line behind the name of the interpreter.
+        ranks: how many processes.
+        restarts: how often all are started again after one has failed.
+        grace: seconds that they have to end after a signal.
+    """
     with _own_folder() as folder:
         alone: Store = dist.HashStore()  # type: ignore[attr-defined]
-        return _run_ranks(words, ranks, Place(alone, 0, 1, f"{FILE}{folder}/store", 0), cfg)
+        return _run_ranks(words, ranks, Place(alone, 0, 1, f"{FILE}{folder}/store", 0), restarts, grace)
 
 
 def _own_folder() -> TemporaryDirectory[str]:
@@ -112,15 +126,8 @@ def _own_folder() -> TemporaryDirectory[str]:
         ) from None
 
 
-def _run_ranks(words: Sequence[str], ranks: int, place: Place, cfg: CfgNode) -> int:
-    """Run a command in several processes on this machine; return the exit code of the one that failed first, or 0.
-
-    Args:
-        words: the command line behind the name of the interpreter.
-        ranks: how many processes.
-        place: where they rendezvous with each other, and with those of other machines.
-        cfg: the config; says how long they are waited for and how often they are started again.
-    """
+def _run_ranks(words: Sequence[str], ranks: int, place: Place, restarts: int, grace: float) -> int:
+    """Run a command in processes that rendezvous at a place; return the exit code of the first failure, or 0."""
     # Slow to import: only who starts processes pays.
     from torch.distributed.elastic.agent.server.api import WorkerSpec
     from torch.distributed.elastic.multiprocessing import SignalException
@@ -138,9 +145,9 @@ def _run_ranks(words: Sequence[str], ranks: int, place: Place, cfg: CfgNode) -> 
             entrypoint=sys.executable,
             args=tuple(word.replace("$", "$$") for word in words),  # $$ is its $
             rdzv_handler=Rendezvous(place),
-            max_restarts=cfg.DISTRIBUTED.MAX_RESTARTS,
+            max_restarts=restarts,
         )
-        agent = Agent(spec, cfg.DISTRIBUTED.GRACE)
+        agent = Agent(spec, grace)
         failed = agent.run().is_failed()
     except SignalException as error:
         return 128 + error.sigval
