@@ -17,7 +17,7 @@ import torch
 from warmstart.config import ConfigError, get_cfg
 from warmstart.engine import load_checkpoint
 from warmstart.engine.environment import slurm_environment
-from warmstart.engine.launch import launch, wants_launch
+from warmstart.engine.launch import launch, run_here, wants_launch
 from warmstart.engine.scaling import scaled
 from warmstart.tools import train_net
 
@@ -247,6 +247,18 @@ FLAGS: dict[str, Any] = {"num_gpus": None, "num_machines": None, "machine_rank":
 def test_flags_that_do_not_fit_are_refused(flags: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError, match=f"^command line: {text}"):
         wants_launch(FLAGS | flags)
+
+
+def test_run_here_says_that_it_needs_a_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/no/such/folder")
+    text = "^the processes cannot rendezvous in a temporary folder: No such file or directory; let TMPDIR name a f"
+    with pytest.raises(ConfigError, match=text):
+        run_here(["-c", ""], 2)
+
+
+def test_a_timeout_beyond_what_python_can_wait_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^DISTRIBUTED.TIMEOUT \(override\): .* 31536000"):
+        get_cfg().merge_from_list(["DISTRIBUTED.TIMEOUT", 10**18])
 
 
 def test_no_flag_and_one_process_train_here() -> None:
