@@ -28,6 +28,7 @@ from .environment import FILE
 _PATIENCE = 5  # seconds until it is said who is waited for
 _PAUSES = 0.01, 0.2  # seconds between two looks, at first and at last
 _HERE = "here"
+_PORT_PROBLEMS = {errno.EADDRINUSE: "is in use", errno.EACCES: "is for the system's own programs"}
 # How a client of torch's TCPStore begins: VALIDATE and a magic number, then PING and four bytes that come back.
 _VALIDATE = struct.pack("=BI", 0, 0x3C85F7CE)
 _PING = b"\x0d"
@@ -167,29 +168,30 @@ def _serve(host: str, port: int, count: int, timeout: float) -> Store:
     """
     address = "127.0.0.1" if host == "localhost" else host
     is_loopback = address == "::1" or address.startswith("127.")
-    fd = None
     try:
-        listening = _listening(address if is_loopback else "", port)
-        port, fd = listening.getsockname()[1], listening.detach()
+        if is_loopback:
+            return _serve_on_loopback(address, port, count, timeout)
+        return _tcp_store("localhost", port, count, timeout, is_master=True)
+    except (OSError, dist.DistNetworkError) as error:
+        for number, problem in _PORT_PROBLEMS.items():
+            if getattr(error, "errno", None) == number or f"name: {errno.errorcode[number]}" in str(error):
+                raise ConfigError(f"port {port} of this machine {problem}; choose another") from None
+        raise
+
+
+def _serve_on_loopback(address: str, port: int, count: int, timeout: float) -> Store:
+    server: dict[str, Any] = {"is_master": True}
+    try:
+        # torch's own socket listens on all interfaces, whatever the host is.
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        listening = socket.create_server((address, port), family=family)
+        port = listening.getsockname()[1]
+        # torch 2.6 and 2.7 take a socket in this backend alone.
+        server |= {"master_listen_fd": listening.detach(), "use_libuv": False}
     except OSError as error:
         if error.errno != errno.EADDRINUSE:  # else perhaps by this process: torch knows its own servers
-            raise ConfigError(f"port {port} of this machine: {error.strerror}; choose another") from None
-    try:
-        client = address if is_loopback else "localhost"
-        return _tcp_store(client, port, count, timeout, is_master=True, master_listen_fd=fd)
-    except dist.DistNetworkError as error:
-        if "EADDRINUSE" not in str(error):
             raise
-        raise ConfigError(f"port {port} of this machine is in use; choose another") from None
-
-
-def _listening(address: str, port: int) -> socket.socket:
-    """Return a socket that listens at an address, or at all: torch's own would, whatever the host is."""
-    if ":" in address:
-        return socket.create_server((address, port), family=socket.AF_INET6)
-    if not address and socket.has_dualstack_ipv6():
-        return socket.create_server((address, port), family=socket.AF_INET6, dualstack_ipv6=True)
-    return socket.create_server((address, port))
+    return _tcp_store(address, port, count, timeout, **server)
 
 
 def _tcp_store(host: str, port: int, count: int, timeout: float, **server: Any) -> Store:

@@ -108,15 +108,16 @@ def test_the_first_may_come_last(port: int) -> None:
     assert other.exitcode == 0
 
 
-def test_those_of_an_earlier_attempt_or_run_do_not_count(port: int) -> None:
+@pytest.mark.parametrize("host", ["localhost", "node1"])
+def test_those_of_an_earlier_attempt_or_run_do_not_count(port: int, host: str) -> None:
     def again() -> None:
-        first = meet("localhost", port, serves=True, count=1, **WHO, again=True)
-        second = meet("localhost", port, serves=True, count=1, **WHO, again=True)
+        first = meet(host, port, serves=True, count=1, **WHO, again=True)
+        second = meet(host, port, serves=True, count=1, **WHO, again=True)
         first.set("address", "gone")
         assert not second.check(["address"])
-        meet("localhost", port, serves=True, count=2, **WHO | {"timeout": 0.2, "prefix": "q"})
+        meet(host, port, serves=True, count=2, **WHO | {"timeout": 0.2, "prefix": "q"})
 
-    assert apart(again).error.startswith(f"LateError: localhost:{port}: 1 of 2 machines are there after 0.2 s")
+    assert apart(again).error.startswith(f"LateError: {host}:{port}: 1 of 2 machines are there after 0.2 s")
 
 
 def test_it_is_said_once_who_is_waited_for(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,8 +186,9 @@ def test_ranks_meet_in_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.need("G1")
-def test_a_port_that_is_taken_is_a_mistake(taken: int, capfd: pytest.CaptureFixture[str]) -> None:
-    told = apart(lambda: meet("localhost", taken, serves=True, count=1, **WHO))
+@pytest.mark.parametrize("host", ["localhost", "node1"])
+def test_a_port_that_is_taken_is_a_mistake(taken: int, host: str, capfd: pytest.CaptureFixture[str]) -> None:
+    told = apart(lambda: meet(host, taken, serves=True, count=1, **WHO))
     assert told.error == f"ConfigError: port {taken} of this machine is in use; choose another"
     assert capfd.readouterr().err == ""
 
