@@ -122,7 +122,7 @@ def test_num_gpus_listens_on_loopback_alone_and_leaves_no_temporary_folder(
         text=True,
     )
     launcher, ranks = exposed(process)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (0, "")
     assert launcher == set()
     assert ranks
