@@ -319,9 +319,9 @@ def get_cfg() -> CfgNode:
     # --num-gpus N starts N of them on a machine; docs/DISTRIBUTED.md says how else they come. Each computes its
     # part of every batch, on a GPU of its own or on some of the cores.
     cfg.DISTRIBUTED = CfgNode()
-    # Seconds that a process or a machine waits for another one before it ends with an error, at least 1; an
+    # Seconds that a process or a machine waits for another one before it ends with an error, from 1 to a year; an
     # evaluation or a save keeps the others waiting as long as it lasts.
-    cfg.DISTRIBUTED.TIMEOUT = Int(1800, minimum=1)
+    cfg.DISTRIBUTED.TIMEOUT = Int(1800, minimum=1, maximum=365 * 24 * 3600)
     # Seconds that --num-gpus leaves the processes to save and end after a signal, before it kills them.
     cfg.DISTRIBUTED.GRACE = Int(300, minimum=1)
     # How often --num-gpus starts all processes anew after one has failed; they resume from the newest checkpoint.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import time
@@ -13,13 +14,55 @@ from typing import Any
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo
+from torch.distributed.elastic.rendezvous.api import RendezvousStoreInfo
 
 from . import comm
+from .meeting import Place
 from .signals import ECHO, signal_name
 
 _LEFT_BEHIND = 3  # seconds that ranks have to end by themselves, once another one has failed
 _AT_ONCE = 2  # and after a second signal
 FINAL = (2, 3, 4)  # exit codes after which the same command would end in the same way
+
+
+class Rendezvous(RendezvousHandler):
+    """A rendezvous that is over before torch's agent asks for it, of machines that have found each other.
+
+    torch's own of one machine, "c10d", listens on all interfaces and unpickles what any client has written.
+
+    Args:
+        place: where they have, and where the ranks will.
+    """
+
+    #: For ranks that rendezvous at a port: the launcher of machine 0 listens there, not rank 0.
+    use_agent_store = True
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+
+    def next_rendezvous(self) -> RendezvousInfo:
+        place = self.place
+        where = RendezvousStoreInfo(place.host, place.port)
+        return RendezvousInfo(place.store, place.machine, place.machines, where)
+
+    def get_backend(self) -> str:
+        return "warmstart"
+
+    def get_run_id(self) -> str:
+        return "warmstart"
+
+    def num_nodes_waiting(self) -> int:
+        return 0
+
+    def is_closed(self) -> bool:
+        return False
+
+    def set_closed(self) -> None:
+        pass
+
+    def shutdown(self) -> bool:
+        return True
 
 
 class Agent(LocalElasticAgent):
@@ -35,7 +78,7 @@ class Agent(LocalElasticAgent):
     """
 
     def __init__(self, spec: WorkerSpec, grace: float) -> None:
-        super().__init__(spec, DefaultLogsSpecs())
+        super().__init__(spec, DefaultLogsSpecs(os.devnull))  # else it makes folders for output that goes on
         self.grace = grace
         #: The exit codes of the ranks that have failed: negative after a signal; of one killed here `comm.LOST`.
         self.codes: dict[int, int] = {}

@@ -21,6 +21,13 @@ from torch.distributed.distributed_c10d import Store
 from warmstart.config import CfgNode, ConfigError
 from warmstart.data import OWN_DEVICE, device_of, usable_cores
 
+from .environment import (
+    check_environment,
+    is_rank,
+    local_size,
+    rendezvous_address,
+    stay_on_loopback,
+)
 from .meeting import LateError, meet
 
 T = TypeVar("T")
@@ -39,11 +46,6 @@ _LOST = (
 
 class _Shared(ConfigError):
     """A mistake that all ranks know of."""
-
-
-def is_rank() -> bool:
-    """Return whether a launcher has started this process as one of several: it says so in the environment."""
-    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def rank() -> int:
@@ -85,7 +87,9 @@ def process_group(cfg: CfgNode) -> Iterator[None]:
     if not is_rank():
         yield
         return
+    check_environment(os.environ)
     check_devices(cfg)
+    stay_on_loopback()
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(usable_cores())
     backend = "gloo"
@@ -107,17 +111,11 @@ def process_group(cfg: CfgNode) -> Iterator[None]:
 
 def _meet(number: int, size: int, timeout: float) -> Store:
     """Return the store in which this rank has met the others."""
-    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
-    if missing:
-        raise ConfigError(
-            f"the environment has RANK, but not {' and '.join(missing)}; start processes with --num-gpus, "
-            "torchrun or srun"
-        )
+    host, port = rendezvous_address(os.environ)
     # torchrun may have a server of its own. After a restart it may be the same one, with addresses in it of
     # processes that are gone.
     serves = number == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     attempt = f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     tells = number == 0 or os.environ.get("LOCAL_RANK") == "0"
     try:
         return meet(
@@ -133,11 +131,6 @@ def _meet(number: int, size: int, timeout: float) -> Store:
         )
     except ConfigError as error:
         raise ConfigError(f"MASTER_PORT: {error}") from None
-
-
-def local_size() -> int:
-    """Return how many ranks this machine has."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def check_devices(cfg: CfgNode, ranks: int | None = None) -> None:

@@ -43,6 +43,7 @@ from warmstart.solver import (
 from . import comm
 from .best import build_score_hooks
 from .device import NO_DETERMINISTIC_KERNEL, describe_profile, get_device, prepare_torch
+from .environment import is_rank, is_spokesman
 from .evaluation import evaluate
 from .first_weights import init_from_data
 from .fsdp import build_for_ranks, computing_device, is_sharded, shard, take_weights
@@ -381,8 +382,8 @@ def run_tool(main: Callable[[], int]) -> None:
     except PermissionError as error:
         message, code = f"error: {error.filename}: permission denied", 2
     except RuntimeError as error:
-        if isinstance(error, LateError) or (comm.is_rank() and comm.is_lost(error)):
-            who = f"{_who()}: another process has ended, or did not come in time" if comm.is_rank() else "error"
+        if isinstance(error, LateError) or (is_rank() and comm.is_lost(error)):
+            who = f"{_who()}: another process has ended, or did not come in time" if is_rank() else "error"
             print(f"{who}: {comm.why_lost(error)}", file=sys.stderr)
             sys.exit(comm.LOST)
         if NO_DETERMINISTIC_KERNEL not in str(error):
@@ -397,14 +398,14 @@ def run_tool(main: Callable[[], int]) -> None:
         raise
     log_to_file(message)
     with contextlib.suppress(OSError):  # a full disk does not make the exit code another one
-        if not comm.is_rank() or os.environ["RANK"] == "0":
+        if is_spokesman():
             print(message, file=sys.stderr)
     sys.exit(code)
 
 
 def _tell_who() -> None:
     """Say above a traceback which of several processes it is of."""
-    if comm.is_rank():
+    if is_rank():
         print(f"{_who()} has failed:", file=sys.stderr)
 
 

@@ -7,16 +7,17 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from tempfile import TemporaryDirectory
 from typing import Any
-from uuid import uuid4
 
+import torch.distributed as dist
 from torch.distributed.distributed_c10d import Store
 
 from warmstart.config import CfgNode, ConfigError, Flag
-from warmstart.data import OWN_CORES, OWN_DEVICE
 
 from . import comm
-from .meeting import meet
+from .environment import FILE, check_environment, is_rank, local_size, slurm_environment
+from .meeting import Place, meet
 from .resolve import resolve_config
 from .scaling import scaled
 from .signals import LAUNCHER_SIGNALS, is_heard
@@ -50,10 +51,10 @@ def wants_launch(flags: Mapping[str, Any]) -> bool:
         ConfigError: they contradict each other, or what has been started.
     """
     gpus, machines = flags["num_gpus"] or 0, flags["num_machines"] or 1
-    if comm.is_rank():
-        if gpus not in (0, comm.local_size()):
+    if is_rank():
+        if gpus not in (0, local_size()):
             raise ConfigError(
-                f"command line: --num-gpus {gpus}: {comm.local_size()} processes have been started here already; "
+                f"command line: --num-gpus {gpus}: {local_size()} processes have been started here already; "
                 "leave it out"
             )
         return False
@@ -86,28 +87,53 @@ def launch(cfg: CfgNode, flags: Mapping[str, Any], argv: Sequence[str] | None = 
     Raises:
         ConfigError: anything wrong with the config.
     """
-    # Slow to import: only who starts processes pays.
-    from torch.distributed.elastic.agent.server.api import WorkerSpec
-    from torch.distributed.elastic.multiprocessing import SignalException
-    from torch.distributed.elastic.rendezvous import RendezvousParameters
-    from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
-
-    from .agent import Agent, exit_code
-
     ranks, machines = flags["num_gpus"] or 1, flags["num_machines"] or 1
     comm.check_devices(cfg, ranks)
     every = ranks * machines
     resolve_config(scaled(cfg, every), every, given=cfg, trains=not flags.get("eval_only"))
-    store = None
-    if machines == 1:
-        # A port that is free, chosen where it is listened to: two runs never meet.
-        meeting = RendezvousParameters("c10d", "localhost:0", str(uuid4()), 1, 1, local_addr="localhost")
-    else:
-        store = _meet_machines(flags, cfg.DISTRIBUTED.TIMEOUT)  # the server, which torch's own store will share
-        endpoint = flags["dist_url"].removeprefix("tcp://")
-        rank = flags["machine_rank"]
-        meeting = RendezvousParameters("static", endpoint, "warmstart", machines, machines, rank=rank)
     words = [sys.argv[0], *(sys.argv[1:] if argv is None else argv)]
+    restarts, grace = cfg.DISTRIBUTED.MAX_RESTARTS, cfg.DISTRIBUTED.GRACE
+    if machines == 1:
+        return run_here(words, ranks, restarts, grace)
+    store = _meet_machines(flags, cfg.DISTRIBUTED.TIMEOUT)
+    place = Place(store, flags["machine_rank"], machines, *_endpoint(flags["dist_url"]))
+    return _run_ranks(words, ranks, place, restarts, grace)
+
+
+def run_here(words: Sequence[str], ranks: int, restarts: int = 0, grace: float = 1) -> int:
+    """Run a command of python in several processes of this machine; return its exit code, once all have ended.
+
+    The ranks rendezvous in a file that no other user can open; the launcher shares its store with nobody.
+
+    Args:
+        words: the command line behind the name of the interpreter.
+        ranks: how many processes.
+        restarts: how often all are started again after one has failed.
+        grace: seconds that they have to end after a signal.
+    """
+    with _own_folder() as folder:
+        alone: Store = dist.HashStore()  # type: ignore[attr-defined]
+        return _run_ranks(words, ranks, Place(alone, 0, 1, f"{FILE}{folder}/store", 0), restarts, grace)
+
+
+def _own_folder() -> TemporaryDirectory[str]:
+    try:
+        return TemporaryDirectory(prefix="warmstart_")
+    except OSError as error:
+        raise ConfigError(
+            f"the processes cannot rendezvous in a temporary folder: {error.strerror}; let TMPDIR name a folder "
+            "that can be written to"
+        ) from None
+
+
+def _run_ranks(words: Sequence[str], ranks: int, place: Place, restarts: int, grace: float) -> int:
+    """Run a command in processes that rendezvous at a place; return the exit code of the first failure, or 0."""
+    # Slow to import: only who starts processes pays.
+    from torch.distributed.elastic.agent.server.api import WorkerSpec
+    from torch.distributed.elastic.multiprocessing import SignalException
+
+    from .agent import Agent, Rendezvous, exit_code
+
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(
         each.name for each in LAUNCHER_SIGNALS if is_heard(each)
     )
@@ -118,18 +144,15 @@ def launch(cfg: CfgNode, flags: Mapping[str, Any], argv: Sequence[str] | None = 
             local_world_size=ranks,
             entrypoint=sys.executable,
             args=tuple(word.replace("$", "$$") for word in words),  # $$ is its $
-            rdzv_handler=get_rendezvous_handler(meeting),
-            max_restarts=cfg.DISTRIBUTED.MAX_RESTARTS,
-            local_addr=meeting.local_addr,
+            rdzv_handler=Rendezvous(place),
+            max_restarts=restarts,
         )
-        agent = Agent(spec, cfg.DISTRIBUTED.GRACE)
+        agent = Agent(spec, grace)
         failed = agent.run().is_failed()
-        spec.rdzv_handler.shutdown()
     except SignalException as error:
         return 128 + error.sigval
     finally:
         logging.disable(logging.NOTSET)
-        del store
     return exit_code(agent.codes) if failed else 0
 
 
@@ -164,8 +187,13 @@ def _endpoint(url: str) -> tuple[str, int]:
 
 
 def adopt_slurm() -> None:
-    """Make a task of SLURM's srun a rank: put into the environment what other launchers do."""
+    """Make a task of SLURM's srun a rank: put into the environment what other launchers do.
+
+    Raises:
+        ConfigError: what SLURM or another launcher has put there is nonsense.
+    """
     os.environ.update(slurm_environment(os.environ))
+    check_environment(os.environ)
 
 
 def refuse_ranks(tool: str) -> None:
@@ -175,45 +203,5 @@ def refuse_ranks(tool: str) -> None:
         tool: what to call it, and where there is one what to take instead.
     """
     adopt_slurm()
-    if comm.is_rank():
+    if is_rank():
         raise ConfigError(f"{tool}, and {os.environ['WORLD_SIZE']} were started: leave torchrun or srun out")
-
-
-def slurm_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return what makes one of several tasks of an srun a rank; {} where this is none, or a rank already.
-
-    The first host of the step is where ranks meet, at a port that follows from the numbers of job and step.
-
-    >>> environ = {"SLURM_PROCID": "5", "SLURM_NTASKS": "6", "SLURM_LOCALID": "1", "SLURM_NODEID": "1"}
-    >>> environ |= {"SLURM_STEP_NODELIST": "rack[1-2]gpu[07-08],big", "SLURM_STEP_TASKS_PER_NODE": "4,2"}
-    >>> environ |= {"SLURM_JOB_ID": "1234567", "SLURM_STEP_ID": "0"}
-    >>> slurm_environment(environ)  # doctest: +NORMALIZE_WHITESPACE
-    {'RANK': '5', 'WORLD_SIZE': '6', 'LOCAL_RANK': '1', 'LOCAL_WORLD_SIZE': '2', 'MASTER_ADDR':
-     'rack1gpu07', 'MASTER_PORT': '25567'}
-    """
-    # The script of a batch job has a number too; only srun has steps. The shell that salloc opens is a step of one
-    # task, beside which the job's number of tasks stands.
-    tasks = environ.get("SLURM_STEP_NUM_TASKS", environ.get("SLURM_NTASKS", "1"))
-    if "RANK" in environ or "SLURM_STEP_NODELIST" not in environ or int(tasks) < 2:
-        return {}
-    # Up to a comma outside of brackets.
-    first = re.match(r"(?:[^,\[]|\[[^\]]*\])+", environ["SLURM_STEP_NODELIST"])
-    assert first, "a list of nodes begins with a name"
-    sizes: list[int] = []
-    for size, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", environ["SLURM_STEP_TASKS_PER_NODE"]):  # 4(x2),1
-        sizes += [int(size)] * int(times or 1)
-    # Below the ports that systems give to whoever asks for any.
-    port = 15000 + (int(environ["SLURM_JOB_ID"]) + int(environ.get("SLURM_STEP_ID", "0"))) % 17000
-    found = {
-        "RANK": environ["SLURM_PROCID"],
-        "WORLD_SIZE": tasks,
-        "LOCAL_RANK": environ["SLURM_LOCALID"],
-        "LOCAL_WORLD_SIZE": str(sizes[int(environ["SLURM_NODEID"])]),
-        "MASTER_ADDR": re.sub(r"\[(\d+)[^\]]*\]", r"\1", first[0]),
-        "MASTER_PORT": str(port),
-    }
-    if "SLURM_GPUS_PER_TASK" in environ:  # each sees its own only
-        found[OWN_DEVICE] = "0"
-    if "SLURM_CPUS_PER_TASK" in environ:
-        found[OWN_CORES] = environ["SLURM_CPUS_PER_TASK"]
-    return found

@@ -14,12 +14,15 @@ import statistics
 import subprocess
 import sys
 import time
+from subprocess import PIPE
 
 import torch
 import torch.distributed as dist
 
 from warmstart.config import ConfigError
 
+from .environment import FILE, stay_on_loopback
+from .launch import run_here
 from .scale_model import Link, fit_link
 
 SIZES = tuple(4**power for power in range(6, 14))  # 4 KiB to 64 MiB
@@ -32,16 +35,19 @@ def measure_links(ranks: int = 2) -> Link:
     Raises:
         ConfigError: they could not be started.
     """
-    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", "-m", __name__]
-    env = {"OMP_NUM_THREADS": "1", **os.environ}  # torchrun warns where it is not set
-    try:
-        done = subprocess.run([sys.executable, *launch], capture_output=True, text=True, timeout=_TIMEOUT, env=env)
-    except subprocess.TimeoutExpired:
-        raise ConfigError(f"--measure-links: {ranks} processes did not answer in {_TIMEOUT} s") from None
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    command = [sys.executable, "-m", __name__, str(ranks)]
+    env = {"OMP_NUM_THREADS": "1", **os.environ}
+    with subprocess.Popen(command, stdout=PIPE, stderr=PIPE, text=True, env=env) as launcher:
+        try:
+            out, err = launcher.communicate(timeout=_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            launcher.terminate()  # and its ranks with it
+            launcher.communicate()
+            raise ConfigError(f"--measure-links: {ranks} processes did not answer in {_TIMEOUT} s") from None
+    if launcher.returncode:
+        reason = (err.strip().splitlines() or ["no message"])[-1]
         raise ConfigError(f"--measure-links: {ranks} processes could not be started: {reason}")
-    found = json.loads(done.stdout.strip().splitlines()[-1])
+    found = json.loads(out.strip().splitlines()[-1])
     return Link(found["latency_us"] / 1e6, found["gb_per_s"] * 1e9)
 
 
@@ -61,12 +67,22 @@ def all_reduce_seconds(
 
 
 def main() -> None:
-    """Measure, and print what was found in the first process."""
+    """Measure, and print what was found in the first process; in the launcher of so many, start them."""
+    if sys.argv[1:]:
+        sys.exit(run_here(["-m", __spec__.name], int(sys.argv[1])))
     on_cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_cuda else torch.device("cpu")
     if on_cuda:
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if on_cuda else "gloo", device_id=device if on_cuda else None)
+    stay_on_loopback()
+    host = os.environ["MASTER_ADDR"]
+    dist.init_process_group(
+        "nccl" if on_cuda else "gloo",
+        init_method=host if host.startswith(FILE) else "env://",
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+        device_id=device if on_cuda else None,
+    )
     seconds = [all_reduce_seconds(size, 7, device) for size in SIZES]
     if dist.get_rank() == 0:
         ranks = dist.get_world_size()

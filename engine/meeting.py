@@ -1,29 +1,51 @@
-"""How processes find each other: they say whom they wait for, for how long, and hear signals meanwhile.
+"""Rendezvous of processes: they say whom they wait for, for how long, and hear signals meanwhile.
 
 torch waits in C++, where Python's signal handlers do not run, without a word, and for its own number of seconds.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
+import struct
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from datetime import timedelta
+from typing import Any, NamedTuple
 
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from warmstart.config import ConfigError
 
+from .environment import FILE
+
 _PATIENCE = 5  # seconds until it is said who is waited for
 _PAUSES = 0.01, 0.2  # seconds between two looks, at first and at last
 _HERE = "here"
+_PORT_PROBLEMS = {errno.EADDRINUSE: "is in use", errno.EACCES: "is for the system's own programs"}
+# How a client of torch's TCPStore begins: VALIDATE and a magic number, then PING and four bytes that come back.
+_VALIDATE = struct.pack("=BI", 0, 0x3C85F7CE)
+_PING = b"\x0d"
 
 
 class LateError(RuntimeError):
     """Others did not come in time."""
+
+
+class Place(NamedTuple):
+    """Where launchers have met, and where their ranks will."""
+
+    store: Store  # that of the launchers
+    machine: int  # which one this is, from 0
+    machines: int
+    host: str  # of the ranks' store, or file:///PATH
+    port: int
 
 
 def meet(
@@ -41,7 +63,8 @@ def meet(
     """Return the store in which processes tell each other where they are, once all are there.
 
     Args:
-        host: where the one that `serves` listens.
+        host: where the one that `serves` listens: on the loopback interface alone if it is localhost or an address
+            of it. Or file:///PATH, a file that each of them opens; then nobody listens.
         port: the same.
         serves: whether this is the one that the others come to.
         count: how many are to come.
@@ -60,60 +83,125 @@ def meet(
     >>> store.set("a", "b"), store.get("a")
     (None, b'b')
     """
-    wait = _Wait(f"{host}:{port}", timeout, tells)
-    if not serves:
-        wait.until(lambda: _answers(host, port), lambda: f"nobody answers there to {who}")
-    try:
-        store: Store = dist.TCPStore(  # type: ignore[attr-defined]
-            host, port, count, serves, timedelta(seconds=timeout), wait_for_workers=False, multi_tenant=True
-        )
-    except dist.DistNetworkError as error:
-        if "EADDRINUSE" not in str(error):
-            raise
-        raise ConfigError(f"port {port} of this machine is in use; choose another") from None
-    store = PrefixStore(prefix, store)
-    before = store.add(_HERE, 1) - 1
-    # Nobody comes a second time before all have come once.
-    meeting = before // count if again else 0
+    joining = _Joining(who, count)
 
-    def come() -> int:
-        return store.add(_HERE, 0) - meeting * count
+    def join() -> Store:
+        if host.startswith(FILE):
+            store: Store = dist.FileStore(host.removeprefix(FILE))  # type: ignore[attr-defined]
+        elif serves:
+            store = _serve(host, port, count, timeout)
+        else:
+            joining.until(lambda: joining.finds_store(host, port))
+            store = _tcp_store(host, port, count, timeout)
+        store = PrefixStore(prefix, store)
+        before = store.add(_HERE, 1) - 1
+        # Nobody comes a second time before all have come once.
+        meeting = before // count if again else 0
+        joining.until(lambda: joining.are_there(store.add(_HERE, 0) - meeting * count))
+        return PrefixStore(f"meeting {meeting}", store)
 
-    wait.until(lambda: come() >= count, lambda: f"{come()} of {count} {who} are there")
-    return PrefixStore(f"meeting {meeting}", store)
+    place = host if host.startswith(FILE) else f"{host}:{port}"
+    return joining.in_time(join, place, timeout, tells)
 
 
-def _answers(host: str, port: int) -> bool:
-    with suppress(OSError), socket.create_connection((host, port), timeout=1):
-        return True
-    return False
+class _Joining:
+    """Work that may block in C++, and what has come of it so far, for messages.
 
+    Args:
+        who: what the others are: "machines".
+        count: how many there are.
+    """
 
-class _Wait:
-    """Waiting at a place, in one or several steps, for so many seconds in all."""
+    def __init__(self, who: str, count: int) -> None:
+        self.who, self.count = who, count
+        self.state = f"nobody answers there to {who}"
+        self._given_up = threading.Event()
 
-    def __init__(self, place: str, timeout: float, tells: bool) -> None:
-        self.place, self.timeout = place, timeout
-        self._begin = time.monotonic()
-        self._tells = tells
+    def in_time(self, work: Callable[[], Store], place: str, timeout: float, tells: bool) -> Store:
+        """Return what the work does, which runs in a thread of its own: this one hears signals."""
+        begin = time.monotonic()
+        future: Future[Store] = Future()
 
-    def until(self, done: Callable[[], bool], state: Callable[[], str]) -> None:
-        """Return when it is done.
+        def run() -> None:
+            try:
+                future.set_result(work())
+            except BaseException as error:
+                future.set_exception(error)
 
-        Args:
-            done: looks.
-            state: what there is instead, for messages.
-        """
-        pause, last = _PAUSES
-        while not done():
-            waited = time.monotonic() - self._begin
-            if waited > self.timeout:
-                raise LateError(f"{self.place}: {state()} after {self.timeout:g} s (DISTRIBUTED.TIMEOUT)")
-            if self._tells and waited > _PATIENCE:
-                self._tells = False
-                text = (
-                    f"waiting at {self.place}: {state()}; it ends after {self.timeout:g} s (DISTRIBUTED.TIMEOUT)"
-                )
+        threading.Thread(target=run, daemon=True).start()
+        try:
+            if not wait([future], min(_PATIENCE, timeout)).done and tells and timeout > _PATIENCE:
+                text = f"waiting at {place}: {self.state}; it ends after {timeout:g} s (DISTRIBUTED.TIMEOUT)"
                 print(text, file=sys.stderr, flush=True)
-            time.sleep(pause)
+            if not wait([future], max(0, begin + timeout - time.monotonic())).done:
+                raise LateError(f"{place}: {self.state} after {timeout:g} s (DISTRIBUTED.TIMEOUT)")
+            return future.result()
+        finally:
+            self._given_up.set()
+
+    def until(self, done: Callable[[], bool]) -> None:
+        """Return when it is done, or nobody waits for it any more."""
+        pause, last = _PAUSES
+        while not done() and not self._given_up.wait(pause):
             pause = min(2 * pause, last)
+
+    def are_there(self, number: int) -> bool:
+        """Return whether all are there."""
+        self.state = f"{number} of {self.count} {self.who} are there"
+        return number >= self.count
+
+    def finds_store(self, host: str, port: int) -> bool:
+        """Return whether a store of torch's answers; torch would wait for one forever, or print what it got."""
+        with suppress(OSError), socket.create_connection((host, port), timeout=1) as connection:
+            self.state = f"a program listens there that does not answer as one of the {self.who}"
+            number = os.urandom(4)
+            connection.sendall(_VALIDATE + _PING + number)
+            return connection.recv(4, socket.MSG_WAITALL) == number
+        return False
+
+
+def _serve(host: str, port: int, count: int, timeout: float) -> Store:
+    """Return the store of a server in this process: of the one that is there already, if it has this port.
+
+    Raises:
+        ConfigError: nothing can listen at the port.
+    """
+    address = "127.0.0.1" if host == "localhost" else host
+    is_loopback = address == "::1" or address.startswith("127.")
+    try:
+        if is_loopback:
+            return _serve_on_loopback(address, port, count, timeout)
+        return _tcp_store("localhost", port, count, timeout, is_master=True)
+    except (OSError, dist.DistNetworkError) as error:
+        for number, problem in _PORT_PROBLEMS.items():
+            if getattr(error, "errno", None) == number or f"name: {errno.errorcode[number]}" in str(error):
+                raise ConfigError(f"port {port} of this machine {problem}; choose another") from None
+        raise
+
+
+def _serve_on_loopback(address: str, port: int, count: int, timeout: float) -> Store:
+    server: dict[str, Any] = {"is_master": True}
+    try:
+        # torch's own socket listens on all interfaces, whatever the host is.
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        listening = socket.create_server((address, port), family=family)
+        port = listening.getsockname()[1]
+        # torch 2.6 and 2.7 take a socket in this backend alone.
+        server |= {"master_listen_fd": listening.detach(), "use_libuv": False}
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:  # else perhaps by this process: torch knows its own servers
+            raise
+    return _tcp_store(address, port, count, timeout, **server)
+
+
+def _tcp_store(host: str, port: int, count: int, timeout: float, **server: Any) -> Store:
+    store: Store = dist.TCPStore(  # type: ignore[attr-defined]
+        host,
+        port,
+        count,
+        timeout=timedelta(seconds=timeout),
+        wait_for_workers=False,
+        multi_tenant=True,
+        **server,
+    )
+    return store

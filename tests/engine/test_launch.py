@@ -16,12 +16,14 @@ import torch
 
 from warmstart.config import ConfigError, get_cfg
 from warmstart.engine import load_checkpoint
-from warmstart.engine.launch import launch, slurm_environment, wants_launch
+from warmstart.engine.environment import slurm_environment
+from warmstart.engine.launch import launch, run_here, wants_launch
 from warmstart.engine.scaling import scaled
 from warmstart.tools import train_net
 
 from .dying import assert_same_bits
 
+SECONDS = 200  # more than any of them takes
 ROOT = Path(__file__).parent.parent.parent
 WEIGHTS = ("model", "optimizer", "scheduler", "iteration", "rng")
 
@@ -55,13 +57,13 @@ def test_a_signal_to_the_launcher_goes_on_to_all_ranks_which_save_and_leave_no_o
     """SIGHUP is what a terminal that is closed says to the launcher alone."""
     process = started([*tiny_words, "--num-gpus=2", "SOLVER.MAX_ITER=1000000", "SOLVER.STEPS=900000"])
     records = tmp_path / "out" / "metrics.json"
-    end = time.monotonic() + 60
+    end = time.monotonic() + SECONDS
     while not records.exists() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.05)
     ranks = children(process.pid)
     assert len(ranks) == 2
     process.send_signal(signum)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 128 + signum, err
     assert err == f"{signum.name}: finishing this iteration, then saving; once more leaves at once\n"
     assert (
@@ -78,7 +80,7 @@ def test_a_signal_to_the_launcher_goes_on_to_all_ranks_which_save_and_leave_no_o
 def test_two_runs_on_one_machine_both_finish(tiny_words: list[str], tmp_path: Path) -> None:
     runs = [started([*tiny_words, "--num-gpus=2", f"OUTPUT_DIR={tmp_path}/{name}"]) for name in "ab"]
     for run in runs:
-        out, err = run.communicate(timeout=120)
+        out, err = run.communicate(timeout=SECONDS)
         assert (run.returncode, err) == (0, ""), out
     assert_same_bits(*(load_checkpoint(tmp_path / name / "model_final.pth")["model"] for name in "ab"))
 
@@ -93,8 +95,8 @@ def test_a_rank_that_raises_ends_all_with_its_traceback(tiny_words: list[str], t
     while not mark.exists() and process.poll() is None:
         time.sleep(0.01)
     failed = time.monotonic()
-    _, err = process.communicate(timeout=60)
-    assert time.monotonic() - failed < 10
+    _, err = process.communicate(timeout=SECONDS)
+    assert time.monotonic() - failed < 25  # torch itself would wait for 30
     assert process.returncode == 1
     assert "rank 1 of 2, on " in err
     assert err.count("Traceback") == 1
@@ -109,7 +111,7 @@ def test_a_rank_that_raises_ends_all_with_its_traceback(tiny_words: list[str], t
 def test_a_rank_that_raises_before_all_are_there_ends_all(tiny_words: list[str]) -> None:
     began = time.monotonic()
     process = started([*tiny_words, "--num-gpus=2"], FAIL="raise at import")
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 1
     assert err.count("RuntimeError: what a bug says") == 1
     assert time.monotonic() - began < 45  # in which torch is imported twice, one after the other
@@ -123,8 +125,8 @@ def test_a_rank_that_does_not_answer_ends_all_after_the_timeout(tiny_words: list
     while not mark.exists() and process.poll() is None:
         time.sleep(0.01)
     hung = time.monotonic()
-    _, err = process.communicate(timeout=60)
-    assert time.monotonic() - hung < 4 + 10
+    _, err = process.communicate(timeout=SECONDS)
+    assert time.monotonic() - hung < 60  # it hangs for 100
     assert process.returncode == 5
     lost, killed = err.splitlines()
     assert re.fullmatch(
@@ -146,8 +148,8 @@ def test_two_signals_end_a_start_that_one_rank_holds_up(tiny_words: list[str], t
     time.sleep(1)
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    assert time.monotonic() - began < 10
+    process.communicate(timeout=SECONDS)
+    assert time.monotonic() - began < 25
     assert process.returncode == 130
     assert not any(is_running(pid) for pid in ranks)
 
@@ -157,7 +159,7 @@ def test_two_signals_end_a_start_that_one_rank_holds_up(tiny_words: list[str], t
 def test_what_would_fail_again_is_not_started_anew(tiny_words: list[str]) -> None:
     assert train_net.main(tiny_words) == 0
     process = started([*tiny_words, "--num-gpus=2", "DISTRIBUTED.MAX_RESTARTS=3"])
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 2
     assert (
         err.count("\n") == err.count("holds the checkpoints of an earlier run; give --resume to continue it") == 1
@@ -171,9 +173,9 @@ def test_a_killed_rank_is_started_again_and_the_run_ends_with_the_same_weights(
 ) -> None:
     words = [*tiny_words, "--num-gpus=2", "SOLVER.CHECKPOINT_PERIOD=3"]
     straight = started([*words, f"OUTPUT_DIR={tmp_path}/straight"])
-    assert straight.communicate(timeout=120)[1] == ""
+    assert straight.communicate(timeout=SECONDS)[1] == ""
     killed = started([*words, "DISTRIBUTED.MAX_RESTARTS=1"], FAIL="kill")
-    out, err = killed.communicate(timeout=120)
+    out, err = killed.communicate(timeout=SECONDS)
     assert killed.returncode == 0, err
     assert "rank 1 was ended by SIGKILL; all ranks are started anew, time 1 of 1\n" in err
     assert out.count("started anew after a failure: --resume is implied") == 1
@@ -187,7 +189,7 @@ def test_a_killed_rank_is_started_again_and_the_run_ends_with_the_same_weights(
 @pytest.mark.need("G2")
 def test_a_rank_that_is_killed_is_named(tiny_words: list[str], tmp_path: Path) -> None:
     process = started([*tiny_words, "--num-gpus=2"], FAIL="kill")
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 137
     assert "error: rank 1 was ended by SIGKILL\n" in err
 
@@ -198,10 +200,10 @@ def test_two_machines_with_an_address(tiny_words: list[str], tmp_path: Path) -> 
 
     words = [*tiny_words, "--num-machines=2", "--num-gpus=1", f"--dist-url=tcp://127.0.0.1:{free_port()}"]
     first, second = (started([*words, f"--machine-rank={number}"]) for number in (0, 1))
-    out, err = first.communicate(timeout=120)
+    out, err = first.communicate(timeout=SECONDS)
     assert (first.returncode, err) == (0, "")
     assert "processes: 2, with 4 of the 8 images" in out
-    assert second.communicate(timeout=60) == ("", "")
+    assert second.communicate(timeout=SECONDS) == ("", "")
     assert second.returncode == 0
     assert len(load_checkpoint(tmp_path / "out" / "model_final.pth")["rng"]) == 2
 
@@ -215,11 +217,11 @@ def test_two_gpus_train_and_one_continues(tiny_words: list[str], tmp_path: Path)
     words += ["TEST.PRECISE_BN.ENABLED=true", "TEST.PRECISE_BN.NUM_ITER=3", "SOLVER.GRAD_ACCUM_STEPS=2"]
     words += ["SOLVER.AMP.ENABLED=true", "SOLVER.AMP.PRECISION=fp16"]
     process = started([*words, "--num-gpus=2", "SOLVER.MAX_ITER=10"], device="cuda")
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, err
     states = load_checkpoint(tmp_path / "out" / "model_final.pth")["rng"]
     assert [state["cuda"] is not None for state in states] == [True, True]
-    out, err = started([*words, "--resume"], device="cuda").communicate(timeout=120)
+    out, err = started([*words, "--resume"], device="cuda").communicate(timeout=SECONDS)
     assert "processes: 2 -> 1; batches stay the same" in out, err
     assert load_checkpoint(tmp_path / "out" / "model_final.pth")["iteration"] == 14
 
@@ -246,6 +248,18 @@ FLAGS: dict[str, Any] = {"num_gpus": None, "num_machines": None, "machine_rank":
 def test_flags_that_do_not_fit_are_refused(flags: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError, match=f"^command line: {text}"):
         wants_launch(FLAGS | flags)
+
+
+def test_run_here_says_that_it_needs_a_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/no/such/folder")
+    text = "^the processes cannot rendezvous in a temporary folder: No such file or directory; let TMPDIR name a f"
+    with pytest.raises(ConfigError, match=text):
+        run_here(["-c", ""], 2)
+
+
+def test_a_timeout_beyond_what_python_can_wait_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^DISTRIBUTED.TIMEOUT \(override\): .* 31536000"):
+        get_cfg().merge_from_list(["DISTRIBUTED.TIMEOUT", 10**18])
 
 
 def test_no_flag_and_one_process_train_here() -> None:

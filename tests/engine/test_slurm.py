@@ -9,7 +9,7 @@ import pytest
 from warmstart.config import ConfigError, get_cfg
 from warmstart.data import device_of, usable_cores
 from warmstart.engine.comm import check_devices
-from warmstart.engine.launch import slurm_environment
+from warmstart.engine.environment import slurm_environment
 
 # The third of five tasks, of which this machine, the first of three, has three.
 TASK = {
