@@ -6,6 +6,7 @@ from .durations import counts_steps, map_durations, resolve_durations, to_iterat
 from .errors import ConfigError, gathering, nearest, unknown_name
 from .imports import import_function, import_module
 from .node import CfgNode, Difference
+from .printable import printable
 from .signatures import call, check_arguments
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "map_durations",
     "nearest",
     "parse_command_line",
+    "printable",
     "resolve_durations",
     "to_iterations",
     "unknown_name",

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-_UNPRINTABLE = re.compile("\n(?!  )|[\0-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+from .printable import printable
 
 
 class ConfigError(ValueError):
@@ -26,12 +25,15 @@ class ConfigError(ValueError):
 
     def __init__(self, problems: str | Sequence[str]) -> None:
         given = [problems] if isinstance(problems, str) else problems
-        # One line each: a key or a path may hold line breaks, or bytes that no terminal should get.
-        self.problems = [_UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], problem) for problem in given]
+        self.problems = [printable(problem) for problem in given]
         if len(self.problems) == 1:
             super().__init__(self.problems[0])
         else:
             super().__init__("\n  ".join([f"{len(self.problems)} problems:", *self.problems]))
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
+        """Pickle the problems: their common text has line breaks of its own."""
+        return type(self), (self.problems,)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Importing what users name: modules and functions of theirs."""
+"""Code that users name: modules by --import, and functions in them by "module:function"."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from typing import Any
 
 from .errors import ConfigError, nearest
 
+# Those of `import_module`: a config, which may be a stranger's, imports nothing itself.
+_IMPORTED: dict[str, ModuleType] = {}
+
 
 def import_module(name: str, label: str) -> ModuleType:
-    """Return a module from the Python path or the current folder.
+    """Return a module from the Python path or the current folder; from then on a config may name its functions.
 
     Args:
         name: as in an import statement.
@@ -23,47 +26,59 @@ def import_module(name: str, label: str) -> ModuleType:
     Raises:
         ConfigError: there is no such module; what goes wrong inside it is raised as it is.
 
-    >>> import_module("math", "command line: --import math").__name__
-    'math'
+    >>> import_module("cmath", "command line: --import cmath").__name__
+    'cmath'
     """
-    if name.endswith(".py") or os.sep in name:
-        stem = Path(name).stem
-        raise ConfigError(f"{label}: takes a module's name; write {stem}")
-    if not all(part.isidentifier() for part in name.split(".")):
-        raise ConfigError(f"{label}: takes a module's name, as in an import statement; got {name!r}")
+    _check_name(name, label)
     # Behind everything else: a user's config.py must not shadow anyone's.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        return importlib.import_module(name)
+        _IMPORTED[name] = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name != name.partition(".")[0] and error.name != name:
             raise
         raise ConfigError(f"{label}: no such module on the Python path or in the current folder") from None
+    return _IMPORTED[name]
 
 
 def import_function(path: str, label: str) -> Callable[..., Any]:
-    """Return the function that "module:function" names.
+    """Return the function that "module:function" names, of a module that `import_module` was called with.
+
+    A module's submodules and its package count as other modules.
 
     Raises:
-        ConfigError: the path has no such form, or there is no such module or function.
+        ConfigError: the path has no such form, the module was not imported so, or it has no such function.
 
-    >>> import_function("math:sqrt", "ARGS")(9)
-    3.0
-    >>> import_function("math:sqr", "ARGS")
+    >>> _ = import_module("cmath", "command line: --import cmath")
+    >>> import_function("cmath:sqrt", "ARGS")(-9)
+    3j
+    >>> import_function("cmath:sqr", "ARGS")
     Traceback (most recent call last):
-    warmstart.config.errors.ConfigError: ARGS: the module math has no function 'sqr'; did you mean 'sqrt'?
+    warmstart.config.errors.ConfigError: ARGS: the module cmath has no function 'sqr'; did you mean 'sqrt'?
     """
     module_name, colon, name = path.partition(":")
     if not (colon and module_name and name):
         raise ConfigError(f'{label}: expected "module:function"; got {path!r}')
-    module = import_module(module_name, f"{label}: {path}")
-    function = getattr(module, name, None)
+    _check_name(module_name, f"{label}: {path}")
+    if module_name not in _IMPORTED:
+        raise ConfigError(
+            f"{label}: {path} is in a module that no --import names, and a config cannot load code by itself; if "
+            f"you trust it, add --import {module_name}"
+        )
+    function = getattr(_IMPORTED[module_name], name, None)
     if function is not None and not callable(function):
         raise ConfigError(f"{label}: {path} is no function, but {function!r}")
     if function is None:
-        match = nearest(name, dir(module))
+        match = nearest(name, dir(_IMPORTED[module_name]))
         hint = f"; did you mean {match!r}?" if match else ""
         raise ConfigError(f"{label}: the module {module_name} has no function {name!r}{hint}")
     found: Callable[..., Any] = function
     return found
+
+
+def _check_name(name: str, label: str) -> None:
+    if name.endswith(".py") or os.sep in name:
+        raise ConfigError(f"{label}: takes a module's name; write {Path(name).stem}")
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise ConfigError(f"{label}: takes a module's name, as in an import statement; got {name!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,9 +12,10 @@ import yaml
 
 from .errors import ConfigError
 from .fields import shown
-from .yaml12 import Loader
+from .yaml12 import KEY, Loader
 
 BASE_KEY = "_BASE_"
+NO_CONFIG = "expected `KEY: value` lines"
 
 
 class Assignment(NamedTuple):
@@ -148,7 +150,8 @@ def _load_one(path: Path) -> list[Assignment]:
         found = _parse(text, path)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        problem = ", ".join(filter(None, (error.context, error.problem)))
+        # Names of anchors may be lines of a file that is no config; `<block end>` is PyYAML's own word.
+        problem = re.sub(r" '[^'<]{2,}'", "", ", ".join(filter(None, (error.context, error.problem))))
         raise ConfigError(f"{path}{line}: not valid YAML: {problem}") from None
     except RecursionError:
         raise ConfigError(f"{path}: not valid YAML: it is nested too deeply, or within itself") from None
@@ -170,7 +173,7 @@ def _parse(text: str, path: Path) -> list[Assignment]:
         if root is None:
             return []
         if not isinstance(root, yaml.MappingNode):
-            raise yaml.MarkedYAMLError(problem="expected `KEY: value` lines", problem_mark=root.start_mark)
+            raise yaml.MarkedYAMLError(problem=NO_CONFIG, problem_mark=root.start_mark)
         return _flatten(loader, root, (), path)
     finally:
         loader.dispose()
@@ -181,6 +184,8 @@ def _flatten(loader: Loader, node: yaml.MappingNode, prefix: tuple[str, ...], pa
     values = {str(loader.construct_object(key, deep=True)): (key, value) for key, value in node.value}
     found: list[Assignment] = []
     for name, (key, value) in values.items():
+        if not KEY.fullmatch(name):
+            raise yaml.MarkedYAMLError(problem=NO_CONFIG, problem_mark=key.start_mark)
         full = (*prefix, *name.split("."))
         if isinstance(value, yaml.MappingNode):
             found += _flatten(loader, value, full, path)

@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+KEY = re.compile(r"[\w.-]{1,100}")  # any other may be a line of a file that is no config, and is not repeated
+
 # A word of a list, with braces that YAML itself would not take inside it: shard-{0..9}.tar
 _WORD = r"""(?:[^\s,\[\](){}'"]|\{[^\[\](){}'"]*\})+"""
 
@@ -30,12 +32,15 @@ class Loader(yaml.SafeLoader):
         name = getattr(event, "anchor", None)
         within_itself = isinstance(event, yaml.AliasEvent) and name in self._open
         if within_itself:
-            raise yaml.MarkedYAMLError(problem=f"*{name} stands within itself", problem_mark=event.start_mark)
+            raise yaml.MarkedYAMLError(
+                problem="an alias stands within its own value", problem_mark=event.start_mark
+            )
         if len(self._open) > 50:
             raise yaml.MarkedYAMLError(problem="it is nested too deeply", problem_mark=event.start_mark)
         tag = getattr(event, "tag", None)
         if tag:
-            problem = f"a config is plain data and takes no tags; got {tag.replace('tag:yaml.org,2002:', '!!')}"
+            own, _, name = tag.partition("tag:yaml.org,2002:")
+            problem = f"a config is plain data and takes no tags{'' if own else f'; got !!{name}'}"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
         self._open.append(name)
         try:
@@ -50,7 +55,8 @@ class Loader(yaml.SafeLoader):
         for key, _ in node.value:
             name, line = str(key.value), key.start_mark.line + 1
             if name in lines:
-                problem = f"{name} is written twice, first in line {lines[name]}; keep one"
+                known = name if KEY.fullmatch(name) else "a key"
+                problem = f"{known} is written twice, first in line {lines[name]}; keep one"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             lines[name] = line
         return node

@@ -11,6 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+# What PIL decodes itself. For EPS it starts Ghostscript, which runs the program that such a file is.
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "PPM", "WEBP", "TIFF", "JPEG2000", "AVIF", "ICO", "TGA")
+
 
 class UnreadableImageError(OSError):
     """A file is no image that can be decoded whole; the message says why."""
@@ -67,13 +70,15 @@ def _jpeg(content: Tensor, device: str) -> Tensor | None:
 def _any_kind(content: npt.NDArray[np.uint8]) -> Tensor:
     from PIL import Image, UnidentifiedImageError
 
+    Image.init()
+    formats = [name for name in _FORMATS if name in Image.OPEN]  # which AVIF is not with each release
     try:
-        with Image.open(io.BytesIO(content.tobytes())) as picture:
+        with Image.open(io.BytesIO(content.tobytes()), formats=formats) as picture:
             pixels = np.array(picture.convert("RGB"))
     except MemoryError:
         raise
     except UnidentifiedImageError as error:
-        raise UnreadableImageError("it is no image of a kind that PIL knows") from error
+        raise UnreadableImageError("it is no image of a kind that PIL decodes itself") from error
     except Exception as error:  # damaged files bring PIL to errors of every kind
         raise UnreadableImageError(" ".join(str(error).split()) or type(error).__name__) from error
     return torch.from_numpy(pixels).permute(2, 0, 1)

@@ -59,8 +59,8 @@ def read_weights(path: Path) -> Floats:
     try:
         values = np.load(path, allow_pickle=False) if path.suffix == ".npy" else path.read_text("utf-8").split()
         return np.array(values, np.float64)
-    except (EOFError, TypeError, ValueError) as error:
-        raise ValueError(f"it holds something else than numbers ({error})") from None
+    except (EOFError, TypeError, ValueError):  # whose text repeats what the file holds
+        raise ValueError("it holds something else than numbers") from None
 
 
 def check_weights(weights: npt.ArrayLike, count: int, of_what: str) -> Floats:

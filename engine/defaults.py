@@ -21,6 +21,7 @@ from warmstart.config import (
     get_cfg,
     import_module,
     parse_command_line,
+    printable,
     usage,
 )
 from warmstart.data import (
@@ -153,7 +154,8 @@ def describe_config(cfg: CfgNode) -> str:
     lines = []
     for difference in cfg.differences(get_cfg()):
         default = "none" if difference.default is None else difference.default
-        lines.append(f"{difference.key}: {difference.value}  (default {default}; set by {difference.source})")
+        text = f"{difference.key}: {difference.value}  (default {default}; set by {difference.source})"
+        lines.append(printable(text))
     return "\n".join(lines) or "every key is at its default"
 
 
@@ -374,13 +376,13 @@ def run_tool(main: Callable[[], int]) -> None:
     except ConfigError as error:
         message, code = f"error: {error}", 2
     except NonFiniteLossError as error:
-        message, code = f"error: {error}", 3
+        message, code = f"error: {printable(str(error))}", 3
     except SaveError as error:
-        message, code = f"error: {error}", 4
+        message, code = f"error: {printable(str(error))}", 4
     except KeyboardInterrupt:
         message, code = "interrupted", 130
     except PermissionError as error:
-        message, code = f"error: {error.filename}: permission denied", 2
+        message, code = f"error: {printable(str(error.filename))}: permission denied", 2
     except RuntimeError as error:
         if isinstance(error, LateError) or (is_rank() and comm.is_lost(error)):
             who = f"{_who()}: another process has ended, or did not come in time" if is_rank() else "error"

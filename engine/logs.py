@@ -9,7 +9,17 @@ import sys
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
+from warmstart.config import printable
+
 from . import comm
+
+
+class _Lines(logging.Formatter):
+    """Makes one printable line of a message, whatever names and values it holds; a traceback keeps its own."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = printable(record.message)
+        return super().formatMessage(record)
 
 
 class _Console(logging.StreamHandler):  # type: ignore[type-arg]
@@ -47,7 +57,7 @@ class _RunFile(logging.FileHandler):
 
     def __init__(self, folder: str | Path) -> None:
         super().__init__(Path(folder) / "log.txt", encoding="utf-8")
-        self.setFormatter(logging.Formatter("[%(asctime)s] %(levelname)s %(message)s"))
+        self.setFormatter(_Lines("[%(asctime)s] %(levelname)s %(message)s"))
         self._told = False
 
     def handleError(self, record: logging.LogRecord) -> None:
@@ -71,7 +81,9 @@ def _tell(what: str, error: OSError) -> None:
 
 def log_to_file(message: str) -> None:
     """Write an error into the log.txt of the run, where there is one, and not on the console."""
-    record = logging.LogRecord(__name__, logging.ERROR, __file__, 0, message, None, None)
+    first, _, others = message.partition("\n")
+    record = logging.LogRecord(__name__, logging.ERROR, __file__, 0, first, None, None)
+    record.exc_text = others or None  # comes below, as a traceback would
     for handler in logging.getLogger("warmstart").handlers:
         if isinstance(handler, _RunFile):
             handler.handle(record)
@@ -92,7 +104,7 @@ def setup_logging(folder: str | Path | None = None) -> None:
     if not any(isinstance(handler, _Console) for handler in root.handlers):
         console = _Console()
         who = "" if comm.is_main() else f"rank {comm.rank()}: "
-        console.setFormatter(logging.Formatter(f"[%(asctime)s] {who}%(message)s", "%H:%M:%S"))
+        console.setFormatter(_Lines(f"[%(asctime)s] {who}%(message)s", "%H:%M:%S"))
         root.addHandler(console)
     file = None if folder is None else _RunFile(folder)
     for handler in list(root.handlers):

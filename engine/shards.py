@@ -10,10 +10,12 @@ import copy
 import errno
 import logging
 import os
+import re
 import shutil
+import stat
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
@@ -44,6 +46,7 @@ T = TypeVar("T")
 FOLDER = "shards"  # in a run's folder
 KEY = "shards"  # of a checkpoint
 METADATA = ".metadata"  # torch's file that says what lies in which other one
+_NAME = re.compile(r"(?!\.\.?$)[^/\\\0]+")  # of a file or folder, and nothing above or below it
 _CHUNK = 2**20  # bytes
 
 
@@ -182,7 +185,8 @@ def verify(content: Mapping[str, Any], path: Path) -> Path | None:
         path: the file; the parts are beside it or, where it was set aside, beside its folder.
 
     Raises:
-        ConfigError: a file of the parts is missing or damaged, the first by its name.
+        ConfigError: a file of the parts is missing or damaged, the first by its name, or is elsewhere than in a
+            folder of `shards/`.
     """
     if KEY not in content:
         return None
@@ -191,8 +195,15 @@ def verify(content: Mapping[str, Any], path: Path) -> Path | None:
         sums = {str(part): crc for part, crc in dict(content[KEY]["crc32"]).items()}
     except (TypeError, KeyError, ValueError):
         raise ConfigError(f"checkpoint: {path} does not say where its parts are") from None
+    for each in (name, *sums):
+        if not _NAME.fullmatch(each):
+            raise ConfigError(f"checkpoint: {path} is refused: {each!r} is not the name of a part in {FOLDER}/")
     candidates = [parent / FOLDER / name for parent in (path.parent, path.parent.parent)]
     folder = next((each for each in candidates if each.is_dir()), candidates[0])
+    if folder.is_symlink():
+        raise ConfigError(
+            f"checkpoint: {path} is refused: {folder} is a symbolic link; put the folder itself there"
+        )
     _of_each(lambda name: _verify(folder / name, sums[name], path), sorted(sums))
     return folder
 
@@ -212,7 +223,7 @@ def fill(content: Mapping[str, Any], folder: Path, mesh: DeviceMesh | None = Non
     filled = {key: value for key, value in content.items() if key != KEY}
     try:
         paths = content[KEY].get("paths", {})  # an older version noted none
-        for name, tensor in _read(folder, mesh).items():
+        for name, tensor in _read(folder, content[KEY]["crc32"], mesh).items():
             if name in paths:
                 _put(filled, paths[name], tensor)
             else:
@@ -222,17 +233,18 @@ def fill(content: Mapping[str, Any], folder: Path, mesh: DeviceMesh | None = Non
     return filled
 
 
-def _read(folder: Path, mesh: DeviceMesh | None) -> dict[str, torch.Tensor]:
+def _read(folder: Path, names: Collection[str], mesh: DeviceMesh | None) -> dict[str, torch.Tensor]:
     from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
-    from torch.distributed.checkpoint.filesystem import FileSystemReader
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
     from torch.distributed.checkpoint.state_dict_loader import load
     from torch.distributed.tensor import Shard
     from torch.distributed.tensor import empty as empty_in_parts
 
+    from .shard_reader import Reader, read_metadata
+
     tensors: dict[str, torch.Tensor] = {}
-    reader = FileSystemReader(folder)
-    metadata = reader.read_metadata()
+    metadata = read_metadata(folder, names)
+    reader = Reader(folder, metadata)
     for name, about in metadata.state_dict_metadata.items():
         assert isinstance(about, TensorStorageMetadata)
         shape, dtype = about.size, about.properties.dtype
@@ -242,12 +254,11 @@ def _read(folder: Path, mesh: DeviceMesh | None) -> dict[str, torch.Tensor]:
             tensors[name] = empty_in_parts(*shape, dtype=dtype, device_mesh=mesh, placements=[Shard(0)])
     with _quiet():
         if mesh is not None:
-            load(tensors, checkpoint_id=folder)
+            load(tensors, storage_reader=reader)
             return tensors
         # What load() does in a process alone; that of torch 2.6 asks the other ranks where there are some.
         planner = DefaultLoadPlanner()
         planner.set_up_planner(tensors, metadata, is_coordinator=True)
-        reader.set_up_storage_reader(metadata, is_coordinator=True)
         reader.read_data(planner.create_local_plan(), planner).wait()
     return tensors
 
@@ -274,12 +285,15 @@ def _old_path(content: Any, name: str) -> list[Any]:
 
 def _verify(path: Path, crc: int, checkpoint: Path) -> None:
     try:
-        found = _checksum(path)
+        is_regular = stat.S_ISREG(path.lstat().st_mode)
+        found = _checksum(path) if is_regular else None
     except OSError as error:
         raise ConfigError(
             f"checkpoint: {checkpoint} has parts in {path.parent}, and {path.name} of them cannot be read: "
             f"{error.strerror or error}; the folder belongs beside the file, in {FOLDER}/"
         ) from None
+    if not is_regular:
+        raise ConfigError(f"checkpoint: {path} is refused: it is a link or a device, and a part is a file")
     if found != crc:
         raise ConfigError(f"checkpoint: {path} is damaged: its checksum is not that of what was written")
 

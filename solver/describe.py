@@ -6,7 +6,7 @@ from fractions import Fraction
 
 from torch.optim.optimizer import Optimizer
 
-from warmstart.config import CfgNode, resolve_durations
+from warmstart.config import CfgNode, printable, resolve_durations
 
 from .build_schedule import build_schedule
 from .catalog import PLATEAU
@@ -77,7 +77,7 @@ def describe_groups(optimizer: Optimizer) -> str:
     for index, group in enumerate(optimizer.param_groups):
         tensors = group["params"]
         row = (
-            f"{group.get('name', index)}:",
+            f"{printable(str(group.get('name', index)))}:",
             f"{len(tensors):,}",
             "tensor," if len(tensors) == 1 else "tensors,",
             f"{sum(tensor.numel() for tensor in tensors):,}",

@@ -75,7 +75,9 @@ def plan_picture(curves: Sequence[Curve], size: tuple[float, float] = (8.0, 4.5)
     if labels:
         width = 60 + 8 * max(map(len, labels))  # dots for one, so that the names are not cut off at the sides
         columns = max(1, int(size[0] * figure.dpi // width))
-        figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
+        legend = figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
+        for entry in legend.get_texts():
+            entry.set_parse_math(False)  # "$" in a name begins no formula
     return figure
 
 

@@ -11,7 +11,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from warmstart.config import CfgNode, resolve_durations, unknown_name
+from warmstart.config import CfgNode, printable, resolve_durations, unknown_name
 
 from .build_curves import build_curves
 from .build_groups import check_param_groups
@@ -136,6 +136,7 @@ def _curves(schedule: Schedule | GroupSchedules, groups: Iterable[tuple[str, Gro
                 momentum = schedule.momentum(group)
         assert not isinstance(factor, GroupSchedules)
         warmup = getattr(factor, "warmup", None)
+        name = printable(name)
         curve = Curve(
             name,
             length,

@@ -14,7 +14,7 @@ from pathlib import Path
 from warmstart.tools import interruptible
 
 with interruptible(__name__):
-    from warmstart.config import CfgNode, ConfigError, Flag
+    from warmstart.config import CfgNode, ConfigError, Flag, printable
     from warmstart.data import build_train_loader
     from warmstart.engine import (
         RangeTest,
@@ -80,7 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ConfigError(f"command line: --out {path}: cannot be written: {error.strerror}") from None
     name = cfg.SOLVER.LR_SCHEDULER_NAME
     key = "SOLVER.LR_SCHEDULER_ARGS.max_lr" if name in _ABSOLUTE else "SOLVER.BASE_LR"
-    print(f"{describe_test(found)}\n\nto use the first of them: {key} {found.steepest:.2g}\nsaved {path}")
+    print(f"{describe_test(found)}\n\nto use the first of them: {key} {found.steepest:.2g}")
+    print(f"saved {printable(str(path))}")
     return 0
 
 

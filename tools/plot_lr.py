@@ -13,7 +13,7 @@ from pathlib import Path
 from warmstart.tools import interruptible, table
 
 with interruptible(__name__):
-    from warmstart.config import CfgNode, ConfigError, Flag, resolve_durations
+    from warmstart.config import CfgNode, ConfigError, Flag, printable, resolve_durations
     from warmstart.data import train_info
     from warmstart.engine import read_configs, refuse_ranks, run_tool
     from warmstart.solver import (
@@ -87,7 +87,7 @@ def config_names(files: Sequence[str]) -> list[str]:
     (['a.yaml', 'b.yaml'], ['x/a.yaml', 'y/a.yaml'], ['defaults'])
     """
     short = [Path(file).name for file in files]
-    return (short if len({*short}) == len(short) else list(files)) or ["defaults"]
+    return [printable(name) for name in (short if len({*short}) == len(short) else files)] or ["defaults"]
 
 
 def named(plan: Sequence[Curve], name: str, several: bool) -> list[Curve]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from warmstart.config import ConfigError, import_function, import_module
+from warmstart.config import ConfigError, import_function, import_module, imports
 
 
 @pytest.fixture(autouse=True)
@@ -14,6 +14,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "broken_for_a_test.py").write_text("import not_there_at_all\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(imports, "_IMPORTED", {})
     return tmp_path
 
 
@@ -22,7 +23,33 @@ def test_a_module_of_the_current_folder_stands_behind_all_others(folder: Path) -
     assert import_module("mine_for_a_test", "KEY").number == 3
     assert sys.path[-1] == str(folder)
     assert import_function("mine_for_a_test:half", "KEY")(7) == 0.5
+    import_module("json", "KEY")
     assert import_function("json:dumps", "KEY")([1]) == "[1]"
+
+
+@pytest.mark.parametrize(
+    "path", ["os:_exit", "sys:exit", "math:erfc", "mine_for_a_test:half", "gone_for_a_test:f"]
+)
+def test_import_function_imports_nothing_itself(path: str) -> None:
+    module = path.partition(":")[0]
+    known = {*sys.modules}
+    with pytest.raises(ConfigError) as caught:
+        import_function(path, "KEY")
+    assert str(caught.value) == (
+        f"KEY: {path} is in a module that no --import names, and a config cannot load code by itself; if you "
+        f"trust it, add --import {module}"
+    )
+    assert {*sys.modules} == known
+
+
+@pytest.mark.parametrize(
+    ("imported", "path"),
+    [("json", "json.decoder:JSONDecoder"), ("json.decoder", "json:dumps"), ("os.path", "os:_exit")],
+)
+def test_import_function_takes_submodules_and_packages_for_other_modules(imported: str, path: str) -> None:
+    import_module(imported, "KEY")
+    with pytest.raises(ConfigError, match=f"if you trust it, add --import {path.partition(':')[0]}$"):
+        import_function(path, "KEY")
 
 
 @pytest.mark.parametrize(
@@ -33,17 +60,19 @@ def test_a_module_of_the_current_folder_stands_behind_all_others(folder: Path) -
         ("mine_for_a_test:", 'KEY: expected "module:function"'),
         ("mine_for_a_test:hal", "KEY: the module mine_for_a_test has no function 'hal'; did you mean 'half'?"),
         ("mine_for_a_test:number", "KEY: mine_for_a_test:number is no function, but 3"),
-        (
-            "gone_for_a_test:f",
-            "KEY: gone_for_a_test:f: no such module on the Python path or in the current folder",
-        ),
         ("mine_for_a_test.py:half", "takes a module's name; write mine_for_a_test"),
     ],
 )
 def test_no_such_function(path: str, message: str) -> None:
+    import_module("mine_for_a_test", "KEY")
     with pytest.raises(ConfigError) as caught:
         import_function(path, "KEY")
     assert message in str(caught.value)
+
+
+def test_no_such_module() -> None:
+    with pytest.raises(ConfigError, match="^KEY: no such module on the Python path or in the current folder$"):
+        import_module("gone_for_a_test", "KEY")
 
 
 def test_what_goes_wrong_inside_a_module_is_not_hidden() -> None:

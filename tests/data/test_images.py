@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,8 +95,8 @@ def test_every_kind_of_image_is_read_as_pil_reads_it(tmp_path: Path, kind: str, 
             lambda content: content[:200] + bytes(100) + content[300:],
             "unrecognized|truncated",
         ),
-        ("a.jpg", lambda content: b"<html>not found</html>", "^it is no image of a kind that PIL knows$"),
-        ("a.jpg", lambda content: b"", "^it is no image of a kind that PIL knows$"),
+        ("a.jpg", lambda content: b"<html>not found</html>", "^it is no image of a kind that PIL decodes itself$"),
+        ("a.jpg", lambda content: b"", "^it is no image of a kind that PIL decodes itself$"),
     ],
 )
 def test_a_damaged_file_is_named_so(tmp_path: Path, name: str, change: Any, reason: str, decoder: str) -> None:
@@ -103,6 +104,18 @@ def test_a_damaged_file_is_named_so(tmp_path: Path, name: str, change: Any, reas
     (tmp_path / name).write_bytes(change((tmp_path / name).read_bytes()))
     with pytest.raises(UnreadableImageError, match=reason):
         read_image(tmp_path / name, decoder)
+
+
+def test_read_image_starts_no_interpreter_for_postscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)  # it is looked for once
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(x) show\n%%EOF\n")
+    with pytest.raises(UnreadableImageError, match="it is no image of a kind that PIL decodes itself"):
+        read_image(path)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_torchvision_without_decoders_leaves_jpeg_to_pil(

@@ -331,7 +331,7 @@ def test_keys_that_do_not_go_together_are_refused_before_data_is_read(
         ("1 " * 99 + "nan", "sample 99 has weight nan; weights are finite and 0 or more"),
         ("0 " * 100, "all weights are 0; give some sample more"),
         ("", "0 weights where 100 are expected, one a sample"),
-        ("one two", "it holds something else than numbers .*'one'"),
+        ("one two", "it holds something else than numbers$"),
     ],
 )
 def test_a_file_of_wrong_weights_is_refused(

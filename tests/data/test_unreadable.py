@@ -23,7 +23,7 @@ from warmstart.data.transforms import ImageTransform
 GREY = ImageTransform([], [0.0], [1 / 255])  # a pixel's value, as it lies in the file
 
 NO_WORKERS = ("DATALOADER.NUM_WORKERS", 0, "DATALOADER.BACKEND", "worker")
-WHY = "it is no image of a kind that PIL knows"
+WHY = "it is no image of a kind that PIL decodes itself"
 
 
 def folder(path: Path, broken: tuple[int, ...] = ()) -> str:

@@ -11,7 +11,9 @@ import pytest
 from tqdm import tqdm
 from tqdm.std import TqdmDefaultWriteLock
 
+from warmstart.config import ConfigError
 from warmstart.engine import setup_logging
+from warmstart.engine.logs import log_to_file
 
 full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 
@@ -58,3 +60,32 @@ def test_a_full_stdout_is_said_once_and_the_log_file_has_all(
     setup_logging()
     assert capfd.readouterr().err == "stdout cannot be written: No space left on device; the run goes on\n"
     assert [line.split()[-1] for line in (tmp_path / "log.txt").read_text().splitlines()] == ["one", "two"]
+
+
+FORGED = "run\n[12:00:00] saved output/model_final.pth\r\n  \x1b[1A\x1b[2K\x9b2J\u202etxt\u2066\u2028\x85\udc80"
+ESCAPED = r"run\n[12:00:00] saved output/model_final.pth\r\n  \x1b[1A\x1b[2K\x9b2J\u202etxt\u2066\u2028\x85\udc80"
+
+
+def test_setup_logging_makes_one_printable_line_of_each_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    setup_logging(tmp_path)
+    logging.getLogger("warmstart").info("data: %s", FORGED)
+    log_to_file(f"error: {ConfigError([FORGED, 'other'])}")
+    (console,) = capsys.readouterr().out.splitlines()
+    lines = (tmp_path / "log.txt").read_text("utf-8").splitlines()
+    assert console.endswith(f"] data: {ESCAPED}")
+    assert lines[0].endswith(f"INFO data: {ESCAPED}")
+    assert lines[1].endswith("ERROR error: 2 problems:")
+    assert lines[2:] == [f"  {ESCAPED}", "  other"]
+
+
+def test_setup_logging_keeps_the_lines_of_a_traceback(tmp_path: Path) -> None:
+    setup_logging(tmp_path)
+    try:
+        raise ValueError("mine")
+    except ValueError:
+        logging.getLogger("warmstart").exception("it failed")
+    lines = (tmp_path / "log.txt").read_text("utf-8").splitlines()
+    assert lines[0].endswith("ERROR it failed")
+    assert (lines[1], lines[-1]) == ("Traceback (most recent call last):", "ValueError: mine")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from warmstart.config import CfgNode, ConfigError, get_cfg
+from warmstart.config import CfgNode, ConfigError, get_cfg, imports
 from warmstart.engine import resolve_config, scaled
 from warmstart.solver import build_plan
 from warmstart.tools import train_net
@@ -133,7 +134,10 @@ def test_what_counts_epochs_is_not_scaled() -> None:
 
 
 @pytest.mark.parametrize("name", ["LambdaLR", "MultiplicativeLR"])
-def test_a_function_of_the_iteration_is_refused_but_for_epochs_and_evaluation(name: str, tmp_path: Path) -> None:
+def test_a_function_of_the_iteration_is_refused_but_for_epochs_and_evaluation(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(imports._IMPORTED, "math", math)
     given = cfg_of(*named(name, lr_lambda="math:cos"))
     with pytest.raises(ConfigError) as error:
         resolve_config(scaled(given, 2), 2, given=given)

@@ -234,6 +234,8 @@ def test_parts_are_verified_side_by_side(tmp_path: Path, monkeypatch: pytest.Mon
     both = threading.Barrier(2, timeout=30)  # passes only where two are read at once
     monkeypatch.setattr(shards, "_checksum", lambda path: both.wait() * 0)
     (tmp_path / "shards" / "one").mkdir(parents=True)
+    for name in ("__0_0.distcp", "__1_0.distcp"):
+        (tmp_path / "shards" / "one" / name).touch()
     content = {shards.KEY: {"folder": "one", "crc32": {"__0_0.distcp": 0, "__1_0.distcp": 0}}}
     assert shards.verify(content, tmp_path / "model_final.pth") == tmp_path / "shards" / "one"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from warmstart.config import CfgNode, get_cfg
+from warmstart.config import CfgNode, get_cfg, imports
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -36,6 +37,12 @@ def cfg_with() -> Callable[..., CfgNode]:
         return cfg
 
     return make
+
+
+@pytest.fixture
+def math_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with --import math."""
+    monkeypatch.setitem(imports._IMPORTED, "math", math)
 
 
 @pytest.fixture(scope="session")

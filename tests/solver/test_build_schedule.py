@@ -20,7 +20,7 @@ import torch
 import yaml
 from torch import nn
 
-from warmstart.config import CfgNode, ConfigError, get_cfg, resolve_durations
+from warmstart.config import CfgNode, ConfigError, get_cfg, import_module, resolve_durations
 from warmstart.solver import (
     MetricLR,
     build_lr_scheduler,
@@ -307,6 +307,7 @@ def test_momentum_is_the_first_beta_where_there_are_betas(name: str, cfg_with: C
 # ---------------------------------------------------------------- one value a group
 
 
+@pytest.mark.usefixtures("math_imported")
 def test_lists_hold_one_value_a_group(cfg_with: Cfg, optimizer_with: Make) -> None:
     arguments = {"base_lr": [0.1, 0.2], "max_lr": [0.5, 1.0], "step_size_up": 2, "cycle_momentum": False}
     cfg = cfg_with(LR_SCHEDULER_NAME="CyclicLR", LR_SCHEDULER_ARGS=arguments, WARMUP_ITERS=0)
@@ -480,6 +481,8 @@ def test_a_metric_means_nothing_to_other_schedules(cfg_with: Cfg, optimizer_with
     assert scheduler.get_last_lr() == before
 
 
+import_module(__name__, "as with --import")  # for functions in here
+
 # ---------------------------------------------------------------- registries
 
 
@@ -495,15 +498,41 @@ def test_a_registered_lambda(cfg_with: Cfg, monkeypatch: pytest.MonkeyPatch) -> 
         build_schedule(cfg_with(LR_SCHEDULER_ARGS={"lr_lambda": "inverted"}, **keys))
 
 
-def test_a_lambda_from_a_module_in_the_current_folder(
+def test_lr_lambda_names_a_function_of_a_module_that_was_imported(
     cfg_with: Cfg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "my_lambdas_for_a_test.py").write_text("def half(t):\n    return 0.5\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [*sys.path])
     arguments = {"lr_lambda": "my_lambdas_for_a_test:half"}
+    import_module("my_lambdas_for_a_test", "command line")
     schedule = build_schedule(cfg_with(LR_SCHEDULER_NAME="LambdaLR", LR_SCHEDULER_ARGS=arguments))
     assert schedule(10**6) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("LambdaLR", {"lr_lambda": "os:_exit"}),
+        ("LambdaLR", {"lr_lambda": ["os:_exit"]}),
+        ("MultiplicativeLR", {"lr_lambda": "os:_exit"}),
+        ("CyclicLR", {"base_lr": 0.1, "max_lr": 0.5, "scale_fn": "os:_exit"}),
+    ],
+)
+def test_a_config_by_itself_imports_and_calls_nothing(
+    name: str, arguments: dict[str, Any], cfg_with: Cfg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os._exit", lambda code: pytest.fail("it was called"))
+    phases = [{"NAME": name, "ARGS": arguments, "UNTIL": 5}, {"NAME": "ConstantLR"}]
+    for keys in (
+        {"LR_SCHEDULER_NAME": name, "LR_SCHEDULER_ARGS": arguments},
+        {"LR_SCHEDULER_NAME": "SequentialLR", "LR_PHASES": phases},
+        {"LR_SCHEDULER_NAME": "ChainedScheduler", "LR_FACTORS": [{"NAME": name, "ARGS": arguments}]},
+    ):
+        with pytest.raises(
+            ConfigError, match=r"(scale_fn|lr_lambda): os:_exit is in a module that no --import names"
+        ):
+            check_solver(cfg_with(MAX_ITER=10, WARMUP_ITERS=0, **keys))
 
 
 def test_a_schedule_of_ones_own_for_each_group(
@@ -668,8 +697,9 @@ MISTAKES = [
         r'LambdaLR refuses it: lr_lambda .*"module:function"; got',
     ),
     (
-        {"LR_SCHEDULER_NAME": "LambdaLR", "LR_SCHEDULER_ARGS": {"lr_lambda": "math:sqr"}},
-        "lr_lambda: the module math has no function 'sqr'; did you mean 'sqrt'",
+        {"LR_SCHEDULER_NAME": "LambdaLR", "LR_SCHEDULER_ARGS": {"lr_lambda": "math:erfc"}},
+        "lr_lambda: math:erfc is in a module that no --import names, and a config cannot load code by itself; if "
+        "you trust it, add --import math$",
     ),
     ({"WARMUP_METHOD": "exponential", "WARMUP_FACTOR": 0}, r"SOLVER.WARMUP_FACTOR .*: an exponential warm-up"),
     (

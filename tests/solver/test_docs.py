@@ -22,6 +22,7 @@ def shown(factor: float) -> str:
     return {"0.000": "0", "1.000": "1"}.get(f"{factor:.3f}", f"{factor:.3f}".removeprefix("0"))
 
 
+@pytest.mark.usefixtures("math_imported")
 @pytest.mark.parametrize(("keys", "cells"), ROWS, ids=[keys for keys, _ in ROWS])
 def test_the_figures_of_a_row(keys: str, cells: str) -> None:
     common = re.search(r"`(MAX_ITER=.+?)`", FIGURES)

@@ -15,8 +15,10 @@ import torch
 from torch import nn
 from torch.optim import SGD, Optimizer
 
-from warmstart.config import CfgNode, get_cfg
+from warmstart.config import CfgNode, get_cfg, import_module
 from warmstart.solver import ScheduleLR, build_lr_scheduler, build_optimizer, schedule_names
+
+import_module(__name__, "as with --import")  # for the function below
 
 # Settings under which each schedule changes often; a name that is missing here fails below.
 SETTINGS: dict[str, list[str]] = {

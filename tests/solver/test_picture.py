@@ -19,6 +19,7 @@ from warmstart.solver import (
     build_lr_scheduler,
     build_optimizer,
     build_plan,
+    describe_groups,
     picture_path,
     plan_picture,
     save_picture,
@@ -279,3 +280,16 @@ def test_text_of_a_run_shorter_than_its_columns() -> None:
 def test_text_of_a_rate_that_is_always_nothing() -> None:
     lines = text_picture([Curve("x", 2, lambda t: 0.0)], width=20, height=3).splitlines()
     assert lines[3] == "       0 |**********"
+
+
+def test_plan_picture_and_names_take_any_name_of_a_group(tmp_path: Path) -> None:
+    groups = [
+        {"params": [nn.Parameter(torch.zeros(1))], "lr": rate, "name": name}
+        for rate, name in ((0.1, "$\\foo$"), (0.2, "a\n[12:00:00] saved \x1b[2J"))
+    ]
+    optimizer = torch.optim.SGD(groups)
+    scheduler = build_lr_scheduler(get_cfg(), optimizer)
+    curves = scheduler_plan(scheduler, 60)
+    assert [curve.name for curve in curves] == ["$\\foo$", r"a\n[12:00:00] saved \x1b[2J"]
+    save_picture(plan_picture(curves), tmp_path / "lr.png")
+    assert describe_groups(optimizer).splitlines()[1].startswith(r"a\n[12:00:00] saved \x1b[2J: 1 tensor,")
