@@ -13,6 +13,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import groupby, takewhile
 from math import cos, pi
 from types import MethodType
 from typing import Any
@@ -29,13 +30,23 @@ DECAY_METHODS: dict[str, Callable[[float], float]] = {
 def drops(schedule: Schedule, end: int) -> Iterable[int]:
     """Return the iterations before `end` where the factor falls at once, in increasing order.
 
-    A schedule tells them by a method `drops(end)`; one without, as a user's function, has none.
+    A schedule tells them by a method `drops(end)`; one without, as a user's function, has none. There may be as
+    many as iterations: take the first ones, and never all.
 
     >>> list(drops(MultiStep((30, 60)), end=60)), list(drops(Cosine(60), end=60))
     ([30], [])
     """
     method: Callable[[int], Iterable[int]] | None = getattr(schedule, "drops", None)
     return method(end) if method else ()
+
+
+def once_each(ordered: Iterable[int], end: int) -> Iterable[int]:
+    """Return the positive numbers below `end` of an increasing sequence, each once, one at a time.
+
+    >>> list(once_each([0, 3, 3, 5, 8], end=8))
+    [3, 5]
+    """
+    return (t for t, _ in groupby(takewhile(lambda t: t < end, ordered)) if t > 0)
 
 
 def directly(schedule: Schedule) -> Schedule:
@@ -160,7 +171,7 @@ class MultiStep:
 
     def drops(self, end: int) -> Iterable[int]:
         """Return the milestones before `end`."""
-        return dict.fromkeys(m for m in self.milestones if 0 < m < end) if self.gamma < 1 else ()
+        return once_each(self.milestones, end) if self.gamma < 1 else ()
 
 
 @dataclass(frozen=True)
@@ -219,8 +230,12 @@ class StepWithFixedGamma:
 
     def drops(self, end: int) -> Iterable[int]:
         """Return the iterations where one more part of the run is over."""
-        ends = (-(-i * self.num_iters // (self.num_decays + 1)) for i in range(1, self.num_decays + 1))
-        return dict.fromkeys(t for t in ends if 0 < t < end) if self.gamma < 1 else ()
+        if self.gamma >= 1:
+            return ()
+        length, parts = self.num_iters, self.num_decays + 1
+        if parts > length:  # some in each iteration
+            return range(1, min(length + 1, end))
+        return once_each((-(-i * length // parts) for i in range(1, parts)), end)
 
 
 @dataclass(frozen=True)
