@@ -168,8 +168,8 @@ def _impossible(cfg: CfgNode, iters_per_epoch: Fraction | int | None) -> list[st
     steps = length if solver.LR_STEP_UNIT == "iter" else length / (iters_per_epoch or 1)
     if "MultiplicativeLR" in named_schedules(cfg) and steps > _LONGEST_WALK:
         problems.append(
-            f"{cfg.label('SOLVER.LR_SCHEDULER_NAME')}: MultiplicativeLR multiplies its way to each iteration, which "
-            f"takes too long in a run of {length:,}; give LambdaLR the product as a function of the iteration"
+            f"{cfg.label('SOLVER.LR_SCHEDULER_NAME')}: MultiplicativeLR multiplies its way to each iteration: "
+            f"too long in a run of {length:,}; give LambdaLR the product as a function of the iteration"
         )
     if warmup and solver.WARMUP_METHOD == "exponential" and not solver.WARMUP_FACTOR:
         problems.append(
