@@ -10,6 +10,7 @@ together with.
 from __future__ import annotations
 
 import math
+import sys
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -73,9 +74,11 @@ def power(base: float, exponent: int) -> float:
 
 
 def check_at_least(name: str, value: float, minimum: float) -> None:
-    """Raise ValueError where `value` is below `minimum`, or not finite."""
+    """Raise ValueError where `value` is below `minimum`, not finite, or more than a float holds."""
     if not minimum <= value < math.inf:
         raise ValueError(f"{name} must be {minimum} or more; got {value}")
+    if value > sys.float_info.max:
+        raise ValueError(f"{name} must be {minimum} or more, and below 1e308; got a number above that")
 
 
 def check_within(name: str, value: float, low: float, high: float) -> None:
@@ -344,7 +347,7 @@ class Cosine:
     Half a wave of SGDR (Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983).
 
     Raises:
-        ValueError: num_iters is below 1.
+        ValueError: num_iters is below 1, or end_factor negative.
 
     >>> [round(Cosine(10)(t), 3) for t in (0, 5, 9, 10, 1_000_000)]
     [1.0, 0.5, 0.024, 0.0, 0.0]
@@ -355,6 +358,7 @@ class Cosine:
 
     def __post_init__(self) -> None:
         check_at_least("num_iters", self.num_iters, 1)
+        check_at_least("end_factor", self.end_factor, 0)
 
     def __call__(self, t: int) -> float:
         """Return the factor of iteration t."""
@@ -372,7 +376,8 @@ class StableDecay:
     2024, https://arxiv.org/abs/2405.18392).
 
     Raises:
-        ValueError: num_iters is below 1, decay_iters not in [0, num_iters], or the method is unknown.
+        ValueError: num_iters is below 1, decay_iters not in [0, num_iters], end_factor negative, or the method
+            is unknown.
 
     >>> schedule = StableDecay(10, decay_iters=4, method="linear", end_factor=0.2)
     >>> [round(schedule(t), 3) for t in (0, 6, 7, 9, 10, 1_000_000)]
@@ -387,6 +392,7 @@ class StableDecay:
     def __post_init__(self) -> None:
         check_at_least("num_iters", self.num_iters, 1)
         check_within("decay_iters", self.decay_iters, 0, self.num_iters)
+        check_at_least("end_factor", self.end_factor, 0)
         if self.method not in DECAY_METHODS:
             raise ValueError(f"no decay is called {self.method!r}; known: {', '.join(DECAY_METHODS)}")
 

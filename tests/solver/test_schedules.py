@@ -18,6 +18,7 @@ from warmstart.solver.schedules import (
     Group,
     MultiStep,
     Poly,
+    StableDecay,
     Step,
     StepWithFixedGamma,
     drops,
@@ -120,6 +121,8 @@ def test_never_above_one_and_the_same_when_asked_again() -> None:
     [
         (lambda: MultiStep((6, 3)), r"milestones must increase; got \(6, 3\)"),
         (lambda: Cosine(0), "num_iters must be 1 or more; got 0"),
+        (lambda: Cosine(3, math.nan), "end_factor must be 0 or more; got nan"),
+        (lambda: StableDecay(3, 1, end_factor=-1.0), "end_factor must be 0 or more; got -1.0"),
         (lambda: StepWithFixedGamma(0, 1), "num_iters must be 1 or more; got 0"),
         (lambda: StepWithFixedGamma(4, -1), "num_decays must be 0 or more; got -1"),
         (lambda: Step(0), "step_size must be 1 or more; got 0"),
@@ -140,8 +143,8 @@ def test_module_imports_neither_ours_nor_torch() -> None:
     tree = ast.parse(Path(schedules.__file__).read_text())
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    names = "__future__", "bisect", "collections.abc", "dataclasses", "itertools", "math", "types", "typing"
-    assert imported == {*names}
+    standard = "__future__ bisect collections.abc dataclasses itertools math sys types typing"
+    assert imported == {*standard.split()}
 
 
 STEPS = [
