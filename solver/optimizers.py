@@ -48,7 +48,7 @@ _PLAIN_IS_FASTER = ("ASGD",)
 # What torch takes without a word, by optimizer and argument: the range of the number, or of each one of several.
 _NOT_NEGATIVE = (0.0, math.inf)
 _UNCHECKED: dict[str, dict[str, tuple[tuple[float, float], ...]]] = {
-    "ASGD": {name: (_NOT_NEGATIVE,) for name in ("lambd", "alpha", "t0")},
+    "ASGD": dict.fromkeys(("lambd", "alpha", "t0"), (_NOT_NEGATIVE,)),
     "Adafactor": {"eps": (_NOT_NEGATIVE, _NOT_NEGATIVE)},
     "Muon": {"eps": (_NOT_NEGATIVE,), "ns_steps": ((1, 99),), "ns_coefficients": ((-1e6, 1e6),) * 3},
     "RMSprop": {"alpha": ((0, 1),)},
