@@ -236,8 +236,9 @@ def get_cfg() -> CfgNode:
     cfg.SOLVER.LAYER_DECAY = Float(1.0, above=0, maximum=1)
     # Rates and decays of parameters by their names, on top of all that: [{MATCH: "^fc", LR_FACTOR: 10}]. MATCH is
     # a regex, found anywhere in the full name; the first rule that matches wins, and what it does not name stays.
-    # LR is a rate, LR_FACTOR a multiple of the one it would have been (0 stands still). NAME is MATCH by default,
-    # and is recorded as lr/NAME.
+    # LR is a rate, LR_FACTOR a multiple of the one it would have been; 0 keeps the values and freezes nothing
+    # else: gradients, moments and BatchNorm's statistics go on (docs/OPTIMIZERS.md). NAME is MATCH by default, and
+    # is recorded as lr/NAME.
     cfg.SOLVER.PARAM_GROUPS = Records(
         {
             "MATCH": Str("^fc"),

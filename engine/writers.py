@@ -301,7 +301,8 @@ class ConsoleWriter:
         """
         iteration = int(record["iteration"])
         width = len(str(self.max_iter))
-        left = timedelta(seconds=int((self.max_iter - iteration) * record["time"]))
+        seconds = int((self.max_iter - iteration) * record["time"])
+        left = timedelta(seconds=min(seconds, 10**13))  # it holds not much more
         losses = [
             (k, v)
             for k, v in record.items()

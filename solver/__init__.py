@@ -5,7 +5,7 @@ from .build_curves import named_schedules
 from .build_schedule import build_lr_scheduler, build_schedule, check_schedule, follows_metrics
 from .catalog import PLATEAU, SCHEDULES, register_lr_scheduler, schedule_names
 from .clipping import GradientClipping, build_gradient_clipping
-from .describe import describe_groups, describe_plan
+from .describe import describe_drops, describe_groups, describe_plan
 from .ema import EMA, build_ema
 from .lr_scheduler import GroupSchedules, MetricLR, Progress, ScheduleLR, WarmupCosineLR, WarmupMultiStepLR
 from .muon import MuonWithAdamW
@@ -44,6 +44,7 @@ __all__ = [
     "build_schedule",
     "check_schedule",
     "check_solver",
+    "describe_drops",
     "describe_groups",
     "describe_plan",
     "drops",

@@ -26,7 +26,7 @@ from .build_groups import build_param_groups, check_param_groups
 from .build_schedule import check_schedule
 from .lr_scheduler import own_momentum
 from .muon import MuonWithAdamW
-from .optimizers import OPTIMIZERS, REFUSED, fastest_kind
+from .optimizers import OPTIMIZERS, REFUSED, check_ranges, fastest_kind
 from .schedules import Group
 
 # Arguments of optimizers that have a key of their own.
@@ -124,6 +124,7 @@ def _optimizer(cfg: CfgNode) -> tuple[Callable[..., Optimizer], dict[str, Any]]:
         check_arguments("SOLVER.OPTIMIZER_ARGS", name, cls, own, given=["params", *_KEYS])
     if problems:
         raise ConfigError(problems)
+    call("SOLVER.OPTIMIZER_ARGS", name, check_ranges, name, own)
     keys = {argument: solver[key] for argument, key in _KEYS.items() if argument in takes}
     # Torch wants tuples where YAML has lists.
     return cls, keys | {k: tuple(value) if isinstance(value, list) else value for k, value in own.items()}

@@ -85,6 +85,7 @@ both set the rate; give one of them
 
 def _rules(cfg: CfgNode) -> list[GroupRule]:
     rules: list[GroupRule] = []
+    names: set[str] = set()
     problems = []
     for number, entry in enumerate(cfg.SOLVER.PARAM_GROUPS, start=1):
         match, name = entry["MATCH"], entry.get("NAME") or entry["MATCH"]
@@ -99,8 +100,9 @@ def _rules(cfg: CfgNode) -> list[GroupRule]:
             problems.append(f"{where}: LR and LR_FACTOR both set the rate; give one of them")
         if not {"LR", "LR_FACTOR", "WEIGHT_DECAY"} & entry.keys():
             problems.append(f"{where}: changes nothing; give it LR, LR_FACTOR or WEIGHT_DECAY")
-        if name in [rule.name for rule in rules]:
+        if name in names:
             problems.append(f"{where}: an earlier rule is called {name!r} too; give one of them another NAME")
+        names.add(name)
         factor = entry.get("LR_FACTOR", 1.0)
         rules.append(GroupRule(match, name, entry.get("LR"), factor, entry.get("WEIGHT_DECAY")))
     if problems:

@@ -19,6 +19,10 @@ from .torch_names import MOMENTA
 
 logger = logging.getLogger(__name__)
 
+# Of iterations, since floats tell no more of them apart (2^53), and no run takes as many.
+_LONGEST = 10**15
+_LONGEST_WALK = 10**7  # a few seconds and 300 MB
+
 
 def build_lr_scheduler(
     cfg: CfgNode,
@@ -151,11 +155,21 @@ def _impossible(cfg: CfgNode, iters_per_epoch: Fraction | int | None) -> list[st
     """Return what is wrong with the plan's lengths and with warm-up."""
     solver, problems = cfg.SOLVER, []
     warmup, length = solver.WARMUP_ITERS, solver.MAX_ITER
+    if length > _LONGEST:
+        problems.append(
+            f"{cfg.label('SOLVER.MAX_ITER')}: no run takes {length:,} iterations; give {_LONGEST:,} or fewer"
+        )
     if warmup >= length:
         problems.append(
             f"{cfg.label('SOLVER.WARMUP_ITERS')}: warm-up of {warmup:,} iterations never ends in a run of "
             f"{length:,} (SOLVER.MAX_ITER); try SOLVER.WARMUP_ITERS "
             + (f"{length // 20}, or 0 for no warm-up" if length >= 20 else "0, for no warm-up")
+        )
+    steps = length if solver.LR_STEP_UNIT == "iter" else length / (iters_per_epoch or 1)
+    if "MultiplicativeLR" in named_schedules(cfg) and steps > _LONGEST_WALK:
+        problems.append(
+            f"{cfg.label('SOLVER.LR_SCHEDULER_NAME')}: MultiplicativeLR multiplies its way to each iteration: "
+            f"too long in a run of {length:,}; give LambdaLR the product as a function of the iteration"
         )
     if warmup and solver.WARMUP_METHOD == "exponential" and not solver.WARMUP_FACTOR:
         problems.append(

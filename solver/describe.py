@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
+from itertools import islice
 
 from torch.optim.optimizer import Optimizer
 
@@ -10,9 +12,8 @@ from warmstart.config import CfgNode, printable, resolve_durations
 
 from .build_schedule import build_schedule
 from .catalog import PLATEAU
+from .plan import MOST_DROPS
 from .schedules import drops
-
-_SHOWN_DROPS = 5
 
 
 def describe_plan(cfg: CfgNode, dataset_size: int) -> str:
@@ -41,17 +42,32 @@ def describe_plan(cfg: CfgNode, dataset_size: int) -> str:
     parts = [f"{length:,} iterations = {shown} epochs of {dataset_size:,} samples"]
     if cfg.SOLVER.WARMUP_ITERS:
         parts.append(f"warm-up ends at {cfg.SOLVER.WARMUP_ITERS:,}{_or_earlier(cfg)}")
-    found = list(drops(schedule, length))
-    shown = ", ".join(f"{t:,}" for t in (found if len(found) <= _SHOWN_DROPS else found[:3]))
-    if len(found) > _SHOWN_DROPS:
-        shown += f", ... ({len(found):,} in all)"
+    found = tuple(islice(drops(schedule, length), MOST_DROPS))
     if found:
-        parts.append(f"drops at {shown}")
+        parts.append(f"drops at {describe_drops(found, 5)}")
     if cfg.SOLVER.LR_SCHEDULER_NAME == PLATEAU:
         parts.append(f"drops when {cfg.SOLVER.LR_METRIC or 'the loss on the first test set'} stops improving")
     else:
         parts.append(f"final rate {cfg.SOLVER.BASE_LR * schedule(length - 1):.4g}")
     return "; ".join(parts)
+
+
+def describe_drops(found: Sequence[int], most: int) -> str:
+    """Return iterations in words, and of more than `most` the first three and how many there are.
+
+    Args:
+        found: of more than MOST_DROPS the first ones.
+        most: 3 or more.
+
+    >>> describe_drops([1000, 2000], 5), describe_drops(range(10, 400, 10), 5)
+    ('1,000, 2,000', '10, 20, 30, ... (39 in all)')
+    >>> describe_drops(range(MOST_DROPS), 5)
+    '0, 1, 2, ... (1,000 or more)'
+    """
+    shown = [f"{t:,}" for t in (found if len(found) <= most else found[:3])]
+    if len(found) > most:
+        shown.append(f"... ({len(found):,} {'in all' if len(found) < MOST_DROPS else 'or more'})")
+    return ", ".join(shown)
 
 
 def _or_earlier(cfg: CfgNode) -> str:

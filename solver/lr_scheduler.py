@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import Optimizer
 
+from .ownership import among_others, check_alone, check_owner, claim
 from .plateau import Patience, Plateau
 from .schedules import Cosine, Group, MultiStep, Schedule, directly
 from .warmup import Product, Warmup
@@ -35,9 +35,17 @@ class ScheduleLR(LRScheduler):
     Call `step()` after each update. `last_epoch` is the iteration: updates done, and the index of the
     next one. The rate is a function of the iteration and of nothing else, so `state_dict()` is the
     iteration alone, and stepping, `lr_at`, `last_epoch` at construction and `load_state_dict` give the
-    same bits. Base rates belong to the scheduler: rates that an optimizer loads are overwritten, in
-    either order of loading. A group added later follows from the next `step()`, from the rate it was
-    added with. `get_last_lr()` gives floats, also where a group's rate is a tensor.
+    same bits, and write them into every group, whoever wrote there before. Base rates belong to the
+    scheduler: rates that an optimizer loads are overwritten, in either order of loading. `get_last_lr()`
+    gives floats, also where a group's rate is a tensor.
+
+    A group added at iteration k follows the schedule from update k on, and the rate it is added with is its
+    base rate. (To torch's schedulers it is the rate of update k, so that what a group gets depends on when
+    it was added, and a run resumed with all groups in place would go on otherwise.)
+
+    An optimizer follows the scheduler that was built last over it. `step()` of an older one raises, and the
+    first `step()` of the new one warns of it, unless nothing refers to it any more. The same holds beside
+    torch's own, except that its ReduceLROnPlateau is not seen: what it writes stands until the next `step()`.
 
     Args:
         optimizer: its groups' "initial_lr" are the base rates, or where they have none their "lr". Where a
@@ -52,10 +60,17 @@ class ScheduleLR(LRScheduler):
     ...     scheduler.step()
     >>> scheduler.state_dict(), scheduler.get_last_lr(), scheduler.lr_at(0)
     ({'last_epoch': 2}, [0.25], [0.5])
+    >>> newer = WarmupMultiStepLR(optimizer, [2], warmup_iters=0)
+    >>> scheduler.step()
+    Traceback (most recent call last):
+    RuntimeError: an optimizer follows one scheduler, the one built last: WarmupMultiStepLR was built after \
+this ScheduleLR; to multiply schedules use SOLVER.LR_FACTORS, to run one after the other SOLVER.LR_PHASES
     """
 
     # HF accelerate counts the micro-batches here on which it does not step; nothing of ours reads it.
     _step_count = 0
+    _replaced_by = ""  # the class of a scheduler built over the same optimizer since
+    _alone = False  # whether other schedulers of the optimizer have been looked for
 
     def __init__(self, optimizer: Optimizer, schedule: Schedule | GroupSchedules, last_epoch: int = -1) -> None:
         # Without super().__init__(): torch's replaces optimizer.step to watch the order of calls, and
@@ -69,8 +84,8 @@ class ScheduleLR(LRScheduler):
         self._factor = 1.0
         self._rates: list[float] | None = None
         self._shared: Schedule | None = None
-        self._rewrite_after_loading()
         self._bind()
+        claim(self)
 
     def step(self, epoch: object = None) -> None:
         """Go to the next iteration and write its rates.
@@ -83,16 +98,17 @@ class ScheduleLR(LRScheduler):
                 f"step() takes no argument, got {epoch!r}: a metric goes to observe(metric), an "
                 'iteration to load_state_dict({"last_epoch": iteration})'
             )
-        self.last_epoch = t = self.last_epoch + 1
         shared, groups, bases = self._shared, self.optimizer.param_groups, self.base_lrs
         if shared is None or len(groups) != len(bases):
-            self._write()
+            self._step_in_full()
             return
         # One schedule for all groups and nothing but their rates to write: the way that must be short.
-        factor = float(shared(t))  # a user's function may return a number of numpy's, which no checkpoint takes
-        if factor != self._factor:
-            self._factor = factor
-            self._rates = None
+        self.last_epoch = t = self.last_epoch + 1
+        self._factor = factor = float(shared(t))  # a user's function may give a number of numpy's
+        self._rates = None
+        if len(bases) == 1:  # zip() would take as long as all the rest
+            groups[0]["lr"] = bases[0] * factor
+        else:
             for group, base in zip(groups, bases):  # noqa: B905
                 group["lr"] = base * factor
 
@@ -138,19 +154,25 @@ class ScheduleLR(LRScheduler):
         self._keys: list[int] = []
         self._momenta: list[Schedule | None] = []
         self._initial: list[dict[str, float]] = []
-        self._tensors = False
         self._shared = None
         self._write()
 
+    def _step_in_full(self) -> None:
+        check_owner(self)
+        if not self._alone:
+            check_alone(self, stacklevel=4)  # the line that called step()
+            self._alone = True
+        self.last_epoch += 1
+        self._write()
+
     def _write(self) -> None:
+        check_owner(self)
         self._rates = rates = self.lr_at(self.last_epoch)
-        plain = not self._tensors and all(momentum is None for momentum in self._momenta)
-        self._shared = directly(self._schedules[0]) if plain and len(self._schedules) == 1 else None
-        if self._shared is not None:
-            self._factor = float(self._shared(self.last_epoch))
+        plain = self._alone and len(self._schedules) == 1
         for group, rate, momentum in zip(self.optimizer.param_groups, rates, self._momenta, strict=True):
-            if self._tensors and isinstance(group["lr"], torch.Tensor):
+            if isinstance(group["lr"], torch.Tensor):
                 group["lr"].fill_(rate)  # in place: captured graphs read this tensor
+                plain = False
             else:
                 group["lr"] = rate
             if momentum is not None:
@@ -159,9 +181,13 @@ class ScheduleLR(LRScheduler):
                     group["betas"] = (value, *group["betas"][1:])
                 else:
                     group["momentum"] = value
+                plain = False
+        self._shared = directly(self._schedules[0]) if plain else None
+        if self._shared is not None:
+            self._factor = float(self._shared(self.last_epoch))
 
     def _adopt_groups(self) -> None:
-        """Give each group that has none a base rate and a schedule; its rate is written by the next step()."""
+        """Give each group that has none a base rate and a schedule; its rate is not written yet."""
         groups, schedule = self.optimizer.param_groups, self.schedule
         if len(self._keys) == len(groups):
             return
@@ -169,7 +195,6 @@ class ScheduleLR(LRScheduler):
         for index, group in enumerate(groups[len(self._keys) :], start=len(self._keys)):
             if index == len(self.base_lrs):
                 self.base_lrs.append(float(group.setdefault("initial_lr", float(group["lr"]))))
-            self._tensors |= isinstance(group["lr"], torch.Tensor)
             momentum: Schedule | None = None
             if not isinstance(schedule, GroupSchedules):
                 own = schedule
@@ -190,29 +215,33 @@ class ScheduleLR(LRScheduler):
             self._rates = [base * self._factor for base in self.base_lrs]
         return self._rates
 
-    def _rewrite_after_loading(self) -> None:
-        # A weak reference: a scheduler that was replaced by another must neither live on nor write.
-        reference = weakref.ref(self)
+    def _before_update(self) -> None:
+        written = self.base_lrs if self._rates is None else self._rates
+        if len(self.optimizer.param_groups) != len(written):
+            self._write()
 
-        def adopt(optimizer: Optimizer, state: dict[str, Any]) -> None:
-            scheduler = reference()
-            if scheduler is not None:  # before what is loaded takes the place of base rates
-                scheduler._adopt_groups()
-
-        def rewrite(optimizer: Optimizer) -> None:
-            scheduler = reference()
-            if scheduler is not None:
-                for group, initial in zip(optimizer.param_groups, scheduler._initial, strict=False):
-                    group.update(initial)
-                scheduler._bind()
-
-        self.optimizer.register_load_state_dict_pre_hook(adopt)
-        self.optimizer.register_load_state_dict_post_hook(rewrite)
+    def _after_loading(self) -> None:
+        """Put base rates back where what was loaded has taken their place."""
+        for group, initial in zip(self.optimizer.param_groups, self._initial, strict=False):
+            group.update(initial)
+        self._bind()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Continue as a copy; the hooks of a copied optimizer are not copied with it."""
         self.__dict__.update(state)
-        self._rewrite_after_loading()
+        if not self._replaced_by:
+            claim(self)
+
+    # What torch's SequentialLR asks for when it is built, and calls later: it would step this one among others.
+    @property
+    def _schedulers(self) -> NoReturn:
+        raise RuntimeError(among_others(self, "SequentialLR"))
+
+    def _initial_step(self) -> None:
+        raise RuntimeError(among_others(self, "SequentialLR"))
+
+    def _update_lr(self, epoch: int | None = None) -> None:
+        raise RuntimeError(among_others(self, "SequentialLR"))
 
 
 def _iteration(state: Mapping[str, Any]) -> int:

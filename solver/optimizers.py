@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.optim.optimizer import Optimizer
 from warmstart.config import ConfigError
 
 from .muon import MuonWithAdamW
+from .schedules import check_at_least, check_within
 
 _TORCH: dict[str, Callable[..., Optimizer]] = {
     name: cls
@@ -41,6 +43,43 @@ else:
 # NAdam, RAdam) the same but for rounding. The fused kinds beat both: AdamW 1.49 plain, 0.86 foreach, 0.27 fused.
 FOREACH_NUMBERS = 400_000
 _PLAIN_IS_FASTER = ("ASGD",)
+
+
+# What torch takes without a word, by optimizer and argument: the range of the number, or of each one of several.
+_NOT_NEGATIVE = (0.0, math.inf)
+_UNCHECKED: dict[str, dict[str, tuple[tuple[float, float], ...]]] = {
+    "ASGD": dict.fromkeys(("lambd", "alpha", "t0"), (_NOT_NEGATIVE,)),
+    "Adafactor": {"eps": (_NOT_NEGATIVE, _NOT_NEGATIVE)},
+    "Muon": {"eps": (_NOT_NEGATIVE,), "ns_steps": ((1, 99),), "ns_coefficients": ((-1e6, 1e6),) * 3},
+    "RMSprop": {"alpha": ((0, 1),)},
+    "Rprop": {"etas": (_NOT_NEGATIVE, _NOT_NEGATIVE), "step_sizes": (_NOT_NEGATIVE, _NOT_NEGATIVE)},
+    "SGD": {"dampening": ((0, 1),)},
+}
+
+
+def check_ranges(name: str, arguments: Mapping[str, Any]) -> None:
+    """Raise ValueError for an argument of a torch optimizer that torch does not check, where it makes no sense.
+
+    >>> check_ranges("SGD", {"dampening": -1.0})
+    Traceback (most recent call last):
+    ValueError: dampening must lie in [0, 1]; got -1.0
+    """
+    for argument, ranges in _UNCHECKED.get(name, {}).items():
+        if argument not in arguments:
+            continue
+        value = arguments[argument]
+        values = value if isinstance(value, (list, tuple)) else [value]
+        if len(values) != len(ranges):
+            raise ValueError(f"{argument} is {len(ranges)} numbers; got {value!r}")
+        for one, (low, high) in zip(values, ranges, strict=True):
+            if name == "Adafactor" and one is None:
+                continue  # that of the parameter's type
+            if isinstance(one, bool) or not isinstance(one, (int, float)):
+                raise ValueError(f"{argument} is {'a number' if len(ranges) == 1 else 'numbers'}; got {value!r}")
+            if high < math.inf:
+                check_within(argument, one, low, high)
+            else:
+                check_at_least(argument, one, 0)
 
 
 def register_optimizer(name: str, cls: Callable[..., Optimizer]) -> None:

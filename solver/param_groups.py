@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -27,6 +28,9 @@ NORM_LAYERS = (
     nn.LayerNorm,
     nn.LocalResponseNorm,
 )
+
+
+_SHOWN_RULES = 3  # of those that set nothing
 
 
 @dataclass(frozen=True)
@@ -124,9 +128,10 @@ def get_default_optimizer_params(
         layer = _NO_LAYER if has_rate else (layers or {}).get(member.name, _NO_LAYER)
         parts.setdefault((number, layer), []).append(member)
     groups = []
+    layers_of = Counter(number for number, _ in parts)
     for number, layer in sorted(parts):
         rule = rules[number - 1] if number else None
-        several = sum(other == number for other, _ in parts) > 1
+        several = layers_of[number] > 1
         words = ([rule.name] if rule else []) + ([layer.name] if several or not rule else [])
         adjusted = {kind: _adjusted(setting, layer, rule) for kind, setting in settings.items()}
         groups += _group(parts[number, layer], adjusted, " ".join(words))
@@ -191,12 +196,14 @@ def _kind_name(kinds: list[str]) -> str:
 
 def _follow(rules: Sequence[GroupRule], names: list[str]) -> dict[str, int]:
     """Return for each name the number of the first rule that matches it, counted from 1; 0: none does."""
-    followed = {
-        name: next((i for i, rule in enumerate(rules, start=1) if re.search(rule.match, name)), 0)
-        for name in names
-    }
+    followed = dict.fromkeys(names, 0)
+    for number, rule in enumerate(rules, start=1):
+        search = re.compile(rule.match).search
+        for name in [name for name, first in followed.items() if not first and search(name)]:
+            followed[name] = number
+    idle = sorted(set(range(1, len(rules) + 1)) - set(followed.values()))
     problems = []
-    for number in sorted(set(range(1, len(rules) + 1)) - set(followed.values())):
+    for number in idle[:_SHOWN_RULES]:
         match = rules[number - 1].match
         taken = [name for name in names if re.search(match, name)]
         if taken:
@@ -206,13 +213,15 @@ def _follow(rules: Sequence[GroupRule], names: list[str]) -> dict[str, int]:
             near = difflib.get_close_matches(plain, names, n=3, cutoff=0.0)
             reason = f"matches no parameter that is trained; the nearest names are {', '.join(near)}"
         problems.append(f"rule {number}, MATCH {match!r}: {reason}")
+    if idle[_SHOWN_RULES:]:
+        problems.append(f"{len(idle) - _SHOWN_RULES:,} more of the {len(rules):,} rules set nothing either")
     if problems:
         raise ConfigError(problems)
     return followed
 
 
 def _check_names(names: list[str]) -> None:
-    doubled = next((name for name in names if names.count(name) > 1), None)
+    doubled = next((name for name, count in Counter(names).items() if count > 1), None)
     if doubled is not None:
         raise ConfigError(f"two groups would be called {doubled!r}; give the rule another NAME")
 

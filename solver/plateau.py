@@ -31,9 +31,9 @@ class Plateau:
         mode: "min" or "max": which way is better.
         factor: below 1.
         patience, cooldown: numbers of metrics.
-        threshold, threshold_mode: "rel" is a share of the best, "abs" a difference.
+        threshold, threshold_mode: 0 or more; "rel" is a share of the best, "abs" a difference.
         min_lr: in absolute rates; one, or a list with one a group.
-        eps: a smaller change of a rate than this is left out.
+        eps: 0 or more; a smaller change of a rate than this is left out.
 
     Raises:
         ValueError: one of them is out of range.
@@ -67,6 +67,8 @@ class Plateau:
             raise ValueError(f"factor must be 0 or more and below 1; got {self.factor}")
         check_at_least("patience", self.patience, 0)
         check_at_least("cooldown", self.cooldown, 0)
+        check_at_least("threshold", self.threshold, 0)
+        check_at_least("eps", self.eps, 0)
 
     def after(self, state: Patience, metric: float) -> Patience:
         """Return what is remembered once `metric` is known."""

@@ -10,9 +10,11 @@ together with.
 from __future__ import annotations
 
 import math
+import sys
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import groupby, takewhile
 from math import cos, pi
 from types import MethodType
 from typing import Any
@@ -29,13 +31,23 @@ DECAY_METHODS: dict[str, Callable[[float], float]] = {
 def drops(schedule: Schedule, end: int) -> Iterable[int]:
     """Return the iterations before `end` where the factor falls at once, in increasing order.
 
-    A schedule tells them by a method `drops(end)`; one without, as a user's function, has none.
+    A schedule tells them by a method `drops(end)`; one without, as a user's function, has none. There may be as
+    many as iterations: take the first ones, and never all.
 
     >>> list(drops(MultiStep((30, 60)), end=60)), list(drops(Cosine(60), end=60))
     ([30], [])
     """
     method: Callable[[int], Iterable[int]] | None = getattr(schedule, "drops", None)
     return method(end) if method else ()
+
+
+def once_each(ordered: Iterable[int], end: int) -> Iterable[int]:
+    """Return the positive numbers below `end` of an increasing sequence, each once, one at a time.
+
+    >>> list(once_each([0, 3, 3, 5, 8], end=8))
+    [3, 5]
+    """
+    return (t for t, _ in groupby(takewhile(lambda t: t < end, ordered)) if t > 0)
 
 
 def directly(schedule: Schedule) -> Schedule:
@@ -62,9 +74,11 @@ def power(base: float, exponent: int) -> float:
 
 
 def check_at_least(name: str, value: float, minimum: float) -> None:
-    """Raise ValueError where `value` is below `minimum`, or not finite."""
+    """Raise ValueError where `value` is below `minimum`, not finite, or more than a float holds."""
     if not minimum <= value < math.inf:
         raise ValueError(f"{name} must be {minimum} or more; got {value}")
+    if value > sys.float_info.max:
+        raise ValueError(f"{name} must be {minimum} or more, and below 1e308; got a number above that")
 
 
 def check_within(name: str, value: float, low: float, high: float) -> None:
@@ -160,7 +174,7 @@ class MultiStep:
 
     def drops(self, end: int) -> Iterable[int]:
         """Return the milestones before `end`."""
-        return dict.fromkeys(m for m in self.milestones if 0 < m < end) if self.gamma < 1 else ()
+        return once_each(self.milestones, end) if self.gamma < 1 else ()
 
 
 @dataclass(frozen=True)
@@ -219,8 +233,12 @@ class StepWithFixedGamma:
 
     def drops(self, end: int) -> Iterable[int]:
         """Return the iterations where one more part of the run is over."""
-        ends = (-(-i * self.num_iters // (self.num_decays + 1)) for i in range(1, self.num_decays + 1))
-        return dict.fromkeys(t for t in ends if 0 < t < end) if self.gamma < 1 else ()
+        if self.gamma >= 1:
+            return ()
+        length, parts = self.num_iters, self.num_decays + 1
+        if parts > length:  # some in each iteration
+            return range(1, min(length + 1, end))
+        return once_each((-(-i * length // parts) for i in range(1, parts)), end)
 
 
 @dataclass(frozen=True)
@@ -329,7 +347,7 @@ class Cosine:
     Half a wave of SGDR (Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983).
 
     Raises:
-        ValueError: num_iters is below 1.
+        ValueError: num_iters is below 1, or end_factor negative.
 
     >>> [round(Cosine(10)(t), 3) for t in (0, 5, 9, 10, 1_000_000)]
     [1.0, 0.5, 0.024, 0.0, 0.0]
@@ -340,6 +358,7 @@ class Cosine:
 
     def __post_init__(self) -> None:
         check_at_least("num_iters", self.num_iters, 1)
+        check_at_least("end_factor", self.end_factor, 0)
 
     def __call__(self, t: int) -> float:
         """Return the factor of iteration t."""
@@ -357,7 +376,8 @@ class StableDecay:
     2024, https://arxiv.org/abs/2405.18392).
 
     Raises:
-        ValueError: num_iters is below 1, decay_iters not in [0, num_iters], or the method is unknown.
+        ValueError: num_iters is below 1, decay_iters not in [0, num_iters], end_factor negative, or the method
+            is unknown.
 
     >>> schedule = StableDecay(10, decay_iters=4, method="linear", end_factor=0.2)
     >>> [round(schedule(t), 3) for t in (0, 6, 7, 9, 10, 1_000_000)]
@@ -372,6 +392,7 @@ class StableDecay:
     def __post_init__(self) -> None:
         check_at_least("num_iters", self.num_iters, 1)
         check_within("decay_iters", self.decay_iters, 0, self.num_iters)
+        check_at_least("end_factor", self.end_factor, 0)
         if self.method not in DECAY_METHODS:
             raise ValueError(f"no decay is called {self.method!r}; known: {', '.join(DECAY_METHODS)}")
 

@@ -261,9 +261,9 @@ def _cyclic(
         "triangular2": _halved,
         "exp_range": Exponential(gamma),
     }
+    if scale_mode not in ("cycle", "iterations"):
+        raise ValueError(f"scale_mode is cycle or iterations; got {scale_mode!r}")
     if scale_fn is not None:
-        if scale_mode not in ("cycle", "iterations"):
-            raise ValueError(f"scale_mode is cycle or iterations; got {scale_mode!r}")
         scale, per_iteration = _function("scale_fn", scale_fn), scale_mode == "iterations"
     elif mode in modes:
         scale, per_iteration = modes[mode], mode == "exp_range"

@@ -11,13 +11,14 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from .schedules import Schedule, check_at_least, directly, drops
+from .schedules import Schedule, check_at_least, directly, drops, once_each
 
 WARMUP_METHODS = ("constant", "linear", "gradual", "cosine", "exponential")  # gradual is linear
 
@@ -198,13 +199,11 @@ class Sequential:
 
     def drops(self, end: int) -> Iterable[int]:
         """Return those of each schedule, and the borders where the factor falls at once."""
-        found = set()
         for schedule, start, stop in zip(self.schedules, (0, *self.ends), (*self.ends, end), strict=True):
-            found |= {start + t for t in drops(schedule, min(stop, end) - start)}
+            yield from (start + t for t in drops(schedule, min(stop, end) - start))
             # At its end, if the next one begins below where this one would have gone on.
             if stop < end and self(stop) < schedule(stop - start) * (1 - 1e-9):
-                found.add(stop)
-        return sorted(found)
+                yield stop
 
 
 @dataclass(frozen=True)
@@ -225,7 +224,7 @@ class Multiplied:
 
     def drops(self, end: int) -> Iterable[int]:
         """Return those of all of them."""
-        return sorted({t for schedule in self.schedules for t in drops(schedule, end)})
+        return once_each(heapq.merge(*(drops(schedule, end) for schedule in self.schedules)), end)
 
 
 @dataclass(frozen=True)
@@ -249,8 +248,7 @@ class PerEpoch:
     def drops(self, end: int) -> Iterable[int]:
         """Return the schedule's own, in iterations."""
         epochs = math.ceil(end / self.iters_per_epoch)
-        found = (math.ceil(epoch * self.iters_per_epoch) for epoch in drops(self.schedule, epochs))
-        return dict.fromkeys(t for t in found if t < end)
+        return once_each((math.ceil(epoch * self.iters_per_epoch) for epoch in drops(self.schedule, epochs)), end)
 
 
 @dataclass(frozen=True)
@@ -266,16 +264,20 @@ class HeldInEpoch:
 
     def __call__(self, t: int) -> float:
         """Return the factor of iteration t."""
-        return self.schedule(self._start(math.floor(t / self.iters_per_epoch)))
+        return self.schedule(self._start(self._epoch(t)))
 
     def drops(self, end: int) -> Iterable[int]:
         """Return the schedule's own, each at the next start of an epoch."""
-        return dict.fromkeys(t for t in map(self._start_from, drops(self.schedule, end)) if t < end)
+        return once_each(map(self._start_from, drops(self.schedule, end)), end)
 
     def _start_from(self, t: int) -> int:
         """Return the first start of an epoch that is not before t."""
-        epoch = math.floor(t / self.iters_per_epoch)
+        epoch = self._epoch(t)
         return self._start(epoch) if self._start(epoch) >= t else self._start(epoch + 1)
 
+    # In whole numbers, as a fraction's own division and rounding, which take ten times as long.
+    def _epoch(self, t: int) -> int:
+        return t * self.iters_per_epoch.denominator // self.iters_per_epoch.numerator
+
     def _start(self, epoch: int) -> int:
-        return math.ceil(epoch * self.iters_per_epoch)
+        return -(-epoch * self.iters_per_epoch.numerator // self.iters_per_epoch.denominator)

@@ -19,6 +19,7 @@ with interruptible(__name__):
     from warmstart.solver import (
         Curve,
         build_plan,
+        describe_drops,
         follows_metrics,
         picture_path,
         plan_picture,
@@ -129,11 +130,9 @@ def describe_curves(curves: Sequence[Curve]) -> str:
     """
     rows = [["", "iterations", "warm-up ends at", "drops at", "peak rate", "first update", "last update"]]
     for curve in curves:
-        found = [f"{t:,}" for t in curve.drops]
-        more = [f"... ({len(found):,} in all)"] * (len(found) > _SHOWN_DROPS)
         rates = (curve.rate(t) for t in (curve.peak(), 0, curve.length - 1))
         turns = [f"{curve.warmup_end:,}" if curve.warmup_end else "-"]
-        turns.append(", ".join([*found[: 3 if more else None], *more]) or "-")
+        turns.append(describe_drops(curve.drops, _SHOWN_DROPS) or "-")
         rows.append([curve.name, f"{curve.length:,}", *turns, *(f"{rate:.4g}" for rate in rates)])
     return table(rows)
 

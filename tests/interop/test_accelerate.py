@@ -74,6 +74,23 @@ def test_a_run_goes_on_from_its_saved_state(
     assert second == plain_loop[6:]
 
 
+@pytest.mark.need("B15")
+def test_a_scheduler_may_be_built_over_the_prepared_optimizer(
+    fresh: Fresh, batches: DataLoader[Tensor], plain_loop: list[list[float]]
+) -> None:
+    accelerator = accelerate.Accelerator(cpu=True)
+    model, optimizer, before, used = fresh()
+    model, prepared, batches = accelerator.prepare(model, optimizer, batches)
+    scheduler = ScheduleLR(prepared, before.schedule)
+    with pytest.raises(RuntimeError, match="ScheduleLR was built after this"):
+        before.step()
+    del before
+    train(accelerator, 2, model, prepared, batches, accelerator.prepare(scheduler))
+    assert used == plain_loop
+    prepared.load_state_dict(prepared.state_dict())
+    assert [group["lr"] for group in optimizer.param_groups] == scheduler.lr_at(12)
+
+
 @pytest.fixture(scope="module")
 def two_processes(config: Callable[[str], CfgNode], tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """What each of two processes used, by schedule and loop; see two_processes.py."""

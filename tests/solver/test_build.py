@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -109,6 +110,25 @@ MISTAKES = [
     (
         {"OPTIMIZER": "Adam", "OPTIMIZER_ARGS": {"eps": "small"}},
         "SOLVER.OPTIMIZER_ARGS.eps .*: Adam expects a number",
+    ),
+    # What torch takes without a word.
+    *(
+        (
+            {"OPTIMIZER": name, "MOMENTUM": 0, "OPTIMIZER_ARGS": {argument: value}},
+            f"SOLVER.OPTIMIZER_ARGS: {name} refuses it: {argument} {message}; got ",
+        )
+        for name, argument, value, message in (
+            ("SGD", "dampening", -1.0, r"must lie in \[0, 1\]"),
+            ("RMSprop", "alpha", 2.0, r"must lie in \[0, 1\]"),
+            ("ASGD", "lambd", -1.0, "must be 0 or more"),
+            ("ASGD", "alpha", -1.0, "must be 0 or more"),
+            ("ASGD", "t0", -1.0, "must be 0 or more"),
+            ("Adafactor", "eps", [None, math.inf], "must be 0 or more"),
+            ("Rprop", "etas", [0.5, math.inf], "must be 0 or more"),
+            ("Rprop", "step_sizes", [math.nan, 50], "must be 0 or more"),
+            ("Rprop", "step_sizes", ["x", 50], "is numbers"),
+            ("Rprop", "step_sizes", [50], "is 2 numbers"),
+        )
     ),
 ]
 

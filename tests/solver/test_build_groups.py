@@ -276,3 +276,14 @@ def test_values_of_the_wrong_type(value: Any, message: str) -> None:
 def test_layer_decay_is_above_0_and_at_most_1(value: float) -> None:
     with pytest.raises(ConfigError, match=r"SOLVER.LAYER_DECAY.*expected a number above 0 and at most 1; got"):
         get_cfg().merge_from_list(["SOLVER.LAYER_DECAY", value])
+
+
+def test_ten_thousand_rules_that_match_nothing_are_told_by_the_first_three(cfg_with: Cfg) -> None:
+    rules = [{"MATCH": f"^nothing{number}$", "LR": 1.0} for number in range(10_000)]
+    cfg = cfg_with(PARAM_GROUPS=[*rules, {"MATCH": "fc", "LR": 0.5}])
+    with pytest.raises(ConfigError) as caught:
+        build_optimizer(cfg, network())
+    told = caught.value.problems
+    assert len(told) == 4
+    assert "rule 3, MATCH '^nothing2$': matches no parameter that is trained; the nearest names are" in told[2]
+    assert told[3].endswith("9,997 more of the 10,001 rules set nothing either")

@@ -664,6 +664,24 @@ MISTAKES = [
         {"LR_SCHEDULER_NAME": "ReduceLROnPlateau", "LR_SCHEDULER_ARGS": {"factor": 1.5}},
         "SOLVER.LR_SCHEDULER_ARGS: ReduceLROnPlateau refuses it: factor must be 0 or more and below 1; got 1.5",
     ),
+    *(
+        (
+            {"LR_SCHEDULER_NAME": "ReduceLROnPlateau", "LR_SCHEDULER_ARGS": {name: value}},
+            f"SOLVER.LR_SCHEDULER_ARGS: ReduceLROnPlateau refuses it: {name} must be 0 or more; got {value}",
+        )
+        for name, value in (("threshold", -0.1), ("eps", -1.0))
+    ),
+    (
+        {
+            "LR_SCHEDULER_NAME": "CyclicLR",
+            "LR_SCHEDULER_ARGS": {"base_lr": 0.1, "max_lr": 0.2, "scale_mode": "epochs"},
+        },
+        "SOLVER.LR_SCHEDULER_ARGS: CyclicLR refuses it: scale_mode is cycle or iterations; got 'epochs'",
+    ),
+    (
+        {"LR_SCHEDULER_NAME": "LinearLR", "LR_SCHEDULER_ARGS": {"total_iters": 10**400}},
+        "SOLVER.LR_SCHEDULER_ARGS: LinearLR refuses it: num_iters must be 1 or more, and below 1e308",
+    ),
     (
         {"LR_SCHEDULER_NAME": "ReduceLROnPlateau", "LR_SCHEDULER_ARGS": {"mode": "lower"}},
         "ReduceLROnPlateau refuses it: mode is min or max; got 'lower'",

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from warmstart.config import CfgNode, resolve_durations
+from warmstart.config import CfgNode, ConfigError, resolve_durations
 from warmstart.solver import WarmupCosineLR, build_lr_scheduler, build_optimizer, describe_groups, describe_plan
 
 Cfg = Callable[..., CfgNode]
@@ -85,3 +85,27 @@ def test_groups_without_names_are_numbered() -> None:
     optimizer = torch.optim.Rprop(torch.nn.Linear(2, 2).parameters(), lr=torch.tensor(0.5))
     WarmupCosineLR(optimizer, 10)
     assert describe_groups(optimizer) == "0: 2 tensors, 6 parameters, rate 0.5, decay 0"
+
+
+STEP_EVERY_TIME = {"LR_SCHEDULER_NAME": "StepLR", "LR_SCHEDULER_ARGS": {"step_size": 1}, "WARMUP_ITERS": 0}
+
+
+def test_a_plan_that_drops_at_each_of_10_to_12_iterations_names_the_first(cfg_with: Cfg) -> None:
+    plan = describe_plan(cfg_with(MAX_ITER=10**12, **STEP_EVERY_TIME), 1000)
+    assert "; drops at 1, 2, 3, ... (1,000 or more); final rate 0" in plan
+
+
+def test_more_iterations_than_any_run_takes_are_refused(cfg_with: Cfg) -> None:
+    message = (
+        r"SOLVER.MAX_ITER \(merged config\): no run takes 1,000,000,000,000,000,000 iterations; give "
+        r"1,000,000,000,000,000 or fewer"
+    )
+    with pytest.raises(ConfigError, match=message):
+        describe_plan(cfg_with(MAX_ITER=10**18), 1000)
+    assert describe_plan(cfg_with(MAX_ITER=10**15), 1000).startswith("1,000,000,000,000,000 iterations = ")
+
+
+def test_a_product_that_is_multiplied_for_hours_is_refused(cfg_with: Cfg) -> None:
+    solver = {"LR_SCHEDULER_NAME": "MultiplicativeLR", "LR_SCHEDULER_ARGS": {"lr_lambda": lambda t: 1.0}}
+    with pytest.raises(ConfigError, match="too long in a run of 10,000,001; give LambdaLR the product"):
+        describe_plan(cfg_with(MAX_ITER=10_000_001, **solver), 1000)

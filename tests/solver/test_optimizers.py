@@ -248,3 +248,20 @@ def test_an_optimizer_of_ones_own(cfg_with: Cfg) -> None:
             register_optimizer("HalfSGD", half_sgd)
     finally:
         del OPTIMIZERS["HalfSGD"]
+
+
+@pytest.mark.parametrize("name", sorted({*OPTIMIZERS} - {*REFUSED}))
+def test_a_rate_of_0_keeps_parameters_and_nothing_else(name: str, cfg_with: Cfg) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4), nn.Linear(4, 2))
+    keys: dict[str, Any] = {"OPTIMIZER": name, "WEIGHT_DECAY": 0.5} if name != "Rprop" else {"OPTIMIZER": name}
+    optimizer = build_optimizer(cfg_with(PARAM_GROUPS=[{"MATCH": "^[012]", "LR_FACTOR": 0}], **keys), model)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.randn(8, 4)).square().mean().backward()
+        optimizer.step()
+    kept = {key for key, value in model.state_dict().items() if torch.equal(value, before[key])}
+    still = {key for key, _ in model.named_parameters() if not key.startswith("3.")}
+    assert kept == (set() if name == "Rprop" else still)
+    assert all(parameter in optimizer.state for parameter in model.parameters())

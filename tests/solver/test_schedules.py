@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import math
 from collections.abc import Callable
 from fractions import Fraction
@@ -17,6 +18,7 @@ from warmstart.solver.schedules import (
     Group,
     MultiStep,
     Poly,
+    StableDecay,
     Step,
     StepWithFixedGamma,
     drops,
@@ -119,6 +121,8 @@ def test_never_above_one_and_the_same_when_asked_again() -> None:
     [
         (lambda: MultiStep((6, 3)), r"milestones must increase; got \(6, 3\)"),
         (lambda: Cosine(0), "num_iters must be 1 or more; got 0"),
+        (lambda: Cosine(3, math.nan), "end_factor must be 0 or more; got nan"),
+        (lambda: StableDecay(3, 1, end_factor=-1.0), "end_factor must be 0 or more; got -1.0"),
         (lambda: StepWithFixedGamma(0, 1), "num_iters must be 1 or more; got 0"),
         (lambda: StepWithFixedGamma(4, -1), "num_decays must be 0 or more; got -1"),
         (lambda: Step(0), "step_size must be 1 or more; got 0"),
@@ -139,7 +143,8 @@ def test_module_imports_neither_ours_nor_torch() -> None:
     tree = ast.parse(Path(schedules.__file__).read_text())
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert imported == {"__future__", "bisect", "collections.abc", "dataclasses", "math", "types", "typing"}
+    standard = "__future__ bisect collections.abc dataclasses itertools math sys types typing"
+    assert imported == {*standard.split()}
 
 
 STEPS = [
@@ -164,6 +169,34 @@ def test_drops_are_where_the_factor_falls(schedule: schedules.Schedule) -> None:
     for end in (1, 2, 10, 50, 60):
         falls = [t for t in range(1, end) if schedule(t) < schedule(t - 1)]
         assert list(drops(schedule, end)) == falls
+
+
+ENDLESS = [
+    Step(1, 0.5),
+    StepWithFixedGamma(10**15, 10**12, 0.5),
+    StepWithFixedGamma(10**12, 10**15, 0.5),
+    Delayed(Step(1, 0.5), 5),
+    Product(Warmup("linear", 0.1, 4), Step(1, 0.5)),
+    Interpolate(Warmup("linear", 0.1, 4), Step(1, 0.5)),
+    Multiplied((Step(1, 0.5), Cosine(10**15), Step(2, 0.5))),
+    Sequential((Step(1, 0.5), Step(2, 0.5)), (10**14,)),
+    PerEpoch(Step(1, 0.5), Fraction(5, 2)),
+    HeldInEpoch(Step(1, 0.5), Fraction(5, 2)),
+]
+
+
+@pytest.mark.parametrize("schedule", ENDLESS, ids=lambda schedule: repr(schedule)[:60])
+def test_drops_of_a_run_without_end_are_told_one_at_a_time(schedule: schedules.Schedule) -> None:
+    first = list(itertools.islice(drops(schedule, 10**15), 50))
+    assert len(set(first)) == 50
+    assert first == sorted(first)
+
+
+@pytest.mark.parametrize("length", [Fraction(5, 2), Fraction(1, 3), Fraction(171, 16)])
+def test_the_start_of_an_epoch_is_exact_far_from_0(length: Fraction) -> None:
+    held = HeldInEpoch(lambda t: float(t % 10**6), length)
+    for t in (0, 1, 7, 10**6, 10**17 + 1):
+        assert held(t) == math.ceil(math.floor(t / length) * length) % 10**6
 
 
 @pytest.mark.parametrize(
