@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from warmstart.config import ConfigError
 from warmstart.solver import EMA, ScheduleLR
 
 from . import comm
@@ -31,6 +32,8 @@ from .stops import Stops
 logger = logging.getLogger(__name__)
 
 METRIC = "train/"  # what a model returns under such a name is no loss
+# Names of a record's own numbers: what a model returns under them would be recorded in their place, or be lost.
+_RECORDS_OWN = {"iteration", "total_loss", "lr", "data_time", "time", "grad_norm", "skipped_steps", OVERFLOW}
 OWN_STATE = "trainer"  # the trainer's own entry among the states of the hooks
 
 
@@ -365,6 +368,9 @@ class Trainer:
             kept[name] = value.detach()
         if total is None:
             raise ValueError(f"the model returned no loss: it is to return a dict with one; got {list(kept)}")
+        if not _RECORDS_OWN.isdisjoint(kept):
+            name = next(name for name in kept if name in _RECORDS_OWN)
+            raise ConfigError(f"the model returns a loss named {name}, as a number of each record is; rename it")
         part = total / self.accum_steps if self.accum_steps > 1 else total
         (part if self.scaler is None else self.scaler.scale(part)).backward()
         return {"total_loss": kept[only] if only else total.detach(), **kept}
