@@ -75,9 +75,12 @@ class ProfilerHook(HookBase):
         self._profile: profile | None = None
 
     def before_train(self, trainer: Trainer) -> None:
-        """Say so where the run is past these iterations."""
+        """Say so where the run is past these iterations, or does not get there."""
         if trainer.iteration >= self.end:
             logger.info("PROFILER: iteration %d is past, nothing is profiled; set PROFILER.START", self.end)
+        elif self.start >= trainer.max_iter:
+            text = "PROFILER: the run ends at iteration %d, nothing is profiled; set PROFILER.START below that"
+            logger.warning(text, trainer.max_iter)
 
     def before_step(self, trainer: Trainer) -> None:
         """Begin where the first of the iterations begins, or a resumed run enters them."""

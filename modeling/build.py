@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from warmstart.config import CfgNode, ConfigError, call
 
@@ -112,5 +113,11 @@ def _build(cfg: CfgNode) -> nn.Module:
         raise ConfigError(
             f"{cfg.label('MODEL.NAME')}: the builder of {name} must return a torch.nn.Module;"
             f" got a {type(model).__name__}"
+        )
+    lazy = [name for name, tensor in [*model.named_parameters(), *model.named_buffers()] if is_lazy(tensor)]
+    if lazy:  # the optimizer is made before a first batch, or a checkpoint, could tell
+        raise ConfigError(
+            f"{cfg.label('MODEL.NAME')}: the shape of {lazy[0]} in {name} is not known before a first batch;"
+            " name the sizes of lazy modules, or let the builder pass a batch through the model"
         )
     return model
