@@ -42,9 +42,16 @@ def get_cfg() -> CfgNode:
     # The share of each target that goes to all classes alike, the true one too, in training's loss_cls; the loss
     # of an evaluation stays plain. At least 0, which is off, and below 1; 0.1 and 0.2 are usual.
     cfg.MODEL.LABEL_SMOOTHING = Float(0.0, minimum=0, below=1)
-    # Weights to start from: a checkpoint, a state dict, a .safetensors file. What does not fit is skipped and
+    # Weights to start from: a checkpoint, a state dict, a .safetensors file; or the folder of a run, of which
+    # model_best.pth is taken, else model_final.pth, else the newest numbered one. What does not fit is skipped and
     # counted.
     cfg.MODEL.WEIGHTS = Str("")
+    # Which weights of a checkpoint: model, or ema for its moving average. auto: the average of a model_best.pth
+    # that was chosen by the average's score, and of a file that holds nothing else; the model of any other.
+    cfg.MODEL.WEIGHTS_ENTRY = OneOf("auto", ("auto", "model", "ema"))
+    # Whether a file may start a model of which it has no parameter, or less than half of the values without the
+    # classifier; else that is an error, as it most often is.
+    cfg.MODEL.WEIGHTS_PARTIAL = Bool(False)
     # auto (cuda where there is one, else cpu), cuda, cuda:N or cpu.
     cfg.MODEL.DEVICE = Str("auto")
     # Whether images and the weights of convolutions lie in memory with the channels last, which convolutions in
@@ -301,7 +308,8 @@ def get_cfg() -> CfgNode:
     cfg.TEST.FLIP = Bool(False)
     # The checkpoint of the best evaluation so far is kept as model_best.pth. METRIC is a score by its name in
     # metrics.json: digits_test/accuracy, digits_test/ema/loss; "" is off. MODE: whether a higher (max) or a lower
-    # (min) one is better. The first evaluation counts, an equal score is no better, and NaN never is.
+    # (min) one is better. The first evaluation counts, an equal score is no better, and one that is not finite
+    # never is.
     cfg.TEST.BEST = CfgNode()
     cfg.TEST.BEST.METRIC = Str("")
     cfg.TEST.BEST.MODE = OneOf("max", ("max", "min"))

@@ -1,6 +1,6 @@
 """The loop and what runs around it: hooks, records, checkpoints, evaluation."""
 
-from .best import BestHook, EarlyStoppingHook, ScoreHook
+from .best import BestHook, EarlyStoppingHook, ScoreHook, is_best_average
 from .checkpoint import load_checkpoint, load_newest, save_checkpoint
 from .comm import is_main, on_main, process_group, rank, together, world_size
 from .defaults import (
@@ -17,8 +17,8 @@ from .defaults import (
 )
 from .device import check_device, get_device, prepare_torch
 from .evaluation import evaluate, evaluation_mode
-from .first_weights import init_from_data
-from .fsdp import build_for_ranks, is_sharded, shard, take_weights
+from .first_weights import build_for_ranks, init_from_data, read_weights
+from .fsdp import is_sharded, shard, take_weights
 from .hook_base import HookBase, every, next_multiple
 from .hooks import EvaluationHook, FolderHook, PreciseBNHook, ProfilerHook
 from .launch import LAUNCH_FLAGS, adopt_slurm, launch, refuse_ranks, wants_launch
@@ -26,7 +26,9 @@ from .logs import setup_logging
 from .losses import LossWindow, NonFiniteLossError
 from .lr_range import RangeTest, find_lr, range_picture
 from .metrics import MetricHook
+from .parallel import with_synchronised_norms
 from .picture import PictureHook
+from .precise_bn import set_statistics
 from .precision import LossScaler, build_scaler, compiled
 from .records import RecordHook
 from .resolve import iters_per_epoch, resolve_config
@@ -105,6 +107,7 @@ __all__ = [
     "get_device",
     "hold_folder",
     "init_from_data",
+    "is_best_average",
     "is_main",
     "is_restart",
     "is_sharded",
@@ -133,6 +136,7 @@ __all__ = [
     "read_configs",
     "read_parts",
     "read_start",
+    "read_weights",
     "refuse_ranks",
     "register_hook",
     "resolve_config",
@@ -143,6 +147,7 @@ __all__ = [
     "scaled",
     "seed_all",
     "set_rng_state",
+    "set_statistics",
     "setup_logging",
     "shard",
     "stop_signals",
@@ -150,6 +155,7 @@ __all__ = [
     "together",
     "wants_launch",
     "why_done",
+    "with_synchronised_norms",
     "workers_needed",
     "world_size",
 ]

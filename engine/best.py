@@ -13,7 +13,7 @@ from warmstart.config import CfgNode, ConfigError, nearest
 from . import comm, files
 from .checkpoint import BEST, checkpoint_name, iteration_of, set_aside
 from .hook_base import HookBase, next_multiple
-from .trainer import OWN_STATE, Trainer
+from .trainer import METRIC, OWN_STATE, RECORDS_OWN, Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,21 @@ def score_names(cfg: CfgNode) -> list[str]:
     scores = ["accuracy", *(["top5"] if cfg.MODEL.NUM_CLASSES > 5 else []), "loss"]
     models = ["", *(["ema/"] if cfg.SOLVER.EMA.ENABLED else [])]
     return [f"{test}/{model}{score}" for test in cfg.DATASETS.TEST for model in models for score in scores]
+
+
+def is_best_average(path: Path, content: Any) -> bool:
+    """Return whether a file is the model_best.pth of a run that was judged by the score of its moving average.
+
+    Args:
+        path: of the file.
+        content: of the checkpoint.
+    """
+    try:
+        metric, tests = content["hooks"][BestHook.__name__]["metric"], content["config"]["DATASETS"]["TEST"]
+        score = metric.rpartition("/")[2]
+        return path.name == BEST and bool(content["ema"]) and metric in {f"{test}/ema/{score}" for test in tests}
+    except (LookupError, TypeError, AttributeError):  # no checkpoint of ours
+        return False
 
 
 def check_best(cfg: CfgNode) -> None:
@@ -95,7 +110,9 @@ def why_stopped(cfg: CfgNode, start: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def is_better(value: float, best: float | None, mode: str, min_delta: float = 0.0) -> bool:
-    """Return whether a score is better than the best so far by more than `min_delta`; NaN never is.
+    """Return whether a score is better than the best so far by more than `min_delta`.
+
+    One that is not finite never is: infinity comes of an overflow, and nothing would be better than it again.
 
     Args:
         value: the score.
@@ -105,16 +122,18 @@ def is_better(value: float, best: float | None, mode: str, min_delta: float = 0.
 
     >>> is_better(0.5, None, "max"), is_better(0.5, 0.5, "max"), is_better(0.4, 0.5, "min")
     (True, False, True)
-    >>> is_better(math.nan, None, "max"), is_better(0.625, 0.5, "max", min_delta=0.125)
+    >>> is_better(math.inf, None, "max"), is_better(0.625, 0.5, "max", min_delta=0.125)
     (False, False)
     """
-    if best is None:
-        return not math.isnan(value)
+    if best is None or not math.isfinite(value):
+        return math.isfinite(value)
     return (value - best if mode == "max" else best - value) > min_delta
 
 
 class ScoreHook(HookBase):
     """Watches one score of each evaluation and remembers the best; subclasses act on it.
+
+    It stands behind the record hook and looks at the record, so that what it says comes after the score.
 
     Args:
         period: that of the evaluation, in updates.
@@ -143,10 +162,10 @@ class ScoreHook(HookBase):
         """
         if not trainer.is_due(self.period):
             return
-        scores = comm.share(trainer.scalars)  # a user's own may differ
-        if self.metric not in scores:
-            raise _unknown_score("TEST.BEST.METRIC", self.metric, list(scores))
-        value = float(scores[self.metric])
+        record = comm.share(trainer.record)  # a user's own scores may differ
+        if record.get("iteration") != trainer.iteration or self.metric not in record:
+            raise _unknown_score("TEST.BEST.METRIC", self.metric, _scores_of(trainer, record))
+        value = record[self.metric]
         better = is_better(value, self.best, self.mode, self.min_delta)
         if better:
             self.best, self.best_iteration = value, trainer.iteration
@@ -168,6 +187,8 @@ class ScoreHook(HookBase):
         """Continue from a saved state; from that of another score, begin anew."""
         if (state["metric"], state["mode"]) == (self.metric, self.mode):
             self.restore(state)
+        if self.best is not None and not math.isfinite(self.best):  # of an older version
+            self.best, self.best_iteration = None, 0
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned."""
@@ -245,6 +266,7 @@ class EarlyStoppingHook(ScoreHook):
         super().__init__(period, metric, mode, min_delta)
         self.patience = patience
         self.bad = 0
+        self._counted_at = 0  # the iteration of the last evaluation that counts
         self._stopped = False
 
     @property
@@ -260,10 +282,13 @@ class EarlyStoppingHook(ScoreHook):
     @property
     def reason(self) -> str:
         """Why the run ends."""
+        since = f"the {self.bad} evaluations up to" if self.bad > 1 else "the evaluation after"
+        when = f"in {since} iteration {self._counted_at}"
         if self.best is None:
-            return f"{self.metric} was not a number in {self.bad} evaluations"
+            return f"{self.metric} was not finite {when}"
+        by = f" by more than {self.min_delta:g}" if self.min_delta else ""
         best = f"{self.best:.4g}, that of iteration {self.best_iteration}"
-        return f"{self.metric} has not improved on {best}, in {self.bad} evaluations"
+        return f"{self.metric} has not improved{by} on {best}, {when}"
 
     def before_train(self, trainer: Trainer) -> None:
         """Keep a run that had stopped from going on."""
@@ -286,15 +311,26 @@ class EarlyStoppingHook(ScoreHook):
     def judged(self, trainer: Trainer, value: float, better: bool) -> None:
         """Count the evaluations since the best one."""
         self.bad = 0 if better else self.bad + 1
+        self._counted_at = trainer.iteration
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best score, the count since then, and whether the run was stopped."""
-        return super().state_dict() | {"bad": self.bad, "stopped": self._stopped}
+        own = {"bad": self.bad, "counted_at": self._counted_at, "stopped": self._stopped}
+        return super().state_dict() | own
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned."""
         super().restore(state)
         self.bad, self._stopped = state["bad"], state["stopped"]
+        # Older checkpoints do not say: evaluations come once a period.
+        self._counted_at = state.get("counted_at", self.best_iteration + self.bad * self.period)
+
+
+def _scores_of(trainer: Trainer, record: Mapping[str, float]) -> list[str]:
+    """Return the names in a record of this iteration that are no losses or times."""
+    if record.get("iteration") != trainer.iteration:
+        return []
+    return [name for name in record if name not in RECORDS_OWN and not name.startswith(("lr/", METRIC))]
 
 
 def _unknown_score(label: str, name: str, known: list[str]) -> ConfigError:

@@ -46,8 +46,8 @@ from .best import build_score_hooks
 from .device import NO_DETERMINISTIC_KERNEL, describe_profile, get_device, prepare_torch
 from .environment import is_rank, is_spokesman
 from .evaluation import evaluate
-from .first_weights import init_from_data
-from .fsdp import build_for_ranks, computing_device, is_sharded, shard, take_weights
+from .first_weights import build_for_ranks, init_from_data
+from .fsdp import computing_device, is_sharded, shard, take_weights
 from .hook_base import HookBase
 from .hooks import EvaluationHook, FolderHook, PreciseBNHook, ProfilerHook
 from .logs import log_to_file, silence_stdout
@@ -220,11 +220,12 @@ def default_hooks(
     3. Precise BatchNorm, where TEST.PRECISE_BN asks for it: what is evaluated has its statistics.
     4. Evaluation: its scores belong to this iteration's record and checkpoint.
     5. The user's hooks see the scores, and what they add to `trainer.scalars` is still recorded.
-    6. The best score and early stopping, where keys ask for them: what they watch may be a score of the user's.
-    7. The picture of the plan is drawn after the first update, in TensorBoard too. It comes before the record, so
+    6. The picture of the plan is drawn after the first update, in TensorBoard too. It comes before the record, so
        that what both import does not count as training.
-    8. Records take everything that was found out about this iteration.
-    9. A schedule that follows metrics sees what was recorded.
+    7. Records take everything that was found out about this iteration.
+    8. The best score and early stopping, where keys ask for them, see what was recorded; it may be a score of the
+       user's.
+    9. So does a schedule that follows metrics.
     10. The checkpoint comes last, so that it holds what all the others know after this iteration.
 
     The moving average (SOLVER.EMA) is no hook: the trainer brings it up to date before any of them runs.
@@ -262,9 +263,9 @@ def default_hooks(
         *hooks,
         EvaluationHook(cfg.TEST.EVAL_PERIOD, scores),
         *(builder(cfg) for builder in _HOOKS.values()),
-        *build_score_hooks(cfg, with_own=bool(_HOOKS)),
         PictureHook(output, writers),
         RecordHook(cfg.LOG_PERIOD, writers, gauges, at_once=bool(metric_hooks)),
+        *build_score_hooks(cfg, with_own=bool(_HOOKS)),
         *metric_hooks,
         CheckpointHook(
             cfg.SOLVER.CHECKPOINT_PERIOD, output, constants, cfg.SOLVER.CHECKPOINT_KEEP, cfg.DISTRIBUTED.TIMEOUT

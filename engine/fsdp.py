@@ -14,7 +14,6 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.torch_version import TorchVersion
 
 from warmstart.config import CfgNode, ConfigError, nearest
-from warmstart.modeling import build_model
 
 from . import comm
 from .device import get_device
@@ -65,17 +64,6 @@ def check_fsdp(cfg: CfgNode) -> None:
     for key, contradicts, advice in contradictions:
         if contradicts:
             raise ConfigError(f"{cfg.label(key)}: does not go together with MODEL.PARALLEL fsdp; {advice}")
-
-
-def build_for_ranks(cfg: CfgNode, trust: bool = False, weights: bool = True) -> nn.Module:
-    """Return what `build_model` does; where it will be cut, only rank 0 has weights, and only if `weights`."""
-    if not is_sharded(cfg) or (weights and comm.is_main()):
-        return build_model(cfg, trust, weights)
-    try:
-        with without_weights():
-            return build_model(cfg, trust, weights=False)
-    except Exception:  # its builder computes with weights, or is wrong in any case
-        return build_model(cfg, trust, weights=False)
 
 
 def mesh_of(kind: str) -> DeviceMesh:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,10 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile, tensorboard_trace_handler
 
 from . import comm
-from .batches import micro_batch
 from .checkpoint import refuse_used_folder, remove_leftovers
 from .hook_base import HookBase, next_multiple
 from .lock import hold
-from .precise_bn import norm_layers, update_statistics
+from .precise_bn import norm_layers, update_from_training
 from .saving import finish_saves
 from .trainer import Trainer
 
@@ -76,9 +75,12 @@ class ProfilerHook(HookBase):
         self._profile: profile | None = None
 
     def before_train(self, trainer: Trainer) -> None:
-        """Say so where the run is past these iterations."""
+        """Say so where the run is past these iterations, or does not get there."""
         if trainer.iteration >= self.end:
             logger.info("PROFILER: iteration %d is past, nothing is profiled; set PROFILER.START", self.end)
+        elif self.start >= trainer.max_iter:
+            text = "PROFILER: the run ends at iteration %d, nothing is profiled; set PROFILER.START below that"
+            logger.warning(text, trainer.max_iter)
 
     def before_step(self, trainer: Trainer) -> None:
         """Begin where the first of the iterations begins, or a resumed run enters them."""
@@ -158,11 +160,8 @@ class PreciseBNHook(HookBase):
         with trainer.paused():
             for model in self.models:
                 trainer.give_way()
-                with closing(self.batches(trainer.iteration)) as stream:
-                    # In the portions that training takes: a whole batch may not fit into memory.
-                    steps = trainer.accum_steps
-                    parts = (micro_batch(batch, i, steps) for batch in stream for i in range(steps))
-                    update_statistics(model, parts, self.num_iter * steps, trainer.device)
+                stream = self.batches(trainer.iteration)
+                update_from_training(model, stream, self.num_iter, trainer.accum_steps, trainer.device)
 
 
 class EvaluationHook(HookBase):

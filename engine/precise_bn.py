@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from warmstart.config import CfgNode, ConfigError
+from warmstart.data import build_train_loader
+
 from . import comm
-from .batches import to_device
-from .rng import preserved_rng
+from .batches import micro_batch, to_device
+from .checkpoint import PARTS
+from .fsdp import computing_device
+from .rng import preserved_rng, restore_rng
+
+logger = logging.getLogger(__name__)
 
 
 def norm_layers(model: nn.Module) -> list[nn.Module]:
@@ -56,6 +65,62 @@ def update_statistics(
             variance += mean.square()  # mean squares can be averaged, variances cannot
             comm.average([mean, variance])
             variance -= mean.square()
+
+
+def update_from_training(
+    model: nn.Module,
+    stream: Generator[Any, None, None],
+    num_iter: int,
+    accum_steps: int = 1,
+    device: torch.device | str = "cpu",
+) -> None:
+    """Set the running statistics of BatchNorm layers to those of the next batches of training.
+
+    Args:
+        model: as for `update_statistics`.
+        stream: training's batches from the update on that would come next; is closed.
+        num_iter: batches to use.
+        accum_steps: micro-batches of each, in which training takes them: a whole batch may not fit into memory.
+        device: where the model is.
+    """
+    with closing(stream):
+        parts = (micro_batch(batch, i, accum_steps) for batch in stream for i in range(accum_steps))
+        update_statistics(model, parts, num_iter * accum_steps, device)
+
+
+def set_statistics(cfg: CfgNode, models: Sequence[nn.Module], content: Any) -> None:
+    """Do for an evaluation of its own what TEST.PRECISE_BN does before one in training, bit for bit.
+
+    Waits for all ranks.
+
+    Args:
+        cfg: resolved.
+        models: in training mode, with their weights.
+        content: of the file that these are from: a checkpoint says which batches would have come next, and with
+            which random numbers; for any other they are the first ones.
+
+    Raises:
+        ConfigError: the checkpoint's random state cannot be restored, or the training set not be read.
+    """
+    known = isinstance(content, Mapping) and content.keys() >= {*PARTS}
+    models = [model for model in models if norm_layers(model)]
+    if not models:
+        logger.info("TEST.PRECISE_BN: the model has no BatchNorm layer that trains, nothing is to be done")
+        return
+    device = computing_device(models[0])
+    iteration, states = comm.share((content["iteration"], content["rng"]) if known else (0, None))
+    try:
+        if states is not None:
+            restore_rng(states, device)
+    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError) as error:
+        raise ConfigError(f"the checkpoint's random state is not one of ours: {error}") from None
+    loader = comm.in_turn(lambda: build_train_loader(cfg, comm.rank(), comm.world_size()))
+    number = cfg.TEST.PRECISE_BN.NUM_ITER
+    for model in models:
+        update_from_training(model, loader.batches(iteration), number, cfg.SOLVER.GRAD_ACCUM_STEPS, device)
+    loader.close()
+    text = "TEST.PRECISE_BN: BatchNorm has the statistics of the %d training batches from iteration %d on"
+    logger.info(text, number, iteration)
 
 
 def _fvcore() -> Any:

@@ -17,6 +17,7 @@ from warmstart.solver import PLATEAU, check_solver
 from . import comm
 from .best import check_best
 from .device import check_device
+from .first_weights import weights_in
 from .metrics import lr_metric
 from .parallel import check_parallel
 from .precision import check_precision
@@ -31,7 +32,8 @@ def resolve_config(
     """Return a frozen copy of `cfg` with every duration an integer and the model's sizes filled in.
 
     MODEL.NUM_CLASSES, MODEL.IN_CHANNELS and MODEL.STEM follow from the training set where they are 0
-    or "auto"; DATALOADER.BACKEND auto becomes the loader that it chooses. Resolving twice changes nothing.
+    or "auto"; DATALOADER.BACKEND auto becomes the loader that it chooses, a run's folder in MODEL.WEIGHTS one of
+    its files. Resolving twice changes nothing.
 
     Args:
         cfg: what the user wrote, or that as `scaled` for these processes.
@@ -62,6 +64,7 @@ def resolve_config(
     with gathering(problems):
         _fill_model(resolved, train_info(cfg).num_classes)
     resolved.DATALOADER["BACKEND"] = choose_backend(cfg)
+    resolved.MODEL["WEIGHTS"] = weights_in(resolved.MODEL.WEIGHTS)
     with gathering(problems):
         check_model(resolved)
     with gathering(problems):

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from warmstart.config import CfgNode, ConfigError, get_cfg
-from warmstart.solver import build_ema, follows_metrics
+from warmstart.solver import EMA, follows_metrics
 
 from . import comm, files, shards
 from .best import why_stopped
@@ -276,17 +276,16 @@ def _filled(saved: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_average(cfg: CfgNode, model: nn.Module, start: dict[str, Any]) -> nn.Module | None:
-    """Return the averaged model of a checkpoint; None where SOLVER.EMA is off or, said in one line, it has none.
+    """Return the averaged model of a checkpoint, whether or not SOLVER.EMA is on; None where it has none.
 
     Raises:
         ConfigError: it is of another model.
     """
-    ema = build_ema(cfg, model)
-    if ema is None:
-        return None
     if start.get("ema") is None:
-        logger.info("SOLVER.EMA is on, but the checkpoint has no moving average")
+        if cfg.SOLVER.EMA.ENABLED:
+            logger.info("SOLVER.EMA is on, but the checkpoint has no moving average")
         return None
+    ema = EMA(model, cfg.SOLVER.EMA.DECAY, cfg.SOLVER.EMA.PERIOD)
     if is_sharded(cfg):
         shard(cfg, ema.model, {})
     with _fitting():

@@ -93,7 +93,7 @@ class _Step:
 
     def __init__(self, cfg: CfgNode) -> None:
         self.device = prepare_torch(cfg)
-        self.model = build_model(cfg).to(self.device).train()
+        self.model = build_model(cfg, weights=False).to(self.device).train()
         modules = wrapped_modules(cfg, self.model)  # inner ones last: a parameter belongs to the innermost
         self._unit_of = {parameter: number for number, it in enumerate(modules) for parameter in it.parameters()}
         self.optimizer = build_optimizer(cfg, self.model)

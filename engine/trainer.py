@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from warmstart.config import ConfigError
 from warmstart.solver import EMA, ScheduleLR
 
 from . import comm
@@ -31,6 +32,8 @@ from .stops import Stops
 logger = logging.getLogger(__name__)
 
 METRIC = "train/"  # what a model returns under such a name is no loss
+# Names of a record's own numbers: what a model returns under them would be recorded in their place, or be lost.
+RECORDS_OWN = {"iteration", "total_loss", "lr", "data_time", "time", "grad_norm", "skipped_steps", OVERFLOW}
 OWN_STATE = "trainer"  # the trainer's own entry among the states of the hooks
 
 
@@ -104,7 +107,7 @@ class Trainer:
         no_sync: Callable[[], AbstractContextManager[None]] = nullcontext,
         check: Callable[[], None] | None = None,
     ) -> None:
-        self.model = model
+        self._model = model
         self.forward = model if forward is None else forward
         self.no_sync = no_sync
         self.check = check
@@ -150,6 +153,18 @@ class Trainer:
         if accum_steps < 1:
             raise ValueError(f"accum_steps: an update has at least 1 micro-batch; got {accum_steps}")
         self._calls()  # so that names that clash are seen at once
+
+    @property
+    def model(self) -> nn.Module:
+        """The model, for good: the optimizer holds its parameters, and hooks evaluate it."""
+        return self._model
+
+    @model.setter
+    def model(self, other: nn.Module) -> None:
+        raise AttributeError(
+            "a trainer keeps its model, whose parameters the optimizer holds; give its weights to this one with"
+            " trainer.model.load_state_dict(...), or make another Trainer"
+        )
 
     def train(self) -> None:
         """Run from `iteration` to `max_iter`, or until `request_stop` or `interrupt`.
@@ -365,6 +380,9 @@ class Trainer:
             kept[name] = value.detach()
         if total is None:
             raise ValueError(f"the model returned no loss: it is to return a dict with one; got {list(kept)}")
+        if not RECORDS_OWN.isdisjoint(kept):
+            name = next(name for name in kept if name in RECORDS_OWN)
+            raise ConfigError(f"the model returns a loss named {name}, as a number of each record is; rename it")
         part = total / self.accum_steps if self.accum_steps > 1 else total
         (part if self.scaler is None else self.scaler.scale(part)).backward()
         return {"total_loss": kept[only] if only else total.detach(), **kept}

@@ -1,14 +1,16 @@
 """Models by name: torchvision's and registered ones, as classifiers that give losses in training."""
 
-from .build import build_model, check_model
+from .build import build_model, check_model, read_weights_file
 from .catalog import model_names, register_model
 from .classification import Classifier, as_classifier
+from .fitting import WeightsFile
 from .weights import load_weights, read_tensor_file
 from .whitening import InitsFromImages, patch_whitening
 
 __all__ = [
     "Classifier",
     "InitsFromImages",
+    "WeightsFile",
     "as_classifier",
     "build_model",
     "check_model",
@@ -16,5 +18,6 @@ __all__ = [
     "model_names",
     "patch_whitening",
     "read_tensor_file",
+    "read_weights_file",
     "register_model",
 ]

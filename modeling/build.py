@@ -7,30 +7,36 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from warmstart.config import CfgNode, ConfigError, call
 
 from .catalog import build_torchvision, check_model_arguments, check_name, registered_builder, torchvision_class
 from .checkpointing import checkpoint_activations
 from .classification import as_classifier
+from .fitting import WeightsFile, fit_weights
 from .stem import check_small, make_small, set_in_channels
-from .weights import load_weights
+from .weights import read_tensor_file
 
 logger = logging.getLogger(__name__)
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def build_model(cfg: CfgNode, trust: bool = False, weights: bool = True) -> nn.Module:
+def build_model(cfg: CfgNode, trust: bool = False, weights: bool | WeightsFile = True) -> nn.Module:
     """Return the model: losses in training mode, logits in evaluation mode, as `Classifier` says.
 
     Reads MODEL, whose NUM_CLASSES and IN_CHANNELS must be filled in, and SOLVER.AMP. The model is on the CPU,
-    in training mode, and random but for MODEL.WEIGHTS: who wants it reproducible seeds before. Code in that file
-    only runs with `trust`; without `weights` it is left alone, for a model that gets all weights afterwards.
+    in training mode, and random but for MODEL.WEIGHTS: who wants it reproducible seeds before.
+
+    Args:
+        cfg: the config.
+        trust: whether code in the file that MODEL.WEIGHTS names may run.
+        weights: what was read of that file; False leaves it alone, for a model that gets all weights afterwards.
 
     Raises:
         ConfigError: what `check_model` raises, NUM_CLASSES or IN_CHANNELS still 0, values that the model
-            refuses, weights that are not there or cannot be read.
+            refuses, weights that are not there, cannot be read, or are those of another model.
 
     >>> from warmstart.config import get_cfg
     >>> cfg = get_cfg()
@@ -46,9 +52,7 @@ def build_model(cfg: CfgNode, trust: bool = False, weights: bool = True) -> nn.M
                 f"{cfg.label(f'MODEL.{key}')}: is {cfg.MODEL[key]}; give the number, or let"
                 " warmstart.engine.resolve_config take it from the training set"
             )
-    file = cfg.MODEL.WEIGHTS if weights else ""
-    if file and not Path(file).is_file():
-        raise ConfigError(f"{cfg.label('MODEL.WEIGHTS')}: no such file: {file}")
+    file = read_weights_file(cfg, trust) if weights is True else weights or None
     model = as_classifier(_build(cfg), cfg.MODEL.LABEL_SMOOTHING)
     if cfg.SOLVER.AMP.ENABLED:
         model.autocast_dtype = _AUTOCAST[cfg.SOLVER.AMP.PRECISION]
@@ -57,9 +61,24 @@ def build_model(cfg: CfgNode, trust: bool = False, weights: bool = True) -> nn.M
             checkpoint_activations(model, cfg.MODEL.ACTIVATION_CHECKPOINTING)
         except ValueError as error:
             raise ConfigError(f"{cfg.label('MODEL.ACTIVATION_CHECKPOINTING')}: {error}") from None
-    if file:
-        logger.info("%s", load_weights(model, file, cfg.label("MODEL.WEIGHTS"), trust))
+    if file is not None:
+        options = cfg.label("MODEL.WEIGHTS"), cfg.MODEL.WEIGHTS_PARTIAL, cfg.MODEL.NUM_CLASSES
+        logger.info("%s", fit_weights(model, file, *options))
     return model.to(memory_format=torch.channels_last) if cfg.MODEL.CHANNELS_LAST else model
+
+
+def read_weights_file(cfg: CfgNode, trust: bool = False) -> WeightsFile | None:
+    """Return what the file that MODEL.WEIGHTS names holds, None where it names none.
+
+    Raises:
+        ConfigError: no such file, damaged, or more in it than tensors and plain values, unless `trust`.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        return None
+    path, label = Path(cfg.MODEL.WEIGHTS), cfg.label("MODEL.WEIGHTS")
+    if path.is_dir():
+        raise ConfigError(f"{label}: {path} is a folder without checkpoints; name a file, or the folder of a run")
+    return WeightsFile(path, read_tensor_file(path, label, trust), cfg.MODEL.WEIGHTS_ENTRY)
 
 
 def check_model(cfg: CfgNode) -> None:
@@ -94,5 +113,11 @@ def _build(cfg: CfgNode) -> nn.Module:
         raise ConfigError(
             f"{cfg.label('MODEL.NAME')}: the builder of {name} must return a torch.nn.Module;"
             f" got a {type(model).__name__}"
+        )
+    lazy = [name for name, tensor in [*model.named_parameters(), *model.named_buffers()] if is_lazy(tensor)]
+    if lazy:  # the optimizer is made before a first batch, or a checkpoint, could tell
+        raise ConfigError(
+            f"{cfg.label('MODEL.NAME')}: the shape of {lazy[0]} in {name} is not known before a first batch;"
+            " name the sizes of lazy modules, or let the builder pass a batch through the model"
         )
     return model

@@ -3,43 +3,53 @@
 from __future__ import annotations
 
 import pickle
-import re
 import warnings
 import zipfile
-from collections import OrderedDict
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from warmstart.config import ConfigError
 
-_SHOWN = 3  # names of skipped tensors, of each kind, in the report
+from .fitting import WeightsFile, fit_weights
 
 
-def load_weights(model: nn.Module, path: str | Path, label: str = "MODEL.WEIGHTS", trust: bool = False) -> str:
+def load_weights(
+    model: nn.Module,
+    path: str | Path,
+    label: str = "MODEL.WEIGHTS",
+    trust: bool = False,
+    *,
+    entry: str = "auto",
+    partial: bool = False,
+    num_classes: int | None = None,
+) -> str:
     """Copy into `model` the tensors of a file that it has under the same name and in the same shape.
 
     Args:
         model: keeps its own values where the file has none that fit: a new classifier, for example.
-        path: a state dict, or a checkpoint that holds one as `model` or `state_dict`, written by
-            torch.save, or a .safetensors file. Prefixes that DistributedDataParallel and torch.compile put
-            before names do not count.
+        path: a state dict, or a checkpoint that holds one as `model` or `state_dict`, written by torch.save, or a
+            .safetensors file. What wrappers put before names (`module.`, `_orig_mod.`, `model.`, `backbone.`) does
+            not count, neither in the file nor in the model.
         label: the key that named the file, for errors.
         trust: whether code in the file may run, as --trust-checkpoint says.
+        entry: MODEL.WEIGHTS_ENTRY.
+        partial: MODEL.WEIGHTS_PARTIAL.
+        num_classes: outputs of the classifier, which tell it from the other layers; None: it is the last one.
 
     Returns:
         A sentence such as "loaded 120/122 tensors from FILE; skipped: fc.weight (1000, 512) does not fit
-        (10, 512), fc.bias (1000,) does not fit (10,)".
+        (10, 512), fc.bias (1000,) does not fit (10,)". Tied tensors are one, and counters such as
+        num_batches_tracked, which fit any model, are none.
 
     Raises:
-        ConfigError: no such file, not a file of tensors, damaged, the weights lie in parts, or none fits.
+        ConfigError: no such file, not a file of tensors, damaged, the weights lie in parts; or, unless `partial`,
+            no parameter fits, or less than half of the model's values without its classifier do.
 
     >>> import tempfile
-    >>> old, new = nn.Linear(4, 3), nn.Linear(4, 2)
     >>> model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     file = Path(folder) / "old.pth"
@@ -47,35 +57,8 @@ def load_weights(model: nn.Module, path: str | Path, label: str = "MODEL.WEIGHTS
     ...     print(load_weights(model, file).replace(folder, ""))
     loaded 2/4 tensors from /old.pth; skipped: 1.weight (3, 4) does not fit (2, 4), 1.bias (3,) does not fit (2,)
     """
-    own = model.state_dict()
-    found = _state(read_tensor_file(path, label, trust))
-    if any(name in found and found[name] is None for name in own):
-        raise ConfigError(
-            f"{label}: the weights of {path} lie in parts beside it; write them into one file with "
-            f"tools/export_weights.py {path} weights.safetensors, and give that one"
-        )
-    state = _tensors(found, own)
-    misfits = {
-        name: f"{name} {tuple(tensor.shape)} does not fit {tuple(own[name].shape)}"
-        for name, tensor in state.items()
-        if name in own and tensor.shape != own[name].shape
-    }
-    for name in misfits:
-        del state[name]
-    try:
-        result = model.load_state_dict(state, strict=False)
-    except RuntimeError as error:  # a tensor that the class renames, and that then does not fit
-        raise ConfigError(f"{label}: {path} does not fit the model: {' '.join(str(error).split())}") from None
-    loaded = len(own) - len(result.missing_keys)
-    skipped = [
-        list(misfits.values()),
-        [f"{name} is not in the file" for name in result.missing_keys if name not in misfits],
-        [f"{name} is not in the model" for name in result.unexpected_keys],
-    ]
-    listed = ", ".join(_shortened(kind) for kind in skipped if kind)
-    if loaded == 0:
-        raise ConfigError(f"{label}: no tensor of {path} fits the model: {listed or 'it has none'}")
-    return f"loaded {loaded}/{len(own)} tensors from {path}" + (f"; skipped: {listed}" if listed else "")
+    file = WeightsFile(Path(path), read_tensor_file(path, label, trust), entry)
+    return fit_weights(model, file, label, partial, num_classes)
 
 
 def read_tensor_file(path: str | Path, label: str, trust: bool = False) -> Any:
@@ -120,37 +103,3 @@ def read_tensor_file(path: str | Path, label: str, trust: bool = False) -> Any:
         problem = f"{type(error).__name__}: {error}" if trust else type(error).__name__
     writer = "safetensors" if safe else "torch.save"
     raise ConfigError(f"{label}: {path} is damaged or not a file that {writer} wrote ({problem})")
-
-
-def _state(content: Any) -> Mapping[str, Any]:
-    """Return what a file's content has under the names of tensors."""
-    state = content
-    for entry in ("model", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(entry), Mapping):
-            state = content[entry]
-            break
-    return state if isinstance(state, Mapping) else {}
-
-
-def _tensors(state: Mapping[str, Any], own: dict[str, Any]) -> OrderedDict[str, Tensor]:
-    """Return the tensors of a state by the names that the model has for them."""
-    tensors = OrderedDict((_own_name(name, own), t) for name, t in state.items() if isinstance(t, Tensor))
-    # Some of torchvision's classes read older files by the versions that this attribute of a state holds.
-    versions = getattr(state, "_metadata", None)
-    if versions is None:
-        versions = own._metadata  # type: ignore[attr-defined]
-    tensors._metadata = {_own_name(f"{n}.", own)[:-1]: v for n, v in versions.items()}  # type: ignore[attr-defined]
-    return tensors
-
-
-def _own_name(name: str, own: dict[str, Any]) -> str:
-    if name in own:
-        return name
-    name = re.sub(r"^(module\.|_orig_mod\.)+", "", name)
-    # torchvision's published DenseNets still have the names of 2017: norm.1 is norm1 today.
-    return re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", name)
-
-
-def _shortened(items: list[str]) -> str:
-    rest = len(items) - _SHOWN
-    return ", ".join(items[:_SHOWN]) + (f" and {rest} more like it" if rest > 0 else "")

@@ -3,7 +3,8 @@
     python tools/export_weights.py output/digits/model_final.pth digits.safetensors
 
 Such a file holds tensors under the model's own names and cannot run code, and many tools outside of torch read it;
-MODEL.WEIGHTS takes it too. Its metadata tells the iteration and the versions that it was trained with. A file that
+MODEL.WEIGHTS takes it too. Of a model_best.pth that the score of the moving average has chosen, the
+average is written. The file's metadata tells the iteration and the versions that it was trained with. A file that
 has the name already is replaced, as torch.save does, once the new one is whole.
 """
 
@@ -24,15 +25,24 @@ with interruptible(__name__):
     from torch import Tensor
 
     from warmstart.config import ConfigError, Flag, parse_command_line
-    from warmstart.engine import files, load_checkpoint, load_newest, refuse_ranks, run_tool, setup_logging
+    from warmstart.engine import (
+        files,
+        is_best_average,
+        load_checkpoint,
+        load_newest,
+        refuse_ranks,
+        run_tool,
+        setup_logging,
+    )
 
 logger = logging.getLogger("warmstart.tools")
 
 FLAGS = (
-    Flag("--ema", "none", "write the moving average of the weights instead"),
+    Flag("--ema", "none", "write the moving average of the weights"),
+    Flag("--model", "none", "write the model's weights, also of a model_best.pth that the average's score chose"),
     Flag("--trust-checkpoint", "none", "read a checkpoint even if that can run code in it"),
 )
-USAGE = "export_weights.py CHECKPOINT OUT.safetensors [--ema] [--trust-checkpoint]"
+USAGE = "export_weights.py CHECKPOINT OUT.safetensors [--ema | --model] [--trust-checkpoint]"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,9 +58,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ConfigError(f"command line: expected {USAGE}; got {' '.join(words) or 'nothing'}")
     source, target = map(Path, words)
     setup_logging()
+    if flags["ema"] and flags["model"]:
+        raise ConfigError("command line: --ema and --model contradict each other; give one of them")
     checkpoint = read_checkpoint(source, flags["trust_checkpoint"])
-    part = "average" if flags["ema"] else "weights"
-    tensors = weights_of(checkpoint, flags["ema"], source)
+    ema = flags["ema"] or (not flags["model"] and is_best_average(source, checkpoint))
+    part = "average" if ema else "weights"
+    tensors = weights_of(checkpoint, ema, source)
     metadata = describe(checkpoint, part)
     try:
         files.write_atomically(target, lambda file: file.write(save(tensors, metadata)))

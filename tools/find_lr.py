@@ -18,6 +18,7 @@ with interruptible(__name__):
     from warmstart.data import build_train_loader
     from warmstart.engine import (
         RangeTest,
+        build_for_ranks,
         build_scaler,
         find_lr,
         init_from_data,
@@ -29,7 +30,6 @@ with interruptible(__name__):
         run_tool,
         setup_logging,
     )
-    from warmstart.modeling import build_model
     from warmstart.solver import build_gradient_clipping, build_optimizer, picture_path, save_picture
 
 
@@ -59,6 +59,7 @@ FLAGS = (
         "the picture, .png or .svg; default: find_lr.png in the current folder",
         convert=picture_path,
     ),
+    Flag("--trust-checkpoint", "none", "read MODEL.WEIGHTS even if that can run code in it"),
 )
 # Their max_lr is the rate that others have as BASE_LR.
 _ABSOLUTE = ("CyclicLR", "OneCycleLR")
@@ -72,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     setup_logging()
     cfg = resolve_config(cfg)
     names = ("min_lr", "max_lr", "iters", "smooth")
-    found = run_test(cfg, **{name: flags[name] for name in names if flags[name] is not None})
+    limits = {name: flags[name] for name in names if flags[name] is not None}
+    found = run_test(cfg, flags["trust_checkpoint"], **limits)
     path = flags["out"] or Path("find_lr.png")
     try:
         save_picture(range_picture(found), path)
@@ -85,10 +87,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run_test(cfg: CfgNode, **limits: float) -> RangeTest:
-    """Return the range test of a resolved config: its model, optimizer and batches; no warm-up, no schedule."""
+def run_test(cfg: CfgNode, trust: bool = False, **limits: float) -> RangeTest:
+    """Return the range test of a resolved config: its model, optimizer and batches; no warm-up, no schedule.
+
+    Args:
+        cfg: resolved.
+        trust: whether code in the file that MODEL.WEIGHTS names may run.
+        limits: arguments of `find_lr`.
+    """
     device = prepare_torch(cfg)
-    model = build_model(cfg).to(device)
+    model = build_for_ranks(cfg, trust).to(device)
     loader = build_train_loader(cfg)
     init_from_data(cfg, model, loader)
     with closing(loader.batches()) as batches:

@@ -1,8 +1,8 @@
 """The run of train_net.py as one plain loop: no Trainer, no hooks, no resume.
 
 Read it to see what a run is, or copy it to start a loop of your own. Its final weights equal those of
-train_net.py bit for bit. What hooks do is left out: checkpoints on the way, TEST.PRECISE_BN, PROFILER; and so is
-SOLVER.NAN_POLICY. It is one process; train_net.py trains in several.
+train_net.py bit for bit. What hooks do is left out: checkpoints, evaluations and pictures on the way. A key that
+asks for more of them, or for SOLVER.NAN_POLICY skip, is refused. It is one process; train_net.py may be several.
 
     python tools/plain_train_net.py --config-file config/recipes/digits.yaml
 """
@@ -18,9 +18,10 @@ from warmstart.tools import interruptible
 with interruptible(__name__):
     import torch
 
-    from warmstart.config import CfgNode
+    from warmstart.config import CfgNode, ConfigError, Flag
     from warmstart.data import build_train_loader
     from warmstart.engine import (
+        build_for_ranks,
         build_scaler,
         build_test_loaders,
         compiled,
@@ -38,27 +39,56 @@ with interruptible(__name__):
         scaled,
         setup_logging,
     )
-    from warmstart.modeling import build_model
-    from warmstart.solver import build_ema, build_gradient_clipping, build_lr_scheduler, build_optimizer
+    from warmstart.solver import (
+        build_ema,
+        build_gradient_clipping,
+        build_lr_scheduler,
+        build_optimizer,
+        follows_metrics,
+    )
 
 logger = logging.getLogger("warmstart.tools")
+
+FLAGS = (Flag("--trust-checkpoint", "none", "read MODEL.WEIGHTS even if that can run code in it"),)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool with the words of a command line and return its exit code."""
     refuse_ranks("plain_train_net.py is one process; train_net.py is as many as you like")
-    _, cfg = read_command_line(argv, (), "Train the model that a YAML file describes, in one plain loop.")
+    flags, cfg = read_command_line(argv, FLAGS, "Train the model that a YAML file describes, in one plain loop.")
     setup_logging()
     cfg = resolve_config(scaled(cfg, 1), given=cfg)
+    refuse_hooks(cfg)
     with hold_folder(cfg):
-        train(cfg)
+        train(cfg, flags["trust_checkpoint"])
     return 0
 
 
-def train(cfg: CfgNode) -> None:
+def refuse_hooks(cfg: CfgNode) -> None:
+    """Raise ConfigError where a key asks for what only the Trainer and its hooks do."""
+    asked = {
+        "SOLVER.LR_SCHEDULER_NAME": follows_metrics(cfg) and not cfg.SOLVER.WARMUP_UNTIL.METRIC,
+        "SOLVER.WARMUP_UNTIL.METRIC": cfg.SOLVER.WARMUP_UNTIL.METRIC,
+        "SOLVER.NAN_POLICY": cfg.SOLVER.NAN_POLICY == "skip",
+        "TEST.BEST.METRIC": cfg.TEST.BEST.METRIC,
+        "TEST.EARLY_STOPPING.PATIENCE": cfg.TEST.EARLY_STOPPING.PATIENCE,
+        "TEST.PRECISE_BN.ENABLED": cfg.TEST.PRECISE_BN.ENABLED,
+        "PROFILER.ITERS": cfg.PROFILER.ITERS,
+        "MEMORY_STATS": cfg.MEMORY_STATS,
+    }
+    problems = [
+        f"{cfg.label(key)}: the plain loop has no hooks, which do that; use train_net.py, or leave it out"
+        for key, is_set in asked.items()
+        if is_set
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def train(cfg: CfgNode, trust: bool = False) -> None:
     """Train from iteration 0, evaluate, and save the weights."""
     device = prepare_torch(cfg)
-    model = build_model(cfg).to(device)
+    model = build_for_ranks(cfg, trust).to(device)
     loader = build_train_loader(cfg)
     init_from_data(cfg, model, loader)
     optimizer = build_optimizer(cfg, model)

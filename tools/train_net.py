@@ -41,10 +41,12 @@ with interruptible(__name__):
         read_command_line,
         read_parts,
         read_start,
+        read_weights,
         resolve_config,
         run_tool,
         scale_of,
         scaled,
+        set_statistics,
         setup_logging,
         shard,
         stop_signals,
@@ -52,6 +54,7 @@ with interruptible(__name__):
         together,
         wants_launch,
         why_done,
+        with_synchronised_norms,
         world_size,
     )
 
@@ -73,14 +76,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags, cfg = read_command_line(argv, FLAGS, "Train the model that a YAML file describes.")
     if flags["eval_only"] and flags["overwrite"]:
         raise ConfigError("command line: --eval-only writes nothing, so --overwrite has no meaning; leave it out")
+    if flags["eval_only"] and flags["allow_config_change"]:
+        raise ConfigError("command line: --eval-only compares no configs; leave --allow-config-change out")
     if wants_launch(flags):
         return launch(cfg, flags, argv)
     with process_group(cfg):
         setup_logging()
-        with together():
-            resolved = resolve_config(scaled(cfg, world_size()), given=cfg, trains=not flags["eval_only"])
         if flags["eval_only"]:
-            return evaluate_only(resolved, flags["resume"], flags["trust_checkpoint"])
+            return evaluate_only(cfg, flags)
+        with together():
+            resolved = resolve_config(scaled(cfg, world_size()), given=cfg)
         with hold_folder(resolved):
             return train(cfg, resolved, flags)
 
@@ -123,18 +128,29 @@ def train(given: CfgNode, cfg: CfgNode, flags: Mapping[str, Any]) -> int:
     return 0
 
 
-def evaluate_only(cfg: CfgNode, resume: str | None, trust: bool = False) -> int:
-    """Evaluate on every test set; nothing is written."""
+def evaluate_only(given: CfgNode, flags: Mapping[str, Any]) -> int:
+    """Evaluate on every test set, as the run that wrote the weights does; nothing is written.
+
+    Args:
+        given: the config as the user wrote it.
+        flags: of the command line.
+    """
+    resume, trust = flags["resume"], flags["trust_checkpoint"]
+    with together():
+        cfg = _resolved(given, world_size())
     found = None if resume is None else on_main(lambda: read_start(cfg, resume, trust))
     start = None if found is None else read_parts(cfg, found[1])
     with together():
+        if start is not None and scale_of(start):  # its batches, which TEST.PRECISE_BN takes
+            cfg = _resolved(given, scale_of(start))
         if start is None and not cfg.MODEL.WEIGHTS:
             missing = "needs weights" if resume is None else f"found no checkpoint in {cfg.OUTPUT_DIR}"
             raise ConfigError(f"command line: --eval-only {missing}; give MODEL.WEIGHTS FILE or --resume=PATH")
         if not cfg.DATASETS.TEST:
             raise ConfigError(f"{cfg.label('DATASETS.TEST')}: names no data set to evaluate on")
         device = prepare_torch(cfg)
-        model = build_for_ranks(cfg, trust, weights=start is None)
+        file = read_weights(cfg, trust) if start is None else None
+        model = with_synchronised_norms(cfg, build_for_ranks(cfg, weights=file or start is None))
     with together():  # apart from what one rank alone may fail in: from here on ranks wait for each other
         if not is_sharded(cfg):
             model = model.to(device)
@@ -146,8 +162,16 @@ def evaluate_only(cfg: CfgNode, resume: str | None, trust: bool = False) -> int:
             shard(cfg, model, whole)
         if start is not None:
             load_model(model, start)
+    if cfg.TEST.PRECISE_BN.ENABLED:
+        content = start if file is None else file.content
+        set_statistics(cfg, [model] if averaged is None else [model, averaged], content)
     log_scores(evaluate_all(model, build_test_loaders(cfg), averaged, flip=cfg.TEST.FLIP))
     return 0
+
+
+def _resolved(given: CfgNode, ranks: int) -> CfgNode:
+    """Return a config resolved for an evaluation; only TEST.PRECISE_BN takes training's batches there."""
+    return resolve_config(scaled(given, ranks), given=given, trains=given.TEST.PRECISE_BN.ENABLED)
 
 
 if __name__ == "__main__":

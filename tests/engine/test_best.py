@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from warmstart.config import CfgNode, ConfigError, get_cfg
 from warmstart.data import build_test_loader
 from warmstart.engine import (
+    BestHook,
     EvaluationHook,
     HookBase,
     Trainer,
@@ -32,7 +33,7 @@ from warmstart.engine import (
     resolve_config,
     save_checkpoint,
 )
-from warmstart.engine.best import score_names
+from warmstart.engine.best import is_best_average, score_names
 from warmstart.modeling import build_model
 from warmstart.tools import train_net
 
@@ -89,6 +90,8 @@ def best_iteration(folder: Path) -> int:
         ("max", [-1.0, -2.0, -0.5, -3.0, -4.0, -5.0], 9),
         ("min", [0.5, 0.3, 0.3, 0.2, math.nan, 0.4], 12),
         ("min", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6], 3),
+        ("max", [math.inf, 0.4, math.inf, 0.5, 0.3, 0.5], 12),  # of an overflow: nothing would be better again
+        ("min", [-math.inf, 0.4, 0.3, -math.inf, 0.5, math.inf], 9),
     ],
 )
 def test_the_best_is_the_first_of_the_highest_or_lowest_scores(
@@ -105,9 +108,9 @@ def test_the_best_is_the_first_of_the_highest_or_lowest_scores(
     }
 
 
-def test_they_stand_behind_the_users_hooks_and_before_the_records(tmp_path: Path) -> None:
+def test_they_stand_behind_the_records_and_before_the_checkpoint(tmp_path: Path) -> None:
     names = [hook.name for hook in build_trainer(config(tmp_path, "TEST.EARLY_STOPPING.PATIENCE", 1)).hooks]
-    assert names[1:6] == ["EvaluationHook", "BestHook", "EarlyStoppingHook", "PictureHook", "RecordHook"]
+    assert names[1:6] == ["EvaluationHook", "PictureHook", "RecordHook", "BestHook", "EarlyStoppingHook"]
     assert names[-1] == "CheckpointHook"
 
 
@@ -115,6 +118,42 @@ def test_they_stand_behind_the_users_hooks_and_before_the_records(tmp_path: Path
 def test_nothing_but_nan_leaves_no_best_file(tmp_path: Path) -> None:
     scripted(config(tmp_path), [math.nan] * 6).train()
     assert not (tmp_path / "model_best.pth").exists()
+
+
+def test_load_state_dict_forgets_an_infinite_best_of_an_older_version(tmp_path: Path) -> None:
+    hook = BestHook(3, ACCURACY, "max", tmp_path)
+    hook.load_state_dict({"metric": ACCURACY, "mode": "max", "best": math.inf, "best_iteration": 3})
+    assert (hook.best, hook.best_iteration) == (None, 0)
+
+
+@pytest.mark.parametrize(
+    ("metric", "test", "expected"),
+    [
+        ("npz:a/ema/accuracy", "npz:a", True),
+        ("npz:a/accuracy", "npz:a", False),
+        ("npz:a/ema/accuracy", "npz:a/ema", False),  # the plain score of a folder with that name
+    ],
+)
+def test_is_best_average_looks_at_the_score_that_chose_the_file(metric: str, test: str, expected: bool) -> None:
+    content = {
+        "hooks": {"BestHook": {"metric": metric}},
+        "config": {"DATASETS": {"TEST": [test]}},
+        "ema": {"model": {}},
+    }
+    assert is_best_average(Path("out/model_best.pth"), content) == expected
+    assert not is_best_average(Path("out/model_0000003.pth"), content)
+    assert not is_best_average(Path("out/model_best.pth"), {**content, "ema": None})
+    assert not is_best_average(Path("out/model_best.pth"), [1])
+
+
+def test_the_score_is_logged_before_what_is_best_so_far(tmp_path: Path, logged: list[logging.LogRecord]) -> None:
+    scripted(config(tmp_path), [0.5, 0.4, 0.3, 0.2, 0.1, 0.0]).train()
+    said = [record.getMessage() for record in logged]
+    said = [line for line in said if line.startswith(("digits_test after", "best so far"))]
+    assert said[:2] == [
+        "digits_test after 3 iterations: accuracy 50.00%",
+        f"best so far: {ACCURACY} 0.5, after iteration 3",
+    ]
 
 
 @pytest.mark.need("E2")
@@ -370,16 +409,24 @@ def test_the_run_stops_when_patience_is_out(
         assert load_checkpoint(tmp_path / name)["iteration"] == stopped
     (line,) = (record.getMessage() for record in logged if record.getMessage().startswith("stopped"))
     assert line.startswith(f"stopped after iteration {stopped}: {ACCURACY} ")
-    assert line.endswith("in 2 evaluations")
+    assert line.endswith(f"in the 2 evaluations up to iteration {stopped - 1}")
 
 
-def test_the_reason_names_what_it_has_not_improved_on(tmp_path: Path, logged: list[logging.LogRecord]) -> None:
-    scripted(config(tmp_path, *STOPPING), [0.5, 0.625, 0.6, 0.5] + [0.0] * 10).train()
+def test_the_reason_agrees_with_what_is_best_so_far(tmp_path: Path, logged: list[logging.LogRecord]) -> None:
+    """The evaluation with which the run ends may be the best, and one within MIN_DELTA does not count."""
+    scripted(config(tmp_path / "last", *STOPPING), [0.5, 0.625, 0.6, 0.5] + [0.9] * 10).train()
+    more = ("TEST.EARLY_STOPPING.MIN_DELTA", 0.1, "TEST.EARLY_STOPPING.PATIENCE", 1)
+    scripted(config(tmp_path / "within", *STOPPING, *more), [0.5, 0.59] + [0.0] * 10).train()
     said = [record.getMessage() for record in logged]
-    assert (
-        f"stopped after iteration 13: {ACCURACY} has not improved on 0.625, that of iteration 6, in 2 evaluations"
-        in said
-    )
+    assert [line for line in said if line.startswith("best so far") and "13" in line] == [
+        f"best so far: {ACCURACY} 0.9, after iteration 13"
+    ]
+    assert [line for line in said if line.startswith("stopped")] == [
+        f"stopped after iteration 13: {ACCURACY} has not improved on 0.625, that of iteration 6, in the 2"
+        " evaluations up to iteration 12",
+        f"stopped after iteration 7: {ACCURACY} has not improved by more than 0.1 on 0.5, that of iteration 3, in"
+        " the evaluation after iteration 6",
+    ]
 
 
 @pytest.mark.need("D12", "E1")
@@ -422,7 +469,7 @@ def test_a_run_that_had_stopped_says_so_and_goes_on_only_with_more_patience(
     capsys.readouterr()
     assert train_net.main([*words, "--resume"]) == 0
     said = capsys.readouterr().out.splitlines()[-1]
-    assert f"the run has stopped at iteration 10: {ACCURACY} has not improved on " in said
+    assert f"the run has stopped at iteration 10: {ACCURACY} has not improved by more than 0.5 on " in said
     assert said.endswith("; raise TEST.EARLY_STOPPING.PATIENCE to go on")
     assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.iterdir()}
     assert train_net.main([*words, "TEST.EARLY_STOPPING.PATIENCE=3", "--resume"]) == 0

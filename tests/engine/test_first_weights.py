@@ -79,7 +79,7 @@ def test_random_numbers_are_drawn_as_without(own: Tiny) -> None:
 
 
 def test_weights_from_a_file_come_instead(own: Tiny, tmp_path: Path) -> None:
-    torch.save({"mean": torch.full((1, 8, 8), 7.0)}, tmp_path / "w.pth")
+    torch.save({"mean": torch.full((1, 8, 8), 7.0), "fc.weight": torch.ones(3, 64)}, tmp_path / "w.pth")
     trainer = build_trainer(own("MODEL.WEIGHTS", str(tmp_path / "w.pth")))
     assert Centred.calls == 0
     assert torch.equal(trainer.model.mean, torch.full((1, 8, 8), 7.0))

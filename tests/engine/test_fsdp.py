@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from warmstart.engine import load_checkpoint, load_newest
 from warmstart.engine.fsdp import CUTS_ON_CPU
+from warmstart.modeling import catalog
 from warmstart.modeling.small_cnn import SmallCNN
 from warmstart.tools import export_weights, train_net
 
@@ -405,3 +406,59 @@ def test_parts_are_evaluated_without_training_by_any_number_of_ranks(
     lines = {ranks: [line.partition("] ")[2] for line in said] for ranks, said in scores.items()}
     assert lines[1] == lines[4]
     assert "/ema: accuracy" in lines[1][1]
+
+
+OWN = """
+from torch.nn import functional as F
+from warmstart.modeling import register_model
+from warmstart.modeling.small_cnn import SmallCNN
+
+class Focal(SmallCNN):
+    def forward(self, images, targets=None):
+        logits = super().forward(images)
+        return {"loss_focal": 0.5 * F.cross_entropy(logits, targets)} if self.training else logits
+
+register_model("focal", Focal)
+"""
+
+
+def test_a_model_in_parts_trains_on_its_own_losses(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_focal.py").write_text(OWN)
+    monkeypatch.setattr(catalog, "_REGISTRY", dict(catalog._REGISTRY))
+    monkeypatch.syspath_prepend(tmp_path)
+    own = ["--import", "own_focal", *words, "MODEL.NAME=focal"]
+    assert train_net.main([*own, f"OUTPUT_DIR={tmp_path}/one"]) == 0
+    launched(2, [*own, f"OUTPUT_DIR={tmp_path}/two"], modules=tmp_path)
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+    assert records(tmp_path / "two")[-1]["loss_focal"] == records(tmp_path / "two")[-1]["total_loss"]
+
+
+def test_model_weights_takes_the_folder_of_a_run_in_parts(
+    half: Path, words: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """On one process and on two; of a run of its own it is the score of that run."""
+    expected = [name for name in records(half)[-1] if name.endswith("noise.npz/loss")]
+    loss = f"loss {records(half)[-1][expected[0]]:.4g}"
+    evaluated = [*words, "--eval-only", f"MODEL.WEIGHTS={half}"]
+    capfd.readouterr()
+    assert train_net.main([*evaluated, "MODEL.PARALLEL=ddp"]) == 0
+    for said in (capfd.readouterr().out, launched(2, evaluated)):
+        assert f"loaded 11/11 tensors from {half}/model_final.pth" in said
+        assert loss in said
+
+
+def test_eval_only_of_a_model_in_parts_sets_precise_statistics_as_the_run_does(
+    words: list[str], tmp_path: Path
+) -> None:
+    normed = [*words, "MODEL.ARGS.norm=batch", "MODEL.ARGS.dropout=0.2", f"OUTPUT_DIR={tmp_path}"]
+    precise = ["TEST.PRECISE_BN.ENABLED=true", "TEST.PRECISE_BN.NUM_ITER=3"]
+    launched(2, [*normed, *precise])
+    scores = {name: value for name, value in records(tmp_path)[-1].items() if name.endswith("/loss")}
+    for more in (["--resume"], [f"MODEL.WEIGHTS={tmp_path}"]):
+        said = launched(2, [*normed, *precise, "--eval-only", *more])
+        assert "BatchNorm has the statistics of the 3 training batches from iteration 12 on" in said
+        for name, value in scores.items():
+            if "/ema/" not in name or more == ["--resume"]:
+                assert f"loss {value:.4g}" in said

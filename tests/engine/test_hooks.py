@@ -118,6 +118,15 @@ def test_a_run_that_ends_first_still_writes_its_profile(tiny: Tiny, tmp_path: Pa
     assert len(list((tmp_path / "out" / "profile").iterdir())) == 1
 
 
+def test_a_run_that_ends_before_the_profiled_iterations_says_so(
+    tiny: Tiny, logged: list[logging.LogRecord]
+) -> None:
+    build_trainer(tiny("PROFILER.START", 14, "PROFILER.ITERS", 2)).train()
+    assert "PROFILER: the run ends at iteration 14, nothing is profiled; set PROFILER.START below that" in [
+        record.getMessage() for record in logged
+    ]
+
+
 def test_a_run_that_is_past_the_profiled_iterations_says_so(
     tiny: Tiny, tmp_path: Path, logged: list[logging.LogRecord]
 ) -> None:

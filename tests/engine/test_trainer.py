@@ -883,3 +883,13 @@ def test_a_second_loading_keeps_this_runs_hyper_parameters() -> None:
     assert after.iteration == 3
     for ours, theirs in zip(after.model.parameters(), before.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_the_model_of_a_trainer_cannot_be_replaced_which_would_train_the_old_one() -> None:
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    trainer = Trainer(model, optimizer, scheduler, [], max_iter=1)
+    with pytest.raises(AttributeError, match=r"a trainer keeps its model, .* with trainer.model.load_state_dict"):
+        trainer.model = torch.nn.Linear(2, 1)
+    assert trainer.model is trainer.forward is model

@@ -101,6 +101,15 @@ def test_a_registered_builder_returns_a_module(own_registry: None) -> None:
         build_model(configured("MODEL.NAME", "none"))
 
 
+def test_build_model_refuses_lazy_modules_which_no_optimizer_could_be_made_for(own_registry: None) -> None:
+    register_model(
+        "lazy", lambda num_classes, in_channels: nn.Sequential(nn.Flatten(), nn.LazyLinear(num_classes))
+    )
+    message = r"^MODEL.NAME \(override\): the shape of 1.weight in lazy is not known before a first batch; name"
+    with pytest.raises(ConfigError, match=message):
+        build_model(configured("MODEL.NAME", "lazy"))
+
+
 @pytest.mark.need("D10")
 def test_weights_are_loaded_and_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     old = build_model(configured("MODEL.NUM_CLASSES", 5))
@@ -108,7 +117,7 @@ def test_weights_are_loaded_and_reported(tmp_path: Path, caplog: pytest.LogCaptu
     with caplog.at_level(logging.INFO, logger="warmstart"):
         model = build_model(configured("MODEL.WEIGHTS", str(tmp_path / "old.pth")))
     assert caplog.messages == [
-        f"loaded 18/20 tensors from {tmp_path / 'old.pth'}; skipped: fc.weight (5, 64) does not fit (10, 64),"
+        f"loaded 15/17 tensors from {tmp_path / 'old.pth'}; skipped: fc.weight (5, 64) does not fit (10, 64),"
         " fc.bias (5,) does not fit (10,)"
     ]
     assert torch.equal(model.block1[0].weight, old.block1[0].weight)

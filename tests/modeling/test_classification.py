@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections import namedtuple
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torchvision.models import GoogLeNet, Inception3, ResNet, resnet18
 from torchvision.models.googlenet import GoogLeNetOutputs
 from torchvision.models.inception import InceptionOutputs
 
+from warmstart.config import ConfigError
 from warmstart.modeling import Classifier, as_classifier
 
 # Cross-entropy of these logits and targets: (ln(1 + e^-2) + ln(1 + e^2)) / 2.
@@ -160,6 +162,134 @@ def test_a_deep_copy_shares_nothing() -> None:
     with torch.no_grad():
         other[1].weight.zero_()
     assert not torch.equal(model[1].weight, other[1].weight)
+
+
+class Focal(nn.Module):
+    """A user's own model: its losses in training, logits else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+        self.calls: list[Tensor | None] = []
+
+    def forward(self, images: Tensor, targets: Tensor | None = None) -> Tensor | dict[str, Tensor]:
+        self.calls.append(targets)
+        logits = self.fc(images.flatten(1))
+        if targets is None:
+            return logits
+        hard = targets.argmax(1) if targets.ndim == 2 else targets
+        chosen = logits.log_softmax(1).gather(1, hard[:, None])
+        return {"loss_focal": -(chosen * (1 - chosen.exp())).mean(), "loss_l2": logits.square().mean()}
+
+
+IMAGES, CLASSES = torch.ones(2, 1, 2, 2), torch.tensor([0, 2])
+
+
+def test_as_classifier_trains_on_the_losses_that_the_model_returns() -> None:
+    model = as_classifier(Focal())
+    plain = Focal()
+    plain.load_state_dict(model.state_dict())
+    expected = plain(IMAGES, CLASSES)
+    losses = model(IMAGES, CLASSES)
+    assert list(losses) == ["loss_focal", "loss_l2"]
+    assert all(torch.equal(losses[name], expected[name]) for name in expected)
+    assert torch.equal(model.eval()(IMAGES, CLASSES), plain(IMAGES))
+    assert model.calls[1] is None
+
+
+def test_as_classifier_computes_the_cross_entropy_of_logits_that_depend_on_the_targets() -> None:
+    class Margin(Focal):
+        def forward(self, images: Tensor, *, targets: Tensor | None) -> Tensor:
+            return LOGITS if targets is None else LOGITS + 1
+
+    model = as_classifier(Margin(), label_smoothing=0.1)
+    assert model(IMAGES, torch.tensor([0, 0]))["loss_cls"].item() == pytest.approx(0.22692801104297252)
+    assert torch.equal(model.eval()(IMAGES), LOGITS)
+
+
+def test_as_classifier_returns_own_losses_of_half_precision_as_float32() -> None:
+    model = as_classifier(Fixed({"loss_a": torch.tensor(0.5).bfloat16(), "train/n": torch.tensor(3)}))
+    losses = model(IMAGES, CLASSES)
+    assert [(name, value.dtype) for name, value in losses.items()] == [
+        ("loss_a", torch.float32),
+        ("train/n", torch.int64),
+    ]
+
+
+@pytest.mark.parametrize("twin", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_copies_of_a_classifier_keep_its_own_losses(twin) -> None:
+    assert "loss_focal" in twin(as_classifier(Focal()))(IMAGES, CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ((LOGITS, LOGITS), "Fixed returns a tuple in training; return logits, a tensor"),
+        (namedtuple("Out", "logits loss_extra")(LOGITS, LOSS), "returns a Out of logits, loss_extra in training"),
+        (None, "returns a NoneType in training"),
+        (
+            {"logits": LOGITS},
+            r"Fixed returns 'logits', of shape \(2, 2\), among its losses; each is a tensor of one",
+        ),
+        ({"loss": 0.5}, "returns 'loss', float, among its losses"),
+        ({"train/x": torch.tensor(1.0)}, "Fixed returns no loss in training, but train/x$"),
+        ({}, "returns no loss in training, but an empty dict$"),
+    ],
+)
+def test_as_classifier_refuses_what_is_neither_logits_nor_losses(output: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^MODEL.NAME: .*{message}"):
+        as_classifier(Fixed(output))(IMAGES, CLASSES)
+
+
+def test_as_classifier_refuses_losses_in_evaluation_mode() -> None:
+    class Same(nn.Module):
+        def forward(self, images: Tensor) -> dict[str, Tensor]:
+            return {"loss": images.mean()}
+
+    with pytest.raises(ConfigError, match="Same returns a dict in evaluation mode; return logits there"):
+        as_classifier(Same()).eval()(IMAGES)
+
+
+def test_label_smoothing_of_a_model_with_its_own_losses_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match="LABEL_SMOOTHING: is 0.1, and Focal computes its own losses, .*; set it to 0"
+    ):
+        as_classifier(Focal(), label_smoothing=0.1)(IMAGES, CLASSES)
+
+
+def test_as_classifier_refuses_parameters_that_nothing_is_passed_to() -> None:
+    class Labels(nn.Module):
+        def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+            return images
+
+    class Needs(nn.Module):
+        def forward(self, images: Tensor, boxes: Tensor) -> Tensor:
+            return images
+
+    class Set(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.forward = lambda images: images
+
+    for model, message in (
+        (Labels(), "forward of Labels has a parameter 'labels', .*; rename it to `targets`"),
+        (Needs(), "forward of Needs has a parameter 'boxes', .* else give it a default"),
+        (Set(), "Set sets `forward` on the instance"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            as_classifier(model)
+
+
+@pytest.mark.filterwarnings("ignore:Guards may run slower:RuntimeWarning")  # Python 3.13.0 alone
+def test_a_classifier_with_its_own_losses_compiles_without_graph_breaks() -> None:
+    class Own(nn.Sequential):
+        def forward(self, images: Tensor, targets: Tensor | None = None) -> Tensor | dict[str, Tensor]:
+            logits = super().forward(images)
+            return logits if targets is None else {"loss_own": logits.square().mean()}
+
+    model = as_classifier(Own(nn.Flatten(), nn.Linear(4, 3)))
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(IMAGES, CLASSES)["loss_own"], model(IMAGES, CLASSES)["loss_own"])
 
 
 @pytest.mark.filterwarnings("ignore:Guards may run slower:RuntimeWarning")  # Python 3.13.0 alone

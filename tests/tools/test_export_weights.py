@@ -57,7 +57,8 @@ def test_model_weights_takes_the_file_and_scores_the_same(
 ) -> None:
     target = tmp_path / "shared.safetensors"
     export_weights.main([str(trained / "model_final.pth"), str(target)])
-    count = len(load_checkpoint(trained / "model_final.pth")["model"])
+    names = load_checkpoint(trained / "model_final.pth")["model"]
+    count = sum("num_batches" not in name for name in names)
     lines = []
     for weights in (trained / "model_final.pth", target):
         capsys.readouterr()
@@ -124,7 +125,7 @@ def test_a_wrong_command_gets_one_sentence(
     trained: Path, tiny_words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     final, out = str(trained / "model_final.pth"), str(tmp_path / "x.safetensors")
-    usage = "expected export_weights.py CHECKPOINT OUT.safetensors [--ema] [--trust-checkpoint]; got "
+    usage = "expected export_weights.py CHECKPOINT OUT.safetensors [--ema | --model] [--trust-checkpoint]; got "
     assert error_of([], capsys) == f"error: command line: {usage}nothing\n"
     assert error_of([final, "x.pth"], capsys) == f"error: command line: {usage}{final} x.pth\n"
     assert error_of(["gone.pth", out], capsys) == "error: checkpoint: no such file: gone.pth\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,8 @@ import torch
 from warmstart.config import ConfigError
 from warmstart.engine import load_checkpoint, register_hook, run_tool
 from warmstart.engine.defaults import _HOOKS
-from warmstart.tools import plain_train_net, train_net
+from warmstart.modeling import catalog
+from warmstart.tools import export_weights, plain_train_net, train_net
 
 ROOT = Path(__file__).parent.parent.parent
 DIGITS = ["--config-file", "recipe:digits.yaml", "SOLVER.MAX_ITER", "40"]
@@ -162,6 +164,7 @@ def test_eval_only_scores_weights_and_checkpoints_and_writes_nothing(
         ([], "--eval-only needs weights; give MODEL.WEIGHTS FILE or --resume=PATH"),
         (["--resume"], "--eval-only found no checkpoint in .*out; give"),
         (["--overwrite"], "--overwrite has no meaning; leave it out"),
+        (["--allow-config-change"], "--eval-only compares no configs; leave --allow-config-change out"),
         (
             [f"MODEL.WEIGHTS={ROOT}/README.md", "DATASETS.TEST=[]"],
             "DATASETS.TEST .*names no data set to evaluate on",
@@ -220,6 +223,29 @@ def test_the_plain_loop_gives_the_same_bits_where_first_weights_follow_from_the_
     train_net.main(words)
     plain_train_net.main(words)
     require_equal_weights(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (
+            ["SOLVER.LR_SCHEDULER_NAME=ReduceLROnPlateau", "SOLVER.LR_METRIC=total_loss"],
+            "SOLVER.LR_SCHEDULER_NAME",
+        ),
+        (["SOLVER.WARMUP_UNTIL={METRIC: train/error, BELOW: 0.5}"], "SOLVER.WARMUP_UNTIL.METRIC"),
+        (["SOLVER.NAN_POLICY=skip"], "SOLVER.NAN_POLICY"),
+        (["TEST.PRECISE_BN.ENABLED=true"], "TEST.PRECISE_BN.ENABLED"),
+        (["PROFILER.ITERS=2"], "PROFILER.ITERS"),
+        (["MEMORY_STATS=true"], "MEMORY_STATS"),
+    ],
+)
+def test_the_plain_loop_refuses_what_only_hooks_do(
+    tiny_words: list[str], tmp_path: Path, words: list[str], key: str
+) -> None:
+    message = rf"^{key} \(command line\): the plain loop has no hooks, which do that"
+    with pytest.raises(ConfigError, match=message):
+        plain_train_net.main([*tiny_words, *words])
+    assert not (tmp_path / "out").exists()
 
 
 def require_equal_weights(folder: Path) -> None:
@@ -286,6 +312,130 @@ def test_the_average_is_evaluated_beside_the_model_in_the_run_and_alone(
     said = capsys.readouterr().out
     assert f"noise.npz: accuracy {of_set['accuracy']:.2%}, loss {of_set['loss']:.4g}\n" in said
     assert f"noise.npz/ema: accuracy {of_set['ema/accuracy']:.2%}, loss {of_set['ema/loss']:.4g}\n" in said
+
+
+@pytest.fixture
+def scored(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, float]]:
+    """The scores of each evaluation apart from a run, unrounded."""
+    found: list[dict[str, float]] = []
+    monkeypatch.setattr(train_net, "log_scores", found.append)
+    return found
+
+
+def scores_of(record: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in record.items() if "noise.npz/" in name}
+
+
+class Dropping(torch.nn.Module):
+    """Its statistics depend on what dropout draws."""
+
+    def __init__(self, num_classes: int, in_channels: int) -> None:
+        super().__init__()
+        self.drop, self.norm = torch.nn.Dropout(0.5), torch.nn.BatchNorm1d(64 * in_channels)
+        self.fc = torch.nn.Linear(64 * in_channels, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.fc(self.norm(self.drop(images.flatten(1))))
+        return logits
+
+
+def test_eval_only_sets_precise_statistics_as_the_run_does_bit_for_bit(
+    tiny_words: list[str], tmp_path: Path, scored: list[dict[str, float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a checkpoint that has them, and of one of the same run without, of which the weights are the same."""
+    monkeypatch.setattr(catalog, "_REGISTRY", {**catalog._REGISTRY, "dropping": Dropping})
+    words = [word for word in tiny_words if not word.startswith("MODEL.ARGS")]
+    words += [
+        "MODEL.NAME=dropping",
+        "SOLVER.EMA.ENABLED=true",
+        "SOLVER.EMA.DECAY=0.8",
+        "SOLVER.GRAD_ACCUM_STEPS=2",
+    ]
+    precise = ["TEST.PRECISE_BN.ENABLED=true", "TEST.PRECISE_BN.NUM_ITER=3"]
+    for name, more in (("with", precise), ("without", [])):
+        train_net.main([*words, *more, f"OUTPUT_DIR={tmp_path}/{name}"])
+    expected = scores_of(records(tmp_path / "with")[-1])
+    assert len(expected) == 4
+    assert expected != scores_of(records(tmp_path / "without")[-1])
+    for name in ("with", "without"):
+        train_net.main([*words, *precise, f"OUTPUT_DIR={tmp_path}/{name}", "--eval-only", "--resume"])
+        assert scored[-1] == expected
+    train_net.main([*words, *precise, "--eval-only", f"MODEL.WEIGHTS={tmp_path}/without/model_final.pth"])
+    assert scored[-1] == {name: value for name, value in expected.items() if "/ema/" not in name}
+    train_net.main(
+        [*words, "--eval-only", "--resume", f"OUTPUT_DIR={tmp_path}/without", "SOLVER.EMA.ENABLED=false"]
+    )
+    assert scored[-1] == scores_of(records(tmp_path / "without")[-1])
+
+
+def test_a_best_file_chosen_by_the_average_is_scored_loaded_and_exported_as_the_average(
+    tiny_words: list[str], tmp_path: Path, scored: list[dict[str, float]], noise_npz: Path
+) -> None:
+    out = tmp_path / "out"
+    words = [*tiny_words, "SOLVER.EMA.ENABLED=true", "SOLVER.EMA.DECAY=0.8", "TEST.EVAL_PERIOD=4"]
+    train_net.main([*words, f"TEST.BEST.METRIC=npz:{noise_npz}/ema/loss", "TEST.BEST.MODE=min"])
+    best = load_checkpoint(out / "model_best.pth")["iteration"]
+    record = scores_of(next(r for r in records(out) if r["iteration"] == best))
+    average = {name.replace("/ema/", "/"): value for name, value in record.items() if "/ema/" in name}
+    plain = {name: value for name, value in record.items() if "/ema/" not in name}
+    exported = tmp_path / "best.safetensors"
+    assert export_weights.main([str(out / "model_best.pth"), str(exported)]) == 0
+    for more, expected in (
+        ([f"MODEL.WEIGHTS={out}"], average),
+        ([f"MODEL.WEIGHTS={out}/model_best.pth"], average),
+        ([f"MODEL.WEIGHTS={exported}"], average),
+        ([f"MODEL.WEIGHTS={out}", "MODEL.WEIGHTS_ENTRY=model"], plain),
+        ([f"--resume={out}/model_best.pth", "SOLVER.EMA.ENABLED=false"], record),
+    ):
+        train_net.main([*tiny_words, "--eval-only", *more])
+        assert scored[-1] == expected, more
+    assert export_weights.main([str(out / "model_best.pth"), str(exported), "--model"]) == 0
+    train_net.main([*tiny_words, "--eval-only", f"MODEL.WEIGHTS={exported}"])
+    assert scored[-1] == plain
+
+
+@pytest.mark.parametrize(
+    ("names", "taken"),
+    [
+        (["model_best.pth", "model_final.pth", "model_0000009.pth"], "model_best.pth"),
+        (["model_final.pth", "model_0000009.pth", "model_0000099.pth"], "model_final.pth"),
+        (["model_0000009.pth", "model_0000099.pth", "model_0000100.pth.cut"], "model_0000099.pth"),
+    ],
+)
+def test_model_weights_takes_the_best_the_final_or_the_newest_of_a_runs_folder(
+    tiny_words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], names: list[str], taken: str
+) -> None:
+    train_net.main(tiny_words)
+    folder = tmp_path / "old"
+    folder.mkdir()
+    for name in names:
+        shutil.copy(tmp_path / "out" / "model_final.pth", folder / name)
+    train_net.main([*tiny_words, "--eval-only", f"MODEL.WEIGHTS={folder}"])
+    assert f"loaded 17/17 tensors from {folder}/{taken}\n" in capsys.readouterr().out
+
+
+def test_model_weights_refuses_a_folder_without_checkpoints(tiny_words: list[str], tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"MODEL.WEIGHTS \(command line\): .* is a folder without checkpoints; name"
+    ):
+        train_net.main([*tiny_words, f"MODEL.WEIGHTS={tmp_path}"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_foreign_weights_are_refused_before_anything_is_written_unless_partial_ones_are_asked_for(
+    tiny_words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(
+        {"layer.weight": torch.ones(3, 3), "block1.1.num_batches_tracked": torch.tensor(3)}, tmp_path / "w.pth"
+    )
+    words = [*tiny_words, f"MODEL.WEIGHTS={tmp_path}/w.pth"]
+    with pytest.raises(
+        ConfigError, match=r"no parameter of .*w.pth fits the model: block1.0.weight is not in the file"
+    ):
+        train_net.main(words)
+    assert not (tmp_path / "out").exists()
+    assert train_net.main([*words, "MODEL.WEIGHTS_PARTIAL=true"]) == 0
+    assert "loaded 0/17 tensors from" in capsys.readouterr().out
 
 
 @pytest.mark.need("E4")

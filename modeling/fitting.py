@@ -1,0 +1,249 @@
+"""Which tensors of a file belong to a model: by name and shape, whatever wrapped either of them."""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from warmstart.config import ConfigError
+
+_SHOWN = 3  # names of skipped tensors, of each kind, in the report
+
+# Entries that programs save a model's state under, and its moving average's; ours are the first of each.
+_MODEL = ("model", "state_dict", "model_state_dict")
+_AVERAGE = ("ema", "model_ema", "state_dict_ema", "ema_state_dict")
+
+_DEPTH = 4  # of entries in entries
+
+# What a wrapper, a Lightning module or a self-supervised one puts before the names of the model inside it.
+_OUTER = re.compile(r"^(?:(?:module|_orig_mod|model|backbone)\.)+")
+# What torch's wrappers put into names further inside.
+_INNER = re.compile(r"(?<=\.)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+# torchvision's published DenseNets still have the names of 2017: norm.1 is norm1 today.
+_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(\d)")
+
+
+class WeightsFile(NamedTuple):
+    """What was read for MODEL.WEIGHTS.
+
+    Args:
+        path: of the file.
+        content: as `read_tensor_file` returns it.
+        entry: "model", "ema" for the moving average, or "auto": the model where the file has it, else the average.
+    """
+
+    path: Path
+    content: Any
+    entry: str = "auto"
+
+
+def fit_weights(
+    model: nn.Module, file: WeightsFile, label: str, partial: bool = False, num_classes: int | None = None
+) -> str:
+    """Copy into `model` the tensors of a file that it has under the same name and in the same shape.
+
+    Args: as for `load_weights`.
+
+    Returns:
+        A sentence that says how many tensors were loaded, and which were skipped.
+
+    Raises:
+        ConfigError: the file fits too little of the model, which may have been changed by then.
+    """
+    found, average = _state(file, label)
+    own: dict[str, Any] = model.state_dict(keep_vars=True)  # the tensors themselves: tied ones are one object
+    names = _own_names(found, own)
+    if any(value is None and names[name] in own for name, value in found.items()):
+        raise ConfigError(
+            f"{label}: the weights of {file.path} lie in parts beside it; write them into one file with "
+            f"tools/export_weights.py {file.path} weights.safetensors, and give that one"
+        )
+    state, problems = _fitting(found, names, own)
+    state._metadata = _versions(found, own)  # type: ignore[attr-defined]
+    try:
+        result = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # a tensor that the class renames, and that then does not fit
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{label}: {file.path} does not fit the model: {reason}") from None
+
+    loaded = {id(own[name]) for name in own if name not in result.missing_keys}
+    counted: dict[int, str] = {}  # weights and statistics, tied ones once, by their first name
+    for name, tensor in own.items():
+        if _counts(tensor):
+            counted.setdefault(id(tensor), name)
+    told = loaded | {id(own[name]) for name in problems}
+    file_names = {target: name for name, target in names.items()}
+    skipped = [
+        [*problems.values()],
+        [f"{name} is not in the file" for key, name in counted.items() if key not in told],
+        [f"{file_names[name]} is not in the model" for name in result.unexpected_keys if _counts(state[name])],
+    ]
+    listed = ", ".join(_shortened(kind) for kind in skipped if kind)
+    source = f"the moving average in {file.path}" if average else str(file.path)
+    weights = [parameter for parameter in model.parameters() if id(parameter) in counted]
+    too_little = _too_little(weights, loaded, head_parameters(model, num_classes), source)
+    if too_little and not partial:
+        raise ConfigError(
+            f"{label}: {too_little}: {listed}; name a file of this model, or set MODEL.WEIGHTS_PARTIAL to true, to"
+            " take what fits"
+        )
+    report = f"loaded {len(loaded & counted.keys())}/{len(counted)} tensors from {source}"
+    report = f"{report}; skipped: {listed}" if listed else report
+    return f"{report}; {too_little} (MODEL.WEIGHTS_PARTIAL)" if too_little else report
+
+
+def head_parameters(model: nn.Module, num_classes: int | None = None) -> list[nn.Parameter]:
+    """Return the parameters of the classifier: of the last layer with weights for each of `num_classes` outputs.
+
+    Args:
+        model: any.
+        num_classes: None takes the last layer with a matrix, whatever its outputs.
+
+    >>> model = nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 3), nn.BatchNorm1d(3))
+    >>> [tuple(each.shape) for each in head_parameters(model, 3)], len(head_parameters(model, 5))
+    ([(3, 2), (3,)], 0)
+    """
+
+    def is_output(parameter: nn.Parameter) -> bool:
+        return not is_lazy(parameter) and parameter.ndim > 0 and num_classes in (None, parameter.shape[0])
+
+    head: list[nn.Parameter] = []
+    for module in model.modules():
+        own = [each for each in module.parameters(recurse=False) if is_output(each)]
+        if any(each.ndim > 1 for each in own):
+            head = own
+    return head
+
+
+def _too_little(
+    weights: Sequence[nn.Parameter], loaded: set[int], head: Sequence[nn.Parameter], source: str
+) -> str:
+    """Return what is wrong where no parameter was loaded, or less than half of the values outside of the head."""
+    if weights and not any(id(each) in loaded for each in weights):
+        return f"no parameter of {source} fits the model"
+    in_head = {id(each) for each in head}
+    sizes = {id(each): 0 if is_lazy(each) else each.numel() for each in weights if id(each) not in in_head}
+    fitting, total = sum(size for key, size in sizes.items() if key in loaded), sum(sizes.values())
+    if 2 * fitting >= total:
+        return ""
+    return f"only {fitting:,} of the model's {total:,} values without its classifier are in {source}"
+
+
+def _state(file: WeightsFile, label: str) -> tuple[Mapping[str, Any], bool]:
+    """Return what a file has under the names of tensors, and whether it is a moving average."""
+    content, state, average = file.content, None, False
+    if isinstance(content, Mapping):
+        states = {kind: _first(content, kind) for kind in (_MODEL, _AVERAGE)}
+        average = file.entry == "ema" or (file.entry == "auto" and states[_MODEL] is None)
+        average = average and (states[_AVERAGE] is not None or file.entry == "ema")
+        state = states[_AVERAGE] if average else states[_MODEL]
+        if state is None and average:
+            raise ConfigError(
+                f"{label}: {file.path} has no moving average; set MODEL.WEIGHTS_ENTRY to auto or model"
+            )
+        state = content if state is None else state
+        for _ in range(_DEPTH):
+            state = _first(state, _MODEL) or state
+    if not state or not any(value is None or _tensor(value) is not None for value in state.values()):
+        entries = f", but {_shortened([*map(str, state)])}" if state else ""
+        raise ConfigError(f"{label}: {file.path} holds no tensors by the names of a model{entries}")
+    return state, average
+
+
+def _first(content: Mapping[str, Any], entries: Iterable[str]) -> Mapping[str, Any] | None:
+    return next((content[name] for name in entries if isinstance(content.get(name), Mapping)), None)
+
+
+def _fitting(
+    found: Mapping[str, Any], names: Mapping[str, str], own: Mapping[str, Any]
+) -> tuple[OrderedDict[str, Any], dict[str, str]]:
+    """Return what of a file goes into the model by its names there, and why which of the rest does not."""
+    state: OrderedDict[str, Any] = OrderedDict()
+    problems: dict[str, str] = {}
+    first: dict[int, str] = {}  # the name that gives a tied tensor its values
+    for file_name, value in found.items():
+        name, tensor = names[file_name], _tensor(value)
+        ours = own.get(name)
+        if not isinstance(ours, Tensor) and name in own:  # what a module's get_extra_state has returned
+            state[name] = value
+        elif tensor is None:
+            if name in own:
+                problems[name] = f"{name} is a {type(value).__name__}, not a tensor"
+        elif ours is None or is_lazy(ours):  # the module itself renames it, or takes any shape
+            state[name] = tensor
+        elif tensor.shape != ours.shape:
+            problems[name] = f"{name} {tuple(tensor.shape)} does not fit {tuple(ours.shape)}"
+        elif ours.is_floating_point() and not tensor.is_floating_point():
+            problems[name] = f"{name} is of {tensor.dtype}, not of a floating-point type"
+        elif first.setdefault(id(ours), name) != name and not torch.equal(tensor, state[first[id(ours)]]):
+            problems[name] = f"{name} differs from {first[id(ours)]}, which it is tied to"
+        else:
+            state[name] = tensor
+    return state, problems
+
+
+def _own_names(found: Iterable[str], own: Mapping[str, Any]) -> dict[str, str]:
+    """Return the name that a model has for each name in a file, or would have if it had such a tensor."""
+    by_core: dict[str, str | None] = {}
+    for name in own:
+        core = _core(name)
+        by_core[core] = None if core in by_core else name
+    prefixes = {match[0] if (match := _OUTER.match(name)) else "" for name in own}
+    prefix = prefixes.pop() if len(prefixes) == 1 else ""
+    names = {name: name for name in found if name in own}
+    taken = set(names)
+    for name in found:
+        if name in names:
+            continue
+        core = _DENSENET.sub(r"\1\2", _core(name)) if isinstance(name, str) else name
+        target = by_core.get(core) or f"{prefix}{core}"
+        names[name] = name if target in taken else target
+        taken.add(names[name])
+    return names
+
+
+def _core(name: str) -> str:
+    """Return a name without what wrappers add to it.
+
+    >>> _core("model._orig_mod.layer1._checkpoint_wrapped_module.conv.weight")
+    'layer1.conv.weight'
+    """
+    return _INNER.sub("", _OUTER.sub("", name))
+
+
+def _versions(found: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the version of each module in a file, by which some of torchvision's classes read older ones."""
+    own_versions: dict[str, Any] = own._metadata  # type: ignore[attr-defined]
+    versions = getattr(found, "_metadata", None)
+    if versions is None:
+        return own_versions
+    modules = {_core(f"{name}."): name for name in own_versions}
+    return {modules[core]: version for name, version in versions.items() if (core := _core(f"{name}.")) in modules}
+
+
+def _tensor(value: Any) -> Tensor | None:
+    """Return a value as a tensor; None where it is none, and no array that could be one."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        try:
+            return torch.as_tensor(value)
+        except (TypeError, ValueError):  # of text or objects, or with negative strides
+            return None
+    return value if isinstance(value, Tensor) else None
+
+
+def _counts(tensor: Any) -> bool:
+    """Return whether a tensor is a weight or a statistic, and no counter such as num_batches_tracked."""
+    return isinstance(tensor, Tensor) and (is_lazy(tensor) or tensor.ndim > 0 or tensor.is_floating_point())
+
+
+def _shortened(items: list[str]) -> str:
+    rest = len(items) - _SHOWN
+    return ", ".join(items[:_SHOWN]) + (f" and {rest} more like it" if rest > 0 else "")
