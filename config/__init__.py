@@ -7,6 +7,7 @@ from .errors import ConfigError, gathering, nearest, unknown_name
 from .imports import import_function, import_module
 from .node import CfgNode, Difference
 from .signatures import call, check_arguments
+from .small_files import read_small, read_small_text
 
 __all__ = [
     "CfgNode",
@@ -23,6 +24,8 @@ __all__ = [
     "map_durations",
     "nearest",
     "parse_command_line",
+    "read_small",
+    "read_small_text",
     "resolve_durations",
     "to_iterations",
     "unknown_name",

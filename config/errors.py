@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 _UNPRINTABLE = re.compile("\n(?!  )|[\0-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_LISTED = 50  # problems of one error that its message lists
 
 
 class ConfigError(ValueError):
@@ -31,7 +32,9 @@ class ConfigError(ValueError):
         if len(self.problems) == 1:
             super().__init__(self.problems[0])
         else:
-            super().__init__("\n  ".join([f"{len(self.problems)} problems:", *self.problems]))
+            first, more = self.problems[:_LISTED], len(self.problems) - _LISTED
+            last = [f"and {more:,} more"] if more > 0 else []
+            super().__init__("\n  ".join([f"{len(self.problems)} problems:", *first, *last]))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from warmstart.config import CfgNode, ConfigError, get_cfg
+from warmstart.config import CfgNode, ConfigError, get_cfg, read_small_text
 from warmstart.solver import build_ema, follows_metrics
 
 from . import comm, files, shards
@@ -145,7 +145,7 @@ def is_restart(folder: Path) -> bool:
     What another run has saved there does not count: this one may have failed since it was refused the folder.
     """
     with suppress(OSError):
-        is_own = (folder / LAUNCH).read_text(encoding="utf-8") == _launch()
+        is_own = read_small_text(folder / LAUNCH) == _launch()
         return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0 and is_own and has_checkpoints(folder)
     return False
 

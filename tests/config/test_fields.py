@@ -177,3 +177,10 @@ def test_shown_is_what_a_file_would_hold() -> None:
     assert [shown(v) for v in (None, True, False, "None", 1, [None])] == [
         *("null", "true", "false", "'None'", "1", "[None]"),
     ]
+
+
+def test_shown_of_a_long_value_is_its_ends() -> None:
+    assert shown(list(range(100_000))).startswith("[0, 1, 2,")
+    assert shown(list(range(100_000))).endswith("99998, 99999]")
+    assert len(shown(list(range(100_000)))) == 300
+    assert shown(10**5000) == "a number of very many digits"
