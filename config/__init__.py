@@ -7,7 +7,7 @@ from .errors import ConfigError, gathering, nearest, unknown_name
 from .imports import import_function, import_module
 from .node import CfgNode, Difference
 from .signatures import call, check_arguments
-from .small_files import read_small, read_small_text
+from .small_files import open_regular, read_small, read_small_text
 
 __all__ = [
     "CfgNode",
@@ -23,6 +23,7 @@ __all__ = [
     "import_module",
     "map_durations",
     "nearest",
+    "open_regular",
     "parse_command_line",
     "read_small",
     "read_small_text",

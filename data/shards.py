@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from .arrays import read_npz
+from .arrays import count_classes, read_npz
 from .cache_folder import cache_folder, whole_file
 from .images import UnreadableImageError, decode_image
 from .shard_paths import shard_paths
@@ -78,7 +78,7 @@ class ShardedImages:
         self._ends = np.cumsum([len(index) for index in indices])
         # Arrays, whose elements no one counts references to: they do not grow with the number of workers.
         self._begins, self._bytes, self.targets = np.concatenate(indices).T.copy()
-        self.num_classes = int(self.targets.max(initial=-1)) + 1
+        self.num_classes = count_classes(self.targets)
         self.decoder = "torchvision"
 
     def __len__(self) -> int:
@@ -252,13 +252,28 @@ def _fields(options: str) -> Fields:
         raise ValueError(f"behind # stands {wanted}; got {options!r}") from None
 
 
+def _check_index(index: npt.NDArray[Any], size: int) -> None:
+    """Raise ValueError where an index is not one of an archive of so many bytes."""
+    if index.dtype != np.int64 or index.ndim != 2 or index.shape[1] != 3:
+        raise ValueError(f"it holds {index.dtype} {index.shape}, not three whole numbers a sample")
+    begins, lengths, _ = index.T
+    if (index < 0).any() or (begins > size).any() or (lengths > size - begins).any():
+        raise ValueError("it holds places that the archive does not have")
+
+
 def _kept_index(path: Path, fields: Fields, folder: Path) -> npt.NDArray[np.int64]:
     """Return a shard's index, read from the cache where the shard has not changed since it was made."""
     stat = path.stat()
     known = json.dumps([os.path.abspath(path), stat.st_size, stat.st_mtime_ns, fields])
     kept = folder / f"{hashlib.sha256(known.encode()).hexdigest()[:32]}.npz"
-    with suppress(OSError, ValueError):  # not there, or damaged
-        return read_npz(kept)["samples"]
+    try:
+        index = read_npz(kept, "samples")["samples"]
+        _check_index(index, stat.st_size)
+        return index
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        logger.warning(f"{kept} cannot be used ({error}); {path} is indexed again")
     index = index_shard(path, fields)
     try:
         with whole_file(kept) as file:
