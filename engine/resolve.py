@@ -5,9 +5,10 @@ Nothing is built and nothing is written before this has passed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from fractions import Fraction
-from itertools import count, islice
+from itertools import count
 
 from warmstart.config import CfgNode, ConfigError, gathering, resolve_durations
 from warmstart.data import check_data, choose_backend, input_shape, train_info
@@ -145,7 +146,8 @@ into 8 equal micro-batches; set SOLVER.GRAD_ACCUM_STEPS to 5 or 10, or SOLVER.IM
             f"{cfg.label('SOLVER.IMS_PER_BATCH')}: {text} cannot be shared evenly by {ranks} "
             f"processes{each}; set it to {nearest_images}"
         )
-    divisors = [number for number in range(1, images + 1) if images % number == 0]
+    small = [number for number in range(1, math.isqrt(images) + 1) if images % number == 0]
+    divisors = sorted({*small, *(images // number for number in small)})
     nearest_steps = [*[n for n in divisors if n < steps][-1:], *[n for n in divisors if n > steps][:1]]
     raise ConfigError(
         f"{cfg.label('SOLVER.GRAD_ACCUM_STEPS')}: {text}{of_update} cannot be cut into {steps} equal "
@@ -156,9 +158,15 @@ into 8 equal micro-batches; set SOLVER.GRAD_ACCUM_STEPS to 5 or 10, or SOLVER.IM
 
 def _nearest_batches(written: int, factor: Fraction, parts: int) -> Iterator[int]:
     """Give the next smaller batch, if any, and the next larger one that can be cut into `parts` once scaled."""
-    for candidates in (range(written - 1, 0, -1), count(written + 1)):
-        fitting = (images for images in candidates if rounded(images * factor) % parts == 0)
-        yield from islice(fitting, 1)
+    below = rounded(written * factor) // parts * parts
+    half = Fraction(1, 2)
+    for multiples, larger in ((range(below, 0, -parts), False), (count(below + parts, parts), True)):
+        for multiple in multiples:
+            # All that are rounded to the multiple, half up; for a factor above 1 there may be none.
+            smallest, largest = math.ceil((multiple - half) / factor), math.ceil((multiple + half) / factor) - 1
+            if smallest <= largest:
+                yield smallest if larger else largest
+                break
 
 
 def _fill_model(cfg: CfgNode, num_classes: int) -> None:

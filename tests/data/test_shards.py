@@ -299,7 +299,6 @@ def test_a_cached_index_that_is_damaged_is_made_again_in_one_line(
     one: str, tmp_path: Path, logged: list[Any], content: Any, reason: str
 ) -> None:
     labels = [label for _, label in built(one, tmp_path)]
-    assert logged == []
     (kept,) = (tmp_path / "cache").iterdir()
     if isinstance(content, bytes):
         kept.write_bytes(content)
@@ -307,10 +306,8 @@ def test_a_cached_index_that_is_damaged_is_made_again_in_one_line(
         np.savez(kept, **content)
     for _ in range(2):
         assert [label for _, label in built(one, tmp_path)] == labels
-    (line,) = logged
-    assert re.search(
-        rf"/{kept.name} cannot be used \(.*{reason}.*\); .*/one.tar is indexed again", line.getMessage()
-    )
+    (said,) = [line.getMessage() for line in logged if line.levelname == "WARNING"]
+    assert re.search(rf"/{kept.name} cannot be used \(.*{reason}.*\); .*/one.tar is indexed again", said)
 
 
 @pytest.mark.parametrize(
