@@ -27,6 +27,7 @@ from torch import Tensor
 
 from .arrays import count_classes, read_npz
 from .cache_folder import cache_folder, whole_file
+from .image_heads import head_size
 from .images import UnreadableImageError, decode_image
 from .shard_paths import shard_paths
 
@@ -102,16 +103,17 @@ class ShardedImages:
     @functools.cached_property
     def sizes(self) -> npt.NDArray[np.int64]:
         """(height, width) of each image, from the heads of all."""
-        from PIL import Image
-
         sizes = np.empty((len(self), 2), np.int64)
         for index in range(len(self)):
             try:
-                with Image.open(io.BytesIO(self._content(index).tobytes())) as image:
-                    sizes[index] = image.height, image.width
-            except (OSError, SyntaxError):
+                sizes[index] = self.size_of(index)
+            except OSError:
                 raise ValueError(f"{self.samples[index][0]} is no image of a kind that PIL knows") from None
         return sizes
+
+    def size_of(self, index: int) -> tuple[int, int]:
+        """Return (height, width) of an image; OSError where it is none."""
+        return head_size(io.BytesIO(self._content(index).tobytes()))
 
     def _shard(self, index: int) -> str:
         return self._shards[int(np.searchsorted(self._ends, index, "right"))]

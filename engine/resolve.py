@@ -11,8 +11,16 @@ from fractions import Fraction
 from itertools import count
 
 from warmstart.config import CfgNode, ConfigError, gathering, resolve_durations
-from warmstart.data import check_data, choose_backend, input_shape, train_info
-from warmstart.modeling import check_model
+from warmstart.data import (
+    check_data,
+    choose_backend,
+    dataset_info,
+    free_memory,
+    input_shape,
+    known_shape,
+    train_info,
+)
+from warmstart.modeling import check_images, check_model, parameter_bytes
 from warmstart.solver import PLATEAU, check_solver
 
 from . import comm
@@ -55,7 +63,7 @@ def resolve_config(
     with gathering(problems):
         check_device(cfg)
     with gathering(problems):
-        check_data(cfg)
+        check_data(cfg, ranks)
     if problems:
         raise ConfigError(problems)
     resolved = resolve_durations(cfg, iters_per_epoch(cfg))
@@ -83,6 +91,7 @@ def resolve_config(
         check_precision(resolved)
     if problems:
         raise ConfigError(problems)
+    _try_model(resolved, ranks, trains)
     resolved.freeze()
     return resolved
 
@@ -167,6 +176,28 @@ def _nearest_batches(written: int, factor: Fraction, parts: int) -> Iterator[int
             if smallest <= largest:
                 yield smallest if larger else largest
                 break
+
+
+def _try_model(cfg: CfgNode, ranks: int, trains: bool) -> None:
+    """Raise ConfigError where the model has no room in memory, or fails on what the transforms make of images."""
+    needed, free = parameter_bytes(cfg) * (2 if trains else 1), free_memory()  # gradients are as large
+    if needed > free:
+        raise ConfigError(
+            f"{cfg.label('MODEL.NAME')}: {cfg.MODEL.NAME} with {cfg.MODEL.NUM_CLASSES:,} classes needs"
+            f" {needed / 1e9:,.0f} GB of memory for its weights{' and their gradients' if trains else ''}, and"
+            f" {free / 1e9:,.0f} GB are free; take a smaller one, see MODEL.ARGS and MODEL.NUM_CLASSES"
+        )
+    train = train_info(cfg)
+    trained_on = known_shape(cfg, "TRANSFORMS_TRAIN", train, train)
+    if trains and trained_on:
+        images = cfg.SOLVER.IMS_PER_BATCH // (ranks * cfg.SOLVER.GRAD_ACCUM_STEPS)
+        check_images(cfg, trained_on, "INPUT.TRANSFORMS_TRAIN", min(images, 2), trains=True)
+    place = cfg.DATASETS.ROOT, cfg.DATASETS.DOWNLOAD, cfg.label("DATASETS.TEST"), cfg.DATASETS.CACHE
+    for name in cfg.DATASETS.TEST:
+        info = dataset_info(name, *place)  # as check_data did: it is not looked at again
+        tested_on = known_shape(cfg, "TRANSFORMS_TEST", train, info)
+        if tested_on and not (trains and tested_on == trained_on):
+            check_images(cfg, tested_on, "INPUT.TRANSFORMS_TEST", min(cfg.TEST.IMS_PER_BATCH, 2))
 
 
 def _fill_model(cfg: CfgNode, num_classes: int) -> None:

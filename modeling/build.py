@@ -12,7 +12,7 @@ from warmstart.config import CfgNode, ConfigError, call
 
 from .catalog import build_torchvision, check_model_arguments, check_name, registered_builder, torchvision_class
 from .checkpointing import checkpoint_activations
-from .classification import as_classifier
+from .classification import Classifier, as_classifier
 from .stem import check_small, make_small, set_in_channels
 from .weights import load_weights
 
@@ -49,7 +49,7 @@ def build_model(cfg: CfgNode, trust: bool = False, weights: bool = True) -> nn.M
     file = cfg.MODEL.WEIGHTS if weights else ""
     if file and not Path(file).is_file():
         raise ConfigError(f"{cfg.label('MODEL.WEIGHTS')}: no such file: {file}")
-    model = as_classifier(_build(cfg), cfg.MODEL.LABEL_SMOOTHING)
+    model = build_untrained(cfg)
     if cfg.SOLVER.AMP.ENABLED:
         model.autocast_dtype = _AUTOCAST[cfg.SOLVER.AMP.PRECISION]
     if cfg.MODEL.ACTIVATION_CHECKPOINTING:
@@ -60,6 +60,11 @@ def build_model(cfg: CfgNode, trust: bool = False, weights: bool = True) -> nn.M
     if file:
         logger.info("%s", load_weights(model, file, cfg.label("MODEL.WEIGHTS"), trust))
     return model.to(memory_format=torch.channels_last) if cfg.MODEL.CHANNELS_LAST else model
+
+
+def build_untrained(cfg: CfgNode) -> Classifier:
+    """Return the model as `build_model` does, before weights are read and precision and layout are set."""
+    return as_classifier(_build(cfg), cfg.MODEL.LABEL_SMOOTHING)
 
 
 def check_model(cfg: CfgNode) -> None:
