@@ -309,6 +309,8 @@ def load_model(model: nn.Module, start: dict[str, Any]) -> None:
 def _fitting() -> Iterator[None]:
     try:
         yield
+    except ConfigError:
+        raise
     except (LookupError, RuntimeError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"the checkpoint does not fit this model and optimizer: {reason}") from error
