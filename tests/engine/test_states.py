@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -60,55 +62,27 @@ def test_read_state_names_a_missing_entry_and_a_state_that_is_none() -> None:
         read_state([], "hooks.Mine", {"x": int})
 
 
-SCORE = ["TEST.BEST.METRIC", "noise.npz/accuracy", "TEST.EVAL_PERIOD", 7, "TEST.EARLY_STOPPING.PATIENCE", 9]
+PATHS = [
+    *("trainer", "trainer.pending", "trainer.stop", "trainer.stopped", "trainer.rates", "trainer.losses"),
+    *("trainer.scalars", "trainer.skipped.total", "EarlyStoppingHook", "EarlyStoppingHook.stopped"),
+    *("EarlyStoppingHook.bad", "BestHook", "BestHook.best", "BestHook.best_iteration", "BestHook.metric"),
+]
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A place for the checkpoint that the first test makes."""
-    return {}
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        *(
-            "trainer.pending",
-            "trainer.stop",
-            "trainer.stopped",
-            "trainer.rates",
-            "trainer.losses",
-            "trainer.scalars",
-        ),
-        *(
-            "trainer.skipped.total",
-            "EarlyStoppingHook.stopped",
-            "EarlyStoppingHook.bad",
-            "BestHook.best",
-            "trainer",
-        ),
-        *("BestHook.best_iteration", "BestHook.metric", "BestHook", "EarlyStoppingHook"),
-    ],
-)
 def test_a_tensor_in_a_state_is_one_sentence_before_training(
-    tiny: Callable[..., CfgNode], noise_npz: Path, saved: dict[str, Any], path: str
+    tiny: Callable[..., CfgNode], noise_npz: Path
 ) -> None:
-    cfg = resolve_config(tiny("TEST.BEST.METRIC", f"npz:{noise_npz}/accuracy", *SCORE[2:]))
-    trainer = build_trainer(cfg)
-    if not saved:
-        trainer.train()
-        saved.update(load_checkpoint(Path(cfg.OUTPUT_DIR) / "model_final.pth"))
-        trainer = build_trainer(cfg)
-    start = copy.deepcopy(saved)
-    load_start(build_trainer(cfg), start)
-    *way, last = path.split(".")
-    holder = start["hooks"]
-    for key in way:
-        holder = holder[key]
-    holder[last] = torch.zeros(2)
-    longer = resolve_config(
-        tiny("SOLVER.MAX_ITER", 20, "TEST.BEST.METRIC", f"npz:{noise_npz}/accuracy", *SCORE[2:])
-    )
-    with pytest.raises(ConfigError, match=rf"^the checkpoint's hooks.{path} is a tensor, not "):
-        why_done(longer, start)
-        load_start(trainer, start)
+    words = ["TEST.BEST.METRIC", f"npz:{noise_npz}/accuracy", "TEST.EARLY_STOPPING.PATIENCE", 9]
+    cfg = resolve_config(tiny(*words, "TEST.EVAL_PERIOD", 7, "SOLVER.MAX_ITER", 7, "SOLVER.STEPS", 5))
+    build_trainer(cfg).train()
+    saved = load_checkpoint(Path(cfg.OUTPUT_DIR) / "model_final.pth")
+    longer = resolve_config(tiny(*words, "TEST.EVAL_PERIOD", 7))
+    trainer = build_trainer(longer)
+    load_start(trainer, saved)
+    for path in PATHS:
+        start = copy.deepcopy(saved)
+        *way, last = path.split(".")
+        reduce(getitem, way, start["hooks"])[last] = torch.zeros(2)
+        with pytest.raises(ConfigError, match=rf"^the checkpoint's hooks.{path} is a tensor, not "):
+            why_done(longer, start)
+            load_start(trainer, start)
