@@ -330,9 +330,7 @@ def log_run(cfg: CfgNode, trainer: Trainer) -> None:
     logger.info("torch %s on %s; output in %s", torch.__version__, machine, cfg.OUTPUT_DIR)
     logger.info("%s", describe_profile(cfg, device))
     if samples < cfg.SOLVER.IMS_PER_BATCH and comm.is_main():
-        text = (
-            "%s: each batch of %s images holds each of the %s training images about %s times; set it to %s or less"
-        )
+        text = "%s: a batch of %s images holds each of the %s training images about %s times; set it to %s or less"
         images, times = cfg.SOLVER.IMS_PER_BATCH, f"{cfg.SOLVER.IMS_PER_BATCH / samples:.3g}"
         logger.warning(text, cfg.label("SOLVER.IMS_PER_BATCH"), f"{images:,}", f"{samples:,}", times, samples)
     logger.info(
@@ -370,9 +368,9 @@ def run_tool(main: Callable[[], int]) -> None:
 
     0 is success, 2 a mistake in what the user wrote (one message on stderr, nothing was overwritten), 3 a loss
     that is not finite, 4 a last checkpoint that could not be written, 128 + its number a signal: 130 Ctrl-C, 143
-    SIGTERM, 138 SIGUSR1 (on Linux), 129 SIGHUP. Anything else that fails is a bug and shows its traceback. That, and
-    the message of 2, 3 and 4, stands in the run's log.txt too. Of several ranks, which fail alike then, the main one
-    prints it; 5 is one that ends since another has, or did not come.
+    SIGTERM, 138 SIGUSR1 (on Linux), 129 SIGHUP. Anything else that fails is a bug and shows its traceback. The
+    run's log.txt holds the traceback, or the message of 2, 3 and 4, too. Of several ranks, which fail alike then,
+    the main one prints it; 5 is one that ends since another has, or did not come.
     """
     try:
         with stop_signals(leave):
@@ -410,7 +408,7 @@ def run_tool(main: Callable[[], int]) -> None:
 
 
 def _tell_bug() -> None:
-    """Write the traceback into the run's log.txt, and say above the one on the console which of the ranks it is of."""
+    """Write the traceback into the run's log.txt, and say above the console's which of the ranks it is of."""
     who = f"{_who()} has failed:\n" if comm.is_rank() else ""
     print(who, end="", file=sys.stderr)
     log_to_file(f"{who}{traceback.format_exc().rstrip()}")
