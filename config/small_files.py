@@ -12,7 +12,7 @@ from typing import BinaryIO
 _LIMIT = 2**20
 
 
-def open_regular(path: str | Path) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a regular file to be read; anything else is refused.
 
     A device such as /dev/zero has no end, and opening a FIFO waits for its writer.

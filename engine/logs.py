@@ -81,7 +81,7 @@ def log_to_file(message: str) -> None:
 def setup_logging(folder: str | Path | None = None) -> None:
     """Send our messages to stdout and, with a folder, to its log.txt; a second call adds nothing twice.
 
-    Ranks other than the main one only warn, and say which they are; log.txt gets what `log_to_file` writes of them.
+    Ranks other than the main one only warn, and say which they are; log.txt gets what `log_to_file` writes.
 
     Args:
         folder: a run's folder, which exists; log.txt gets what was said since the last call too. None

@@ -10,7 +10,14 @@ from torch import nn
 
 from warmstart.config import CfgNode, ConfigError, call
 
-from .catalog import build_torchvision, check_model_arguments, check_name, registered_builder, torchvision_class
+from .catalog import (
+    build_torchvision,
+    check_model_arguments,
+    check_name,
+    is_ours,
+    registered_builder,
+    torchvision_class,
+)
 from .checkpointing import checkpoint_activations
 from .classification import Classifier, as_classifier
 from .stem import check_small, make_small, set_in_channels
@@ -89,7 +96,12 @@ def _build(cfg: CfgNode) -> nn.Module:
     arguments = cfg.MODEL.ARGS.to_dict()
     builder = registered_builder(name)
     if builder is not None:
-        model = call("MODEL.ARGS", name, builder, num_classes=classes, in_channels=channels, **arguments)
+        try:
+            model = call("MODEL.ARGS", name, builder, num_classes=classes, in_channels=channels, **arguments)
+        except (RuntimeError, MemoryError) as error:  # torch has no numbers, or no memory, for such sizes
+            if not is_ours(builder):
+                raise
+            raise ConfigError(f"MODEL.ARGS: {name} refuses it: {str(error).splitlines()[0]}") from error
     else:
         model = call("MODEL.ARGS", name, build_torchvision, name, classes, arguments)
         if cfg.MODEL.STEM == "small":

@@ -10,7 +10,7 @@ import torch
 from warmstart.config import CfgNode, ConfigError
 
 from .build import build_untrained
-from .catalog import registered_builder
+from .catalog import is_ours, registered_builder
 
 Shape = tuple[int, int, int]  # (C, H, W)
 
@@ -44,8 +44,8 @@ image height! Expected 224 but got 64!; change their size in INPUT.TRANSFORMS_TE
         images = f"{batch} image{'' if batch == 1 else 's'} of {'x'.join(map(str, shape))}"
         more = "SOLVER.IMS_PER_BATCH, " if trains and batch == 1 else ""
         raise ConfigError(
-            f"{cfg.label('MODEL.NAME')}: {cfg.MODEL.NAME} fails on {images}: {problem}; change their size in {key},"
-            f" {more}or take another model"
+            f"{cfg.label('MODEL.NAME')}: {cfg.MODEL.NAME} fails on {images}: {problem}; change their size in"
+            f" {key}, {more}or take another model"
         )
 
 
@@ -90,7 +90,7 @@ def _on_meta(trial: _Trial) -> torch.nn.Module | None:
     """Return the model without memory; None where it is other code's, or cannot be built so."""
     cfg = trial.cfg
     builder = registered_builder(cfg.MODEL.NAME)
-    if builder is not None and not builder.__module__.startswith("warmstart.modeling."):
+    if builder is not None and not is_ours(builder):
         return None
     try:
         with torch.device("meta"):

@@ -145,8 +145,8 @@ def test_log_run_warns_of_a_batch_larger_than_the_training_set(
         log_run(cfg, build_trainer(cfg))
         warned = [line.getMessage() for line in logged if line.levelname == "WARNING"]
         assert warned == [
-            f"SOLVER.IMS_PER_BATCH (override): a batch of {each} images holds each of the 48 training images about 10"
-            " times; set it to 48 or less"
+            f"SOLVER.IMS_PER_BATCH (override): a batch of {each} images holds each of the 48 training images"
+            " about 10 times; set it to 48 or less"
             for each in said
         ]
 
