@@ -16,6 +16,7 @@ from typing import Any
 from .errors import ConfigError, nearest
 from .yaml12 import parse_scalar
 
+_GREATEST = 2**63 - 1
 _SHOWN = 300  # characters of a value in a message
 WITH_UNIT = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?) ?(ep|%)")
 
@@ -171,6 +172,8 @@ class Int(Float):
     def _convert(self, value: Any) -> int:
         if value != value // 1:  # also true of nan, and of infinity, whose // is nan
             raise ValueError
+        if abs(value) > _GREATEST:  # torch counts in 64 bits
+            raise ValueError(f"whole numbers go up to {_GREATEST:,}")
         return int(value)
 
 

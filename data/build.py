@@ -27,7 +27,7 @@ from .info import (
     train_info,
 )
 from .loader import EvalLoader, TrainLoader, WorkerLoader, WorkerTrainLoader
-from .memory import free_memory
+from .memory import free_memory, gigabytes
 from .mixing import MixedTrainLoader, build_mixing, split_mixing
 from .resident import ResidentEvalLoader, ResidentTrainLoader
 from .samples import KeyedSamples, Unreadable
@@ -169,7 +169,7 @@ def _check_batch(cfg: CfgNode, shape: tuple[int, int, int], size: int, world_siz
     if needed > free:
         raise ConfigError(
             f"{cfg.label('SOLVER.IMS_PER_BATCH')}: {images:,} images of {'x'.join(map(str, shape))} need"
-            f" {needed / 1e9:,.0f} GB of memory, and {free / 1e9:,.0f} GB are free; set it lower: the training"
+            f" {gigabytes(needed)} of memory, and {gigabytes(free)} are free; set it lower: the training"
             f" set has {size:,} images"
         )
 

@@ -48,3 +48,12 @@ def require_memory(needed: int, what: str, device: torch.device | str = "cpu") -
     free = free_memory(device)
     if free < needed:
         raise MemoryError(f"{what} needs {needed:,} bytes of memory on {device}, and {free:,} are free")
+
+
+def gigabytes(count: int) -> str:
+    """Return a number of bytes in words, also one that no float holds.
+
+    >>> gigabytes(1_600_000_000), gigabytes(10**12)
+    ('2 GB', '1,000 GB')
+    """
+    return f"{(count + 5 * 10**8) // 10**9:,} GB"

@@ -16,6 +16,7 @@ from warmstart.data import (
     choose_backend,
     dataset_info,
     free_memory,
+    gigabytes,
     input_shape,
     known_shape,
     train_info,
@@ -184,8 +185,8 @@ def _try_model(cfg: CfgNode, ranks: int, trains: bool) -> None:
     if needed > free:
         raise ConfigError(
             f"{cfg.label('MODEL.NAME')}: {cfg.MODEL.NAME} with {cfg.MODEL.NUM_CLASSES:,} classes needs"
-            f" {needed / 1e9:,.0f} GB of memory for its weights{' and their gradients' if trains else ''}, and"
-            f" {free / 1e9:,.0f} GB are free; take a smaller one, see MODEL.ARGS and MODEL.NUM_CLASSES"
+            f" {gigabytes(needed)} of memory for its weights{' and their gradients' if trains else ''}, and"
+            f" {gigabytes(free)} are free; take a smaller one, see MODEL.ARGS and MODEL.NUM_CLASSES"
         )
     train = train_info(cfg)
     trained_on = known_shape(cfg, "TRANSFORMS_TRAIN", train, train)
