@@ -8,6 +8,7 @@ from .imports import import_function, import_module
 from .node import CfgNode, Difference
 from .printable import printable
 from .signatures import call, check_arguments
+from .small_files import open_regular, read_small, read_small_text
 
 __all__ = [
     "CfgNode",
@@ -23,8 +24,11 @@ __all__ = [
     "import_module",
     "map_durations",
     "nearest",
+    "open_regular",
     "parse_command_line",
     "printable",
+    "read_small",
+    "read_small_text",
     "resolve_durations",
     "to_iterations",
     "unknown_name",

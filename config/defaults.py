@@ -32,7 +32,8 @@ def get_cfg() -> CfgNode:
     cfg.MODEL.NAME = Str("small_cnn")
     # Arguments of that model, checked against its signature: {norm: group}.
     cfg.MODEL.ARGS = Open(owner="NAME")
-    # Outputs of the classifier; 0: as many as the training set has classes.
+    # Outputs of the classifier. 0: as many as the training set has classes, or one more than its highest label if the
+    # classes have no names.
     cfg.MODEL.NUM_CLASSES = Int(0)
     # Channels of the input images; 0: the training set's.
     cfg.MODEL.IN_CHANNELS = Int(0)
@@ -164,7 +165,8 @@ def get_cfg() -> CfgNode:
     cfg.SOLVER.MOMENTUM = Float(0.9, minimum=0)
     cfg.SOLVER.NESTEROV = Bool(False)
 
-    # Images of one update, over all devices and accumulated steps together.
+    # Images of one update, over all devices and accumulated steps together. More than the training set has is a
+    # warning: a batch then holds images more than once.
     cfg.SOLVER.IMS_PER_BATCH = Int(16, minimum=1)
     # The number of processes that the batch, rates and lengths are meant for. On n times as many IMS_PER_BATCH and
     # each rate (BASE_LR, BASE_LR_END, LR of PARAM_GROUPS; base_lr, max_lr, min_lr, eta_min of schedules) are n
@@ -172,7 +174,7 @@ def get_cfg() -> CfgNode:
     # gamma of ExponentialLR, which counts iterations, becomes its n-th power. So the curve of the rate is the same
     # one, n times as high and an n-th as long. What has a unit or counts epochs follows by itself. Each change is
     # printed. A resumed run keeps what it has, on however many processes. 0: nothing is scaled.
-    cfg.SOLVER.REFERENCE_WORLD_SIZE = Int(0)
+    cfg.SOLVER.REFERENCE_WORLD_SIZE = Int(0, maximum=10**6)
     # Micro-batches that one update is computed in, one after the other, for batches that do not fit into
     # memory: each has IMS_PER_BATCH / GRAD_ACCUM_STEPS images, shared by the processes, and so BatchNorm its
     # statistics. 1 is off.

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 from .printable import printable
 
+_LISTED = 50  # problems of one error that its message lists
+
 
 class ConfigError(ValueError):
     """A mistake in what the user wrote; the tools print it without a traceback and exit with code 2.
@@ -29,7 +31,9 @@ class ConfigError(ValueError):
         if len(self.problems) == 1:
             super().__init__(self.problems[0])
         else:
-            super().__init__("\n  ".join([f"{len(self.problems)} problems:", *self.problems]))
+            first, more = self.problems[:_LISTED], len(self.problems) - _LISTED
+            last = [f"and {more:,} more"] if more > 0 else []
+            super().__init__("\n  ".join([f"{len(self.problems)} problems:", *first, *last]))
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
         """Pickle the problems: their common text has line breaks of its own."""

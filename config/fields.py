@@ -16,16 +16,25 @@ from typing import Any
 from .errors import ConfigError, nearest
 from .yaml12 import parse_scalar
 
+_GREATEST = 2**63 - 1
+_SHOWN = 300  # characters of a value in a message
 WITH_UNIT = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?) ?(ep|%)")
 
 
 def shown(value: Any) -> str:
-    """Return a value for a message: as YAML has it where Python would write it differently.
+    """Return a value for a message: as YAML has it where Python differs, and of a long one both ends.
 
     >>> shown(None), shown(True), shown("1"), shown(1)
     ('null', 'true', "'1'", '1')
+    >>> len(shown([0] * 1000))
+    300
     """
-    return {"None": "null", "True": "true", "False": "false"}.get(repr(value), repr(value))
+    try:
+        text = repr(value)
+    except ValueError:  # an int of more digits than Python prints
+        return "a number of very many digits"
+    text = {"None": "null", "True": "true", "False": "false"}.get(text, text)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 60]} ... {text[-55:]}"
 
 
 class Field:
@@ -163,6 +172,8 @@ class Int(Float):
     def _convert(self, value: Any) -> int:
         if value != value // 1:  # also true of nan, and of infinity, whose // is nan
             raise ValueError
+        if abs(value) > _GREATEST:  # torch counts in 64 bits
+            raise ValueError(f"whole numbers go up to {_GREATEST:,}")
         return int(value)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,10 +13,12 @@ import yaml
 
 from .errors import ConfigError
 from .fields import shown
+from .small_files import read_small_text
 from .yaml12 import KEY, Loader
 
 BASE_KEY = "_BASE_"
 NO_CONFIG = "expected `KEY: value` lines"
+_MOST_FILES = 100  # that a config is made of
 
 
 class Assignment(NamedTuple):
@@ -92,9 +95,12 @@ def load_file(name: str | Path) -> list[list[Assignment]]:
 
     Raises:
         ConfigError: a file is missing, is not plain YAML, is not a mapping, holds a key twice, or
-            inherits from itself.
+            inherits from itself, or from more than 100 files.
     """
-    return _load_with_bases(_locate(str(name), Path()), [])
+    layers = list(islice(_with_bases(_locate(str(name), Path()), [], {}), _MOST_FILES + 1))
+    if len(layers) > _MOST_FILES:
+        raise _too_many_files(name)
+    return layers
 
 
 def _locate(name: str, folder: Path) -> Path:
@@ -113,20 +119,31 @@ def _locate(name: str, folder: Path) -> Path:
     return path
 
 
-def _load_with_bases(path: Path, chain: list[Path]) -> list[list[Assignment]]:
-    chain = [*chain, path.resolve()]
-    layers: list[list[Assignment]] = []
-    own = _load_one(path)
+def _with_bases(path: Path, chain: list[Path], known: dict[Path, list[Assignment]]) -> Iterator[list[Assignment]]:
+    """Yield the assignments of a file behind those of its bases; `known` are those of files read before."""
+    resolved = path.resolve()
+    chain = [*chain, resolved]
+    if len(chain) > _MOST_FILES:
+        raise _too_many_files(chain[0])
+    if resolved not in known:
+        known[resolved] = _load_one(path)
+    own = known[resolved]
     for assignment in own:
         if assignment.key == BASE_KEY:
             bases = assignment.value if isinstance(assignment.value, list) else [assignment.value]
             for base in bases:
-                layers += _load_base(base, path, chain, assignment.source)
-    layers.append([a for a in own if a.key != BASE_KEY])
-    return layers
+                yield from _with_bases(_locate_base(base, path, chain, assignment.source), chain, known)
+    yield [a for a in own if a.key != BASE_KEY]
 
 
-def _load_base(base: Any, path: Path, chain: list[Path], source: str) -> list[list[Assignment]]:
+def _too_many_files(name: str | Path) -> ConfigError:
+    return ConfigError(
+        f"{name}: {BASE_KEY} brings in more than {_MOST_FILES} files, each counted as often as it is "
+        "inherited from; name each base once"
+    )
+
+
+def _locate_base(base: Any, path: Path, chain: list[Path], source: str) -> Path:
     if not isinstance(base, str):
         raise ConfigError(f"{source}: {BASE_KEY} expects a file's path; got {shown(base)}")
     located = _locate(base, path.parent)
@@ -135,12 +152,12 @@ def _load_base(base: Any, path: Path, chain: list[Path], source: str) -> list[li
         raise ConfigError(f"{source}: {BASE_KEY} goes in a circle: {cycle}")
     if not os.path.exists(located):
         raise ConfigError(f"{source}: {BASE_KEY} {base}: there is no file {located}")
-    return _load_with_bases(located, chain)
+    return located
 
 
 def _load_one(path: Path) -> list[Assignment]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_small_text(path)
     except OSError as error:
         reason = (error.strerror or "cannot be read").lower()
         raise ConfigError(f"{path}: cannot read the config file: {reason}") from None
@@ -189,8 +206,6 @@ def _flatten(loader: Loader, node: yaml.MappingNode, prefix: tuple[str, ...], pa
         full = (*prefix, *name.split("."))
         if isinstance(value, yaml.MappingNode):
             found += _flatten(loader, value, full, path)
-            if len(found) > 10_000:  # a few lines of aliases can stand for billions
-                raise yaml.MarkedYAMLError(problem="more than 10,000 keys", problem_mark=key.start_mark)
         else:
             source = f"{path}:{key.start_mark.line + 1}"
             found.append(Assignment(full, loader.construct_object(value, deep=True), source))

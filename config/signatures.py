@@ -78,7 +78,8 @@ def call(label: str, name: str, function: Callable[..., Any], /, *args: Any, **a
     except ConfigError:
         raise
     except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
-        raise ConfigError(f"{label}: {name} refuses it: {error}") from error
+        reason = str(error).partition("\nException raised from")[0]  # behind it torch lists its own calls
+        raise ConfigError(f"{label}: {name} refuses it: {reason}") from error
 
 
 def _mismatch(parameter: inspect.Parameter, value: Any) -> str:

@@ -16,6 +16,9 @@ KEY = re.compile(r"[\w.-]{1,100}")  # any other may be a line of a file that is 
 # A word of a list, with braces that YAML itself would not take inside it: shard-{0..9}.tar
 _WORD = r"""(?:[^\s,\[\](){}'"]|\{[^\[\](){}'"]*\})+"""
 
+_MOST_VALUES = 50_000  # of a document
+_LONGEST_LIST = 2**16  # characters of a list that is written as text
+
 
 class Loader(yaml.SafeLoader):
     """PyYAML's safe loader with the core schema of YAML 1.2; tags and doubled keys are errors."""
@@ -25,11 +28,13 @@ class Loader(yaml.SafeLoader):
     def __init__(self, stream: Any) -> None:
         super().__init__(stream)
         self._open: list[str | None] = []  # anchors, or None, of the nodes that are being composed
+        self._count = 0  # values so far, what an alias stands for written out
+        self._counts: dict[str, int] = {}  # values that an anchor stands for
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Refuse tags (`!!python/...`), before anything could be made of them."""
         event = self.peek_event()  # type: ignore[no-untyped-call]
-        name = getattr(event, "anchor", None)
+        name: Any = getattr(event, "anchor", None)
         within_itself = isinstance(event, yaml.AliasEvent) and name in self._open
         if within_itself:
             raise yaml.MarkedYAMLError(
@@ -39,14 +44,22 @@ class Loader(yaml.SafeLoader):
             raise yaml.MarkedYAMLError(problem="it is nested too deeply", problem_mark=event.start_mark)
         tag = getattr(event, "tag", None)
         if tag:
-            own, _, name = tag.partition("tag:yaml.org,2002:")
-            problem = f"a config is plain data and takes no tags{'' if own else f'; got !!{name}'}"
+            own, _, kind = tag.partition("tag:yaml.org,2002:")
+            problem = f"a config is plain data and takes no tags{'' if own else f'; got !!{kind}'}"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+        before = self._count
         self._open.append(name)
         try:
-            return super().compose_node(parent, index)
+            node = super().compose_node(parent, index)
         finally:
             self._open.pop()
+        is_alias = isinstance(event, yaml.AliasEvent)
+        self._count += self._counts[name] if is_alias else 1
+        if self._count > _MOST_VALUES:  # a few lines of aliases can stand for billions
+            raise yaml.MarkedYAMLError(problem=f"more than {_MOST_VALUES:,} values", problem_mark=event.start_mark)
+        if name is not None and not is_alias:
+            self._counts[name] = self._count - before
+        return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Refuse a key that stands twice in one mapping; YAML forbids it, PyYAML takes the last."""
@@ -139,6 +152,8 @@ def split_list(text: str) -> list[Any]:
     >>> split_list("x-{0..9}.tar, {a,b}.tar")
     ['x-{0..9}.tar', '{a,b}.tar']
     """
+    if len(text) > _LONGEST_LIST:
+        raise ValueError(f"more than {_LONGEST_LIST:,} characters")
     inner = text.strip()
     if inner[:1] + inner[-1:] in ("()", "[]"):
         inner = inner[1:-1]

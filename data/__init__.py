@@ -12,8 +12,9 @@ from .datasets import (
     register_dataset,
 )
 from .images import UnreadableImageError, read_image
-from .info import OWN_DEVICE, device_of, input_shape, train_info
+from .info import OWN_DEVICE, device_of, input_shape, known_shape, train_info
 from .loader import Batch, EvalLoader, TrainLoader, WorkerTrainLoader
+from .memory import free_memory, gigabytes
 from .records import FlatRecords
 from .resident import ResidentEvalLoader, ResidentSamples, ResidentTrainLoader
 from .samplers import class_repeats, repeat_factors
@@ -51,7 +52,10 @@ __all__ = [
     "describe_loader",
     "describe_workers",
     "device_of",
+    "free_memory",
+    "gigabytes",
     "input_shape",
+    "known_shape",
     "num_workers",
     "read_image",
     "register_dataset",

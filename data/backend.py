@@ -18,8 +18,9 @@ from .cache_folder import cache_folder
 from .cached import FolderImages
 from .datasets import MapDataset, build_dataset, checked_label, dataset_info, is_in_memory
 from .info import device_of, image_transform, num_outputs, train_info
+from .memory import total_memory
 from .resident import ResidentSamples
-from .store import Steps, resident_bytes, stages, total_memory
+from .store import Steps, resident_bytes, stages
 from .workers import describe_workers
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -15,14 +16,26 @@ from .backend import choose_backend, not_resident, resident_samples
 from .build_sampler import build_groups, build_order, check_sampler
 from .datasets import MapDataset, build_dataset, dataset_info, is_users_own
 from .images import read_image
-from .info import device_of, image_entries, image_transform, num_outputs, output_shape, require_like, train_info
+from .info import (
+    device_of,
+    image_entries,
+    image_transform,
+    num_outputs,
+    output_shape,
+    require_like,
+    require_one_size,
+    train_info,
+)
 from .loader import EvalLoader, TrainLoader, WorkerLoader, WorkerTrainLoader
+from .memory import free_memory, gigabytes
 from .mixing import MixedTrainLoader, build_mixing, split_mixing
 from .resident import ResidentEvalLoader, ResidentTrainLoader
 from .samples import KeyedSamples, Unreadable
 from .shards import ShardedImages
 from .transforms import check_transforms
 from .workers import num_workers
+
+_PER_SAMPLE = 200  # bytes that a sample of a batch takes beside its pixels: its place, its label
 
 
 def build_train_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> TrainLoader:
@@ -104,13 +117,18 @@ def build_test_loader(
     return EvalLoader(loader, batch_size=size, groups=groups, rank=rank, world_size=world_size)
 
 
-def check_data(cfg: CfgNode) -> None:
+def check_data(cfg: CfgNode, world_size: int = 1) -> None:
     """Raise ConfigError for all that can be refused before training data is read.
 
     Names of data sets and transforms, transforms' arguments, what DATALOADER.BACKEND resident cannot do,
-    transforms that fail on images of such a size, INPUT.MEAN and INPUT.STD of a wrong length, test sets that the
-    training set does not prepare for.
-    Data sets whose info is not registered (`npz:PATH`, `imagefolder:PATH`) are looked at.
+    transforms that fail on images of such a size or leave a batch with images of several, INPUT.MEAN and INPUT.STD
+    of a wrong length, a batch that memory has no room for, test sets that the training set does not prepare for.
+    Data sets whose info is not registered (`npz:PATH`, `imagefolder:PATH`) are looked at: their first, middle and
+    last image, and the heads of 1,000 files.
+
+    Args:
+        cfg: the config.
+        world_size: how many processes will train together.
     """
     for name in ("TRANSFORMS_TRAIN", "TRANSFORMS_TEST"):
         check_transforms(image_entries(cfg, name), cfg.label(f"INPUT.{name}"))
@@ -119,12 +137,18 @@ def check_data(cfg: CfgNode) -> None:
     check_sampler(cfg, train)
     classes = num_outputs(cfg, train)
     trained_on = output_shape(cfg, "TRANSFORMS_TRAIN", train, train)
+    _check_batch(cfg, trained_on, train.size, world_size)
+    if world_size < cfg.SOLVER.IMS_PER_BATCH:
+        names = " + ".join(cfg.DATASETS.TRAIN)
+        require_one_size(cfg, "DATASETS.TRAIN", "TRANSFORMS_TRAIN", train, train, names)
     label = cfg.label("DATASETS.TEST")
     for name in cfg.DATASETS.TEST:
         info = dataset_info(name, cfg.DATASETS.ROOT, cfg.DATASETS.DOWNLOAD, label, cfg.DATASETS.CACHE)
         require_like(train, info, label, "the training set", name)
         if info.num_classes > classes:
             raise ConfigError(f"{label}: {name} has {info.num_classes} classes, the model only {classes}")
+        if cfg.TEST.IMS_PER_BATCH > 1:
+            require_one_size(cfg, "DATASETS.TEST", "TRANSFORMS_TEST", train, info, name)
         tested_on = output_shape(cfg, "TRANSFORMS_TEST", train, info)
         if tested_on[0] != trained_on[0]:
             raise ConfigError(
@@ -136,6 +160,18 @@ def check_data(cfg: CfgNode) -> None:
         problems = [f"{label}: resident is not possible: {problem}; use worker" for problem in not_resident(cfg)]
         if problems:
             raise ConfigError(problems)
+
+
+def _check_batch(cfg: CfgNode, shape: tuple[int, int, int], size: int, world_size: int) -> None:
+    """Raise ConfigError where a process has no memory for its part of a batch, whose images have this shape."""
+    images = cfg.SOLVER.IMS_PER_BATCH // world_size
+    needed, free = images * (4 * math.prod(shape) + _PER_SAMPLE), free_memory()
+    if needed > free:
+        raise ConfigError(
+            f"{cfg.label('SOLVER.IMS_PER_BATCH')}: {images:,} images of {'x'.join(map(str, shape))} need"
+            f" {gigabytes(needed)} of memory, and {gigabytes(free)} are free; set it lower: the training"
+            f" set has {size:,} images"
+        )
 
 
 def _check_decoder(cfg: CfgNode) -> None:

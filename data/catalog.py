@@ -31,8 +31,10 @@ class _Digits:
     part: str  # train or test
 
     def __call__(self, root: str, download: bool) -> MapDataset:
-        arrays = read_npz(Path(__file__).parent / "digits" / "digits.npz")
-        return ArrayDataset(arrays[f"{self.part}_images"], arrays[f"{self.part}_labels"], _DIGITS)
+        names = f"{self.part}_images", f"{self.part}_labels"
+        arrays = read_npz(Path(__file__).parent / "digits" / "digits.npz", *names)
+        images, labels = (arrays[name] for name in names)
+        return ArrayDataset(images, labels, _DIGITS)
 
 
 @dataclass(frozen=True)
@@ -111,11 +113,7 @@ def _image_folder(path: str, download: bool) -> MapDataset:
 
 def _npz(path: str, download: bool) -> MapDataset:
     """Build from a file with the arrays `images` and `labels`."""
-    arrays = read_npz(Path(path).expanduser())
-    missing = [name for name in ("images", "labels") if name not in arrays]
-    if missing:
-        found = ", ".join(arrays) or "none"
-        raise ValueError(f"array {missing[0]!r} is missing; it needs images and labels, and holds {found}")
+    arrays = read_npz(Path(path).expanduser(), "images", "labels")
     return ArrayDataset(arrays["images"], arrays["labels"])
 
 

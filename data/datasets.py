@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from warmstart.config import ConfigError, unknown_name
 
+from .image_heads import extremes, head_sizes
 from .sampling import random_numbers_kept
 from .transforms import to_tensor
 from .unreadable import first_readable, read_sample
@@ -42,6 +43,7 @@ class DatasetInfo:
         num_classes: labels run from 0 to num_classes - 1.
         channels: 1 for grey, 3 for RGB images.
         image_size: (H, W); None where images differ.
+        sizes: where they differ, the extreme ones of those that are known.
         mean: of each channel over the training set, images in [0, 1]; () where unknown.
         std: the standard deviation, likewise.
         classes: names of the classes; () where they have none.
@@ -54,6 +56,12 @@ class DatasetInfo:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     classes: tuple[str, ...] = ()
+    sizes: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def known_sizes(self) -> tuple[tuple[int, int], ...]:
+        """The sizes that transforms must cope with, as far as they are known."""
+        return self.sizes or ((self.image_size,) if self.image_size else ())
 
 
 @dataclass(frozen=True)
@@ -219,7 +227,7 @@ def _info_by_looking(entry: _Entry, name: str, root: str, download: bool, label:
 
 
 def _look_at(dataset: MapDataset, where: str) -> DatasetInfo:
-    """Find a data set's info from its attributes and its first, middle and last image."""
+    """Find a data set's info from its attributes, its first, middle and last image, and the heads of others."""
     places = (0, len(dataset) // 2, len(dataset) - 1)
     read = functools.partial(read_sample, dataset)
     with random_numbers_kept(everything=True):  # what a damaged file does, is for the loader to say
@@ -232,10 +240,12 @@ def _look_at(dataset: MapDataset, where: str) -> DatasetInfo:
             f"{where} does not say how many classes it has; register it with a DatasetInfo,"
             " or give it an attribute classes or num_classes"
         )
+    sizes = {(shape[1], shape[2]) for shape in shapes} | head_sizes(dataset)
     return DatasetInfo(
         size=len(dataset),
         num_classes=num_classes,
         channels=shapes[0][0],
-        image_size=shapes[0][1:] if len({shape[1:] for shape in shapes}) == 1 else None,  # type: ignore[arg-type]
+        image_size=next(iter(sizes)) if len(sizes) == 1 else None,
         classes=classes,
+        sizes=extremes(sizes) if len(sizes) > 1 else (),
     )

@@ -11,6 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from warmstart.config import open_regular
+
 # What PIL decodes itself. For EPS it starts Ghostscript, which runs the program that such a file is.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "PPM", "WEBP", "TIFF", "JPEG2000", "AVIF", "ICO", "TGA")
 
@@ -33,9 +35,10 @@ def read_image(path: str | os.PathLike[str], decoder: str = "torchvision") -> Te
 
     Raises:
         UnreadableImageError: the file is no image, is cut short or damaged.
-        OSError: it cannot be opened.
+        OSError: it cannot be opened, or is no regular file.
     """
-    return decode_image(np.fromfile(path, np.uint8), decoder)
+    with open_regular(path) as file:
+        return decode_image(np.fromfile(file, np.uint8), decoder)
 
 
 def decode_image(content: npt.NDArray[np.uint8], decoder: str = "torchvision") -> Tensor:

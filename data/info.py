@@ -11,6 +11,7 @@ import torch
 from warmstart.config import CfgNode, ConfigError
 
 from .datasets import DatasetInfo, dataset_info
+from .image_heads import extremes
 from .mixing import split_mixing
 from .transforms import Entry, ImageTransform, build_transform
 
@@ -18,7 +19,7 @@ from .transforms import Entry, ImageTransform, build_transform
 OWN_DEVICE = "WARMSTART_DEVICE"
 
 # Images of unknown size are taken to be at least this large when transforms are tried.
-_LARGE = (1024, 1024)
+_LARGE, _ODD = (1024, 1024), (1100, 1301)
 
 
 def train_info(cfg: CfgNode) -> DatasetInfo:
@@ -105,6 +106,49 @@ def output_shape(cfg: CfgNode, transforms: str, train: DatasetInfo, info: Datase
     return image_transform(cfg, transforms, train).output_shape(info.channels, info.image_size or _LARGE, label)
 
 
+def known_shape(
+    cfg: CfgNode, transforms: str, train: DatasetInfo, info: DatasetInfo
+) -> tuple[int, int, int] | None:
+    """Return what `output_shape` does; None where the images differ in size, also behind the transforms.
+
+    Raises:
+        ConfigError: what `ImageTransform.output_shape` raises.
+    """
+    label, transform = cfg.label(f"INPUT.{transforms}"), image_transform(cfg, transforms, train)
+    sizes = info.known_sizes or (_LARGE, _ODD)
+    shapes = {transform.output_shape(info.channels, size, label) for size in sizes}
+    return shapes.pop() if len(shapes) == 1 else None
+
+
+def require_one_size(
+    cfg: CfgNode, key: str, transforms: str, train: DatasetInfo, info: DatasetInfo, name: str
+) -> None:
+    """Raise ConfigError where images differ in size behind the transforms, and so make no batch.
+
+    Args:
+        cfg: the config.
+        key: DATASETS.TRAIN or DATASETS.TEST, which names the data set.
+        transforms: TRANSFORMS_TRAIN or TRANSFORMS_TEST.
+        train: of the training set.
+        info: of the data set.
+        name: the data set's.
+    """
+    label, transform = cfg.label(f"INPUT.{transforms}"), image_transform(cfg, transforms, train)
+    first: dict[bool, tuple[str, str]] = {}
+    for size in info.known_sizes:
+        shape = transform.output_shape(info.channels, size, label)
+        before, after = ("x".join(map(str, each)) for each in (size, shape[1:]))
+        # Grouping keeps images at least as wide as high apart from the others.
+        group = cfg.DATALOADER.ASPECT_RATIO_GROUPING and size[1] >= size[0]
+        other = first.setdefault(group, (before, after))
+        if other[1] != after:
+            raise ConfigError(
+                f"{cfg.label(key)}: images of {name} differ in size, also behind INPUT.{transforms}: those of"
+                f" {other[0]} become {other[1]}, those of {before} become {after}; end INPUT.{transforms} with"
+                " {Resize: {size: [224, 224]}} or a crop"
+            )
+
+
 def num_outputs(cfg: CfgNode, train: DatasetInfo) -> int:
     """Return the outputs of the classifier: MODEL.NUM_CLASSES or, where that is 0, the training set's classes.
 
@@ -141,12 +185,15 @@ def _joined(one: DatasetInfo, other: DatasetInfo) -> DatasetInfo:
     mean = tuple(share * a + (1 - share) * b for a, b in zip(one.mean, other.mean, strict=False))
     squares = [[s * s + m * m for m, s in zip(info.mean, info.std, strict=False)] for info in (one, other)]
     std = tuple(math.sqrt(share * a + (1 - share) * b - m * m) for a, b, m in zip(*squares, mean, strict=False))
+    both = {*one.known_sizes, *other.known_sizes}
+    same_size = one.image_size == other.image_size and one.image_size is not None
     return DatasetInfo(
         size=size,
         num_classes=max(one.num_classes, other.num_classes),
         channels=one.channels,
-        image_size=one.image_size if one.image_size == other.image_size else None,
+        image_size=one.image_size if same_size else None,
         mean=mean,
         std=std,
         classes=one.classes or other.classes,
+        sizes=() if same_size or not (one.known_sizes and other.known_sizes) else extremes(both),
     )

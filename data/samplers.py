@@ -11,12 +11,16 @@ import numpy.typing as npt
 from PIL import Image
 from torch.utils.data import ConcatDataset, Subset
 
-from .arrays import ArrayDataset
+from warmstart.config import open_regular, read_small_text
+
+from .arrays import ArrayDataset, read_npy
 from .datasets import MapDataset, checked_label
 from .sampling import Groups
 from .unreadable import sample_path
 
 Floats = npt.NDArray[np.float64]
+
+_WEIGHTS_LIMIT = 2**30  # bytes of a text with one number a sample
 
 
 def repeat_factors(labels: npt.NDArray[Any], threshold: float, root: bool = True) -> Floats:
@@ -57,8 +61,10 @@ def read_weights(path: Path) -> Floats:
         ValueError: it holds something else.
     """
     try:
-        values = np.load(path, allow_pickle=False) if path.suffix == ".npy" else path.read_text("utf-8").split()
-        return np.array(values, np.float64)
+        if path.suffix != ".npy":
+            return np.array(read_small_text(path, limit=_WEIGHTS_LIMIT).split(), np.float64)
+        with open_regular(path) as file:
+            return np.array(read_npy(file, path.stat().st_size), np.float64)
     except (EOFError, TypeError, ValueError):  # whose text repeats what the file holds
         raise ValueError("it holds something else than numbers") from None
 

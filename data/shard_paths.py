@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import re
 import shutil
+import string
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlparse
 
 from .cache_folder import whole_file
 
 logger = logging.getLogger(__name__)
+
+_LETTERS = string.ascii_uppercase + string.ascii_lowercase
+_MOST = 10**6  # shards of a data set
+_RANGE = re.compile(r"(?:(-?[0-9]+)\.\.(-?[0-9]+)|([A-Za-z])\.\.([A-Za-z]))(?:\.\.(-?[0-9]+))?")
 
 
 def shard_paths(pattern: str, folder: Path, download: bool) -> list[Path]:
@@ -34,17 +41,49 @@ def shard_paths(pattern: str, folder: Path, download: bool) -> list[Path]:
     Traceback (most recent call last):
     ValueError: pipe: runs a command, which a config never does; copy the shards and give their paths
     """
-    paths = [_local(url, folder, download) for url in _expand(pattern)]
-    for path in paths:
-        if not path.is_file():
-            raise FileNotFoundError(f"no file {path}")
+    paths = []
+    for url in _expand(pattern):
+        paths.append(_local(url, folder, download))
+        if not paths[-1].is_file():
+            raise FileNotFoundError(f"no file {paths[-1]}")
     return paths
 
 
-def _expand(pattern: str) -> list[str]:
+def count_names(pattern: str) -> int:
+    """Return how many names a pattern with braces means, without making them.
+
+    >>> count_names("{train,val{0,1}}-{000..146}.tar"), count_names("{0..999999999}"), count_names("{0..9..3}")
+    (441, 1000000000, 4)
+    """
+    counts: list[int] = []
+
+    def of(text: str) -> int:
+        """Return the product over the braces in a text, each of which is a number of `counts`."""
+        return math.prod(counts[int(number)] for number in re.findall("\0([0-9]+)\0", text))
+
+    def counted(braces: re.Match[str]) -> str:
+        span = _RANGE.fullmatch(braces[1])
+        if span:
+            a, b, first, last, step = span.groups()
+            ends = (int(a), int(b)) if a else (_LETTERS.index(first), _LETTERS.index(last))
+            counts.append(abs(ends[1] - ends[0]) // max(1, abs(int(step or 1))) + 1)
+        else:
+            counts.append(sum(map(of, braces[1].split(","))))
+        return f"\0{len(counts) - 1}\0"
+
+    rest, found = re.sub(r"\\.|\0", "", pattern), 1
+    while found:
+        rest, found = re.subn(r"\{([^{}]*)\}", counted, rest)
+    return of(rest)
+
+
+def _expand(pattern: str) -> Iterable[str]:
     """Return the names that a pattern with braces means; one without is itself."""
     if "{" not in pattern:
         return [pattern]
+    count = count_names(pattern)
+    if count > _MOST:
+        raise ValueError(f"{pattern} stands for {count:,} shards, of which there can be {_MOST:,}")
     try:
         from braceexpand import braceexpand
     except ImportError:

@@ -25,8 +25,9 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from .arrays import read_npz
+from .arrays import count_classes, read_npz
 from .cache_folder import cache_folder, whole_file
+from .image_heads import head_size
 from .images import UnreadableImageError, decode_image
 from .shard_paths import shard_paths
 
@@ -78,7 +79,7 @@ class ShardedImages:
         self._ends = np.cumsum([len(index) for index in indices])
         # Arrays, whose elements no one counts references to: they do not grow with the number of workers.
         self._begins, self._bytes, self.targets = np.concatenate(indices).T.copy()
-        self.num_classes = int(self.targets.max(initial=-1)) + 1
+        self.num_classes = count_classes(self.targets)
         self.decoder = "torchvision"
 
     def __len__(self) -> int:
@@ -102,16 +103,17 @@ class ShardedImages:
     @functools.cached_property
     def sizes(self) -> npt.NDArray[np.int64]:
         """(height, width) of each image, from the heads of all."""
-        from PIL import Image
-
         sizes = np.empty((len(self), 2), np.int64)
         for index in range(len(self)):
             try:
-                with Image.open(io.BytesIO(self._content(index).tobytes())) as image:
-                    sizes[index] = image.height, image.width
-            except (OSError, SyntaxError):
+                sizes[index] = self.size_of(index)
+            except OSError:
                 raise ValueError(f"{self.samples[index][0]} is no image of a kind that PIL knows") from None
         return sizes
+
+    def size_of(self, index: int) -> tuple[int, int]:
+        """Return (height, width) of an image; OSError where it is none."""
+        return head_size(io.BytesIO(self._content(index).tobytes()))
 
     def _shard(self, index: int) -> str:
         return self._shards[int(np.searchsorted(self._ends, index, "right"))]
@@ -252,13 +254,28 @@ def _fields(options: str) -> Fields:
         raise ValueError(f"behind # stands {wanted}; got {options!r}") from None
 
 
+def _check_index(index: npt.NDArray[Any], size: int) -> None:
+    """Raise ValueError where an index is not one of an archive of so many bytes."""
+    if index.dtype != np.int64 or index.ndim != 2 or index.shape[1] != 3:
+        raise ValueError(f"it holds {index.dtype} {index.shape}, not three whole numbers a sample")
+    begins, lengths, _ = index.T
+    if (index < 0).any() or (begins > size).any() or (lengths > size - begins).any():
+        raise ValueError("it holds places that the archive does not have")
+
+
 def _kept_index(path: Path, fields: Fields, folder: Path) -> npt.NDArray[np.int64]:
     """Return a shard's index, read from the cache where the shard has not changed since it was made."""
     stat = path.stat()
     known = json.dumps([os.path.abspath(path), stat.st_size, stat.st_mtime_ns, fields])
     kept = folder / f"{hashlib.sha256(known.encode()).hexdigest()[:32]}.npz"
-    with suppress(OSError, ValueError):  # not there, or damaged
-        return read_npz(kept)["samples"]
+    try:
+        index = read_npz(kept, "samples")["samples"]
+        _check_index(index, stat.st_size)
+        return index
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        logger.warning(f"{kept} cannot be used ({error}); {path} is indexed again")
     index = index_shard(path, fields)
     try:
         with whole_file(kept) as file:

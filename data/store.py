@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .batched import is_same_for_all, pad_for_crop, whole_numbers
+from .memory import require_memory
 from .transforms import Transform
 
 Steps = Sequence[tuple[str, Transform]]  # (name, transform) in order
@@ -102,34 +100,6 @@ def resident_bytes(count: int, shape: tuple[int, int, int], steps: Steps) -> int
     return Layout(steps, shape).bytes(count)
 
 
-def total_memory(device: torch.device | str) -> int:
-    """Return the bytes of memory that a device has; a system that does not tell has no end of it.
-
-    >>> total_memory("cpu") > 10**8
-    True
-    """
-    if torch.device(device).type == "cuda":
-        return torch.cuda.mem_get_info(device)[1]
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
-        return sys.maxsize
-
-
-def require_memory(needed: int, device: torch.device | str) -> None:
-    """Raise MemoryError where a device has no `needed` bytes left; a system that does not tell has."""
-    if torch.device(device).type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    else:
-        try:
-            text = Path("/proc/meminfo").read_text(encoding="ascii")
-        except OSError:
-            return
-        free = 1024 * int(text.partition("MemAvailable:")[2].split()[0])
-    if free < needed:
-        raise MemoryError(f"resident images need {needed:,} bytes of memory on {device}, and {free:,} are free")
-
-
 class Store:
     """Images on a device, and crops of them.
 
@@ -165,7 +135,7 @@ class Store:
         self.draws = 2 * crops + (self._p > 0)
 
         count = sum(map(len, parts))
-        require_memory(layout.bytes(count), device)
+        require_memory(layout.bytes(count), "the resident data set", device)
         flat = torch.empty(layout.bytes(count), dtype=torch.uint8, device=device)
         used = flat[: count * math.prod(layout.shape)]
         if channels_last:

@@ -6,13 +6,14 @@ import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from warmstart.config import CfgNode, ConfigError, nearest
 
 from . import comm, files
 from .checkpoint import BEST, checkpoint_name, iteration_of, set_aside
 from .hook_base import HookBase, next_multiple
+from .states import Kind, read_state
 from .trainer import METRIC, OWN_STATE, RECORDS_OWN, Trainer
 
 logger = logging.getLogger(__name__)
@@ -101,11 +102,12 @@ def why_stopped(cfg: CfgNode, start: Mapping[str, Any]) -> tuple[str, str]:
     Both are "" where it did not, or goes on by this config.
     """
     name, hook = EarlyStoppingHook.__name__, build_early_stopping(cfg)
-    if start["hooks"].get(name, {}).get("stopped"):
+    saved = start["hooks"].get(name, {"stopped": False})
+    if read_state(saved, f"hooks.{name}", {"stopped": bool})["stopped"]:
         if hook is not None:
             hook.load_state_dict(start["hooks"][name])
         return (hook.reason, "TEST.EARLY_STOPPING.PATIENCE") if hook is not None and hook.has_stopped else ("", "")
-    asked = start["hooks"][OWN_STATE]["stopped"]
+    asked = str(read_state(start["hooks"].get(OWN_STATE), f"hooks.{OWN_STATE}", {"stopped": str})["stopped"])
     return (asked, "SOLVER.MAX_ITER") if start["config"]["SOLVER"]["MAX_ITER"] >= cfg.SOLVER.MAX_ITER else ("", "")
 
 
@@ -141,6 +143,14 @@ class ScoreHook(HookBase):
         mode: "max" or "min", which is better.
         min_delta: what a score must be better by, at least 0.
     """
+
+    #: The entries of a saved state.
+    _kinds: ClassVar[dict[str, Kind]] = {
+        "metric": str,
+        "mode": str,
+        "best": (float, None),
+        "best_iteration": int,
+    }
 
     def __init__(self, period: int, metric: str, mode: str, min_delta: float = 0.0) -> None:
         self.period = period
@@ -185,7 +195,8 @@ class ScoreHook(HookBase):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a saved state; from that of another score, begin anew."""
-        if (state["metric"], state["mode"]) == (self.metric, self.mode):
+        own = read_state(state, f"hooks.{self.name}", self._kinds)
+        if (own["metric"], own["mode"]) == (self.metric, self.mode):
             self.restore(state)
         if self.best is not None and not math.isfinite(self.best):  # of an older version
             self.best, self.best_iteration = None, 0
@@ -261,6 +272,8 @@ class EarlyStoppingHook(ScoreHook):
         patience: at least 1.
         min_delta: what a score must be better by, at least 0.
     """
+
+    _kinds: ClassVar[dict[str, Kind]] = ScoreHook._kinds | {"bad": int, "stopped": bool}
 
     def __init__(self, period: int, metric: str, mode: str, patience: int, min_delta: float = 0.0) -> None:
         super().__init__(period, metric, mode, min_delta)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from warmstart.config import ConfigError
+from warmstart.config import ConfigError, read_small_text
 from warmstart.modeling import read_tensor_file
 
 from . import files, shards
@@ -185,7 +185,7 @@ def point_to(path: Path) -> None:
 def pointed_to(folder: Path) -> str:
     """Return the name that the pointer in `folder` holds, of a file that may be gone; "" without a pointer."""
     try:
-        name = (folder / POINTER).read_text(encoding="utf-8").strip()
+        name = read_small_text(folder / POINTER).strip()
     except (OSError, UnicodeDecodeError):
         return ""
     return name if name == Path(name).name else ""  # never a file elsewhere

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -332,6 +333,10 @@ def log_run(cfg: CfgNode, trainer: Trainer) -> None:
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
     logger.info("torch %s on %s; output in %s", torch.__version__, machine, cfg.OUTPUT_DIR)
     logger.info("%s", describe_profile(cfg, device))
+    if samples < cfg.SOLVER.IMS_PER_BATCH and comm.is_main():
+        text = "%s: a batch of %s images holds each of the %s training images about %s times; set it to %s or less"
+        images, times = cfg.SOLVER.IMS_PER_BATCH, f"{cfg.SOLVER.IMS_PER_BATCH / samples:.3g}"
+        logger.warning(text, cfg.label("SOLVER.IMS_PER_BATCH"), f"{images:,}", f"{samples:,}", times, samples)
     logger.info(
         "data: %s, %s images of %dx%dx%d, %d classes",
         " + ".join(cfg.DATASETS.TRAIN),
@@ -368,8 +373,8 @@ def run_tool(main: Callable[[], int]) -> None:
     0 is success, 2 a mistake in what the user wrote (one message on stderr, nothing was overwritten), 3 a loss
     that is not finite, 4 a last checkpoint that could not be written, 128 + its number a signal: 130 Ctrl-C, 143
     SIGTERM, 138 SIGUSR1 (on Linux), 129 SIGHUP. Anything else that fails is a bug and shows its traceback. The
-    message of 2, 3 and 4 stands in the run's log.txt too. Of several ranks, which fail alike then, the main one
-    prints it; 5 is one that ends since another has, or did not come.
+    run's log.txt holds the traceback, or the message of 2, 3 and 4, too. Of several ranks, which fail alike then,
+    the main one prints it; 5 is one that ends since another has, or did not come.
     """
     try:
         with stop_signals(leave):
@@ -390,14 +395,14 @@ def run_tool(main: Callable[[], int]) -> None:
             print(f"{who}: {comm.why_lost(error)}", file=sys.stderr)
             sys.exit(comm.LOST)
         if NO_DETERMINISTIC_KERNEL not in str(error):
-            _tell_who()
+            _tell_bug()
             raise
         message, code = f"error: PROFILE exact: {str(error).partition(', but you set')[0]}; use PROFILE auto", 2
     except BrokenPipeError:  # --print-config | head
         silence_stdout()
         sys.exit(0)
     except Exception:
-        _tell_who()
+        _tell_bug()
         raise
     log_to_file(message)
     with contextlib.suppress(OSError):  # a full disk does not make the exit code another one
@@ -406,10 +411,11 @@ def run_tool(main: Callable[[], int]) -> None:
     sys.exit(code)
 
 
-def _tell_who() -> None:
-    """Say above a traceback which of several processes it is of."""
-    if is_rank():
-        print(f"{_who()} has failed:", file=sys.stderr)
+def _tell_bug() -> None:
+    """Write the traceback into the run's log.txt, and say above the console's which of the ranks it is of."""
+    who = f"{_who()} has failed:\n" if is_rank() else ""
+    print(who, end="", file=sys.stderr)
+    log_to_file(f"{who}{traceback.format_exc().rstrip()}")
 
 
 def _who() -> str:

@@ -55,8 +55,8 @@ def silence_stdout() -> None:
 class _RunFile(logging.FileHandler):
     """A run's log.txt; what its disk cannot take is left out, and said once."""
 
-    def __init__(self, folder: str | Path) -> None:
-        super().__init__(Path(folder) / "log.txt", encoding="utf-8")
+    def __init__(self, folder: str | Path, delay: bool = False) -> None:
+        super().__init__(Path(folder) / "log.txt", encoding="utf-8", delay=delay)
         self.setFormatter(_Lines("[%(asctime)s] %(levelname)s %(message)s"))
         self._told = False
 
@@ -86,13 +86,14 @@ def log_to_file(message: str) -> None:
     record.exc_text = others or None  # comes below, as a traceback would
     for handler in logging.getLogger("warmstart").handlers:
         if isinstance(handler, _RunFile):
-            handler.handle(record)
+            with contextlib.suppress(OSError):  # another machine may not have the folder
+                handler.handle(record)
 
 
 def setup_logging(folder: str | Path | None = None) -> None:
     """Send our messages to stdout and, with a folder, to its log.txt; a second call adds nothing twice.
 
-    Ranks other than the main one only warn, and say which they are.
+    Ranks other than the main one only warn, and say which they are; log.txt gets what `log_to_file` writes.
 
     Args:
         folder: a run's folder, which exists; log.txt gets what was said since the last call too. None
@@ -106,11 +107,13 @@ def setup_logging(folder: str | Path | None = None) -> None:
         who = "" if comm.is_main() else f"rank {comm.rank()}: "
         console.setFormatter(_Lines(f"[%(asctime)s] {who}%(message)s", "%H:%M:%S"))
         root.addHandler(console)
-    file = None if folder is None else _RunFile(folder)
+    file = None if folder is None else _RunFile(folder, delay=not comm.is_main())
+    if file is not None and not comm.is_main():
+        file.setLevel(logging.CRITICAL + 1)  # for what `log_to_file` puts there alone
     for handler in list(root.handlers):
         if isinstance(handler, (_RunFile, MemoryHandler)):
             root.removeHandler(handler)
-            if isinstance(handler, MemoryHandler) and file is not None:
+            if isinstance(handler, MemoryHandler) and file is not None and comm.is_main():
                 handler.setTarget(file)
             handler.close()  # a memory handler hands on what it has kept
     # Before a run has its folder, its first messages wait in memory.

@@ -6,6 +6,8 @@ import json
 import logging
 from pathlib import Path
 
+from warmstart.config import read_small_text
+
 from . import files
 from .checkpoint import NUMBERED, checkpoint_number, pointed_to
 
@@ -18,7 +20,7 @@ def read_manifest(folder: Path) -> list[str]:
     """Return the names of the run's numbered checkpoints that are still there, in the order of their numbers."""
     path = folder / MANIFEST
     try:
-        names = json.loads(path.read_text(encoding="utf-8"))["checkpoints"]
+        names = json.loads(read_small_text(path))["checkpoints"]
         ours = {name for name in names if NUMBERED.fullmatch(name) and (folder / name).is_file()}
     except (FileNotFoundError, IsADirectoryError):  # what cannot be replaced either is said when it is written
         return []

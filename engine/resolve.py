@@ -5,13 +5,23 @@ Nothing is built and nothing is written before this has passed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from fractions import Fraction
-from itertools import count, islice
+from itertools import count
 
 from warmstart.config import CfgNode, ConfigError, gathering, resolve_durations
-from warmstart.data import check_data, choose_backend, input_shape, train_info
-from warmstart.modeling import check_model
+from warmstart.data import (
+    check_data,
+    choose_backend,
+    dataset_info,
+    free_memory,
+    gigabytes,
+    input_shape,
+    known_shape,
+    train_info,
+)
+from warmstart.modeling import check_images, check_model, parameter_bytes
 from warmstart.solver import PLATEAU, check_solver
 
 from . import comm
@@ -56,7 +66,7 @@ def resolve_config(
     with gathering(problems):
         check_device(cfg)
     with gathering(problems):
-        check_data(cfg)
+        check_data(cfg, ranks)
     if problems:
         raise ConfigError(problems)
     resolved = resolve_durations(cfg, iters_per_epoch(cfg))
@@ -85,6 +95,7 @@ def resolve_config(
         check_precision(resolved)
     if problems:
         raise ConfigError(problems)
+    _try_model(resolved, ranks, trains)
     resolved.freeze()
     return resolved
 
@@ -148,7 +159,8 @@ into 8 equal micro-batches; set SOLVER.GRAD_ACCUM_STEPS to 5 or 10, or SOLVER.IM
             f"{cfg.label('SOLVER.IMS_PER_BATCH')}: {text} cannot be shared evenly by {ranks} "
             f"processes{each}; set it to {nearest_images}"
         )
-    divisors = [number for number in range(1, images + 1) if images % number == 0]
+    small = [number for number in range(1, math.isqrt(images) + 1) if images % number == 0]
+    divisors = sorted({*small, *(images // number for number in small)})
     nearest_steps = [*[n for n in divisors if n < steps][-1:], *[n for n in divisors if n > steps][:1]]
     raise ConfigError(
         f"{cfg.label('SOLVER.GRAD_ACCUM_STEPS')}: {text}{of_update} cannot be cut into {steps} equal "
@@ -159,9 +171,37 @@ into 8 equal micro-batches; set SOLVER.GRAD_ACCUM_STEPS to 5 or 10, or SOLVER.IM
 
 def _nearest_batches(written: int, factor: Fraction, parts: int) -> Iterator[int]:
     """Give the next smaller batch, if any, and the next larger one that can be cut into `parts` once scaled."""
-    for candidates in (range(written - 1, 0, -1), count(written + 1)):
-        fitting = (images for images in candidates if rounded(images * factor) % parts == 0)
-        yield from islice(fitting, 1)
+    below = rounded(written * factor) // parts * parts
+    half = Fraction(1, 2)
+    for multiples, larger in ((range(below, 0, -parts), False), (count(below + parts, parts), True)):
+        for multiple in multiples:
+            # All that are rounded to the multiple, half up; for a factor above 1 there may be none.
+            smallest, largest = math.ceil((multiple - half) / factor), math.ceil((multiple + half) / factor) - 1
+            if smallest <= largest:
+                yield smallest if larger else largest
+                break
+
+
+def _try_model(cfg: CfgNode, ranks: int, trains: bool) -> None:
+    """Raise ConfigError where the model has no room in memory, or fails on what the transforms make of images."""
+    needed, free = parameter_bytes(cfg) * (2 if trains else 1), free_memory()  # gradients are as large
+    if needed > free:
+        raise ConfigError(
+            f"{cfg.label('MODEL.NAME')}: {cfg.MODEL.NAME} with {cfg.MODEL.NUM_CLASSES:,} classes needs"
+            f" {gigabytes(needed)} of memory for its weights{' and their gradients' if trains else ''}, and"
+            f" {gigabytes(free)} are free; take a smaller one, see MODEL.ARGS and MODEL.NUM_CLASSES"
+        )
+    train = train_info(cfg)
+    trained_on = known_shape(cfg, "TRANSFORMS_TRAIN", train, train)
+    if trains and trained_on:
+        images = cfg.SOLVER.IMS_PER_BATCH // (ranks * cfg.SOLVER.GRAD_ACCUM_STEPS)
+        check_images(cfg, trained_on, "INPUT.TRANSFORMS_TRAIN", min(images, 2), trains=True)
+    place = cfg.DATASETS.ROOT, cfg.DATASETS.DOWNLOAD, cfg.label("DATASETS.TEST"), cfg.DATASETS.CACHE
+    for name in cfg.DATASETS.TEST:
+        info = dataset_info(name, *place)  # as check_data did: it is not looked at again
+        tested_on = known_shape(cfg, "TRANSFORMS_TEST", train, info)
+        if tested_on and not (trains and tested_on == trained_on):
+            check_images(cfg, tested_on, "INPUT.TRANSFORMS_TEST", min(cfg.TEST.IMS_PER_BATCH, 2))
 
 
 def _fill_model(cfg: CfgNode, num_classes: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from warmstart.config import CfgNode, ConfigError, get_cfg
+from warmstart.config import CfgNode, ConfigError, get_cfg, read_small_text
 from warmstart.solver import EMA, follows_metrics
 
 from . import comm, files, shards
@@ -144,7 +144,7 @@ def is_restart(folder: Path) -> bool:
     What another run has saved there does not count: this one may have failed since it was refused the folder.
     """
     with suppress(OSError):
-        is_own = (folder / LAUNCH).read_text(encoding="utf-8") == _launch()
+        is_own = read_small_text(folder / LAUNCH) == _launch()
         return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0 and is_own and has_checkpoints(folder)
     return False
 
@@ -307,6 +307,8 @@ def load_model(model: nn.Module, start: dict[str, Any]) -> None:
 def _fitting() -> Iterator[None]:
     try:
         yield
+    except ConfigError:
+        raise
     except (LookupError, RuntimeError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"the checkpoint does not fit this model and optimizer: {reason}") from error

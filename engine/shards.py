@@ -26,7 +26,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import ProcessGroup
 
-from warmstart.config import ConfigError
+from warmstart.config import ConfigError, open_regular
 from warmstart.data import usable_cores
 
 from . import comm, files
@@ -193,6 +193,8 @@ def verify(content: Mapping[str, Any], path: Path) -> Path | None:
     try:
         name = str(content[KEY]["folder"])
         sums = {str(part): crc for part, crc in dict(content[KEY]["crc32"]).items()}
+        if any(os.path.basename(each) != each or each in ("", ".", "..") for each in (name, *sums)):
+            raise ValueError("files elsewhere")
     except (TypeError, KeyError, ValueError):
         raise ConfigError(f"checkpoint: {path} does not say where its parts are") from None
     for each in (name, *sums):
@@ -312,7 +314,7 @@ def _of_each(function: Callable[[str], T], names: Sequence[str]) -> list[T]:
 
 def _checksum(path: Path) -> int:
     crc = 0
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         while chunk := file.read(_CHUNK):
             crc = zlib.crc32(chunk, crc)
     return crc

@@ -27,6 +27,7 @@ from .precision import LossScaler
 from .prefetch import prefetched
 from .rng import preserved_rng, restore_rng, rng_state
 from .signals import Interrupted, signal_name
+from .states import Kind, read_state
 from .stops import Stops
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,14 @@ METRIC = "train/"  # what a model returns under such a name is no loss
 # Names of a record's own numbers: what a model returns under them would be recorded in their place, or be lost.
 RECORDS_OWN = {"iteration", "total_loss", "lr", "data_time", "time", "grad_norm", "skipped_steps", OVERFLOW}
 OWN_STATE = "trainer"  # the trainer's own entry among the states of the hooks
+_OWN_KINDS: dict[str, Kind] = {
+    "losses": {str: [float]},
+    "skipped": {str: int},
+    "rates": [float],
+    "pending": bool,
+    "scalars": {str: float},
+    "stop": str,
+}
 
 
 class _GivenUp(Exception):
@@ -43,8 +52,8 @@ class _GivenUp(Exception):
 
 def is_pending(start: Mapping[str, Any]) -> bool:
     """Return whether a checkpoint's last update is still to be evaluated: a signal came while it was."""
-    own = start["hooks"].get(OWN_STATE)
-    return isinstance(own, dict) and bool(own.get("pending"))
+    own = start["hooks"].get(OWN_STATE, {"pending": False})
+    return bool(read_state(own, f"hooks.{OWN_STATE}", {"pending": bool})["pending"])
 
 
 class Trainer:
@@ -529,12 +538,13 @@ class Trainer:
         load_moments(self.optimizer, state["optimizer"], self.scheduler)
         self.scheduler.load_state_dict(state["scheduler"])
         self.iteration = state["iteration"]
-        own = state["hooks"][OWN_STATE]
+        own = {"scalars": {}} | state["hooks"][OWN_STATE]  # older checkpoints have none
+        own = read_state(own, f"hooks.{OWN_STATE}", _OWN_KINDS)
         self.losses.load_state_dict(own["losses"])
         self.skipped.load_state_dict(own["skipped"])
         self.rates = list(own["rates"])
         self.pending, self._asked_to_stop = own["pending"], own["stop"]
-        self.scalars = dict(own.get("scalars", {}))  # older checkpoints have none
+        self.scalars = dict(own["scalars"])
         names = [OWN_STATE, *(hook.name for hook in self.hooks)]
         for name in state["hooks"]:
             if name not in names and state["hooks"][name]:

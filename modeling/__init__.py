@@ -4,6 +4,7 @@ from .build import build_model, check_model, read_weights_file
 from .catalog import model_names, register_model
 from .classification import Classifier, as_classifier
 from .fitting import WeightsFile
+from .trial import check_images, parameter_bytes
 from .weights import load_weights, read_tensor_file
 from .whitening import InitsFromImages, patch_whitening
 
@@ -13,9 +14,11 @@ __all__ = [
     "WeightsFile",
     "as_classifier",
     "build_model",
+    "check_images",
     "check_model",
     "load_weights",
     "model_names",
+    "parameter_bytes",
     "patch_whitening",
     "read_tensor_file",
     "read_weights_file",

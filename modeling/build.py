@@ -11,9 +11,16 @@ from torch.nn.parameter import is_lazy
 
 from warmstart.config import CfgNode, ConfigError, call
 
-from .catalog import build_torchvision, check_model_arguments, check_name, registered_builder, torchvision_class
+from .catalog import (
+    build_torchvision,
+    check_model_arguments,
+    check_name,
+    is_ours,
+    registered_builder,
+    torchvision_class,
+)
 from .checkpointing import checkpoint_activations
-from .classification import as_classifier
+from .classification import Classifier, as_classifier
 from .fitting import WeightsFile, fit_weights
 from .stem import check_small, make_small, set_in_channels
 from .weights import read_tensor_file
@@ -53,7 +60,7 @@ def build_model(cfg: CfgNode, trust: bool = False, weights: bool | WeightsFile =
                 " warmstart.engine.resolve_config take it from the training set"
             )
     file = read_weights_file(cfg, trust) if weights is True else weights or None
-    model = as_classifier(_build(cfg), cfg.MODEL.LABEL_SMOOTHING)
+    model = build_untrained(cfg)
     if cfg.SOLVER.AMP.ENABLED:
         model.autocast_dtype = _AUTOCAST[cfg.SOLVER.AMP.PRECISION]
     if cfg.MODEL.ACTIVATION_CHECKPOINTING:
@@ -81,6 +88,11 @@ def read_weights_file(cfg: CfgNode, trust: bool = False) -> WeightsFile | None:
     return WeightsFile(path, read_tensor_file(path, label, trust), cfg.MODEL.WEIGHTS_ENTRY)
 
 
+def build_untrained(cfg: CfgNode) -> Classifier:
+    """Return the model as `build_model` does, before weights are read and precision and layout are set."""
+    return as_classifier(_build(cfg), cfg.MODEL.LABEL_SMOOTHING)
+
+
 def check_model(cfg: CfgNode) -> None:
     """Raise ConfigError for all that can be refused without building: names, arguments.
 
@@ -103,7 +115,12 @@ def _build(cfg: CfgNode) -> nn.Module:
     arguments = cfg.MODEL.ARGS.to_dict()
     builder = registered_builder(name)
     if builder is not None:
-        model = call("MODEL.ARGS", name, builder, num_classes=classes, in_channels=channels, **arguments)
+        try:
+            model = call("MODEL.ARGS", name, builder, num_classes=classes, in_channels=channels, **arguments)
+        except (RuntimeError, MemoryError) as error:  # torch has no numbers, or no memory, for such sizes
+            if not is_ours(builder):
+                raise
+            raise ConfigError(f"MODEL.ARGS: {name} refuses it: {str(error).splitlines()[0]}") from error
     else:
         model = call("MODEL.ARGS", name, build_torchvision, name, classes, arguments)
         if cfg.MODEL.STEM == "small":

@@ -75,6 +75,15 @@ def registered_builder(name: str) -> Callable[..., nn.Module] | None:
     return _REGISTRY.get(name)
 
 
+def is_ours(builder: Callable[..., nn.Module]) -> bool:
+    """Return whether a registered builder is one of this package.
+
+    >>> is_ours(SmallCNN), is_ours(nn.Linear)
+    (True, False)
+    """
+    return builder.__module__.startswith("warmstart.modeling.")
+
+
 def check_name(name: str, label: str) -> None:
     """Raise ConfigError, with the names most like it, where no model is called `name`."""
     if name not in _REGISTRY and name not in _torchvision_names():

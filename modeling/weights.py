@@ -83,6 +83,7 @@ def read_tensor_file(path: str | Path, label: str, trust: bool = False) -> Any:
             return load_file(path)
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
+                _refuse_bomb(archive, path, label)
                 bad = archive.testzip()  # torch.load does not look at the checksums
             if bad is not None:
                 raise ConfigError(f"{label}: {path} is damaged: the checksum of {bad} is wrong")
@@ -103,3 +104,14 @@ def read_tensor_file(path: str | Path, label: str, trust: bool = False) -> Any:
         problem = f"{type(error).__name__}: {error}" if trust else type(error).__name__
     writer = "safetensors" if safe else "torch.save"
     raise ConfigError(f"{label}: {path} is damaged or not a file that {writer} wrote ({problem})")
+
+
+def _refuse_bomb(archive: zipfile.ZipFile, path: Path, label: str) -> None:
+    """Raise ConfigError where a zip archive unpacks to more than it is; torch.save compresses nothing."""
+    entries, size = archive.infolist(), path.stat().st_size
+    unpacked = sum(entry.file_size for entry in entries)
+    if unpacked > size or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise ConfigError(
+            f"{label}: {path} is refused: it has {size:,} bytes, which unpack to {unpacked:,}, and torch.save"
+            " compresses nothing; read it with torch.load, if you trust who wrote it, and save it again"
+        )

@@ -122,6 +122,7 @@ def train(given: CfgNode, cfg: CfgNode, flags: Mapping[str, Any]) -> int:
         if start is not None:
             load_start(trainer, start)
     on_main(lambda: prepare_folder(cfg, overwrite, trainer.iteration, trainer, found))
+    setup_logging(cfg.OUTPUT_DIR)  # each rank: the main one has, and it changes nothing there
     log_run(cfg, trainer)
     with stop_signals(trainer.interrupt):
         trainer.train()

@@ -64,3 +64,10 @@ def test_gathering_takes_config_errors_and_nothing_else() -> None:
 def test_the_message_survives_another_process() -> None:
     error = ConfigError(["one", "two"])
     assert str(pickle.loads(pickle.dumps(error))) == "2 problems:\n  one\n  two"
+
+
+def test_the_message_of_very_many_problems_lists_the_first() -> None:
+    error = ConfigError([f"problem {n}" for n in range(1000)])
+    assert len(error.problems) == 1000
+    assert str(error).splitlines()[0] == "1000 problems:"
+    assert str(error).splitlines()[-2:] == ["  problem 49", "  and 950 more"]

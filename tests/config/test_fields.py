@@ -28,7 +28,7 @@ HUGE = 10**400
         (Float(0.1, minimum=0, maximum=1), 1, 1.0),
         (Int(0), 1e5, 100000),
         (Int(0), np.int64(7), 7),
-        (Int(0), 10**30, 10**30),
+        (Int(0), 2**63 - 1, 2**63 - 1),
         (Int(0, minimum=None), -3, -3),
         (Bool(False), True, True),
         (Str(""), "10", "10"),
@@ -177,3 +177,18 @@ def test_shown_is_what_a_file_would_hold() -> None:
     assert [shown(v) for v in (None, True, False, "None", 1, [None])] == [
         *("null", "true", "false", "'None'", "1", "[None]"),
     ]
+
+
+def test_shown_of_a_long_value_is_its_ends() -> None:
+    assert shown(list(range(100_000))).startswith("[0, 1, 2,")
+    assert shown(list(range(100_000))).endswith("99998, 99999]")
+    assert len(shown(list(range(100_000)))) == 300
+    assert shown(10**5000) == "a number of very many digits"
+
+
+@pytest.mark.parametrize("field", [Int(0), Duration(1), OrNull(Int(0))])
+@pytest.mark.parametrize("value", ["1e308", "9223372036854775808", 2**63, 1e300])
+def test_a_whole_number_that_torch_cannot_count_to_is_refused(field: Field, value: Any) -> None:
+    message = r"^X \(x.yaml:1\): expected .*; got .* \(whole numbers go up to 9,223,372,036,854,775,807\)$"
+    with pytest.raises(ConfigError, match=message):
+        field.read("X", "x.yaml:1", value, is_text=isinstance(value, str))

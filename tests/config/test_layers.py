@@ -215,6 +215,40 @@ def test_wrong_bases(merged: Merged, write: Write, base: str, message: str) -> N
         merged(f"SEED: 1\n_BASE_: {base}\n")
 
 
+def doubled(depth: int) -> dict[str, str]:
+    """Files of which each names two bases of the next level, or the same one twice."""
+    named = {
+        f"{level}{side}.yaml": f"_BASE_: [{level + 1}a.yaml, {level + 1}b.yaml]\n"
+        for level in range(depth)
+        for side in "ab"
+    }
+    return named | {f"{depth}{side}.yaml": "SEED: 3\n" for side in "ab"}
+
+
+def test_bases_that_double_on_each_level_are_refused(write: Write) -> None:
+    for name, text in doubled(30).items():
+        write(text, name)
+    with pytest.raises(ConfigError, match="0a.yaml: _BASE_ brings in more than 100 files, each counted as often"):
+        load_file(write(doubled(30)["0a.yaml"], "0a.yaml"))
+    for name, text in doubled(5).items():  # 63 of them
+        write(text, name)
+    assert len(load_file(write(doubled(5)["0a.yaml"], "0a.yaml"))) == 63
+
+
+def test_a_chain_of_bases_that_is_too_long_is_refused(write: Write) -> None:
+    for number in range(2000):
+        path = write(f"_BASE_: {number + 1}.yaml\n", f"{number}.yaml")
+    with pytest.raises(ConfigError, match="_BASE_ brings in more than 100 files"):
+        load_file(Path(path).with_name("0.yaml"))
+
+
+def test_a_base_may_be_inherited_on_two_ways(merged: Merged, write: Write) -> None:
+    write("SEED: 1\nLOG_PERIOD: 1\n", "top.yaml")
+    write("_BASE_: top.yaml\nSEED: 2\n", "left.yaml")
+    write("_BASE_: top.yaml\nLOG_PERIOD: 3\n", "right.yaml")
+    assert values(merged("_BASE_: [left.yaml, right.yaml]\n")) == {"SEED": 1, "LOG_PERIOD": 3}
+
+
 def test_a_file_and_its_bases_as_one_dict(write: Write) -> None:
     write("SOLVER: {A: 1, B: 2}\nC: 3\n", "base.yaml")
     tree = CfgNode.load_yaml_with_base(write("_BASE_: base.yaml\nSOLVER: {A: 4}\nC: {D: 5}\n"))

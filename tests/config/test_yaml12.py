@@ -129,3 +129,31 @@ def test_what_is_dumped_is_read_back(value: Any) -> None:
     text = dump_yaml({"KEY": value, "AGAIN": value})
     assert yaml.load(text, Loader) == {"KEY": value, "AGAIN": value}
     assert "&id" not in text
+
+
+def laughs(of: str, depth: int) -> str:
+    """A list or mapping with some lines of aliases, nine on each level."""
+    lines = ["X0: &a0 " + of.format("1, 1, 1" if "[" in of else "x: 1")]
+    for level in range(1, depth):
+        several = [f"*a{level - 1}" if "[" in of else f"k{n}: *a{level - 1}" for n in range(9)]
+        lines.append(f"X{level}: &a{level} " + of.format(", ".join(several)))
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("of", ["[{}]", "{{{}}}"])
+def test_aliases_that_stand_for_billions_of_values_are_refused(of: str) -> None:
+    with pytest.raises(yaml.MarkedYAMLError, match="more than 50,000 values"):
+        yaml.load(laughs(of, 12), Loader)
+    assert len(yaml.load(laughs(of, 4), Loader)["X3"]) == 9
+
+
+def test_merge_keys_of_aliases_are_counted_too() -> None:
+    lines = ["a0: &a0 {x: 1}", *(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}" for n in range(1, 12))]
+    with pytest.raises(yaml.MarkedYAMLError, match="more than 50,000 values"):
+        yaml.load("\n".join(lines), Loader)
+
+
+def test_a_list_as_text_has_a_greatest_length() -> None:
+    assert len(split_list(",".join("1" * 1000))) == 1000
+    with pytest.raises(ValueError, match="more than 65,536 characters"):
+        split_list("1," * 40_000)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import io
+import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,6 +58,90 @@ def test_a_flipped_byte_in_an_npz_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "x.npz").write_bytes(content)
     with pytest.raises(ValueError, match=r"x.npz is damaged: Bad CRC-32"):
         read_npz(tmp_path / "x.npz")
+
+
+def header(shape: tuple[int, ...], dtype: str = "|u1") -> bytes:
+    """The beginning of an .npy file."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+def write_npz(path: Path, **members: bytes) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(f"{name}.npy", content)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            header((10**12, 8, 8)) + bytes(64),
+            r"array images is damaged: of uint8 \(1000000000000, 8, 8\) there are 64 of 64,000,000,000,000 bytes",
+        ),
+        (header((10**30,)) + bytes(64), "the array images is damaged"),
+        (header((-8, -8)) + bytes(64), "."),
+        (header((8, 8)) + bytes(65), r"of uint8 \(8, 8\) there are 65 of 64 bytes"),
+        (header((8, 8)) + bytes(63), r"of uint8 \(8, 8\) there are 63 of 64 bytes"),
+        (header((8,), "<f8") + bytes(8), r"of float64 \(8,\) there are 8 of 64 bytes"),
+        (b"", "."),
+        (b"\x93NUMPY\x09\x00", "."),
+        (b"no array", "."),
+    ],
+)
+def test_read_npz_believes_no_header_that_does_not_fit_its_file(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    write_npz(tmp_path / "x.npz", images=content)
+    with pytest.raises(ValueError, match=message):
+        read_npz(tmp_path / "x.npz", "images")
+
+
+def test_read_npz_takes_no_more_memory_than_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez_compressed(tmp_path / "x.npz", images=np.zeros((1000, 8, 8), np.uint8), labels=np.zeros(3))
+    monkeypatch.setattr("warmstart.data.memory.free_memory", lambda device: 60_000)
+    with pytest.raises(
+        ValueError, match="^the array images needs 64,128 bytes of memory on cpu, and 60,000 are free"
+    ):
+        read_npz(tmp_path / "x.npz", "images")
+    assert read_npz(tmp_path / "x.npz", "labels")["labels"].tolist() == [0, 0, 0]
+
+
+def test_read_npz_reads_what_is_asked_for_and_names_what_is_missing(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "x.npz", images=np.zeros(3), objects=np.array([{}], object))
+    assert list(read_npz(tmp_path / "x.npz", "images")) == ["images"]
+    with pytest.raises(
+        ValueError, match="'labels' is missing; it needs images and labels, and holds images, objects"
+    ):
+        read_npz(tmp_path / "x.npz", "images", "labels")
+
+
+@pytest.mark.parametrize("read", [read_npz, read_idx])
+def test_files_of_arrays_are_regular_files(tmp_path: Path, read: Callable[..., Any]) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", Path("/dev/zero")):
+        with pytest.raises(OSError, match="not a regular file"):
+            read(path)
+
+
+@pytest.mark.parametrize("labels", [[2 * 10**9, 0], [10**6], [2**62]])
+def test_a_label_that_would_make_a_giant_model_is_refused(labels: list[int]) -> None:
+    array = np.array(labels)
+    message = f"^sample 0 has label {labels[0]}, and there would be as many classes; number the classes from 0 on"
+    with pytest.raises(ValueError, match=message):
+        ArrayDataset(np.zeros((len(labels), 3, 3), np.uint8), array)
+    assert ArrayDataset(np.zeros((1, 3, 3), np.uint8), np.array([10**6 - 1])).num_classes == 10**6
+
+
+def test_read_idx_takes_no_more_than_its_shape(tmp_path: Path) -> None:
+    bomb = gzip.compress(b"\0\0\x08\x01\0\0\0\x05" + bytes(10**6))
+    (tmp_path / "labels.gz").write_bytes(bomb)
+    with pytest.raises(ValueError, match=r"labels.gz is damaged: it holds more than the 5 values of its shape"):
+        read_idx(tmp_path / "labels.gz")
+    (tmp_path / "labels").write_bytes(b"\0\0\x08\x04" + b"\xff" * 16)
+    with pytest.raises(ValueError, match=r"labels needs 340,.* bytes of memory on cpu"):
+        read_idx(tmp_path / "labels")
 
 
 def test_idx_is_read_plain_and_gzipped(tmp_path: Path, write_idx: Callable[..., None]) -> None:

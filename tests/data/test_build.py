@@ -267,7 +267,7 @@ def test_a_set_of_unknown_mean_leaves_the_whole_unknown(configured: Configured) 
     _registered("known", mean=(0.5,), std=(0.5,))
     _registered("unknown", image_size=(9, 9), num_classes=5)
     info = train_info(configured("DATASETS.TRAIN", "known,unknown"))
-    assert info == DatasetInfo(size=20, num_classes=5, channels=1, image_size=None)
+    assert info == DatasetInfo(20, num_classes=5, channels=1, image_size=None, sizes=((8, 8), (9, 9)))
 
 
 def test_input_shape_follows_the_training_transforms(configured: Configured) -> None:

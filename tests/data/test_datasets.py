@@ -64,7 +64,8 @@ def test_registered_info_is_given_without_building() -> None:
 )
 def test_info_is_found_by_looking(images: list[Any], image_size: tuple[int, int] | None) -> None:
     register_dataset("mine", lambda root, download: _Named([(image, 0) for image in images]))
-    assert dataset_info("mine", "") == DatasetInfo(3, 2, 3, image_size, classes=("cat", "dog"))
+    sizes = () if image_size else ((4, 6), (5, 6))
+    assert dataset_info("mine", "") == DatasetInfo(3, 2, 3, image_size, classes=("cat", "dog"), sizes=sizes)
 
 
 def test_a_data_set_that_does_not_know_its_classes_must_be_registered_with_info() -> None:

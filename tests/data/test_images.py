@@ -180,3 +180,10 @@ def test_random_numbers_drawn_on_the_device_are_keyed(tmp_path: Path) -> None:
     assert torch.equal(first, second)
     assert not torch.equal(first, next(loader.batches(4))[0])
     assert torch.equal(torch.cuda.get_rng_state(), before)
+
+
+def test_a_file_that_is_not_regular_is_an_oserror_of_its_own(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.jpg")
+    for path in (tmp_path / "fifo.jpg", Path("/dev/zero")):
+        with pytest.raises(OSError, match="not a regular file"):
+            read_image(path)

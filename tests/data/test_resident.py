@@ -17,7 +17,7 @@ from warmstart.config import CfgNode, ConfigError, get_cfg
 from warmstart.data import ResidentSamples, ResidentTrainLoader, build_test_loader, build_train_loader, check_data
 from warmstart.data.arrays import ArrayDataset, as_tensors
 from warmstart.data.batched import NoBatchedForm, batched_form
-from warmstart.data.store import require_memory
+from warmstart.data.memory import require_memory
 from warmstart.engine import load_checkpoint
 from warmstart.tools import train_net
 
@@ -306,11 +306,11 @@ def test_a_label_outside_names_the_sample(tmp_path: Path) -> None:
 
 
 def test_memory_is_looked_for_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    require_memory(10**6, "cpu")
-    with pytest.raises(MemoryError, match="need 1,000,000,000,000,000 bytes of memory on cpu, and .* are free"):
-        require_memory(10**15, "cpu")
+    require_memory(10**6, "it")
+    with pytest.raises(MemoryError, match="it needs 1,000,000,000,000,000 bytes of memory on cpu, and "):
+        require_memory(10**15, "it")
 
-    def refuse(needed: int, device: Any) -> None:
+    def refuse(needed: int, what: str, device: Any) -> None:
         raise MemoryError(f"no {needed:,} bytes")
 
     monkeypatch.setattr("warmstart.data.store.require_memory", refuse)

@@ -8,6 +8,7 @@ import http.server
 import io
 import itertools
 import os
+import re
 import sys
 import tarfile
 import threading
@@ -29,6 +30,7 @@ from warmstart.data import (
     dataset_info,
     datasets,
     describe_loader,
+    shard_paths,
     shards,
 )
 from warmstart.tools.train_net import main
@@ -279,6 +281,75 @@ def test_an_archive_is_walked_through_once_and_again_when_it_has_changed(
     assert len(walked) == 3
     write_tar(tmp_path / "one.tar", samples(range(4)))
     assert len(built(one, tmp_path)) == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is no .npz file"),
+        ({"samples": np.zeros((3, 2), np.int64)}, r"it holds int64 \(3, 2\), not three whole numbers a sample"),
+        ({"samples": np.zeros((3, 3))}, "it holds float64"),
+        ({"samples": np.array([[0, 10**6, 0]])}, "it holds places that the archive does not have"),
+        ({"samples": np.array([[2**62, 2**62, 0]])}, "it holds places that the archive does not have"),
+        ({"samples": np.array([[0, 10, -1]])}, "it holds places that the archive does not have"),
+        ({"others": np.zeros(3)}, "array 'samples' is missing"),
+    ],
+)
+def test_a_cached_index_that_is_damaged_is_made_again_in_one_line(
+    one: str, tmp_path: Path, logged: list[Any], content: Any, reason: str
+) -> None:
+    labels = [label for _, label in built(one, tmp_path)]
+    (kept,) = (tmp_path / "cache").iterdir()
+    if isinstance(content, bytes):
+        kept.write_bytes(content)
+    else:
+        np.savez(kept, **content)
+    for _ in range(2):
+        assert [label for _, label in built(one, tmp_path)] == labels
+    (said,) = [line.getMessage() for line in logged if line.levelname == "WARNING"]
+    assert re.search(rf"/{kept.name} cannot be used \(.*{reason}.*\); .*/one.tar is indexed again", said)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *("x.tar", "{0..9}", "{9..-3}", "{00..10..3}", "{10..0..-4}", "{a,b,c}{0..3}", "{}", "{a}", "{a,}", "{,}"),
+        *(
+            "a{b,{0..4},{c,d}{e,f}}g{1,2}",
+            r"\{{0..9}",
+            r"{a\,b,c}",
+            "{t..e..2}",
+            "{a..e}",
+            "{0..9..0}",
+            "{a,{0..3}x{0..2}}",
+            "0{1}2",
+        ),
+    ],
+)
+def test_count_names_counts_what_braceexpand_makes(pattern: str) -> None:
+    braceexpand = pytest.importorskip("braceexpand").braceexpand
+    assert shard_paths.count_names(pattern) == len(list(braceexpand(pattern)))
+
+
+@pytest.mark.parametrize(
+    ("braces", "count"),
+    [
+        ("{0..999999999}", "1,000,000,000"),
+        ("{0..9999}{0..9999}", "100,000,000"),
+        ("{a,{0..999}{0..999}{0..999}}", "1,000,000,001"),
+        ("{0..1000000}", "1,000,001"),
+        ("{0..9}" * 30, "1" + ",000" * 10),
+    ],
+)
+def test_more_shards_than_there_can_be_are_refused_unmade(braces: str, count: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"stands for {count} shards, of which there can be 1,000,000$"):
+        built(f"webdataset:x-{braces}.tar", tmp_path)
+
+
+def test_a_label_that_would_make_a_giant_model_is_refused(tmp_path: Path) -> None:
+    write_tar(tmp_path / "x.tar", [("1.png", picture(1)), ("1.cls", b"2000000000")])
+    with pytest.raises(ConfigError, match="sample 0 has label 2000000000, and there would be as many classes"):
+        built(f"webdataset:{tmp_path}/x.tar", tmp_path)
 
 
 def test_a_long_walk_says_so_in_one_line(

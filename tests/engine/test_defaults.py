@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,12 +81,74 @@ def test_a_full_stderr_does_not_change_the_exit_code(monkeypatch: pytest.MonkeyP
     assert end.value.code == 4
 
 
-def test_a_bug_keeps_its_traceback() -> None:
+@pytest.mark.parametrize("error", [ZeroDivisionError("of 7"), RuntimeError("of 7")])
+def test_a_bug_keeps_its_traceback_which_the_log_file_holds_too(
+    error: Exception, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def main() -> int:
-        raise ZeroDivisionError
+        setup_logging(tmp_path)
+        raise error
 
+    with pytest.raises(type(error)):
+        run_tool(main)
+    captured = capsys.readouterr()  # python itself prints the traceback where nobody catches it
+    assert (captured.out, captured.err) == ("", "")
+    said = (tmp_path / "log.txt").read_text()
+    assert "] ERROR Traceback (most recent call last):\n" in said
+    assert "raise error\n" in said
+    assert said.endswith(f"{type(error).__name__}: of 7\n")
+
+
+def test_the_bug_of_another_rank_is_in_the_log_file_with_its_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main() -> int:
+        setup_logging(tmp_path)
+        logging.getLogger("warmstart").warning("for the console alone")
+        raise ZeroDivisionError("of 7")
+
+    setup_logging(tmp_path)  # the main rank's
+    logging.getLogger("warmstart").info("first")
+    setup_logging()
+    monkeypatch.setattr("warmstart.engine.comm.is_main", lambda: False)
+    monkeypatch.setattr("warmstart.engine.defaults.is_rank", lambda: True)
+    monkeypatch.setattr("warmstart.engine.comm.is_lost", lambda error: False)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ZeroDivisionError):
         run_tool(main)
+    first, who, *traceback = (tmp_path / "log.txt").read_text().splitlines()
+    assert first.endswith("INFO first")
+    assert re.search(r" ERROR rank 1 of 2, on \S+ has failed:$", who)
+    assert traceback[0] == "Traceback (most recent call last):"
+    assert traceback[-1] == "ZeroDivisionError: of 7"
+    assert "has failed:\n" in capsys.readouterr().err
+
+
+def test_a_rank_without_the_folder_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def main() -> int:
+        setup_logging(tmp_path / "of another machine")
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("warmstart.engine.comm.is_main", lambda: False)
+    with pytest.raises(ZeroDivisionError):
+        run_tool(main)
+    assert not list(tmp_path.iterdir())
+
+
+def test_log_run_warns_of_a_batch_larger_than_the_training_set(
+    tiny: Tiny, logged: list[logging.LogRecord]
+) -> None:
+    for images, said in ((48, []), (480, [480])):
+        cfg = resolve_config(tiny("SOLVER.IMS_PER_BATCH", images))
+        logged.clear()
+        log_run(cfg, build_trainer(cfg))
+        warned = [line.getMessage() for line in logged if line.levelname == "WARNING"]
+        assert warned == [
+            f"SOLVER.IMS_PER_BATCH (override): a batch of {each} images holds each of the 48 training images"
+            " about 10 times; set it to 48 or less"
+            for each in said
+        ]
 
 
 def test_the_default_hooks_stand_in_their_order_with_users_hooks_before_the_records(

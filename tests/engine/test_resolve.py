@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
 
 import pytest
 
 from warmstart.config import CfgNode, ConfigError
 from warmstart.engine import resolve_config
+from warmstart.engine.resolve import _nearest_batches
+from warmstart.engine.scaling import rounded
 
 Tiny = Callable[..., CfgNode]
 
@@ -23,6 +27,55 @@ def test_sizes_and_durations_follow_from_the_data_set(tiny: Tiny) -> None:
 @pytest.mark.need("E14")
 def test_epochs_and_iterations_give_the_same_run(tiny: Tiny) -> None:
     assert resolve_config(tiny("SOLVER.MAX_ITER", "2ep")) == resolve_config(tiny("SOLVER.MAX_ITER", 12))
+
+
+@pytest.mark.parametrize(
+    ("images", "factor", "parts", "nearest"),
+    [
+        (16, 1, 10**9, [10**9]),
+        (16, 1, 3, [15, 18]),
+        (100, 1, 8, [96, 104]),
+        (2, 1, 4, [4]),
+        (21, Fraction(1, 2), 4, [16, 23]),
+        (10, 3, 4, [8, 12]),
+        (10, Fraction(7, 3), 5, [2, 13]),
+        (16, Fraction(7, 3), 10**18, [857142857142857143]),
+    ],
+)
+def test_nearest_batches_are_those_of_a_search(images: int, factor: Any, parts: int, nearest: list[int]) -> None:
+    assert list(_nearest_batches(images, Fraction(factor), parts)) == nearest
+    for each in nearest:
+        assert rounded(each * Fraction(factor)) % parts == 0
+    if parts < 100:
+        others = [n for n in range(1, 200) if rounded(n * Fraction(factor)) % parts == 0]
+        assert nearest == [*[n for n in others if n < images][-1:], *[n for n in others if n > images][:1]]
+
+
+def test_a_billion_micro_batches_are_one_sentence(tiny: Tiny) -> None:
+    message = (
+        r"8 images an update cannot be cut into 1000000000 equal micro-batches; set SOLVER.GRAD_ACCUM_STEPS to"
+    )
+    with pytest.raises(ConfigError, match=message):
+        resolve_config(tiny("SOLVER.GRAD_ACCUM_STEPS", 10**9))
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_a_model_that_fails_on_the_images_is_refused(tiny: Tiny, trains: bool) -> None:
+    words = (
+        "INPUT.TRANSFORMS_TRAIN",
+        "[{Resize: {size: [8, 8]}}]",
+        "INPUT.TRANSFORMS_TEST",
+        "[{Resize: {size: 2}}]",
+    )
+    cfg = tiny(*words)
+    with pytest.raises(ConfigError, match=r"small_cnn fails on 2 images of 1x2x2: .* in INPUT.TRANSFORMS_TEST"):
+        resolve_config(cfg, trains=trains)
+
+
+def test_a_model_that_memory_has_no_room_for_is_refused(tiny: Tiny) -> None:
+    message = "^MODEL.NAME: small_cnn with 1,000,000,000 classes needs 136 GB of memory for its weights and"
+    with pytest.raises(ConfigError, match=message):
+        resolve_config(tiny("MODEL.NUM_CLASSES", 10**9))
 
 
 def test_resolving_twice_changes_nothing(tiny: Tiny) -> None:

@@ -314,6 +314,24 @@ def test_an_entry_that_is_no_description_is_refused(tmp_path: Path) -> None:
         shards.verify({"shards": {"folder": 7, "crc32": {8: 0, "9": 0}}}, tmp_path / "model_final.pth")
 
 
+@pytest.mark.parametrize(
+    ("folder", "part"),
+    [("one", "/dev/zero"), ("one", "../../x"), ("../one", "x"), ("/dev", "zero"), ("one", ".."), ("..", "x")],
+)
+def test_verify_reads_no_files_elsewhere(tmp_path: Path, folder: str, part: str) -> None:
+    (tmp_path / "shards" / "one").mkdir(parents=True)
+    content = {"shards": {"folder": folder, "crc32": {part: 0}}}
+    with pytest.raises(ConfigError, match="model_final.pth does not say where its parts are"):
+        shards.verify(content, tmp_path / "model_final.pth")
+
+
+def test_verify_reads_regular_files_only(tmp_path: Path) -> None:
+    (tmp_path / "shards" / "one").mkdir(parents=True)
+    (tmp_path / "shards" / "one" / "x").symlink_to("/dev/zero")
+    with pytest.raises(ConfigError, match="and x of them cannot be read: not a regular file"):
+        shards.verify({"shards": {"folder": "one", "crc32": {"x": 0}}}, tmp_path / "model_final.pth")
+
+
 def test_an_average_of_weights_in_parts_and_whole_statistics_is_that_of_whole_ones(mesh: DeviceMesh) -> None:
     """As those of BatchNorm: torch averages no list of both."""
     from torch.distributed.fsdp import fully_shard

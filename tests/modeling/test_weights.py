@@ -1,10 +1,12 @@
 """Weights from files: what fits is taken, what does not is named, what is no weights file is refused."""
 
+import copy
 import os
 import pickle
 import re
 import sys
 import types
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from torchvision.models import densenet121, mnasnet0_5, resnet18
 from torchvision.models.vision_transformer import VisionTransformer
 
 from warmstart.config import ConfigError
-from warmstart.modeling import as_classifier, load_weights
+from warmstart.modeling import as_classifier, load_weights, read_tensor_file
 
 
 def net(classes: int = 3) -> nn.Sequential:
@@ -246,6 +248,35 @@ def test_a_truncated_file(tmp_path: Path, keep: int) -> None:
         ConfigError, match="^MODEL.WEIGHTS: .*old.pth is damaged or not a file that torch.save wrote"
     ):
         load_weights(net(), path)
+
+
+def test_read_tensor_file_refuses_what_unpacks_to_more_than_it_is(tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(1000)}, tmp_path / "old.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "old.pth") as old,
+        zipfile.ZipFile(tmp_path / "x.pth", "w", zipfile.ZIP_DEFLATED) as new,
+    ):
+        for entry in old.infolist():
+            new.writestr(entry.filename, old.read(entry))
+        new.writestr("old/data/1", bytes(10**7))
+    message = (
+        r"^L: .*/x.pth is refused: it has [0-9,]+ bytes, which unpack to 10,00[0-9],[0-9]+, and torch.save comp"
+    )
+    with pytest.raises(ConfigError, match=message):
+        read_tensor_file(tmp_path / "x.pth", "L")
+
+
+def test_read_tensor_file_refuses_entries_that_share_their_bytes(tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(1000)}, tmp_path / "x.pth")
+    with zipfile.ZipFile(tmp_path / "x.pth", "a") as archive:
+        (data,) = [entry for entry in archive.infolist() if entry.filename.endswith("data/0")]
+        for number in range(1, 100):
+            again = copy.copy(data)
+            again.filename = data.filename.replace("data/0", f"data/{number}")
+            archive.filelist.append(again)
+        archive.comment = b"rewritten"  # the list of entries is
+    with pytest.raises(ConfigError, match=r"x.pth is refused: it has .* bytes, which unpack to 40"):
+        read_tensor_file(tmp_path / "x.pth", "L")
 
 
 def test_a_flipped_bit(tmp_path: Path) -> None:

@@ -1,0 +1,59 @@
+"""The memory that a device has, and what of it is free."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+
+def total_memory(device: torch.device | str) -> int:
+    """Return the bytes of memory that a device has; a system that does not tell has no end of it.
+
+    >>> total_memory("cpu") > 10**8
+    True
+    """
+    if torch.device(device).type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return sys.maxsize
+
+
+def free_memory(device: torch.device | str = "cpu") -> int:
+    """Return the bytes of memory that a device has left; a system that does not tell has no end of it.
+
+    >>> 0 < free_memory() <= max(total_memory("cpu"), sys.maxsize)
+    True
+    """
+    if torch.device(device).type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
+        return sys.maxsize
+    return 1024 * int(text.partition("MemAvailable:")[2].split()[0])
+
+
+def require_memory(needed: int, what: str, device: torch.device | str = "cpu") -> None:
+    """Raise MemoryError where a device has no `needed` bytes left.
+
+    >>> require_memory(10**18, "the array images")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    MemoryError: the array images needs 1,000,000,000,000,000,000 bytes of memory on cpu, and ... are free
+    """
+    free = free_memory(device)
+    if free < needed:
+        raise MemoryError(f"{what} needs {needed:,} bytes of memory on {device}, and {free:,} are free")
+
+
+def gigabytes(count: int) -> str:
+    """Return a number of bytes in words, also one that no float holds.
+
+    >>> gigabytes(1_600_000_000), gigabytes(10**12)
+    ('2 GB', '1,000 GB')
+    """
+    return f"{(count + 5 * 10**8) // 10**9:,} GB"

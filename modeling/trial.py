@@ -1,0 +1,99 @@
+"""Whether a model takes the images that it will be given, tried without memory, random numbers or arithmetic."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+
+import torch
+
+from warmstart.config import CfgNode, ConfigError
+
+from .build import build_untrained
+from .catalog import is_ours, registered_builder
+
+Shape = tuple[int, int, int]  # (C, H, W)
+
+
+def check_images(cfg: CfgNode, shape: Shape, key: str, batch: int = 2, trains: bool = False) -> None:
+    """Raise ConfigError where the model fails on such images.
+
+    A copy on torch's meta device is tried, whose tensors have shapes and no numbers. So are models of torchvision
+    and of this package alone: other code may do anything when it is built or called, and fails with a traceback.
+
+    Args:
+        cfg: the config, whose MODEL is filled in.
+        shape: of an image.
+        key: the key that gives images their size, for the message.
+        batch: images of a batch.
+        trains: whether training mode is tried, losses and all; else evaluation mode.
+
+    >>> from warmstart.config import get_cfg
+    >>> cfg = get_cfg()
+    >>> cfg.merge_from_list(["MODEL.NAME", "vit_b_16", "MODEL.NUM_CLASSES", 10, "MODEL.IN_CHANNELS", 3])
+    >>> check_images(cfg, (3, 224, 224), "INPUT.TRANSFORMS_TEST")
+    >>> check_images(cfg, (3, 64, 64), "INPUT.TRANSFORMS_TEST")
+    Traceback (most recent call last):
+    warmstart.config.errors.ConfigError: MODEL.NAME (override): vit_b_16 fails on 2 images of 3x64x64: Wrong \
+image height! Expected 224 but got 64!; change their size in INPUT.TRANSFORMS_TEST, or take another model
+    """
+    problem = _try(_Trial(repr((cfg.MODEL, shape, batch, trains)), cfg, shape, batch, trains))
+    if problem.startswith("MODEL."):  # the model's own sentence for users
+        raise ConfigError(problem)
+    if problem:
+        images = f"{batch} image{'' if batch == 1 else 's'} of {'x'.join(map(str, shape))}"
+        more = "SOLVER.IMS_PER_BATCH, " if trains and batch == 1 else ""
+        raise ConfigError(
+            f"{cfg.label('MODEL.NAME')}: {cfg.MODEL.NAME} fails on {images}: {problem}; change their size in"
+            f" {key}, {more}or take another model"
+        )
+
+
+def parameter_bytes(cfg: CfgNode) -> int:
+    """Return the memory that the model's parameters take; 0 where it is not known without building it."""
+    model = _on_meta(_Trial(repr(cfg.MODEL), cfg))
+    return 0 if model is None else sum(p.numel() * p.element_size() for p in model.parameters())
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A config and what is tried with it; `known` is what tells two apart."""
+
+    known: str
+    cfg: CfgNode = field(compare=False)
+    shape: Shape = field(default=(0, 0, 0), compare=False)
+    batch: int = field(default=1, compare=False)
+    trains: bool = field(default=False, compare=False)
+
+
+# A config is resolved several times in a run.
+@functools.cache
+def _try(trial: _Trial) -> str:
+    """Return what the model says against the images, or ""."""
+    model = _on_meta(_Trial(repr(trial.cfg.MODEL), trial.cfg))
+    if model is None:
+        return ""
+    model.train(trial.trains)
+    try:
+        with torch.no_grad(), torch.device("meta"):
+            images = torch.zeros(trial.batch, *trial.shape)
+            model(images, torch.zeros(trial.batch, dtype=torch.int64)) if trial.trains else model(images)
+    except NotImplementedError:  # an operation that the meta device does not have
+        return ""
+    except Exception as error:  # whatever a model raises
+        return " ".join(str(error).split()) or type(error).__name__
+    return ""
+
+
+@functools.cache
+def _on_meta(trial: _Trial) -> torch.nn.Module | None:
+    """Return the model without memory; None where it is other code's, or cannot be built so."""
+    cfg = trial.cfg
+    builder = registered_builder(cfg.MODEL.NAME)
+    if builder is not None and not is_ours(builder):
+        return None
+    try:
+        with torch.device("meta"):
+            return build_untrained(cfg)
+    except Exception:  # building it for real says what is wrong, if anything is
+        return None
