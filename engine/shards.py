@@ -242,7 +242,8 @@ def _read(folder: Path, names: Collection[str], mesh: DeviceMesh | None) -> dict
     from torch.distributed.tensor import Shard
     from torch.distributed.tensor import empty as empty_in_parts
 
-    from .shard_reader import Reader, read_metadata
+    from .shard_metadata import read_metadata
+    from .shard_reader import Reader
 
     tensors: dict[str, torch.Tensor] = {}
     metadata = read_metadata(folder, names)

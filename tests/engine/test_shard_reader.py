@@ -139,7 +139,7 @@ def named(module: str, name: str, rest: bytes = b"") -> bytes:
         (lambda ran: named("torch.serialization", "load"), "it names torch.serialization.load, which"),
         (lambda ran: named(METADATA, "os.system"), f"it names {METADATA}.os.system"),
         (lambda ran: named("pathlib", "os"), "it names pathlib.os"),
-        (lambda ran: named("warmstart.engine.shard_reader", "_Value"), "_Value"),
+        (lambda ran: named("warmstart.engine.shard_metadata", "_Value"), "_Value"),
         # Opcodes that no protocol of today writes: what they name goes other ways, or is given by a number.
         (lambda ran: b"(cos\nsystem\nVtouch x\no.", "it names os.system"),
         (lambda ran: b"(Vtouch x\nios\nsystem\n.", "is not as torch writes it"),
