@@ -32,8 +32,8 @@ def get_cfg() -> CfgNode:
     cfg.MODEL.NAME = Str("small_cnn")
     # Arguments of that model, checked against its signature: {norm: group}.
     cfg.MODEL.ARGS = Open(owner="NAME")
-    # Outputs of the classifier. 0: as many as the training set has classes, or one more than its highest label if the
-    # classes have no names.
+    # Outputs of the classifier. 0: as many as the training set has classes, or one more than its highest label if
+    # they have no names.
     cfg.MODEL.NUM_CLASSES = Int(0)
     # Channels of the input images; 0: the training set's.
     cfg.MODEL.IN_CHANNELS = Int(0)
