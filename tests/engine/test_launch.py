@@ -41,6 +41,19 @@ def started(words: list[str], device: str = "cpu", **environ: str) -> subprocess
     )
 
 
+@pytest.fixture
+def temporary(tmp_path: Path) -> Path:
+    """A folder for TMPDIR."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    return folder
+
+
+def left_in(folder: Path) -> list[str]:
+    """Return what a launcher has left behind in its temporary folder; torch's compiler keeps a cache there."""
+    return [each.name for each in folder.iterdir() if not each.name.startswith("torchinductor_")]
+
+
 def children(pid: int) -> list[int]:
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
@@ -52,10 +65,11 @@ def is_running(pid: int) -> bool:
 @pytest.mark.need("D14", "G1")
 @pytest.mark.parametrize("signum", [signal.SIGUSR1, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
 def test_a_signal_to_the_launcher_goes_on_to_all_ranks_which_save_and_leave_no_orphan(
-    tiny_words: list[str], tmp_path: Path, signum: signal.Signals
+    tiny_words: list[str], tmp_path: Path, temporary: Path, signum: signal.Signals
 ) -> None:
     """SIGHUP is what a terminal that is closed says to the launcher alone."""
-    process = started([*tiny_words, "--num-gpus=2", "SOLVER.MAX_ITER=1000000", "SOLVER.STEPS=900000"])
+    words = [*tiny_words, "--num-gpus=2", "SOLVER.MAX_ITER=1000000", "SOLVER.STEPS=900000"]
+    process = started(words, TMPDIR=str(temporary))
     records = tmp_path / "out" / "metrics.json"
     end = time.monotonic() + SECONDS
     while not records.exists() and process.poll() is None and time.monotonic() < end:
@@ -73,6 +87,7 @@ def test_a_signal_to_the_launcher_goes_on_to_all_ranks_which_save_and_leave_no_o
     assert (tmp_path / "out" / "last_checkpoint").exists()
     assert not any(is_running(pid) for pid in ranks)
     assert not (tmp_path / "out" / ".lock").exists()
+    assert left_in(temporary) == []
 
 
 @pytest.mark.slow
@@ -187,11 +202,12 @@ def test_a_killed_rank_is_started_again_and_the_run_ends_with_the_same_weights(
 
 @pytest.mark.slow
 @pytest.mark.need("G2")
-def test_a_rank_that_is_killed_is_named(tiny_words: list[str], tmp_path: Path) -> None:
-    process = started([*tiny_words, "--num-gpus=2"], FAIL="kill")
+def test_a_rank_that_is_killed_is_named(tiny_words: list[str], temporary: Path) -> None:
+    process = started([*tiny_words, "--num-gpus=2"], FAIL="kill", TMPDIR=str(temporary))
     _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 137
     assert "error: rank 1 was ended by SIGKILL\n" in err
+    assert left_in(temporary) == []
 
 
 @pytest.mark.slow
