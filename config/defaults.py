@@ -32,8 +32,8 @@ def get_cfg() -> CfgNode:
     cfg.MODEL.NAME = Str("small_cnn")
     # Arguments of that model, checked against its signature: {norm: group}.
     cfg.MODEL.ARGS = Open(owner="NAME")
-    # Outputs of the classifier; 0: as many as the training set has classes, or one more than its highest label where
-    # they have no names.
+    # Outputs of the classifier; 0: as many as the training set has classes, which is one more than its highest label
+    # where they have no names.
     cfg.MODEL.NUM_CLASSES = Int(0)
     # Channels of the input images; 0: the training set's.
     cfg.MODEL.IN_CHANNELS = Int(0)
@@ -121,8 +121,8 @@ def get_cfg() -> CfgNode:
     cfg.DATALOADER.BACKEND = OneOf("auto", ("auto", "worker", "resident"))
     # Processes of the worker loader; 0 loads in the training process. null: one for each core that the run may
     # use, at most 8, but 0 for data sets of one array where the model computes on the CPU. The samples are the
-    # same for any number.
-    cfg.DATALOADER.NUM_WORKERS = OrNull(Int(0))
+    # same for any number. At most 1,024.
+    cfg.DATALOADER.NUM_WORKERS = OrNull(Int(0, maximum=1024))
     # An image that is missing or damaged ends the run (raise), or is skipped: in training the next sample that can
     # be read takes its place, in evaluation it is left out. Either says which file it was.
     cfg.DATALOADER.UNREADABLE = OneOf("raise", ("raise", "skip"))

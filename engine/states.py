@@ -9,7 +9,13 @@ from warmstart.config import ConfigError
 
 Kind = type | tuple["Kind", ...] | list["Kind"] | dict[type, "Kind"] | None
 
-_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", None: "null"}
+_WORDS: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    None: "null",
+}
 
 
 def read_state(state: Any, where: str, kinds: Mapping[str, Kind]) -> dict[str, Any]:
