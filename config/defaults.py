@@ -7,7 +7,7 @@ iteration = one update of the weights) or a string with a unit: "90ep" passes ov
 
 from __future__ import annotations
 
-from .fields import Bool, Duration, Float, Int, OneOf, OrNull, Str
+from .fields import Bool, Duration, FilePath, Float, Int, OneOf, OrNull, Str
 from .lists import Arguments, Entries, ListOf, Open, Records
 from .node import CfgNode
 
@@ -32,8 +32,8 @@ def get_cfg() -> CfgNode:
     cfg.MODEL.NAME = Str("small_cnn")
     # Arguments of that model, checked against its signature: {norm: group}.
     cfg.MODEL.ARGS = Open(owner="NAME")
-    # Outputs of the classifier; 0: as many as the training set has classes, which is one more than its highest label
-    # where they have no names.
+    # Outputs of the classifier; 0: as many as the training set has classes. Where these have no names they are
+    # counted from the labels, which run from 0 on.
     cfg.MODEL.NUM_CLASSES = Int(0)
     # Channels of the input images; 0: the training set's.
     cfg.MODEL.IN_CHANNELS = Int(0)
@@ -45,7 +45,7 @@ def get_cfg() -> CfgNode:
     cfg.MODEL.LABEL_SMOOTHING = Float(0.0, minimum=0, below=1)
     # Weights to start from: a checkpoint, a state dict, a .safetensors file. What does not fit is skipped and
     # counted.
-    cfg.MODEL.WEIGHTS = Str("")
+    cfg.MODEL.WEIGHTS = FilePath("")
     # auto (cuda where there is one, else cpu), cuda, cuda:N or cpu.
     cfg.MODEL.DEVICE = Str("auto")
     # Whether images and the weights of convolutions lie in memory with the channels last, which convolutions in
@@ -85,14 +85,14 @@ def get_cfg() -> CfgNode:
     cfg.DATASETS.TRAIN = ListOf(Str("digits_train"), ("digits_train",))
     cfg.DATASETS.TEST = ListOf(Str("digits_test"), ("digits_test",))
     # Folder that holds the data sets that do not ship with the package.
-    cfg.DATASETS.ROOT = Str("datasets")
+    cfg.DATASETS.ROOT = FilePath("datasets")
     # Whether torchvision may download a data set that ROOT does not hold, and shards at URLs may be copied into
     # CACHE.
     cfg.DATASETS.DOWNLOAD = Bool(False)
     # Folder for what later runs use again: what DATALOADER.BACKEND resident has made of imagefolder:PATH, where
     # the images of shards begin, copies of shards at URLs. What lies there may be deleted whenever no run uses it.
     # "": warmstart in $XDG_CACHE_HOME or ~/.cache.
-    cfg.DATASETS.CACHE = Str("")
+    cfg.DATASETS.CACHE = FilePath("")
 
     # ---------------------------------------------------------------- input
     cfg.INPUT = CfgNode()
@@ -141,7 +141,7 @@ def get_cfg() -> CfgNode:
     # has: with [1, 1, 2] half of all images are of class 2. () is each class as often as any other.
     cfg.DATALOADER.CLASS_WEIGHTS = ListOf(Float(1.0, minimum=0), ())
     # WeightedTrainingSampler, in place of CLASS_WEIGHTS: a .npy or text file with one number a sample.
-    cfg.DATALOADER.SAMPLE_WEIGHTS = Str("")
+    cfg.DATALOADER.SAMPLE_WEIGHTS = FilePath("")
     # Whether images at least as wide as high and higher ones never share a batch, also in evaluation: for
     # transforms that leave a long side long. Sizes stand in the heads of image files; other data sets need an
     # attribute `sizes`, (height, width) of each image.
@@ -341,7 +341,7 @@ def get_cfg() -> CfgNode:
 
     # ---------------------------------------------------------------- run
     # Where checkpoints, metrics.json, logs and TensorBoard files go.
-    cfg.OUTPUT_DIR = Str("./output")
+    cfg.OUTPUT_DIR = FilePath("./output")
     # Updates between two records in the console, metrics.json and TensorBoard.
     cfg.LOG_PERIOD = Duration(20, minimum=1)
     # Whether records hold the peak memory so far, in MiB: memory/host_mb and, on CUDA, memory/allocated_mb
