@@ -7,7 +7,7 @@ iteration = one update of the weights) or a string with a unit: "90ep" passes ov
 
 from __future__ import annotations
 
-from .fields import Bool, Duration, Float, Int, OneOf, OrNull, Str
+from .fields import Bool, Duration, FilePath, Float, Int, OneOf, OrNull, Str
 from .lists import Arguments, Entries, ListOf, Open, Records
 from .node import CfgNode
 
@@ -32,8 +32,8 @@ def get_cfg() -> CfgNode:
     cfg.MODEL.NAME = Str("small_cnn")
     # Arguments of that model, checked against its signature: {norm: group}.
     cfg.MODEL.ARGS = Open(owner="NAME")
-    # Outputs of the classifier. 0: as many as the training set has classes, or one more than its highest label if
-    # they have no names.
+    # Outputs of the classifier; 0: as many as the training set has classes. Where these have no names they are
+    # counted from the labels, which run from 0 on.
     cfg.MODEL.NUM_CLASSES = Int(0)
     # Channels of the input images; 0: the training set's.
     cfg.MODEL.IN_CHANNELS = Int(0)
@@ -46,7 +46,7 @@ def get_cfg() -> CfgNode:
     # Weights to start from: a checkpoint, a state dict, a .safetensors file; or the folder of a run, of which
     # model_best.pth is taken, else model_final.pth, else the newest numbered one. What does not fit is skipped and
     # counted.
-    cfg.MODEL.WEIGHTS = Str("")
+    cfg.MODEL.WEIGHTS = FilePath("")
     # Which weights of a checkpoint: model, or ema for its moving average. auto: the average of a model_best.pth
     # that was chosen by the average's score, and of a file that holds nothing else; the model of any other.
     cfg.MODEL.WEIGHTS_ENTRY = OneOf("auto", ("auto", "model", "ema"))
@@ -92,14 +92,14 @@ def get_cfg() -> CfgNode:
     cfg.DATASETS.TRAIN = ListOf(Str("digits_train"), ("digits_train",))
     cfg.DATASETS.TEST = ListOf(Str("digits_test"), ("digits_test",))
     # Folder that holds the data sets that do not ship with the package.
-    cfg.DATASETS.ROOT = Str("datasets")
+    cfg.DATASETS.ROOT = FilePath("datasets")
     # Whether torchvision may download a data set that ROOT does not hold, and shards at URLs may be copied into
     # CACHE.
     cfg.DATASETS.DOWNLOAD = Bool(False)
     # Folder for what later runs use again: what DATALOADER.BACKEND resident has made of imagefolder:PATH, where
     # the images of shards begin, copies of shards at URLs. What lies there may be deleted whenever no run uses it.
     # "": warmstart in $XDG_CACHE_HOME or ~/.cache.
-    cfg.DATASETS.CACHE = Str("")
+    cfg.DATASETS.CACHE = FilePath("")
 
     # ---------------------------------------------------------------- input
     cfg.INPUT = CfgNode()
@@ -128,8 +128,8 @@ def get_cfg() -> CfgNode:
     cfg.DATALOADER.BACKEND = OneOf("auto", ("auto", "worker", "resident"))
     # Processes of the worker loader; 0 loads in the training process. null: one for each core that the run may
     # use, at most 8, but 0 for data sets of one array where the model computes on the CPU. The samples are the
-    # same for any number.
-    cfg.DATALOADER.NUM_WORKERS = OrNull(Int(0))
+    # same for any number. At most 1,024.
+    cfg.DATALOADER.NUM_WORKERS = OrNull(Int(0, maximum=1024))
     # An image that is missing or damaged ends the run (raise), or is skipped: in training the next sample that can
     # be read takes its place, in evaluation it is left out. Either says which file it was.
     cfg.DATALOADER.UNREADABLE = OneOf("raise", ("raise", "skip"))
@@ -148,7 +148,7 @@ def get_cfg() -> CfgNode:
     # has: with [1, 1, 2] half of all images are of class 2. () is each class as often as any other.
     cfg.DATALOADER.CLASS_WEIGHTS = ListOf(Float(1.0, minimum=0), ())
     # WeightedTrainingSampler, in place of CLASS_WEIGHTS: a .npy or text file with one number a sample.
-    cfg.DATALOADER.SAMPLE_WEIGHTS = Str("")
+    cfg.DATALOADER.SAMPLE_WEIGHTS = FilePath("")
     # Whether images at least as wide as high and higher ones never share a batch, also in evaluation: for
     # transforms that leave a long side long. Sizes stand in the heads of image files; other data sets need an
     # attribute `sizes`, (height, width) of each image.
@@ -350,7 +350,7 @@ def get_cfg() -> CfgNode:
 
     # ---------------------------------------------------------------- run
     # Where checkpoints, metrics.json, logs and TensorBoard files go.
-    cfg.OUTPUT_DIR = Str("./output")
+    cfg.OUTPUT_DIR = FilePath("./output")
     # Updates between two records in the console, metrics.json and TensorBoard.
     cfg.LOG_PERIOD = Duration(20, minimum=1)
     # Whether records hold the peak memory so far, in MiB: memory/host_mb and, on CUDA, memory/allocated_mb

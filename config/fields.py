@@ -206,6 +206,24 @@ class Str(Field):
         return text[1:-1] if quoted else text
 
 
+class FilePath(Str):
+    """The path of a file or folder, which need not be there.
+
+    >>> FilePath("").parse("a" * 300)
+    Traceback (most recent call last):
+    ValueError: a name in a path has at most 255 bytes
+    """
+
+    def parse(self, value: Any) -> str:
+        """Return the text unchanged."""
+        path = super().parse(value)
+        if "\0" in path:
+            raise ValueError("a path holds no NUL character")
+        if any(len(name.encode("utf-8", "surrogatepass")) > 255 for name in path.split("/")):
+            raise ValueError("a name in a path has at most 255 bytes")
+        return path
+
+
 class OneOf(Str):
     """One of a few words.
 

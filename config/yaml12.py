@@ -54,7 +54,7 @@ class Loader(yaml.SafeLoader):
         finally:
             self._open.pop()
         is_alias = isinstance(event, yaml.AliasEvent)
-        self._count += self._counts[name] if is_alias else 1
+        self._count += self._counts[str(name)] if is_alias else 1
         if self._count > _MOST_VALUES:  # a few lines of aliases can stand for billions
             raise yaml.MarkedYAMLError(problem=f"more than {_MOST_VALUES:,} values", problem_mark=event.start_mark)
         if name is not None and not is_alias:

@@ -31,10 +31,9 @@ class _Digits:
     part: str  # train or test
 
     def __call__(self, root: str, download: bool) -> MapDataset:
-        names = f"{self.part}_images", f"{self.part}_labels"
-        arrays = read_npz(Path(__file__).parent / "digits" / "digits.npz", *names)
-        images, labels = (arrays[name] for name in names)
-        return ArrayDataset(images, labels, _DIGITS)
+        images, labels = f"{self.part}_images", f"{self.part}_labels"
+        arrays = read_npz(Path(__file__).parent / "digits" / "digits.npz", images, labels)
+        return ArrayDataset(arrays[images], arrays[labels], _DIGITS)
 
 
 @dataclass(frozen=True)

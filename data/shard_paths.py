@@ -88,7 +88,7 @@ def _expand(pattern: str) -> Iterable[str]:
         from braceexpand import braceexpand
     except ImportError:
         raise _not_installed("braces") from None
-    return list(braceexpand(pattern))
+    return iter(braceexpand(pattern))
 
 
 def _local(url: str, folder: Path, download: bool) -> Path:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from warmstart.config import ConfigError
-from warmstart.config.fields import Bool, Duration, Field, Float, Int, OneOf, OrNull, Str, shown
+from warmstart.config.fields import Bool, Duration, Field, FilePath, Float, Int, OneOf, OrNull, Str, shown
 
 HUGE = 10**400
 
@@ -192,3 +192,17 @@ def test_a_whole_number_that_torch_cannot_count_to_is_refused(field: Field, valu
     message = r"^X \(x.yaml:1\): expected .*; got .* \(whole numbers go up to 9,223,372,036,854,775,807\)$"
     with pytest.raises(ConfigError, match=message):
         field.read("X", "x.yaml:1", value, is_text=isinstance(value, str))
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("a\0b", "a path holds no NUL character"),
+        ("x" * 256, "a name in a path has at most 255 bytes"),
+        ("a/" + "é" * 128, "a name in a path has at most 255 bytes"),
+    ],
+)
+def test_text_that_is_no_path_is_refused(path: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^OUTPUT_DIR \(x.yaml:1\): expected text; got .* \({reason}\)$"):
+        FilePath("").read("OUTPUT_DIR", "x.yaml:1", path)
+    assert FilePath("").parse("/".join(["x" * 255] * 3)) == "/".join(["x" * 255] * 3)

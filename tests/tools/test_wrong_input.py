@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +38,9 @@ FILES = {
     "junk.pth": "not a checkpoint",
     "junk.safetensors": "no tensors",
     "a_file": "",
+    "of-fifo.yaml": "_BASE_: fifo\n",
+    "laughs.yaml": "A: &a [1, 1]\n"
+    + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in itertools.pairwise("abcdefghijklmnop")),
 }
 
 
@@ -47,6 +52,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         Path(name).write_text(text)
     np.savez("wide.npz", images=np.zeros((20, 8, 8), np.uint8), labels=np.arange(20))
     np.savez("float.npz", images=np.zeros((20, 8, 8)), labels=np.arange(20))
+    np.savez("label.npz", images=np.zeros((1, 8, 8), np.uint8), labels=np.array([2 * 10**9]))
+    np.savez("dot.npz", images=np.zeros((20, 1, 1), np.uint8), labels=np.arange(20) % 10)
+    with zipfile.ZipFile("trillion.npz", "w") as archive, archive.open("images.npy", "w") as file:
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "|u1", "fortran_order": False, "shape": (10**12, 8, 8)}
+        )
+    with zipfile.ZipFile("trillion.npz", "a") as archive:
+        archive.writestr("labels.npy", b"")
+    with zipfile.ZipFile("bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/data/0", bytes(10**6))
+    os.mkfifo("fifo")
     return tmp_path
 
 
@@ -147,6 +163,35 @@ SOLVER.OPTIMIZER_ARGS.lr 0.1 -> SOLVER.OPTIMIZER_ARGS.lr (command line): ... set
 SOLVER.OPTIMIZER_ARGS.fused maybe -> SOLVER.OPTIMIZER_ARGS.fused ... expects null or true or false; got 'maybe'
 SOLVER.LR_SCHEDULER_NAME StepLR -> SOLVER.LR_SCHEDULER_ARGS.step_size: StepLR needs it
 SOLVER.LR_SCHEDULER_NAME=StepLR SOLVER.LR_SCHEDULER_ARGS.step_size 3epochs -> SOLVER.LR_SCHEDULER_ARGS.step_size
+
+# numbers and files beyond all bounds
+MODEL.NUM_CLASSES 1000000000 -> MODEL.NAME ... small_cnn with 1,000,000,000 classes needs ... GB of memory
+MODEL.NUM_CLASSES 1000000000000000000 -> MODEL.ARGS: small_cnn refuses it: Storage size calculation overflowed
+MODEL.ARGS.width 1000000000000 -> MODEL.ARGS: small_cnn refuses it:
+MODEL.NUM_CLASSES 1e308 -> MODEL.NUM_CLASSES (command line): expected ... (whole numbers go up to 9,223,372,036,854
+SOLVER.IMS_PER_BATCH 1000000000 -> SOLVER.IMS_PER_BATCH (command line): 1,000,000,000 images of 1x8x8 need
+SOLVER.IMS_PER_BATCH 1000000000000000000 -> SOLVER.IMS_PER_BATCH (command line): 1,000,000,000,000,000,000 images
+SOLVER.GRAD_ACCUM_STEPS 1000000000 -> SOLVER.GRAD_ACCUM_STEPS (command line): 64 images an update cannot be cut
+SOLVER.REFERENCE_WORLD_SIZE 1000000000 -> SOLVER.REFERENCE_WORLD_SIZE (command line): expected a whole number
+DATALOADER.NUM_WORKERS 1000000000 -> DATALOADER.NUM_WORKERS (command line): expected null or a whole number of at
+DATASETS.TRAIN npz:trillion.npz -> DATASETS.TRAIN (command line): npz:trillion.npz cannot be read: the array images
+DATASETS.TRAIN npz:label.npz -> DATASETS.TRAIN (command line): npz:label.npz ... sample 0 has label 2000000000, and
+DATASETS.TRAIN npz:fifo -> DATASETS.TRAIN (command line): npz:fifo cannot be read: ... not a regular file
+DATASETS.TRAIN npz:/dev/zero -> DATASETS.TRAIN (command line): npz:/dev/zero cannot be read: ... not a regular file
+DATASETS.TRAIN webdataset:{0..999999999}.tar -> DATASETS.TRAIN (command line): ... stands for 1,000,000,000 shards
+DATASETS.TRAIN npz:dot.npz DATASETS.TEST [] INPUT.TRANSFORMS_TRAIN [] -> MODEL.NAME ... small_cnn fails on 2 images of 1x1x1
+MODEL.NAME vit_b_16 MODEL.STEM standard -> MODEL.NAME ... vit_b_16 fails on 2 images of 1x8x8: Wrong
+MODEL.WEIGHTS fifo -> MODEL.WEIGHTS (command line): no such file: fifo
+MODEL.WEIGHTS bomb.pth -> MODEL.WEIGHTS (command line): bomb.pth is refused: it has ... which unpack to 1,000,000
+--resume bomb.pth -> checkpoint: bomb.pth is refused: it has ... bytes, which unpack to 1,000,000
+--resume=fifo -> checkpoint: no such file: fifo
+--config-file fifo -> fifo: cannot read the config file: not a regular file
+--config-file /dev/zero -> /dev/zero: cannot read the config file: not a regular file
+--config-file of-fifo.yaml -> fifo: cannot read the config file: not a regular file
+--config-file laughs.yaml -> laughs.yaml:6: not valid YAML: more than 50,000 values
+OUTPUT_DIR fifo -> OUTPUT_DIR (command line): fifo is a file; name a folder
+OUTPUT_DIR /dev/zero -> OUTPUT_DIR (command line): /dev/zero is a file; name a folder
+DATASETS.ROOT fifo DATASETS.TRAIN mnist_train -> DATASETS.TRAIN (command line): mnist_train was not found in
 
 # plans that cannot run
 SOLVER.STEPS 10,5 -> SOLVER.STEPS (command line): ... 10, 5
