@@ -41,7 +41,8 @@ def get_cfg() -> CfgNode:
     # up to 32x32; "auto" takes small for training images of up to 32 pixels a side.
     cfg.MODEL.STEM = OneOf("auto", ("auto", "standard", "small"))
     # The share of each target that goes to all classes alike, the true one too, in training's loss_cls; the loss
-    # of an evaluation stays plain. At least 0, which is off, and below 1; 0.1 and 0.2 are usual.
+    # of an evaluation stays plain. At least 0, which is off, and below 1; 0.1 and 0.2 are usual. A model that
+    # computes its own losses is refused with it.
     cfg.MODEL.LABEL_SMOOTHING = Float(0.0, minimum=0, below=1)
     # Weights to start from: a checkpoint, a state dict, a .safetensors file; or the folder of a run, of which
     # model_best.pth is taken, else model_final.pth, else the newest numbered one. What does not fit is skipped and

@@ -116,7 +116,7 @@ class Trainer:
         no_sync: Callable[[], AbstractContextManager[None]] = nullcontext,
         check: Callable[[], None] | None = None,
     ) -> None:
-        self._model = model
+        vars(self)["model"] = model  # past the setter
         self.forward = model if forward is None else forward
         self.no_sync = no_sync
         self.check = check
@@ -166,7 +166,7 @@ class Trainer:
     @property
     def model(self) -> nn.Module:
         """The model, for good: the optimizer holds its parameters, and hooks evaluate it."""
-        return self._model
+        return vars(self)["model"]  # type: ignore[no-any-return]
 
     @model.setter
     def model(self, other: nn.Module) -> None:
