@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -279,3 +280,21 @@ def test_text_of_a_run_shorter_than_its_columns() -> None:
 def test_text_of_a_rate_that_is_always_nothing() -> None:
     lines = text_picture([Curve("x", 2, lambda t: 0.0)], width=20, height=3).splitlines()
     assert lines[3] == "       0 |**********"
+
+
+def test_of_ten_thousand_curves_a_hundred_are_drawn() -> None:
+    asked: set[str] = set()
+
+    def rate(name: str, t: int) -> float:
+        asked.add(name)
+        return 1.0 / (1 + t)
+
+    curves = [Curve(str(number), 9, partial(rate, str(number))) for number in range(10_000)]
+    figure = plan_picture(curves)
+    assert figure.axes[0].get_xlabel() == "iteration; 100 of 10,000 groups are drawn"
+    assert len(asked) == 100
+    assert {"0", "9999"} < asked
+    asked.clear()
+    assert text_picture(curves).splitlines()[-1] == "100 of 10,000 groups are drawn"
+    assert len(asked) == 100
+    assert plan_picture(curves[:100]).axes[0].get_xlabel() == "iteration"
