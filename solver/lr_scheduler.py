@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import is_, itemgetter
 from typing import Any, NoReturn
 
 import torch
@@ -14,6 +15,8 @@ from .ownership import among_others, check_alone, check_owner, claim
 from .plateau import Patience, Plateau
 from .schedules import Cosine, Group, MultiStep, Schedule, directly
 from .warmup import Product, Warmup
+
+_FIRST = itemgetter(0)
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ this ScheduleLR; to multiply schedules use SOLVER.LR_FACTORS, to run one after t
 
     # HF accelerate counts the micro-batches here on which it does not step; nothing of ours reads it.
     _step_count = 0
+    _simple: list[dict[str, Any]] | None = None
     _replaced_by = ""  # the class of a scheduler built over the same optimizer since
     _alone = False  # whether other schedulers of the optimizer have been looked for
 
@@ -83,7 +87,6 @@ this ScheduleLR; to multiply schedules use SOLVER.LR_FACTORS, to run one after t
         self.base_lrs: list[float] = []  # type: ignore[assignment]  # torch's may hold tensors
         self._factor = 1.0
         self._rates: list[float] | None = None
-        self._shared: Schedule | None = None
         self._bind()
         claim(self)
 
@@ -98,19 +101,16 @@ this ScheduleLR; to multiply schedules use SOLVER.LR_FACTORS, to run one after t
                 f"step() takes no argument, got {epoch!r}: a metric goes to observe(metric), an "
                 'iteration to load_state_dict({"last_epoch": iteration})'
             )
-        shared, groups, bases = self._shared, self.optimizer.param_groups, self.base_lrs
-        if shared is None or len(groups) != len(bases):
+        groups, pairs = self.optimizer.param_groups, self._pairs
+        if groups is not self._simple or len(groups) != len(pairs):
             self._step_in_full()
             return
         # One schedule for all groups and nothing but their rates to write: the way that must be short.
         self.last_epoch = t = self.last_epoch + 1
-        self._factor = factor = float(shared(t))  # a user's function may give a number of numpy's
+        self._factor = factor = float(self._shared(t))  # a user's function may give a number of numpy's
         self._rates = None
-        if len(bases) == 1:  # zip() would take as long as all the rest
-            groups[0]["lr"] = bases[0] * factor
-        else:
-            for group, base in zip(groups, bases):  # noqa: B905
-                group["lr"] = base * factor
+        for group, base in pairs:  # without zip(), which would take as long as all the rest
+            group["lr"] = base * factor
 
     def observe(self, metric: float) -> None:
         """Show the scheduler a metric, after `step()`; one that watches none does nothing."""
@@ -154,7 +154,6 @@ this ScheduleLR; to multiply schedules use SOLVER.LR_FACTORS, to run one after t
         self._keys: list[int] = []
         self._momenta: list[Schedule | None] = []
         self._initial: list[dict[str, float]] = []
-        self._shared = None
         self._write()
 
     def _step_in_full(self) -> None:
@@ -168,8 +167,9 @@ this ScheduleLR; to multiply schedules use SOLVER.LR_FACTORS, to run one after t
     def _write(self) -> None:
         check_owner(self)
         self._rates = rates = self.lr_at(self.last_epoch)
+        groups = self.optimizer.param_groups
         plain = self._alone and len(self._schedules) == 1
-        for group, rate, momentum in zip(self.optimizer.param_groups, rates, self._momenta, strict=True):
+        for group, rate, momentum in zip(groups, rates, self._momenta, strict=True):
             if isinstance(group["lr"], torch.Tensor):
                 group["lr"].fill_(rate)  # in place: captured graphs read this tensor
                 plain = False
@@ -182,8 +182,11 @@ this ScheduleLR; to multiply schedules use SOLVER.LR_FACTORS, to run one after t
                 else:
                     group["momentum"] = value
                 plain = False
-        self._shared = directly(self._schedules[0]) if plain else None
-        if self._shared is not None:
+        # The list of groups for which step() may take its short way, with what it needs for that.
+        self._simple = groups if plain else None
+        self._pairs = list(zip(groups, self.base_lrs, strict=True))
+        self._shared = directly(self._schedules[0])
+        if plain:
             self._factor = float(self._shared(self.last_epoch))
 
     def _adopt_groups(self) -> None:
@@ -191,7 +194,7 @@ this ScheduleLR; to multiply schedules use SOLVER.LR_FACTORS, to run one after t
         groups, schedule = self.optimizer.param_groups, self.schedule
         if len(self._keys) == len(groups):
             return
-        self._rates, self._shared = self._last_rates(), None
+        self._rates, self._simple = self._last_rates(), None
         for index, group in enumerate(groups[len(self._keys) :], start=len(self._keys)):
             if index == len(self.base_lrs):
                 self.base_lrs.append(float(group.setdefault("initial_lr", float(group["lr"]))))
@@ -216,8 +219,9 @@ this ScheduleLR; to multiply schedules use SOLVER.LR_FACTORS, to run one after t
         return self._rates
 
     def _before_update(self) -> None:
-        written = self.base_lrs if self._rates is None else self._rates
-        if len(self.optimizer.param_groups) != len(written):
+        """Write the rates of groups that were added, or put in the place of others."""
+        groups = self.optimizer.param_groups
+        if len(groups) != len(self._pairs) or not all(map(is_, groups, map(_FIRST, self._pairs))):
             self._write()
 
     def _after_loading(self) -> None:

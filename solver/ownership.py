@@ -35,7 +35,7 @@ def claim(scheduler: ScheduleLR) -> None:
             handle.remove()
         replaced = last.scheduler()
         if replaced is not None:
-            replaced._replaced_by, replaced._shared = type(scheduler).__name__, None
+            replaced._replaced_by, replaced._simple = type(scheduler).__name__, None
     before = None if last is None else last.scheduler
     _OWNERS[optimizer] = _Owner(reference, before, _marked_by_torch(scheduler), _watch(optimizer, reference))
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .plan import Curve
+from .plan import Curve, drawn
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,7 +43,7 @@ def plan_picture(curves: Sequence[Curve], size: tuple[float, float] = (8.0, 4.5)
     drops are marked.
 
     Args:
-        curves: one or more, with names where there are several.
+        curves: one or more, with names where there are several; of more than 100 so many are drawn.
         size: in inches, at 100 dots each.
     """
     # Figure alone, never pyplot, which would choose a window system and keep each figure for ever.
@@ -51,6 +51,7 @@ def plan_picture(curves: Sequence[Curve], size: tuple[float, float] = (8.0, 4.5)
     from matplotlib.lines import Line2D
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
+    given, curves = len(curves), drawn(curves)
     figure = Figure(figsize=size, dpi=100, layout="constrained")
     moving = any(curve.momentum for curve in curves)
     heights = (2, 1) if moving else (1,)
@@ -64,7 +65,8 @@ def plan_picture(curves: Sequence[Curve], size: tuple[float, float] = (8.0, 4.5)
         axes.grid(alpha=0.3)
     low, high = panels[0].get_ylim()
     panels[0].set_ylim(min(low, -0.05 * high), high)  # how far from 0 a rate is shall be seen
-    panels[-1].set_xlabel("iteration")
+    some = f"; {len(curves)} of {given:,} groups are drawn" if len(curves) < given else ""
+    panels[-1].set_xlabel(f"iteration{some}")
     panels[-1].margins(x=0.02)
     panels[-1].xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10], integer=True))
     panels[-1].xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))

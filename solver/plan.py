@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -71,9 +71,19 @@ class Curve:
         spread = {int((part + part * _GOLDEN % 1) * self.length / count) for part in range(count)}
         return sorted(spread | set(self.posts()))
 
-    def peak(self) -> int:
-        """Return the first iteration with the highest rate; in a run of more than 100,000, among so many."""
-        return max(self.samples(100_000), key=self.rate)
+    def peak(self, count: int = 100_000) -> int:
+        """Return the first iteration with the highest rate; in a run of more than `count`, among so many."""
+        return max(self.samples(count), key=self.rate)
+
+
+def drawn(curves: Sequence[Curve], most: int = 100) -> list[Curve]:
+    """Return curves for a picture: all, or of more than `most` as many, from the first to the last.
+
+    >>> [curve.name for curve in drawn([Curve(name, 9, abs) for name in "abcdefghi"], most=3)]
+    ['a', 'e', 'i']
+    """
+    count = len(curves)
+    return list(curves) if count <= most else [curves[i * (count - 1) // (most - 1)] for i in range(most)]
 
 
 def build_plan(cfg: CfgNode, iters_per_epoch: Fraction | int | None = None) -> list[Curve]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from .plan import Curve
+from .plan import Curve, drawn
 from .schedules import Schedule
 
 _SYMBOLS = "*o+x#@%&"
@@ -19,7 +19,7 @@ def text_picture(curves: Sequence[Curve], width: int = 80, height: int = 16) -> 
     axis, w marks the ends of warm-up and d the drops.
 
     Args:
-        curves: one or more, with names where there are several.
+        curves: one or more, with names where there are several; of more than 100 so many are drawn.
         width: columns in all.
         height: rows of the rate's chart.
 
@@ -34,6 +34,7 @@ def text_picture(curves: Sequence[Curve], width: int = 80, height: int = 16) -> 
              +---------------d------d-------
               0             30            60
     """
+    given, curves = len(curves), drawn(curves)
     symbols = [_SYMBOLS[number % len(_SYMBOLS)] for number in range(len(curves))]
     pairs = list(zip(symbols, curves, strict=True))
     lines = [
@@ -45,6 +46,8 @@ def text_picture(curves: Sequence[Curve], width: int = 80, height: int = 16) -> 
         lines += ["momentum", *_chart(moving, width, max(height // 2, 2))]
     if len(curves) > 1:
         lines += [f"{symbol} {curve.name}" for symbol, curve in pairs]
+    if len(curves) < given:
+        lines.append(f"{len(curves)} of {given:,} groups are drawn")
     return "\n".join(lines)
 
 

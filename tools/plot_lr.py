@@ -130,11 +130,16 @@ def describe_curves(curves: Sequence[Curve]) -> str:
     """
     rows = [["", "iterations", "warm-up ends at", "drops at", "peak rate", "first update", "last update"]]
     for curve in curves:
-        rates = (curve.rate(t) for t in (curve.peak(), 0, curve.length - 1))
+        rates = (curve.rate(t) for t in (curve.peak(_sampled(curves)), 0, curve.length - 1))
         turns = [f"{curve.warmup_end:,}" if curve.warmup_end else "-"]
         turns.append(describe_drops(curve.drops, _SHOWN_DROPS) or "-")
         rows.append([curve.name, f"{curve.length:,}", *turns, *(f"{rate:.4g}" for rate in rates)])
     return table(rows)
+
+
+def _sampled(curves: Sequence[Curve]) -> int:
+    """Return among how many iterations the peak of each of so many curves is looked for."""
+    return max(100_000 // len(curves), 1000)
 
 
 def describe_posts(plan: Sequence[Curve]) -> str:
@@ -152,7 +157,7 @@ def describe_posts(plan: Sequence[Curve]) -> str:
         turns = dict.fromkeys(curve.drops[:_SHOWN_DROPS], "drop")
         if curve.warmup_end:
             turns |= {curve.warmup_end - 1: "last of warm-up", curve.warmup_end: "first after warm-up"}
-        for t, text in (*turns.items(), (curve.peak(), "highest")):
+        for t, text in (*turns.items(), (curve.peak(_sampled(plan)), "highest")):
             what.setdefault(t, []).append(text)
     length = plan[0].length
     what.setdefault(length - 1, []).append("last update")

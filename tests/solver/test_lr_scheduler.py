@@ -223,11 +223,11 @@ def test_after_each_step_the_scheduled_rate_stands_in_every_group(
             group["lr"] = torch.tensor(group["lr"])
     kept = [group["lr"] for group in optimizer.param_groups]
     for update in range(1, 14):
+        if update % 4 == 0:
+            optimizer.param_groups[-1] = {**optimizer.param_groups[-1], "lr": kept[-1]}
         optimizer.step()
         for group in optimizer.param_groups:
             group["lr"] *= 0.5  # as a hook of a user's does
-        if update % 4 == 0:
-            optimizer.param_groups[-1] = {**optimizer.param_groups[-1], "lr": kept[-1]}
         scheduler.step()
         scheduler.observe(1.0)
         written = rates(optimizer)
@@ -366,3 +366,23 @@ def test_a_state_that_is_none_changes_nothing(wrong: Any, optimizer_with: Make) 
     with pytest.raises(ValueError, match='"last_epoch" is a number of iterations; got '):
         scheduler.load_state_dict({"last_epoch": wrong})
     assert scheduler.last_epoch == 5
+
+
+@pytest.mark.parametrize("place", ["before the update", "before the step"])
+def test_an_update_uses_the_scheduled_rate_of_a_group_that_was_replaced(place: str, optimizer_with: Make) -> None:
+    optimizer = optimizer_with(1.0, 0.25)
+    scheduler = multi_step(optimizer)
+    used: list[list[float]] = []
+    walk(optimizer, scheduler, 3)
+    optimizer.register_step_pre_hook(lambda *_: used.append(rates(optimizer)))
+    for _ in range(2):
+        if place == "before the update":
+            optimizer.param_groups[1] = {**optimizer.param_groups[1], "lr": 7.0}
+        optimizer.step()
+        if place == "before the step":
+            optimizer.param_groups[1] = {**optimizer.param_groups[1], "lr": 7.0}
+        scheduler.step()
+    optimizer.step()
+    assert used == [[1.0, 0.25]] * 3
+    scheduler.step()
+    assert rates(optimizer) == [0.5, 0.125]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -293,3 +294,21 @@ def test_plan_picture_and_names_take_any_name_of_a_group(tmp_path: Path) -> None
     assert [curve.name for curve in curves] == ["$\\foo$", r"a\n[12:00:00] saved \x1b[2J"]
     save_picture(plan_picture(curves), tmp_path / "lr.png")
     assert describe_groups(optimizer).splitlines()[1].startswith(r"a\n[12:00:00] saved \x1b[2J: 1 tensor,")
+
+
+def test_of_ten_thousand_curves_a_hundred_are_drawn() -> None:
+    asked: set[str] = set()
+
+    def rate(name: str, t: int) -> float:
+        asked.add(name)
+        return 1.0 / (1 + t)
+
+    curves = [Curve(str(number), 9, partial(rate, str(number))) for number in range(10_000)]
+    figure = plan_picture(curves)
+    assert figure.axes[0].get_xlabel() == "iteration; 100 of 10,000 groups are drawn"
+    assert len(asked) == 100
+    assert {"0", "9999"} < asked
+    asked.clear()
+    assert text_picture(curves).splitlines()[-1] == "100 of 10,000 groups are drawn"
+    assert len(asked) == 100
+    assert plan_picture(curves[:100]).axes[0].get_xlabel() == "iteration"
