@@ -5,6 +5,7 @@ from .defaults import get_cfg
 from .durations import counts_steps, map_durations, resolve_durations, to_iterations
 from .errors import ConfigError, gathering, nearest, unknown_name
 from .imports import import_function, import_module
+from .no_follow import no_follow, refuse_link
 from .node import CfgNode, Difference
 from .signatures import call, check_arguments
 
@@ -22,7 +23,9 @@ __all__ = [
     "import_module",
     "map_durations",
     "nearest",
+    "no_follow",
     "parse_command_line",
+    "refuse_link",
     "resolve_durations",
     "to_iterations",
     "unknown_name",

@@ -30,7 +30,6 @@ POINTER = "last_checkpoint"
 FINAL = "model_final.pth"
 BEST = "model_best.pth"
 NUMBERED = re.compile(r"model_(\d{7,})\.pth")
-_TEMPORARY = re.compile(r"\.([^/]+\.pth|last_checkpoint|(checkpoints|metrics)\.json|config\.yaml)\.\d+\.tmp")
 PARTS = ("model", "optimizer", "scheduler", "iteration", "hooks", "rng", "config")
 PARTS_IN = "parts"  # an entry of what `load_checkpoint` returns
 _INT_BITS = 2039  # of a longer one torch.load(weights_only=True) does not know how it is pickled
@@ -162,8 +161,8 @@ def pointed_to(folder: Path) -> str:
 
 def remove_leftovers(folder: Path) -> None:
     """Delete the temporary files of saves that a kill cut short; nobody may be saving into `folder`."""
-    for path in folder.glob(".*.tmp"):
-        if _TEMPORARY.fullmatch(path.name):
+    for path in folder.glob(f".*{files.TEMPORARY}"):
+        if files.is_temporary(path.name):
             files.unlink(path)
 
 
@@ -249,7 +248,7 @@ def load_newest(folder: Path, trust: bool = False, whole: bool = True) -> tuple[
 def set_aside(path: Path) -> None:
     """Rename a file to the first of NAME.cut, NAME.cut2, NAME.cut3 ... that is free."""
     aside, number = path.with_name(f"{path.name}.cut"), 1
-    while aside.exists():
+    while os.path.lexists(aside):
         number += 1
         aside = path.with_name(f"{path.name}.cut{number}")
     files.replace(path, aside)
@@ -283,7 +282,7 @@ def set_aside_after(folder: Path, iteration: int, rewritten: Collection[str] = (
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    numbered = [path for path in folder.glob("model_*.pth") if NUMBERED.fullmatch(path.name)]
+    numbered = [path for path in folder.glob("model_*.pth") if NUMBERED.fullmatch(path.name) and path.is_file()]
     numbered.sort(key=lambda path: checkpoint_number(path.name), reverse=True)
     return [*numbered, *(path for path in (folder / FINAL, folder / BEST) if path.is_file())]
 

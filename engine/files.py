@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 import sys
 import zipfile
@@ -16,12 +17,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from warmstart.config import refuse_link
+
+from . import lock
+
+TEMPORARY = ".warmstart.tmp"  # the end of a name that no other program gives a file
 OPERATIONS = ("create", "write", "sync", "verify", "replace", "sync_folder", "unlink", "free_bytes")
 
 
 def create(path: Path) -> BinaryIO:
-    """Open a new file for writing."""
-    return open(path, "wb")
+    """Open a new file for writing; what has its name already is a leftover of ours, by `write_atomically`."""
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+    return open(path, "xb")
 
 
 def write(file: BinaryIO, data: bytes | memoryview) -> int:
@@ -53,7 +61,12 @@ def verify(path: Path) -> None:
 
 
 def replace(source: Path, target: Path) -> None:
-    """Give a file a name, at once and for good, whatever had the name before."""
+    """Give a file a name, at once and for good, whatever file had the name before.
+
+    Raises:
+        OSError: the name is that of a folder or a symbolic link, which both stay.
+    """
+    refuse_link(target)
     os.replace(source, target)
 
 
@@ -72,8 +85,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def unlink(path: Path) -> None:
-    """Delete a file that may be gone already."""
-    path.unlink(missing_ok=True)
+    """Delete a file that may be gone already; a link or a folder of that name stays."""
+    if path.is_file() and not path.is_symlink():
+        path.unlink(missing_ok=True)
 
 
 def free_bytes(folder: Path) -> int:
@@ -99,9 +113,11 @@ def write_atomically(path: Path, fill: Callable[[Any], object], archive: bool = 
         archive: whether it is a zip archive, whose checksums are read back before the old file goes.
 
     Raises:
+        ConfigError: this process has lost the folder to another one.
         OSError: the disk is full, or failed; the old file is still there.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    lock.check(path.parent)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
         with create(temporary) as file:
             sink = _Sink(file)
@@ -143,3 +159,12 @@ class _Sink:
     def check(self) -> None:
         if self._error is not None:
             raise self._error
+
+
+def is_temporary(name: str) -> bool:
+    """Return whether `write_atomically` gives this name to a file that is not whole yet.
+
+    >>> is_temporary(f".model_final.pth.4711{TEMPORARY}"), is_temporary(".model_final.pth.4711.tmp")
+    (True, False)
+    """
+    return re.fullmatch(rf"\..+\.\d+{re.escape(TEMPORARY)}", name, re.DOTALL) is not None
