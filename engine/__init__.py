@@ -31,6 +31,7 @@ from .precision import LossScaler, build_scaler, compiled
 from .records import RecordHook
 from .resolve import iters_per_epoch, resolve_config
 from .resume import (
+    claim_files,
     compare_configs,
     find_start,
     hold_folder,
@@ -90,6 +91,7 @@ __all__ = [
     "build_test_loaders",
     "build_trainer",
     "check_device",
+    "claim_files",
     "compare_configs",
     "compiled",
     "default_hooks",

@@ -23,6 +23,7 @@ with interruptible(__name__):
     from warmstart.engine import (
         build_scaler,
         build_test_loaders,
+        claim_files,
         compiled,
         evaluate_all,
         hold_folder,
@@ -43,6 +44,8 @@ with interruptible(__name__):
 
 logger = logging.getLogger("warmstart.tools")
 
+MODEL = "plain_model_final.pth"  # in OUTPUT_DIR
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool with the words of a command line and return its exit code."""
@@ -51,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     setup_logging()
     cfg = resolve_config(scaled(cfg, 1), given=cfg)
     with hold_folder(cfg):
+        claim_files(cfg, MODEL)
         train(cfg)
     return 0
 
@@ -95,7 +99,7 @@ def train(cfg: CfgNode) -> None:
 
     averaged = ema.model if ema is not None else None
     log_scores(evaluate_all(model, build_test_loaders(cfg), averaged, flip=cfg.TEST.FLIP))
-    path = Path(cfg.OUTPUT_DIR) / "plain_model_final.pth"
+    path = Path(cfg.OUTPUT_DIR) / MODEL
     save_checkpoint({"model": model.state_dict(), "ema": None if ema is None else ema.state_dict()}, path)
     logger.info("saved %s", path)
 
