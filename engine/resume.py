@@ -150,7 +150,9 @@ def why_done(cfg: CfgNode, start: Mapping[str, Any]) -> str:
 
 
 def _cannot_write(cfg: CfgNode, error: OSError) -> ConfigError:
-    where = error.filename or cfg.OUTPUT_DIR
+    folder, path = Path(cfg.OUTPUT_DIR), Path(error.filename or "")
+    named = path.parent.resolve() == folder.resolve() and not files.is_temporary(path.name)
+    where = folder / path.name if named else folder
     return ConfigError(f"{cfg.label('OUTPUT_DIR')}: cannot write to {where}: {error.strerror}")
 
 
