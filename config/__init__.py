@@ -5,6 +5,7 @@ from .defaults import get_cfg
 from .durations import counts_steps, map_durations, resolve_durations, to_iterations
 from .errors import ConfigError, gathering, nearest, unknown_name
 from .imports import import_function, import_module
+from .no_follow import no_follow, refuse_link
 from .node import CfgNode, Difference
 from .printable import printable
 from .signatures import call, check_arguments
@@ -24,11 +25,13 @@ __all__ = [
     "import_module",
     "map_durations",
     "nearest",
+    "no_follow",
     "open_regular",
     "parse_command_line",
     "printable",
     "read_small",
     "read_small_text",
+    "refuse_link",
     "resolve_durations",
     "to_iterations",
     "unknown_name",

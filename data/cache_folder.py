@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+from warmstart.config import refuse_link
 
 _ABANDONED = 24 * 3600  # seconds without a write after which an unfinished file has lost its writer
 
@@ -31,12 +34,17 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
     Where the block fails, nothing is left. Its folder is made; what writers of the same file have left there
     unfinished, a day ago or more, is deleted.
+
+    Raises:
+        OSError: the file cannot be written, or its name is that of a symbolic link or a folder, which stays.
     """
     folder = path.parent
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(f".{path.stem}.*.tmp"):
+    refuse_link(path)
+    unfinished = re.compile(rf"\.{re.escape(path.stem)}\.[0-9a-f]{{16}}\.tmp")
+    for left in folder.glob(".*.tmp"):
         with suppress(OSError):
-            if time.time() - left.stat().st_mtime > _ABANDONED:
+            if unfinished.fullmatch(left.name) and time.time() - left.stat().st_mtime > _ABANDONED:
                 left.unlink()
     temporary = folder / f".{path.stem}.{secrets.token_hex(8)}.tmp"
     try:

@@ -33,6 +33,7 @@ from .precision import LossScaler, build_scaler, compiled
 from .records import RecordHook
 from .resolve import iters_per_epoch, resolve_config
 from .resume import (
+    claim_files,
     compare_configs,
     complete_run,
     find_start,
@@ -93,6 +94,7 @@ __all__ = [
     "build_test_loaders",
     "build_trainer",
     "check_device",
+    "claim_files",
     "compare_configs",
     "compiled",
     "complete_run",

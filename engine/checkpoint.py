@@ -31,7 +31,6 @@ POINTER = "last_checkpoint"
 FINAL = "model_final.pth"
 BEST = "model_best.pth"
 NUMBERED = re.compile(r"model_(\d{7,})\.pth")
-_TEMPORARY = re.compile(r"\.([^/]+\.pth|last_checkpoint|(checkpoints|metrics)\.json|config\.yaml)\.\d+\.tmp")
 NAMES = "names"  # an entry of a checkpoint: what it is called in its folder besides its number
 _NAME = re.compile(r"\w[\w. -]*\.pth", re.ASCII)
 PARTS = ("model", "optimizer", "scheduler", "iteration", "hooks", "rng", "config")
@@ -193,8 +192,8 @@ def pointed_to(folder: Path) -> str:
 
 def remove_leftovers(folder: Path) -> None:
     """Delete the temporary files of saves that a kill cut short; nobody may be saving into `folder`."""
-    for path in folder.glob(".*.tmp"):
-        if _TEMPORARY.fullmatch(path.name):
+    for path in folder.glob(f".*{files.TEMPORARY}"):
+        if files.is_temporary(path.name):
             files.unlink(path)
 
 
@@ -291,7 +290,7 @@ def load_newest(folder: Path, trust: bool = False, whole: bool = True) -> tuple[
 def set_aside(path: Path) -> None:
     """Rename a file to the first of NAME.cut, NAME.cut2, NAME.cut3 ... that is free."""
     aside, number = path.with_name(f"{path.name}.cut"), 1
-    while aside.exists():
+    while os.path.lexists(aside):
         number += 1
         aside = path.with_name(f"{path.name}.cut{number}")
     files.replace(path, aside)
@@ -329,7 +328,7 @@ def _candidates(folder: Path) -> list[Path]:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    numbered = [path for path in folder.glob("model_*.pth") if NUMBERED.fullmatch(path.name)]
+    numbered = [path for path in folder.glob("model_*.pth") if NUMBERED.fullmatch(path.name) and path.is_file()]
     numbered.sort(key=lambda path: checkpoint_number(path.name), reverse=True)
     return [*numbered, *(path for path in (folder / FINAL, folder / BEST) if path.is_file())]
 

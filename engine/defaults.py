@@ -61,6 +61,7 @@ from .precision import build_scaler, compiled
 from .records import RecordHook
 from .resolve import iters_per_epoch, resolve_config
 from .rng import seed_rank
+from .run_files import PROFILE, subfolders_of
 from .saving import CheckpointHook, SaveError
 from .signals import leave, stop_signals
 from .trainer import Trainer
@@ -254,9 +255,9 @@ def default_hooks(
 
     gauges = [lambda: memory_stats(device)] if cfg.MEMORY_STATS else []
     metric_hooks = build_metric_hook(cfg)
-    hooks: list[HookBase] = [FolderHook(output)]
+    hooks: list[HookBase] = [FolderHook(output, subfolders_of(cfg))]
     if cfg.PROFILER.ITERS:
-        hooks.append(ProfilerHook(cfg.PROFILER.START, cfg.PROFILER.ITERS, output / "profile"))
+        hooks.append(ProfilerHook(cfg.PROFILER.START, cfg.PROFILER.ITERS, output / PROFILE))
     if cfg.TEST.PRECISE_BN.ENABLED:
         models = [model] if averaged is None else [model, averaged]
         hooks.append(PreciseBNHook(cfg.TEST.EVAL_PERIOD, models, loader.batches, cfg.TEST.PRECISE_BN.NUM_ITER))

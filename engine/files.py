@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 import sys
 import zipfile
@@ -16,14 +17,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from warmstart.config import refuse_link
+
+from . import lock
+
+TEMPORARY = ".warmstart.tmp"  # the end of a name that no other program gives a file
 OPERATIONS = ("create", "write", "sync", "verify", "link", "replace", "sync_folder", "unlink", "free_bytes")
 # What a drive without hard links says, or one that has given a file as many as it can.
 NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK)
 
 
 def create(path: Path) -> BinaryIO:
-    """Open a new file for writing."""
-    return open(path, "wb")
+    """Open a new file for writing; what has its name already is a leftover of ours, by `write_atomically`."""
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+    return open(path, "xb")
 
 
 def write(file: BinaryIO, data: bytes | memoryview) -> int:
@@ -60,7 +68,12 @@ def link(source: Path, target: Path) -> None:
 
 
 def replace(source: Path, target: Path) -> None:
-    """Give a file a name, at once and for good, whatever had the name before."""
+    """Give a file a name, at once and for good, whatever file had the name before.
+
+    Raises:
+        OSError: the name is that of a folder or a symbolic link, which both stay.
+    """
+    refuse_link(target)
     os.replace(source, target)
 
 
@@ -79,8 +92,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def unlink(path: Path) -> None:
-    """Delete a file that may be gone already."""
-    path.unlink(missing_ok=True)
+    """Delete a file that may be gone already; a link or a folder of that name stays."""
+    if path.is_file() and not path.is_symlink():
+        path.unlink(missing_ok=True)
 
 
 def free_bytes(folder: Path) -> int:
@@ -113,8 +127,10 @@ def write_atomically(
             raises, the old file stays.
 
     Raises:
+        ConfigError: this process has lost the folder to another one.
         OSError: the disk is full, or failed; the old file is still there.
     """
+    lock.check(path.parent)
     with _temporary(path) as temporary:
         with create(temporary) as file:
             sink = _Sink(file)
@@ -135,6 +151,7 @@ def add_name(archive: Path, name: Path) -> None:
     Both names are hard links of one file; on a drive without hard links the second one is a copy.
 
     Raises:
+        ConfigError: this process has lost the folder to another one.
         OSError: the disk is full, or failed; the name is as it was.
 
     >>> import tempfile
@@ -145,8 +162,9 @@ def add_name(archive: Path, name: Path) -> None:
     ...     best.read_text(), best.samefile(numbered), len(os.listdir(folder))
     ('new', True, 2)
     """
-    if name.exists() and name.samefile(archive):  # rename(2) would do nothing, and leave the temporary name
-        return
+    lock.check(name.parent)
+    if os.path.lexists(name) and os.path.samestat(name.lstat(), archive.lstat()):
+        return  # rename(2) would do nothing, and leave the temporary name
     try:
         with _temporary(name) as temporary:
             unlink(temporary)  # of a killed process that had our number
@@ -164,7 +182,7 @@ def add_name(archive: Path, name: Path) -> None:
 @contextlib.contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
     """Yield the name that a file has before it gets `path`; what an exception leaves under it is deleted."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
         yield temporary
     except BaseException:
@@ -198,3 +216,12 @@ class _Sink:
     def check(self) -> None:
         if self._error is not None:
             raise self._error
+
+
+def is_temporary(name: str) -> bool:
+    """Return whether `write_atomically` gives this name to a file that is not whole yet.
+
+    >>> is_temporary(f".model_final.pth.4711{TEMPORARY}"), is_temporary(".model_final.pth.4711.tmp")
+    (True, False)
+    """
+    return re.fullmatch(rf"\..+\.\d+{re.escape(TEMPORARY)}", name, re.DOTALL) is not None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import socket
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +19,7 @@ from .checkpoint import refuse_used_folder, remove_leftovers
 from .hook_base import HookBase, next_multiple
 from .lock import hold
 from .precise_bn import norm_layers, update_from_training
+from .run_files import claim, refuse_foreign
 from .saving import finish_saves
 from .trainer import Trainer
 
@@ -31,18 +34,20 @@ class FolderHook(HookBase):
 
     Args:
         folder: OUTPUT_DIR.
+        subfolders: the names of those in it that the run needs.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, subfolders: Sequence[str] = ()) -> None:
         self.folder = Path(folder)
+        self.subfolders = list(subfolders)
         self._lock = ExitStack()
 
     def before_train(self, trainer: Trainer) -> None:
         """Make the folder, and delete what a kill has left of a save.
 
         Raises:
-            ConfigError: the run is new, and the folder holds the checkpoints of another; or another process is
-                writing it.
+            ConfigError: the run is new, and the folder holds the checkpoints of another; it would overwrite a file
+                that no run has written; or another process is writing it.
         """
         if not comm.is_main():
             return
@@ -51,7 +56,9 @@ class FolderHook(HookBase):
             if trainer.iteration == 0:
                 refuse_used_folder(self.folder)
             finish_saves()  # of an earlier run in this process, which an exception has ended
+            refuse_foreign(self.folder, self.subfolders)
             remove_leftovers(self.folder)
+            claim(self.folder)
             self._lock = lock.pop_all()
 
     def after_train(self, trainer: Trainer) -> None:
@@ -89,7 +96,9 @@ class ProfilerHook(HookBase):
         self._is_on = True
         if comm.is_main():
             kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if trainer.device.type == "cuda" else [])]
-            handler = tensorboard_trace_handler(str(self.folder))
+            # A name that torch's handler gives no trace of the user's own.
+            name = f"warmstart_{socket.gethostname()}_{os.getpid()}"
+            handler = tensorboard_trace_handler(str(self.folder), name)
             self._profile = profile(activities=kinds, on_trace_ready=handler)
             self._profile.start()
 

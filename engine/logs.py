@@ -6,12 +6,16 @@ import contextlib
 import logging
 import os
 import sys
+from io import TextIOWrapper
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
-from warmstart.config import printable
+from warmstart.config import no_follow, printable
 
 from . import comm
+from .owned import own
+
+LOG = "log.txt"
 
 
 class _Lines(logging.Formatter):
@@ -56,9 +60,15 @@ class _RunFile(logging.FileHandler):
     """A run's log.txt; what its disk cannot take is left out, and said once."""
 
     def __init__(self, folder: str | Path, delay: bool = False) -> None:
-        super().__init__(Path(folder) / "log.txt", encoding="utf-8", delay=delay)
+        path = Path(folder) / LOG
+        if not delay and not path.exists():
+            own(path.parent, LOG)
+        super().__init__(path, encoding="utf-8", delay=delay)
         self.setFormatter(_Lines("[%(asctime)s] %(levelname)s %(message)s"))
         self._told = False
+
+    def _open(self) -> TextIOWrapper:
+        return open(self.baseFilename, "a", encoding="utf-8", opener=no_follow)
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]

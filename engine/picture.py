@@ -9,7 +9,7 @@ from pathlib import Path
 
 from warmstart.solver import ScheduleLR, plan_picture, save_picture, scheduler_plan
 
-from . import comm
+from . import comm, lock
 from .hook_base import HookBase
 from .trainer import Trainer
 from .writers import PictureWriter, Writer
@@ -58,6 +58,7 @@ class PictureHook(HookBase):
         self._step = 0
 
     def _draw(self, scheduler: ScheduleLR, max_iter: int) -> None:
+        lock.check(self.path.parent)
         try:
             save_picture(plan_picture(scheduler_plan(scheduler, max_iter)), self.path)
             for writer in self.writers:

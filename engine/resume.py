@@ -33,15 +33,15 @@ from .lock import hold
 from .logs import setup_logging
 from .moments import missing_moments
 from .overwrite import FOLDER as OVERWRITTEN
-from .overwrite import bring_back_half_a_run, run_files, set_aside_run
+from .overwrite import bring_back_half_a_run, overwritten_files, set_aside_run
+from .owned import own, refuse_foreign_files
+from .run_files import LAUNCH, claim, refuse_foreign, subfolders_of
 from .saving import CHECKPOINTS_FREE, SaveError, checkpoint_bytes, finish_saves, require_space
 from .trainer import Trainer, is_pending
 
 logger = logging.getLogger(__name__)
 
 Start = tuple[Path, dict[str, Any]]  # the file that a run continues from, and its content
-
-LAUNCH = ".launch"  # says who has started the run in a folder, where that one may start it anew
 
 # Keys that cannot change the result of training (FREE), and sections whose change would make it another run
 # (FIXED). Of the rest (SOLVER above all) this run's value is used, and the change is printed; so it is of PRINTED,
@@ -110,6 +110,20 @@ def _hold(cfg: CfgNode, stack: ExitStack) -> None:
     stack.callback(_finish_saves)
 
 
+def claim_files(cfg: CfgNode, *names: str) -> None:
+    """List files in OUTPUT_DIR as this program's, before they are written.
+
+    Raises:
+        ConfigError: one is there already and was not written by this program, or the list cannot be written.
+    """
+    folder = Path(cfg.OUTPUT_DIR)
+    refuse_foreign_files(folder, names)
+    try:
+        own(folder, *names)
+    except OSError as error:
+        raise _cannot_write(cfg, error) from None
+
+
 def _finish_saves() -> None:
     """Wait for a save that is under way, also where a signal ends the waiting: the folder is given back next."""
     try:
@@ -135,7 +149,10 @@ def why_done(cfg: CfgNode, start: Mapping[str, Any]) -> str:
 
 
 def _cannot_write(cfg: CfgNode, error: OSError) -> ConfigError:
-    return ConfigError(f"{cfg.label('OUTPUT_DIR')}: cannot write to {cfg.OUTPUT_DIR}: {error.strerror}")
+    folder, path = Path(cfg.OUTPUT_DIR), Path(error.filename or "")
+    named = path.parent.resolve() == folder.resolve() and not files.is_temporary(path.name)
+    where = folder / path.name if named else folder
+    return ConfigError(f"{cfg.label('OUTPUT_DIR')}: cannot write to {where}: {error.strerror}")
 
 
 def is_restart(folder: Path) -> bool:
@@ -166,11 +183,12 @@ def find_start(cfg: CfgNode, resume: str | None, overwrite: bool, trust: bool = 
         trust: whether code in the checkpoint may run, as --trust-checkpoint says.
 
     Raises:
-        ConfigError: OUTPUT_DIR holds another run's checkpoints, both flags were given, or what should be
-            resumed cannot be read.
+        ConfigError: OUTPUT_DIR holds another run's checkpoints, or files of the user's that a run would overwrite;
+            both flags were given; or what should be resumed cannot be read.
     """
     folder = Path(cfg.OUTPUT_DIR)
     finish_saves()  # of an earlier run in this process
+    refuse_foreign(folder, subfolders_of(cfg))
     if resume is None:
         if not overwrite:
             refuse_used_folder(folder)
@@ -375,11 +393,13 @@ def prepare_folder(
         start: the checkpoint that the run continues from, whose save is completed where it is of this folder.
 
     Raises:
-        ConfigError: the folder cannot be written, or the drive is full.
+        ConfigError: the folder cannot be written, or holds files of the user's that a run would overwrite; or the
+            drive is full.
     """
     folder = Path(cfg.OUTPUT_DIR)
     try:
         finish_saves()  # of an earlier run in this process
+        refuse_foreign(folder, subfolders_of(cfg))
         remove_leftovers(folder)
         shards.remove_unused(folder, folder / OVERWRITTEN)
         if trainer is not None:
@@ -392,12 +412,13 @@ def prepare_folder(
         if start is not None:
             complete_save(folder, *start, cfg.SOLVER.CHECKPOINT_KEEP)
         set_aside_after(folder, iteration)
+        claim(folder)
         files.write_atomically(folder / "config.yaml", lambda file: file.write(cfg.dump().encode()))
         if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
-            (folder / LAUNCH).write_text(_launch(), encoding="utf-8")
+            files.write_atomically(folder / LAUNCH, lambda file: file.write(_launch().encode()))
         setup_logging(folder)
     except OSError as error:
         raise _cannot_write(cfg, error) from None
-    if run_files(folder / OVERWRITTEN):
+    if overwritten_files(folder):
         text = "the run that is overwritten lies in %s until this one has saved a checkpoint"
         logger.info(text, folder / OVERWRITTEN)

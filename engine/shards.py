@@ -11,13 +11,12 @@ import errno
 import logging
 import os
 import re
-import shutil
 import stat
 import warnings
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -31,6 +30,7 @@ from warmstart.data import usable_cores
 
 from . import comm, files
 from .fsdp import is_cut
+from .owned import disown, own, owned
 
 if TYPE_CHECKING:
     from torch.distributed.checkpoint.metadata import Metadata
@@ -46,8 +46,10 @@ T = TypeVar("T")
 FOLDER = "shards"  # in a run's folder
 KEY = "shards"  # of a checkpoint
 METADATA = ".metadata"  # torch's file that says what lies in which other one
-_NAME = re.compile(r"(?!\.\.?$)[^/\\\0]+")  # of a file or folder, and nothing above or below it
+_PLAIN = re.compile(r"(?!\.\.?$)[^/\\\0]+")  # of a file or folder, and nothing above or below it
 _CHUNK = 2**20  # bytes
+_NAME = re.compile(r"\d{7,}-[0-9a-f]{8}")  # of a folder of parts
+_FILE = re.compile(r"(__\d+)?\.metadata(\.tmp)?|__\d+_\d+\.distcp")  # what torch writes into it
 
 
 class Split(NamedTuple):
@@ -124,6 +126,8 @@ class Writing:
 
         # A name of its own, since a file that was set aside may still name the parts of an earlier time.
         self.folder = comm.share(folder / FOLDER / f"{iteration - 1:07d}-{os.urandom(4).hex()}")
+        if comm.is_main():
+            _list(self.folder)
         self._paths: dict[str, tuple[Any, ...]] = {}  # by the names in torch's files
         for path in tensors:
             name = "/".join(map(str, path))
@@ -177,6 +181,15 @@ class Writing:
         return {"folder": self.folder.name, "crc32": dict(zip(names, sums, strict=True)), "paths": paths}
 
 
+def _list(folder: Path) -> None:
+    """List a folder of parts as a run's, so that it may be deleted again."""
+    try:
+        own(folder.parent.parent, f"{FOLDER}/{folder.name}")
+    except OSError as error:
+        text = "%s could not be written: %s; %s will not be deleted"
+        logger.warning(text, error.filename or folder, error.strerror or error, folder)
+
+
 def verify(content: Mapping[str, Any], path: Path) -> Path | None:
     """Return the folder with the parts of a checkpoint, all of them as they were written; None where it has none.
 
@@ -198,7 +211,7 @@ def verify(content: Mapping[str, Any], path: Path) -> Path | None:
     except (TypeError, KeyError, ValueError):
         raise ConfigError(f"checkpoint: {path} does not say where its parts are") from None
     for each in (name, *sums):
-        if not _NAME.fullmatch(each):
+        if not _PLAIN.fullmatch(each):
             raise ConfigError(f"checkpoint: {path} is refused: {each!r} is not the name of a part in {FOLDER}/")
     candidates = [parent / FOLDER / name for parent in (path.parent, path.parent.parent)]
     folder = next((each for each in candidates if each.is_dir()), candidates[0])
@@ -329,9 +342,16 @@ def _quiet() -> Iterator[None]:
         yield
 
 
+def is_foreign(place: Path) -> bool:
+    """Return whether a folder `shards` is the user's: it holds something, but no folder of a run's name."""
+    names = [path.name for path in place.glob("*")]
+    return bool(names) and not any(_NAME.fullmatch(name) for name in names)
+
+
 def remove_unused(folder: Path, aside: Path, owed: Iterable[Mapping[str, Any]] = ()) -> None:
     """Delete the parts in a run's folder that no checkpoint of it names; it reads each, which takes 10 ms.
 
+    Only folders that a run has listed before it wrote them, and in them only files of torch's names, are deleted.
     Nobody may be saving into it. Where a checkpoint cannot be read, nothing is deleted.
 
     Args:
@@ -339,16 +359,28 @@ def remove_unused(folder: Path, aside: Path, owed: Iterable[Mapping[str, Any]] =
         aside: the one in it where checkpoints lie that were set aside, and still have their parts.
         owed: contents whose files are still to be written.
     """
-    there = [path for path in (folder / FOLDER).glob("*") if path.is_dir()]
-    if not there:
+    place = folder / FOLDER
+    listed = [name.removeprefix(f"{FOLDER}/") for name in owned(folder)]
+    there = [place / name for name in sorted(listed) if _NAME.fullmatch(name) and (place / name).is_dir()]
+    if not there or place.is_symlink():
         return
     checkpoints = [path for each in (folder, aside) for path in each.glob("*.pth*") if path.is_file()]
     try:
         contents = [torch.load(path, map_location="meta", weights_only=True) for path in checkpoints]
         used = {about[KEY]["folder"] for about in (*contents, *owed) if KEY in about}
     except Exception as error:  # a damaged file fails in any way
-        logger.warning("the parts in %s are all kept: %s", folder / FOLDER, " ".join(str(error).split()))
+        logger.warning("the parts in %s are all kept: %s", place, " ".join(str(error).split()))
         return
-    for path in there:
-        if path.name not in used:
-            shutil.rmtree(path, ignore_errors=True)
+    unused = [path for path in there if path.name not in used and not path.is_symlink()]
+    with suppress(OSError):  # what stays, stays on the list
+        for path in unused:
+            _remove(path)
+        disown(folder, *(f"{FOLDER}/{path.name}" for path in unused if not path.exists()))
+
+
+def _remove(folder: Path) -> None:
+    for path in folder.iterdir():
+        if _FILE.fullmatch(path.name):
+            files.unlink(path)
+    with suppress(OSError):  # something of the user's is in it
+        folder.rmdir()

@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import os
+import re
 import socket
 import sys
 import time
@@ -24,12 +25,16 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from . import files
+from warmstart.config import no_follow
+
+from . import files, lock
 
 logger = logging.getLogger(__name__)
 
 Record = dict[str, float]
 
+_EVENTS = "events.out.tfevents."
+_STAMPED = re.compile(rf"{re.escape(_EVENTS)}(\d+)(?:\.(\d{{6}}))?\.")
 NO_TEST_SETS = ("lr", "train", "memory")  # what stands before the slash in names that are no scores
 
 
@@ -141,9 +146,11 @@ class JSONWriter:
 
     def open(self, iteration: int) -> None:
         """Keep the lines up to `iteration`."""
+        lock.check(self.path.parent)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(self.path, "r+", encoding="utf-8", errors="replace") as file:  # fails where it is read-only
+            # To be written too, so that it fails where the file is read-only.
+            with open(self.path, "r+", encoding="utf-8", errors="replace", opener=no_follow) as file:
                 text = file.read()
         except FileNotFoundError:
             return
@@ -152,7 +159,7 @@ class JSONWriter:
         for line in text.splitlines():
             (kept if self._iteration(line) <= iteration else cut).append(f"{line}\n")
         if cut:
-            with open(f"{self.path}.cut", "a", encoding="utf-8") as aside:
+            with open(f"{self.path}.cut", "a", encoding="utf-8", opener=no_follow) as aside:
                 aside.writelines(cut)
         whole = "".join(kept)  # also where only the end of the last line was torn off
         if whole != text:
@@ -195,9 +202,7 @@ class TensorBoardWriter:
     def open(self, iteration: int) -> None:
         """Get ready to begin an event file that replaces what older files say after `iteration`."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        # TensorBoard reads the files in the order of their names.
-        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
-        self._path = self.folder / name
+        self._path = self.folder / f"{_EVENTS}{_stamp(self.folder)}.{socket.gethostname()}.{os.getpid()}"
         self._first_step = iteration + 1
 
     def write(self, *records: Record) -> None:
@@ -239,9 +244,27 @@ class TensorBoardWriter:
         self._first_step = 0
 
 
+def _stamp(folder: Path) -> str:
+    """Return the time for the name of a new event file, behind those of all that are there.
+
+    TensorBoard reads a folder's files in the order of their names, and a clock may have been set back.
+    """
+    micros = time.time_ns() // 1000
+    stamp = f"{micros // 10**6:010}.{micros % 10**6:06}"
+    # As text, as TensorBoard compares them. Other writers give whole seconds, and letters sort behind digits.
+    found = map(_STAMPED.match, (path.name for path in folder.glob(f"{_EVENTS}*")))
+    latest = max((".".join(each.groups("999999")) for each in found if each), default="")
+    if stamp > latest:
+        return stamp
+    seconds, fraction = latest.split(".")
+    micros = int(seconds + fraction) + 1
+    return f"{micros // 10**6:0{len(seconds)}}.{micros % 10**6:06}"
+
+
 def _append(path: Path, data: bytes) -> None:
     """Append all of it or, where the disk is full, nothing: a part would be in the way of what comes later."""
-    with open(path, "ab", buffering=0) as file:
+    lock.check(path.parent)
+    with open(path, "ab", buffering=0, opener=no_follow) as file:
         end = file.tell()
         try:
             while data:

@@ -12,7 +12,7 @@ from .muon import MuonWithAdamW
 from .optimizers import register_optimizer
 from .param_groups import GroupRule, get_default_optimizer_params
 from .param_scheduler import LRMultiplier, WarmupParamScheduler
-from .picture import picture_path, plan_picture, save_picture
+from .picture import new_picture, picture_path, plan_picture, save_picture
 from .plan import Curve, build_plan, scheduler_plan
 from .schedules import Group, Schedule, drops
 from .text_picture import text_picture
@@ -51,6 +51,7 @@ __all__ = [
     "follows_metrics",
     "get_default_optimizer_params",
     "named_schedules",
+    "new_picture",
     "picture_path",
     "plan_picture",
     "register_lr_lambda",

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from warmstart.config import ConfigError, no_follow
 
 from .plan import Curve, drawn
 
@@ -14,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SUFFIXES = (".png", ".svg")
+_SOFTWARE = "warmstart"  # in the metadata of a PNG file
 _MOST_NAMES = 12  # in a legend
 _MOST_MARKS = 50  # of drops: more would hide the curve
 
@@ -33,6 +38,23 @@ def picture_path(text: str) -> Path:
         raise ValueError(f"a picture's name ends in {' or '.join(SUFFIXES)}")
     if not path.parent.is_dir():
         raise ValueError(f"there is no folder {path.parent}; make it, or name another")
+    if path.is_symlink():
+        raise ValueError("nothing is written through a symbolic link; name the file that it leads to")
+    return path
+
+
+def new_picture(name: str) -> Path:
+    """Return the path of a picture in the current folder whose name nobody has chosen.
+
+    Raises:
+        ConfigError: something that `save_picture` has not written has that name.
+    """
+    path = Path(name)
+    if os.path.lexists(path) and not _is_ours(path):
+        raise ConfigError(
+            f"{name} in this folder was not drawn by this program and would be overwritten; move it away, or name "
+            "another file with --out"
+        )
     return path
 
 
@@ -87,14 +109,26 @@ def save_picture(figure: Figure, path: str | Path) -> None:
     """Write a figure as PNG or SVG, whichever the path ends in; equal figures give equal files.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: it cannot be written; a file that was there is as it was, unless the disk fails.
     """
     import matplotlib
 
     # Else an SVG holds the time and random names, and a PNG the library's version.
-    blank = {"Date": None} if Path(path).suffix.lower() == ".svg" else {"Software": None}
+    kind = Path(path).suffix.lower().removeprefix(".")
+    metadata = {"Date": None} if kind == "svg" else {"Software": _SOFTWARE}
+    drawn = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "warmstart"}):
-        figure.savefig(path, metadata=blank)
+        figure.savefig(drawn, format=kind, metadata=metadata)
+    with open(path, "wb", opener=no_follow) as file:
+        file.write(drawn.getbuffer())
+
+
+def _is_ours(path: Path) -> bool:
+    """Return whether `save_picture` has written a PNG file, which says so in its first chunks."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return f"Software\0{_SOFTWARE}".encode() in file.read(1000)
 
 
 def _draw(panels: Sequence[Axes], curve: Curve, colour: str, name: str | None) -> None:

@@ -57,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if len(words) != 2 or Path(words[1]).suffix != ".safetensors":
         raise ConfigError(f"command line: expected {USAGE}; got {' '.join(words) or 'nothing'}")
     source, target = map(Path, words)
+    if target.is_symlink():
+        raise ConfigError(f"command line: {target} is a symbolic link; name the file that it leads to")
     setup_logging()
     if flags["ema"] and flags["model"]:
         raise ConfigError("command line: --ema and --model contradict each other; give one of them")

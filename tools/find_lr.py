@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from pathlib import Path
 
 from warmstart.tools import interruptible
 
@@ -30,7 +29,7 @@ with interruptible(__name__):
         run_tool,
         setup_logging,
     )
-    from warmstart.solver import build_gradient_clipping, build_optimizer, picture_path, save_picture
+    from warmstart.solver import build_gradient_clipping, build_optimizer, new_picture, picture_path, save_picture
 
 
 def number(text: str) -> float:
@@ -70,12 +69,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool with the words of a command line and return its exit code."""
     refuse_ranks("find_lr.py is one process")
     flags, cfg = read_command_line(argv, FLAGS, "Find a learning rate for what a YAML file describes.")
+    path = flags["out"] or new_picture("find_lr.png")
     setup_logging()
     cfg = resolve_config(cfg)
     names = ("min_lr", "max_lr", "iters", "smooth")
     limits = {name: flags[name] for name in names if flags[name] is not None}
     found = run_test(cfg, flags["trust_checkpoint"], **limits)
-    path = flags["out"] or Path("find_lr.png")
     try:
         save_picture(range_picture(found), path)
     except OSError as error:

@@ -24,6 +24,7 @@ with interruptible(__name__):
         build_for_ranks,
         build_scaler,
         build_test_loaders,
+        claim_files,
         compiled,
         evaluate_all,
         hold_folder,
@@ -50,6 +51,7 @@ with interruptible(__name__):
 logger = logging.getLogger("warmstart.tools")
 
 FLAGS = (Flag("--trust-checkpoint", "none", "read MODEL.WEIGHTS even if that can run code in it"),)
+MODEL = "plain_model_final.pth"  # in OUTPUT_DIR
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cfg = resolve_config(scaled(cfg, 1), given=cfg)
     refuse_hooks(cfg)
     with hold_folder(cfg):
+        claim_files(cfg, MODEL)
         train(cfg, flags["trust_checkpoint"])
     return 0
 
@@ -125,7 +128,7 @@ def train(cfg: CfgNode, trust: bool = False) -> None:
 
     averaged = ema.model if ema is not None else None
     log_scores(evaluate_all(model, build_test_loaders(cfg), averaged, flip=cfg.TEST.FLIP))
-    path = Path(cfg.OUTPUT_DIR) / "plain_model_final.pth"
+    path = Path(cfg.OUTPUT_DIR) / MODEL
     save_checkpoint({"model": model.state_dict(), "ema": None if ema is None else ema.state_dict()}, path)
     logger.info("saved %s", path)
 

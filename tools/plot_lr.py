@@ -21,6 +21,7 @@ with interruptible(__name__):
         build_plan,
         describe_drops,
         follows_metrics,
+        new_picture,
         picture_path,
         plan_picture,
         save_picture,
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if flags["ascii"]:
         picture = text_picture(curves)
     else:
-        path = flags["out"] or Path("lr.png")
+        path = flags["out"] or new_picture("lr.png")
         try:
             save_picture(plan_picture(curves), path)
         except OSError as error:

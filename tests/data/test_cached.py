@@ -239,14 +239,14 @@ def test_a_cache_that_is_a_file_is_one_sentence(equal: Path, tmp_path: Path, fol
 def test_what_a_killed_conversion_left_goes_after_a_day(equal: Path, tmp_path: Path) -> None:
     folder = FolderImages(ImageFolder(equal), [], str(tmp_path / "cache"))
     folder.path.parent.mkdir()
-    old, young, foreign = (folder.path.parent / f".{name}.tmp" for name in (f"{folder.path.stem}.1", "x", "y"))
-    young = young.with_name(f".{folder.path.stem}.2.tmp")
-    for file in (old, young, foreign):
+    names = (f"{folder.path.stem}.{16 * '1'}", f"{folder.path.stem}.{16 * '2'}", "x", f"{folder.path.stem}.notes")
+    old, young, *foreign = (folder.path.parent / f".{name}.tmp" for name in names)
+    for file in (old, young, *foreign):
         file.write_bytes(b"half")
-    for file in (old, foreign):
+    for file in (old, *foreign):
         os.utime(file, (time.time() - 90_000,) * 2)
     folder.load()
-    assert files_in(folder.path.parent) == sorted([folder.path, young, foreign])
+    assert files_in(folder.path.parent) == sorted([folder.path, young, *foreign])
 
 
 def test_a_long_conversion_says_so_in_one_line(

@@ -369,8 +369,9 @@ def test_whatever_damage_the_reader_meets_the_file_reads_back_damaged(tmp_path: 
 def test_nothing_is_a_leftover_but_what_a_save_begins(tmp_path: Path) -> None:
     jsons = ("checkpoints.json", "metrics.json")
     names = ("model_0000002.pth", FINAL, BEST, MINE, "x.pth", "my best.pth", "last_checkpoint", *jsons)
-    ours = [f".{name}.77.tmp" for name in (*names, "config.yaml")]
-    others = [".notes.77.tmp", "model_0000002.pth.77.tmp", ".model_0000002.pth.tmp", ".model_0000002.pth.x.tmp"]
+    ours = [f".{name}.77.warmstart.tmp" for name in (*names, "config.yaml")]
+    others = [".notes.77.tmp", "model_0000002.pth.77.warmstart.tmp", ".model_0000002.pth.warmstart.tmp"]
+    others += [f".{name}.77.tmp" for name in names] + [".model_0000002.pth.x.warmstart.tmp"]
     for name in (*ours, *others):
         (tmp_path / name).touch()
     remove_leftovers(tmp_path)

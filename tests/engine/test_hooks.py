@@ -14,7 +14,15 @@ from torch import nn
 
 from warmstart.config import CfgNode, ConfigError
 from warmstart.data import build_train_loader
-from warmstart.engine import HookBase, Trainer, build_trainer, load_checkpoint, prepare_folder, resolve_config
+from warmstart.engine import (
+    HookBase,
+    JSONWriter,
+    Trainer,
+    build_trainer,
+    load_checkpoint,
+    prepare_folder,
+    resolve_config,
+)
 from warmstart.engine.precise_bn import norm_layers, update_statistics
 
 from .faults import FullDisk
@@ -191,9 +199,17 @@ def test_a_disk_that_is_full_for_records_does_not_end_the_run(
     assert (tmp_path / "out" / "model_final.pth").exists()
 
 
-def test_a_writer_that_cannot_begin_is_a_mistake_and_named(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_writer_that_cannot_begin_is_a_mistake_and_named(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "out" / "metrics.json"
-    path.mkdir(parents=True)
+    opened = JSONWriter.open
+
+    def open_a_folder(writer: JSONWriter, iteration: int) -> None:
+        path.mkdir()
+        opened(writer, iteration)
+
+    monkeypatch.setattr(JSONWriter, "open", open_a_folder)
     with pytest.raises(ConfigError) as error:
         build_trainer(tiny()).train()
     assert str(error.value) == f"OUTPUT_DIR: cannot write to {path}: Is a directory"

@@ -17,8 +17,20 @@ from typing import Any
 import pytest
 
 from warmstart.config import ConfigError
-from warmstart.engine import HookBase, Trainer, build_trainer, lock, run_tool
-from warmstart.engine.lock import hold
+from warmstart.engine import (
+    HookBase,
+    JSONWriter,
+    TensorBoardWriter,
+    Trainer,
+    build_trainer,
+    files,
+    finish_saves,
+    lock,
+    run_tool,
+    save_checkpoint,
+    setup_logging,
+)
+from warmstart.engine.lock import check, hold
 from warmstart.tools import plain_train_net, train_net
 
 from .faults import forked, in_child
@@ -178,7 +190,117 @@ def test_the_plain_loop_writes_into_no_folder_that_another_process_holds(
     assert sorted(contents(out)) == [".lock", "ready"]
     first.kill()
     assert plain_train_net.main(tiny_words) == 0
-    assert sorted(contents(out)) == ["plain_model_final.pth", "ready"]
+    assert sorted(contents(out)) == ["plain_model_final.pth", "ready", "warmstart.json"]
+
+
+def deleted(path: Path) -> None:
+    path.unlink()
+
+
+def replaced(path: Path) -> None:
+    path.unlink()
+    path.write_text("process 1 on another\n")
+
+
+def renamed(path: Path) -> None:
+    path.rename(path.with_name("moved"))
+
+
+LOST = "/.lock was deleted or replaced during the run, and another run may be writing to"
+
+
+@pytest.mark.parametrize("lose", [deleted, replaced, renamed])
+def test_check_refuses_a_folder_whose_lock_is_lost_and_the_other_lock_stays(
+    tmp_path: Path, lose: Callable[[Path], None]
+) -> None:
+    writers = [JSONWriter(tmp_path / "metrics.json"), TensorBoardWriter(tmp_path)]
+    with hold(tmp_path):
+        for writer in writers:
+            writer.open(0)
+        check(tmp_path)
+        check(tmp_path / "." / "x" / "..")
+        lose(tmp_path / ".lock")
+        left = contents(tmp_path)
+        with pytest.raises(
+            ConfigError, match=f"^{tmp_path}{LOST} {tmp_path}; this one has stopped and saves nothing"
+        ):
+            check(tmp_path)
+        for write in (save_checkpoint, lambda content, path: files.write_atomically(path, lambda file: None)):
+            with pytest.raises(ConfigError, match=LOST):
+                write({"iteration": 1}, tmp_path / "model_final.pth")
+        for writer in writers:
+            with pytest.raises(ConfigError, match=LOST):
+                writer.write({"iteration": 1})
+        assert contents(tmp_path) == left
+    assert contents(tmp_path) == left
+    check(tmp_path)  # of a folder that is not held nothing is known
+
+
+@forked
+def test_a_lock_that_the_system_took_back_is_taken_again(tmp_path: Path) -> None:
+    """The process has closed another descriptor of the file, as a hook does that copies the folder."""
+
+    def second() -> None:
+        with contextlib.suppress(ConfigError), hold(tmp_path):
+            os._exit(7)
+
+    with hold(tmp_path):
+        (tmp_path / ".lock").read_text()
+        check(tmp_path)
+        assert in_child(second) == 0
+        (tmp_path / ".lock").read_text()
+        assert in_child(second) == 7  # nothing was checked in between
+
+
+@forked
+def test_a_lock_that_another_process_has_taken_meanwhile_is_lost(
+    tmp_path: Path, start: Callable[..., Started]
+) -> None:
+    with hold(tmp_path):
+        (tmp_path / ".lock").read_text()
+        start(lambda: holding(tmp_path))
+        wait_until((tmp_path / "ready").exists)
+        with pytest.raises(ConfigError, match=LOST):
+            check(tmp_path)
+        held_by = (tmp_path / ".lock").read_text()
+    assert (tmp_path / ".lock").read_text() == held_by
+
+
+@forked
+@pytest.mark.parametrize("words", [["--resume", "SOLVER.MAX_ITER=9"], ["--overwrite", "SOLVER.MAX_ITER=4"]])
+def test_a_run_whose_lock_was_deleted_ends_and_leaves_the_second_run_as_it_is(
+    tiny_words: list[str], tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    left: dict[str, bytes] = {}
+
+    def second() -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("warmstart.engine.defaults._HOOKS", {})
+            setup_logging()  # the first one's log file is not this one's
+            code = train_net.main([*tiny_words, "SOLVER.STEPS=3", "SOLVER.WARMUP_ITERS=1", *words])
+        os._exit(7 + code)
+
+    class LetIn(HookBase):
+        def before_step(self, trainer: Trainer) -> None:
+            if trainer.iteration == 6:
+                finish_saves()
+                (out / ".lock").unlink()
+                assert in_child(second) == 7
+                left.update({path.name: path.read_bytes() for path in out.iterdir()})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("warmstart.engine.defaults._HOOKS", {"let in": lambda cfg: LetIn()})
+        with pytest.raises(SystemExit) as caught:
+            run_tool(
+                functools.partial(train_net.main, [*tiny_words, "SOLVER.CHECKPOINT_PERIOD=5", "LOG_PERIOD=1"])
+            )
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {out}{LOST}")
+    assert "model_final.pth" in left
+    now = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert now.pop("log.txt").startswith(left.pop("log.txt"))  # of the first one, where that is the same file
+    assert now == left
 
 
 def test_one_process_may_hold_a_folder_twice(tmp_path: Path) -> None:

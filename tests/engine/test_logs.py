@@ -12,7 +12,7 @@ from tqdm import tqdm
 from tqdm.std import TqdmDefaultWriteLock
 
 from warmstart.config import ConfigError
-from warmstart.engine import setup_logging
+from warmstart.engine import logs, setup_logging
 from warmstart.engine.logs import log_to_file
 
 full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
@@ -37,8 +37,10 @@ def test_a_child_that_is_killed_while_it_prints_does_not_silence_its_parent(
 
 
 @full
-def test_a_log_file_whose_disk_is_full_is_said_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "log.txt").symlink_to("/dev/full")
+def test_a_log_file_whose_disk_is_full_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logs, "no_follow", lambda path, flags: os.open("/dev/full", os.O_WRONLY))
     setup_logging(tmp_path)
     for line in ("one", "two"):
         logging.getLogger("warmstart").info(line)

@@ -19,7 +19,8 @@ from warmstart.engine import (
     prepare_folder,
     resolve_config,
 )
-from warmstart.engine.overwrite import delete_overwritten, run_files, set_aside_run
+from warmstart.engine.overwrite import delete_overwritten, overwritten_files, set_aside_run
+from warmstart.engine.owned import LIST, own
 from warmstart.tools import train_net
 
 from .dying import killed_after
@@ -31,19 +32,21 @@ OURS = [
     *("checkpoints.json", "config.yaml", "events.out.tfevents.1763740000.123456.host.example.org.4711", "lr.png"),
     *("last_checkpoint", "log.txt", "metrics.json", "metrics.json.cut", "model_0000009.pth", "model_final.pth"),
     *("model_0000009.pth.cut", "model_0000009.pth.cut2", "model_12345678.pth", "model_best.pth.cut10"),
-    "profile/host_4711.1763740000000.pt.trace.json",
+    "profile/warmstart_host_4711.1763740000000.pt.trace.json",
 ]
 USERS = [
     *("model_50_imagenet.pth", "model_2024.pth", "model_final.pth.bak", "model_best.pth.mine", "model_mine.pth"),
     *("model_0000009.pth.cut0", "model_0000009.pth.cut.bak", "my_model_final.pth", "metrics.json.bak"),
     *("metrics.json.cut2", "config.yaml~", "log.txt.1", "lr.png.old", "events.out.tfevents.best"),
     "events.out.tfevents.1763740000.host.4711.0",
-    *("profile/notes.txt", "overwritten/notes.txt"),
+    *("profile/notes.txt", "profile/host_4711.1763740000000.pt.trace.json", "overwritten/notes.txt"),
 ]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Return what the files in a folder hold, all but the list of those that runs have written."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != LIST]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def filled(folder: Path, names: list[str]) -> dict[str, bytes]:
@@ -142,7 +145,7 @@ def test_a_run_that_diverges_before_its_first_checkpoint_has_overwritten_nothing
     with pytest.raises(NonFiniteLossError):
         train_net.main([*tiny_words, "--overwrite", "SOLVER.BASE_LR=1e30"])
     (tmp_path / "again").mkdir()
-    for path in run_files(out / "overwritten"):
+    for path in overwritten_files(out):
         path.rename(tmp_path / "again" / path.name)
     found = load_newest(tmp_path / "again")
     assert found is not None
@@ -155,6 +158,7 @@ def test_killed_while_it_is_moved_a_run_is_moved_whole_the_next_time(
 ) -> None:
     names = ["last_checkpoint", "log.txt", "model_0000001.pth", "model_0000003.pth", "model_final.pth"]
     before = filled(tmp_path, names)
+    own(tmp_path, "overwritten")  # before the first of them is moved
     with monkeypatch.context() as patch:
         disk = Disk(patch, "EIO", operation)
         if operation < len(names):
@@ -183,6 +187,7 @@ def test_a_run_that_goes_on_though_it_was_half_moved_gets_its_files_back(
     killed_after(build_trainer(tiny("SOLVER.CHECKPOINT_PERIOD", 5, "LOG_PERIOD", 1)), 12)
     before = contents(out)
     with monkeypatch.context() as patch:
+        own(out, "overwritten")
         Disk(patch, "EIO", 6)
         with pytest.raises(OSError, match="Input/output error"):
             set_aside_run(out)
@@ -227,6 +232,8 @@ def test_an_old_run_that_cannot_be_deleted_is_one_line_and_no_failed_save(
 
 def test_a_file_of_the_users_where_the_old_run_would_go_is_one_sentence(tiny: Tiny, tmp_path: Path) -> None:
     filled(tmp_path / "out", ["model_0000003.pth", "overwritten"])
-    with pytest.raises(ConfigError, match="^OUTPUT_DIR .*cannot write to .*: File exists$"):
+    with pytest.raises(
+        ConfigError, match="^--overwrite would move the earlier run into .*, which was not made by"
+    ):
         prepare_folder(resolve_config(tiny()), overwrite=True)
     assert sorted(contents(tmp_path / "out")) == ["model_0000003.pth", "overwritten"]

@@ -105,9 +105,15 @@ def test_tensorboard_shows_one_picture_a_step_however_often_a_run_begins_there(t
 def test_a_picture_that_cannot_be_saved_does_not_end_the_run(
     tiny: Tiny, tmp_path: Path, logged: list[logging.LogRecord]
 ) -> None:
-    (tmp_path / "out" / "lr.png").mkdir(parents=True)
-    build_trainer(tiny()).train()
     path = tmp_path / "out" / "lr.png"
+
+    class InTheWay(HookBase):
+        def before_step(self, trainer: Trainer) -> None:
+            path.mkdir(exist_ok=True)
+
+    trainer = build_trainer(tiny())
+    trainer.hooks.append(InTheWay())
+    trainer.train()
     assert [record.getMessage() for record in logged if record.levelno == logging.WARNING] == [
         f"{path} could not be saved: Is a directory; training goes on"
     ]
@@ -143,7 +149,7 @@ def test_only_writers_that_take_pictures_are_given_one(tmp_path: Path) -> None:
 
 def test_overwrite_takes_the_picture_with_the_run(tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    for name in ("lr.png", "mine.png"):
+    for name in ("lr.png", "mine.png", "model_final.pth"):
         (tmp_path / "out" / name).write_bytes(b"x")
     prepare_folder(resolve_config(tiny()), overwrite=True)
     assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["mine.png"]

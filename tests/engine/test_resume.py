@@ -32,6 +32,7 @@ from warmstart.engine import (
     resolve_config,
     save_checkpoint,
 )
+from warmstart.engine.owned import own
 from warmstart.tools import train_net
 
 from .dying import Kill, Killed, assert_same_bits
@@ -505,6 +506,7 @@ def test_resume_without_a_checkpoint_starts_at_zero_and_says_so(
 def test_a_pointer_to_nothing_is_a_start_from_zero(tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "last_checkpoint").write_text("model_0000004.pth")
+    own(tmp_path / "out", "last_checkpoint")
     assert train(tiny(), resume="")["iteration"] == 14
     assert (tmp_path / "out" / "last_checkpoint").read_text() == "model_0000013.pth"
 

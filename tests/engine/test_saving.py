@@ -572,7 +572,7 @@ def test_a_hook_of_its_own_looks_for_space_too(
 @pytest.mark.need("D1")
 @pytest.mark.parametrize("by", ["prepare_folder", "FolderHook"])
 def test_a_start_takes_away_what_a_kill_left(tiny: Tiny, tmp_path: Path, by: str) -> None:
-    cfg, left = resolve_config(tiny()), tmp_path / "out" / ".model_0000002.pth.77.tmp"
+    cfg, left = resolve_config(tiny()), tmp_path / "out" / ".model_0000002.pth.77.warmstart.tmp"
     left.parent.mkdir()
     left.touch()
     if by == "FolderHook":

@@ -24,6 +24,7 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from warmstart.config import ConfigError
 from warmstart.engine import BestHook, Trainer, files, load_checkpoint, save_checkpoint, shards
 from warmstart.engine.checkpoint import content_bytes
+from warmstart.engine.owned import own
 from warmstart.engine.saving import Save
 from warmstart.solver import EMA
 
@@ -364,7 +365,8 @@ def test_only_parts_that_no_checkpoint_names_are_deleted(
     saved: tuple[dict[str, Any], Path], tmp_path: Path, place: str
 ) -> None:
     used = folders(tmp_path)
-    (tmp_path / shards.FOLDER / "0000007-left").mkdir()
+    (tmp_path / shards.FOLDER / "0000007-0123cdef").mkdir()
+    own(tmp_path, "shards/0000007-0123cdef")
     (tmp_path / place).parent.mkdir(exist_ok=True)
     torch.save(saved[0], tmp_path / place)
     (tmp_path / "mine").mkdir()

@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from warmstart.engine import ConsoleWriter, JSONWriter, TensorBoardWriter, Writer, files, setup_logging
+from warmstart.config import CfgNode
+from warmstart.engine import (
+    ConsoleWriter,
+    JSONWriter,
+    TensorBoardWriter,
+    Writer,
+    build_trainer,
+    files,
+    load_newest,
+    setup_logging,
+)
+from warmstart.engine.run_files import run_files
 from warmstart.engine.writers import RetryingWriter
 
+from .dying import killed_after
 from .faults import FullDisk
 
 RECORD = {"iteration": 20, "total_loss": 1.5, "loss_cls": 1.5, "lr": 0.05, "data_time": 0.0005, "time": 0.01}
@@ -239,6 +254,67 @@ def test_tensorboard_drops_what_a_resumed_run_writes_again(tmp_path: Path) -> No
     second.close()
     events = accumulator.EventAccumulator(str(tmp_path)).Reload()
     assert [(e.step, e.value) for e in events.Scalars("total_loss")] == [(20, 1.5), (40, 1.5), (60, 0.5)]
+
+
+EVENTS = "events.out.tfevents."
+
+
+@pytest.mark.parametrize(
+    ("there", "now", "name"),
+    [
+        ([], 1763740000.5, "1763740000.500000"),
+        ([], 5.25, "0000000005.250000"),
+        (["1763740000.400000.host.1"], 1763740000.5, "1763740000.500000"),
+        (["1763740000.500000.host.1"], 1763740000.5, "1763740000.500001"),
+        (["1763740000.999999.host.1", "1763730000.000000.host.1"], 1763736400.0, "1763740001.000000"),
+        (["99999999999.999998.host.1"], 1763740000.5, "99999999999.999999"),
+        (["5.250000.host.1"], 1763740000.5, "5.250001"),  # of a version that padded no zeros
+        (["1763740000.host.1.0"], 1763740000.5, "1763740001.000000"),  # as torch's SummaryWriter names them
+        (["best", "1763740000.x"], 1763740000.5, "1763740001.000000"),
+        (["best"], 1763740000.5, "1763740000.500000"),  # no time of any clock
+    ],
+)
+def test_the_name_of_an_event_file_sorts_behind_those_that_are_there(
+    there: list[str], now: float, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for each in there:
+        (tmp_path / f"{EVENTS}{each}").touch()
+    monkeypatch.setattr(time, "time_ns", lambda: round(now * 1e6) * 1000)
+    writer = TensorBoardWriter(tmp_path)
+    writer.open(0)
+    writer.write(RECORD)
+    (path,) = (path for path in run_files(tmp_path) if path.stat().st_size)
+    assert path.name == f"{EVENTS}{name}.{socket.gethostname()}.{os.getpid()}"
+    assert max(each.name for each in tmp_path.iterdir() if "best" not in each.name) == path.name
+
+
+@pytest.mark.need("H1")
+@pytest.mark.parametrize("jump", [-7 * 3600, 7 * 3600, -60 * 365 * 24 * 3600])
+def test_tensorboard_shows_every_iteration_of_a_run_killed_and_resumed_though_the_clock_jumps(
+    jump: float, tiny: Callable[..., CfgNode], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    cfg, skew, clock = tiny("SOLVER.CHECKPOINT_PERIOD", 2, "LOG_PERIOD", 1), 0.0, time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: clock() + round(skew * 1e9))
+    monkeypatch.setattr(time, "time", lambda: time.time_ns() / 1e9)
+    for end in (5, 9, None):
+        trainer = build_trainer(cfg)
+        if found := load_newest(tmp_path / "out"):
+            trainer.load_state_dict(found[1])
+        if end is None:
+            trainer.train()
+        else:
+            killed_after(trainer, end)
+        skew += jump
+    assert read_tensorboard(tmp_path / "out") == list(range(1, 15))
+    # TensorBoard reads while files come to be there: one that sorted before those already read is never opened.
+    paths = sorted((tmp_path / "out").glob(f"{EVENTS}*"))
+    (tmp_path / "live").mkdir()
+    live = accumulator.EventAccumulator(str(tmp_path / "live"))
+    for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns):
+        shutil.copy(path, tmp_path / "live")
+        live.Reload()
+    assert [event.step for event in live.Scalars("total_loss")] == list(range(1, 15))
 
 
 @pytest.mark.need("H1")

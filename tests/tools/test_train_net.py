@@ -41,6 +41,7 @@ def test_a_run_leaves_the_files_that_users_know(tiny_words: list[str], tmp_path:
         "metrics.json",
         "model_0000013.pth",
         "model_final.pth",
+        "warmstart.json",
     }
     assert (tmp_path / "out" / "last_checkpoint").read_text() == "model_0000013.pth"
 
