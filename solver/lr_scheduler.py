@@ -16,7 +16,6 @@ from .plateau import Patience, Plateau
 from .schedules import Cosine, Group, MultiStep, Schedule, directly
 from .warmup import Product, Warmup
 
-
 _FIRST = itemgetter(0)
 
 
