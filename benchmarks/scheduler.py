@@ -4,7 +4,7 @@
 
 All contenders take turns, `rounds` times, with `steps` calls at a stretch; `us_per_step` is the median of
 the rounds, in time on the processor, so that other processes count little. Only these calls are timed, and
-all of them between warm-up and the schedule's end; one that drops (MultiStep) stands still between its drops.
+all of them between warm-up and the schedule's end. Ours writes each rate in each of them, drops or not.
 "floor" is what a cosine costs that is written by hand, without warm-up. timm is told the count, so it
 pays for a counter; mmengine has a list of schedulers, and each is stepped. detectron2 cannot be installed
 from a package index: LRMultiplier is ours, over a function of fvcore.
