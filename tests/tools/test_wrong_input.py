@@ -179,7 +179,7 @@ DATASETS.TRAIN npz:label.npz -> DATASETS.TRAIN (command line): npz:label.npz ...
 DATASETS.TRAIN npz:fifo -> DATASETS.TRAIN (command line): npz:fifo cannot be read: ... not a regular file
 DATASETS.TRAIN npz:/dev/zero -> DATASETS.TRAIN (command line): npz:/dev/zero cannot be read: ... not a regular file
 DATASETS.TRAIN webdataset:{0..999999999}.tar -> DATASETS.TRAIN (command line): ... stands for 1,000,000,000 shards
-DATASETS.TRAIN npz:dot.npz DATASETS.TEST [] INPUT.TRANSFORMS_TRAIN [] -> MODEL.NAME ... small_cnn fails on 2 images of 1x1x1
+DATASETS.TRAIN npz:dot.npz DATASETS.TEST [] INPUT.TRANSFORMS_TRAIN [] -> MODEL.NAME ... small_cnn fails on 2 images
 MODEL.NAME vit_b_16 MODEL.STEM standard -> MODEL.NAME ... vit_b_16 fails on 2 images of 1x8x8: Wrong
 MODEL.WEIGHTS fifo -> MODEL.WEIGHTS (command line): no such file: fifo
 MODEL.WEIGHTS bomb.pth -> MODEL.WEIGHTS (command line): bomb.pth is refused: it has ... which unpack to 1,000,000
