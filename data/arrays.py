@@ -135,7 +135,8 @@ def read_npy(file: IO[bytes], size: int, what: str = "the array") -> npt.NDArray
     Raises:
         ValueError: it is damaged, does not fit into memory, or holds Python objects.
 
-    >>> file = io.BytesIO()
+    >>> from io import BytesIO
+    >>> file = BytesIO()
     >>> np.save(file, np.arange(3))
     >>> size = file.tell()
     >>> _ = file.seek(0)
