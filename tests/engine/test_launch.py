@@ -117,7 +117,8 @@ def test_a_rank_that_raises_ends_all_with_its_traceback(tiny_words: list[str], t
     assert err.count("Traceback") == 1
     assert err.count("RuntimeError: what a bug says") == 1
     killed = "error: rank 0 did not end when another one had failed, and was killed\n"
-    assert err.count(killed) == (how == "raise beside work")
+    if how == "raise beside work":  # else it may be killed too, if the machine is so busy that ending takes long
+        assert err.count(killed) == 1
     assert "finishing this iteration" not in err
 
 
