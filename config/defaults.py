@@ -265,7 +265,7 @@ def get_cfg() -> CfgNode:
     # value: each number into [-CLIP_VALUE, CLIP_VALUE]. norm: the gradient of each parameter alone, scaled to a
     # norm of at most CLIP_VALUE. full_model: all gradients together, which is what most papers mean.
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = OneOf("value", ("value", "norm", "full_model"))
-    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = Float(1.0, above=0)
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = Float(1.0, above=0, maximum=3e38)  # float32 ends there
     # The p of the norm: 2 is the Euclidean length.
     cfg.SOLVER.CLIP_GRADIENTS.NORM_TYPE = Float(2.0, above=0)
 
