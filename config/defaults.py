@@ -323,9 +323,9 @@ def get_cfg() -> CfgNode:
     cfg.DISTRIBUTED = CfgNode()
     # Seconds that a process or a machine waits for another one before it ends with an error, at least 1; an
     # evaluation or a save keeps the others waiting as long as it lasts.
-    cfg.DISTRIBUTED.TIMEOUT = Int(1800, minimum=1)
+    cfg.DISTRIBUTED.TIMEOUT = Int(1800, minimum=1, maximum=10**9)
     # Seconds that --num-gpus leaves the processes to save and end after a signal, before it kills them.
-    cfg.DISTRIBUTED.GRACE = Int(300, minimum=1)
+    cfg.DISTRIBUTED.GRACE = Int(300, minimum=1, maximum=10**9)
     # How often --num-gpus starts all processes anew after one has failed; they resume from the newest checkpoint.
     # After exit codes 2, 3 and 4 it does not: they would come again.
     cfg.DISTRIBUTED.MAX_RESTARTS = Int(0)
