@@ -274,7 +274,7 @@ def get_cfg() -> CfgNode:
     # value: each number into [-CLIP_VALUE, CLIP_VALUE]. norm: the gradient of each parameter alone, scaled to a
     # norm of at most CLIP_VALUE. full_model: all gradients together, which is what most papers mean.
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = OneOf("value", ("value", "norm", "full_model"))
-    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = Float(1.0, above=0)
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = Float(1.0, above=0, maximum=3e38)  # float32 ends there
     # The p of the norm: 2 is the Euclidean length.
     cfg.SOLVER.CLIP_GRADIENTS.NORM_TYPE = Float(2.0, above=0)
 
@@ -335,7 +335,7 @@ def get_cfg() -> CfgNode:
     # evaluation or a save keeps the others waiting as long as it lasts.
     cfg.DISTRIBUTED.TIMEOUT = Int(1800, minimum=1, maximum=365 * 24 * 3600)
     # Seconds that --num-gpus leaves the processes to save and end after a signal, before it kills them.
-    cfg.DISTRIBUTED.GRACE = Int(300, minimum=1)
+    cfg.DISTRIBUTED.GRACE = Int(300, minimum=1, maximum=10**9)
     # How often --num-gpus starts all processes anew after one has failed; they resume from the newest checkpoint.
     # After exit codes 2, 3 and 4 it does not: they would come again.
     cfg.DISTRIBUTED.MAX_RESTARTS = Int(0)

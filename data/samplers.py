@@ -61,11 +61,14 @@ def read_weights(path: Path) -> Floats:
         ValueError: it holds something else.
     """
     try:
-        if path.suffix != ".npy":
-            return np.array(read_small_text(path, limit=_WEIGHTS_LIMIT).split(), np.float64)
-        with open_regular(path) as file:
-            return np.array(read_npy(file, path.stat().st_size), np.float64)
-    except (EOFError, TypeError, ValueError):  # whose text repeats what the file holds
+        if path.suffix == ".npy":
+            with open_regular(path) as file:
+                return np.array(read_npy(file, path.stat().st_size), np.float64)
+    except (EOFError, TypeError, ValueError) as error:
+        raise ValueError(f"it holds something else than numbers ({error})") from None
+    try:
+        return np.array(read_small_text(path, limit=_WEIGHTS_LIMIT).split(), np.float64)
+    except ValueError:  # whose text repeats words of a file that may be any
         raise ValueError("it holds something else than numbers") from None
 
 

@@ -405,9 +405,9 @@ def run_tool(main: Callable[[], int]) -> None:
     except Exception:
         _tell_bug()
         raise
-    log_to_file(message)
-    with contextlib.suppress(OSError):  # a full disk does not make the exit code another one
-        if is_spokesman():
+    if is_spokesman():
+        log_to_file(message)
+        with contextlib.suppress(OSError):  # a full disk does not make the exit code another one
             print(message, file=sys.stderr)
     sys.exit(code)
 

@@ -16,6 +16,9 @@ from warmstart.config import ConfigError
 
 from .fitting import WeightsFile, fit_weights
 
+_MOST_VALUES = 10**7  # of a file; a few references can stand for billions
+_DEEPEST = 500  # levels of lists and mappings
+
 
 def load_weights(
     model: nn.Module,
@@ -89,7 +92,13 @@ def read_tensor_file(path: str | Path, label: str, trust: bool = False) -> Any:
                 raise ConfigError(f"{label}: {path} is damaged: the checksum of {bad} is wrong")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about files that it then refuses
-            return torch.load(path, map_location="cpu", weights_only=not trust)
+            content = torch.load(path, map_location="cpu", weights_only=not trust)
+        if _has_more_values(content, _MOST_VALUES):
+            raise ConfigError(
+                f"{label}: {path} is refused: written out it has more than {_MOST_VALUES:,} values, since it"
+                " holds lists or mappings again and again"
+            )
+        return content
     except ConfigError:
         raise
     except pickle.UnpicklingError:
@@ -104,6 +113,20 @@ def read_tensor_file(path: str | Path, label: str, trust: bool = False) -> Any:
         problem = f"{type(error).__name__}: {error}" if trust else type(error).__name__
     writer = "safetensors" if safe else "torch.save"
     raise ConfigError(f"{label}: {path} is damaged or not a file that {writer} wrote ({problem})")
+
+
+def _has_more_values(content: Any, limit: int) -> bool:
+    """Return whether nested lists and mappings hold more values than that, each counted as often as it is met."""
+    count, rest = 0, [iter([content])]
+    while 0 < len(rest) < _DEEPEST and count <= limit:
+        for value in rest[-1]:
+            count += 1
+            if isinstance(value, (dict, list, tuple)):
+                rest.append(iter(value.values() if isinstance(value, dict) else value))
+                break
+        else:
+            rest.pop()
+    return bool(rest)
 
 
 def _refuse_bomb(archive: zipfile.ZipFile, path: Path, label: str) -> None:

@@ -293,7 +293,7 @@ def test_images_of_other_sizes_name_the_first_file_and_both_sizes(equal: Path, f
     Image.new("RGB", (7, 8)).save(equal / "b" / "03.png")
     Image.new("RGB", (1, 1)).save(equal / "b" / "07.png")
     with pytest.raises(ConfigError) as error:
-        check_data(folder_config(equal))
+        check_data(folder_config(equal, "SOLVER.IMS_PER_BATCH", 1, "TEST.IMS_PER_BATCH", 1))
     assert str(error.value).endswith(
         f": resident is not possible: {equal}/b/03.png is 8x7, but {equal}/a/00.png is 9x7, and no transform to"
         " one size, as {Resize: {size: [64, 64]}}, stands in front of all others; use worker"

@@ -266,6 +266,24 @@ def test_read_tensor_file_refuses_what_unpacks_to_more_than_it_is(tmp_path: Path
         read_tensor_file(tmp_path / "x.pth", "L")
 
 
+@pytest.mark.parametrize("in_itself", [False, True])
+def test_read_tensor_file_refuses_references_that_stand_for_billions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_itself: bool
+) -> None:
+    monkeypatch.setattr("warmstart.modeling.weights._MOST_VALUES", 10**4)
+    content: dict[str, object] = {"x": 1}
+    if in_itself:
+        content["y"] = [content]
+    for _ in range(40):
+        content = {"a": content, "b": content}
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(ConfigError, match="^L: .*/x.pth is refused: written out it has more than 10,000 values"):
+        read_tensor_file(tmp_path / "x.pth", "L")
+    shared = [torch.zeros(1)] * 3
+    torch.save({"a": shared, "b": [shared, shared]}, tmp_path / "y.pth")
+    assert len(read_tensor_file(tmp_path / "y.pth", "L")["b"]) == 2
+
+
 def test_read_tensor_file_refuses_entries_that_share_their_bytes(tmp_path: Path) -> None:
     torch.save({"w": torch.zeros(1000)}, tmp_path / "x.pth")
     with zipfile.ZipFile(tmp_path / "x.pth", "a") as archive:
