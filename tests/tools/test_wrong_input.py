@@ -174,7 +174,7 @@ SOLVER.IMS_PER_BATCH 1000000000000000000 -> SOLVER.IMS_PER_BATCH (command line):
 SOLVER.GRAD_ACCUM_STEPS 1000000000 -> SOLVER.GRAD_ACCUM_STEPS (command line): 64 images an update cannot be cut
 SOLVER.REFERENCE_WORLD_SIZE 1000000000 -> SOLVER.REFERENCE_WORLD_SIZE (command line): expected a whole number
 SOLVER.CLIP_GRADIENTS.CLIP_VALUE 1e308 -> SOLVER.CLIP_GRADIENTS.CLIP_VALUE (command line): expected a number
-DISTRIBUTED.TIMEOUT 1000000000000000000 -> DISTRIBUTED.TIMEOUT (command line): expected a whole number of at
+DISTRIBUTED.TIMEOUT 1000000000000000000 -> DISTRIBUTED.TIMEOUT (command line): expected a whole number
 DATALOADER.NUM_WORKERS 1000000000 -> DATALOADER.NUM_WORKERS (command line): expected null or a whole number of at
 DATASETS.TRAIN npz:trillion.npz -> DATASETS.TRAIN (command line): npz:trillion.npz cannot be read: the array images
 DATASETS.TRAIN npz:label.npz -> DATASETS.TRAIN (command line): npz:label.npz ... sample 0 has label 2000000000, and
