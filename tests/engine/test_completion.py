@@ -142,11 +142,11 @@ def test_train_net_killed_after_an_evaluation_that_a_signal_put_off_has_the_file
     train(words, whole)
 
     def interrupted() -> None:
-        evaluate_all = defaults.evaluate_all
+        evaluate = defaults.evaluate_all
 
         def signalled(*arguments: Any, **more: Any) -> dict[str, float]:
             os.kill(os.getpid(), signal.SIGTERM)
-            return evaluate_all(*arguments, **more)
+            return evaluate(*arguments, **more)
 
         monkeypatch.setattr(defaults, "evaluate_all", signalled)
         with pytest.raises(KeyboardInterrupt):
