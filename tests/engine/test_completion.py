@@ -120,9 +120,11 @@ def test_train_net_overwriting_killed_at_an_operation_and_resumed_leaves_one_run
     shutil.copytree(tmp_path / "old", tmp_path / "counted")
     ended = set()
     for point in points_of(lambda: train(new, tmp_path / "counted", "--overwrite"), every):
-        folder = shutil.copytree(tmp_path / "old", tmp_path / f"killed{point}")
+        folder = shutil.copytree(tmp_path / "old", tmp_path / "killed")
         assert killed(lambda: train(new, folder, "--overwrite"), point) == -signal.SIGKILL  # noqa: B023
-        is_moved = (folder / "overwritten" / ".whole").exists() or not (folder / "overwritten").exists()
+        config = folder / "config.yaml"
+        is_new = config.exists() and "MAX_ITER: 8" in config.read_text()
+        is_moved = (folder / "overwritten" / ".whole").exists() or is_new
         train(new if is_moved else old, folder, "--resume")
         assert [*compare(tmp_path / ("new" if is_moved else "old"), folder)] == [], point
         assert not (folder / "overwritten").exists(), point
