@@ -56,10 +56,8 @@ def test_differences_in_type_or_any_bit_are_named(
 def test_each_part_of_a_folder_is_compared(script: dict[str, Any], tiny_words: list[str], tmp_path: Path) -> None:
     compare, whole, other = script["compare"], tmp_path / "whole", tmp_path / "other"
     train_net.main([*tiny_words, f"OUTPUT_DIR={whole}", "SOLVER.CHECKPOINT_PERIOD=7"])
-    kept = tmp_path / "kept"
-    train_net.main([*tiny_words, f"OUTPUT_DIR={kept}", "SOLVER.CHECKPOINT_PERIOD=7", "SOLVER.CHECKPOINT_KEEP=1"])
 
-    def found(change: Any, whole: Path = whole) -> list[str]:
+    def found(change: Any) -> list[str]:
         shutil.rmtree(other, ignore_errors=True)
         shutil.copytree(whole, other)
         change()
@@ -87,9 +85,7 @@ def test_each_part_of_a_folder_is_compared(script: dict[str, Any], tiny_words: l
         (said,) = found((other / name).unlink)
         assert said.startswith("files: "), name
         assert name in said
-    cut = (other / "model_0000006.pth.cut").touch
-    assert found(cut) == []
-    assert len(found(cut, kept)) == 1
+    assert found((other / "model_0000006.pth.cut").touch)[0].startswith("files: ")
     listed = ["checkpoints.json: ['model_0000006.pth', 'model_0000013.pth'], then []"]
     assert found((other / "checkpoints.json").unlink) == listed
     assert found(lambda: (other / "checkpoints.json").write_text('{"checkpoints": []}')) == listed
