@@ -5,7 +5,16 @@ from pathlib import Path
 from setuptools import setup
 
 # The namespace has no __init__.py; a user's own config.py or data/ can therefore never shadow ours.
-FOLDERS = ["config", "config/recipes", "solver", "data", "data/digits", "modeling", "engine", "tools"]
+ROOMS = {
+    "config": ["recipes"],
+    "data": ["digits", "datasets", "loaders", "sampling", "transforms"],
+    "engine": ["analysis", "checkpoint", "distributed", "hooks", "loop", "records", "run", "runtime"],
+}
+FOLDERS = [
+    folder
+    for top in ("config", "solver", "data", "modeling", "engine", "tools")
+    for folder in (top, *(f"{top}/{room}" for room in ROOMS.get(top, [])))
+]
 
 WEBDATASET = ["webdataset>=1.0"]
 TEST = ["pytest>=8", "hypothesis>=6.100", *WEBDATASET]

@@ -33,9 +33,9 @@ from torchvision.transforms import v2
 
 from warmstart.config import CfgNode, get_cfg
 from warmstart.data import build_train_loader, dataset_info
-from warmstart.data.arrays import as_tensors
-from warmstart.data.datasets import build_dataset
-from warmstart.engine.prefetch import prefetched
+from warmstart.data.datasets.arrays import as_tensors
+from warmstart.data.datasets.registry import build_dataset
+from warmstart.engine.loop.prefetch import prefetched
 
 AHEAD = 12  # batches that workers may have loaded already
 

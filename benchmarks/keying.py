@@ -27,7 +27,7 @@ import torch
 
 from warmstart.config import CfgNode, get_cfg
 from warmstart.data import build_train_loader, dataset_info, sample_key
-from warmstart.data.sampling import random_numbers_kept, seed_random_numbers
+from warmstart.data.seeds import random_numbers_kept, seed_random_numbers
 
 KEY = sample_key(0, 0)
 

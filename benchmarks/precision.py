@@ -21,8 +21,8 @@ import torch
 
 from warmstart.config import ConfigError, get_cfg
 from warmstart.engine import Trainer, build_scaler, compiled, prepare_torch
-from warmstart.engine.device import versions
-from warmstart.engine.precision import check_precision
+from warmstart.engine.runtime.device import versions
+from warmstart.engine.runtime.precision import check_precision
 from warmstart.modeling import build_model
 from warmstart.solver import build_lr_scheduler, build_optimizer
 

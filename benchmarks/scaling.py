@@ -32,8 +32,8 @@ import torch.distributed as dist
 from warmstart.config import CfgNode, get_cfg
 from warmstart.data import build_train_loader, usable_cores
 from warmstart.engine import Cluster, Link, measure_profile, predict, resolve_config
-from warmstart.engine.links import SIZES, all_reduce_seconds
-from warmstart.engine.scale_model import fit_link
+from warmstart.engine.analysis.cost_model import fit_link
+from warmstart.engine.analysis.link_benchmark import SIZES, all_reduce_seconds
 from warmstart.modeling import build_model
 from warmstart.solver import build_optimizer
 

@@ -9,7 +9,7 @@ model's passes sleep (benchmarks/sleepers.py), so that ranks do not share cores 
 parameters have given sizes. All else is what training does: gloo, DistributedDataParallel, `fully_shard`, the
 optimizer, and measure_profile() for what one device does.
 
-First each rank measures the model alone, all at once, and all-reduces of several sizes, with engine/links.py; then
+First each rank measures the model alone, all at once, and all-reduces of several sizes, with engine/analysis/link_benchmark.py; then
 it makes updates, case by case, all cases `rounds` times. Figures are medians of the rounds, of medians of updates;
 `ratio` is what was measured over what was predicted, round by round. `sent_mib` are what left the first machine in
 an update, `held_mib` the weights, gradients, optimizer's state and average that its first rank has after it.
@@ -50,8 +50,8 @@ from sleepers import Run, Sleepers, all_gather, groups
 from warmstart.config import CfgNode
 from warmstart.data import usable_cores
 from warmstart.engine import Cluster, Link, Prediction, Profile, Work, measure_profile, predict
-from warmstart.engine.links import SIZES, all_reduce_seconds
-from warmstart.engine.scale_model import MIB, Mode, fit_link
+from warmstart.engine.analysis.cost_model import MIB, Mode, fit_link
+from warmstart.engine.analysis.link_benchmark import SIZES, all_reduce_seconds
 from warmstart.modeling import register_model
 
 UNTIMED = 1  # after the first update DistributedDataParallel fills its buckets anew

@@ -15,9 +15,9 @@ from torch.distributed.fsdp import FSDPModule
 
 from warmstart.config import CfgNode
 from warmstart.data import build_train_loader
-from warmstart.engine.fsdp import is_cut, is_sharded, shard, take_weights
-from warmstart.engine.parallel import data_parallel, no_sync_of
-from warmstart.engine.scale_model import MIB
+from warmstart.engine.analysis.cost_model import MIB
+from warmstart.engine.distributed.ddp import data_parallel, no_sync_of
+from warmstart.engine.distributed.fsdp import is_cut, is_sharded, shard, take_weights
 from warmstart.modeling import build_model
 from warmstart.solver import build_ema, build_optimizer
 

@@ -40,10 +40,10 @@ from torch import Tensor
 
 from warmstart.config import ConfigError, get_cfg
 from warmstart.engine import load_checkpoint
-from warmstart.engine.manifest import MANIFEST, read_manifest
-from warmstart.engine.picture import FILE as PICTURE
-from warmstart.engine.shards import FOLDER as SHARDS
-from warmstart.engine.shards import KEY as IN_PARTS
+from warmstart.engine.checkpoint.manifest import MANIFEST, read_manifest
+from warmstart.engine.checkpoint.sharded import FOLDER as SHARDS
+from warmstart.engine.checkpoint.sharded import KEY as IN_PARTS
+from warmstart.engine.hooks.plot_schedule import FILE as PICTURE
 
 TOOL = Path(__file__).parent.parent / "tools" / "train_net.py"
 MOST_KILLS = 6  # of one run: so many that it goes on from checkpoints that were themselves written after a resume

@@ -1,9 +1,11 @@
 """Data sets by name, transforms by name, and loaders whose stream follows from SEED and iteration."""
 
-from . import catalog  # noqa: F401  # registers the data sets that come along
-from .backend import choose_backend, describe_loader
+from .batch import Batch
 from .build import build_test_loader, build_train_loader, check_data
-from .datasets import (
+from .datasets import builtin as catalog  # noqa: F401  # registers the data sets that come along
+from .datasets.decode import UnreadableImageError, read_image
+from .datasets.packed_list import FlatRecords
+from .datasets.registry import (
     DatasetInfo,
     MapDataset,
     build_dataset,
@@ -11,16 +13,17 @@ from .datasets import (
     dataset_names,
     register_dataset,
 )
-from .images import UnreadableImageError, read_image
-from .info import OWN_DEVICE, device_of, input_shape, known_shape, train_info
-from .loader import Batch, EvalLoader, TrainLoader, WorkerTrainLoader
+from .loaders.base import TrainLoader
+from .loaders.choose import choose_backend, describe_loader
+from .loaders.num_workers import OWN_CORES, describe_workers, num_workers, usable_cores
+from .loaders.resident import ResidentEvalLoader, ResidentSamples, ResidentTrainLoader
+from .loaders.worker import EvalLoader, WorkerTrainLoader
 from .memory import free_memory, gigabytes
-from .records import FlatRecords
-from .resident import ResidentEvalLoader, ResidentSamples, ResidentTrainLoader
-from .samplers import class_repeats, repeat_factors
-from .sampling import GroupedStream, SampleOrder, SampleStream, sample_key, splitmix64
-from .transforms import build_transform, check_transforms, register_transform
-from .workers import OWN_CORES, describe_workers, num_workers, usable_cores
+from .sampling.stream import GroupedStream, SampleOrder, SampleStream
+from .sampling.weights import class_repeats, repeat_factors
+from .seeds import sample_key, splitmix64
+from .spec import OWN_DEVICE, device_of, input_shape, known_shape, train_info
+from .transforms.image import build_transform, check_transforms, register_transform
 
 __all__ = [
     "OWN_CORES",

@@ -12,11 +12,19 @@ from torch.utils.data import ConcatDataset
 
 from warmstart.config import CfgNode, ConfigError
 
-from .backend import choose_backend, not_resident, resident_samples
-from .build_sampler import build_groups, build_order, check_sampler
-from .datasets import MapDataset, build_dataset, dataset_info, is_users_own
-from .images import read_image
-from .info import (
+from .datasets.decode import read_image
+from .datasets.registry import MapDataset, build_dataset, dataset_info, is_users_own
+from .datasets.webdataset import ShardedImages
+from .loaders.base import TrainLoader
+from .loaders.choose import choose_backend, not_resident, resident_samples
+from .loaders.keyed_dataset import KeyedSamples, Unreadable
+from .loaders.mixed import MixedTrainLoader
+from .loaders.num_workers import num_workers
+from .loaders.resident import ResidentEvalLoader, ResidentTrainLoader
+from .loaders.worker import EvalLoader, WorkerLoader, WorkerTrainLoader
+from .memory import free_memory, gigabytes
+from .sampling.build import build_groups, build_order, check_sampler
+from .spec import (
     device_of,
     image_entries,
     image_transform,
@@ -26,14 +34,8 @@ from .info import (
     require_one_size,
     train_info,
 )
-from .loader import EvalLoader, TrainLoader, WorkerLoader, WorkerTrainLoader
-from .memory import free_memory, gigabytes
-from .mixing import MixedTrainLoader, build_mixing, split_mixing
-from .resident import ResidentEvalLoader, ResidentTrainLoader
-from .samples import KeyedSamples, Unreadable
-from .shards import ShardedImages
-from .transforms import check_transforms
-from .workers import num_workers
+from .transforms.image import check_transforms
+from .transforms.mixup import build_mixing, split_mixing
 
 _PER_SAMPLE = 200  # bytes that a sample of a batch takes beside its pixels: its place, its label
 

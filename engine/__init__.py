@@ -1,60 +1,65 @@
 """The loop and what runs around it: hooks, records, checkpoints, evaluation."""
 
-from .best import BestHook, EarlyStoppingHook, ScoreHook, is_best_average
-from .checkpoint import load_checkpoint, load_newest, save_checkpoint
-from .comm import is_main, on_main, process_group, rank, together, world_size
-from .defaults import (
-    build_test_loaders,
-    build_trainer,
-    default_hooks,
-    evaluate_all,
-    log_run,
-    log_scores,
-    read_command_line,
-    read_configs,
-    register_hook,
-    run_tool,
-)
-from .device import check_device, get_device, prepare_torch
-from .evaluation import evaluate, evaluation_mode
-from .first_weights import build_for_ranks, init_from_data, read_weights
-from .fsdp import is_sharded, shard, take_weights
-from .hook_base import HookBase, every, next_multiple
-from .hooks import EvaluationHook, FolderHook, PreciseBNHook, ProfilerHook
-from .launch import LAUNCH_FLAGS, adopt_slurm, launch, refuse_ranks, wants_launch
-from .logs import setup_logging
-from .losses import LossWindow, NonFiniteLossError
-from .lr_range import RangeTest, find_lr, range_picture
-from .metrics import MetricHook
-from .parallel import with_synchronised_norms
-from .picture import PictureHook
-from .precise_bn import set_statistics
-from .precision import LossScaler, build_scaler, compiled
-from .records import RecordHook
-from .resolve import iters_per_epoch, resolve_config
-from .resume import (
+from .analysis.cost_model import MODES, Cluster, Link, Prediction, Profile, Work, predict, workers_needed
+from .analysis.lr_finder import RangeTest, find_lr, range_picture
+from .analysis.step_profile import measure_loader, measure_profile
+from .checkpoint.config_diff import compare_configs
+from .checkpoint.reader import load_checkpoint, load_newest
+from .checkpoint.resume import find_start, read_parts, read_start
+from .checkpoint.run_folder import save_checkpoint
+from .checkpoint.saver import SaveError, finish_saves
+from .distributed.comm import is_main, rank, world_size
+from .distributed.ddp import with_synchronised_norms
+from .distributed.errors import on_main, together
+from .distributed.fsdp import is_sharded, shard, take_weights
+from .distributed.launch import LAUNCH_FLAGS, adopt_slurm, refuse_ranks, wants_launch
+from .distributed.process_group import process_group
+from .hooks.best_checkpoint import BestHook
+from .hooks.checkpointing import CheckpointHook
+from .hooks.early_stopping import EarlyStoppingHook
+from .hooks.evaluation import EvaluationHook, PreciseBNHook
+from .hooks.metric_logging import RecordHook
+from .hooks.metric_schedule import MetricHook
+from .hooks.plot_schedule import PictureHook
+from .hooks.profiler import ProfilerHook
+from .hooks.run_lock import FolderHook
+from .loop.evaluate import evaluate, evaluation_mode
+from .loop.hook import HookBase, every, next_multiple
+from .loop.losses import LossWindow
+from .loop.non_finite import NonFiniteLossError
+from .loop.score_hook import ScoreHook
+from .loop.trainer import Trainer
+from .records.console import ConsoleWriter
+from .records.json_lines import JSONWriter
+from .records.logging import setup_logging
+from .records.tensorboard import TensorBoardWriter
+from .records.writers import PictureWriter, Writer
+from .run.build import build_trainer
+from .run.command_line import read_command_line, read_configs
+from .run.default_hooks import build_test_loaders, default_hooks, evaluate_all, register_hook
+from .run.describe import log_run, log_scores
+from .run.evaluate import set_statistics
+from .run.exit_codes import run_tool
+from .run.init_from_data import build_for_ranks, init_from_data, read_weights
+from .run.launch import launch
+from .run.resolve import iters_per_epoch, resolve_config
+from .run.scores import is_best_average
+from .run.train import (
     claim_files,
-    compare_configs,
     complete_run,
-    find_start,
     hold_folder,
     is_restart,
     load_average,
     load_model,
     load_start,
     prepare_folder,
-    read_parts,
-    read_start,
     why_done,
 )
-from .rng import preserved_rng, rng_state, seed_all, set_rng_state
-from .saving import CheckpointHook, SaveError, finish_saves
-from .scale_model import MODES, Cluster, Link, Prediction, Profile, Work, predict, workers_needed
-from .scaling import log_scaling, scale_of, scaled
-from .signals import Interrupted, stop_signals
-from .step_profile import measure_loader, measure_profile
-from .trainer import Trainer
-from .writers import ConsoleWriter, JSONWriter, PictureWriter, TensorBoardWriter, Writer
+from .run.world_size_scaling import log_scaling, scale_of, scaled
+from .runtime.device import check_device, get_device, prepare_torch
+from .runtime.precision import LossScaler, build_scaler, compiled
+from .runtime.rng import preserved_rng, rng_state, seed_all, set_rng_state
+from .runtime.signals import Interrupted, stop_signals
 
 __all__ = [
     "LAUNCH_FLAGS",

@@ -47,8 +47,10 @@ def logged() -> list[logging.LogRecord]:
 @pytest.fixture(autouse=True)
 def quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run's picture has one pixel: drawing the real one takes as long as training models as small as these."""
-    monkeypatch.setattr("warmstart.engine.picture.plan_picture", lambda plan: Image.new("RGB", (1, 1)))
-    monkeypatch.setattr("warmstart.engine.picture.save_picture", lambda picture, path: picture.save(path))
+    monkeypatch.setattr("warmstart.engine.hooks.plot_schedule.plan_picture", lambda plan: Image.new("RGB", (1, 1)))
+    monkeypatch.setattr(
+        "warmstart.engine.hooks.plot_schedule.save_picture", lambda picture, path: picture.save(path)
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)

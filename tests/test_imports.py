@@ -80,7 +80,7 @@ def test_every_folder_is_walked() -> None:
         ("solver/build.py", "from warmstart.config import get_cfg\nfrom . import schedules\nimport torch"),
         ("solver/schedules.py", "from __future__ import annotations\nimport math"),
         ("data/digits/build_digits.py", "from ..arrays import load"),
-        ("engine/defaults.py", "from warmstart import solver, data\nimport warmstart.modeling.build"),
+        ("engine/run/build.py", "from warmstart import solver, data\nimport warmstart.modeling.build"),
         ("tools/train_net.py", "from warmstart.engine import Trainer\nfrom warmstart.config import ConfigError"),
         ("tools/train_net.py", "from warmstart.tools import interruptible"),
         ("data/build.py", "import data_of_someone_else\nfrom configparser import ConfigParser"),

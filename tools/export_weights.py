@@ -26,7 +26,6 @@ with interruptible(__name__):
 
     from warmstart.config import ConfigError, Flag, parse_command_line
     from warmstart.engine import (
-        files,
         is_best_average,
         load_checkpoint,
         load_newest,
@@ -34,6 +33,7 @@ with interruptible(__name__):
         run_tool,
         setup_logging,
     )
+    from warmstart.engine.runtime import files
 
 logger = logging.getLogger("warmstart.tools")
 

@@ -32,7 +32,7 @@ with interruptible(__name__):
         run_tool,
         workers_needed,
     )
-    from warmstart.engine.links import measure_links
+    from warmstart.engine.analysis.link_benchmark import measure_links
 
 _MOST = 10**9  # of devices, or of images
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from warmstart.data.sampling import random_numbers_kept
+from warmstart.data.seeds import random_numbers_kept
 
 SCRIPT = Path(__file__).parent.parent.parent / "benchmarks" / "keying.py"
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from warmstart.engine import precision
+from warmstart.engine.runtime import precision
 
 SCRIPT = Path(__file__).parent.parent.parent / "benchmarks" / "precision.py"
 

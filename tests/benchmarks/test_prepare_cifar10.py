@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from warmstart.data.datasets import build_dataset
+from warmstart.data.datasets.registry import build_dataset
 
 SCRIPT = Path(__file__).parent.parent.parent / "benchmarks" / "prepare_cifar10.py"
 

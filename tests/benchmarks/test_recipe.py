@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from warmstart.engine import defaults
+from warmstart.engine.run import build as defaults
 from warmstart.tools import train_net
 
 SCRIPT = Path(__file__).parent.parent.parent / "benchmarks" / "recipe.py"

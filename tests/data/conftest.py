@@ -12,7 +12,8 @@ import numpy.typing as npt
 import pytest
 
 from warmstart.config import CfgNode, get_cfg
-from warmstart.data import datasets, transforms
+from warmstart.data.datasets import registry as datasets
+from warmstart.data.transforms import image as transforms
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from warmstart.engine import HookBase, Trainer
-from warmstart.engine.saving import finish_saves
+from warmstart.engine.checkpoint.saver import finish_saves
 
 
 class Killed(Exception):

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from warmstart.engine import files, writers
+from warmstart.engine.records import writers
+from warmstart.engine.runtime import files
 
 forked = pytest.mark.skipif(torch.cuda.is_available(), reason="a process that has used a GPU cannot be copied")
 

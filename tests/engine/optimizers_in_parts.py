@@ -14,7 +14,7 @@ from torch import Tensor
 
 from warmstart.config import ConfigError, get_cfg
 from warmstart.engine import build_trainer, is_main, process_group
-from warmstart.engine.fsdp import is_cut
+from warmstart.engine.distributed.fsdp import is_cut
 from warmstart.solver.optimizers import OPTIMIZERS
 
 from ..conftest import tiny_overrides

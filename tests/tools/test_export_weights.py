@@ -12,7 +12,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from warmstart.engine import files, load_checkpoint, run_tool
+from warmstart.engine import load_checkpoint, run_tool
+from warmstart.engine.runtime import files
 from warmstart.tools import export_weights, train_net
 
 

@@ -24,8 +24,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from warmstart.config import ConfigError
-from warmstart.data.shards import build_shards
-from warmstart.engine import save_checkpoint, shards
+from warmstart.data.datasets.webdataset import build_shards
+from warmstart.engine import save_checkpoint
+from warmstart.engine.checkpoint import sharded as shards
 from warmstart.tools import export_weights, plain_train_net, plot_lr, train_net
 
 pytestmark = [  # what torch 2.6 says of itself

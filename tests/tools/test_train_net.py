@@ -16,7 +16,7 @@ import torch
 
 from warmstart.config import ConfigError
 from warmstart.engine import load_checkpoint, register_hook, run_tool
-from warmstart.engine.defaults import _HOOKS
+from warmstart.engine.run.default_hooks import _HOOKS
 from warmstart.modeling import catalog
 from warmstart.tools import export_weights, plain_train_net, train_net
 
@@ -470,7 +470,7 @@ def test_a_registered_hook_runs_and_its_scalars_are_recorded(
             if trainer.iteration == 3:
                 trainer.scalars["weight_norm"] = 2.5
 
-    monkeypatch.setattr("warmstart.engine.defaults._HOOKS", dict(_HOOKS))
+    monkeypatch.setattr("warmstart.engine.run.default_hooks._HOOKS", dict(_HOOKS))
     register_hook("norm", lambda cfg: Norm())
     train_net.main(tiny_words)
     assert [r.get("weight_norm") for r in records(tmp_path / "out")] == [2.5, None, None, None]

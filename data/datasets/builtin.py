@@ -1,0 +1,162 @@
+"""The data sets that can be named without further ado: digits, torchvision's, folders and arrays."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import numpy as np
+
+from .arrays import ArrayDataset, read_idx, read_npz
+from .decode import read_image
+from .packed_list import FlatRecords
+from .registry import DatasetInfo, MapDataset, register_dataset
+from .webdataset import build_shards
+
+_DIGITS = tuple("0123456789")
+_CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_FASHION = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
+
+
+@dataclass(frozen=True)
+class _Digits:
+    """The UCI optical digits that ship with the package; `root` is not looked at."""
+
+    part: str  # train or test
+
+    def __call__(self, root: str, download: bool) -> MapDataset:
+        images, labels = f"{self.part}_images", f"{self.part}_labels"
+        arrays = read_npz(Path(__file__).parent / "digits" / "digits.npz", images, labels)
+        return ArrayDataset(arrays[images], arrays[labels], _DIGITS)
+
+
+@dataclass(frozen=True)
+class _Idx:
+    """MNIST and sets of its form, from torchvision's folders or from a folder with the four idx files.
+
+    The files, gzipped or not, may lie in ROOT/<torchvision's name>/raw, where torchvision puts them,
+    in ROOT/<name>, as Debian's dataset-fashion-mnist has them, or in ROOT itself; all these sets call
+    their files alike, so files in ROOT itself are taken for whichever set is asked for.
+    """
+
+    loader: str
+    folder: str
+    train: bool
+    classes: tuple[str, ...]
+
+    def __call__(self, root: str, download: bool) -> MapDataset:
+        part = "train" if self.train else "t10k"
+        names = f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"
+        try:
+            images, labels = (self._find(Path(root).expanduser(), name) for name in names)
+        except FileNotFoundError:
+            if not download:
+                raise
+            _torchvision(self.loader, root, self.train, download)
+            images, labels = (self._find(Path(root).expanduser(), name) for name in names)
+        return ArrayDataset(read_idx(images), read_idx(labels), self.classes)
+
+    def _find(self, root: Path, name: str) -> Path:
+        for folder in (root / self.loader / "raw", root / self.folder, root):
+            for path in (folder / name, folder / f"{name}.gz"):
+                if path.is_file():
+                    return path
+        raise FileNotFoundError(f"no {name}, gzipped or not")
+
+
+@dataclass(frozen=True)
+class _Cifar:
+    """CIFAR-10 and CIFAR-100 from the Python files of their authors, which torchvision verifies."""
+
+    loader: str
+    train: bool
+
+    def __call__(self, root: str, download: bool) -> MapDataset:
+        cifar = _torchvision(self.loader, root, self.train, download)
+        return ArrayDataset(cifar.data, np.array(cifar.targets), tuple(cifar.classes))
+
+
+def _torchvision(loader: str, root: str, train: bool, download: bool) -> Any:
+    # Imported where a set is built: it takes as long as torch itself, and a plan needs nothing but sizes.
+    import torchvision
+
+    build = getattr(torchvision.datasets, loader)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the CIFAR files are pickles older than today's numpy
+            return build(str(Path(root).expanduser()), train=train, download=download)
+    except (URLError, ConnectionError, TimeoutError) as error:
+        raise OSError(f"the download failed ({error})") from error
+    except RuntimeError as error:  # torchvision's word for missing, damaged and not downloadable
+        if download:
+            raise OSError(f"the download failed ({error})") from error
+        raise FileNotFoundError(f"no whole {loader}") from error
+
+
+def _image_folder(path: str, download: bool) -> MapDataset:
+    """Build from PATH/<class>/<image>; classes are numbered in the order of their names, images are RGB."""
+    import torchvision
+
+    folder = torchvision.datasets.ImageFolder(Path(path).expanduser(), loader=read_image)
+    folder.samples = folder.imgs = FlatRecords(folder.samples)
+    folder.targets = np.array(folder.targets)
+    dataset: MapDataset = folder
+    return dataset
+
+
+def _npz(path: str, download: bool) -> MapDataset:
+    """Build from a file with the arrays `images` and `labels`."""
+    arrays = read_npz(Path(path).expanduser(), "images", "labels")
+    return ArrayDataset(arrays["images"], arrays["labels"])
+
+
+register_dataset("imagefolder:", _image_folder)
+register_dataset("npz:", _npz, in_memory=True)
+register_dataset("webdataset:", build_shards, cached=True)
+
+for _train, _part in ((True, "train"), (False, "test")):
+    register_dataset(
+        f"digits_{_part}",
+        _Digits(_part),
+        DatasetInfo(1437 if _train else 360, 10, 1, (8, 8), (0.3054,), (0.3757,), _DIGITS),
+        in_memory=True,
+    )
+    register_dataset(
+        f"mnist_{_part}",
+        _Idx("MNIST", "mnist", _train, _DIGITS),
+        DatasetInfo(60_000 if _train else 10_000, 10, 1, (28, 28), (0.1307,), (0.3081,), _DIGITS),
+        in_memory=True,
+    )
+    register_dataset(
+        f"fashion_mnist_{_part}",
+        _Idx("FashionMNIST", "fashion-mnist", _train, _FASHION),
+        DatasetInfo(60_000 if _train else 10_000, 10, 1, (28, 28), (0.2860,), (0.3530,), _FASHION),
+        in_memory=True,
+    )
+    register_dataset(
+        f"cifar10_{_part}",
+        _Cifar("CIFAR10", _train),
+        DatasetInfo(
+            *(50_000 if _train else 10_000, 10, 3, (32, 32)),
+            mean=(0.4914, 0.4822, 0.4465),
+            std=(0.2470, 0.2435, 0.2616),
+            classes=_CIFAR10,
+        ),
+        in_memory=True,
+    )
+    register_dataset(
+        f"cifar100_{_part}",
+        _Cifar("CIFAR100", _train),
+        DatasetInfo(
+            *(50_000 if _train else 10_000, 100, 3, (32, 32)),
+            mean=(0.5071, 0.4865, 0.4409),
+            std=(0.2673, 0.2564, 0.2762),
+        ),
+        in_memory=True,
+    )

@@ -1,0 +1,251 @@
+"""The registry of data sets: names, how to build them, and what is known of them without building."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from warmstart.config import ConfigError, unknown_name
+
+from ..seeds import random_numbers_kept
+from .decode import to_tensor
+from .image_heads import extremes, head_sizes
+from .unreadable import first_readable, read_sample
+
+
+class MapDataset(Protocol):
+    """What a builder returns: samples by index, such as a torch.utils.data.Dataset."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    def __getitem__(self, index: int, /) -> tuple[Any, Any]:
+        """Return (image, label).
+
+        The image is a PIL image, an array (H, W) or (H, W, C), or a uint8 tensor (C, H, W); the label a
+        whole number from 0.
+        """
+
+
+Builder = Callable[..., MapDataset]  # (root, download), and the cache for a set that asks for it
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a model and a plan need to know of a data set.
+
+    Args:
+        size: number of samples.
+        num_classes: labels run from 0 to num_classes - 1.
+        channels: 1 for grey, 3 for RGB images.
+        image_size: (H, W); None where images differ.
+        sizes: where they differ, the extreme ones of those that are known.
+        mean: of each channel over the training set, images in [0, 1]; () where unknown.
+        std: the standard deviation, likewise.
+        classes: names of the classes; () where they have none.
+    """
+
+    size: int
+    num_classes: int
+    channels: int
+    image_size: tuple[int, int] | None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    classes: tuple[str, ...] = ()
+    sizes: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def known_sizes(self) -> tuple[tuple[int, int], ...]:
+        """The sizes that transforms must cope with, as far as they are known."""
+        return self.sizes or ((self.image_size,) if self.image_size else ())
+
+
+@dataclass(frozen=True)
+class _Entry:
+    builder: Builder
+    info: DatasetInfo | None
+    in_memory: bool
+    cached: bool
+
+
+_REGISTRY: dict[str, _Entry] = {}
+
+
+def register_dataset(
+    name: str, builder: Builder, info: DatasetInfo | None = None, *, in_memory: bool = False, cached: bool = False
+) -> None:
+    """Make `name` usable in DATASETS.TRAIN and DATASETS.TEST.
+
+    Args:
+        name: the name; one that ends in a colon, such as "npz:", stands for all names that begin so.
+        builder: called with (root, download), DATASETS.ROOT and DATASETS.DOWNLOAD; for a name with a
+            colon root is what the user wrote behind it. Returns a data set with `__len__` and
+            `__getitem__(i) -> (image, label)`; where files are missing it raises FileNotFoundError.
+        info: what is known of the data set; None: it is built and looked at when someone asks.
+        in_memory: whether the builder returns an `ArrayDataset`, which DATALOADER.BACKEND resident takes.
+        cached: whether the builder is called with a third argument, DATASETS.CACHE.
+
+    Raises:
+        ConfigError: the name is taken.
+
+    >>> register_dataset("npz:", print)
+    Traceback (most recent call last):
+    warmstart.config.errors.ConfigError: a data set called 'npz:' is registered already; choose another name
+    """
+    if name in _REGISTRY:
+        raise ConfigError(f"a data set called {name!r} is registered already; choose another name")
+    _REGISTRY[name] = _Entry(builder, info, in_memory, cached)
+
+
+def dataset_names() -> list[str]:
+    """Return all names, sorted; those with a path behind a colon as `npz:PATH`.
+
+    >>> [name for name in dataset_names() if name.startswith(("digits", "npz"))]
+    ['digits_test', 'digits_train', 'npz:PATH']
+    """
+    return sorted(f"{name}PATH" if name.endswith(":") else name for name in _REGISTRY)
+
+
+def is_users_own(name: str) -> bool:
+    """Return whether code outside this package builds the data set.
+
+    >>> is_users_own("digits_train")
+    False
+    """
+    return not _look_up(name, "", "data set")[0].builder.__module__.startswith("warmstart.data.")
+
+
+def is_in_memory(name: str) -> bool:
+    """Return whether the data set is built as one array of images.
+
+    >>> is_in_memory("digits_train"), is_in_memory("imagefolder:cats")
+    (True, False)
+    """
+    return _look_up(name, "", "data set")[0].in_memory
+
+
+def dataset_info(
+    name: str, root: str, download: bool = False, label: str = "data set", cache: str = ""
+) -> DatasetInfo:
+    """Return what is known of the data set `name`; nothing is read where it is registered.
+
+    Args:
+        name: a registered name.
+        root: the folder that holds data sets, DATASETS.ROOT.
+        download: whether a data set that must be built may be fetched.
+        label: the key that holds the name, for messages.
+        cache: DATASETS.CACHE.
+
+    Raises:
+        ConfigError: no such name; files missing or wrong, where it must be built.
+
+    >>> dataset_info("cifar10_test", root="nowhere").size
+    10000
+    """
+    entry, _ = _look_up(name, root, label)
+    return entry.info or _info_by_looking(entry, name, str(root), download, label, cache)
+
+
+def build_dataset(
+    name: str, root: str, download: bool = False, label: str = "data set", cache: str = ""
+) -> MapDataset:
+    """Return the data set `name`, read from the folder `root`.
+
+    Args:
+        name: a registered name.
+        root: the folder that holds data sets, DATASETS.ROOT.
+        download: whether the builder may fetch what is not there.
+        label: the key that holds the name, for messages.
+        cache: DATASETS.CACHE.
+
+    Raises:
+        ConfigError: no such name, missing files, wrong content, no samples.
+
+    >>> image, digit = build_dataset("digits_test", root="nowhere")[0]
+    >>> image.shape, digit
+    ((8, 8), 7)
+    """
+    entry, place = _look_up(name, root, label)
+    try:
+        dataset = entry.builder(place, download, *([cache] if entry.cached else []))
+    except FileNotFoundError as error:
+        fix = "correct the path" if ":" in name else "set DATASETS.ROOT to its folder or DATASETS.DOWNLOAD true"
+        raise ConfigError(
+            f"{label}: {name} was not found in {Path(place).expanduser().absolute()} ({error}); {fix}"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{label}: {name} cannot be read: {error}") from error
+    size, expected = len(dataset), entry.info.size if entry.info else len(dataset)
+    if size != expected:
+        raise ConfigError(
+            f"{label}: {name} holds {size:,} samples where {expected:,} are expected; its files are not whole"
+        )
+    if not size:
+        raise ConfigError(f"{label}: {name} holds no samples")
+    return dataset
+
+
+def checked_label(value: Any, num_classes: int, where: str) -> int:
+    """Return a sample's label as an int from 0 to num_classes - 1.
+
+    Raises:
+        ConfigError: it is no whole number, or outside; `where` names the sample.
+
+    >>> checked_label(10, 10, "mine: sample 7")
+    Traceback (most recent call last):
+    warmstart.config.errors.ConfigError: mine: sample 7 has label 10; with 10 classes labels run from 0 to 9
+    """
+    try:
+        label = operator.index(value)
+    except TypeError:
+        raise ConfigError(f"{where} has label {value!r}; labels are whole numbers") from None
+    if not 0 <= label < num_classes:
+        raise ConfigError(
+            f"{where} has label {label}; with {num_classes} classes labels run from 0 to {num_classes - 1}"
+        )
+    return label
+
+
+def _look_up(name: str, root: str, label: str) -> tuple[_Entry, str]:
+    """Return the entry for `name`, and the place its builder is to look in."""
+    kind, colon, path = name.partition(":")
+    entry = _REGISTRY.get(kind + colon)
+    if entry is None or bool(colon) != bool(path):
+        raise unknown_name(label, "data set", name, dataset_names())
+    return entry, path if colon else root
+
+
+# A folder of a million files is listed once in a run, not for each question about it.
+@functools.cache
+def _info_by_looking(entry: _Entry, name: str, root: str, download: bool, label: str, cache: str) -> DatasetInfo:
+    del entry  # part of the key: what is registered anew is looked at anew
+    return _look_at(build_dataset(name, root, download, label, cache), f"{label}: {name}")
+
+
+def _look_at(dataset: MapDataset, where: str) -> DatasetInfo:
+    """Find a data set's info from its attributes, its first, middle and last image, and the heads of others."""
+    places = (0, len(dataset) // 2, len(dataset) - 1)
+    read = functools.partial(read_sample, dataset)
+    with random_numbers_kept(everything=True):  # what a damaged file does, is for the loader to say
+        found = [first_readable(read, place, len(dataset), where)[0] for place in places]
+        shapes = [tuple(to_tensor(image).shape) for image, _ in found]
+    classes = tuple(map(str, getattr(dataset, "classes", ())))
+    num_classes = getattr(dataset, "num_classes", len(classes))
+    if not num_classes:
+        raise ConfigError(
+            f"{where} does not say how many classes it has; register it with a DatasetInfo,"
+            " or give it an attribute classes or num_classes"
+        )
+    sizes = {(shape[1], shape[2]) for shape in shapes} | head_sizes(dataset)
+    return DatasetInfo(
+        size=len(dataset),
+        num_classes=num_classes,
+        channels=shapes[0][0],
+        image_size=next(iter(sizes)) if len(sizes) == 1 else None,
+        classes=classes,
+        sizes=extremes(sizes) if len(sizes) > 1 else (),
+    )

@@ -1,0 +1,285 @@
+"""Data sets in shards: tar archives of images and labels, as the package webdataset writes them.
+
+An archive is walked through once, to note where its images begin; any sample is then one read. So with shards too
+the stream of samples follows from the position alone, as it could not if archives were read from their beginnings.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import json
+import logging
+import os
+import re
+import tarfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from .arrays import count_classes, read_npz
+from .cache_dir import cache_folder, whole_file
+from .decode import UnreadableImageError, decode_image
+from .image_heads import head_size
+from .shard_urls import shard_paths
+
+logger = logging.getLogger(__name__)
+
+_LONG = 5  # seconds of indexing that is announced
+_BLOCK = 512  # bytes of a tar archive's unit
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+
+
+class Fields(NamedTuple):
+    """Which members of a sample are its image and its label, by what stands behind the first dot of their names.
+
+    Attributes:
+        image: "" is any ending that torchvision takes for an image's.
+        label: of a file that holds a whole number as text.
+    """
+
+    image: str = ""
+    label: str = "cls"
+
+    def kind(self, ending: str) -> str:
+        """Return what a member is: image, label, or "" for what is left alone.
+
+        >>> Fields().kind("jpg"), Fields().kind("seg.png"), Fields(image="seg.png").kind("seg.png")
+        ('image', '', 'image')
+        """
+        if ending == self.label:
+            return "label"
+        is_image = ending == self.image if self.image else f".{ending}" in _image_endings()
+        return "image" if is_image else ""
+
+
+class ShardedImages:
+    """Images and labels in archives, by index: those of the first shard, as they lie there, then the next one's.
+
+    Args:
+        shards: the archives, uncompressed.
+        indices: what `index_shard` returns for each.
+
+    Attributes:
+        targets: all labels, (N,) int64.
+        num_classes: one more than the highest of them.
+        decoder: INPUT.DECODER.
+    """
+
+    def __init__(self, shards: Sequence[Path], indices: Sequence[npt.NDArray[np.int64]]) -> None:
+        self._shards = [str(shard) for shard in shards]
+        self._ends = np.cumsum([len(index) for index in indices])
+        # Arrays, whose elements no one counts references to: they do not grow with the number of workers.
+        self._begins, self._bytes, self.targets = np.concatenate(indices).T.copy()
+        self.num_classes = count_classes(self.targets)
+        self.decoder = "torchvision"
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """Return the image as RGB (3, H, W), uint8, and its label.
+
+        Raises:
+            OSError: the image is damaged, the archive gone or shorter than it was.
+        """
+        label = int(self.targets[index])
+        return decode_image(self._content(index), self.decoder), label
+
+    @property
+    def samples(self) -> Sequence[tuple[str, int]]:
+        """(archive/member, label) of each, for messages; names are read from the archives when asked for."""
+        return _Samples(self)
+
+    @functools.cached_property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """(height, width) of each image, from the heads of all."""
+        sizes = np.empty((len(self), 2), np.int64)
+        for index in range(len(self)):
+            try:
+                sizes[index] = self.size_of(index)
+            except OSError:
+                raise ValueError(f"{self.samples[index][0]} is no image of a kind that PIL knows") from None
+        return sizes
+
+    def size_of(self, index: int) -> tuple[int, int]:
+        """Return (height, width) of an image; OSError where it is none."""
+        return head_size(io.BytesIO(self._content(index).tobytes()))
+
+    def _shard(self, index: int) -> str:
+        return self._shards[int(np.searchsorted(self._ends, index, "right"))]
+
+    def _content(self, index: int) -> npt.NDArray[np.uint8]:
+        shard, size = self._shard(index), int(self._bytes[index])
+        content = np.fromfile(shard, np.uint8, size, offset=int(self._begins[index]))
+        if len(content) < size:
+            raise UnreadableImageError("the archive is shorter than it was when the run began")
+        return content
+
+
+class _Samples(Sequence[tuple[str, int]]):
+    def __init__(self, images: ShardedImages) -> None:
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: Any) -> Any:
+        images = self._images
+        shard, name, label = images._shard(index), "?", int(images.targets[index])
+        with suppress(OSError, tarfile.TarError):  # the head is the block in front of the content
+            head = np.fromfile(shard, np.uint8, _BLOCK, offset=int(images._begins[index]) - _BLOCK)
+            name = tarfile.TarInfo.frombuf(head.tobytes(), "utf-8", "surrogateescape").name
+        return f"{shard}/{name}", label
+
+
+def build_shards(text: str, download: bool, cache: str) -> ShardedImages:
+    """Build from the shards that a name means; their indices lie in the cache, and are made where they do not.
+
+    Args:
+        text: what stands behind "webdataset:": a path or URL with braces, as "x-{000..146}.tar", and behind a "#"
+            which members are read, as "image=png&label=cls2".
+        download: whether shards at URLs may be copied into the cache.
+        cache: DATASETS.CACHE.
+
+    Raises:
+        FileNotFoundError: a shard is not there.
+        OSError: one cannot be read or copied, the cache not written.
+        ValueError: the text is wrong, or an archive damaged, compressed, or not of images with labels.
+    """
+    pattern, _, options = text.partition("#")
+    fields, folder = _fields(options), cache_folder(cache)
+    shards = shard_paths(pattern, folder, download)
+    indices: list[npt.NDArray[np.int64]] = []
+    begin = time.monotonic()
+    for count, shard in enumerate(shards, start=1):
+        indices.append(_kept_index(shard, fields, folder))
+        seconds = (time.monotonic() - begin) / count * len(shards)
+        if count == 1 and seconds > _LONG:
+            logger.info(f"Indexing {len(shards):,} shards, once: about {seconds:,.0f} s; kept in {folder}")
+    return ShardedImages(shards, indices)
+
+
+def index_shard(path: Path, fields: Fields) -> npt.NDArray[np.int64]:
+    """Return (first byte, bytes, label) of each image of a tar archive, in their order, (N, 3).
+
+    Files whose names are alike up to their first dot, folders included, are one sample.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is compressed, damaged or cut short; a sample has no image or no label, or two.
+
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile(suffix=".tar") as file:
+    ...     with tarfile.open(fileobj=file, mode="w") as tar:
+    ...         for name, content in (("7.jpg", b"pixels"), ("7.cls", b"3")):
+    ...             member = tarfile.TarInfo(name)
+    ...             member.size = len(content)
+    ...             tar.addfile(member, io.BytesIO(content))
+    ...     file.flush()
+    ...     index_shard(Path(file.name), Fields()).tolist()
+    [[512, 6, 3]]
+    """
+    samples: dict[str, dict[str, tuple[int, ...]]] = {}
+    with _archive(path) as tar:
+        for member in filter(tarfile.TarInfo.isreg, tar):
+            folder, name = os.path.split(member.name)
+            stem, _, ending = name.partition(".")
+            kind = fields.kind(ending.lower()) if stem else ""
+            if not kind:
+                continue
+            found = samples.setdefault(f"{folder}/{stem}", {})
+            if kind in found:
+                raise ValueError(f"{path}: {member.name} is a second {kind} of its sample; name one by #{kind}=")
+            is_image = kind == "image"
+            found[kind] = (member.offset_data, member.size) if is_image else (_label(path, member, tar),)
+    for stem, found in samples.items():
+        for kind in {"image", "label"} - found.keys():
+            wanted = getattr(fields, kind) or "jpg, png, ..."
+            raise ValueError(f"{path}: sample {stem.lstrip('/')} has no {kind} ({wanted})")
+    return np.array([found["image"] + found["label"] for found in samples.values()], np.int64).reshape(-1, 3)
+
+
+@contextmanager
+def _archive(path: Path) -> Iterator[tarfile.TarFile]:
+    """Open an archive to walk through all of it, which the block must do; then it is known to be whole."""
+    with open(path, "rb") as file:
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                yield tar
+        except tarfile.TarError as error:
+            file.seek(0)
+            begin = file.read(6)
+            for mark, kind in _COMPRESSED.items():
+                if begin.startswith(mark):
+                    raise ValueError(
+                        f"{path} is compressed ({kind}), so that no image can be read by itself; unpack it"
+                    ) from None
+            raise ValueError(f"{path} is no tar archive, or damaged: {error}") from None
+        file.seek(tar.offset)
+        if file.read(_BLOCK) != bytes(_BLOCK):  # tarfile takes any other end for one too
+            raise ValueError(f"{path} is damaged or cut short at byte {tar.offset:,}")
+
+
+def _label(path: Path, member: tarfile.TarInfo, tar: tarfile.TarFile) -> int:
+    file = tar.extractfile(member)
+    assert file is not None, "a regular file"
+    text = file.read(100)
+    if not re.fullmatch(rb"\s*[0-9]{1,18}\s*", text):
+        raise ValueError(f"{path}: {member.name}: a label is a whole number from 0; got {text[:20]!r}")
+    return int(text)
+
+
+@functools.cache
+def _image_endings() -> tuple[str, ...]:
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    return tuple(IMG_EXTENSIONS)
+
+
+def _fields(options: str) -> Fields:
+    try:
+        return Fields(**dict(parse_qsl(options, strict_parsing=True)) if options else {})
+    except (TypeError, ValueError):
+        wanted = "image=ENDING, label=ENDING, or both with & between"
+        raise ValueError(f"behind # stands {wanted}; got {options!r}") from None
+
+
+def _check_index(index: npt.NDArray[Any], size: int) -> None:
+    """Raise ValueError where an index is not one of an archive of so many bytes."""
+    if index.dtype != np.int64 or index.ndim != 2 or index.shape[1] != 3:
+        raise ValueError(f"it holds {index.dtype} {index.shape}, not three whole numbers a sample")
+    begins, lengths, _ = index.T
+    if (index < 0).any() or (begins > size).any() or (lengths > size - begins).any():
+        raise ValueError("it holds places that the archive does not have")
+
+
+def _kept_index(path: Path, fields: Fields, folder: Path) -> npt.NDArray[np.int64]:
+    """Return a shard's index, read from the cache where the shard has not changed since it was made."""
+    stat = path.stat()
+    known = json.dumps([os.path.abspath(path), stat.st_size, stat.st_mtime_ns, fields])
+    kept = folder / f"{hashlib.sha256(known.encode()).hexdigest()[:32]}.npz"
+    try:
+        index = read_npz(kept, "samples")["samples"]
+        _check_index(index, stat.st_size)
+        return index
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        logger.warning(f"{kept} cannot be used ({error}); {path} is indexed again")
+    index = index_shard(path, fields)
+    try:
+        with whole_file(kept) as file:
+            np.savez(file, samples=index)
+    except OSError as error:
+        raise OSError(f"{kept} cannot be written: {error.strerror}; set DATASETS.CACHE elsewhere") from None
+    return index

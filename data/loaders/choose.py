@@ -1,0 +1,198 @@
+"""The choice between the loaders, and what the resident one keeps."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch.utils.data import ConcatDataset
+
+from warmstart.config import CfgNode, ConfigError
+
+from ..datasets.arrays import as_tensors
+from ..datasets.cache_dir import cache_folder
+from ..datasets.registry import MapDataset, build_dataset, checked_label, dataset_info, is_in_memory
+from ..memory import total_memory
+from ..spec import device_of, image_transform, num_outputs, train_info
+from ..transforms.batched import NoBatchedForm, batched_form
+from .crop_store import Steps, resident_bytes, stages
+from .folder_cache import FolderImages
+from .num_workers import describe_workers
+from .resident import ResidentSamples
+
+
+def choose_backend(cfg: CfgNode) -> str:
+    """Return worker or resident: DATALOADER.BACKEND, where that is auto the faster of those that can do it.
+
+    Resident, where nothing keeps the data sets from it, all images take at most a quarter of the device's memory,
+    and folders are converted or can be.
+
+    >>> from warmstart.config import get_cfg
+    >>> cfg = get_cfg()
+    >>> choose_backend(cfg)
+    'resident'
+    >>> cfg.merge_from_list(["INPUT.TRANSFORMS_TRAIN", "[RandAugment]"])
+    >>> choose_backend(cfg), not_resident(cfg)
+    ('worker', ['RandAugment works image by image only'])
+    """
+    if cfg.DATALOADER.BACKEND != "auto":
+        return str(cfg.DATALOADER.BACKEND)
+    return "worker" if not_resident(cfg) or _not_by_itself(cfg) else "resident"
+
+
+def not_resident(cfg: CfgNode) -> list[str]:
+    """Return what keeps the data sets of a config from being resident: [] where nothing does."""
+    problems = [
+        f"{name} is not a data set of one array"
+        for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+        if not is_in_memory(name) and not _is_folder(name)
+    ]
+    for key in ("TRANSFORMS_TRAIN", "TRANSFORMS_TEST"):
+        for name, step in image_transform(cfg, key, train_info(cfg)).steps:
+            try:
+                batched_form(name, step)
+            except NoBatchedForm as error:
+                problems.append(str(error))
+    if not problems:
+        problems = list(dict.fromkeys(image.problem for image in _resident_images(cfg) if image.problem))
+    if cfg.INPUT.DECODER == "nvjpeg" and any(map(_is_folder, (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))):
+        problems.append("INPUT.DECODER nvjpeg reads each file anew for each batch")
+    if not problems and cfg.DATALOADER.UNREADABLE == "skip" and any(map(_is_folder, cfg.DATASETS.TRAIN)):
+        problems.append("DATALOADER.UNREADABLE skip passes over files while it trains")
+    return problems
+
+
+def describe_loader(cfg: CfgNode) -> str:
+    """Return which loader a config gets, and what it takes or why it is not the faster one.
+
+    >>> from warmstart.config import get_cfg
+    >>> cfg = get_cfg()
+    >>> cfg.merge_from_list(["MODEL.DEVICE", "cpu"])
+    >>> describe_loader(cfg)
+    'resident, 0.1 MB on cpu'
+    """
+    problems = not_resident(cfg)
+    if choose_backend(cfg) == "resident":
+        return f"resident, {_megabytes(cfg)}"
+    problems = problems or _not_by_itself(cfg)
+    why = f" (resident: {'; '.join(problems)})" if problems else ""
+    return f"worker, {describe_workers(cfg)}{why}"
+
+
+def _not_by_itself(cfg: CfgNode) -> list[str]:
+    """Return what keeps `auto` from a resident loader that is possible."""
+    images = _resident_images(cfg)
+    problems = []
+    if sum(image.bytes for image in images) > total_memory(device_of(cfg)) // 4:
+        problems.append(f"takes {_megabytes(cfg)}, more than a quarter of its memory")
+    if not all(image.has_room for image in images):
+        problems.append(f"DATASETS.CACHE, {cache_folder(cfg.DATASETS.CACHE)}, cannot be written or is full")
+    return problems
+
+
+def _megabytes(cfg: CfgNode) -> str:
+    return f"{sum(image.bytes for image in _resident_images(cfg)) / 1e6:,.1f} MB on {device_of(cfg)}"
+
+
+class _Images(NamedTuple):
+    """The images of a data set, once they are resident."""
+
+    bytes: int = 0
+    problem: str = ""  # why they cannot be
+    has_room: bool = True  # whether what has to be converted can be kept
+
+
+def _resident_images(cfg: CfgNode) -> list[_Images]:
+    """Return what becomes of each data set."""
+    train, found = train_info(cfg), []
+    joined = [("TRAIN", cfg.DATASETS.TRAIN), *(("TEST", (name,)) for name in cfg.DATASETS.TEST)]
+    for key, names in joined:
+        once, steps = _split_steps(names, image_transform(cfg, f"TRANSFORMS_{key}", train).steps)
+        for name in names:
+            place = cfg.DATASETS.ROOT, cfg.DATASETS.DOWNLOAD, cfg.label(f"DATASETS.{key}")
+            if _is_folder(name):
+                pipeline = _Pipeline(repr((once, steps)), once, steps)
+                found.append(_look_at_folder(name, place, pipeline, cfg.DATASETS.CACHE))
+            else:
+                info = dataset_info(name, *place)
+                assert info.image_size is not None, "images of one array"
+                found.append(_Images(resident_bytes(info.size, (info.channels, *info.image_size), steps)))
+    return found
+
+
+@dataclass(frozen=True)
+class _Pipeline:
+    """What is done to images before they are cached, and afterwards; `known` is what tells two apart."""
+
+    known: str
+    once: Steps = field(compare=False)
+    rest: Steps = field(compare=False)
+
+
+# A folder of a million files is listed once in a run, not for each question about it.
+@functools.cache
+def _look_at_folder(name: str, place: tuple[str, bool, str], pipeline: _Pipeline, cache: str) -> _Images:
+    try:
+        folder = FolderImages(build_dataset(name, *place), pipeline.once, cache)
+        return _Images(resident_bytes(len(folder), folder.shape, pipeline.rest), has_room=folder.has_room())
+    except ValueError as error:
+        return _Images(problem=str(error))
+
+
+def _is_folder(name: str) -> bool:
+    return name.startswith("imagefolder:")
+
+
+def _split_steps(names: Sequence[str], steps: Steps) -> tuple[Steps, Steps]:
+    """Return what is done to the images of folders before they are cached, and what is left to do.
+
+    Folders joined with arrays are cached as they are: an array has no such step done.
+    """
+    count = len(stages(steps).once) if all(map(_is_folder, names)) else 0
+    return steps[:count], steps[count:]
+
+
+def resident_samples(cfg: CfgNode, transforms: str, dataset: MapDataset, names: Sequence[str]) -> ResidentSamples:
+    """Return the images of a data set on MODEL.DEVICE; folders among them are converted where they are not yet.
+
+    Args:
+        cfg: the config.
+        transforms: TRANSFORMS_TRAIN or TRANSFORMS_TEST.
+        dataset: the samples, those of several sets joined.
+        names: of these sets.
+
+    Raises:
+        ConfigError: what keeps them from being resident, a label outside, no room in memory or in DATASETS.CACHE.
+    """
+    train = train_info(cfg)
+    transform = image_transform(cfg, transforms, train)
+    once, steps = _split_steps(names, transform.steps)
+    label = cfg.label("DATALOADER.BACKEND")
+    sets = dataset.datasets if isinstance(dataset, ConcatDataset) else [dataset]
+    try:
+        parts = [
+            FolderImages(part, once, cfg.DATASETS.CACHE).load() if _is_folder(name) else as_tensors(part)
+            for name, part in zip(names, sets, strict=True)
+        ]
+    except ValueError as error:
+        raise ConfigError(f"{label}: resident is not possible: {error}; use worker") from error
+    except OSError as error:
+        cache = cfg.label("DATASETS.CACHE")
+        raise ConfigError(
+            f"{cache}: {error.filename} cannot be written: {error.strerror}; name a folder with room for it"
+        ) from error
+    labels = torch.cat([each for _, each in parts])
+    classes = num_outputs(cfg, train)
+    for index in (labels >= classes).nonzero()[:1].flatten().tolist():
+        checked_label(int(labels[index]), classes, f"{' + '.join(names)}: sample {index}")
+    images = [each for each, _ in parts]
+    try:
+        return ResidentSamples(
+            *(images, labels, steps, transform.mean, transform.std, device_of(cfg)),
+            memory_format=torch.channels_last if cfg.MODEL.CHANNELS_LAST else torch.contiguous_format,
+        )
+    except (MemoryError, ValueError) as error:
+        raise ConfigError(f"{label}: {error}; use worker") from None

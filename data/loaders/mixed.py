@@ -1,0 +1,59 @@
+"""MixUp and CutMix: transforms of whole training batches, behind the loader that makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import closing
+
+import torch
+
+from ..batch import Batch
+from ..seeds import random_numbers_kept, splitmix64
+from ..transforms.mixup import Mixing
+from .base import TrainLoader
+
+
+class MixedTrainLoader(TrainLoader):
+    """The batches of another loader, mixed; the random numbers of an iteration follow from SEED and it alone.
+
+    Sources: Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization", arXiv:1710.09412; Yun et al. 2019,
+    "CutMix", arXiv:1905.04899.
+
+    Args:
+        loader: gives the batches.
+        mixing: changes them; one of several is drawn for each batch, each as likely.
+        lent: how many samples at the front of each batch are there for others to be mixed with, and not given on.
+
+    >>> from warmstart.config import get_cfg
+    >>> from warmstart.data import build_train_loader
+    >>> cfg = get_cfg()
+    >>> cfg.merge_from_list(["INPUT.TRANSFORMS_TRAIN", "[{MixUp: {alpha: 0.4}}]"])
+    >>> images, labels = next(build_train_loader(cfg).batches())
+    >>> labels.shape, labels.sum(1).allclose(torch.ones(16))
+    (torch.Size([16, 10]), True)
+    """
+
+    def __init__(self, loader: TrainLoader, mixing: Sequence[Mixing], *, lent: int = 0) -> None:
+        super().__init__(
+            loader.dataset,
+            seed=loader.seed,
+            batch_size=loader.batch_size,
+            slots=loader.slots[lent:],
+            stream=loader.stream,
+        )
+        self._loader, self._mixing, self._lent = loader, mixing, lent
+
+    def batches(self, start: int = 0) -> Generator[Batch, None, None]:
+        """Yield (images (N, C, H, W) float32, the classes' shares (N, num_classes) float32) without end."""
+        seed = splitmix64(self.seed, 6)
+        with closing(self._loader.batches(start)) as batches:
+            for iteration, (images, labels) in enumerate(batches, start):
+                with random_numbers_kept(everything=False):
+                    torch.default_generator.manual_seed(splitmix64(seed, iteration))
+                    which = int(torch.randint(len(self._mixing), ())) if len(self._mixing) > 1 else 0
+                    images, labels = self._mixing[which](images, labels)
+                yield images[self._lent :], labels[self._lent :]
+
+    def close(self) -> None:
+        """End all streams, and processes that load for them."""
+        self._loader.close()

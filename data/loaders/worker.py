@@ -1,0 +1,249 @@
+"""Loading batches on torch's DataLoader, so that no process and no earlier batch has a say in them."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import warnings
+import weakref
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from warmstart.config import ConfigError
+
+from ..batch import Batch
+from ..sampling.stream import Groups, SampleOrder
+from ..seeds import random_numbers_kept
+from .base import TrainLoader
+from .keyed_dataset import Collate, KeyedSamples, Place
+
+logger = logging.getLogger(__name__)
+_LINES = 20  # lines about samples that cannot be read
+_CONSEQUENCE = {"replace": "others took their places", "leave out": "the scores are without them"}
+
+
+class WorkerLoader:
+    """Batches of given places of `samples`, loaded by `num_workers` processes or, for 0, in this one.
+
+    The global random state of this process is the same after each batch as before it.
+
+    Args:
+        samples: the data set, picklable where the platform starts processes afresh.
+        num_workers: loading processes.
+        pin_memory: whether batches lie in page-locked memory, for fast copies to CUDA devices.
+    """
+
+    def __init__(self, samples: KeyedSamples, *, num_workers: int, pin_memory: bool) -> None:
+        self.samples, self.num_workers, self.pin_memory = samples, num_workers, pin_memory
+        self._unread: set[int] = set()
+        self._running: weakref.WeakSet[Generator[Batch, None, None]] = weakref.WeakSet()
+
+    def load(self, batches: Iterable[list[Place]]) -> Generator[Batch, None, None]:
+        """Yield a batch for each list of places. Workers start at the first and end with the generator."""
+        running = self._load(batches)
+        self._running.add(running)
+        return running
+
+    def close(self) -> None:
+        """End all generators that `load` gave out, and their workers."""
+        for running in list(self._running):
+            running.close()
+
+    def _load(self, batches: Iterable[list[Place]]) -> Generator[Batch, None, None]:
+        iterator = self._start(batches)
+        unread: set[int] = set()
+        try:
+            while True:
+                with self._random_numbers_kept(), _one_sentence():
+                    batch = next(iterator, None)
+                if batch is None:
+                    if len(unread) == len(self.samples):
+                        raise ConfigError(f"{self.samples.name}: none of its {len(unread):,} samples can be read")
+                    return
+                images, labels, notes = batch
+                for index, why in notes:
+                    unread.add(index)
+                    self._tell(index, why)
+                if len(labels):
+                    yield images, labels
+        finally:
+            if unread:
+                share, samples = f"{len(unread):,} of {len(self.samples):,}", self.samples
+                rest = _CONSEQUENCE[samples.unreadable]
+                logger.warning("%s: %s samples cannot be read; %s", samples.name, share, rest)
+            # torch ends workers when the iterator is collected, which an error's traceback puts off.
+            if self.num_workers:
+                iterator._shutdown_workers()
+
+    @contextmanager
+    def _random_numbers_kept(self) -> Iterator[None]:
+        on_device = torch.cuda.get_rng_state() if self.samples.on_cuda else None
+        try:
+            with random_numbers_kept(self.samples.seed_everything):
+                yield
+        finally:
+            if on_device is not None:
+                torch.cuda.set_rng_state(on_device)
+
+    def _tell(self, index: int, why: str) -> None:
+        """Log once, here and not in a worker, that a sample cannot be read; of very many not each."""
+        if index not in self._unread and len(self._unread) < _LINES:
+            logger.warning("%s: %s", self.samples.name, why)
+        self._unread.add(index)
+
+    def _start(self, batches: Iterable[list[Place]]) -> Any:
+        with warnings.catch_warnings(), _signals_held():
+            # More workers than cores is the user's choice; forking beside torch's idle threads is what
+            # DataLoader does by design.
+            warnings.filterwarnings("ignore", message="This DataLoader will create")
+            warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
+            return iter(
+                DataLoader(
+                    self.samples,
+                    batch_sampler=batches,
+                    num_workers=self.num_workers,
+                    collate_fn=Collate(self.samples.transform),
+                    pin_memory=self.pin_memory,
+                    worker_init_fn=_obey_main_process_only,
+                    generator=torch.Generator(),  # else it draws a seed from the global one
+                )
+            )
+
+
+class WorkerTrainLoader(TrainLoader):
+    """That stream from a `WorkerLoader`.
+
+    Args:
+        loader: loads the samples.
+        seed: SEED, which the order follows from.
+        batch_size: IMS_PER_BATCH, over all ranks together; may exceed the size of the data set.
+        slots: the places in each batch that are loaded here, in their order, from 0; None: all.
+        stream: which sample stands where; None: all, shuffled anew in each pass.
+    """
+
+    def __init__(
+        self,
+        loader: WorkerLoader,
+        *,
+        seed: int,
+        batch_size: int,
+        slots: Sequence[int] | None = None,
+        stream: SampleOrder | None = None,
+    ) -> None:
+        super().__init__(loader.samples.dataset, seed=seed, batch_size=batch_size, slots=slots, stream=stream)
+        self._loader = loader
+
+    def batches(self, start: int = 0) -> Generator[Batch, None, None]:
+        """Yield the batches of iterations `start`, `start` + 1, ... without end; close() ends their workers."""
+        return self._loader.load(self._places(start))
+
+    def close(self) -> None:
+        """End all streams and their workers."""
+        self._loader.close()
+
+    def _places(self, start: int) -> Iterator[list[Place]]:
+        for first in itertools.count(start * self.batch_size, self.batch_size):
+            order = self.stream.order(first, self.batch_size).tolist()
+            yield [(first + slot, order[slot]) for slot in self.slots]
+
+
+class EvalLoader:
+    """Every sample once, in the data set's order; the last batch may be smaller.
+
+    Args:
+        loader: loads the samples.
+        batch_size: TEST.IMS_PER_BATCH.
+        groups: samples that are not to share a batch: one group comes after the other, each in order.
+        rank: which of `world_size` processes this one is: it has batches rank, rank + world_size, ...
+        world_size: how many processes share the batches.
+    """
+
+    def __init__(
+        self,
+        loader: WorkerLoader,
+        *,
+        batch_size: int,
+        groups: Groups | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.batch_size, self.size = batch_size, len(loader.samples)
+        self._loader = loader
+        self._batches = [
+            group[first : first + batch_size]
+            for group in groups or (np.arange(self.size),)
+            for first in range(0, len(group), batch_size)
+        ][rank::world_size]
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield (images (N, C, H, W) float32, labels (N,) int64)."""
+        return self._loader.load([(index, index) for index in batch.tolist()] for batch in self._batches)
+
+    def close(self) -> None:
+        """End all passes that were left in the middle, and their workers."""
+        self._loader.close()
+
+
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    """Take the worker's traceback, which torch puts into an error's text, off a ConfigError."""
+    try:
+        yield
+    except ConfigError as error:
+        # In a ConfigError the line break behind that text has become a backslash and an n.
+        raise ConfigError(str(error).removesuffix("\\n").rpartition("ConfigError: ")[2]) from None
+
+
+# What a worker is to sleep through. Without sigwaitinfo, as on macOS and Windows, SIGTERM ends it whoever sent it.
+_SLEPT_THROUGH = {
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGUSR1", "SIGHUP", *(["SIGTERM"] if hasattr(signal, "sigwaitinfo") else []))
+    if hasattr(signal, name)
+}
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold these signals back: a worker that starts meanwhile is never without protection, not even at first."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SLEPT_THROUGH)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _obey_main_process_only(worker_id: int) -> None:
+    """Let a worker sleep through signals to the whole group: the main process decides when to stop.
+
+    Ctrl-C, `timeout` and batch systems signal every process of a job. A worker that died of it would
+    take the main process down before it has saved. SIGTERM is what the main process itself ends
+    workers with, so a thread looks at who sent it.
+    """
+    for signum in _SLEPT_THROUGH - {signal.SIGTERM}:
+        signal.signal(signum, signal.SIG_IGN)
+    if signal.SIGTERM in _SLEPT_THROUGH:
+        threading.Thread(target=_leave_when_main_process_says, daemon=True).start()
+
+
+def _leave_when_main_process_says() -> None:
+    main = multiprocessing.parent_process()
+    assert main is not None, "runs in workers"
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != main.pid:
+        pass
+    os._exit(0)

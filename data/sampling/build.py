@@ -1,0 +1,135 @@
+"""Builds the order of samples from DATALOADER's keys for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from warmstart.config import CfgNode, ConfigError, gathering
+
+from ..datasets.registry import DatasetInfo, MapDataset
+from .stream import GroupedStream, Groups, SampleOrder, SampleStream
+from .weights import aspect_groups, check_weights, class_repeats, labels_of, read_weights, repeat_factors
+
+_REPEAT, _WEIGHTED = "RepeatFactorTrainingSampler", "WeightedTrainingSampler"
+# Keys that one sampler alone reads, and what they are where nobody has set them.
+_OWNED = {
+    "REPEAT_THRESHOLD": (_REPEAT, 0.0),
+    "REPEAT_SQRT": (_REPEAT, True),
+    "CLASS_WEIGHTS": (_WEIGHTED, ()),
+    "SAMPLE_WEIGHTS": (_WEIGHTED, ""),
+}
+
+
+def check_sampler(cfg: CfgNode, train: DatasetInfo) -> None:
+    """Raise ConfigError, with all mistakes at once, where DATALOADER's keys do not go together or do not fit.
+
+    Reads a file of weights, but nothing of the data set, whose size and classes `train` tells.
+    """
+    node = cfg.DATALOADER
+    problems = [
+        f"{cfg.label(f'DATALOADER.{key}')}: only {owner} reads it, and DATALOADER.SAMPLER_TRAIN is"
+        f" {node.SAMPLER_TRAIN}; change that, or leave this out"
+        for key, (owner, unset) in _OWNED.items()
+        if node[key] != unset and owner != node.SAMPLER_TRAIN
+    ]
+    if node.SAMPLER_TRAIN == _REPEAT and not node.REPEAT_THRESHOLD:
+        problems.append(
+            f"{cfg.label('DATALOADER.SAMPLER_TRAIN')}: {_REPEAT} needs DATALOADER.REPEAT_THRESHOLD, the share of"
+            " all images below which a class is repeated, such as 0.05"
+        )
+    if node.CLASS_WEIGHTS and node.SAMPLE_WEIGHTS:
+        problems.append(f"{cfg.label('DATALOADER.SAMPLE_WEIGHTS')}: CLASS_WEIGHTS is set too; give one of them")
+    with gathering(problems):
+        _class_weights(cfg, train)
+    with gathering(problems):
+        _sample_weights(cfg, train)
+    if problems:
+        raise ConfigError(problems)
+
+
+def build_order(cfg: CfgNode, dataset: MapDataset, train: DatasetInfo) -> SampleOrder:
+    """Return the order of training samples that DATALOADER.SAMPLER_TRAIN and ASPECT_RATIO_GROUPING ask for.
+
+    Raises:
+        ConfigError: what `check_sampler` raises; the data set does not tell the labels or sizes that are needed.
+    """
+    check_sampler(cfg, train)
+    repeats = _repeats(cfg, dataset, train)
+    groups = build_groups(cfg, dataset, "DATASETS.TRAIN")
+    if groups and all(repeats is None or repeats[group].any() for group in groups):
+        return GroupedStream(cfg.SEED, cfg.SOLVER.IMS_PER_BATCH, groups, repeats)
+    return SampleStream(cfg.SEED, len(dataset), repeats)
+
+
+def build_groups(cfg: CfgNode, dataset: MapDataset, key: str) -> Groups | None:
+    """Return the samples of either shape, where ASPECT_RATIO_GROUPING is to keep them apart and there are both.
+
+    Raises:
+        ConfigError: the data set, which `key` names, does not tell its images' sizes.
+    """
+    if not cfg.DATALOADER.ASPECT_RATIO_GROUPING:
+        return None
+    with _told(f"{cfg.label(key)}: DATALOADER.ASPECT_RATIO_GROUPING"):
+        return aspect_groups(dataset)
+
+
+def _repeats(cfg: CfgNode, dataset: MapDataset, train: DatasetInfo) -> npt.NDArray[np.float64] | None:
+    """Return how often each sample comes in a pass, on average; None: once."""
+    node = cfg.DATALOADER
+    if node.SAMPLER_TRAIN == "TrainingSampler":
+        return None
+    sample_weights = _sample_weights(cfg, train)
+    if sample_weights is not None:
+        return sample_weights * (len(dataset) / float(sample_weights.sum()))
+    with _told(f"{cfg.label('DATASETS.TRAIN')}: {node.SAMPLER_TRAIN}"):
+        labels = labels_of(dataset, train.num_classes)
+    if node.SAMPLER_TRAIN == _REPEAT:
+        return repeat_factors(labels, node.REPEAT_THRESHOLD, node.REPEAT_SQRT)
+    weights = _class_weights(cfg, train)
+    missing = np.flatnonzero((weights > 0) & (np.bincount(labels, minlength=len(weights)) == 0))
+    if node.CLASS_WEIGHTS and len(missing):
+        label = cfg.label("DATALOADER.CLASS_WEIGHTS")
+        raise ConfigError(f"{label}: class {missing[0]} has a weight, but no sample; give it 0")
+    return class_repeats(labels, weights)
+
+
+def _class_weights(cfg: CfgNode, train: DatasetInfo) -> npt.NDArray[np.float64]:
+    """Return one number a class."""
+    weights = cfg.DATALOADER.CLASS_WEIGHTS or (1.0,) * train.num_classes
+    with _refused(cfg.label("DATALOADER.CLASS_WEIGHTS")):
+        return check_weights(weights, train.num_classes, "class")
+
+
+def _sample_weights(cfg: CfgNode, train: DatasetInfo) -> npt.NDArray[np.float64] | None:
+    """Return one number a sample; None where DATALOADER.SAMPLE_WEIGHTS is not set."""
+    path = cfg.DATALOADER.SAMPLE_WEIGHTS
+    if not path:
+        return None
+    with _refused(f"{cfg.label('DATALOADER.SAMPLE_WEIGHTS')}: {path}"):
+        return check_weights(read_weights(Path(path).expanduser()), train.size, "sample")
+
+
+@contextmanager
+def _refused(what: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise ConfigError(f"{what}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{what}: {error}") from None
+
+
+@contextmanager
+def _told(who: str) -> Iterator[None]:
+    """Say that a data set does not tell what `who` needs to know without reading images."""
+    try:
+        yield
+    except LookupError as error:
+        raise ConfigError(f"{who} needs what the data set does not tell; give it {error.args[0]}") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{who}: {error}") from None

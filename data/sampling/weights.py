@@ -1,0 +1,163 @@
+"""How often each sample comes, and which ones share a batch: from labels and sizes, without reading an image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from torch.utils.data import ConcatDataset, Subset
+
+from warmstart.config import open_regular, read_small_text
+
+from ..datasets.arrays import ArrayDataset, read_npy
+from ..datasets.registry import MapDataset, checked_label
+from ..datasets.unreadable import sample_path
+from .stream import Groups
+
+Floats = npt.NDArray[np.float64]
+
+_WEIGHTS_LIMIT = 2**30  # bytes of a text with one number a sample
+
+
+def repeat_factors(labels: npt.NDArray[Any], threshold: float, root: bool = True) -> Floats:
+    """Return how often each sample is to come in a pass: rare classes more than once, the others once.
+
+    A class that is a share f of all samples has the factor max(1, sqrt(threshold / f)); without `root`
+    max(1, threshold / f), which brings rare classes up to about that share.
+    Source: Gupta, Dollar, Girshick, "LVIS: A dataset for large vocabulary instance segmentation", CVPR 2019.
+
+    >>> repeat_factors(np.array([0, 0, 0, 0, 0, 0, 0, 0, 0, 1]), threshold=0.4)[[0, 9]]
+    array([1., 2.])
+    """
+    shares = np.bincount(labels) / len(labels)
+    factors = np.maximum(1.0, threshold / np.maximum(shares, 1 / len(labels)))  # some class may have no sample
+    return np.asarray((np.sqrt(factors) if root else factors)[labels])
+
+
+def class_repeats(labels: npt.NDArray[Any], weights: npt.NDArray[Any]) -> Floats:
+    """Return how often each sample is to come in a pass as long as the data set, for given shares of the classes.
+
+    Args:
+        labels: (N,) whole numbers from 0.
+        weights: one number a class: how often it comes beside the others, however many samples it has.
+
+    >>> class_repeats(np.array([0, 0, 0, 1]), np.array([1, 1])).round(2)
+    array([0.67, 0.67, 0.67, 2.  ])
+    """
+    counts = np.bincount(labels, minlength=len(weights))
+    weights = np.where(counts > 0, weights, 0)
+    return np.asarray((weights / weights.sum() * len(labels) / np.maximum(counts, 1))[labels])
+
+
+def read_weights(path: Path) -> Floats:
+    """Return the numbers of a .npy file, or of a text file with white space between them.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+        ValueError: it holds something else.
+    """
+    try:
+        if path.suffix == ".npy":
+            with open_regular(path) as file:
+                return np.array(read_npy(file, path.stat().st_size), np.float64)
+    except (EOFError, TypeError, ValueError) as error:
+        raise ValueError(f"it holds something else than numbers ({error})") from None
+    try:
+        return np.array(read_small_text(path, limit=_WEIGHTS_LIMIT).split(), np.float64)
+    except ValueError:  # whose text repeats words of a file that may be any
+        raise ValueError("it holds something else than numbers") from None
+
+
+def check_weights(weights: npt.ArrayLike, count: int, of_what: str) -> Floats:
+    """Return weights as an array; ValueError where they are not `count` finite numbers from 0, one of them above.
+
+    >>> check_weights([1, 2], 3, "class")
+    Traceback (most recent call last):
+    ValueError: 2 weights where 3 are expected, one a class
+    """
+    array = np.asarray(weights, np.float64)
+    if array.shape != (count,):
+        raise ValueError(f"{array.size:,} weights where {count:,} are expected, one a {of_what}")
+    wrong = np.flatnonzero(~(np.isfinite(array) & (array >= 0)))
+    if len(wrong):
+        raise ValueError(f"{of_what} {wrong[0]} has weight {array[wrong[0]]:g}; weights are finite and 0 or more")
+    if not array.any():
+        raise ValueError(f"all weights are 0; give some {of_what} more")
+    return array
+
+
+def labels_of(dataset: MapDataset, num_classes: int) -> npt.NDArray[np.int64]:
+    """Return the labels of all samples, from an attribute `targets`, as torchvision's data sets have, or `labels`.
+
+    Raises:
+        LookupError: the data set has neither.
+        ValueError: it is of another form, or holds anything else than whole numbers from 0 to num_classes - 1.
+
+    >>> labels_of(Subset(ArrayDataset(np.zeros((3, 8, 8), np.uint8), np.array([4, 5, 6])), [2, 0]), 10)
+    array([6, 4])
+    """
+    labels = _of_each_sample(dataset, _labels)
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"its labels are of type {labels.dtype}, not whole numbers")
+    for index in np.flatnonzero((labels < 0) | (labels >= num_classes))[:1]:
+        checked_label(int(labels[index]), num_classes, f"sample {index}")
+    return labels.astype(np.int64)
+
+
+def aspect_groups(dataset: MapDataset) -> Groups | None:
+    """Return the indices of images at least as wide as high, and of the others; None where all are of one kind.
+
+    Sizes are those of an attribute `sizes`, (height, width) a sample, or stand in the heads of image files.
+
+    Raises:
+        LookupError: the data set has neither.
+        OSError: a file is no image.
+        ValueError: `sizes` is of another form.
+
+    >>> aspect_groups(ArrayDataset(np.zeros((3, 8, 6), np.uint8), np.arange(3))) is None
+    True
+    """
+    sizes = _of_each_sample(dataset, _sizes)
+    wide = sizes[:, 1] >= sizes[:, 0]
+    return None if wide.all() or not wide.any() else (np.flatnonzero(wide), np.flatnonzero(~wide))
+
+
+def _of_each_sample(dataset: Any, read: Callable[[Any], npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Return what `read` tells of a data set, an entry a sample, also of those that torch has joined or cut."""
+    if isinstance(dataset, ConcatDataset):
+        return np.concatenate([_of_each_sample(part, read) for part in dataset.datasets])
+    if isinstance(dataset, Subset):
+        return _of_each_sample(dataset.dataset, read)[np.asarray(dataset.indices, np.int64)]
+    return read(dataset)
+
+
+def _labels(dataset: Any) -> npt.NDArray[Any]:
+    name = next((name for name in ("targets", "labels") if hasattr(dataset, name)), None)
+    if name is None:
+        raise LookupError("an attribute targets or labels, one whole number a sample")
+    return _of_shape(np.asarray(getattr(dataset, name)), name, (len(dataset),))
+
+
+def _sizes(dataset: Any) -> npt.NDArray[Any]:
+    if isinstance(dataset, ArrayDataset):
+        return np.broadcast_to(dataset.images.shape[1:3], (len(dataset), 2))
+    if hasattr(dataset, "sizes"):
+        return _of_shape(np.asarray(dataset.sizes), "sizes", (len(dataset), 2))
+    sizes = []
+    for index in range(len(dataset)):
+        path = sample_path(dataset, index)
+        if not path:
+            raise LookupError("an attribute sizes, (height, width) of each image")
+        with Image.open(path) as image:  # reads no pixel
+            sizes.append((image.height, image.width))
+    return np.array(sizes)
+
+
+def _of_shape(values: npt.NDArray[Any], name: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    if values.shape != shape:
+        raise ValueError(f"its attribute {name} is of shape {values.shape}, not {shape}")
+    return values

@@ -1,0 +1,199 @@
+"""What a config says of its data: sizes, transforms, classes; nothing is read that is known from the registry."""
+
+from __future__ import annotations
+
+import math
+import os
+from functools import reduce
+
+import torch
+
+from warmstart.config import CfgNode, ConfigError
+
+from .datasets.image_heads import extremes
+from .datasets.registry import DatasetInfo, dataset_info
+from .transforms.image import Entry, ImageTransform, build_transform
+from .transforms.mixup import split_mixing
+
+# In the environment of a process that sees no device but its own: the number of that one, there.
+OWN_DEVICE = "WARMSTART_DEVICE"
+
+# Images of unknown size are taken to be at least this large when transforms are tried.
+_LARGE, _ODD = (1024, 1024), (1100, 1301)
+
+
+def train_info(cfg: CfgNode) -> DatasetInfo:
+    """Return what is known of the training set; for several joined end to end, of the whole.
+
+    Sizes add up, mean and std are those of the whole.
+
+    Raises:
+        ConfigError: unknown names, sets that do not go together, and what `dataset_info` raises.
+
+    >>> from warmstart.config import get_cfg
+    >>> train_info(get_cfg()).size
+    1437
+    """
+    label = cfg.label("DATASETS.TRAIN")
+    if not cfg.DATASETS.TRAIN:
+        raise ConfigError(f"{label}: names no data set; give at least one")
+    place = cfg.DATASETS.ROOT, cfg.DATASETS.DOWNLOAD, label, cfg.DATASETS.CACHE
+    infos = [dataset_info(name, *place) for name in cfg.DATASETS.TRAIN]
+    for name, info in zip(cfg.DATASETS.TRAIN, infos, strict=True):
+        require_like(infos[0], info, label, cfg.DATASETS.TRAIN[0], name)
+    return reduce(_joined, infos)
+
+
+def input_shape(cfg: CfgNode) -> tuple[int, int, int]:
+    """Return (C, H, W) of a training image after INPUT.TRANSFORMS_TRAIN: what the model is given.
+
+    H and W are 1024 where the images' size is not known and no transform sets it.
+
+    Raises:
+        ConfigError: what `train_info` and `ImageTransform.output_shape` raise.
+
+    >>> from warmstart.config import get_cfg
+    >>> cfg = get_cfg()
+    >>> cfg.merge_from_list(["INPUT.TRANSFORMS_TRAIN", "[{RandomCrop: {size: 6}}]"])
+    >>> input_shape(cfg)
+    (1, 6, 6)
+    """
+    info = train_info(cfg)
+    return output_shape(cfg, "TRANSFORMS_TRAIN", info, info)
+
+
+def device_of(cfg: CfgNode) -> str:
+    """Return the device that MODEL.DEVICE means on this machine: cpu, cuda or cuda:N.
+
+    Where a launcher has started several processes, each has its own.
+
+    >>> from warmstart.config import get_cfg
+    >>> cfg = get_cfg()
+    >>> cfg.merge_from_list(["MODEL.DEVICE", "cuda:1"])
+    >>> device_of(cfg)
+    'cuda:1'
+    """
+    wants_cuda = cfg.MODEL.DEVICE == "auto" and torch.cuda.is_available()
+    name = "cuda" if wants_cuda else str(cfg.MODEL.DEVICE).replace("auto", "cpu")
+    own = os.environ.get(OWN_DEVICE, os.environ.get("LOCAL_RANK"))
+    return name if name != "cuda" or own is None else f"cuda:{own}"
+
+
+def image_transform(cfg: CfgNode, name: str, train: DatasetInfo) -> ImageTransform:
+    """Return what INPUT.TRANSFORMS_TRAIN or INPUT.TRANSFORMS_TEST does, and the normalisation behind it.
+
+    Raises:
+        ConfigError: a name or an argument is unknown or wrong.
+    """
+    mean = train.mean or (0.0,) if cfg.INPUT.MEAN is None else cfg.INPUT.MEAN
+    std = train.std or (1.0,) if cfg.INPUT.STD is None else cfg.INPUT.STD
+    return build_transform(image_entries(cfg, name), mean, std, cfg.label(f"INPUT.{name}"))
+
+
+def image_entries(cfg: CfgNode, name: str) -> list[Entry]:
+    """Return the transforms of images among INPUT.TRANSFORMS_TRAIN or INPUT.TRANSFORMS_TEST."""
+    entries = cfg.INPUT[name]
+    return split_mixing(entries, cfg.label(f"INPUT.{name}"))[0] if name == "TRANSFORMS_TRAIN" else list(entries)
+
+
+def output_shape(cfg: CfgNode, transforms: str, train: DatasetInfo, info: DatasetInfo) -> tuple[int, int, int]:
+    """Return (C, H, W) of what TRANSFORMS_TRAIN or TRANSFORMS_TEST makes of an image of the data set of `info`.
+
+    Raises:
+        ConfigError: what `ImageTransform.output_shape` raises.
+    """
+    label = cfg.label(f"INPUT.{transforms}")
+    return image_transform(cfg, transforms, train).output_shape(info.channels, info.image_size or _LARGE, label)
+
+
+def known_shape(
+    cfg: CfgNode, transforms: str, train: DatasetInfo, info: DatasetInfo
+) -> tuple[int, int, int] | None:
+    """Return what `output_shape` does; None where the images differ in size, also behind the transforms.
+
+    Raises:
+        ConfigError: what `ImageTransform.output_shape` raises.
+    """
+    label, transform = cfg.label(f"INPUT.{transforms}"), image_transform(cfg, transforms, train)
+    sizes = info.known_sizes or (_LARGE, _ODD)
+    shapes = {transform.output_shape(info.channels, size, label) for size in sizes}
+    return shapes.pop() if len(shapes) == 1 else None
+
+
+def require_one_size(
+    cfg: CfgNode, key: str, transforms: str, train: DatasetInfo, info: DatasetInfo, name: str
+) -> None:
+    """Raise ConfigError where images differ in size behind the transforms, and so make no batch.
+
+    Args:
+        cfg: the config.
+        key: DATASETS.TRAIN or DATASETS.TEST, which names the data set.
+        transforms: TRANSFORMS_TRAIN or TRANSFORMS_TEST.
+        train: of the training set.
+        info: of the data set.
+        name: the data set's.
+    """
+    label, transform = cfg.label(f"INPUT.{transforms}"), image_transform(cfg, transforms, train)
+    first: dict[bool, tuple[str, str]] = {}
+    for size in info.known_sizes:
+        shape = transform.output_shape(info.channels, size, label)
+        before, after = ("x".join(map(str, each)) for each in (size, shape[1:]))
+        # Grouping keeps images at least as wide as high apart from the others.
+        group = cfg.DATALOADER.ASPECT_RATIO_GROUPING and size[1] >= size[0]
+        other = first.setdefault(group, (before, after))
+        if other[1] != after:
+            raise ConfigError(
+                f"{cfg.label(key)}: images of {name} differ in size, also behind INPUT.{transforms}: those of"
+                f" {other[0]} become {other[1]}, those of {before} become {after}; end INPUT.{transforms} with"
+                " {Resize: {size: [224, 224]}} or a crop"
+            )
+
+
+def num_outputs(cfg: CfgNode, train: DatasetInfo) -> int:
+    """Return the outputs of the classifier: MODEL.NUM_CLASSES or, where that is 0, the training set's classes.
+
+    Raises:
+        ConfigError: they are fewer than the training set's classes.
+    """
+    outputs: int = cfg.MODEL.NUM_CLASSES or train.num_classes
+    if outputs < train.num_classes:
+        raise ConfigError(
+            f"{cfg.label('MODEL.NUM_CLASSES')}: {outputs} outputs are too few for the {train.num_classes} classes"
+            " of the training set; give 0 to take its number"
+        )
+    return outputs
+
+
+def require_like(one: DatasetInfo, other: DatasetInfo, label: str, one_name: str, other_name: str) -> None:
+    """Raise ConfigError where two data sets differ in channels or classes; `label` names the key of the second."""
+    if one.channels != other.channels:
+        raise ConfigError(
+            f"{label}: images of {other_name} have {other.channels} channel(s), those of {one_name}"
+            f" {one.channels}; choose sets that agree"
+        )
+    if one.classes and other.classes and one.classes != other.classes:
+        raise ConfigError(
+            f"{label}: the classes of {other_name} are not those of {one_name}, so labels would mean different"
+            " things; choose sets that agree"
+        )
+
+
+def _joined(one: DatasetInfo, other: DatasetInfo) -> DatasetInfo:
+    size = one.size + other.size
+    share = one.size / size
+    # The whole's E[x] and E[x^2] are the parts', weighted by their share of the images.
+    mean = tuple(share * a + (1 - share) * b for a, b in zip(one.mean, other.mean, strict=False))
+    squares = [[s * s + m * m for m, s in zip(info.mean, info.std, strict=False)] for info in (one, other)]
+    std = tuple(math.sqrt(share * a + (1 - share) * b - m * m) for a, b, m in zip(*squares, mean, strict=False))
+    both = {*one.known_sizes, *other.known_sizes}
+    same_size = one.image_size == other.image_size and one.image_size is not None
+    return DatasetInfo(
+        size=size,
+        num_classes=max(one.num_classes, other.num_classes),
+        channels=one.channels,
+        image_size=one.image_size if same_size else None,
+        mean=mean,
+        std=std,
+        classes=one.classes or other.classes,
+        sizes=() if same_size or not (one.known_sizes and other.known_sizes) else extremes(both),
+    )

@@ -1,0 +1,1 @@
+"""Measurements and models behind tools: learning-rate finder, scaling."""

@@ -1,0 +1,213 @@
+"""What one device does in an update, measured: times, gradients in the order in which they come, and memory."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from warmstart.config import CfgNode
+from warmstart.data import TrainLoader, build_train_loader
+from warmstart.modeling import build_model
+from warmstart.solver import build_gradient_clipping, build_optimizer
+
+from ..distributed.fsdp import wrapped_modules
+from ..loop.batches import map_tensors, to_device
+from ..loop.trainer import METRIC
+from ..runtime.device import prepare_torch
+from ..runtime.precision import build_scaler, compiled
+from .cost_model import Profile, Unit, Work
+
+_FEW = 8  # images that sizes are measured with
+_UNTIMED = 2  # updates before those that are timed
+_AHEAD = 4  # batches for each loading process that may have been loaded before the clock starts
+
+
+def measure_profile(
+    cfg: CfgNode, images: int, rounds: int = 5, times: tuple[float, float, float] | None = None
+) -> Profile:
+    """Return the profile of a config's model and optimizer on MODEL.DEVICE.
+
+    What grows with the images and what does not is told apart by updates with all of them and with a quarter,
+    times being medians. Activations are what autograd keeps for the backward pass.
+
+    Args:
+        cfg: resolved.
+        images: of a micro-batch on one device.
+        rounds: updates that are timed, of either kind.
+        times: seconds of the forward pass, the backward pass and the optimizer's step with so many images, where
+            they are known: nothing is timed then, and passes are taken to be in proportion to the images.
+    """
+    step = _Step(cfg)
+    few = min(images, _FEW)
+    gradients, ready, kept, units = step.sizes(few)
+    if times is None:
+        fewer = max(1, images // 4)
+        whole, part = step.times(images, rounds), step.times(fewer, rounds)
+        forward, backward = (_line((images, whole[k]), (fewer, part[k])) for k in (0, 1))
+        update = whole[2]
+    else:
+        forward, backward, update = Work(0.0, times[0] / images), Work(0.0, times[1] / images), times[2]
+    buffers = _bytes(step.model.buffers())
+    weights = _bytes(step.model.parameters()) + buffers
+    return Profile(
+        gradients=gradients,
+        ready=ready,
+        forward=forward,
+        backward=backward,
+        update=update,
+        weights=weights,
+        buffers=buffers,
+        state=_bytes(value for state in step.optimizer.state.values() for value in state.values()),
+        average=weights if cfg.SOLVER.EMA.ENABLED else 0,
+        activations=Work(0.0, kept / few),
+        summed=0.5 if cfg.DISTRIBUTED.GRADIENTS == "bf16" else 1.0,
+        gathered=0.5 if cfg.MODEL.FSDP.PRECISION == "bf16" else 1.0,
+        units=units,
+        reshard=cfg.MODEL.FSDP.RESHARD_AFTER_FORWARD,
+    )
+
+
+def measure_loader(cfg: CfgNode, seconds: float = 2.0) -> float:
+    """Return the images a second that the training loader of a resolved config gives, with all its workers."""
+    loader: TrainLoader = build_train_loader(cfg)
+    with closing(loader.batches()) as batches:
+        for _ in range(1 + _AHEAD * (cfg.DATALOADER.NUM_WORKERS or 0)):
+            next(batches)
+        begin, count = time.perf_counter(), 0
+        while time.perf_counter() - begin < seconds:
+            count += len(next(batches)[1])
+        rate = count / (time.perf_counter() - begin)
+    loader.close()
+    return rate
+
+
+class _Step:
+    """An update by hand, in its three parts."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        self.device = prepare_torch(cfg)
+        self.model = build_model(cfg, weights=False).to(self.device).train()
+        modules = wrapped_modules(cfg, self.model)  # inner ones last: a parameter belongs to the innermost
+        self._unit_of = {parameter: number for number, it in enumerate(modules) for parameter in it.parameters()}
+        self.optimizer = build_optimizer(cfg, self.model)
+        self._scaler, self._clip = build_scaler(cfg, self.model), build_gradient_clipping(cfg)
+        self._forward = compiled(self.model, cfg.MODEL.COMPILE) if cfg.MODEL.COMPILE else self.model
+        loader = build_train_loader(cfg)
+        with closing(loader.batches()) as batches:
+            self._batch = to_device(next(batches), self.device)
+        loader.close()
+
+    def sizes(self, images: int) -> tuple[tuple[int, ...], tuple[float, ...], int, tuple[Unit, ...]]:
+        """Return the bytes of the gradients, when each was there, bytes kept for the backward pass, and units."""
+        self._loss(images, self.model).backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()  # makes what it keeps; not by the scaler, which may skip it
+        self.optimizer.zero_grad()
+        kept: dict[int, int] = {}
+        found: list[tuple[Tensor, Any]] = []
+        own = {tensor.untyped_storage().data_ptr() for tensor in (*self.model.parameters(), *self.model.buffers())}
+
+        def keep(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in own:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = self._loss(images, self.model)
+        handles = [
+            parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
+                lambda it: found.append((it, self._mark()))
+            )
+            for parameter in self.model.parameters()
+            if parameter.requires_grad
+        ]
+        begin = self._mark()
+        self._backward(loss)
+        for handle in handles:
+            handle.remove()
+        seconds = [self._between(begin, mark) for _, mark in found]
+        ready = tuple(each / seconds[-1] for each in seconds)
+        units = self._units({it: share for (it, _), share in zip(found, ready, strict=True)})
+        return tuple(it.nbytes for it, _ in found), ready, sum(kept.values()), units
+
+    def _units(self, ready: dict[Tensor, float]) -> tuple[Unit, ...]:
+        """Return what MODEL.FSDP.WRAP names, by when the gradient of each parameter was there."""
+        parts: dict[int, list[Tensor]] = {}
+        for parameter, number in self._unit_of.items():
+            parts.setdefault(number, []).append(parameter)
+        units = [
+            Unit(_bytes(part), _bytes(it for it in part if it in ready), max(ready.get(it, 0.0) for it in part))
+            for part in parts.values()
+        ]
+        return tuple(sorted(units, key=lambda unit: unit.ready))
+
+    def times(self, images: int, rounds: int) -> list[float]:
+        """Return the seconds of the forward pass, the backward pass and the optimizer's step: medians."""
+        found = []
+        for _ in range(_UNTIMED + rounds):
+            marks = [self._mark()]
+            loss = self._loss(images, self._forward)
+            marks.append(self._mark())
+            self._backward(loss)
+            marks.append(self._mark())
+            self._update()
+            marks.append(self._mark())
+            found.append([self._between(before, after) for before, after in pairwise(marks)])
+        return [statistics.median(each) for each in zip(*found[_UNTIMED:], strict=True)]
+
+    def _loss(self, images: int, forward: Callable[..., Any]) -> Tensor:
+        """Return the loss of a batch of so many images, which come again where there are fewer."""
+
+        def resized(tensor: Tensor) -> Tensor:
+            return tensor[torch.arange(images, device=tensor.device) % len(tensor)]
+
+        values = forward(*map_tensors(resized, self._batch))
+        return torch.stack([value for name, value in values.items() if not name.startswith(METRIC)]).sum()
+
+    def _backward(self, loss: Tensor) -> None:
+        (loss if self._scaler is None else self._scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
+
+    def _update(self) -> None:
+        if self._scaler is not None:
+            self._scaler.unscale(self.optimizer)
+        if self._clip is not None:
+            self._clip(self.model.parameters())
+        if self._scaler is None:
+            self.optimizer.step()
+        else:
+            self._scaler.step(self.optimizer)
+            self._scaler.update()
+        self.optimizer.zero_grad()
+
+    def _mark(self) -> Any:
+        if self.device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+    def _between(self, before: Any, after: Any) -> float:
+        if self.device.type != "cuda":
+            return float(after - before)
+        after.synchronize()
+        return float(before.elapsed_time(after)) / 1000
+
+
+def _line(one: tuple[int, float], other: tuple[int, float]) -> Work:
+    """Return the work that takes the seconds of (images, seconds) twice; no part of it is below nothing."""
+    (images, seconds), (fewer, less) = one, other
+    if images == fewer:
+        return Work(0.0, seconds / images)
+    each = min(max((seconds - less) / (images - fewer), 0.0), seconds / images)
+    return Work(seconds - each * images, each)
+
+
+def _bytes(values: Iterable[Any]) -> int:
+    return sum(value.nbytes for value in values if isinstance(value, Tensor))

@@ -1,0 +1,94 @@
+"""What a config may change between a checkpoint and the run that continues from it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from warmstart.config import CfgNode, ConfigError, get_cfg
+from warmstart.solver import follows_metrics
+
+logger = logging.getLogger(__name__)
+
+# Keys that cannot change the result of training (FREE), and sections whose change would make it another run
+# (FIXED). Of the rest (SOLVER above all) this run's value is used, and the change is printed; so it is of PRINTED,
+# which change what is saved, when the run ends, the last bits, or whether a damaged file ends it.
+FREE = (
+    "OUTPUT_DIR",
+    "LOG_PERIOD",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "SOLVER.CHECKPOINT_KEEP",
+    "TEST.",
+    "DATALOADER.NUM_WORKERS",
+    "DATASETS.ROOT",
+    "DATASETS.DOWNLOAD",
+    "DATASETS.CACHE",
+    "MODEL.DEVICE",
+    "MODEL.WEIGHTS",
+    "MODEL.ACTIVATION_CHECKPOINTING",
+    "MODEL.PARALLEL",
+    "MODEL.FSDP.",
+    "PROFILER.",
+    "MEMORY_STATS",
+    "DISTRIBUTED.",
+)
+PRINTED = (
+    "MODEL.PARALLEL",
+    "MODEL.FSDP.PRECISION",
+    "DISTRIBUTED.GRADIENTS",
+    "MODEL.COMPILE",
+    "TEST.FLIP",
+    "TEST.PRECISE_BN.",
+    "TEST.BEST.",
+    "TEST.EARLY_STOPPING.",
+    "DATALOADER.UNREADABLE",
+)
+FIXED = ("MODEL.", "DATASETS.", "INPUT.", "SEED", "DATALOADER.")
+
+
+def compare_configs(cfg: CfgNode, saved: dict[str, Any], allow_change: bool) -> None:
+    """Log each key that differs from the checkpoint's config, or refuse the resume.
+
+    Raises:
+        ConfigError: keys differ that make it another run (model, data, seed), unless `allow_change`; or the
+            optimizer differs.
+    """
+    try:
+        before, now = saved["SOLVER"]["OPTIMIZER"], cfg.SOLVER.OPTIMIZER
+        differences = cfg.differences(_filled(saved, get_cfg().to_dict()))
+    except (LookupError, TypeError, RuntimeError) as error:  # a tensor where a value should be
+        raise ConfigError(f"the checkpoint's config is not one of ours: {type(error).__name__}: {error}") from None
+    if before != now:
+        raise ConfigError(
+            f"{cfg.label('SOLVER.OPTIMIZER')}: the checkpoint was written with {before}, whose moments mean "
+            f"nothing to {now}; start a new run with MODEL.WEIGHTS FILE and another OUTPUT_DIR"
+        )
+    refused = []
+    for difference in differences:
+        key = difference.key
+        change = f"{key}: {difference.default!r} -> {difference.value!r}"
+        # A schedule that follows metrics also follows how often there are any.
+        steers = key in ("LOG_PERIOD", "TEST.EVAL_PERIOD") and follows_metrics(cfg)
+        steers |= key == "TEST.EVAL_PERIOD" and bool(cfg.TEST.BEST.METRIC)  # which of them can be the best
+        printed = steers or key.startswith(PRINTED)
+        if key.startswith(FREE) and not printed:
+            continue
+        if key.startswith(FIXED) and not printed and not allow_change:
+            refused.append(change)
+        else:
+            logger.info("changed since the checkpoint: %s", change)
+    if refused:
+        raise ConfigError(
+            "this is not the run that wrote the checkpoint: " + "; ".join(refused) + ". Use the old values, "
+            "another OUTPUT_DIR, or --allow-config-change"
+        )
+
+
+def _filled(saved: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint's config with keys that came after it at their defaults, as if it had known them."""
+    sections = {
+        key: _filled(saved[key], default)
+        for key, default in defaults.items()
+        if isinstance(default, dict) and isinstance(saved.get(key), dict)
+    }
+    return defaults | saved | sections

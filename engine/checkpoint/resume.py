@@ -1,0 +1,95 @@
+"""What a run finds in its folder, and whether it may go on from there."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from warmstart.config import CfgNode, ConfigError
+
+from ..distributed.fsdp import is_sharded, mesh_of
+from . import sharded as shards
+from .overwrite import FOLDER as OVERWRITTEN
+from .reader import PARTS_IN, load_checkpoint, load_newest
+from .run_files import refuse_foreign, subfolders_of
+from .run_folder import has_checkpoints, refuse_used_folder
+from .saver import finish_saves
+
+logger = logging.getLogger(__name__)
+
+Start = tuple[Path, dict[str, Any]]  # the file that a run continues from, and its content
+
+
+def find_start(cfg: CfgNode, resume: str | None, overwrite: bool, trust: bool = False) -> Start | None:
+    """Return the checkpoint to continue from, its file and content, or None to start at iteration 0.
+
+    Writes nothing.
+
+    Args:
+        cfg: the resolved config.
+        resume: None without --resume, "" for the newest checkpoint in OUTPUT_DIR, else a file or folder.
+        overwrite: whether checkpoints of an earlier run in OUTPUT_DIR may go.
+        trust: whether code in the checkpoint may run, as --trust-checkpoint says.
+
+    Raises:
+        ConfigError: OUTPUT_DIR holds another run's checkpoints, or files of the user's that a run would overwrite;
+            both flags were given; or what should be resumed cannot be read.
+    """
+    folder = Path(cfg.OUTPUT_DIR)
+    finish_saves()  # of an earlier run in this process
+    refuse_foreign(folder, subfolders_of(cfg))
+    if resume is None:
+        if not overwrite:
+            refuse_used_folder(folder)
+        return None
+    if overwrite:
+        raise ConfigError("command line: --resume and --overwrite contradict each other; give one of them")
+    source = Path(resume or folder)
+    origin = source if source.is_dir() else source.parent
+    if source.exists() and origin.resolve() != folder.resolve() and has_checkpoints(folder):
+        raise ConfigError(
+            f"{folder} holds the checkpoints of another run than {source}; give --resume without a path to "
+            "continue that one, or another folder with OUTPUT_DIR"
+        )
+    if origin.resolve() == (folder / OVERWRITTEN).resolve():
+        raise ConfigError(
+            f"{origin} is deleted when a run in {folder} saves; move its files up into {folder} first"
+        )
+    start = read_start(cfg, resume, trust)
+    if start is None:
+        logger.info("--resume: no checkpoint in %s yet, starting at iteration 0", folder)
+    return start
+
+
+def read_start(cfg: CfgNode, resume: str, trust: bool = False) -> Start | None:
+    """Return the checkpoint that --resume means, its file and content; None where OUTPUT_DIR, "", has none.
+
+    Code in it only runs with `trust`. Where the run cuts its model into parts, those of the checkpoint are still
+    to be read, by `read_parts`.
+
+    Raises:
+        ConfigError: the file or folder that `resume` names holds none, or none that can be read.
+    """
+    source, whole = Path(resume or cfg.OUTPUT_DIR), not is_sharded(cfg)
+    if resume and not source.exists():
+        raise ConfigError(f"command line: --resume {resume}: no such file or folder")
+    if resume and not source.is_dir():
+        found: Start | None = (source, load_checkpoint(source, trust, whole))
+    else:
+        found = load_newest(source, trust, whole)
+    if found is not None:
+        logger.info("reading %s", found[0])
+    elif resume:
+        raise ConfigError(f"command line: --resume {resume}: the folder holds no checkpoint")
+    return found
+
+
+def read_parts(cfg: CfgNode, start: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint of `read_start` with this rank's part of each tensor; waits for all ranks.
+
+    Raises:
+        ConfigError: they cannot be read.
+    """
+    folder = start.pop(PARTS_IN, "")
+    return shards.fill(start, Path(folder), mesh_of("cpu")) if folder else start  # a device has no space to spare

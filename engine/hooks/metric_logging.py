@@ -1,0 +1,152 @@
+"""When records are made, and of what."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from warmstart.config import ConfigError
+
+from ..loop.hook import HookBase, every, next_multiple
+from ..loop.trainer import Trainer
+from ..records.writers import Record, RetryingWriter, Writer
+
+_APART = 0.25  # seconds between writing records, at most
+
+
+class _Mark(NamedTuple):
+    """Where a run is: updates done, and seconds."""
+
+    iteration: int
+    clock: float
+    data: float
+    paused: float
+
+    @classmethod
+    def now(cls, trainer: Trainer) -> _Mark:
+        return cls(trainer.iteration, time.perf_counter(), trainer.data_seconds, trainer.paused_seconds)
+
+
+class _Found(NamedTuple):
+    """What a record is made of, as it was when it was due."""
+
+    begin: _Mark
+    end: _Mark
+    means: dict[str, float]
+    rates: list[float | Tensor]
+    skipped: int
+    scalars: dict[str, float]
+
+    def record(self, names: Sequence[str], gauges: Iterable[Callable[[], Mapping[str, float]]]) -> Record:
+        # No update where a resumed run begins with the evaluation that a signal cut off.
+        updates = self.end.iteration - self.begin.iteration or 1
+        seconds = self.end.clock - self.begin.clock - (self.end.paused - self.begin.paused)
+        record: Record = {"iteration": self.end.iteration, **self.means, "lr": float(self.rates[0])}
+        if len(names) > 1:
+            record |= {f"lr/{name}": float(rate) for name, rate in zip(names, self.rates, strict=False)}
+        record |= {"data_time": (self.end.data - self.begin.data) / updates, "time": seconds / updates}
+        if self.skipped:
+            record["skipped_steps"] = self.skipped
+        record |= {name: float(value) for name, value in self.scalars.items()}
+        for gauge in gauges:
+            record |= gauge()
+        return record
+
+
+class RecordHook(HookBase):
+    """Makes a record every `period` updates, where another hook has scores, and after the last update.
+
+    A writer that cannot write does not end the run: its records wait until it can. Where iterations are so fast
+    that records come more often than four times a second, several are made and handed on at once; a
+    checkpoint, an evaluation and the end of the run wait for none.
+
+    Args:
+        period: in updates.
+        writers: what takes the records.
+        gauges: more numbers for each record, read when it is made.
+        at_once: whether no record waits for others, since a hook behind this one reads `trainer.record`.
+    """
+
+    def __init__(
+        self,
+        period: int,
+        writers: Sequence[Writer],
+        gauges: Sequence[Callable[[], Mapping[str, float]]] = (),
+        at_once: bool = False,
+    ) -> None:
+        self.period = period
+        self.writers = [RetryingWriter(writer) for writer in writers]
+        self.gauges = list(gauges)
+        self._apart = 0.0 if at_once else _APART
+        self._mark = _Mark(0, 0.0, 0.0, 0.0)
+        self._names: list[str] = []
+        self._kept: list[_Found] = []
+        self._handed_on = -math.inf  # when
+
+    def before_train(self, trainer: Trainer) -> None:
+        """Open the writers and start the clock.
+
+        Raises:
+            ConfigError: one of them cannot write from the start.
+        """
+        for writer in self.writers:
+            try:
+                # A pending iteration is recorded now; a kill may have come when it just had been.
+                writer.open(trainer.iteration - trainer.pending)
+            except OSError as error:
+                path = error.filename or writer.writer
+                raise ConfigError(f"OUTPUT_DIR: cannot write to {path}: {error.strerror or error}") from None
+        groups = trainer.optimizer.param_groups
+        self._names = [group.get("name", str(index)) for index, group in enumerate(groups)]
+        self._mark = _Mark.now(trainer)
+
+    def next_due(self, iteration: int) -> float:
+        """Return the next multiple of the period."""
+        return next_multiple(self.period, iteration)
+
+    def after_step(self, trainer: Trainer) -> None:
+        """Write a record where one is due."""
+        due = every(self.period, trainer.iteration) or trainer.is_last_step
+        if due or trainer.is_wanted(trainer.scalars):
+            trainer.settle()
+            begin, self._mark = self._mark, _Mark.now(trainer)
+            scores, trainer.scalars = trainer.scalars, {}
+            means, skipped = trainer.losses.averages(), trainer.skipped.total
+            self._kept.append(_Found(begin, self._mark, means, [*trainer.rates], skipped, scores))
+            if scores or self._mark.clock - self._handed_on >= self._apart:
+                trainer.record = self._hand_on()
+        if trainer.is_last_step or trainer.interrupted:  # not in after_train: the last save may fail before it
+            self._settle()
+
+    def after_train(self, trainer: Trainer) -> None:
+        """Close the writers."""
+        for writer in self.writers:
+            writer.close()
+
+    def close(self, trainer: Trainer) -> None:
+        """Lose no record where an exception ends the run."""
+        self._settle()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Hand on what is kept: a run that goes on from a checkpoint does not make the records before it again."""
+        self._hand_on()
+        return {}
+
+    def _hand_on(self) -> Record:
+        """Make and write records; return the last one."""
+        records = [found.record(self._names, self.gauges) for found in self._kept]
+        if not records:
+            return {}
+        self._kept, self._handed_on = [], self._mark.clock
+        for writer in self.writers:
+            writer.write(*records)
+        return records[-1]
+
+    def _settle(self) -> None:
+        self._hand_on()
+        for writer in self.writers:
+            writer.settle()

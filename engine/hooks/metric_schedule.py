@@ -1,0 +1,112 @@
+"""Showing a schedule the metrics that it follows."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+from warmstart.config import CfgNode, nearest
+from warmstart.solver import PLATEAU, MetricLR, follows_metrics
+
+from ..distributed import comm
+from ..loop.hook import HookBase
+from ..loop.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+
+def lr_metric(cfg: CfgNode) -> str:
+    """Return the name in a record that ReduceLROnPlateau watches.
+
+    >>> from warmstart.config import get_cfg
+    >>> lr_metric(get_cfg())
+    'digits_test/loss'
+    """
+    return str(cfg.SOLVER.LR_METRIC or f"{cfg.DATASETS.TEST[0]}/loss")
+
+
+def build_metric_hook(cfg: CfgNode) -> list[MetricHook]:
+    """Return the hook that shows metrics to the schedule, where it follows any."""
+    if not follows_metrics(cfg):
+        return []
+    until, watches = cfg.SOLVER.WARMUP_UNTIL, cfg.SOLVER.LR_SCHEDULER_NAME == PLATEAU
+    return [
+        MetricHook(
+            lr_metric(cfg) if watches else "",
+            (until.METRIC, until.BELOW, until.ABOVE) if until.METRIC else None,
+            tuple(f"{name}/" for name in cfg.DATASETS.TEST),
+        )
+    ]
+
+
+class MetricHook(HookBase):
+    """Shows the scheduler each record's metric, and ends its warm-up when one has crossed its value.
+
+    Args:
+        metric: the name that a plateau watches; "" for none.
+        until: the name that ends warm-up, and the values it must come below or above (None: not that way).
+        scores: beginnings of names that only an evaluation gives, and that a record may therefore lack.
+    """
+
+    def __init__(
+        self,
+        metric: str,
+        until: tuple[str, float | None, float | None] | None = None,
+        scores: tuple[str, ...] = (),
+    ) -> None:
+        self.metric = metric
+        self.until = until
+        self.scores = scores
+        self._missing = {name for name in (metric, until[0] if until else "") if name}
+
+    def next_due(self, iteration: int) -> float:
+        """Follow the records."""
+        return math.inf
+
+    def after_step(self, trainer: Trainer) -> None:
+        """Look at this iteration's record, if one was written."""
+        record, scheduler = trainer.record, trainer.scheduler
+        if record.get("iteration") != trainer.iteration or not isinstance(scheduler, MetricLR):
+            return
+        record = trainer.record = comm.share(record)  # what a user's hook has put there may differ
+        self._tell_missing(trainer)
+        if self.metric in record:
+            before, best = scheduler.get_last_lr(), scheduler.progress.patience.best
+            scheduler.observe(record[self.metric])
+            now = scheduler.get_last_lr()
+            changes = [f"{float(a):g} -> {float(b):g}" for a, b in zip(before, now, strict=True) if a != b]
+            if changes:
+                logger.info(
+                    "iteration %d: %s is %.4g and has not improved on %s: rate %s",
+                    trainer.iteration,
+                    self.metric,
+                    record[self.metric],
+                    "anything yet" if best is None else f"{best:.4g}",
+                    ", ".join(dict.fromkeys(changes)),
+                )
+        if self.until and self.until[0] in record and scheduler.in_warmup:
+            name, below, above = self.until
+            value = record[name]
+            if (below is not None and value < below) or (above is not None and value > above):
+                scheduler.end_warmup()
+                logger.info("warm-up ends at iteration %d: %s is %.4g", trainer.iteration, name, value)
+
+    def after_train(self, trainer: Trainer) -> None:
+        """Say what was never seen, unless the run was cut short."""
+        for name in sorted(self._missing) if not trainer.interrupted else ():
+            logger.warning("%s was in no record, so the schedule never followed it", name)
+
+    def _tell_missing(self, trainer: Trainer) -> None:
+        for name in sorted(self._missing):
+            if name in trainer.record:
+                self._missing.discard(name)
+            elif not self._comes_later(name, trainer):
+                match = nearest(name, trainer.record)
+                hint = f"did you mean {match}?" if match else f"it has {', '.join(trainer.record)}"
+                logger.warning("the schedule watches %s, which is not in the record; %s", name, hint)
+                self._missing.discard(name)
+
+    def _comes_later(self, name: str, trainer: Trainer) -> bool:
+        """Return whether it is the name of a score, and this record holds none of that test set."""
+        own = tuple(test for test in self.scores if name.startswith(test))
+        return bool(own) and not any(key.startswith(own) for key in trainer.record)

@@ -1,0 +1,78 @@
+"""The hook that writes a trace of some iterations."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import socket
+from pathlib import Path
+
+from torch.profiler import ProfilerActivity, profile, tensorboard_trace_handler
+
+from ..distributed import comm
+from ..loop.hook import HookBase
+from ..loop.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+
+class ProfilerHook(HookBase):
+    """Writes a trace of some iterations of rank 0, which TensorBoard and chrome://tracing open.
+
+    Args:
+        start: updates done before the first iteration of the trace.
+        iters: iterations in it.
+        folder: where it goes.
+    """
+
+    def __init__(self, start: int, iters: int, folder: str | Path) -> None:
+        self.start, self.end = start, start + iters
+        self.folder = Path(folder)
+        self._is_on = False  # on all ranks alike, since they settle together at its end
+        self._profile: profile | None = None
+
+    def before_train(self, trainer: Trainer) -> None:
+        """Say so where the run is past these iterations, or does not get there."""
+        if trainer.iteration >= self.end:
+            logger.info("PROFILER: iteration %d is past, nothing is profiled; set PROFILER.START", self.end)
+        elif self.start >= trainer.max_iter:
+            text = "PROFILER: the run ends at iteration %d, nothing is profiled; set PROFILER.START below that"
+            logger.warning(text, trainer.max_iter)
+
+    def before_step(self, trainer: Trainer) -> None:
+        """Begin where the first of the iterations begins, or a resumed run enters them."""
+        if self._is_on or not self.start <= trainer.iteration < self.end:
+            return
+        self._is_on = True
+        if comm.is_main():
+            kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if trainer.device.type == "cuda" else [])]
+            # A name that torch's handler gives no trace of the user's own.
+            name = f"warmstart_{socket.gethostname()}_{os.getpid()}"
+            handler = tensorboard_trace_handler(str(self.folder), name)
+            self._profile = profile(activities=kinds, on_trace_ready=handler)
+            self._profile.start()
+
+    def next_due(self, iteration: int) -> float:
+        """Be done after the last iteration of the trace."""
+        return iteration + 1 if iteration < self.end else math.inf
+
+    def after_step(self, trainer: Trainer) -> None:
+        """Mark the end of an iteration; after the last one, write the trace."""
+        if self._is_on and (trainer.iteration >= self.end or trainer.is_last_step):
+            self._write(trainer)
+        elif self._profile is not None:
+            self._profile.step()
+
+    def after_train(self, trainer: Trainer) -> None:
+        """Write what there is where a signal has cut the run off."""
+        if self._is_on:
+            self._write(trainer)
+
+    def _write(self, trainer: Trainer) -> None:
+        self._is_on = False
+        with trainer.paused():
+            if self._profile is not None:
+                self._profile.stop()
+        self._profile = None
+        logger.info("saved a profile up to iteration %d in %s", trainer.iteration, self.folder)

@@ -1,0 +1,103 @@
+"""BatchNorm's running statistics, computed anew for weights that no longer move."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Generator, Iterable
+from contextlib import closing
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..distributed import comm
+from ..runtime.rng import preserved_rng
+from .batches import micro_batch, to_device
+
+
+def norm_layers(model: nn.Module) -> list[nn.Module]:
+    """Return the BatchNorm layers in training mode: those whose statistics training itself moves."""
+    layers: list[nn.Module] = _fvcore().get_bn_modules(model)
+    return layers
+
+
+def update_statistics(
+    model: nn.Module, batches: Iterable[Any], num_batches: int, device: torch.device | str = "cpu"
+) -> None:
+    """Set the running statistics of BatchNorm layers to those of `num_batches` batches under today's weights.
+
+    Running statistics follow weights that have moved on since; see Wu and Johnson 2021, "Rethinking 'Batch'
+    in BatchNorm", arXiv:2105.07576, section 3. Other buffers and the random number generators are as before.
+    On several ranks the statistics are those of the batches of all; waits for all ranks.
+
+    Args:
+        model: in training mode, taking `model(*batch)`.
+        batches: at least `num_batches`.
+        num_batches: how many to use.
+        device: where the model is.
+
+    >>> model = nn.BatchNorm1d(1)
+    >>> update_statistics(model, [(torch.tensor([[1.0], [3.0]]),), (torch.tensor([[5.0], [7.0]]),)], num_batches=2)
+    >>> model.running_mean, model.running_var, model.num_batches_tracked
+    (tensor([4.]), tensor([5.]), tensor(0))
+    """
+    device = torch.device(device)
+    # The forward passes move more than those statistics: counts of batches, the vectors of a spectral norm.
+    others = {name: buffer.clone() for name, buffer in model.named_buffers() if not _is_statistic(name)}
+    with preserved_rng(device):
+        _fvcore().update_bn_stats(_Unpacked(model), (to_device(batch, device) for batch in batches), num_batches)
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            if name in others:
+                buffer.copy_(others[name])
+        for layer in norm_layers(model) if comm.world_size() > 1 else ():
+            mean, variance = layer.running_mean, layer.running_var
+            assert isinstance(mean, Tensor), "a layer that keeps statistics"
+            assert isinstance(variance, Tensor), "a layer that keeps statistics"
+            variance += mean.square()  # mean squares can be averaged, variances cannot
+            comm.average([mean, variance])
+            variance -= mean.square()
+
+
+def update_from_training(
+    model: nn.Module,
+    stream: Generator[Any, None, None],
+    num_iter: int,
+    accum_steps: int = 1,
+    device: torch.device | str = "cpu",
+) -> None:
+    """Set the running statistics of BatchNorm layers to those of the next batches of training.
+
+    Args:
+        model: as for `update_statistics`.
+        stream: training's batches from the update on that would come next; is closed.
+        num_iter: batches to use.
+        accum_steps: micro-batches of each, in which training takes them: a whole batch may not fit into memory.
+        device: where the model is.
+    """
+    with closing(stream):
+        parts = (micro_batch(batch, i, accum_steps) for batch in stream for i in range(accum_steps))
+        update_statistics(model, parts, num_iter * accum_steps, device)
+
+
+def _fvcore() -> Any:
+    with warnings.catch_warnings():
+        # fvcore.nn compiles some losses while it is imported, in a way that torch advises against.
+        warnings.filterwarnings("ignore", message=".*torch.jit")
+        from fvcore.nn import precise_bn  # slow to import: only who asks for it pays
+    return precise_bn
+
+
+def _is_statistic(name: str) -> bool:
+    return name.rpartition(".")[2] in ("running_mean", "running_var")
+
+
+class _Unpacked(nn.Module):
+    """Takes a batch as the one argument that fvcore gives."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Any) -> Any:
+        return self.model(*batch)

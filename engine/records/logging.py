@@ -1,0 +1,130 @@
+"""Our log messages: each once on stdout, and in a run's log.txt."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from io import TextIOWrapper
+from logging.handlers import MemoryHandler
+from pathlib import Path
+
+from warmstart.config import no_follow, printable
+
+from ..distributed import comm
+from ..runtime.owned import own
+
+LOG = "log.txt"
+
+
+class _Lines(logging.Formatter):
+    """Makes one printable line of a message, whatever names and values it holds; a traceback keeps its own."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+
+class _Console(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes to whatever sys.stdout is at the time, above a progress bar where there is one."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stdout)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.format(record)
+        try:
+            if "tqdm" in sys.modules:
+                bar = sys.modules["tqdm"].tqdm
+                # tqdm's own lock is shared with forked processes: one that is killed while it holds it would
+                # silence all others for good. This handler's is made anew in each of them.
+                bar.set_lock(self.lock)
+                bar.write(text, file=sys.stdout)
+            else:
+                print(text)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            silence_stdout()
+        except OSError as error:
+            silence_stdout()  # else python tries again at its exit, and makes the exit code another one
+            _tell("stdout", error)
+
+
+def silence_stdout() -> None:
+    """Let what is still written to stdout go nowhere: its reader has left (`| head`), and the run goes on."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _RunFile(logging.FileHandler):
+    """A run's log.txt; what its disk cannot take is left out, and said once."""
+
+    def __init__(self, folder: str | Path, delay: bool = False) -> None:
+        path = Path(folder) / LOG
+        if not delay and not path.exists():
+            own(path.parent, LOG)
+        super().__init__(path, encoding="utf-8", delay=delay)
+        self.setFormatter(_Lines("[%(asctime)s] %(levelname)s %(message)s"))
+        self._told = False
+
+    def _open(self) -> TextIOWrapper:
+        return open(self.baseFilename, "a", encoding="utf-8", opener=no_follow)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._told:
+            self._told = True
+            _tell(self.baseFilename, error)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            super().close()
+
+
+def _tell(what: str, error: OSError) -> None:
+    # Not by print: what stderr, on the same full disk, cannot take would be tried again at the exit.
+    with contextlib.suppress(OSError):
+        os.write(2, f"{what} cannot be written: {error.strerror or error}; the run goes on\n".encode())
+
+
+def log_to_file(message: str) -> None:
+    """Write an error into the log.txt of the run, where there is one, and not on the console."""
+    first, _, others = message.partition("\n")
+    record = logging.LogRecord(__name__, logging.ERROR, __file__, 0, first, None, None)
+    record.exc_text = others or None  # comes below, as a traceback would
+    for handler in logging.getLogger("warmstart").handlers:
+        if isinstance(handler, _RunFile):
+            with contextlib.suppress(OSError):  # another machine may not have the folder
+                handler.handle(record)
+
+
+def setup_logging(folder: str | Path | None = None) -> None:
+    """Send our messages to stdout and, with a folder, to its log.txt; a second call adds nothing twice.
+
+    Ranks other than the main one only warn, and say which they are; log.txt gets what `log_to_file` writes.
+
+    Args:
+        folder: a run's folder, which exists; log.txt gets what was said since the last call too. None
+            ends the writing to an earlier one's log.txt.
+    """
+    root = logging.getLogger("warmstart")
+    root.setLevel(logging.INFO if comm.is_main() else logging.WARNING)
+    root.propagate = False  # else a user's logging.basicConfig prints each line again
+    if not any(isinstance(handler, _Console) for handler in root.handlers):
+        console = _Console()
+        who = "" if comm.is_main() else f"rank {comm.rank()}: "
+        console.setFormatter(_Lines(f"[%(asctime)s] {who}%(message)s", "%H:%M:%S"))
+        root.addHandler(console)
+    file = None if folder is None else _RunFile(folder, delay=not comm.is_main())
+    if file is not None and not comm.is_main():
+        file.setLevel(logging.CRITICAL + 1)  # for what `log_to_file` puts there alone
+    for handler in list(root.handlers):
+        if isinstance(handler, (_RunFile, MemoryHandler)):
+            root.removeHandler(handler)
+            if isinstance(handler, MemoryHandler) and file is not None and comm.is_main():
+                handler.setTarget(file)
+            handler.close()  # a memory handler hands on what it has kept
+    # Before a run has its folder, its first messages wait in memory.
+    root.addHandler(file or MemoryHandler(capacity=1000, flushLevel=logging.CRITICAL + 1))

@@ -1,0 +1,78 @@
+"""What a run logs of itself before it begins, and of its scores."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from warmstart.config import (
+    CfgNode,
+)
+from warmstart.data import (
+    describe_loader,
+    input_shape,
+    train_info,
+)
+from warmstart.solver import (
+    describe_groups,
+    describe_plan,
+)
+
+from ..distributed import comm
+from ..distributed.fsdp import is_sharded
+from ..loop.trainer import Trainer
+from ..records.console import score_lines
+from ..runtime.device import describe_profile
+
+logger = logging.getLogger(__name__)
+
+
+def log_scores(scores: dict[str, float]) -> None:
+    """Log one line a test set."""
+    for name, line in score_lines(scores).items():
+        logger.info("%s: %s", name, line)
+
+
+def log_run(cfg: CfgNode, trainer: Trainer) -> None:
+    """Log what is about to run: machine, data, model, plan, parameter groups."""
+    samples = train_info(cfg).size
+    channels, height, width = input_shape(cfg)
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    device, threads = trainer.device, torch.get_num_threads()
+    cpu = f"CPU, {threads} thread{'' if threads == 1 else 's'}"
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
+    logger.info("torch %s on %s; output in %s", torch.__version__, machine, cfg.OUTPUT_DIR)
+    logger.info("%s", describe_profile(cfg, device))
+    if samples < cfg.SOLVER.IMS_PER_BATCH and comm.is_main():
+        text = "%s: a batch of %s images holds each of the %s training images about %s times; set it to %s or less"
+        images, times = cfg.SOLVER.IMS_PER_BATCH, f"{cfg.SOLVER.IMS_PER_BATCH / samples:.3g}"
+        logger.warning(text, cfg.label("SOLVER.IMS_PER_BATCH"), f"{images:,}", f"{samples:,}", times, samples)
+    logger.info(
+        "data: %s, %s images of %dx%dx%d, %d classes",
+        " + ".join(cfg.DATASETS.TRAIN),
+        f"{samples:,}",
+        channels,
+        height,
+        width,
+        cfg.MODEL.NUM_CLASSES,
+    )
+    logger.info("loader: %s", describe_loader(cfg))
+    logger.info("model: %s, %s parameters", cfg.MODEL.NAME, f"{parameters:,}")
+    logger.info("plan: %s", describe_plan(cfg, samples))
+    ranks = comm.world_size()
+    if ranks > 1:
+        text = "processes: %d, with %d of the %d images of a batch each; gradients are averaged in %s"
+        part, images = cfg.SOLVER.IMS_PER_BATCH // ranks, cfg.SOLVER.IMS_PER_BATCH
+        logger.info(text, ranks, part, images, cfg.DISTRIBUTED.GRADIENTS)
+        if is_sharded(cfg):
+            wrapped = ", ".join(cfg.MODEL.FSDP.WRAP) or "one step"
+            logger.info("model: in %d parts (fsdp), put together by %s", ranks, wrapped)
+    if trainer.accum_steps > 1:
+        images = cfg.SOLVER.IMS_PER_BATCH // (trainer.accum_steps * ranks)
+        logger.info("accumulation: %d micro-batches of %d images an update", trainer.accum_steps, images)
+    if trainer.skipped.limit:
+        text = "SOLVER.NAN_POLICY: non-finite updates are skipped, up to %d in a row; each step waits for the loss"
+        logger.info(text, trainer.skipped.limit)
+    for line in describe_groups(trainer.optimizer).splitlines():
+        logger.info("group %s", line)

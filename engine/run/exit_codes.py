@@ -1,0 +1,79 @@
+"""Exit codes: how a tool ends, and what it says."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+
+from warmstart.config import (
+    ConfigError,
+    printable,
+)
+
+from ..checkpoint.saver import SaveError
+from ..distributed.environment import is_rank, is_spokesman
+from ..distributed.errors import LOST, is_lost, why_lost
+from ..distributed.rendezvous import LateError
+from ..loop.non_finite import NonFiniteLossError
+from ..records.logging import log_to_file, silence_stdout
+from ..runtime.device import NO_DETERMINISTIC_KERNEL
+from ..runtime.signals import leave, stop_signals
+
+
+def run_tool(main: Callable[[], int]) -> None:
+    """Run a tool and exit with its code.
+
+    0 is success, 2 a mistake in what the user wrote (one message on stderr, nothing was overwritten), 3 a loss
+    that is not finite, 4 a last checkpoint that could not be written, 128 + its number a signal: 130 Ctrl-C, 143
+    SIGTERM, 138 SIGUSR1 (on Linux), 129 SIGHUP. Anything else that fails is a bug and shows its traceback. The
+    run's log.txt holds the traceback, or the message of 2, 3 and 4, too. Of several ranks, which fail alike then,
+    the main one prints it; 5 is one that ends since another has, or did not come.
+    """
+    try:
+        with stop_signals(leave):
+            sys.exit(main())
+    except ConfigError as error:
+        message, code = f"error: {error}", 2
+    except NonFiniteLossError as error:
+        message, code = f"error: {printable(str(error))}", 3
+    except SaveError as error:
+        message, code = f"error: {printable(str(error))}", 4
+    except KeyboardInterrupt:
+        message, code = "interrupted", 130
+    except PermissionError as error:
+        message, code = f"error: {printable(str(error.filename))}: permission denied", 2
+    except RuntimeError as error:
+        if isinstance(error, LateError) or (is_rank() and is_lost(error)):
+            who = f"{_who()}: another process has ended, or did not come in time" if is_rank() else "error"
+            print(f"{who}: {why_lost(error)}", file=sys.stderr)
+            sys.exit(LOST)
+        if NO_DETERMINISTIC_KERNEL not in str(error):
+            _tell_bug()
+            raise
+        message, code = f"error: PROFILE exact: {str(error).partition(', but you set')[0]}; use PROFILE auto", 2
+    except BrokenPipeError:  # --print-config | head
+        silence_stdout()
+        sys.exit(0)
+    except Exception:
+        _tell_bug()
+        raise
+    if is_spokesman():
+        log_to_file(message)
+        with contextlib.suppress(OSError):  # a full disk does not make the exit code another one
+            print(message, file=sys.stderr)
+    sys.exit(code)
+
+
+def _tell_bug() -> None:
+    """Write the traceback into the run's log.txt, and say above the console's which of the ranks it is of."""
+    who = f"{_who()} has failed:\n" if is_rank() else ""
+    print(who, end="", file=sys.stderr)
+    log_to_file(f"{who}{traceback.format_exc().rstrip()}")
+
+
+def _who() -> str:
+    return f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}, on {socket.gethostname()}"

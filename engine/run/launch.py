@@ -1,0 +1,42 @@
+"""A run in several processes: checked once, then started."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from warmstart.config import CfgNode
+
+from ..distributed.launch import _endpoint, _meet_machines, _run_ranks, run_here
+from ..distributed.process_group import check_devices
+from ..distributed.rendezvous import Place
+from .resolve import resolve_config
+from .world_size_scaling import scaled
+
+
+def launch(cfg: CfgNode, flags: Mapping[str, Any], argv: Sequence[str] | None = None) -> int:
+    """Run this command in several processes and return its exit code, once all have ended.
+
+    The first one that fails ends all. Signals go on to them. Each runs the same command line; the environment says
+    which it is.
+
+    Args:
+        cfg: not resolved; checked here, so that what is wrong is said once.
+        flags: those of `LAUNCH_FLAGS`, and --eval-only where the tool has it.
+        argv: the words behind the program's name; None takes them from sys.argv.
+
+    Raises:
+        ConfigError: anything wrong with the config.
+    """
+    ranks, machines = flags["num_gpus"] or 1, flags["num_machines"] or 1
+    check_devices(cfg, ranks)
+    every = ranks * machines
+    resolve_config(scaled(cfg, every), every, given=cfg, trains=not flags.get("eval_only"))
+    words = [sys.argv[0], *(sys.argv[1:] if argv is None else argv)]
+    restarts, grace = cfg.DISTRIBUTED.MAX_RESTARTS, cfg.DISTRIBUTED.GRACE
+    if machines == 1:
+        return run_here(words, ranks, restarts, grace)
+    store = _meet_machines(flags, cfg.DISTRIBUTED.TIMEOUT)
+    place = Place(store, flags["machine_rank"], machines, *_endpoint(flags["dist_url"]))
+    return _run_ranks(words, ranks, place, restarts, grace)

@@ -1,0 +1,219 @@
+"""From what the user wrote to what will run: everything checked, durations and sizes filled in.
+
+Nothing is built and nothing is written before this has passed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import count
+
+from warmstart.config import CfgNode, ConfigError, gathering, resolve_durations
+from warmstart.data import (
+    check_data,
+    choose_backend,
+    dataset_info,
+    free_memory,
+    gigabytes,
+    input_shape,
+    known_shape,
+    train_info,
+)
+from warmstart.modeling import check_images, check_model, parameter_bytes
+from warmstart.solver import PLATEAU, check_solver
+
+from ..distributed import comm
+from ..distributed.ddp import check_parallel
+from ..hooks.metric_schedule import lr_metric
+from ..runtime.device import check_device
+from ..runtime.precision import check_precision
+from .init_from_data import weights_in
+from .scores import check_best
+from .world_size_scaling import check_scaled, rounded, scale_between
+
+SMALL_IMAGE = 32  # pixels a side, up to which MODEL.STEM auto takes the small stem
+
+
+def resolve_config(
+    cfg: CfgNode, ranks: int | None = None, given: CfgNode | None = None, trains: bool = True
+) -> CfgNode:
+    """Return a frozen copy of `cfg` with every duration an integer and the model's sizes filled in.
+
+    MODEL.NUM_CLASSES, MODEL.IN_CHANNELS and MODEL.STEM follow from the training set where they are 0
+    or "auto"; DATALOADER.BACKEND auto becomes the loader that it chooses, a run's folder in MODEL.WEIGHTS one of
+    its files. Resolving twice changes nothing.
+
+    Args:
+        cfg: what the user wrote, or that as `scaled` for these processes.
+        ranks: how many processes will train; None: those that this one is of.
+        given: what the user wrote, where it was scaled.
+        trains: whether training follows; an evaluation shares out no batch of an update.
+
+    Raises:
+        ConfigError: everything that is wrong with the config, at once.
+
+    >>> from warmstart.config import get_cfg
+    >>> cfg = get_cfg()
+    >>> cfg.merge_from_list(["SOLVER.MAX_ITER", "2ep", "SOLVER.IMS_PER_BATCH", 100])
+    >>> resolved = resolve_config(cfg)
+    >>> resolved.SOLVER.MAX_ITER, resolved.MODEL.NUM_CLASSES, resolved.MODEL.STEM
+    (29, 10, 'small')
+    """
+    ranks = ranks or comm.world_size()
+    problems: list[str] = []
+    with gathering(problems):
+        check_device(cfg)
+    with gathering(problems):
+        check_data(cfg, ranks)
+    if problems:
+        raise ConfigError(problems)
+    resolved = resolve_durations(cfg, iters_per_epoch(cfg))
+    resolved.defrost()
+    with gathering(problems):
+        _fill_model(resolved, train_info(cfg).num_classes)
+    resolved.DATALOADER["BACKEND"] = choose_backend(cfg)
+    resolved.MODEL["WEIGHTS"] = weights_in(resolved.MODEL.WEIGHTS)
+    with gathering(problems):
+        check_model(resolved)
+    with gathering(problems):
+        check_solver(resolved, iters_per_epoch(cfg))
+    with gathering(problems):
+        check_metrics(resolved)
+    with gathering(problems):
+        check_best(resolved)
+    with gathering(problems):
+        if trains:
+            check_accumulation(resolved, ranks, given)
+    with gathering(problems):
+        if trains and given is not None:
+            check_scaled(given, resolved)
+    with gathering(problems):
+        check_parallel(resolved, ranks)
+    with gathering(problems):
+        check_precision(resolved)
+    if problems:
+        raise ConfigError(problems)
+    _try_model(resolved, ranks, trains)
+    resolved.freeze()
+    return resolved
+
+
+def iters_per_epoch(cfg: CfgNode) -> Fraction:
+    """Return the number of updates in a pass over the training set, which need not be whole.
+
+    >>> from warmstart.config import get_cfg
+    >>> iters_per_epoch(get_cfg())
+    Fraction(1437, 16)
+    """
+    return Fraction(train_info(cfg).size, cfg.SOLVER.IMS_PER_BATCH)
+
+
+def check_metrics(cfg: CfgNode) -> None:
+    """Raise ConfigError where the schedule follows a metric that this run never has."""
+    solver, watched = cfg.SOLVER, []
+    if solver.LR_SCHEDULER_NAME == PLATEAU:
+        if not solver.LR_METRIC and not cfg.DATASETS.TEST:
+            raise ConfigError("SOLVER.LR_METRIC: there is no test set whose loss to watch; set it, as total_loss")
+        watched.append(("SOLVER.LR_METRIC", lr_metric(cfg)))
+    watched.append(("SOLVER.WARMUP_UNTIL.METRIC", solver.WARMUP_UNTIL.METRIC))
+    for key, name in watched:
+        if cfg.TEST.EVAL_PERIOD == 0 and name.startswith(tuple(f"{test}/" for test in cfg.DATASETS.TEST)):
+            raise ConfigError(
+                f"{cfg.label(key)}: {name} is only known after an evaluation; set TEST.EVAL_PERIOD, or watch "
+                "total_loss or train/error"
+            )
+
+
+def check_accumulation(cfg: CfgNode, ranks: int = 1, given: CfgNode | None = None) -> None:
+    """Raise ConfigError where the batch of an update cannot be cut into equal micro-batches, on each of the ranks.
+
+    Args:
+        cfg: the config that will run.
+        ranks: of the run.
+        given: the same before it was scaled; None: it was not.
+
+    >>> from warmstart.config import get_cfg
+    >>> cfg = get_cfg()
+    >>> cfg.merge_from_list(["SOLVER.IMS_PER_BATCH", 100, "SOLVER.GRAD_ACCUM_STEPS", 8])
+    >>> check_accumulation(cfg)
+    Traceback (most recent call last):
+    warmstart.config.errors.ConfigError: SOLVER.GRAD_ACCUM_STEPS (override): 100 images an update cannot be cut \
+into 8 equal micro-batches; set SOLVER.GRAD_ACCUM_STEPS to 5 or 10, or SOLVER.IMS_PER_BATCH to 96 or 104
+    """
+    images, steps = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.GRAD_ACCUM_STEPS
+    parts = steps * ranks
+    if images % parts == 0:
+        return
+    written, factor, text, of_update = images, Fraction(1), f"{images} images", " an update"
+    if given is not None and (factor := scale_between(given, cfg)) != 1:
+        written = given.SOLVER.IMS_PER_BATCH
+        before, after = given.SOLVER.REFERENCE_WORLD_SIZE, cfg.SOLVER.REFERENCE_WORLD_SIZE
+        text = f"{written} images for {before} processes (SOLVER.REFERENCE_WORLD_SIZE)"
+        text, of_update = f"{text} are {images} for {after}, which", ""
+    nearest_images = " or ".join(map(str, _nearest_batches(written, factor, parts)))
+    if ranks > 1:
+        each = f", in {steps} micro-batches each" if steps > 1 else ""
+        raise ConfigError(
+            f"{cfg.label('SOLVER.IMS_PER_BATCH')}: {text} cannot be shared evenly by {ranks} "
+            f"processes{each}; set it to {nearest_images}"
+        )
+    small = [number for number in range(1, math.isqrt(images) + 1) if images % number == 0]
+    divisors = sorted({*small, *(images // number for number in small)})
+    nearest_steps = [*[n for n in divisors if n < steps][-1:], *[n for n in divisors if n > steps][:1]]
+    raise ConfigError(
+        f"{cfg.label('SOLVER.GRAD_ACCUM_STEPS')}: {text}{of_update} cannot be cut into {steps} equal "
+        f"micro-batches; set SOLVER.GRAD_ACCUM_STEPS to {' or '.join(map(str, nearest_steps))}, or "
+        f"SOLVER.IMS_PER_BATCH to {nearest_images}"
+    )
+
+
+def _nearest_batches(written: int, factor: Fraction, parts: int) -> Iterator[int]:
+    """Give the next smaller batch, if any, and the next larger one that can be cut into `parts` once scaled."""
+    below = rounded(written * factor) // parts * parts
+    half = Fraction(1, 2)
+    for multiples, larger in ((range(below, 0, -parts), False), (count(below + parts, parts), True)):
+        for multiple in multiples:
+            # All that are rounded to the multiple, half up; for a factor above 1 there may be none.
+            smallest, largest = math.ceil((multiple - half) / factor), math.ceil((multiple + half) / factor) - 1
+            if smallest <= largest:
+                yield smallest if larger else largest
+                break
+
+
+def _try_model(cfg: CfgNode, ranks: int, trains: bool) -> None:
+    """Raise ConfigError where the model has no room in memory, or fails on what the transforms make of images."""
+    needed, free = parameter_bytes(cfg) * (2 if trains else 1), free_memory()  # gradients are as large
+    if needed > free:
+        raise ConfigError(
+            f"{cfg.label('MODEL.NAME')}: {cfg.MODEL.NAME} with {cfg.MODEL.NUM_CLASSES:,} classes needs"
+            f" {gigabytes(needed)} of memory for its weights{' and their gradients' if trains else ''}, and"
+            f" {gigabytes(free)} are free; take a smaller one, see MODEL.ARGS and MODEL.NUM_CLASSES"
+        )
+    train = train_info(cfg)
+    trained_on = known_shape(cfg, "TRANSFORMS_TRAIN", train, train)
+    if trains and trained_on:
+        images = cfg.SOLVER.IMS_PER_BATCH // (ranks * cfg.SOLVER.GRAD_ACCUM_STEPS)
+        check_images(cfg, trained_on, "INPUT.TRANSFORMS_TRAIN", min(images, 2), trains=True)
+    place = cfg.DATASETS.ROOT, cfg.DATASETS.DOWNLOAD, cfg.label("DATASETS.TEST"), cfg.DATASETS.CACHE
+    for name in cfg.DATASETS.TEST:
+        info = dataset_info(name, *place)  # as check_data did: it is not looked at again
+        tested_on = known_shape(cfg, "TRANSFORMS_TEST", train, info)
+        if tested_on and not (trains and tested_on == trained_on):
+            check_images(cfg, tested_on, "INPUT.TRANSFORMS_TEST", min(cfg.TEST.IMS_PER_BATCH, 2))
+
+
+def _fill_model(cfg: CfgNode, num_classes: int) -> None:
+    """Fill in what follows from the data set; item access keeps the source of each value as it was."""
+    model = cfg.MODEL
+    channels, *sides = input_shape(cfg)
+    if model.IN_CHANNELS not in (0, channels):
+        raise ConfigError(
+            f"{cfg.label('MODEL.IN_CHANNELS')}: the training images have {channels} channels, not "
+            f"{model.IN_CHANNELS}; use 0 to follow the data set"
+        )
+    model["NUM_CLASSES"] = model.NUM_CLASSES or num_classes
+    model["IN_CHANNELS"] = channels
+    if model.STEM == "auto":
+        model["STEM"] = "small" if max(sides) <= SMALL_IMAGE else "standard"

@@ -1,0 +1,109 @@
+"""The scores of a run by name, and the hooks that watch them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from warmstart.config import CfgNode, ConfigError
+
+from ..checkpoint.run_folder import BEST
+from ..hooks.best_checkpoint import BestHook
+from ..hooks.early_stopping import EarlyStoppingHook
+from ..loop.hook import HookBase
+from ..loop.score_hook import _unknown_score
+from ..loop.trainer import OWN_STATE
+from ..runtime.states import read_state
+
+
+def score_names(cfg: CfgNode) -> list[str]:
+    """Return the scores that an evaluation of this run gives, by their names in a record.
+
+    Args:
+        cfg: resolved.
+
+    >>> from warmstart.config import get_cfg
+    >>> cfg = get_cfg()
+    >>> cfg.merge_from_list(["MODEL.NUM_CLASSES", 10])
+    >>> score_names(cfg)
+    ['digits_test/accuracy', 'digits_test/top5', 'digits_test/loss']
+    """
+    scores = ["accuracy", *(["top5"] if cfg.MODEL.NUM_CLASSES > 5 else []), "loss"]
+    models = ["", *(["ema/"] if cfg.SOLVER.EMA.ENABLED else [])]
+    return [f"{test}/{model}{score}" for test in cfg.DATASETS.TEST for model in models for score in scores]
+
+
+def is_best_average(path: Path, content: Any) -> bool:
+    """Return whether a file is the model_best.pth of a run that was judged by the score of its moving average.
+
+    Args:
+        path: of the file.
+        content: of the checkpoint.
+    """
+    try:
+        metric, tests = content["hooks"][BestHook.__name__]["metric"], content["config"]["DATASETS"]["TEST"]
+        score = metric.rpartition("/")[2]
+        return path.name == BEST and bool(content["ema"]) and metric in {f"{test}/ema/{score}" for test in tests}
+    except (LookupError, TypeError, AttributeError):  # no checkpoint of ours
+        return False
+
+
+def check_best(cfg: CfgNode) -> None:
+    """Raise ConfigError where TEST.BEST and TEST.EARLY_STOPPING contradict themselves or each other."""
+    best, metric, stopping = cfg.TEST.BEST, cfg.TEST.BEST.METRIC, cfg.TEST.EARLY_STOPPING
+    if best.MODE == "max" and metric in score_names(cfg) and metric.endswith("/loss"):
+        raise ConfigError(
+            f"{cfg.label('TEST.BEST.MODE')}: max would keep the checkpoint of the highest {metric}; set it to min"
+        )
+    label = cfg.label("TEST.EARLY_STOPPING.PATIENCE")
+    if stopping.PATIENCE and not metric:
+        example = (score_names(cfg) or ["digits_test/accuracy"])[0]
+        raise ConfigError(f"{label}: there is no score to watch; set TEST.BEST.METRIC, such as {example}")
+    if stopping.PATIENCE and cfg.TEST.EVAL_PERIOD == 0:
+        raise ConfigError(f"{label}: the run is evaluated only when it ends; set TEST.EVAL_PERIOD")
+
+
+def build_score_hooks(cfg: CfgNode, with_own: bool = False) -> list[HookBase]:
+    """Return the hooks that TEST.BEST and TEST.EARLY_STOPPING ask for.
+
+    Args:
+        cfg: resolved.
+        with_own: whether hooks of the user's run, which may give scores of other names than ours.
+
+    Raises:
+        ConfigError: no evaluation gives TEST.BEST.METRIC.
+    """
+    best, period = cfg.TEST.BEST, cfg.TEST.EVAL_PERIOD
+    if not best.METRIC:
+        return []
+    if not with_own and best.METRIC not in score_names(cfg):
+        raise _unknown_score(cfg.label("TEST.BEST.METRIC"), best.METRIC, score_names(cfg))
+    stopping = build_early_stopping(cfg)
+    return [
+        BestHook(period, best.METRIC, best.MODE, cfg.OUTPUT_DIR),
+        *([stopping] if stopping is not None else []),
+    ]
+
+
+def build_early_stopping(cfg: CfgNode) -> EarlyStoppingHook | None:
+    """Return the hook that TEST.EARLY_STOPPING asks for, or None where it is off."""
+    best, stopping = cfg.TEST.BEST, cfg.TEST.EARLY_STOPPING
+    if not stopping.PATIENCE:
+        return None
+    return EarlyStoppingHook(cfg.TEST.EVAL_PERIOD, best.METRIC, best.MODE, stopping.PATIENCE, stopping.MIN_DELTA)
+
+
+def why_stopped(cfg: CfgNode, start: Mapping[str, Any]) -> tuple[str, str]:
+    """Return why the run that wrote a checkpoint has stopped before its end, and the key that lets it go on.
+
+    Both are "" where it did not, or goes on by this config.
+    """
+    name, hook = EarlyStoppingHook.__name__, build_early_stopping(cfg)
+    saved = start["hooks"].get(name, {"stopped": False})
+    if read_state(saved, f"hooks.{name}", {"stopped": bool})["stopped"]:
+        if hook is not None:
+            hook.load_state_dict(start["hooks"][name])
+        return (hook.reason, "TEST.EARLY_STOPPING.PATIENCE") if hook is not None and hook.has_stopped else ("", "")
+    asked = str(read_state(start["hooks"].get(OWN_STATE), f"hooks.{OWN_STATE}", {"stopped": str})["stopped"])
+    return (asked, "SOLVER.MAX_ITER") if start["config"]["SOLVER"]["MAX_ITER"] >= cfg.SOLVER.MAX_ITER else ("", "")

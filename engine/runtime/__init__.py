@@ -1,0 +1,1 @@
+"""Device, precision, random numbers, signals and files of a run."""

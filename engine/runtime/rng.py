@@ -1,0 +1,104 @@
+"""The state of every random number generator that training draws from."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from warmstart.data import splitmix64
+
+from ..distributed import comm
+
+logger = logging.getLogger(__name__)
+
+
+def seed_rank(seed: int) -> None:
+    """Seed each rank's generators with numbers of its own; those of rank 0 with `seed` itself.
+
+    >>> seed_rank(3); a = torch.rand(1)
+    >>> seed_all(3); torch.equal(a, torch.rand(1))
+    True
+    """
+    seed_all(splitmix64(seed, comm.rank()) if comm.rank() else seed)
+
+
+def seed_all(seed: int) -> None:
+    """Seed python's, numpy's, torch's and each CUDA device's generator.
+
+    >>> seed_all(3); a = torch.rand(1)
+    >>> seed_all(3); torch.equal(a, torch.rand(1))
+    True
+    """
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def rng_state(device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Return the generators' states as plain values and tensors, fit for a checkpoint.
+
+    Args:
+        device: where training runs; of CUDA devices only this one's generator is looked at.
+    """
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": [name, keys.tolist(), position, has_gauss, cached],  # type: ignore[union-attr]
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if torch.device(device).type == "cuda" else None,
+    }
+
+
+def set_rng_state(state: dict[str, Any], device: torch.device | str = "cpu") -> None:
+    """Restore what `rng_state()` returned; a CUDA state only where training still runs on CUDA.
+
+    >>> state = rng_state()
+    >>> a = random.random(), np.random.rand(), torch.rand(1).item()
+    >>> set_rng_state(state)
+    >>> a == (random.random(), np.random.rand(), torch.rand(1).item())
+    True
+    """
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and torch.device(device).type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def restore_rng(states: Sequence[dict[str, Any]], device: torch.device | str = "cpu") -> None:
+    """Restore this rank's of the states of all ranks; where there are more or fewer now, begin anew, and say so.
+
+    What is drawn then follows from the states alone.
+    """
+    if len(states) == comm.world_size():
+        set_rng_state(states[comm.rank()], device)
+        return
+    set_rng_state(states[0], device)
+    seed_rank(int(torch.randint(2**62, ())))
+    text = "processes: %d -> %d; batches stay the same, what dropout and the like draw is new"
+    logger.info(text, len(states), comm.world_size())
+
+
+@contextmanager
+def preserved_rng(device: torch.device | str = "cpu") -> Iterator[None]:
+    """Leave every generator as it was before the block.
+
+    >>> seed_all(0); a = torch.rand(1); seed_all(0)
+    >>> with preserved_rng():
+    ...     _ = torch.rand(5)
+    >>> torch.equal(a, torch.rand(1))
+    True
+    """
+    state = rng_state(device)
+    try:
+        yield
+    finally:
+        set_rng_state(state, device)

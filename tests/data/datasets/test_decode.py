@@ -1,0 +1,189 @@
+"""Images from files: what PIL makes of them, whoever decodes them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from warmstart.config import CfgNode
+from warmstart.data import build_train_loader
+from warmstart.data.datasets.decode import UnreadableImageError, read_image
+
+WORKER = ("DATALOADER.BACKEND", "worker", "DATALOADER.NUM_WORKERS", 0, "SOLVER.IMS_PER_BATCH", 2)
+
+
+def photo(height: int = 37, width: int = 51) -> Image.Image:
+    """A colourful image of odd size, smooth and noisy at once."""
+    y, x = np.mgrid[0:height, 0:width]
+    waves = np.stack([128 + 100 * np.sin(x / 9 + y / 11), 128 + 90 * np.cos(y / 7), 3 * (x + y)], axis=-1)
+    noise = np.random.default_rng(0).normal(0, 6, waves.shape)
+    return Image.fromarray((waves + noise).clip(0, 255).astype(np.uint8))
+
+
+def by_pil(path: Path) -> torch.Tensor:
+    with Image.open(path) as picture:
+        return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+
+
+def turned() -> Image.Exif:
+    """A camera's note that the picture stands on its side."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
+
+
+def with_transparency(mode: str) -> Image.Image:
+    picture = photo().convert(mode)
+    picture.putalpha(Image.fromarray(np.arange(37 * 51, dtype=np.uint16).reshape(37, 51).astype(np.uint8)))
+    return picture
+
+
+KINDS: dict[str, tuple[str, Image.Image, dict[str, Any]]] = {
+    "jpeg": ("a.jpg", photo(), {"quality": 90}),
+    "poor jpeg": ("a.jpg", photo(), {"quality": 5}),
+    "jpeg of full colour": ("a.jpeg", photo(), {"subsampling": 0}),
+    "jpeg, colour halved in width": ("a.jpg", photo(), {"subsampling": 1}),
+    "progressive jpeg": ("a.jpg", photo(), {"progressive": True}),
+    "rgb jpeg": ("a.jpg", photo(), {"keep_rgb": True}),
+    "turned jpeg": ("a.jpg", photo(), {"exif": turned()}),
+    "grey jpeg": ("a.jpg", photo().convert("L"), {}),
+    "cmyk jpeg": ("a.jpg", photo().convert("CMYK"), {}),
+    "jpeg called png": ("a.png", photo(), {"format": "JPEG"}),
+    "png": ("a.png", photo(), {}),
+    "png called jpg": ("a.jpg", photo(), {"format": "PNG"}),
+    "transparent png": ("a.png", with_transparency("RGBA"), {}),
+    "grey transparent png": ("a.png", with_transparency("LA"), {}),
+    "palette png": ("a.png", photo().quantize(17), {}),
+    "palette png with a transparent colour": ("a.png", photo().quantize(17), {"transparency": 3}),
+    "black and white png": ("a.png", photo().convert("1"), {}),
+    "16-bit png": ("a.png", Image.fromarray(np.arange(0, 65536, 32, np.uint16).reshape(32, 64)), {}),
+    "bmp": ("a.bmp", photo(), {}),
+    "webp": ("a.webp", photo(), {}),
+    "tiff": ("a.tiff", photo(), {}),
+    "ppm": ("a.ppm", photo(), {}),
+}
+
+
+@pytest.mark.parametrize("decoder", ["torchvision", "pil"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_image_is_read_as_pil_reads_it(tmp_path: Path, kind: str, decoder: str) -> None:
+    name, picture, options = KINDS[kind]
+    picture.save(tmp_path / name, **options)
+    image = read_image(tmp_path / name, decoder)
+    assert image.dtype == torch.uint8
+    assert image.shape == (3, picture.height, picture.width)
+    assert torch.equal(image, by_pil(tmp_path / name))
+
+
+@pytest.mark.parametrize("decoder", ["torchvision", "pil"])
+@pytest.mark.parametrize(
+    ("name", "change", "reason"),
+    [
+        ("a.jpg", lambda content: content[:900], "truncated"),
+        ("a.jpg", lambda content: content[:-2], "truncated"),
+        ("a.jpg", lambda content: content[:100], "Truncated File Read"),
+        ("a.png", lambda content: content[:900], "truncated"),
+        (
+            "a.png",
+            lambda content: content[:200] + bytes(100) + content[300:],
+            "unrecognized|truncated",
+        ),
+        ("a.jpg", lambda content: b"<html>not found</html>", "^it is no image of a kind that PIL decodes itself$"),
+        ("a.jpg", lambda content: b"", "^it is no image of a kind that PIL decodes itself$"),
+    ],
+)
+def test_a_damaged_file_is_named_so(tmp_path: Path, name: str, change: Any, reason: str, decoder: str) -> None:
+    photo(200, 100).save(tmp_path / name)
+    (tmp_path / name).write_bytes(change((tmp_path / name).read_bytes()))
+    with pytest.raises(UnreadableImageError, match=reason):
+        read_image(tmp_path / name, decoder)
+
+
+def test_read_image_starts_no_interpreter_for_postscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)  # it is looked for once
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(x) show\n%%EOF\n")
+    with pytest.raises(UnreadableImageError, match="it is no image of a kind that PIL decodes itself"):
+        read_image(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_torchvision_without_decoders_leaves_jpeg_to_pil(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torchvision.io.image._has_image_ops", lambda: False)
+    photo().save(tmp_path / "a.jpg")
+    assert torch.equal(read_image(tmp_path / "a.jpg"), by_pil(tmp_path / "a.jpg"))
+
+
+def test_the_key_says_what_reads_a_folder(
+    tmp_path: Path, configured: Callable[..., CfgNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def by_torchvision(*args: Any, **options: Any) -> torch.Tensor:
+        return torch.full((3, 4, 4), 7, dtype=torch.uint8)
+
+    (tmp_path / "cats").mkdir()
+    Image.new("RGB", (4, 4), (200, 200, 200)).save(tmp_path / "cats" / "1.jpg")
+    monkeypatch.setattr("torchvision.io.decode_jpeg", by_torchvision)
+    for decoder, value in (("torchvision", 7), ("pil", 200)):
+        cfg = configured("DATASETS.TRAIN", f"imagefolder:{tmp_path}", "INPUT.DECODER", decoder, *WORKER)
+        images, _ = next(build_train_loader(cfg).batches())
+        assert images.unique().mul(255).tolist() == pytest.approx([value])
+
+
+def test_a_missing_file_is_an_oserror_of_its_own(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        read_image(tmp_path / "none.jpg")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", KINDS)
+def test_nvjpeg_reads_every_kind_of_image_onto_the_device(tmp_path: Path, kind: str) -> None:
+    name, picture, options = KINDS[kind]
+    picture.save(tmp_path / name, **options)
+    image = read_image(tmp_path / name, "nvjpeg")
+    assert image.device.type == "cuda"
+    assert image.shape == (3, picture.height, picture.width)
+    # Its inverse transform rounds otherwise, and it may blow up halved colour in blocks.
+    assert (image.cpu().int() - by_pil(tmp_path / name).int()).abs().float().mean() < 4
+
+
+@pytest.mark.gpu
+def test_random_numbers_drawn_on_the_device_are_keyed(tmp_path: Path) -> None:
+    from warmstart.data.loaders.keyed_dataset import KeyedSamples
+    from warmstart.data.loaders.worker import WorkerLoader, WorkerTrainLoader
+    from warmstart.data.transforms.image import ImageTransform
+
+    class OnDevice:
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+            return torch.zeros(3, 2, 2, device="cuda"), 0
+
+    noise = ImageTransform([("Noise", torch.randn_like)], [0.0], [1.0])
+    samples = KeyedSamples(OnDevice(), noise, seed=0, num_classes=1, name="x", on_cuda=True)
+    loader = WorkerTrainLoader(WorkerLoader(samples, num_workers=0, pin_memory=False), seed=0, batch_size=2)
+    before = torch.cuda.get_rng_state()
+    first, second = (next(loader.batches(start))[0] for start in (3, 3))
+    assert first.is_cuda
+    assert torch.equal(first, second)
+    assert not torch.equal(first, next(loader.batches(4))[0])
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+
+
+def test_a_file_that_is_not_regular_is_an_oserror_of_its_own(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.jpg")
+    for path in (tmp_path / "fifo.jpg", Path("/dev/zero")):
+        with pytest.raises(OSError, match="not a regular file"):
+            read_image(path)

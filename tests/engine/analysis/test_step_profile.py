@@ -1,0 +1,114 @@
+"""What is measured of one device: bytes are exact, times are there and split in two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from torch import nn
+
+from warmstart.config import CfgNode, get_cfg
+from warmstart.engine import measure_loader, measure_profile, resolve_config
+from warmstart.engine.analysis.cost_model import Work
+from warmstart.engine.analysis.step_profile import _line
+from warmstart.modeling import catalog, register_model
+
+PARAMETERS = 4 * (64 * 32 + 32 + 32 * 10 + 10)  # bytes
+
+
+@pytest.fixture(autouse=True)
+def two_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(num_classes: int, in_channels: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, num_classes))
+
+    monkeypatch.setattr(catalog, "_REGISTRY", dict(catalog._REGISTRY))
+    register_model("two_layers", build)
+
+
+@pytest.fixture
+def configured() -> Callable[..., CfgNode]:
+    def configure(*overrides: object) -> CfgNode:
+        cfg = get_cfg()
+        cfg.merge_from_list(["MODEL.NAME", "two_layers", "MODEL.DEVICE", "cpu", *overrides])
+        return resolve_config(cfg)
+
+    return configure
+
+
+@pytest.mark.parametrize(
+    ("overrides", "state"),
+    [
+        (("SOLVER.OPTIMIZER", "SGD", "SOLVER.MOMENTUM", 0.9), PARAMETERS),
+        (("SOLVER.OPTIMIZER", "SGD", "SOLVER.MOMENTUM", 0), 0),
+        (("SOLVER.OPTIMIZER", "AdamW"), 2 * PARAMETERS + 4 * 4),  # two moments, and a count for each of 4 tensors
+    ],
+)
+def test_bytes_are_those_of_weights_gradients_state_and_average(
+    configured: Callable[..., CfgNode], overrides: tuple[object, ...], state: int
+) -> None:
+    found = measure_profile(configured(*overrides, "SOLVER.EMA.ENABLED", "true"), 4, times=(1, 2, 3))
+    assert (found.weights, found.state, found.average) == (PARAMETERS, state, PARAMETERS)
+    # The last layer's come first; of one layer the order is torch's.
+    assert sorted(found.gradients[:2]) == [40, 1280]
+    assert sorted(found.gradients[2:]) == [128, 8192]
+    assert list(found.ready) == sorted(found.ready)
+    assert 0 < found.ready[0] < found.ready[-1] == 1
+
+
+@pytest.mark.parametrize("images", [2, 4])
+def test_activations_are_what_the_backward_pass_needs(configured: Callable[..., CfgNode], images: int) -> None:
+    found = measure_profile(configured("SOLVER.IMS_PER_BATCH", 3), images, times=(1, 2, 3))
+    # Of an image: pixels, hidden layer and log-probabilities in float32, a label in int64. Of the batch: one
+    # number, the sum of the targets' weights.
+    assert found.activations.of(images) == images * (4 * 64 + 4 * 32 + 4 * 10 + 8) + 4
+
+
+def test_what_is_sent_in_half_precision_is_in_the_profile(configured: Callable[..., CfgNode]) -> None:
+    keys = ("DISTRIBUTED.GRADIENTS", "bf16", "MODEL.FSDP.PRECISION", "bf16")
+    found = [measure_profile(configured(*some), 2, times=(1, 2, 3)) for some in ((), keys[:2], keys[2:])]
+    assert [(each.summed, each.gathered) for each in found] == [(1, 1), (0.5, 1), (1, 0.5)]
+
+
+def test_given_times_are_in_proportion_to_the_images(configured: Callable[..., CfgNode]) -> None:
+    found = measure_profile(configured(), 4, times=(1, 2, 3))
+    assert (found.forward.of(4), found.backward.of(4), found.update) == (1, 2, 3)
+    assert (found.forward.of(8), found.backward.of(2)) == (2, 1)
+
+
+def test_measured_times_are_split(configured: Callable[..., CfgNode]) -> None:
+    found = measure_profile(configured("SOLVER.CLIP_GRADIENTS.ENABLED", "true"), 64, rounds=3)
+    for work in (found.forward, found.backward):
+        assert work.fixed >= 0
+        assert work.per_image >= 0
+        assert 0 < work.of(16) <= work.of(64) < 10
+    assert 0 < found.update < 10
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        ((2, 0.3), Work(0.1, 0.1)),
+        ((2, 1.1), Work(0.9, 0.0)),
+        ((2, 0.01), Work(0.0, 0.1125)),
+        ((8, 0.9), Work(0, 0.1125)),
+    ],
+)
+def test_what_grows_with_the_images_and_what_does_not(other: tuple[int, float], expected: Work) -> None:
+    assert _line((8, 0.9), other) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_loader_is_measured(configured: Callable[..., CfgNode], workers: int) -> None:
+    cfg = configured("DATALOADER.BACKEND", "worker", "DATALOADER.NUM_WORKERS", workers)
+    assert measure_loader(cfg, seconds=0.01) > 100
+
+
+def test_units_are_the_modules_that_fsdp_gathers(configured: Callable[..., CfgNode]) -> None:
+    found = measure_profile(configured("MODEL.FSDP.WRAP", "Linear"), 2, times=(1, 2, 3))
+    last, first = found.units
+    assert last[:2] == (4 * (32 * 10 + 10),) * 2  # weights, gradients
+    assert first[:2] == (4 * (64 * 32 + 32),) * 2
+    assert 0 < last.ready < first.ready == 1
+    assert found.rest() == (0, 0)
+    none = measure_profile(configured("MODEL.FSDP.RESHARD_AFTER_FORWARD", "false"), 2, times=(1, 2, 3))
+    assert (none.units, none.rest(), none.reshard) == ((), (PARAMETERS, PARAMETERS), False)

@@ -1,0 +1,204 @@
+"""How a model comes to lie in parts: from rank 0 alone, which no other rank, and no device, could hold whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from warmstart.config import CfgNode
+from warmstart.engine import Trainer, build_trainer, process_group, rank
+from warmstart.engine.distributed.fsdp import CUTS_ON_CPU, take_weights, without_weights
+from warmstart.modeling import build_model, catalog, register_model
+
+from ..ranks import Ranks, trained
+
+pytestmark = [
+    pytest.mark.skipif(torch.cuda.is_available(), reason="forks this process, which may have used the GPU"),
+    pytest.mark.skipif(not CUTS_ON_CPU, reason="this torch cuts no model on a CPU"),
+]
+
+LAYERS, WIDTH = 32, 1600
+BYTES = 4 * LAYERS * WIDTH**2
+
+BuildCut = Callable[[str, Callable[[Trainer], Any]], list[Any]]
+
+
+@pytest.fixture(autouse=True)
+def own_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "_REGISTRY", dict(catalog._REGISTRY))
+
+
+@pytest.fixture
+def build_cut(tiny: Callable[..., CfgNode], tmp_path: Path) -> BuildCut:
+    """Builds a trainer of a model in parts on two ranks; returns what a function of each rank's finds."""
+
+    def build(model: str, function: Callable[[Trainer], Any]) -> list[Any]:
+        cfg = tiny("MODEL.ARGS", {}, "MODEL.NAME", model, "MODEL.PARALLEL", "fsdp")
+
+        def run() -> Any:
+            with process_group(cfg):
+                return function(build_trainer(cfg))
+
+        ended = Ranks(tmp_path, 2, run).end()
+        assert [each.code for each in ended] == [0, 0], [each.err for each in ended]
+        return [each.result for each in ended]
+
+    return build
+
+
+def wholes(trainer: Trainer) -> dict[str, Tensor]:
+    """What the ranks hold together."""
+    state = trainer.model.state_dict()
+    return {name: each.full_tensor() if hasattr(each, "full_tensor") else each for name, each in state.items()}
+
+
+class Wide(nn.Module):
+    """Has more bytes than anything else that a process takes meanwhile."""
+
+    def __init__(self, num_classes: int, in_channels: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(LAYERS))
+        self.head = nn.Linear(in_channels * 64, num_classes)
+
+    def forward(self, images: Tensor) -> Any:
+        return self.head(images.flatten(1))
+
+
+def peak_bytes(function: Callable[[], object]) -> int:
+    """Return by how much the memory of this process grew at the most while a function ran."""
+    Path("/proc/self/clear_refs").write_text("5")  # begins the peak anew
+    before = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    function()
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0]) - before
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_only_rank_0_holds_a_whole_model_and_at_a_resume_nobody_does(
+    tiny: Callable[..., CfgNode], tmp_path: Path, weights: bool
+) -> None:
+    register_model("wide", Wide)
+    cfg = tiny("MODEL.ARGS", {}, "MODEL.NAME", "wide", "MODEL.PARALLEL", "fsdp", "SOLVER.MOMENTUM", 0.0)
+    small = tiny("MODEL.PARALLEL", "fsdp")
+
+    def run() -> int:
+        with process_group(cfg):
+            kept = [build_trainer(small)]  # what is imported by it takes more than a small model does
+            return peak_bytes(lambda: kept.append(build_trainer(cfg, weights=weights)))
+
+    main, other = (each.result / BYTES for each in Ranks(tmp_path, 2, run).end())
+    # Half of the model, a layer at a time beside it; and what rank 0 gives to the others.
+    assert other < 0.9
+    assert 1.0 < main < 1.9 if weights else main < 0.9
+
+
+def test_rank_0_gives_its_weights_and_buffers_to_all(build_cut: BuildCut) -> None:
+    class Drawn(nn.Module):
+        """Buffers that differ between ranks, one of which no checkpoint holds; tied and frozen weights."""
+
+        def __init__(self, num_classes: int, in_channels: int) -> None:
+            super().__init__()
+            torch.manual_seed(7 + rank())
+            self.first = nn.Linear(in_channels * 64, 5)
+            self.second = nn.Linear(5, 5)
+            self.third = nn.Linear(5, 5)
+            self.third.weight = self.second.weight
+            self.head = nn.Linear(5, num_classes).requires_grad_(False)
+            self.register_buffer("saved", torch.rand(3))
+            self.register_buffer("unsaved", torch.rand(3), persistent=False)
+
+        def forward(self, images: Tensor) -> Any:
+            return self.head(self.third(self.second(self.first(images.flatten(1)))))
+
+    register_model("drawn", Drawn)
+
+    def found(trainer: Trainer) -> Any:
+        net: Any = trainer.model
+        frozen = [name for name, each in net.named_parameters() if not each.requires_grad]
+        return wholes(trainer), net.unsaved, net.second.weight is net.third.weight, frozen
+
+    results = build_cut("drawn", found)
+    expected = Drawn(3, 1)  # this process counts as rank 0
+    for state, unsaved, tied, frozen in results:
+        assert state.keys() == expected.state_dict().keys()
+        for name, tensor in expected.state_dict().items():
+            assert torch.equal(state[name], tensor), name
+        assert torch.equal(unsaved, expected.unsaved)
+        assert tied
+        assert frozen == ["head.weight", "head.bias"]
+
+
+def test_a_model_that_computes_with_its_weights_while_it_is_made_can_be_cut(build_cut: BuildCut) -> None:
+    class Normed(nn.Module):
+        def __init__(self, num_classes: int, in_channels: int) -> None:
+            super().__init__()
+            self.head = nn.Linear(in_channels * 64, num_classes)
+            self.scale = 1 / self.head.weight.norm().item()  # no such number where there are no weights
+
+        def forward(self, images: Tensor) -> Any:
+            return self.head(images.flatten(1))
+
+    register_model("normed", Normed)
+    one, other = build_cut("normed", wholes)
+    assert torch.equal(one["head.weight"], other["head.weight"])
+
+
+def test_what_torch_cannot_cut_is_one_sentence(tiny_words: list[str], tmp_path: Path) -> None:
+    class Scaled(nn.Module):
+        def __init__(self, num_classes: int, in_channels: int) -> None:
+            super().__init__()
+            self.head = nn.Linear(in_channels * 64, num_classes)
+            self.scale = nn.Parameter(torch.tensor(1.0))
+
+        def forward(self, images: Tensor) -> Any:
+            return self.scale * self.head(images.flatten(1))
+
+    register_model("scaled", Scaled)
+    words = [word for word in tiny_words if not word.startswith("MODEL.ARGS")]
+    words += ["MODEL.NAME=scaled", "MODEL.PARALLEL=fsdp"]
+    main, other = trained(tmp_path, 2, words)
+    assert (main.code, other.code, other.err) == (2, 2, "")
+    assert main.err.startswith("error: MODEL.PARALLEL (command line): torch cannot cut scaled: ")
+    assert "scale" in main.err.partition("scaled: ")[2]
+    assert main.err.count("\n") == 1
+
+
+def test_a_class_that_the_model_lacks_is_one_sentence_about_its_own_key(
+    tiny_words: list[str], tmp_path: Path
+) -> None:
+    words = [*tiny_words, "MODEL.PARALLEL=fsdp", "MODEL.FSDP.WRAP=[Linaer]"]
+    main, other = trained(tmp_path, 2, words)
+    assert (main.code, other.code, other.err) == (2, 2, "")
+    text = "MODEL.FSDP.WRAP (command line): small_cnn has no module of class Linaer; did you mean Linear?"
+    assert main.err == f"error: {text}\n"
+
+
+def test_modules_made_without_weights_have_all_but_their_bytes(tiny: Callable[..., CfgNode]) -> None:
+    cfg = tiny("MODEL.NUM_CLASSES", 3, "MODEL.IN_CHANNELS", 1)
+    whole = build_model(cfg)
+    with without_weights():
+        empty = build_model(cfg)
+    assert all(parameter.is_meta for parameter in empty.parameters())
+    for name, buffer in empty.named_buffers():
+        assert torch.equal(buffer, whole.get_buffer(name))
+    assert [(n, p.shape, p.dtype, p.requires_grad) for n, p in empty.named_parameters()] == [
+        (n, p.shape, p.dtype, p.requires_grad) for n, p in whole.named_parameters()
+    ]
+    assert not nn.Linear(1, 1).weight.is_meta  # what is made afterwards has its weights
+
+
+def test_taken_weights_are_the_very_ones_and_what_was_tied_stays_tied() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[1].weight = model[0].weight
+    weight = model[0].weight
+    taken = take_weights(model)
+    assert [*taken] == ["0.weight", "0.bias", "1.bias"]
+    assert taken["0.weight"].data_ptr() == weight.data_ptr()
+    assert model[0].weight is model[1].weight
+    assert model[0].weight.is_meta

@@ -1,0 +1,56 @@
+"""What does not go together on several ranks is refused before anything is built."""
+
+from __future__ import annotations
+
+import pytest
+from torch import nn
+
+from warmstart.config import ConfigError, get_cfg
+from warmstart.engine import resolve_config
+from warmstart.engine.distributed import fsdp
+from warmstart.engine.distributed.fsdp import wrapped_modules
+
+AMP = ["SOLVER.AMP.ENABLED", True, "SOLVER.AMP.PRECISION", "fp16"]
+
+
+@pytest.mark.parametrize(
+    ("words", "key", "advice"),
+    [
+        (["MODEL.COMPILE", "default"], "MODEL.COMPILE", 'set it to ""'),
+        (AMP, "SOLVER.AMP.PRECISION", "set it to bf16"),
+        (["SOLVER.OPTIMIZER", "Muon"], "SOLVER.OPTIMIZER", "Muon needs whole tensors; take AdamW or SGD"),
+        (["SOLVER.OPTIMIZER", "Rprop"], "SOLVER.OPTIMIZER", "Rprop needs whole tensors; take AdamW or SGD"),
+    ],
+)
+def test_what_does_not_go_together_with_parts_is_refused(
+    words: list[object], key: str, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fsdp, "CUTS_ON_CPU", True)
+    cfg = get_cfg()
+    cfg.merge_from_list(["MODEL.PARALLEL", "fsdp", *words])
+    resolve_config(cfg)  # one process holds the whole model
+    with pytest.raises(ConfigError) as error:
+        resolve_config(cfg, 2)
+    assert str(error.value) == f"{key} (override): does not go together with MODEL.PARALLEL fsdp; {advice}"
+
+
+def test_a_torch_that_cuts_no_model_on_a_cpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fsdp, "CUTS_ON_CPU", False)
+    cfg = get_cfg()
+    cfg.merge_from_list(["MODEL.PARALLEL", "fsdp", "MODEL.DEVICE", "cpu"])
+    resolve_config(cfg)
+    with pytest.raises(ConfigError, match="fsdp on a CPU needs torch 2.7 or later, .*; set it to ddp"):
+        resolve_config(cfg, 2)
+
+
+def test_a_class_that_the_model_does_not_have_is_named_with_what_it_has() -> None:
+    cfg = get_cfg()
+    cfg.merge_from_list(["MODEL.NAME", "mine", "MODEL.FSDP.WRAP", ["Linaer"]])
+    with pytest.raises(ConfigError) as error:
+        wrapped_modules(cfg, nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.BatchNorm1d(2)))
+    assert str(error.value) == (
+        "MODEL.FSDP.WRAP (override): mine has no module of class Linaer; did you mean Linear?"
+    )
+    cfg.merge_from_list(["MODEL.FSDP.WRAP", ["Block"]])
+    with pytest.raises(ConfigError, match="no module of class Block; it has BatchNorm1d, Linear"):
+        wrapped_modules(cfg, nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.BatchNorm1d(2)))

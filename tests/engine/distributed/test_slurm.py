@@ -1,0 +1,52 @@
+"""Tasks of SLURM's srun are ranks: their devices, their cores, and the run that they make together."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from warmstart.config import ConfigError, get_cfg
+from warmstart.data import device_of, usable_cores
+from warmstart.engine.distributed.environment import slurm_environment
+from warmstart.engine.distributed.process_group import check_devices
+
+# The third of five tasks, of which this machine, the first of three, has three.
+TASK = {
+    "SLURM_PROCID": "2",
+    "SLURM_LOCALID": "2",
+    "SLURM_NODEID": "0",
+    "SLURM_NTASKS": "5",
+    "SLURM_STEP_NODELIST": "a[7-9]",
+    "SLURM_STEP_TASKS_PER_NODE": "3,1(x2)",
+    "SLURM_JOB_ID": "17000",
+    "SLURM_STEP_ID": "2",
+}
+
+
+def test_tasks_that_see_their_own_gpu_only_take_its_first_and_know_how_many_a_machine_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So of a machine's tasks one downloads before the others, and cores are shared by all of them."""
+    found = slurm_environment(TASK | {"SLURM_GPUS_PER_TASK": "1"})
+    assert (found["LOCAL_RANK"], found["LOCAL_WORLD_SIZE"]) == ("2", "3")
+    monkeypatch.setattr(os, "environ", os.environ | found)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    cfg = get_cfg()
+    cfg.merge_from_list(["MODEL.DEVICE", "cuda"])
+    assert device_of(cfg) == "cuda:0"
+    check_devices(cfg)
+    monkeypatch.delenv("WARMSTART_DEVICE")
+    assert device_of(cfg) == "cuda:2"
+    with pytest.raises(ConfigError, match="3 processes on this machine need 3 CUDA devices, it has 1"):
+        check_devices(cfg)
+
+
+def test_cores_that_srun_gives_to_a_task_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = slurm_environment(TASK | {"SLURM_CPUS_PER_TASK": "5"})
+    monkeypatch.setattr(os, "environ", os.environ | found)
+    assert usable_cores() == 5
+
+
+def test_the_shell_of_an_salloc_is_one_task() -> None:
+    assert slurm_environment(TASK | {"SLURM_STEP_NUM_TASKS": "1"}) == {}

@@ -1,0 +1,399 @@
+"""Records: one a line, one an iteration, readable by a stranger."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from warmstart.config import CfgNode
+from warmstart.engine import (
+    ConsoleWriter,
+    JSONWriter,
+    TensorBoardWriter,
+    Writer,
+    build_trainer,
+    load_newest,
+    setup_logging,
+)
+from warmstart.engine.checkpoint.run_files import run_files
+from warmstart.engine.records.writers import RetryingWriter
+from warmstart.engine.runtime import files
+
+from ..dying import killed_after
+from ..faults import FullDisk
+
+RECORD = {"iteration": 20, "total_loss": 1.5, "loss_cls": 1.5, "lr": 0.05, "data_time": 0.0005, "time": 0.01}
+
+
+def read(path: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def read_tensorboard(folder: Path) -> list[int]:
+    """Return the iterations that TensorBoard shows."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(folder)).Reload()
+    return [event.step for event in events.Scalars("total_loss")]
+
+
+def json_in(folder: Path) -> Writer:
+    return JSONWriter(folder / "metrics.json")
+
+
+both = pytest.mark.parametrize(
+    ("make", "iterations"),
+    [
+        (json_in, lambda folder: [record["iteration"] for record in read(folder / "metrics.json")]),
+        (TensorBoardWriter, read_tensorboard),
+    ],
+)
+Make = Callable[[Path], Writer]
+Iterations = Callable[[Path], list[int]]
+
+
+@pytest.mark.need("H1")
+def test_after_a_resume_each_iteration_stands_once_and_what_was_cut_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    first = JSONWriter(path)
+    first.open(0)
+    for iteration in (50, 100, 120, 150):
+        first.write({**RECORD, "iteration": iteration})
+    second = JSONWriter(path)
+    second.open(100)
+    for iteration in (120, 150, 200):
+        second.write({**RECORD, "iteration": iteration, "lr": 0.1})
+    assert [(r["iteration"], r["lr"]) for r in read(path)] == [
+        (50, 0.05),
+        (100, 0.05),
+        (120, 0.1),
+        (150, 0.1),
+        (200, 0.1),
+    ]
+    assert [r["iteration"] for r in read(tmp_path / "metrics.json.cut")] == [120, 150]
+
+
+def test_a_line_torn_by_a_kill_is_cut(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    path.write_text('{"iteration": 5}\n{"iteration": 10, "to')
+    JSONWriter(path).open(10)
+    assert read(path) == [{"iteration": 5}]
+
+
+def test_a_last_line_that_lacks_only_its_end_is_kept_and_completed(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    path.write_text('{"iteration": 5}\n{"iteration": 10}')
+    writer = JSONWriter(path)
+    writer.open(10)
+    writer.write({"iteration": 15})
+    assert read(path) == [{"iteration": 5}, {"iteration": 10}, {"iteration": 15}]
+    assert sorted(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_that_fails_while_lines_are_cut_leaves_all_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(file: object) -> None:
+        raise OSError
+
+    path = tmp_path / "metrics.json"
+    path.write_text('{"iteration": 5}\n{"iteration": 10}\n')
+    monkeypatch.setattr(files, "sync", fails)
+    with pytest.raises(OSError):
+        JSONWriter(path).open(5)
+    assert read(path) == [{"iteration": 5}, {"iteration": 10}]
+    assert [path.name for path in tmp_path.glob(".*")] == []
+
+
+@both
+def test_a_record_that_the_disk_has_no_space_for_leaves_no_part_of_it(
+    make: Make, iterations: Iterations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = FullDisk(monkeypatch)
+    writer = make(tmp_path)
+    writer.open(0)
+    writer.write(RECORD)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    disk.full = True
+    with pytest.raises(OSError, match="No space left"):
+        writer.write({**RECORD, "iteration": 40})
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert iterations(tmp_path) == [20]
+
+
+@pytest.mark.need("D5")
+@both
+def test_records_wait_until_the_disk_has_space(
+    make: Make,
+    iterations: Iterations,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    logged: list[logging.LogRecord],
+) -> None:
+    disk = FullDisk(monkeypatch)
+    writer = RetryingWriter(make(tmp_path))
+    writer.open(0)
+    for iteration in range(20, 201, 20):
+        disk.full = iteration in (60, 80, 100, 160)
+        writer.write({**RECORD, "iteration": iteration})
+    writer.settle()
+    writer.close()
+    assert iterations(tmp_path) == list(range(20, 201, 20))
+    lines = [record.getMessage() for record in logged]
+    failed = f"{writer.writer} could not be written: No space left on device; training goes on, and its records "
+    assert lines == 2 * [
+        f"{failed}wait until it can be",
+        f"{writer.writer} is written again, with the records that waited",
+    ]
+    assert str(tmp_path) in str(writer.writer)
+
+
+@pytest.mark.need("D5")
+@both
+def test_records_that_cannot_be_written_to_the_end_are_named(
+    make: Make,
+    iterations: Iterations,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    logged: list[logging.LogRecord],
+) -> None:
+    disk = FullDisk(monkeypatch)
+    writer = RetryingWriter(make(tmp_path))
+    writer.open(0)
+    for iteration in range(20, 101, 20):
+        disk.full = iteration > 40
+        writer.write({**RECORD, "iteration": iteration})
+    writer.settle()
+    writer.close()
+    assert iterations(tmp_path) == [20, 40]
+    assert len(list(tmp_path.iterdir())) == 1
+    assert len(logged) == 2
+    assert logged[1].getMessage().endswith("; it lacks the records of iterations 60 to 100")
+
+
+@both
+def test_a_folder_that_is_deleted_is_made_again_for_the_next_record(
+    make: Make, iterations: Iterations, tmp_path: Path, logged: list[logging.LogRecord]
+) -> None:
+    writer = RetryingWriter(make(tmp_path / "out"))
+    writer.open(0)
+    writer.write(RECORD)
+    shutil.rmtree(tmp_path / "out")
+    for iteration in (40, 60):
+        writer.write({**RECORD, "iteration": iteration})
+    assert iterations(tmp_path / "out") == [40, 60]
+    assert "No such file or directory" in logged[0].getMessage()
+
+
+def test_what_was_taken_after_a_failure_is_not_given_again(logged: list[logging.LogRecord]) -> None:
+    class Stubborn:
+        """Takes every second time, and cannot be closed."""
+
+        def __init__(self) -> None:
+            self.opened: list[int] = []
+            self.calls: list[int] = []
+
+        def open(self, iteration: int) -> None:
+            self.opened.append(iteration)
+
+        def write(self, *records: dict[str, float]) -> None:
+            self.calls.append(int(records[0]["iteration"]))
+            if len(self.calls) % 2 == 0:
+                raise OSError
+
+        def close(self) -> None:
+            raise OSError
+
+    inner = Stubborn()
+    writer = RetryingWriter(inner)
+    writer.open(0)
+    for iteration in (1, 2, 3, 4):
+        writer.write({"iteration": iteration})
+    writer.settle()
+    writer.close()
+    assert (inner.opened, inner.calls) == ([0, 1, 2, 3], [1, 2, 2, 3, 3, 4, 4])
+    assert len(logged) == 1
+
+
+def test_json_has_no_nan(tmp_path: Path) -> None:
+    writer = JSONWriter(tmp_path / "metrics.json")
+    writer.write({"iteration": 1, "digits_test/loss": float("nan")})
+    assert (tmp_path / "metrics.json").read_text() == '{"iteration": 1, "digits_test/loss": null}\n'
+
+
+def test_tensorboard_shows_what_was_written(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    writer = TensorBoardWriter(tmp_path)
+    writer.open(0)
+    writer.write(RECORD)
+    writer.write({**RECORD, "iteration": 40, "total_loss": 0.75})
+    writer.close()
+    events = accumulator.EventAccumulator(str(tmp_path)).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("total_loss")] == [(20, 1.5), (40, 0.75)]
+    assert "iteration" not in events.Tags()["scalars"]
+
+
+@pytest.mark.need("H1")
+def test_tensorboard_drops_what_a_resumed_run_writes_again(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    first = TensorBoardWriter(tmp_path)
+    first.open(0)
+    for iteration in (20, 40, 60):
+        first.write({**RECORD, "iteration": iteration})
+    first.close()
+    second = TensorBoardWriter(tmp_path)
+    second.open(40)
+    second.write({**RECORD, "iteration": 60, "total_loss": 0.5})
+    second.close()
+    events = accumulator.EventAccumulator(str(tmp_path)).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("total_loss")] == [(20, 1.5), (40, 1.5), (60, 0.5)]
+
+
+EVENTS = "events.out.tfevents."
+
+
+@pytest.mark.parametrize(
+    ("there", "now", "name"),
+    [
+        ([], 1763740000.5, "1763740000.500000"),
+        ([], 5.25, "0000000005.250000"),
+        (["1763740000.400000.host.1"], 1763740000.5, "1763740000.500000"),
+        (["1763740000.500000.host.1"], 1763740000.5, "1763740000.500001"),
+        (["1763740000.999999.host.1", "1763730000.000000.host.1"], 1763736400.0, "1763740001.000000"),
+        (["99999999999.999998.host.1"], 1763740000.5, "99999999999.999999"),
+        (["5.250000.host.1"], 1763740000.5, "5.250001"),  # of a version that padded no zeros
+        (["1763740000.host.1.0"], 1763740000.5, "1763740001.000000"),  # as torch's SummaryWriter names them
+        (["best", "1763740000.x"], 1763740000.5, "1763740001.000000"),
+        (["best"], 1763740000.5, "1763740000.500000"),  # no time of any clock
+    ],
+)
+def test_the_name_of_an_event_file_sorts_behind_those_that_are_there(
+    there: list[str], now: float, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for each in there:
+        (tmp_path / f"{EVENTS}{each}").touch()
+    monkeypatch.setattr(time, "time_ns", lambda: round(now * 1e6) * 1000)
+    writer = TensorBoardWriter(tmp_path)
+    writer.open(0)
+    writer.write(RECORD)
+    (path,) = (path for path in run_files(tmp_path) if path.stat().st_size)
+    assert path.name == f"{EVENTS}{name}.{socket.gethostname()}.{os.getpid()}"
+    assert max(each.name for each in tmp_path.iterdir() if "best" not in each.name) == path.name
+
+
+@pytest.mark.need("H1")
+@pytest.mark.parametrize("jump", [-7 * 3600, 7 * 3600, -60 * 365 * 24 * 3600])
+def test_tensorboard_shows_every_iteration_of_a_run_killed_and_resumed_though_the_clock_jumps(
+    jump: float, tiny: Callable[..., CfgNode], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    cfg, skew, clock = tiny("SOLVER.CHECKPOINT_PERIOD", 2, "LOG_PERIOD", 1), 0.0, time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: clock() + round(skew * 1e9))
+    monkeypatch.setattr(time, "time", lambda: time.time_ns() / 1e9)
+    for end in (5, 9, None):
+        trainer = build_trainer(cfg)
+        if found := load_newest(tmp_path / "out"):
+            trainer.load_state_dict(found[1])
+        if end is None:
+            trainer.train()
+        else:
+            killed_after(trainer, end)
+        skew += jump
+    assert read_tensorboard(tmp_path / "out") == list(range(1, 15))
+    # TensorBoard reads while files come to be there: one that sorted before those already read is never opened.
+    paths = sorted((tmp_path / "out").glob(f"{EVENTS}*"))
+    (tmp_path / "live").mkdir()
+    live = accumulator.EventAccumulator(str(tmp_path / "live"))
+    for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns):
+        shutil.copy(path, tmp_path / "live")
+        live.Reload()
+    assert [event.step for event in live.Scalars("total_loss")] == list(range(1, 15))
+
+
+@pytest.mark.need("H1")
+def test_a_run_that_starts_again_at_zero_drops_what_was_written_before(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for value in (1.5, 0.5):
+        writer = TensorBoardWriter(tmp_path)
+        writer.open(0)
+        writer.write({**RECORD, "total_loss": value})
+        writer.close()
+    events = accumulator.EventAccumulator(str(tmp_path)).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("total_loss")] == [(20, 0.5)]
+
+
+def test_the_console_line_shows_what_a_stranger_asks_for() -> None:
+    line = ConsoleWriter(max_iter=1200).line({**RECORD, "loss_cls": 1.0, "loss_box": 0.5})
+    assert line.startswith(
+        "iter   20/1200  eta 0:00:11  loss 1.5        cls 1          box 0.5        "
+        "lr 0.05       10.0 ms/it (data 0.5)  mem "
+    )
+    assert line.endswith(" MB")
+
+
+def test_scores_get_a_line_of_their_own(caplog: pytest.LogCaptureFixture) -> None:
+    writer = ConsoleWriter(max_iter=1200, bar=False)
+    with caplog.at_level(logging.INFO):
+        writer.write({**RECORD, "digits_test/accuracy": 0.9875, "digits_test/ema/accuracy": 0.99})
+    assert caplog.messages[1:] == [
+        "digits_test after 20 iterations: accuracy 98.75%",
+        "digits_test/ema after 20 iterations: accuracy 99.00%",
+    ]
+
+
+def test_what_is_no_score_and_no_loss_stays_off_the_console(caplog: pytest.LogCaptureFixture) -> None:
+    writer = ConsoleWriter(max_iter=1200, bar=False)
+    more = {"train/error": 0.5, "grad_norm": 7.0, "lr/norm": 0.05, "memory/host_mb": 512.0}
+    with caplog.at_level(logging.INFO):
+        writer.write({**RECORD, **more})
+    assert caplog.messages == [writer.line(RECORD)]
+
+
+@pytest.mark.need("H3")
+def test_no_bar_and_no_carriage_return_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    setup_logging()
+    writer = ConsoleWriter(max_iter=1200)
+    writer.open(0)
+    writer.write(RECORD)
+    writer.close()
+    captured = capsys.readouterr()
+    assert captured.out.count("\n") == 2
+    assert "\r" not in captured.out + captured.err
+    assert captured.err == ""
+
+
+@pytest.mark.need("H3")
+def test_on_a_terminal_a_bar_moves_with_the_records(capsys: pytest.CaptureFixture[str]) -> None:
+    setup_logging()
+    writer = ConsoleWriter(max_iter=1200, bar=True)
+    writer.open(0)
+    writer.write(RECORD)
+    writer.close()
+    captured = capsys.readouterr()
+    assert "20/1200" in captured.err
+    assert "iter   20/1200" in captured.out
+
+
+@pytest.mark.need("H2")
+def test_set_up_twice_and_by_others_a_message_is_printed_once(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    setup_logging(tmp_path)
+    setup_logging(tmp_path)
+    root = logging.getLogger()
+    handler = logging.StreamHandler()  # what logging.basicConfig adds
+    root.addHandler(handler)
+    try:
+        logging.getLogger("warmstart.engine").info("once")
+    finally:
+        root.removeHandler(handler)
+    captured = capsys.readouterr()
+    assert (captured.out + captured.err).count("once") == 1
+    assert (tmp_path / "log.txt").read_text().count("once") == 1

@@ -1,0 +1,178 @@
+"""Where a run computes, and with PROFILE exact with which kernels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from warmstart.config import CfgNode, ConfigError
+from warmstart.engine import (
+    build_trainer,
+    check_device,
+    get_device,
+    load_checkpoint,
+    prepare_torch,
+    resolve_config,
+    run_tool,
+)
+from warmstart.engine.runtime.device import describe_profile
+from warmstart.tools import train_net
+
+from ..dying import assert_same_bits
+
+Tiny = Callable[..., CfgNode]
+
+
+@pytest.fixture(autouse=True)
+def free_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "mps:0"])
+def test_a_device_that_is_none_is_refused(tiny: Tiny, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"MODEL.DEVICE .*expected auto, cpu, cuda or cuda:N; got '{name}'"):
+        check_device(tiny("MODEL.DEVICE", name))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_where_there_is_none_is_refused(tiny: Tiny) -> None:
+    with pytest.raises(ConfigError, match="'cuda' asked for, but torch finds no CUDA device; use auto or cpu"):
+        check_device(tiny("MODEL.DEVICE", "cuda"))
+    assert get_device(tiny()) == torch.device("cpu")
+
+
+@pytest.mark.gpu
+def test_auto_takes_cuda_where_there_is_one(tiny: Tiny) -> None:
+    assert get_device(tiny()).type == "cuda"
+    with pytest.raises(ConfigError, match="there are .* CUDA devices"):
+        check_device(tiny("MODEL.DEVICE", "cuda:99"))
+
+
+def test_auto_leaves_deterministic_kernels_to_who_asked_for_them(tiny: Tiny) -> None:
+    prepare_torch(tiny())
+    assert not torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    prepare_torch(tiny())
+    assert torch.are_deterministic_algorithms_enabled()
+
+
+def test_exact_takes_deterministic_kernels_only(tiny: Tiny) -> None:
+    os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+    prepare_torch(tiny("PROFILE", "exact"))
+    assert torch.are_deterministic_algorithms_enabled()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+@pytest.mark.need("C1")
+def test_on_a_cpu_auto_changes_no_bit_and_no_switch(tiny: Tiny, tmp_path: Path) -> None:
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
+    runs = []
+    for profile in ("auto", "exact"):
+        build_trainer(tiny("PROFILE", profile, "OUTPUT_DIR", str(tmp_path / profile))).train()
+        runs.append(load_checkpoint(tmp_path / profile / "model_final.pth"))
+        now = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
+        assert now == before == ("highest", True, False)
+    for key in ("model", "optimizer", "hooks", "rng"):
+        assert_same_bits(runs[0][key], runs[1][key], key)
+
+
+@pytest.mark.parametrize(
+    ("device", "capability", "words", "line"),
+    [
+        (
+            *("cpu", (0, 0), ()),
+            "profile auto: nothing that changes a bit on a CPU; AMP off (SOLVER.AMP.ENABLED), not compiled "
+            "(MODEL.COMPILE)",
+        ),
+        (
+            *("cpu", (0, 0), ("PROFILE", "exact", "SOLVER.AMP.ENABLED", True, "MODEL.COMPILE", "default")),
+            "profile exact: deterministic kernels only; AMP bf16, compiled (default)",
+        ),
+        (
+            *("cuda", (9, 0), ("SOLVER.AMP.ENABLED", True, "MODEL.COMPILE", "default")),
+            "profile auto: TF32 on, cudnn.benchmark on (images of one size); AMP bf16, compiled (default)",
+        ),
+        (
+            *("cuda", (7, 5), ("DATALOADER.ASPECT_RATIO_GROUPING", True)),
+            "profile auto: no TF32 on a GPU of capability 7.5, cudnn.benchmark off; AMP off (SOLVER.AMP.ENABLED), "
+            "not compiled (MODEL.COMPILE)",
+        ),
+        (
+            *("cuda", (9, 0), ("PROFILE", "exact")),
+            "profile exact: deterministic kernels only, TF32 off, cudnn.benchmark off; AMP off "
+            "(SOLVER.AMP.ENABLED), not compiled (MODEL.COMPILE)",
+        ),
+        (
+            *("cuda", (9, 0), ("CUDNN_BENCHMARK", False)),
+            "profile auto: TF32 on, cudnn.benchmark off; AMP off (SOLVER.AMP.ENABLED), not compiled "
+            "(MODEL.COMPILE)",
+        ),
+    ],
+)
+def test_what_a_profile_picks_is_said_in_one_line(
+    tiny: Tiny,
+    device: str,
+    capability: tuple[int, int],
+    words: tuple[Any, ...],
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert describe_profile(tiny(*words), torch.device(device)) == line
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("profile", "precision"), [("auto", "high"), ("exact", "highest")])
+def test_on_a_gpu_auto_takes_tf32_and_exact_does_not(tiny: Tiny, profile: str, precision: str) -> None:
+    prepare_torch(tiny("PROFILE", profile))
+    assert torch.get_float32_matmul_precision() == precision
+    assert torch.backends.cudnn.benchmark == (profile == "auto")
+
+
+def test_exact_and_a_search_for_kernels_contradict_each_other(tiny: Tiny) -> None:
+    with pytest.raises(ConfigError, match=r"^CUDNN_BENCHMARK .* PROFILE exact rules out; set one of them back$"):
+        resolve_config(tiny("PROFILE", "exact", "CUDNN_BENCHMARK", True))
+
+
+def test_an_operation_without_a_deterministic_kernel_is_one_sentence(
+    tiny_words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = {"scatters": lambda num_classes, in_channels, **tiny: Scatters()}
+    monkeypatch.setattr("warmstart.modeling.catalog._REGISTRY", models)
+    with pytest.raises(SystemExit) as end:
+        run_tool(lambda: train_net.main([*tiny_words, "MODEL.NAME=scatters", "PROFILE=exact"]))
+    assert end.value.code == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == ("error: PROFILE exact: put_ does not have a deterministic implementation; use PROFILE auto")
+
+
+@pytest.mark.gpu
+@pytest.mark.need("C1")
+def test_exact_resumes_to_the_same_bits_on_cuda(tmp_path: Path) -> None:
+    words = ["--config-file", "recipe:digits.yaml", "SOLVER.MAX_ITER=40", "SOLVER.CHECKPOINT_PERIOD=20"]
+    words += ["MODEL.DEVICE=cuda", "PROFILE=exact", f"OUTPUT_DIR={tmp_path}"]
+    train_net.main(words)
+    whole = load_checkpoint(tmp_path / "model_final.pth")
+    for name in ("last_checkpoint", "model_0000039.pth", "model_final.pth"):
+        (tmp_path / name).unlink()
+    train_net.main([*words, "--resume"])
+    resumed = load_checkpoint(tmp_path / "model_final.pth")
+    for part in ("iteration", "model", "optimizer", "scheduler", "hooks", "rng"):
+        assert_same_bits(resumed[part], whole[part], part)
+
+
+class Scatters(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.weight.clone().put_(torch.tensor([0, 0]), torch.ones(2)).expand(len(images), 3)

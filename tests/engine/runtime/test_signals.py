@@ -1,0 +1,368 @@
+"""Signals: the iteration is finished, saved and continued bit for bit; a second signal leaves at once."""
+
+from __future__ import annotations
+
+import functools
+import json
+import multiprocessing
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from warmstart.config import ConfigError
+from warmstart.data import DatasetInfo, register_dataset
+from warmstart.data.sampling.stream import SampleStream
+from warmstart.engine import HookBase, Interrupted, Trainer, load_checkpoint, register_hook, run_tool, stop_signals
+from warmstart.engine.runtime.signals import ECHO
+from warmstart.tools import train_net
+
+from ..dying import assert_same_bits
+
+ROOT = Path(__file__).parent.parent.parent.parent
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 128 + signal.SIGUSR1, signal.SIGHUP: 129}
+
+# A process that has used a GPU cannot be forked; the tests that start python afresh run there too.
+forked = pytest.mark.skipif(torch.cuda.is_available(), reason="forks this process, which may have used the GPU")
+
+
+@pytest.fixture(autouse=True)
+def usual_handlers() -> Iterator[None]:
+    """Ctrl-C is not ignored, though this may run in some shell's background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+class Meeting:
+    """A place where a process waits, once, until the test has sent its signal."""
+
+    def __init__(self, folder: Path) -> None:
+        self.here, self.sent = folder / "here", folder / "sent"
+
+    def attend(self) -> None:
+        if self.here.exists():
+            return
+        self.here.touch()
+        wait_for(self.sent.exists)
+
+    def cancel(self) -> None:
+        self.here.touch()
+
+
+def wait_for(true: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "nothing came"
+        time.sleep(0.002)
+
+
+class Noise:
+    """48 images of noise, at one of which the process that reads it attends the meeting."""
+
+    def __init__(self, meeting: Meeting, index: int = -1) -> None:
+        self.images = np.random.default_rng(0).integers(0, 256, (48, 8, 8), dtype=np.uint8)
+        self.meeting, self.index = meeting, index
+
+    def __len__(self) -> int:
+        return 48
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        if index == self.index:
+            self.meeting.attend()
+        return self.images[index], index % 3
+
+
+class Stay(HookBase):
+    """Attends it between the gradients and the update number 7."""
+
+    def __init__(self, meeting: Meeting) -> None:
+        self.meeting = meeting
+
+    def after_backward(self, trainer: Trainer) -> None:
+        if trainer.iteration == 6:
+            self.meeting.attend()
+
+
+class Nothing(HookBase):
+    @property
+    def name(self) -> str:
+        return "Stay"
+
+
+Words = Callable[..., list[str]]
+
+
+@pytest.fixture
+def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_words: list[str]) -> Words:
+    """Return a function that gives a command line whose run waits in "step", "load" or "evaluate"."""
+    monkeypatch.setattr(
+        "warmstart.data.datasets.registry._REGISTRY", dict(sys.modules["warmstart.data.datasets"]._REGISTRY)
+    )
+    monkeypatch.setattr("warmstart.engine.run.default_hooks._HOOKS", {})
+    meeting = Meeting(tmp_path)
+    info = DatasetInfo(size=48, num_classes=3, channels=1, image_size=(8, 8))
+
+    def make(where: str, *more: str) -> list[str]:
+        fourth = SampleStream(0, 48).index(4 * 8)  # the first image of batch 4
+        register_dataset("noise_train", lambda *_: Noise(meeting, fourth if where == "load" else -1), info)
+        register_dataset("noise_test", lambda *_: Noise(meeting, 30 if where == "evaluate" else -1), info)
+        register_hook("stay", lambda cfg: Stay(meeting) if where == "step" else Nothing())
+        return [
+            *(*tiny_words, "DATASETS.TRAIN=noise_train", "DATASETS.TEST=noise_test", "TEST.EVAL_PERIOD=6"),
+            *("SOLVER.CHECKPOINT_PERIOD=3", "TEST.BEST.METRIC=noise_test/accuracy", *more),
+        ]
+
+    return make
+
+
+class Started:
+    """train_net.py as a process of its own, in a group of its own, that has come to the meeting."""
+
+    def __init__(self, folder: Path, words: list[str]) -> None:
+        self.meeting = Meeting(folder)
+        self.log = folder / "log"
+        self.process = multiprocessing.get_context("fork").Process(target=self._run, args=(words,))
+        self.process.start()
+        wait_for(lambda: self.meeting.here.exists() or self.process.exitcode is not None)
+
+    def _run(self, words: list[str]) -> None:
+        os.setsid()
+        with open(self.log, "w", buffering=1) as output:
+            os.dup2(output.fileno(), 2)
+            sys.stdout = sys.stderr = output
+            run_tool(functools.partial(train_net.main, words))
+
+    def send(self, signum: int, group: bool = False) -> None:
+        assert self.process.pid
+        (os.killpg if group else os.kill)(self.process.pid, signum)
+
+    def code(self) -> int | None:
+        """Return the exit code; no process of its group may be left."""
+        self.process.join(60)
+        assert self.process.pid
+        with pytest.raises(ProcessLookupError):
+            os.killpg(self.process.pid, 0)
+        return self.process.exitcode
+
+
+def outcome(folder: Path) -> tuple[dict[str, Any], list[dict[str, float]]]:
+    content = load_checkpoint(folder / "model_final.pth")
+    lines = (folder / "metrics.json").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    return content, [{k: v for k, v in record.items() if k not in ("time", "data_time")} for record in records]
+
+
+def assert_continues_as_unbroken(words: list[str], tmp_path: Path) -> None:
+    """Resume in this process, and compare with a run that no signal came to."""
+    Meeting(tmp_path).cancel()
+    assert train_net.main([*words, "--resume"]) == 0
+    assert train_net.main([*words, f"OUTPUT_DIR={tmp_path}/whole"]) == 0
+    broken, broken_records = outcome(tmp_path / "out")
+    whole, whole_records = outcome(tmp_path / "whole")
+    for part in ("model", "optimizer", "scheduler", "iteration", "hooks", "rng"):
+        assert_same_bits(broken[part], whole[part], part)
+    assert broken_records == whole_records
+    assert [record["iteration"] for record in whole_records] in ([5, 6, 10, 12, 14], [5, 6])
+
+
+@forked
+@pytest.mark.need("D14")
+@pytest.mark.parametrize(
+    ("where", "signum", "saved", "more"),
+    [
+        ("step", signal.SIGINT, 7, ()),
+        ("step", signal.SIGTERM, 7, ("DATALOADER.NUM_WORKERS=2",)),
+        ("step", signal.SIGUSR1, 7, ("SOLVER.CHECKPOINT_PERIOD=7",)),
+        ("step", signal.SIGHUP, 7, ("DATALOADER.NUM_WORKERS=1",)),
+        ("load", signal.SIGTERM, 5, ("DATALOADER.NUM_WORKERS=2", "SOLVER.CHECKPOINT_PERIOD=1")),
+        ("load", signal.SIGINT, 5, ("SOLVER.CHECKPOINT_PERIOD=1",)),
+        ("evaluate", signal.SIGUSR1, 6, ("DATALOADER.NUM_WORKERS=2",)),
+        ("evaluate", signal.SIGINT, 6, ()),
+        ("evaluate", signal.SIGTERM, 6, ("SOLVER.MAX_ITER=6", "SOLVER.STEPS=4")),
+    ],
+)
+def test_a_signal_ends_the_run_after_a_whole_iteration_and_it_goes_on_bit_for_bit(
+    words: Words, tmp_path: Path, where: str, signum: int, saved: int, more: tuple[str, ...]
+) -> None:
+    """The whole group gets it, workers too. An evaluation under way is given up, and done at the resume."""
+    line = words(where, *more)
+    started = Started(tmp_path, line)
+    if where == "load":  # workers are ahead: here iteration 4 is over, and the trainer waits for the next batch
+        wait_for((tmp_path / "out" / "model_0000003.pth").exists)
+    started.send(signum, group=True)
+    time.sleep(0.05)
+    started.meeting.sent.touch()
+    assert started.code() == CODES[signal.Signals(signum)]
+    name = signal.Signals(signum).name
+    log = started.log.read_text()
+    assert log.count(f"{name}: finishing this iteration, then saving; once more leaves at once\n") == 1
+    assert log.splitlines()[-1].endswith(f"{name}: ended after iteration {saved}; give --resume to go on")
+    assert "Traceback" not in log
+    assert (tmp_path / "out" / "last_checkpoint").read_text() == f"model_{saved - 1:07d}.pth"
+    records = (tmp_path / "out" / "metrics.json").read_text().splitlines()
+    assert [json.loads(record)["iteration"] for record in records] == ([5] if saved < 7 else [5, 6])
+    assert_continues_as_unbroken(line, tmp_path)
+
+
+@forked
+@pytest.mark.need("D14")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_second_signal_leaves_at_once(
+    words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setattr("warmstart.engine.runtime.signals.ECHO", 0.0)  # however slow this machine is today
+    line = words("step", f"DATALOADER.NUM_WORKERS={workers}")
+    started = Started(tmp_path, line)
+    started.send(signal.SIGINT, group=True)
+    wait_for(lambda: "SIGINT: finishing" in started.log.read_text())
+    pointer = tmp_path / "out" / "last_checkpoint"  # that of iteration 6 may still be being written
+    wait_for(lambda: pointer.exists() and pointer.read_text() == "model_0000005.pth")
+    assert started.process.is_alive()
+    started.send(signal.SIGTERM, group=True)
+    assert started.code() == 143  # though nobody came to the meeting
+    assert pointer.read_text() == "model_0000005.pth"
+    assert_continues_as_unbroken(line, tmp_path)
+
+
+@forked
+@pytest.mark.need("D14")
+def test_one_signal_that_comes_twice_is_one(words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As from `timeout`, which signals its child and then the group."""
+    assert 0.1 <= ECHO <= 0.5
+    monkeypatch.setattr("warmstart.engine.runtime.signals.ECHO", 60.0)
+    started = Started(tmp_path, words("step"))
+    started.send(signal.SIGTERM)
+    wait_for(lambda: "SIGTERM: finishing" in started.log.read_text())
+    started.send(signal.SIGTERM, group=True)
+    time.sleep(0.05)
+    assert started.process.is_alive()
+    started.meeting.sent.touch()
+    assert started.code() == 143
+    assert (tmp_path / "out" / "last_checkpoint").read_text() == "model_0000006.pth"
+
+
+@pytest.mark.need("D14")
+def test_a_signal_in_the_last_iteration_gets_its_code_and_a_complete_run(
+    tiny_words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Raise(HookBase):
+        def after_step(self, trainer: Trainer) -> None:
+            if trainer.is_last_step:
+                signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("warmstart.engine.run.default_hooks._HOOKS", {"raise": lambda cfg: Raise()})
+    with pytest.raises(Interrupted) as end:
+        train_net.main(tiny_words)
+    assert end.value.code == 143
+    assert "SIGTERM: ended after iteration 14; the run is complete\n" in capsys.readouterr().out
+    assert load_checkpoint(tmp_path / "out" / "model_final.pth")["iteration"] == 14
+    assert train_net.main([*tiny_words, "--resume"]) == 0
+
+
+@pytest.mark.need("D14")
+@pytest.mark.parametrize("signum", CODES)
+def test_before_training_a_tool_just_ends_with_the_code(
+    signum: signal.Signals, capfd: pytest.CaptureFixture[str]
+) -> None:
+    unwound: list[bool] = []
+
+    def main() -> int:
+        try:
+            signal.raise_signal(signum)
+        finally:
+            unwound.append(True)
+        return 0
+
+    with pytest.raises(SystemExit) as end:
+        run_tool(main)
+    assert end.value.code == CODES[signum]
+    assert capfd.readouterr().err == f"interrupted by {signum.name}\n"
+    assert unwound == [True]
+
+
+def test_handlers_are_given_back_also_after_an_error() -> None:
+    before = [signal.getsignal(each) for each in CODES]
+    with pytest.raises(ConfigError), stop_signals(print):
+        assert [signal.getsignal(each) for each in CODES] != before
+        raise ConfigError("wrong")
+    assert [signal.getsignal(each) for each in CODES] == before
+
+
+@pytest.mark.parametrize("ignored", [signal.SIGINT, signal.SIGHUP])
+def test_what_the_parent_has_ignored_stays_ignored(ignored: signal.Signals) -> None:
+    """Shells ignore Ctrl-C for what they start in the background, nohup the end of the terminal."""
+    before = signal.signal(ignored, signal.SIG_IGN)
+    came: list[int] = []
+    try:
+        with stop_signals(came.append):
+            signal.raise_signal(ignored)
+            signal.raise_signal(signal.SIGUSR1)
+        assert signal.getsignal(ignored) is signal.SIG_IGN
+    finally:
+        signal.signal(ignored, before)
+    assert came == [signal.SIGUSR1]
+
+
+def test_outside_of_the_main_thread_nothing_changes() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    def block() -> Any:
+        with stop_signals(print):
+            return signal.getsignal(signal.SIGTERM)
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(block).result() == signal.getsignal(signal.SIGTERM)
+
+
+@pytest.mark.need("D14")
+def test_ctrl_c_in_a_terminal_saves_once_for_the_whole_group(noise_npz: Path, tmp_path: Path) -> None:
+    """A real terminal: its Ctrl-C reaches the loading processes as well."""
+    words = [
+        *(f"DATASETS.TRAIN=npz:{noise_npz}", f"DATASETS.TEST=npz:{noise_npz}", "SOLVER.IMS_PER_BATCH=8"),
+        *("SOLVER.MAX_ITER=1000000", "LOG_PERIOD=5", "DATALOADER.NUM_WORKERS=2", f"OUTPUT_DIR={tmp_path}/out"),
+    ]
+    command = [sys.executable, str(ROOT / "tools" / "train_net.py"), *words]
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execve(sys.executable, command, {**os.environ, "OMP_NUM_THREADS": "1"})
+    shown = b""
+    try:
+        while b"iter " not in shown:
+            shown += os.read(terminal, 4096)
+        os.write(terminal, b"\x03")
+        while True:
+            shown += os.read(terminal, 4096)
+    except OSError:  # Linux's way to say that the last process has closed it
+        pass
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    text = shown.decode()
+    assert code == 130, text
+    assert text.count("SIGINT: finishing this iteration") == 1
+    found = re.search(r"SIGINT: ended after iteration (\d+); give --resume to go on", text)
+    assert found, text
+    assert "Traceback" not in text
+    newest = (tmp_path / "out" / "last_checkpoint").read_text()
+    assert load_checkpoint(tmp_path / "out" / newest)["iteration"] == int(found[1])
+
+
+@pytest.mark.slow
+@pytest.mark.need("D14")
+def test_the_time_limit_of_gnu_timeout_saves(tiny_words: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "tools" / "train_net.py"), *tiny_words, "SOLVER.MAX_ITER=1000000"]
+    done = subprocess.run(
+        ["timeout", "--preserve-status", "15", *command], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 143, done.stderr
+    assert "SIGTERM: ended after iteration" in done.stdout
+    assert (tmp_path / "out" / "last_checkpoint").exists()
