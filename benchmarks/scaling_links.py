@@ -9,10 +9,11 @@ model's passes sleep (benchmarks/sleepers.py), so that ranks do not share cores 
 parameters have given sizes. All else is what training does: gloo, DistributedDataParallel, `fully_shard`, the
 optimizer, and measure_profile() for what one device does.
 
-First each rank measures the model alone, all at once, and all-reduces of several sizes, with engine/analysis/link_benchmark.py; then
-it makes updates, case by case, all cases `rounds` times. Figures are medians of the rounds, of medians of updates;
-`ratio` is what was measured over what was predicted, round by round. `sent_mib` are what left the first machine in
-an update, `held_mib` the weights, gradients, optimizer's state and average that its first rank has after it.
+First each rank measures the model alone, all at once, and all-reduces of several sizes, with
+engine/analysis/link_benchmark.py; then it makes updates, case by case, all cases `rounds` times. Figures are
+medians of the rounds, of medians of updates; `ratio` is what was measured over what was predicted, round by round.
+`sent_mib` are what left the first machine in an update, `held_mib` the weights, gradients, optimizer's state and
+average that its first rank has after it.
 
 gloo differs from NCCL in three things. Its all-gather takes longer than its bytes need: how many times,
 `gather_factor`, is measured with the links, and predicted with. Its calls wait for the bytes, so nothing is sent

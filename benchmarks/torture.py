@@ -41,9 +41,9 @@ from torch import Tensor
 from warmstart.config import ConfigError, get_cfg
 from warmstart.engine import load_checkpoint
 from warmstart.engine.checkpoint.manifest import MANIFEST, read_manifest
+from warmstart.engine.checkpoint.run_files import PICTURE
 from warmstart.engine.checkpoint.sharded import FOLDER as SHARDS
 from warmstart.engine.checkpoint.sharded import KEY as IN_PARTS
-from warmstart.engine.hooks.plot_schedule import FILE as PICTURE
 
 TOOL = Path(__file__).parent.parent / "tools" / "train_net.py"
 MOST_KILLS = 6  # of one run: so many that it goes on from checkpoints that were themselves written after a resume

@@ -6,12 +6,41 @@ import ast
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 LEVELS = {"config": 0, "solver": 1, "data": 1, "modeling": 1, "engine": 2, "tools": 3}
+# Within a folder: a room, or a file that is in none, imports from its own floor only what is its own.
+FLOORS = {
+    "engine": [
+        {"runtime"},
+        {"distributed"},
+        {"loop", "records"},
+        {"checkpoint", "analysis"},
+        {"hooks"},
+        {"run"},
+        {"__init__.py"},
+    ],
+    "data": [
+        {"seeds.py", "batch.py", "memory.py", "digits"},
+        {"datasets"},
+        {"transforms"},
+        {"spec.py", "sampling"},
+        {"loaders"},
+        {"build.py"},
+        {"__init__.py"},
+    ],
+}
+# Where torch.distributed may be imported: everything else asks engine/distributed.
+DISTRIBUTED = ("engine/distributed/", "engine/checkpoint/shard", "engine/analysis/link_benchmark.py")
+# Modules that know each other's types alone, until what each needs of the other is written down as a protocol.
+TYPES_ALONE = [
+    {"engine/loop/hook.py", "engine/loop/trainer.py"},
+    {"solver/lr_scheduler.py", "solver/ownership.py"},
+]
 ALONE = {"solver/schedules.py"}  # pure functions: of ours it imports nothing at all
 OF_SCRIPTS = "warmstart.tools"  # what tools share; as scripts they are in no package that could be imported from
 MODULES = sorted(path for folder in LEVELS for path in (ROOT / folder).rglob("*.py"))
@@ -140,6 +169,126 @@ def test_what_is_allowed(name: str, source: str) -> None:
 def test_what_is_forbidden_is_found(name: str, source: str, message: str) -> None:
     (found,) = violations(name, source)
     assert message in found
+
+
+def imports(name: str, source: str) -> Iterator[tuple[ast.AST, str]]:
+    """Yield what a file imports of ours, as paths without an ending, also under TYPE_CHECKING and in functions."""
+    folder = name.split("/")[:-1]
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        words = node.module.split(".") if node.module else []
+        if node.level:
+            words = [*folder[: len(folder) - node.level + 1], *words]
+        elif words[:1] == ["warmstart"]:
+            words = words[1:]
+        else:
+            continue
+        for alias in node.names:
+            yield node, "/".join([*words, alias.name])
+
+
+def module_of(target: str) -> str:
+    """Return the file that an imported name is in."""
+    for path in (f"{target}.py", f"{target}/__init__.py", f"{target.rpartition('/')[0]}.py"):
+        if (ROOT / path).is_file():
+            return path
+    return f"{target.rpartition('/')[0]}/__init__.py"
+
+
+def floor_of(name: str) -> tuple[int, str]:
+    """Return the floor of a file and the room that it is in, or the file itself where it is in none."""
+    folder, _, rest = name.partition("/")
+    room = rest.partition("/")[0]
+    (floor,) = (number for number, rooms in enumerate(FLOORS[folder]) if room in rooms)
+    return floor, room
+
+
+def climbs(name: str, source: str) -> list[str]:
+    """Return one sentence for each import of a file that goes up a floor, or to another room of its own floor."""
+    folder, (floor, room), found = name.partition("/")[0], floor_of(name), []
+    for node, target in imports(name, source):
+        if not target.startswith(f"{folder}/"):
+            continue
+        module = module_of(target)
+        there, other = floor_of(module)
+        if other != room and there >= floor:
+            found.append(f"{name}:{node.lineno}: imports {module}, which is no floor below")  # type: ignore[attr-defined]
+    return list(dict.fromkeys(found))
+
+
+@pytest.mark.parametrize("folder", FLOORS)
+def test_imports_within_a_folder_go_down_its_floors(folder: str) -> None:
+    files = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in MODULES}
+    found = [line for name in files if name.startswith(f"{folder}/") for line in climbs(name, files[name])]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "found"),
+    [
+        ("engine/loop/a.py", "from ..distributed import comm\nfrom .trainer import Trainer", 0),
+        ("engine/loop/a.py", "from ..run.build import build_trainer", 1),
+        ("engine/loop/a.py", "from ..records.writers import Writer", 1),
+        ("engine/loop/a.py", "def f():\n    from ..checkpoint import sharded", 1),
+        ("engine/runtime/a.py", "if TYPE_CHECKING:\n    from ..distributed.comm import rank", 1),
+        ("data/datasets/a.py", "from ..seeds import splitmix64\nfrom warmstart.config import ConfigError", 0),
+        ("data/datasets/a.py", "from ..loaders.worker import WorkerLoader", 1),
+    ],
+)
+def test_an_import_that_goes_up_is_found(name: str, source: str, found: int) -> None:
+    assert len(climbs(name, source)) == found
+
+
+def test_a_hook_imports_no_other_hook() -> None:
+    hooks = [path for path in (ROOT / "engine" / "hooks").glob("*.py") if path.name != "__init__.py"]
+    assert hooks
+    for path in hooks:
+        name = path.relative_to(ROOT).as_posix()
+        found = [module_of(target) for _, target in imports(name, path.read_text(encoding="utf-8"))]
+        assert [module for module in found if module.startswith("engine/hooks/")] == [], name
+
+
+def test_checkpoints_import_neither_trainer_nor_hooks() -> None:
+    for path in (ROOT / "engine" / "checkpoint").glob("*.py"):
+        name = path.relative_to(ROOT).as_posix()
+        found = {module_of(target) for _, target in imports(name, path.read_text(encoding="utf-8"))}
+        assert "engine/loop/trainer.py" not in found, name
+
+
+def test_torch_distributed_is_imported_where_ranks_are_the_matter() -> None:
+    found = [
+        path.relative_to(ROOT).as_posix()
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if any(
+            name.startswith("torch.distributed")
+            for name in (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [f"{node.module}.{alias.name}" for alias in node.names]
+                if isinstance(node, ast.ImportFrom) and not node.level
+                else []
+            )
+        )
+    ]
+    assert found
+    assert [name for name in found if not name.startswith(DISTRIBUTED)] == []
+
+
+def test_modules_import_each_other_in_no_circle() -> None:
+    """Counting imports under TYPE_CHECKING and in functions."""
+    files = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in MODULES}
+    needs = {name: {module_of(t) for _, t in imports(name, source)} & {*files} for name, source in files.items()}
+    for pair in TYPES_ALONE:
+        for name in pair:
+            needs[name] -= pair
+    while free := [name for name in needs if not needs[name] - {name}]:
+        for name in free:
+            del needs[name]
+        for others in needs.values():
+            others.difference_update(free)
+    assert needs == {}
 
 
 # What takes tenths of a second to import.

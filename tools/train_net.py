@@ -25,6 +25,7 @@ with interruptible(__name__):
         evaluate_all,
         find_start,
         hold_folder,
+        is_main,
         is_restart,
         is_sharded,
         launch,
@@ -124,7 +125,7 @@ def train(given: CfgNode, cfg: CfgNode, flags: Mapping[str, Any]) -> int:
     on_main(lambda: prepare_folder(cfg, overwrite, trainer.iteration, trainer, found))
     setup_logging(cfg.OUTPUT_DIR)  # each rank: the main one has, and it changes nothing there
     log_run(cfg, trainer)
-    with stop_signals(trainer.interrupt):
+    with stop_signals(trainer.interrupt, is_main):
         trainer.train()
     return 0
 

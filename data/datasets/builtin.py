@@ -32,7 +32,7 @@ class _Digits:
 
     def __call__(self, root: str, download: bool) -> MapDataset:
         images, labels = f"{self.part}_images", f"{self.part}_labels"
-        arrays = read_npz(Path(__file__).parent / "digits" / "digits.npz", images, labels)
+        arrays = read_npz(Path(__file__).parent.parent / "digits" / "digits.npz", images, labels)
         return ArrayDataset(arrays[images], arrays[labels], _DIGITS)
 
 

@@ -108,6 +108,7 @@ def build_transform(
     Raises:
         ConfigError: a name or an argument is unknown or wrong.
 
+    >>> import numpy as np
     >>> transform = build_transform([("CenterCrop", {"size": 2})], [0.5], [0.25], "INPUT.TRANSFORMS_TEST")
     >>> transform(np.full((4, 4), 255, np.uint8))
     tensor([[[2., 2.],

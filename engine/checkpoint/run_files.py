@@ -9,7 +9,6 @@ from pathlib import Path
 from warmstart.config import CfgNode, ConfigError
 
 from ..distributed.fsdp import is_sharded
-from ..hooks.plot_schedule import FILE as PICTURE
 from ..records.logging import LOG
 from ..runtime import owned
 from . import sharded as shards
@@ -17,6 +16,7 @@ from .manifest import MANIFEST
 from .run_folder import BEST, FINAL, POINTER, has_checkpoints
 
 LAUNCH = ".launch"  # says who has started the run in a folder, where that one may start it anew
+PICTURE = "lr.png"
 PROFILE = "profile"
 # What every run may write, and no other name tells from a file of the user's.
 _FIXED = ("config.yaml", LOG, "metrics.json", "metrics.json.cut", POINTER, MANIFEST, PICTURE, LAUNCH)

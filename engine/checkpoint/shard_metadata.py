@@ -25,8 +25,6 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from .sharded import METADATA
-
 T = TypeVar("T")
 
 # All that torch 2.6 to 2.14 and Python 3.10 to 3.14 write into it, besides dtypes.
@@ -50,6 +48,9 @@ _OPCODES = (
     *(pickle.EMPTY_LIST, pickle.APPEND, pickle.APPENDS, pickle.EMPTY_DICT, pickle.SETITEM, pickle.SETITEMS),
     *(pickle.GLOBAL, pickle.STACK_GLOBAL, pickle.NEWOBJ, pickle.REDUCE, pickle.BUILD),
 )
+
+
+METADATA = ".metadata"  # torch's file that says what lies in which other one
 
 
 class _Value:

@@ -17,8 +17,7 @@ from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
 from torch.distributed.checkpoint.storage import StorageReader
 from torch.futures import Future
 
-from .shard_metadata import Location
-from .sharded import METADATA
+from .shard_metadata import METADATA, Location
 
 
 class Reader(StorageReader):

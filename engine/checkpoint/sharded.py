@@ -43,10 +43,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Group = ProcessGroup | None  # None where this rank is alone
 
 FOLDER = "shards"  # in a run's folder
 KEY = "shards"  # of a checkpoint
-METADATA = ".metadata"  # torch's file that says what lies in which other one
 _PLAIN = re.compile(r"(?!\.\.?$)[^/\\\0]+")  # of a file or folder, and nothing above or below it
 _CHUNK = 2**20  # bytes
 _NAME = re.compile(r"\d{7,}-[0-9a-f]{8}")  # of a folder of parts
@@ -89,7 +89,7 @@ def split(content: Mapping[str, Any]) -> Split:
     return Split(without(dict(content), ()), tensors)
 
 
-def new_group(seconds: float) -> ProcessGroup | None:
+def new_group(seconds: float) -> Group:
     """Return a group of all ranks, on CPUs, in which nothing is said but of parts; None where this rank is alone.
 
     Waits for all ranks.
@@ -121,7 +121,7 @@ class Writing:
         tensors: Mapping[tuple[Any, ...], DTensor],
         folder: Path,
         iteration: int,
-        group: ProcessGroup | None = None,
+        group: Group = None,
     ) -> None:
         from torch.distributed.checkpoint.state_dict_saver import async_save  # who has no parts spares the time
 
@@ -170,6 +170,8 @@ class Writing:
         Raises:
             OSError: one could not be written, or not be read back here.
         """
+        from .shard_metadata import METADATA
+
         names = sorted({METADATA, *(part.relative_path for part in self.wait().storage_data.values())})
         try:
             sums = _of_each(lambda name: _checksum(self.folder / name), names)

@@ -80,7 +80,7 @@ class Agent(LocalElasticAgent):
     def __init__(self, spec: WorkerSpec, grace: float) -> None:
         super().__init__(spec, DefaultLogsSpecs(os.devnull))  # else it makes folders for output that goes on
         self.grace = grace
-        #: The exit codes of the ranks that have failed: negative after a signal; of one killed here `comm.LOST`.
+        #: The exit codes of the ranks that have failed: negative after a signal; of one killed here `LOST`.
         self.codes: dict[int, int] = {}
         self._killed: set[int] = set()
 
@@ -162,7 +162,7 @@ def first_failure(codes: Mapping[int, int]) -> tuple[int, int]:
     Args:
         codes: that of each rank that failed, negative after a signal.
 
-    >>> first_failure({0: comm.LOST, 1: 3}), first_failure({0: 143, 1: 1}), first_failure({0: comm.LOST, 1: -9})
+    >>> first_failure({0: LOST, 1: 3}), first_failure({0: 143, 1: 1}), first_failure({0: LOST, 1: -9})
     ((1, 3), (1, 1), (1, -9))
     """
     # Last come those that have ended since another had; before them those that were killed, perhaps by the system.

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch.distributed import ProcessGroup
-
 from ..checkpoint import sharded as shards
 from ..checkpoint.content import content_bytes, require_plain, snapshot
 from ..checkpoint.run_folder import (
@@ -55,7 +53,7 @@ class CheckpointHook(HookBase):
         self.constants = {"config": {}} | dict(constants or {})
         self.keep = keep
         self.timeout = timeout
-        self._group: ProcessGroup | None = None  # a run's own: a later run in this process has other groups
+        self._group: shards.Group = None  # a run's own: a later run in this process has other groups
         self._save: Save | None = None
         self._parts: shards.Writing | None = None
         self._copied: dict[str, Any] = {}

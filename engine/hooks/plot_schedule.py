@@ -9,6 +9,7 @@ from pathlib import Path
 
 from warmstart.solver import ScheduleLR, plan_picture, save_picture, scheduler_plan
 
+from ..checkpoint.run_files import PICTURE
 from ..distributed import comm
 from ..loop.hook import HookBase
 from ..loop.trainer import Trainer
@@ -16,8 +17,6 @@ from ..records.writers import PictureWriter, Writer
 from ..runtime import lock
 
 logger = logging.getLogger(__name__)
-
-FILE = "lr.png"
 
 
 class PictureHook(HookBase):
@@ -32,7 +31,7 @@ class PictureHook(HookBase):
     """
 
     def __init__(self, folder: str | Path, writers: Sequence[Writer] = ()) -> None:
-        self.path = Path(folder) / FILE
+        self.path = Path(folder) / PICTURE
         self.writers = list(writers)
         self._step = 0  # where TensorBoard shows it; 0 once it is drawn
 
@@ -42,7 +41,7 @@ class PictureHook(HookBase):
             self._step = trainer.iteration + 1  # the first one that the next resume from here replaces
         else:
             name = type(trainer.scheduler).__name__
-            logger.info("no %s: %s does not tell the rates of iterations to come", FILE, name)
+            logger.info("no %s: %s does not tell the rates of iterations to come", PICTURE, name)
 
     def next_due(self, iteration: int) -> float:
         """Be done after the first update."""

@@ -554,7 +554,7 @@ class Trainer:
         for hook in self.hooks:
             if hook.name in state["hooks"]:  # a hook that is new to this run starts as it is
                 hook.load_state_dict(state["hooks"][hook.name])
-        restore_rng(state["rng"], self.device)
+        restore_rng(state["rng"], self.device, comm.rank(), comm.world_size())
 
     def _load_average(self, saved: Mapping[str, Any] | None) -> None:
         if self.ema is not None and saved is not None:

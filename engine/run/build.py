@@ -59,7 +59,7 @@ def build_trainer(cfg: CfgNode, trust: bool = False, weights: bool = True) -> Tr
     parallel = data_parallel(cfg, model)
     forward = model if parallel is None else parallel
     if comm.world_size() > 1:
-        seed_rank(cfg.SEED)
+        seed_rank(cfg.SEED, comm.rank())
     return Trainer(
         model,
         optimizer,

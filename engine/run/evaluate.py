@@ -44,7 +44,7 @@ def set_statistics(cfg: CfgNode, models: Sequence[nn.Module], content: Any) -> N
     iteration, states = comm.share((content["iteration"], content["rng"]) if known else (0, None))
     try:
         if states is not None:
-            restore_rng(states, device)
+            restore_rng(states, device, comm.rank(), comm.world_size())
     except (LookupError, TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError) as error:
         raise ConfigError(f"the checkpoint's random state is not one of ours: {error}") from None
     loader = in_turn(lambda: build_train_loader(cfg, comm.rank(), comm.world_size()))

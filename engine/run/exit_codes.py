@@ -8,6 +8,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 
 from warmstart.config import (
     ConfigError,
@@ -15,6 +16,7 @@ from warmstart.config import (
 )
 
 from ..checkpoint.saver import SaveError
+from ..distributed import comm
 from ..distributed.environment import is_rank, is_spokesman
 from ..distributed.errors import LOST, is_lost, why_lost
 from ..distributed.rendezvous import LateError
@@ -34,7 +36,7 @@ def run_tool(main: Callable[[], int]) -> None:
     the main one prints it; 5 is one that ends since another has, or did not come.
     """
     try:
-        with stop_signals(leave):
+        with stop_signals(partial(leave, is_main=comm.is_main), comm.is_main):
             sys.exit(main())
     except ConfigError as error:
         message, code = f"error: {error}", 2

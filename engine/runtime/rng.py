@@ -13,19 +13,17 @@ import torch
 
 from warmstart.data import splitmix64
 
-from ..distributed import comm
-
 logger = logging.getLogger(__name__)
 
 
-def seed_rank(seed: int) -> None:
+def seed_rank(seed: int, rank: int) -> None:
     """Seed each rank's generators with numbers of its own; those of rank 0 with `seed` itself.
 
-    >>> seed_rank(3); a = torch.rand(1)
+    >>> seed_rank(3, rank=0); a = torch.rand(1)
     >>> seed_all(3); torch.equal(a, torch.rand(1))
     True
     """
-    seed_all(splitmix64(seed, comm.rank()) if comm.rank() else seed)
+    seed_all(splitmix64(seed, rank) if rank else seed)
 
 
 def seed_all(seed: int) -> None:
@@ -73,18 +71,20 @@ def set_rng_state(state: dict[str, Any], device: torch.device | str = "cpu") -> 
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
-def restore_rng(states: Sequence[dict[str, Any]], device: torch.device | str = "cpu") -> None:
+def restore_rng(
+    states: Sequence[dict[str, Any]], device: torch.device | str = "cpu", rank: int = 0, world_size: int = 1
+) -> None:
     """Restore this rank's of the states of all ranks; where there are more or fewer now, begin anew, and say so.
 
     What is drawn then follows from the states alone.
     """
-    if len(states) == comm.world_size():
-        set_rng_state(states[comm.rank()], device)
+    if len(states) == world_size:
+        set_rng_state(states[rank], device)
         return
     set_rng_state(states[0], device)
-    seed_rank(int(torch.randint(2**62, ())))
+    seed_rank(int(torch.randint(2**62, ())), rank)
     text = "processes: %d -> %d; batches stay the same, what dropout and the like draw is new"
-    logger.info(text, len(states), comm.world_size())
+    logger.info(text, len(states), world_size)
 
 
 @contextmanager

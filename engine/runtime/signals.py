@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn
 
-from ..distributed import comm
-
 
 def _those_here(*names: str) -> tuple[signal.Signals, ...]:
     return tuple(signal.Signals[name] for name in names if hasattr(signal, name))  # Windows has but two of them
@@ -55,18 +53,18 @@ def is_heard(signum: signal.Signals) -> bool:
     return signal.getsignal(signum) is not signal.SIG_IGN
 
 
-def leave(signum: int) -> NoReturn:
+def leave(signum: int, is_main: Callable[[], bool] = lambda: True) -> NoReturn:
     """End what is under way, as an exception does: files are closed and locks given back.
 
     Raises:
         Interrupted: always.
     """
-    _say(f"interrupted by {signal_name(signum)}\n")
+    _say(f"interrupted by {signal_name(signum)}\n", is_main)
     raise Interrupted(signum)
 
 
 @contextlib.contextmanager
-def stop_signals(take: Callable[[int], None]) -> Iterator[None]:
+def stop_signals(take: Callable[[int], None], is_main: Callable[[], bool] = lambda: True) -> Iterator[None]:
     """Within the block, give the first of `SIGNALS` to `take`; at a second one the process ends at once.
 
     A signal that the parent has told this process to ignore, as shells do with Ctrl-C for what runs in their
@@ -74,6 +72,7 @@ def stop_signals(take: Callable[[int], None]) -> Iterator[None]:
 
     Args:
         take: called in the main thread, between two of its instructions: it should do no more than set a flag.
+        is_main: whether this process is the one, of those that train together, which says what happens.
 
     >>> came = []
     >>> with stop_signals(came.append):
@@ -95,7 +94,10 @@ def stop_signals(take: Callable[[int], None]) -> Iterator[None]:
         if first is None:
             first = now
             take(signum)
-            _say(f"{signal_name(signum)}: finishing this iteration, then saving; once more leaves at once\n")
+            _say(
+                f"{signal_name(signum)}: finishing this iteration, then saving; once more leaves at once\n",
+                is_main,
+            )
         elif now - first > ECHO:
             _leave_at_once(signum)
 
@@ -110,10 +112,10 @@ def stop_signals(take: Callable[[int], None]) -> Iterator[None]:
             signal.signal(each, before[each] or signal.SIG_DFL)  # None: a handler that python cannot give back
 
 
-def _say(text: str) -> None:
+def _say(text: str, is_main: Callable[[], bool]) -> None:
     # Not by print or logging: the signal may have come in the middle of one, which cannot be entered twice.
     with contextlib.suppress(OSError):
-        if comm.is_main():
+        if is_main():
             os.write(2, text.encode())
 
 

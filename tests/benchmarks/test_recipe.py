@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from warmstart.engine.run import build as defaults
 from warmstart.tools import train_net
 
 SCRIPT = Path(__file__).parent.parent.parent / "benchmarks" / "recipe.py"
@@ -19,7 +18,7 @@ WORDS = ["SOLVER.MAX_ITER", "20", "SOLVER.EMA.ENABLED", "true", "SOLVER.EMA.DECA
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    monkeypatch.setattr(defaults, "_HOOKS", {})
+    monkeypatch.setattr("warmstart.engine.run.default_hooks._HOOKS", {})
 
     def run(*words: str) -> dict[str, Any]:
         monkeypatch.setattr(sys, "argv", ["recipe.py", "--config-file", "recipe:digits.yaml", *words, *WORDS])

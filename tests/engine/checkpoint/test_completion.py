@@ -15,7 +15,6 @@ import pytest
 from warmstart.config import ConfigError
 from warmstart.engine import SaveError, load_checkpoint, save_checkpoint
 from warmstart.engine.checkpoint.run_folder import pointed_to
-from warmstart.engine.run import build as defaults
 from warmstart.engine.run.default_hooks import evaluate_all
 from warmstart.tools import train_net
 
@@ -152,7 +151,7 @@ def test_train_net_killed_after_an_evaluation_that_a_signal_put_off_has_the_file
             os.kill(os.getpid(), signal.SIGTERM)
             return evaluate(*arguments, **more)
 
-        monkeypatch.setattr(defaults, "evaluate_all", signalled)
+        monkeypatch.setattr("warmstart.engine.run.default_hooks.evaluate_all", signalled)
         with pytest.raises(KeyboardInterrupt):
             train(words, pending)
 

@@ -32,8 +32,7 @@ from warmstart.engine import (
     resolve_config,
     save_checkpoint,
 )
-from warmstart.engine.checkpoint import run_folder as checkpoint
-from warmstart.engine.checkpoint.reader import load_checkpoint
+from warmstart.engine.checkpoint import reader
 from warmstart.engine.runtime.owned import own
 from warmstart.tools import train_net
 
@@ -150,7 +149,7 @@ def test_the_newest_checkpoint_is_kept_where_it_could_not_be_read_for_once(
             raise ConfigError(f"{path} cannot be read: Input/output error")
         return load(path, trust)
 
-    monkeypatch.setattr(checkpoint, "load_checkpoint", fail_once)
+    monkeypatch.setattr(reader, "load_checkpoint", fail_once)
     assert train_net.main([*words, "SOLVER.MAX_ITER=12", "--resume"]) == 0
     assert (out / "model_0000011.pth.cut").read_bytes() == newest
 
@@ -721,7 +720,7 @@ def test_the_folder_is_given_back_only_when_nothing_is_written_any_more(
         if len(held) == 1:
             raise Interrupted(15)
 
-    monkeypatch.setattr("warmstart.engine.checkpoint.resume.finish_saves", wait)
+    monkeypatch.setattr("warmstart.engine.run.train.finish_saves", wait)
     with pytest.raises(Interrupted), hold_folder(tiny()):
         pass
     assert held == [True, True]

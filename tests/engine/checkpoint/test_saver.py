@@ -34,9 +34,8 @@ from warmstart.engine import (
     run_tool,
 )
 from warmstart.engine.checkpoint.content import content_bytes, snapshot
-from warmstart.engine.checkpoint.manifest import read_manifest
+from warmstart.engine.checkpoint.manifest import prune, read_manifest
 from warmstart.engine.checkpoint.saver import Save
-from warmstart.engine.hooks import checkpointing as saving
 from warmstart.engine.runtime import files
 from warmstart.tools import train_net
 
@@ -360,7 +359,7 @@ def test_a_mistake_in_the_thread_is_raised_in_the_run(tiny: Tiny, monkeypatch: p
     def broken(folder: Path, keep: int) -> None:
         raise ZeroDivisionError("in the thread")
 
-    monkeypatch.setattr(saving, "prune", broken)
+    monkeypatch.setattr("warmstart.engine.checkpoint.saver.prune", broken)
     with pytest.raises(ZeroDivisionError, match="in the thread"):
         train(tiny("SOLVER.CHECKPOINT_PERIOD", 3))
 
@@ -703,7 +702,7 @@ def test_the_best_the_last_and_what_the_pointer_names_are_never_deleted(tiny: Ti
     (out / "last_checkpoint").write_text("model_0000013.pth")
     shutil.copy(out / "model_0000013.pth", out / "model_0000099.pth")
     (out / "checkpoints.json").write_text('{"checkpoints": ["model_0000013.pth", "model_0000099.pth"]}')
-    saving.prune(out, 1)
+    prune(out, 1)
     assert (out / "model_0000013.pth").exists()
 
 

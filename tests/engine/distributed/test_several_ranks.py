@@ -110,7 +110,7 @@ def test_a_launch_says_it_and_lets_an_evaluation_pass(
         started.append(agent)
         return SimpleNamespace(is_failed=lambda: False)
 
-    monkeypatch.setattr("warmstart.engine.agent.Agent.run", run)
+    monkeypatch.setattr("warmstart.engine.distributed.elastic_agent.Agent.run", run)
     assert train_net.main([*words, "--eval-only", "MODEL.WEIGHTS=none.pth"]) == 0
     assert len(started) == 1
 

@@ -111,8 +111,8 @@ def test_the_bug_of_another_rank_is_in_the_log_file_with_its_number(
     logging.getLogger("warmstart").info("first")
     setup_logging()
     monkeypatch.setattr("warmstart.engine.distributed.comm.is_main", lambda: False)
-    monkeypatch.setattr("warmstart.engine.run.build.is_rank", lambda: True)
-    monkeypatch.setattr("warmstart.engine.distributed.errors.is_lost", lambda error: False)
+    monkeypatch.setattr("warmstart.engine.run.exit_codes.is_rank", lambda: True)
+    monkeypatch.setattr("warmstart.engine.run.exit_codes.is_lost", lambda error: False)
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ZeroDivisionError):

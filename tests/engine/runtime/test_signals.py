@@ -107,7 +107,8 @@ Words = Callable[..., list[str]]
 def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_words: list[str]) -> Words:
     """Return a function that gives a command line whose run waits in "step", "load" or "evaluate"."""
     monkeypatch.setattr(
-        "warmstart.data.datasets.registry._REGISTRY", dict(sys.modules["warmstart.data.datasets"]._REGISTRY)
+        "warmstart.data.datasets.registry._REGISTRY",
+        dict(sys.modules["warmstart.data.datasets.registry"]._REGISTRY),
     )
     monkeypatch.setattr("warmstart.engine.run.default_hooks._HOOKS", {})
     meeting = Meeting(tmp_path)
