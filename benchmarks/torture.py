@@ -8,7 +8,7 @@ may be missing or left over. A kill comes
 at an instant drawn uniformly from the length of the whole command, or right after something appeared in the
 run's folder: a temporary checkpoint, a new pointer, a line of metrics.json, a file of parts. It hits the process
 alone or, as a batch system does, its whole group; in configurations of two ranks all of them, or one, whose end
-the launcher and the other one see. After each kill what the pointer names must be whole, and no older than before.
+the launcher and the other one see. After each kill what a resume takes must be whole, and no older than before.
 `kills` counts those that found a process to kill, `ranks_killed` those of them that hit one rank, `runs` the
 comparisons; `mismatches` counts runs that differ, whose folders stay. The exit code is 1 where one does.
 """
@@ -42,6 +42,7 @@ from warmstart.config import ConfigError, get_cfg
 from warmstart.engine import load_checkpoint
 from warmstart.engine.checkpoint.manifest import MANIFEST, read_manifest
 from warmstart.engine.checkpoint.run_files import PICTURE
+from warmstart.engine.checkpoint.run_folder import newest_name
 from warmstart.engine.checkpoint.sharded import FOLDER as SHARDS
 from warmstart.engine.checkpoint.sharded import KEY as IN_PARTS
 
@@ -332,13 +333,13 @@ def killed_run(
 
 
 def newest(folder: Path) -> int:
-    """Return the iteration of the checkpoint that the pointer names, read with all its parts; 0 before the first.
+    """Return the iteration of the checkpoint that a resume takes, read with all its parts; 0 before the first.
 
     Raises:
         ConfigError: it is not whole.
     """
-    name = pointer(folder)
-    return int(load_checkpoint(folder / name.decode())["iteration"]) if isinstance(name, bytes) else 0
+    name = newest_name(folder)
+    return int(load_checkpoint(folder / name)["iteration"]) if name else 0
 
 
 # ---------------------------------------------------------------- comparing
