@@ -422,6 +422,7 @@ register_model("focal", Focal)
 """
 
 
+@pytest.mark.soak
 def test_a_model_in_parts_trains_on_its_own_losses(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -435,6 +436,7 @@ def test_a_model_in_parts_trains_on_its_own_losses(
     assert records(tmp_path / "two")[-1]["loss_focal"] == records(tmp_path / "two")[-1]["total_loss"]
 
 
+@pytest.mark.soak
 def test_model_weights_takes_the_folder_of_a_run_in_parts(
     half: Path, words: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
