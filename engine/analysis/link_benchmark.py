@@ -1,6 +1,6 @@
 """Measures the links between processes, by all-reduces of several sizes.
 
-    torchrun --standalone --nproc_per_node 8 -m warmstart.engine.links
+    torchrun --standalone --nproc_per_node 8 -m warmstart.engine.analysis.link_benchmark
 
 prints one JSON line; over several machines, torchrun's --nnodes, --node_rank and --master_addr say which. NCCL is
 measured where there are CUDA devices, else gloo.

@@ -248,12 +248,12 @@ def test_a_process_that_is_ending_still_verifies() -> None:
     """As where a script of one's own fails while a checkpoint is written: its thread is waited for."""
     script = """
 import threading, time
-from warmstart.engine import shards
+from warmstart.engine.checkpoint import sharded
 def save():
     while threading.main_thread().is_alive():
         time.sleep(0.01)
     time.sleep(0.2)
-    print(shards._of_each(str.upper, ["a", "b"]))
+    print(sharded._of_each(str.upper, ["a", "b"]))
 threading.Thread(target=save).start()
 """
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
