@@ -1,6 +1,6 @@
 """Completing a save that a kill, or a disk that failed, has cut short.
 
-A save has one order (see saving.Save): once the numbered file has its name, the checkpoint is there, and all that
+A save has one order (see saver.Save): once the numbered file has its name, the checkpoint is there, and all that
 can be missing follows from it. A resume first does the rest, so that the folder is that of an uninterrupted run.
 """
 

@@ -24,7 +24,7 @@ def load_checkpoint(path: str | Path, trust: bool = False, whole: bool = True) -
     Args:
         path: the file.
         trust: whether code in the file may run, as --trust-checkpoint says.
-        whole: whether tensors that lie in parts (see shards.py) are put together; else None stands for them, and
+        whole: whether tensors that lie in parts (see sharded.py) are put together; else None stands for them, and
             the entry `parts` holds the path of their folder.
 
     Raises:

@@ -31,7 +31,7 @@ from .resolve import iters_per_epoch, resolve_config
 def build_trainer(cfg: CfgNode, trust: bool = False, weights: bool = True) -> Trainer:
     """Return a trainer for a config: seeded model, optimizer, schedule, data and the default hooks.
 
-    On several ranks (see comm.py) each is given its part of every batch; waits for all ranks.
+    On several ranks (see distributed/) each is given its part of every batch; waits for all ranks.
 
     Args:
         cfg: resolved or not; the checks of `resolve_config` run in any case.
