@@ -61,7 +61,7 @@ def is_pending(start: Mapping[str, Any]) -> bool:
 class Trainer:
     """Trains a model that returns its losses, one update an iteration.
 
-    `iteration` is the number of completed updates, and so the index of the next one. On several ranks (distributed/)
+    `iteration` is the number of completed updates, and so the index of the next one. On several ranks (comm)
     each has a trainer of its own; what they record is the mean over all; they stop, save and fail together.
 
     Args:
