@@ -12,7 +12,7 @@ ROOMS = {
 }
 FOLDERS = [
     folder
-    for top in ("config", "solver", "data", "modeling", "engine", "tools")
+    for top in ("config", "solver", "data", "modeling", "tasks", "engine", "tools")
     for folder in (top, *(f"{top}/{room}" for room in ROOMS.get(top, [])))
 ]
 

@@ -5,6 +5,7 @@ from .defaults import get_cfg
 from .durations import counts_steps, map_durations, resolve_durations, to_iterations
 from .errors import ConfigError, gathering, nearest, unknown_name
 from .imports import import_function, import_module
+from .moved_keys import with_new_keys
 from .no_follow import no_follow, refuse_link
 from .node import CfgNode, Difference
 from .printable import printable
@@ -36,4 +37,5 @@ __all__ = [
     "to_iterations",
     "unknown_name",
     "usage",
+    "with_new_keys",
 ]

@@ -26,8 +26,13 @@ def get_cfg() -> CfgNode:
 
     # ---------------------------------------------------------------- model
     cfg.MODEL = CfgNode()
-    # What the model does, and so which losses it trains on and how it is scored.
-    cfg.MODEL.TASK = OneOf("classification", ("classification",))
+    # What the model does, and so which losses it is trained on and how it is scored: classification, or a task
+    # that --import registers.
+    cfg.MODEL.TASK = Str("classification")
+    # Arguments of that task, checked against its signature. classification: {label_smoothing: 0.1}, the share of
+    # each target that goes to all classes alike, at least 0 and below 1 (the loss of an evaluation stays plain);
+    # {flip: true}, logits averaged over each image and its mirror image in evaluations, twice the work.
+    cfg.MODEL.TASK_ARGS = Open(owner="TASK")
     # A model of torchvision (resnet18, mobilenet_v3_small, ...) or a registered one: small_cnn, speed_net.
     cfg.MODEL.NAME = Str("small_cnn")
     # Arguments of that model, checked against its signature: {norm: group}.
@@ -40,10 +45,6 @@ def get_cfg() -> CfgNode:
     # First layers: "standard" as published for 224x224 images, "small" keeps the resolution of images
     # up to 32x32; "auto" takes small for training images of up to 32 pixels a side.
     cfg.MODEL.STEM = OneOf("auto", ("auto", "standard", "small"))
-    # The share of each target that goes to all classes alike, the true one too, in training's loss_cls; the loss
-    # of an evaluation stays plain. At least 0, which is off, and below 1; 0.1 and 0.2 are usual. A model that
-    # computes its own losses is refused with it.
-    cfg.MODEL.LABEL_SMOOTHING = Float(0.0, minimum=0, below=1)
     # Weights to start from: a checkpoint, a state dict, a .safetensors file; or the folder of a run, of which
     # model_best.pth is taken, else model_final.pth, else the newest numbered one. What does not fit is skipped and
     # counted.
@@ -202,7 +203,8 @@ def get_cfg() -> CfgNode:
     # epoch: the rate changes only where an epoch begins. torch's names then count epochs, so that step_size 30
     # is 30 epochs; Warmup* names keep iterations. Warm-up itself always moves with each iteration.
     cfg.SOLVER.LR_STEP_UNIT = OneOf("iter", ("iter", "epoch"))
-    # What ReduceLROnPlateau watches: a name in metrics.json; "": the loss on the first test set.
+    # What ReduceLROnPlateau watches: a name in metrics.json; "": of the first test set the task's first score that
+    # is better when lower (with mode max: when higher), the loss for classification.
     cfg.SOLVER.LR_METRIC = Str("")
     # WarmupMultiStepLR multiplies the rate by GAMMA at each of STEPS (increasing).
     cfg.SOLVER.STEPS = ListOf(Duration(30000, minimum=1), ("75%",))
@@ -307,15 +309,13 @@ def get_cfg() -> CfgNode:
     cfg.TEST.EVAL_PERIOD = Duration(0)
     # Images of one evaluation step.
     cfg.TEST.IMS_PER_BATCH = Int(256, minimum=1)
-    # Whether logits are averaged over each image and its mirror image, left for right: twice the work.
-    cfg.TEST.FLIP = Bool(False)
     # The checkpoint of the best evaluation so far is kept as model_best.pth. METRIC is a score by its name in
     # metrics.json: digits_test/accuracy, digits_test/ema/loss; "" is off. MODE: whether a higher (max) or a lower
-    # (min) one is better. The first evaluation counts, an equal score is no better, and one that is not finite
-    # never is.
+    # (min) one is better; auto: as the task's score says, and max for a score of a hook of your own. The first
+    # evaluation counts, an equal score is no better, and one that is not finite never is.
     cfg.TEST.BEST = CfgNode()
     cfg.TEST.BEST.METRIC = Str("")
-    cfg.TEST.BEST.MODE = OneOf("max", ("max", "min"))
+    cfg.TEST.BEST.MODE = OneOf("auto", ("auto", "max", "min"))
     # The run ends, with one more update, after PATIENCE evaluations in a row (0 is off) in which TEST.BEST.METRIC
     # was not better than ever before by more than MIN_DELTA, in its own unit: 0.001 is 0.1 % of accuracy.
     cfg.TEST.EARLY_STOPPING = CfgNode()

@@ -87,6 +87,13 @@ def unknown_name(label: str, what: str, name: str, known: Iterable[str]) -> Conf
     return ConfigError(f"{label}: no {what} is called {name!r}{hint} Known: {', '.join(names)}")
 
 
+#: Keys that are called something else now.
+MOVED = {
+    "MODEL.LABEL_SMOOTHING": "MODEL.TASK_ARGS.label_smoothing",
+    "TEST.FLIP": "MODEL.TASK_ARGS.flip",
+}
+
+
 def unknown_key(source: str, key: str, known: Sequence[str]) -> ConfigError:
     """Return the error for a key that is not declared; it names the key that was probably meant.
 
@@ -102,6 +109,8 @@ def unknown_key(source: str, key: str, known: Sequence[str]) -> ConfigError:
     x.yaml:1: unknown key base_lr; did you mean SOLVER.BASE_LR?
     x.yaml:1: unknown key SOLVER.MAX_EPOCHS; a length in epochs is written SOLVER.MAX_ITER 90ep
     """
+    if key in MOVED:
+        return ConfigError(f"{source}: unknown key {key}; it is called {MOVED[key]} now")
     section, _, last = key.rpartition(".")
     inside = {name.removeprefix(f"{section}."): name for name in known if name.startswith(f"{section}.")}
     # The right name in the wrong section is nearer than any spelling; a name in its own section comes next.

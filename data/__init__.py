@@ -1,6 +1,6 @@
 """Data sets by name, transforms by name, and loaders whose stream follows from SEED and iteration."""
 
-from .batch import Batch
+from .batch import Batch, Sample, SampleTask, map_tensors, split_batch, stack_images, to_device
 from .build import build_test_loader, build_train_loader, check_data
 from .datasets import builtin as catalog  # noqa: F401  # registers the data sets that come along
 from .datasets.decode import UnreadableImageError, read_image
@@ -9,6 +9,7 @@ from .datasets.registry import (
     DatasetInfo,
     MapDataset,
     build_dataset,
+    checked_label,
     dataset_info,
     dataset_names,
     register_dataset,
@@ -21,8 +22,8 @@ from .loaders.worker import EvalLoader, WorkerTrainLoader
 from .memory import free_memory, gigabytes
 from .sampling.stream import GroupedStream, SampleOrder, SampleStream
 from .sampling.weights import class_repeats, repeat_factors
-from .seeds import sample_key, splitmix64
-from .spec import OWN_DEVICE, device_of, input_shape, known_shape, train_info
+from .seeds import forward_key, sample_key, splitmix64
+from .spec import OWN_DEVICE, device_of, input_shape, known_shape, num_outputs, train_info
 from .transforms.image import build_transform, check_transforms, register_transform
 
 __all__ = [
@@ -37,8 +38,10 @@ __all__ = [
     "ResidentEvalLoader",
     "ResidentSamples",
     "ResidentTrainLoader",
+    "Sample",
     "SampleOrder",
     "SampleStream",
+    "SampleTask",
     "TrainLoader",
     "UnreadableImageError",
     "WorkerTrainLoader",
@@ -48,6 +51,7 @@ __all__ = [
     "build_transform",
     "check_data",
     "check_transforms",
+    "checked_label",
     "choose_backend",
     "class_repeats",
     "dataset_info",
@@ -55,17 +59,23 @@ __all__ = [
     "describe_loader",
     "describe_workers",
     "device_of",
+    "forward_key",
     "free_memory",
     "gigabytes",
     "input_shape",
     "known_shape",
+    "map_tensors",
+    "num_outputs",
     "num_workers",
     "read_image",
     "register_dataset",
     "register_transform",
     "repeat_factors",
     "sample_key",
+    "split_batch",
     "splitmix64",
+    "stack_images",
+    "to_device",
     "train_info",
     "usable_cores",
 ]

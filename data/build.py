@@ -12,12 +12,14 @@ from torch.utils.data import ConcatDataset
 
 from warmstart.config import CfgNode, ConfigError
 
+from .batch import SampleTask
 from .datasets.decode import read_image
 from .datasets.registry import MapDataset, build_dataset, dataset_info, is_users_own
+from .datasets.unreadable import first_readable, read_sample
 from .datasets.webdataset import ShardedImages
 from .loaders.base import TrainLoader
 from .loaders.choose import choose_backend, not_resident, resident_samples
-from .loaders.keyed_dataset import KeyedSamples, Unreadable
+from .loaders.keyed_dataset import KeyedSamples, Unreadable, make_sample
 from .loaders.mixed import MixedTrainLoader
 from .loaders.num_workers import num_workers
 from .loaders.resident import ResidentEvalLoader, ResidentTrainLoader
@@ -34,19 +36,20 @@ from .spec import (
     require_one_size,
     train_info,
 )
-from .transforms.image import check_transforms
+from .transforms.image import NEED_TARGETS, check_transforms, has_spatial_targets
 from .transforms.mixup import build_mixing, split_mixing
 
 _PER_SAMPLE = 200  # bytes that a sample of a batch takes beside its pixels: its place, its label
 
 
-def build_train_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> TrainLoader:
+def build_train_loader(cfg: CfgNode, task: SampleTask, rank: int = 0, world_size: int = 1) -> TrainLoader:
     """Return the endless stream over DATASETS.TRAIN, several sets joined end to end.
 
     Reads DATASETS, INPUT, DATALOADER, SEED, SOLVER.IMS_PER_BATCH, MODEL.DEVICE, MODEL.NUM_CLASSES.
 
     Args:
         cfg: the config.
+        task: makes samples and batches of what the data sets return.
         rank: which of `world_size` processes this one is. It is given its part of each batch, images and random
             numbers as they stand in the whole one: those of all ranks, joined, are the batch of one process.
         world_size: how many processes train together.
@@ -54,12 +57,6 @@ def build_train_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> Trai
     Raises:
         ConfigError: unknown names, missing or wrong files, transforms that do not fit, a batch that cannot be
             shared out evenly.
-
-    >>> from warmstart.config import get_cfg
-    >>> loader = build_train_loader(get_cfg())
-    >>> images, labels = next(loader.batches(start=1000))
-    >>> images.shape, images.dtype, labels.dtype
-    (torch.Size([16, 1, 8, 8]), torch.float32, torch.int64)
     """
     names, batch_size = cfg.DATASETS.TRAIN, cfg.SOLVER.IMS_PER_BATCH
     if batch_size % world_size:
@@ -76,17 +73,18 @@ def build_train_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> Trai
     options = {"seed": cfg.SEED, "batch_size": batch_size, "slots": [*lent, *slots]}
     options["stream"] = build_order(cfg, dataset, train_info(cfg))
     loader: TrainLoader
-    if choose_backend(cfg) == "resident":
-        loader = ResidentTrainLoader(dataset, resident_samples(cfg, "TRANSFORMS_TRAIN", dataset, names), **options)
+    if choose_backend(cfg, task) == "resident":
+        samples = resident_samples(cfg, task, "TRANSFORMS_TRAIN", dataset, names)
+        loader = ResidentTrainLoader(dataset, samples, **options)
     else:
-        loader = WorkerTrainLoader(_worker_loader(cfg, "TRANSFORMS_TRAIN", dataset, names), **options)
+        loader = WorkerTrainLoader(_worker_loader(cfg, task, "TRANSFORMS_TRAIN", dataset, names), **options)
     if not mixing:
         return loader
     return MixedTrainLoader(loader, build_mixing(mixing, num_outputs(cfg, train_info(cfg))), lent=len(lent))
 
 
 def build_test_loader(
-    cfg: CfgNode, name: str, rank: int = 0, world_size: int = 1
+    cfg: CfgNode, task: SampleTask, name: str, rank: int = 0, world_size: int = 1
 ) -> EvalLoader | ResidentEvalLoader:
     """Return the loader that gives every sample of the data set `name` once, in order.
 
@@ -96,6 +94,7 @@ def build_test_loader(
 
     Args:
         cfg: the config.
+        task: makes samples and batches of what the data set returns.
         name: of the data set.
         rank: which of `world_size` processes this one is: they take the batches in turn, whole ones, which are
             those of one process. Some may have none.
@@ -103,23 +102,17 @@ def build_test_loader(
 
     Raises:
         ConfigError: unknown name, missing or wrong files, transforms that do not fit.
-
-    >>> from warmstart.config import get_cfg
-    >>> [len(labels) for _, labels in build_test_loader(get_cfg(), "digits_test")]
-    [256, 104]
-    >>> [len(labels) for _, labels in build_test_loader(get_cfg(), "digits_test", rank=1, world_size=2)]
-    [104]
     """
     dataset, size = _dataset(cfg, "DATASETS.TEST", (name,)), cfg.TEST.IMS_PER_BATCH
-    if choose_backend(cfg) == "resident":
-        samples = resident_samples(cfg, "TRANSFORMS_TEST", dataset, (name,))
+    if choose_backend(cfg, task) == "resident":
+        samples = resident_samples(cfg, task, "TRANSFORMS_TEST", dataset, (name,))
         return ResidentEvalLoader(samples, seed=cfg.SEED, batch_size=size, rank=rank, world_size=world_size)
     groups = build_groups(cfg, dataset, "DATASETS.TEST")
-    loader = _worker_loader(cfg, "TRANSFORMS_TEST", dataset, (name,))
+    loader = _worker_loader(cfg, task, "TRANSFORMS_TEST", dataset, (name,))
     return EvalLoader(loader, batch_size=size, groups=groups, rank=rank, world_size=world_size)
 
 
-def check_data(cfg: CfgNode, world_size: int = 1) -> None:
+def check_data(cfg: CfgNode, task: SampleTask, world_size: int = 1) -> None:
     """Raise ConfigError for all that can be refused before training data is read.
 
     Names of data sets and transforms, transforms' arguments, what DATALOADER.BACKEND resident cannot do,
@@ -130,6 +123,7 @@ def check_data(cfg: CfgNode, world_size: int = 1) -> None:
 
     Args:
         cfg: the config.
+        task: makes samples and batches of what the data sets return.
         world_size: how many processes will train together.
     """
     for name in ("TRANSFORMS_TRAIN", "TRANSFORMS_TEST"):
@@ -137,8 +131,10 @@ def check_data(cfg: CfgNode, world_size: int = 1) -> None:
     _check_decoder(cfg)
     train = train_info(cfg)
     check_sampler(cfg, train)
+    _check_mixing(cfg, task)
+    _check_spatial(cfg, task)
     classes = num_outputs(cfg, train)
-    trained_on = output_shape(cfg, "TRANSFORMS_TRAIN", train, train)
+    trained_on = output_shape(cfg, "TRANSFORMS_TRAIN", train, train, task.normalise)
     _check_batch(cfg, trained_on, train.size, world_size)
     if world_size < cfg.SOLVER.IMS_PER_BATCH:
         names = " + ".join(cfg.DATASETS.TRAIN)
@@ -151,7 +147,7 @@ def check_data(cfg: CfgNode, world_size: int = 1) -> None:
             raise ConfigError(f"{label}: {name} has {info.num_classes} classes, the model only {classes}")
         if cfg.TEST.IMS_PER_BATCH > 1:
             require_one_size(cfg, "DATASETS.TEST", "TRANSFORMS_TEST", train, info, name)
-        tested_on = output_shape(cfg, "TRANSFORMS_TEST", train, info)
+        tested_on = output_shape(cfg, "TRANSFORMS_TEST", train, info, task.normalise)
         if tested_on[0] != trained_on[0]:
             raise ConfigError(
                 f"{cfg.label('INPUT.TRANSFORMS_TEST')}: images of {name} end with {tested_on[0]} channel(s),"
@@ -159,9 +155,38 @@ def check_data(cfg: CfgNode, world_size: int = 1) -> None:
             )
     if cfg.DATALOADER.BACKEND == "resident":
         label = cfg.label("DATALOADER.BACKEND")
-        problems = [f"{label}: resident is not possible: {problem}; use worker" for problem in not_resident(cfg)]
+        problems = [
+            f"{label}: resident is not possible: {problem}; use worker" for problem in not_resident(cfg, task)
+        ]
         if problems:
             raise ConfigError(problems)
+
+
+def _check_mixing(cfg: CfgNode, task: SampleTask) -> None:
+    label = cfg.label("INPUT.TRANSFORMS_TRAIN")
+    _, mixing = split_mixing(cfg.INPUT.TRANSFORMS_TRAIN, label)
+    if mixing and not task.mixes:
+        raise ConfigError(
+            f"{label}: {mixing[0][0]} mixes class indices, which MODEL.TASK {cfg.MODEL.TASK} does not have as"
+            " targets; leave it out"
+        )
+
+
+def _check_spatial(cfg: CfgNode, task: SampleTask) -> None:
+    """Raise ConfigError if transforms do not go together with the targets of a sample, which is read for it."""
+    for key, transforms in (("TRAIN", "TRANSFORMS_TRAIN"), ("TEST", "TRANSFORMS_TEST")):
+        transform = image_transform(cfg, transforms, train_info(cfg))
+        spatial = [name for name, _ in transform.steps if name in NEED_TARGETS]
+        for name in cfg.DATASETS[key][:1] if spatial or transform.is_users_own else ():
+            dataset, label = _dataset(cfg, f"DATASETS.{key}", (name,)), cfg.label(f"INPUT.{transforms}")
+            image, target = first_readable(partial(read_sample, dataset), 0, len(dataset), name)[0]
+            sample = make_sample(task, image, target, f"{name}: sample 0")
+            if spatial and not has_spatial_targets(sample):
+                raise ConfigError(
+                    f"{label}: {spatial[0]} changes boxes or key points, and samples of MODEL.TASK"
+                    f" {cfg.MODEL.TASK} have none; leave it out"
+                )
+            transform.check_targets(sample, label)
 
 
 def _check_batch(cfg: CfgNode, shape: tuple[int, int, int], size: int, world_size: int) -> None:
@@ -198,19 +223,21 @@ def _dataset(cfg: CfgNode, key: str, names: Sequence[str]) -> MapDataset:
     return dataset
 
 
-def _worker_loader(cfg: CfgNode, transforms: str, dataset: MapDataset, names: Sequence[str]) -> WorkerLoader:
-    train = train_info(cfg)
-    transform = image_transform(cfg, transforms, train)
-    skip: Unreadable = "replace" if transforms == "TRANSFORMS_TRAIN" else "leave out"
+def _worker_loader(
+    cfg: CfgNode, task: SampleTask, transforms: str, dataset: MapDataset, names: Sequence[str]
+) -> WorkerLoader:
+    transform = image_transform(cfg, transforms, train_info(cfg), task.normalise)
+    training = transforms == "TRANSFORMS_TRAIN"
+    skip: Unreadable = "replace" if training else "leave out"
     samples = KeyedSamples(
         dataset,
+        task,
         transform,
         seed=cfg.SEED,
-        num_classes=num_outputs(cfg, train),
         name=" + ".join(names),
         seed_everything=transform.is_users_own or any(is_users_own(name) for name in names),
         on_cuda=cfg.INPUT.DECODER == "nvjpeg",
         unreadable="raise" if cfg.DATALOADER.UNREADABLE == "raise" else skip,
     )
     pin_memory = device_of(cfg).startswith("cuda") and torch.cuda.is_available() and not samples.on_cuda
-    return WorkerLoader(samples, num_workers=num_workers(cfg), pin_memory=pin_memory)
+    return WorkerLoader(samples, num_workers=num_workers(cfg), pin_memory=pin_memory, training=training)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 # Each purpose has its own output of splitmix64(SEED): 0 the keys of samples, 1 their order, 2 numbers of blocks,
-# 3 and 4 the order in either group, 5 which group begins, 6 mixing.
+# 3 and 4 the order in either group, 5 which group begins, 6 mixing, 7 what a model draws in its forward.
 _WORD = (1 << 64) - 1
 
 
@@ -39,6 +39,15 @@ def sample_key(seed: int, position: int) -> int:
     (12035550249420947055, 12935080325729570654)
     """
     return splitmix64(splitmix64(seed, 0), position)
+
+
+def forward_key(seed: int, position: int) -> int:
+    """Return the 64-bit key of what the model draws for the micro-batch whose first sample is at `position`.
+
+    >>> forward_key(0, 0) == sample_key(0, 0)
+    False
+    """
+    return splitmix64(splitmix64(seed, 7), position)
 
 
 def block_numbers(seed: int, block: int, *shape: int) -> torch.Tensor:

@@ -79,14 +79,21 @@ def device_of(cfg: CfgNode) -> str:
     return name if name != "cuda" or own is None else f"cuda:{own}"
 
 
-def image_transform(cfg: CfgNode, name: str, train: DatasetInfo) -> ImageTransform:
+def image_transform(cfg: CfgNode, name: str, train: DatasetInfo, normalise: bool = True) -> ImageTransform:
     """Return what INPUT.TRANSFORMS_TRAIN or INPUT.TRANSFORMS_TEST does, and the normalisation behind it.
+
+    Args:
+        cfg: the config.
+        name: TRANSFORMS_TRAIN or TRANSFORMS_TEST.
+        train: of the training set.
+        normalise: whether INPUT.MEAN and INPUT.STD are applied; else images are only made float in [0, 1].
 
     Raises:
         ConfigError: a name or an argument is unknown or wrong.
     """
     mean = train.mean or (0.0,) if cfg.INPUT.MEAN is None else cfg.INPUT.MEAN
     std = train.std or (1.0,) if cfg.INPUT.STD is None else cfg.INPUT.STD
+    mean, std = (mean, std) if normalise else ((0.0,), (1.0,))
     return build_transform(image_entries(cfg, name), mean, std, cfg.label(f"INPUT.{name}"))
 
 
@@ -96,14 +103,17 @@ def image_entries(cfg: CfgNode, name: str) -> list[Entry]:
     return split_mixing(entries, cfg.label(f"INPUT.{name}"))[0] if name == "TRANSFORMS_TRAIN" else list(entries)
 
 
-def output_shape(cfg: CfgNode, transforms: str, train: DatasetInfo, info: DatasetInfo) -> tuple[int, int, int]:
+def output_shape(
+    cfg: CfgNode, transforms: str, train: DatasetInfo, info: DatasetInfo, normalise: bool = True
+) -> tuple[int, int, int]:
     """Return (C, H, W) of what TRANSFORMS_TRAIN or TRANSFORMS_TEST makes of an image of the data set of `info`.
 
     Raises:
         ConfigError: what `ImageTransform.output_shape` raises.
     """
     label = cfg.label(f"INPUT.{transforms}")
-    return image_transform(cfg, transforms, train).output_shape(info.channels, info.image_size or _LARGE, label)
+    transform = image_transform(cfg, transforms, train, normalise)
+    return transform.output_shape(info.channels, info.image_size or _LARGE, label)
 
 
 def known_shape(

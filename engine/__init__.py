@@ -24,6 +24,7 @@ from .hooks.plot_schedule import PictureHook
 from .hooks.profiler import ProfilerHook
 from .hooks.run_lock import FolderHook
 from .loop.evaluate import evaluate, evaluation_mode
+from .loop.forward import ModelForward, losses_of
 from .loop.hook import HookBase, every, next_multiple
 from .loop.losses import LossWindow
 from .loop.non_finite import NonFiniteLossError
@@ -57,7 +58,7 @@ from .run.train import (
 )
 from .run.world_size_scaling import log_scaling, scale_of, scaled
 from .runtime.device import check_device, get_device, prepare_torch
-from .runtime.precision import LossScaler, build_scaler, compiled
+from .runtime.precision import LossScaler, autocast_dtype, build_scaler, compiled
 from .runtime.rng import preserved_rng, rng_state, seed_all, set_rng_state
 from .runtime.signals import Interrupted, stop_signals
 
@@ -78,6 +79,7 @@ __all__ = [
     "LossScaler",
     "LossWindow",
     "MetricHook",
+    "ModelForward",
     "NonFiniteLossError",
     "PictureHook",
     "PictureWriter",
@@ -94,6 +96,7 @@ __all__ = [
     "Work",
     "Writer",
     "adopt_slurm",
+    "autocast_dtype",
     "build_for_ranks",
     "build_scaler",
     "build_test_loaders",
@@ -128,6 +131,7 @@ __all__ = [
     "log_run",
     "log_scaling",
     "log_scores",
+    "losses_of",
     "measure_loader",
     "measure_profile",
     "next_multiple",

@@ -1,18 +1,16 @@
-"""Models by name: torchvision's and registered ones, as classifiers that give losses in training."""
+"""Models by name: torchvision's and registered ones."""
 
 from .build import build_model, check_model, read_weights_file
 from .catalog import model_names, register_model
-from .classification import Classifier, as_classifier
+from .contract import takes_targets
 from .fitting import WeightsFile
 from .trial import check_images, parameter_bytes
 from .weights import load_weights, read_tensor_file
 from .whitening import InitsFromImages, patch_whitening
 
 __all__ = [
-    "Classifier",
     "InitsFromImages",
     "WeightsFile",
-    "as_classifier",
     "build_model",
     "check_images",
     "check_model",
@@ -23,4 +21,5 @@ __all__ = [
     "read_tensor_file",
     "read_weights_file",
     "register_model",
+    "takes_targets",
 ]

@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from warmstart.config import CfgNode, ConfigError, call
 
+from .activation_checkpointing import checkpoint_activations
 from .catalog import (
     build_torchvision,
     check_model_arguments,
@@ -19,27 +20,27 @@ from .catalog import (
     registered_builder,
     torchvision_class,
 )
-from .checkpointing import checkpoint_activations
-from .classification import Classifier, as_classifier
+from .contract import takes_targets
 from .fitting import WeightsFile, fit_weights
 from .stem import check_small, make_small, set_in_channels
 from .weights import read_tensor_file
 
 logger = logging.getLogger(__name__)
 
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
+def build_model(
+    cfg: CfgNode, trust: bool = False, weights: bool | WeightsFile = True, extra_outputs: int = 0
+) -> nn.Module:
+    """Return the model, which turns images into what the task makes losses and predictions of.
 
-def build_model(cfg: CfgNode, trust: bool = False, weights: bool | WeightsFile = True) -> nn.Module:
-    """Return the model: losses in training mode, logits in evaluation mode, as `Classifier` says.
-
-    Reads MODEL, whose NUM_CLASSES and IN_CHANNELS must be filled in, and SOLVER.AMP. The model is on the CPU,
-    in training mode, and random but for MODEL.WEIGHTS: who wants it reproducible seeds before.
+    Reads MODEL, whose NUM_CLASSES and IN_CHANNELS must be filled in. The model is on the CPU, in training mode,
+    and random but for MODEL.WEIGHTS: who wants it reproducible seeds before.
 
     Args:
         cfg: the config.
         trust: whether code in the file that MODEL.WEIGHTS names may run.
         weights: what was read of that file; False leaves it alone, for a model that gets all weights afterwards.
+        extra_outputs: outputs beyond MODEL.NUM_CLASSES, as `Task.extra_outputs` says.
 
     Raises:
         ConfigError: what `check_model` raises, NUM_CLASSES or IN_CHANNELS still 0, values that the model
@@ -60,16 +61,14 @@ def build_model(cfg: CfgNode, trust: bool = False, weights: bool | WeightsFile =
                 " warmstart.engine.resolve_config take it from the training set"
             )
     file = read_weights_file(cfg, trust) if weights is True else weights or None
-    model = build_untrained(cfg)
-    if cfg.SOLVER.AMP.ENABLED:
-        model.autocast_dtype = _AUTOCAST[cfg.SOLVER.AMP.PRECISION]
+    model = build_untrained(cfg, extra_outputs)
     if cfg.MODEL.ACTIVATION_CHECKPOINTING:
         try:
             checkpoint_activations(model, cfg.MODEL.ACTIVATION_CHECKPOINTING)
         except ValueError as error:
             raise ConfigError(f"{cfg.label('MODEL.ACTIVATION_CHECKPOINTING')}: {error}") from None
     if file is not None:
-        options = cfg.label("MODEL.WEIGHTS"), cfg.MODEL.WEIGHTS_PARTIAL, cfg.MODEL.NUM_CLASSES
+        options = cfg.label("MODEL.WEIGHTS"), cfg.MODEL.WEIGHTS_PARTIAL, cfg.MODEL.NUM_CLASSES + extra_outputs
         logger.info("%s", fit_weights(model, file, *options))
     return model.to(memory_format=torch.channels_last) if cfg.MODEL.CHANNELS_LAST else model
 
@@ -88,9 +87,11 @@ def read_weights_file(cfg: CfgNode, trust: bool = False) -> WeightsFile | None:
     return WeightsFile(path, read_tensor_file(path, label, trust), cfg.MODEL.WEIGHTS_ENTRY)
 
 
-def build_untrained(cfg: CfgNode) -> Classifier:
-    """Return the model as `build_model` does, before weights are read and precision and layout are set."""
-    return as_classifier(_build(cfg), cfg.MODEL.LABEL_SMOOTHING)
+def build_untrained(cfg: CfgNode, extra_outputs: int = 0) -> nn.Module:
+    """Return the model as `build_model` does, before weights are read and the layout is set."""
+    model = _build(cfg, extra_outputs)
+    takes_targets(model)  # refuses a forward that nobody could call
+    return model
 
 
 def check_model(cfg: CfgNode) -> None:
@@ -110,8 +111,8 @@ def check_model(cfg: CfgNode) -> None:
         check_small(name, torchvision_class(name), cfg.label("MODEL.STEM"))
 
 
-def _build(cfg: CfgNode) -> nn.Module:
-    name, classes, channels = cfg.MODEL.NAME, cfg.MODEL.NUM_CLASSES, cfg.MODEL.IN_CHANNELS
+def _build(cfg: CfgNode, extra_outputs: int) -> nn.Module:
+    name, classes, channels = cfg.MODEL.NAME, cfg.MODEL.NUM_CLASSES + extra_outputs, cfg.MODEL.IN_CHANNELS
     arguments = cfg.MODEL.ARGS.to_dict()
     builder = registered_builder(name)
     if builder is not None:

@@ -37,11 +37,11 @@ def register_model(name: str, builder: Callable[..., nn.Module]) -> None:
         name: the name.
         builder: a class or function called with the keywords num_classes and in_channels (both int) and
             those of MODEL.ARGS. Returns a module whose forward turns images (N, in_channels, H, W) into
-            logits (N, num_classes), which training computes the cross-entropy of. A forward that has a parameter
-            named `targets` gets the class indices (N,) in training (from MixUp and CutMix the shares (N,
-            num_classes)), and None in evaluation mode. If it returns a dict in training, a 0-dim tensor under each
-            name, the model is trained on the sum of these losses alone; names that begin with `train/` are only
-            recorded. The module may set first weights by training images, see `InitsFromImages`.
+            what the task makes losses and predictions of, such as logits (N, num_classes) for classification. A
+            forward that has a parameter named `targets` gets the batch's targets in training, and None in
+            evaluation mode. If it returns losses in training, a dict with a 0-dim tensor under each name, the
+            model is trained on the sum of these alone; names that begin with `train/` are only recorded. The
+            module may set first weights by training images, see `InitsFromImages`.
 
     Raises:
         ConfigError: the name is taken, or the builder does not take the two keywords.

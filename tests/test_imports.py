@@ -1,4 +1,4 @@
-"""Imports point one way: tools -> engine -> {solver, data, modeling} -> config; and what takes long comes late."""
+"""Imports point one way: tools -> engine -> tasks -> {solver, data, modeling} -> config; slow ones come late."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LEVELS = {"config": 0, "solver": 1, "data": 1, "modeling": 1, "engine": 2, "tools": 3}
+LEVELS = {"config": 0, "solver": 1, "data": 1, "modeling": 1, "tasks": 2, "engine": 3, "tools": 4}
 # Within a folder: a room, or a file that is in none, imports from its own floor only what is its own.
 FLOORS = {
     "engine": [
@@ -86,7 +86,7 @@ def _wrong(name: str, folder: str, depth: int, target: str, dots: int) -> str:
     if name in ALONE:
         return f"imports `{target}`, but may import nothing of ours"
     if LEVELS.get(other, len(LEVELS)) >= LEVELS[folder]:
-        order = "tools -> engine -> solver, data, modeling -> config"
+        order = "tools -> engine -> tasks -> solver, data, modeling -> config"
         return f"imports `{target}`, but {folder}/ stands below or beside {other}/: {order}"
     return ""
 

@@ -17,6 +17,7 @@ with interruptible(__name__):
     from warmstart.data import build_train_loader
     from warmstart.engine import (
         RangeTest,
+        autocast_dtype,
         build_for_ranks,
         build_scaler,
         find_lr,
@@ -30,6 +31,7 @@ with interruptible(__name__):
         setup_logging,
     )
     from warmstart.solver import build_gradient_clipping, build_optimizer, new_picture, picture_path, save_picture
+    from warmstart.tasks import build_task
 
 
 def number(text: str) -> float:
@@ -94,20 +96,22 @@ def run_test(cfg: CfgNode, trust: bool = False, **limits: float) -> RangeTest:
         trust: whether code in the file that MODEL.WEIGHTS names may run.
         limits: arguments of `find_lr`.
     """
-    device = prepare_torch(cfg)
-    model = build_for_ranks(cfg, trust).to(device)
-    loader = build_train_loader(cfg)
-    init_from_data(cfg, model, loader)
+    device, task = prepare_torch(cfg), build_task(cfg)
+    model = build_for_ranks(cfg, trust, extra_outputs=task.extra_outputs).to(device)
+    loader = build_train_loader(cfg, task)
+    init_from_data(cfg, task, model, loader)
     with closing(loader.batches()) as batches:
         return find_lr(
             model,
             build_optimizer(cfg, model),
             batches,
+            task,
             base_lr=cfg.SOLVER.BASE_LR,
             device=device,
             accum_steps=cfg.SOLVER.GRAD_ACCUM_STEPS,
             clip=build_gradient_clipping(cfg),
             scaler=build_scaler(cfg, model),
+            autocast=autocast_dtype(cfg),
             **limits,  # type: ignore[arg-type]
         )
 

@@ -21,6 +21,7 @@ with interruptible(__name__):
     from warmstart.config import CfgNode, ConfigError, Flag
     from warmstart.data import build_train_loader
     from warmstart.engine import (
+        autocast_dtype,
         build_for_ranks,
         build_scaler,
         build_test_loaders,
@@ -31,6 +32,7 @@ with interruptible(__name__):
         init_from_data,
         iters_per_epoch,
         log_scores,
+        losses_of,
         prepare_torch,
         read_command_line,
         refuse_ranks,
@@ -47,6 +49,7 @@ with interruptible(__name__):
         build_optimizer,
         follows_metrics,
     )
+    from warmstart.tasks import build_task
 
 logger = logging.getLogger("warmstart.tools")
 
@@ -90,26 +93,28 @@ def refuse_hooks(cfg: CfgNode) -> None:
 
 def train(cfg: CfgNode, trust: bool = False) -> None:
     """Train from iteration 0, evaluate, and save the weights."""
-    device = prepare_torch(cfg)
-    model = build_for_ranks(cfg, trust).to(device)
-    loader = build_train_loader(cfg)
-    init_from_data(cfg, model, loader)
+    device, task = prepare_torch(cfg), build_task(cfg)
+    model = build_for_ranks(cfg, trust, extra_outputs=task.extra_outputs).to(device)
+    loader = build_train_loader(cfg, task)
+    init_from_data(cfg, task, model, loader)
     optimizer = build_optimizer(cfg, model)
     scheduler = build_lr_scheduler(cfg, optimizer, iters_per_epoch(cfg))
     clip = build_gradient_clipping(cfg)
     scaler = build_scaler(cfg, model) or torch.amp.GradScaler(device.type, enabled=False)
     forward = compiled(model, cfg.MODEL.COMPILE) if cfg.MODEL.COMPILE else model
+    autocast = autocast_dtype(cfg)
+    losses = losses_of(model, task, forward, autocast, device)
     ema = build_ema(cfg, model)
     batches = loader.batches()
     parts = cfg.SOLVER.GRAD_ACCUM_STEPS
 
     model.train()
     for iteration in range(1, cfg.SOLVER.MAX_ITER + 1):
-        images, targets = next(batches)
+        batch = next(batches)
         optimizer.zero_grad()
         loss = torch.zeros((), device=device)
-        for x, y in zip(images.chunk(parts), targets.chunk(parts), strict=True):
-            values = forward(x.to(device), y.to(device))
+        for micro_batch in batch.split(parts):
+            values = losses(micro_batch.to(device))
             part = sum(value for name, value in values.items() if not name.startswith("train/")) / parts
             scaler.scale(part).backward()
             loss += part.detach()
@@ -127,7 +132,7 @@ def train(cfg: CfgNode, trust: bool = False) -> None:
     batches.close()
 
     averaged = ema.model if ema is not None else None
-    log_scores(evaluate_all(model, build_test_loaders(cfg), averaged, flip=cfg.TEST.FLIP))
+    log_scores(evaluate_all(model, task, build_test_loaders(cfg, task), averaged, autocast=autocast), task)
     path = Path(cfg.OUTPUT_DIR) / MODEL
     save_checkpoint({"model": model.state_dict(), "ema": None if ema is None else ema.state_dict()}, path)
     logger.info("saved %s", path)

@@ -17,6 +17,7 @@ with interruptible(__name__):
     from warmstart.engine import (
         LAUNCH_FLAGS,
         adopt_slurm,
+        autocast_dtype,
         build_for_ranks,
         build_test_loaders,
         build_trainer,
@@ -58,6 +59,7 @@ with interruptible(__name__):
         with_synchronised_norms,
         world_size,
     )
+    from warmstart.tasks import build_task, default_arguments, evaluation_arguments
 
 logger = logging.getLogger("warmstart.tools")
 
@@ -111,7 +113,8 @@ def train(given: CfgNode, cfg: CfgNode, flags: Mapping[str, Any]) -> int:
     log_scaling(given, cfg)
     if start is not None:
         with together():
-            compare_configs(cfg, start["config"], flags["allow_config_change"])
+            arguments = default_arguments(cfg.MODEL.TASK), evaluation_arguments(cfg.MODEL.TASK)
+            compare_configs(cfg, start["config"], flags["allow_config_change"], *arguments)
             done = why_done(cfg, start)
         if done:
             if found is not None and not resume:
@@ -150,9 +153,10 @@ def evaluate_only(given: CfgNode, flags: Mapping[str, Any]) -> int:
             raise ConfigError(f"command line: --eval-only {missing}; give MODEL.WEIGHTS FILE or --resume=PATH")
         if not cfg.DATASETS.TEST:
             raise ConfigError(f"{cfg.label('DATASETS.TEST')}: names no data set to evaluate on")
-        device = prepare_torch(cfg)
+        device, task = prepare_torch(cfg), build_task(cfg)
         file = read_weights(cfg, trust) if start is None else None
-        model = with_synchronised_norms(cfg, build_for_ranks(cfg, weights=file or start is None))
+        model = build_for_ranks(cfg, weights=file or start is None, extra_outputs=task.extra_outputs)
+        model = with_synchronised_norms(cfg, model)
     with together():  # apart from what one rank alone may fail in: from here on ranks wait for each other
         if not is_sharded(cfg):
             model = model.to(device)
@@ -166,8 +170,9 @@ def evaluate_only(given: CfgNode, flags: Mapping[str, Any]) -> int:
             load_model(model, start)
     if cfg.TEST.PRECISE_BN.ENABLED:
         content = start if file is None else file.content
-        set_statistics(cfg, [model] if averaged is None else [model, averaged], content)
-    log_scores(evaluate_all(model, build_test_loaders(cfg), averaged, flip=cfg.TEST.FLIP))
+        set_statistics(cfg, task, [model] if averaged is None else [model, averaged], content)
+    loaders = build_test_loaders(cfg, task)
+    log_scores(evaluate_all(model, task, loaders, averaged, autocast=autocast_dtype(cfg)), task)
     return 0
 
 

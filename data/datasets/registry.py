@@ -24,10 +24,10 @@ class MapDataset(Protocol):
         """Return the number of samples."""
 
     def __getitem__(self, index: int, /) -> tuple[Any, Any]:
-        """Return (image, label).
+        """Return (image, target).
 
-        The image is a PIL image, an array (H, W) or (H, W, C), or a uint8 tensor (C, H, W); the label a
-        whole number from 0.
+        The image is a PIL image, an array (H, W) or (H, W, C), or a uint8 tensor (C, H, W); the target is what the
+        task expects, such as a class index for classification.
         """
 
 
@@ -40,7 +40,7 @@ class DatasetInfo:
 
     Args:
         size: number of samples.
-        num_classes: labels run from 0 to num_classes - 1.
+        num_classes: labels run from 0 to num_classes - 1; 0 if the data set has no classes, or does not tell.
         channels: 1 for grey, 3 for RGB images.
         image_size: (H, W); None where images differ.
         sizes: where they differ, the extreme ones of those that are known.
@@ -235,11 +235,6 @@ def _look_at(dataset: MapDataset, where: str) -> DatasetInfo:
         shapes = [tuple(to_tensor(image).shape) for image, _ in found]
     classes = tuple(map(str, getattr(dataset, "classes", ())))
     num_classes = getattr(dataset, "num_classes", len(classes))
-    if not num_classes:
-        raise ConfigError(
-            f"{where} does not say how many classes it has; register it with a DatasetInfo,"
-            " or give it an attribute classes or num_classes"
-        )
     sizes = {(shape[1], shape[2]) for shape in shapes} | head_sizes(dataset)
     return DatasetInfo(
         size=len(dataset),

@@ -47,8 +47,7 @@ class TrainLoader(ABC):
         """Yield the batches of iterations `start`, `start` + 1, ... without end.
 
         Returns:
-            A generator of (images (N, C, H, W) float32, labels (N,) int64); no sample before `start`
-            is touched. Its close() ends what it has begun.
+            A generator, which touches no sample before `start`. Its close() ends what it has begun.
         """
 
     @abstractmethod

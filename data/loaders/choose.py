@@ -12,11 +12,12 @@ from torch.utils.data import ConcatDataset
 
 from warmstart.config import CfgNode, ConfigError
 
+from ..batch import SampleTask
 from ..datasets.arrays import as_tensors
 from ..datasets.cache_dir import cache_folder
-from ..datasets.registry import MapDataset, build_dataset, checked_label, dataset_info, is_in_memory
+from ..datasets.registry import MapDataset, build_dataset, dataset_info, is_in_memory
 from ..memory import total_memory
-from ..spec import device_of, image_transform, num_outputs, train_info
+from ..spec import device_of, image_transform, train_info
 from ..transforms.batched import NoBatchedForm, batched_form
 from .crop_store import Steps, resident_bytes, stages
 from .folder_cache import FolderImages
@@ -24,27 +25,22 @@ from .num_workers import describe_workers
 from .resident import ResidentSamples
 
 
-def choose_backend(cfg: CfgNode) -> str:
+def choose_backend(cfg: CfgNode, task: SampleTask) -> str:
     """Return worker or resident: DATALOADER.BACKEND, where that is auto the faster of those that can do it.
 
     Resident, where nothing keeps the data sets from it, all images take at most a quarter of the device's memory,
     and folders are converted or can be.
 
-    >>> from warmstart.config import get_cfg
-    >>> cfg = get_cfg()
-    >>> choose_backend(cfg)
-    'resident'
-    >>> cfg.merge_from_list(["INPUT.TRANSFORMS_TRAIN", "[RandAugment]"])
-    >>> choose_backend(cfg), not_resident(cfg)
-    ('worker', ['RandAugment works image by image only'])
     """
     if cfg.DATALOADER.BACKEND != "auto":
         return str(cfg.DATALOADER.BACKEND)
-    return "worker" if not_resident(cfg) or _not_by_itself(cfg) else "resident"
+    return "worker" if not_resident(cfg, task) or _not_by_itself(cfg) else "resident"
 
 
-def not_resident(cfg: CfgNode) -> list[str]:
+def not_resident(cfg: CfgNode, task: SampleTask) -> list[str]:
     """Return what keeps the data sets of a config from being resident: [] where nothing does."""
+    if not task.resident:
+        return [f"MODEL.TASK {cfg.MODEL.TASK} loads sample by sample"]
     problems = [
         f"{name} is not a data set of one array"
         for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
@@ -65,17 +61,10 @@ def not_resident(cfg: CfgNode) -> list[str]:
     return problems
 
 
-def describe_loader(cfg: CfgNode) -> str:
-    """Return which loader a config gets, and what it takes or why it is not the faster one.
-
-    >>> from warmstart.config import get_cfg
-    >>> cfg = get_cfg()
-    >>> cfg.merge_from_list(["MODEL.DEVICE", "cpu"])
-    >>> describe_loader(cfg)
-    'resident, 0.1 MB on cpu'
-    """
-    problems = not_resident(cfg)
-    if choose_backend(cfg) == "resident":
+def describe_loader(cfg: CfgNode, task: SampleTask) -> str:
+    """Return which loader a config gets, and what it takes or why it is not the faster one."""
+    problems = not_resident(cfg, task)
+    if choose_backend(cfg, task) == "resident":
         return f"resident, {_megabytes(cfg)}"
     problems = problems or _not_by_itself(cfg)
     why = f" (resident: {'; '.join(problems)})" if problems else ""
@@ -155,20 +144,22 @@ def _split_steps(names: Sequence[str], steps: Steps) -> tuple[Steps, Steps]:
     return steps[:count], steps[count:]
 
 
-def resident_samples(cfg: CfgNode, transforms: str, dataset: MapDataset, names: Sequence[str]) -> ResidentSamples:
+def resident_samples(
+    cfg: CfgNode, task: SampleTask, transforms: str, dataset: MapDataset, names: Sequence[str]
+) -> ResidentSamples:
     """Return the images of a data set on MODEL.DEVICE; folders among them are converted where they are not yet.
 
     Args:
         cfg: the config.
+        task: checks the targets.
         transforms: TRANSFORMS_TRAIN or TRANSFORMS_TEST.
         dataset: the samples, those of several sets joined.
         names: of these sets.
 
     Raises:
-        ConfigError: what keeps them from being resident, a label outside, no room in memory or in DATASETS.CACHE.
+        ConfigError: what keeps them from being resident, a wrong target, no room in memory or in DATASETS.CACHE.
     """
-    train = train_info(cfg)
-    transform = image_transform(cfg, transforms, train)
+    transform = image_transform(cfg, transforms, train_info(cfg), task.normalise)
     once, steps = _split_steps(names, transform.steps)
     label = cfg.label("DATALOADER.BACKEND")
     sets = dataset.datasets if isinstance(dataset, ConcatDataset) else [dataset]
@@ -184,14 +175,11 @@ def resident_samples(cfg: CfgNode, transforms: str, dataset: MapDataset, names: 
         raise ConfigError(
             f"{cache}: {error.filename} cannot be written: {error.strerror}; name a folder with room for it"
         ) from error
-    labels = torch.cat([each for _, each in parts])
-    classes = num_outputs(cfg, train)
-    for index in (labels >= classes).nonzero()[:1].flatten().tolist():
-        checked_label(int(labels[index]), classes, f"{' + '.join(names)}: sample {index}")
+    targets = task.resident_targets(torch.cat([each for _, each in parts]), " + ".join(names))
     images = [each for each, _ in parts]
     try:
         return ResidentSamples(
-            *(images, labels, steps, transform.mean, transform.std, device_of(cfg)),
+            *(images, targets, steps, transform.mean, transform.std, device_of(cfg)),
             memory_format=torch.channels_last if cfg.MODEL.CHANNELS_LAST else torch.contiguous_format,
         )
     except (MemoryError, ValueError) as error:

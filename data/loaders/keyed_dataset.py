@@ -11,15 +11,16 @@ from torch.utils.data import Dataset, default_collate, get_worker_info
 
 from warmstart.config import ConfigError
 
-from ..datasets.registry import MapDataset, checked_label
+from ..batch import Batch, Sample, SampleTask
+from ..datasets.decode import to_tensor
+from ..datasets.registry import MapDataset
 from ..datasets.unreadable import UnreadableSample, first_readable, read_sample
 from ..seeds import sample_key, seed_random_numbers
 from ..transforms.image import ImageTransform
 
 Place = tuple[int, int]  # (position, index): the key of the random numbers, the sample in the data set
-Sample = tuple[Tensor, int]  # image, label
 Unreadable = Literal["raise", "replace", "leave out"]
-Loaded = tuple[Tensor, Tensor, list[tuple[int, str]]]  # a batch, and (index, why) of what could not be read
+Loaded = tuple[Batch | None, list[tuple[int, str]]]  # a batch, and (index, why) of what could not be read
 
 
 class KeyedSamples(Dataset[Sample]):
@@ -27,9 +28,9 @@ class KeyedSamples(Dataset[Sample]):
 
     Args:
         dataset: samples by index.
-        transform: makes an image the model's input.
+        task: makes a sample of what the data set returns, checks it, and makes batches of samples.
+        transform: is applied to each sample.
         seed: SEED.
-        num_classes: labels outside 0 to num_classes - 1 are refused.
         name: the data set's name, for messages.
         seed_everything: whether python's and numpy's generators are keyed beside torch's, for users'
             own code; torchvision draws from torch's.
@@ -42,17 +43,17 @@ class KeyedSamples(Dataset[Sample]):
     def __init__(
         self,
         dataset: MapDataset,
+        task: SampleTask,
         transform: ImageTransform,
         *,
         seed: int,
-        num_classes: int,
         name: str,
         seed_everything: bool = False,
         on_cuda: bool = False,
         unreadable: Unreadable = "raise",
     ) -> None:
-        self.dataset, self.transform = dataset, transform
-        self.seed, self.num_classes, self.name = seed, num_classes, name
+        self.dataset, self.task, self.transform = dataset, task, transform
+        self.seed, self.name = seed, name
         self.seed_everything = seed_everything
         self.on_cuda, self.unreadable = on_cuda, unreadable
 
@@ -61,7 +62,7 @@ class KeyedSamples(Dataset[Sample]):
         return len(self.dataset)
 
     def __getitem__(self, place: Place) -> Sample:
-        """Return (augmented image, label) for (position, index); leaves the global generators changed.
+        """Return the transformed sample for (position, index); leaves the global generators changed.
 
         Raises:
             UnreadableSample: its file is missing or damaged.
@@ -73,9 +74,10 @@ class KeyedSamples(Dataset[Sample]):
         seed_random_numbers(key, self.seed_everything)
         if self.on_cuda:
             torch.cuda.manual_seed(key)
-        image, label = read_sample(self.dataset, index)
-        augmented = self.transform.augmented(image)
-        return augmented, checked_label(label, self.num_classes, f"{self.name}: sample {index}")
+        sample = make_sample(self.task, *read_sample(self.dataset, index), f"{self.name}: sample {index}")
+        sample = self.task.finish(self.transform.augmented(sample))
+        sample["index"] = index
+        return sample
 
     def __getitems__(self, places: list[Place]) -> tuple[list[Sample], list[UnreadableSample]]:
         """Return the samples at these places, and which were met that cannot be read.
@@ -102,20 +104,51 @@ class KeyedSamples(Dataset[Sample]):
         return samples, unread
 
 
+def make_sample(task: SampleTask, image: Any, target: Any, where: str) -> Sample:
+    """Return the sample that a task makes of what a data set returned, checked.
+
+    Args:
+        task: the task.
+        image: as the data set returns it.
+        target: likewise.
+        where: the sample, for messages: "digits_train: sample 7".
+
+    Raises:
+        ConfigError: the target is wrong, or the task's sample() returns something else than a sample.
+    """
+    sample = task.sample(to_tensor(image), target)
+    if not isinstance(sample, dict) or not isinstance(sample.get("image"), Tensor):
+        kind = type(sample).__name__
+        found = (
+            f"a dict of {', '.join(map(str, sample)) or 'nothing'}" if isinstance(sample, dict) else f"a {kind}"
+        )
+        raise ConfigError(
+            f"{where}: {type(task).__name__}.sample() returned {found}; return a dict with the tensor (C, H, W)"
+            ' under "image" and the targets under names of your choice'
+        )
+    task.check(sample, where)
+    return sample
+
+
 class Collate:
-    """Makes a normalised batch of augmented samples.
+    """Makes a batch of transformed samples, its images float in [0, 1] and normalised if the task asks for it.
 
     A worker normalises in memory that it keeps, and copies the result into the memory it shares: with memory that
     is new for each batch, images of 224 pixels a side take twice as long. A batch that this process has loaded is
     never written again, since someone may still hold it.
+
+    Args:
+        task: collates.
+        transform: normalises.
+        training: whether batches are for training.
     """
 
-    def __init__(self, transform: ImageTransform) -> None:
-        self._transform = transform
+    def __init__(self, task: SampleTask, transform: ImageTransform, training: bool) -> None:
+        self._task, self._transform, self._training = task, transform, training
         self._kept = torch.empty(0)
 
     def __call__(self, loaded: Any) -> Loaded:
-        """Return (images (N, C, H, W) float32, labels (N,) int64, what could not be read): N may be 0.
+        """Return the batch, None if it has no sample, and what could not be read.
 
         Args:
             loaded: what `KeyedSamples.__getitems__` returns.
@@ -123,22 +156,26 @@ class Collate:
         samples, unread = loaded
         notes = [(error.index, str(error)) for error in unread]
         if not samples:
-            return torch.empty(0), torch.empty(0), notes
-        images, labels = [image for image, _ in samples], torch.tensor([label for _, label in samples])
-        if len({(image.shape, image.dtype) for image in images}) > 1:
-            images = [self._transform.normalised(image) for image in images]
-            sizes = {"x".join(map(str, image.shape)) for image in images}
-            if len(sizes) > 1:
-                raise ConfigError(
-                    "images of one batch differ in size after the transforms: "
-                    f"{', '.join(sorted(sizes))} (C x H x W); end INPUT.TRANSFORMS_TRAIN and "
-                    "INPUT.TRANSFORMS_TEST with {Resize: {size: [224, 224]}} or a crop"
-                )
-            return torch.stack(images), labels, notes
-        batch = torch.stack(images)
-        if get_worker_info() is None:
-            return self._transform.normalised(batch), labels, notes
-        if self._kept.shape != batch.shape:
-            self._kept = torch.empty(batch.shape)
-        shared: Tensor = default_collate(list(self._transform.normalised(batch, self._kept)))
-        return shared, labels, notes
+            return None, notes
+        differ = len({sample["image"].dtype for sample in samples}) > 1
+        if differ:
+            samples = [{**sample, "image": self._transform.normalised(sample["image"])} for sample in samples]
+        indices = torch.tensor([sample["index"] for sample in samples])
+        batch = self._task.collate(samples, self._training)
+        if not isinstance(batch, Batch):
+            name, kind = type(self._task).__name__, type(batch).__name__
+            raise ConfigError(
+                f"{name}.collate() returned a {kind}; return a warmstart.data.Batch(images, targets)"
+            )
+        images = batch.images if differ else self._normalised(batch.images)
+        return Batch(images, batch.targets, indices), notes
+
+    def _normalised(self, images: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
+        if isinstance(images, list):
+            return [self._transform.normalised(image) for image in images]
+        if get_worker_info() is None or images.dtype != torch.uint8:
+            return self._transform.normalised(images)
+        if self._kept.shape != images.shape:
+            self._kept = torch.empty(images.shape)
+        shared: Tensor = default_collate(list(self._transform.normalised(images, self._kept)))
+        return shared

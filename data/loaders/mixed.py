@@ -24,13 +24,6 @@ class MixedTrainLoader(TrainLoader):
         mixing: changes them; one of several is drawn for each batch, each as likely.
         lent: how many samples at the front of each batch are there for others to be mixed with, and not given on.
 
-    >>> from warmstart.config import get_cfg
-    >>> from warmstart.data import build_train_loader
-    >>> cfg = get_cfg()
-    >>> cfg.merge_from_list(["INPUT.TRANSFORMS_TRAIN", "[{MixUp: {alpha: 0.4}}]"])
-    >>> images, labels = next(build_train_loader(cfg).batches())
-    >>> labels.shape, labels.sum(1).allclose(torch.ones(16))
-    (torch.Size([16, 10]), True)
     """
 
     def __init__(self, loader: TrainLoader, mixing: Sequence[Mixing], *, lent: int = 0) -> None:
@@ -44,15 +37,16 @@ class MixedTrainLoader(TrainLoader):
         self._loader, self._mixing, self._lent = loader, mixing, lent
 
     def batches(self, start: int = 0) -> Generator[Batch, None, None]:
-        """Yield (images (N, C, H, W) float32, the classes' shares (N, num_classes) float32) without end."""
+        """Yield batches whose targets are the classes' shares (N, num_classes), float32, without end."""
         seed = splitmix64(self.seed, 6)
         with closing(self._loader.batches(start)) as batches:
-            for iteration, (images, labels) in enumerate(batches, start):
+            for iteration, batch in enumerate(batches, start):
                 with random_numbers_kept(everything=False):
                     torch.default_generator.manual_seed(splitmix64(seed, iteration))
                     which = int(torch.randint(len(self._mixing), ())) if len(self._mixing) > 1 else 0
-                    images, labels = self._mixing[which](images, labels)
-                yield images[self._lent :], labels[self._lent :]
+                    images, shares = self._mixing[which](*batch)
+                indices = None if batch.indices is None else batch.indices[self._lent :]
+                yield Batch(images[self._lent :], shares[self._lent :], indices)
 
     def close(self) -> None:
         """End all streams, and processes that load for them."""

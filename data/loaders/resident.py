@@ -31,7 +31,7 @@ class ResidentSamples:
 
     Args:
         images: (N, C, H, W) uint8; or several of these, joined end to end.
-        labels: (N,) int64.
+        targets: (N, ...), one entry an image.
         steps: (name, transform) in order.
         mean: one value, or one a channel, of pixels from 0 to 1.
         std: one value, or one a channel.
@@ -47,7 +47,7 @@ class ResidentSamples:
     def __init__(
         self,
         images: Tensor | Sequence[Tensor],
-        labels: Tensor,
+        targets: Tensor,
         steps: Sequence[tuple[str, Transform]],
         mean: Tensor,
         std: Tensor,
@@ -59,29 +59,30 @@ class ResidentSamples:
         self._store = Store(parts, steps, device, channels_last=memory_format == torch.channels_last)
         self._rest: list[BatchedTransform] = [batched_form(name, step) for name, step in stages(steps).rest]
         self.draws = self._store.draws + sum(each.draws for each in self._rest)
-        self._labels = labels.to(device)
+        self._targets = targets.to(device)
         # (x / 255 - mean) / std, for pixels x from 0 to 255.
         self._mean, self._scale = (255 * mean).to(device), (1 / (255 * std)).to(device)
 
     def __len__(self) -> int:
         """Return the number of samples."""
-        return len(self._labels)
+        return len(self._targets)
 
     def batches(self, indices: Tensor, numbers: Tensor) -> Iterator[Batch]:
-        """Yield (images (B, C, H, W) float32, labels (B,)) for each row.
+        """Yield a batch, images (B, C, H, W) float32 and targets (B, ...), for each row.
 
         Args:
             indices: (batches, B) int64, of samples.
             numbers: (batches, B, draws) float32, from [0, 1).
         """
-        indices, numbers = (_to(self._labels.device, each) for each in (indices, numbers))
+        rows = indices
+        indices, numbers = (_to(self._targets.device, each) for each in (indices, numbers))
         starts = self._store.starts(indices, numbers[..., : self._store.draws])
-        for begin, labels, drawn in zip(starts, self._labels[indices], numbers, strict=True):
+        for row, begin, targets, drawn in zip(rows, starts, self._targets[indices], numbers, strict=True):
             images, used = self._store.cut(begin), self._store.draws
             for step in self._rest:
                 images = step.apply(images, drawn[:, used : used + step.draws])
                 used += step.draws
-            yield self._normalised(images), labels
+            yield Batch(self._normalised(images), targets, row)
 
     def _normalised(self, images: Tensor) -> Tensor:
         floats = images.to(torch.float32, memory_format=self._format)
@@ -157,7 +158,7 @@ class ResidentEvalLoader:
         return len(self._numbers)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield (images (N, C, H, W) float32, labels (N,) int64)."""
+        """Yield the batches."""
         for number in self._numbers:
             first = number * self.batch_size
             indices = torch.arange(first, min(first + self.batch_size, self.size))[None]

@@ -40,10 +40,14 @@ class WorkerLoader:
         samples: the data set, picklable where the platform starts processes afresh.
         num_workers: loading processes.
         pin_memory: whether batches lie in page-locked memory, for fast copies to CUDA devices.
+        training: whether the batches are for training.
     """
 
-    def __init__(self, samples: KeyedSamples, *, num_workers: int, pin_memory: bool) -> None:
+    def __init__(
+        self, samples: KeyedSamples, *, num_workers: int, pin_memory: bool, training: bool = True
+    ) -> None:
         self.samples, self.num_workers, self.pin_memory = samples, num_workers, pin_memory
+        self.training = training
         self._unread: set[int] = set()
         self._running: weakref.WeakSet[Generator[Batch, None, None]] = weakref.WeakSet()
 
@@ -64,17 +68,17 @@ class WorkerLoader:
         try:
             while True:
                 with self._random_numbers_kept(), _one_sentence():
-                    batch = next(iterator, None)
-                if batch is None:
+                    loaded = next(iterator, None)
+                if loaded is None:
                     if len(unread) == len(self.samples):
                         raise ConfigError(f"{self.samples.name}: none of its {len(unread):,} samples can be read")
                     return
-                images, labels, notes = batch
+                batch, notes = loaded
                 for index, why in notes:
                     unread.add(index)
                     self._tell(index, why)
-                if len(labels):
-                    yield images, labels
+                if batch is not None:
+                    yield batch
         finally:
             if unread:
                 share, samples = f"{len(unread):,} of {len(self.samples):,}", self.samples
@@ -111,7 +115,7 @@ class WorkerLoader:
                     self.samples,
                     batch_sampler=batches,
                     num_workers=self.num_workers,
-                    collate_fn=Collate(self.samples.transform),
+                    collate_fn=Collate(self.samples.task, self.samples.transform, self.training),
                     pin_memory=self.pin_memory,
                     worker_init_fn=_obey_main_process_only,
                     generator=torch.Generator(),  # else it draws a seed from the global one
@@ -189,7 +193,7 @@ class EvalLoader:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield (images (N, C, H, W) float32, labels (N,) int64)."""
+        """Yield the batches."""
         return self._loader.load([(index, index) for index in batch.tolist()] for batch in self._batches)
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from warmstart.config import ConfigError, call, check_arguments, gathering, unknown_name
 
+from ..batch import Sample
 from ..datasets.decode import to_tensor
 from ..seeds import random_numbers_kept
 
@@ -26,11 +27,14 @@ _OF_NO_USE_HERE = {
     *("CutMix", "MixUp", "FiveCrop", "TenCrop", "UniformTemporalSubsample"),
     # what happens at the end of every pipeline, by INPUT.MEAN and INPUT.STD
     *("Normalize", "ToDtype", "ConvertImageDtype", "ToTensor", "ToPureTensor", "ToPILImage", "PILToTensor"),
-    # need boxes or points
+}
+#: Change boxes or key points, and so are for samples that have them.
+NEED_TARGETS = {
     *("ClampBoundingBoxes", "ClampKeyPoints", "ConvertBoundingBoxFormat", "RandomIoUCrop"),
     *("SanitizeBoundingBoxes", "SanitizeKeyPoints", "SetClampingMode"),
 }
 MIXING = ("MixUp", "CutMix")  # work on whole batches, at the end of INPUT.TRANSFORMS_TRAIN
+_PLAIN = {Tensor, int, float, bool, str, type(None)}  # of targets that no transform changes
 _REGISTRY: dict[str, Callable[..., Transform]] = {}  # what users registered
 
 
@@ -41,7 +45,9 @@ def register_transform(name: str, cls: Callable[..., Transform]) -> None:
         name: the name.
         cls: called with the arguments that the config gives; what it returns is called with a uint8
             image (C, H, W) and returns one. It may draw from torch's, python's and numpy's global
-            generators: all three are started anew for each sample.
+            generators: all three are seeded for each sample. A sample whose targets are tensors of
+            torchvision.tv_tensors (boxes, masks) is passed as one dict, which only a transform of the class
+            torchvision.transforms.v2.Transform takes.
 
     Raises:
         ConfigError: the name is taken.
@@ -146,14 +152,38 @@ class ImageTransform:
 
     def __call__(self, image: Any) -> Tensor:
         """Return float32 (C, H, W) for an image as `to_tensor` takes it."""
-        return self.normalised(self.augmented(image))
+        return self.normalised(self.augmented({"image": to_tensor(image)})["image"])
 
-    def augmented(self, image: Any) -> Tensor:
-        """Return what the steps make of an image as `to_tensor` takes it: as a rule uint8 (C, H, W)."""
-        tensor = to_tensor(image)
-        for _, step in self.steps:
-            tensor = step(tensor)
-        return tensor
+    def augmented(self, sample: Sample) -> Sample:
+        """Return a sample as the steps leave it; boxes, masks and key points change with the image.
+
+        The image is passed alone if no target is a tensor of torchvision.tv_tensors: as a dict each step would
+        take longer.
+
+        """
+        image = sample["image"]
+        if not has_spatial_targets(sample):
+            for _, step in self.steps:
+                image = step(image)
+            return {**sample, "image": image}
+        from torchvision.tv_tensors import Image
+
+        sample = {**sample, "image": Image(image)}
+        steps: list[Any] = [step for _, step in self.steps]
+        for step in steps:
+            sample = step(sample)
+        return {**sample, "image": sample["image"].as_subclass(Tensor)}
+
+    def check_targets(self, sample: Sample, label: str) -> None:
+        """Raise ConfigError if a step takes images alone, and the sample has targets that change with them."""
+        from torchvision.transforms import v2
+
+        alone = [name for name, step in self.steps if not isinstance(step, v2.Transform)]
+        if alone and has_spatial_targets(sample):
+            raise ConfigError(
+                f"{label}: {alone[0]} takes images alone, and the samples of this task hold boxes, masks or key"
+                " points too; make it a torchvision.transforms.v2.Transform, which gets the sample as a dict"
+            )
 
     def output_shape(self, channels: int, image_size: tuple[int, int], label: str) -> tuple[int, int, int]:
         """Return (C, H, W) of what an image of that size becomes, by trying a black one.
@@ -169,6 +199,8 @@ class ImageTransform:
         tensor = torch.zeros(channels, height, width, dtype=torch.uint8)
         with random_numbers_kept(everything=True):
             for name, step in self.steps:
+                if name in NEED_TARGETS:
+                    continue
                 was = "x".join(map(str, tensor.shape))
                 try:
                     tensor = step(tensor)
@@ -207,6 +239,19 @@ class ImageTransform:
 
         floats: Tensor = v2.functional.to_dtype(images, torch.float32, scale=True)
         return (floats - mean).div_(std)
+
+
+def has_spatial_targets(sample: Sample) -> bool:
+    """Return whether a target of a sample is a tensor of torchvision.tv_tensors, which transforms change.
+
+    >>> has_spatial_targets({"image": torch.zeros(3, 4, 4), "label": 7})
+    False
+    """
+    if all(type(value) in _PLAIN for value in sample.values()):  # without the import, which takes long
+        return False
+    from torchvision.tv_tensors import TVTensor
+
+    return any(isinstance(value, TVTensor) for name, value in sample.items() if name != "image")
 
 
 def _with_enums(where: str, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:

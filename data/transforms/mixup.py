@@ -9,10 +9,9 @@ from torch import Tensor
 
 from warmstart.config import ConfigError, check_arguments
 
-from ..batch import Batch
 from .image import MIXING, Entry
 
-Mixing = Callable[[Tensor, Tensor], Batch]
+Mixing = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # images and class indices to images and shares
 
 
 def split_mixing(entries: Iterable[Entry], label: str) -> tuple[list[Entry], list[Entry]]:

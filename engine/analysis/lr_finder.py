@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from warmstart.config import ConfigError
 from warmstart.solver import ScheduleLR
+from warmstart.tasks import Task
 
 from ..loop.non_finite import NonFiniteLossError
 from ..loop.trainer import Trainer
@@ -79,6 +80,7 @@ def find_lr(
     model: nn.Module,
     optimizer: Optimizer,
     batches: Iterable[Any],
+    task: Task | None = None,
     *,
     base_lr: float | None = None,
     min_lr: float = 1e-7,
@@ -89,6 +91,7 @@ def find_lr(
     accum_steps: int = 1,
     clip: Callable[[Iterable[nn.Parameter]], Tensor] | None = None,
     scaler: LossScaler | None = None,
+    autocast: torch.dtype | None = None,
 ) -> RangeTest:
     """Train for up to `iters` updates, the rate growing by the same factor each time; see what the loss does.
 
@@ -101,6 +104,7 @@ def find_lr(
         model: as for `Trainer`.
         optimizer: of that model.
         batches: as many as there are updates.
+        task: as for `Trainer`.
         base_lr: the base rate that `min_lr` and `max_lr` stand for; None: the first group's.
         min_lr: the first rate.
         max_lr: the last rate.
@@ -110,6 +114,7 @@ def find_lr(
         accum_steps: as for `Trainer`.
         clip: as for `Trainer`.
         scaler: as for `Trainer`.
+        autocast: as for `Trainer`.
 
     Raises:
         ConfigError: an argument makes no sense; the loss burst too early, or never fell.
@@ -133,7 +138,7 @@ def find_lr(
         model, optimizer = copy.deepcopy((model, optimizer))
         sweep = ScheduleLR(optimizer, lambda t: rates[min(t, iters - 1)] / base)
         options: dict[str, Any] = {"device": device, "accum_steps": accum_steps, "clip": clip, "scaler": scaler}
-        trainer = Trainer(model, optimizer, sweep, (), max_iter=iters, **options)
+        trainer = Trainer(model, optimizer, sweep, (), (), task, max_iter=iters, autocast=autocast, **options)
         losses, burst = _losses(trainer, batches, smooth)
     if len(losses) < FEWEST:
         raise ConfigError(

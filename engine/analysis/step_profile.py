@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from itertools import pairwise
 from typing import Any
@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from warmstart.config import CfgNode
-from warmstart.data import TrainLoader, build_train_loader
+from warmstart.data import Batch, TrainLoader, build_train_loader, to_device
 from warmstart.modeling import build_model
 from warmstart.solver import build_gradient_clipping, build_optimizer
+from warmstart.tasks import build_task
 
 from ..distributed.fsdp import wrapped_modules
-from ..loop.batches import map_tensors, to_device
-from ..loop.trainer import METRIC
+from ..loop.forward import METRIC, losses_of
 from ..runtime.device import prepare_torch
-from ..runtime.precision import build_scaler, compiled
+from ..runtime.precision import autocast_dtype, build_scaler, compiled
 from .cost_model import Profile, Unit, Work
 
 _FEW = 8  # images that sizes are measured with
@@ -76,13 +76,13 @@ def measure_profile(
 
 def measure_loader(cfg: CfgNode, seconds: float = 2.0) -> float:
     """Return the images a second that the training loader of a resolved config gives, with all its workers."""
-    loader: TrainLoader = build_train_loader(cfg)
+    loader: TrainLoader = build_train_loader(cfg, build_task(cfg))
     with closing(loader.batches()) as batches:
         for _ in range(1 + _AHEAD * (cfg.DATALOADER.NUM_WORKERS or 0)):
             next(batches)
         begin, count = time.perf_counter(), 0
         while time.perf_counter() - begin < seconds:
-            count += len(next(batches)[1])
+            count += len(next(batches))
         rate = count / (time.perf_counter() - begin)
     loader.close()
     return rate
@@ -92,21 +92,25 @@ class _Step:
     """An update by hand, in its three parts."""
 
     def __init__(self, cfg: CfgNode) -> None:
-        self.device = prepare_torch(cfg)
-        self.model = build_model(cfg, weights=False).to(self.device).train()
+        self.device, self._task = prepare_torch(cfg), build_task(cfg)
+        model = build_model(cfg, weights=False, extra_outputs=self._task.extra_outputs)
+        self.model = model.to(self.device).train()
         modules = wrapped_modules(cfg, self.model)  # inner ones last: a parameter belongs to the innermost
         self._unit_of = {parameter: number for number, it in enumerate(modules) for parameter in it.parameters()}
         self.optimizer = build_optimizer(cfg, self.model)
         self._scaler, self._clip = build_scaler(cfg, self.model), build_gradient_clipping(cfg)
-        self._forward = compiled(self.model, cfg.MODEL.COMPILE) if cfg.MODEL.COMPILE else self.model
-        loader = build_train_loader(cfg)
+        forward = compiled(self.model, cfg.MODEL.COMPILE) if cfg.MODEL.COMPILE else self.model
+        options: dict[str, Any] = {"autocast": autocast_dtype(cfg), "device": self.device}
+        self._eager = losses_of(self.model, self._task, **options)
+        self._compiled = losses_of(self.model, self._task, forward, **options)
+        loader = build_train_loader(cfg, self._task)
         with closing(loader.batches()) as batches:
             self._batch = to_device(next(batches), self.device)
         loader.close()
 
     def sizes(self, images: int) -> tuple[tuple[int, ...], tuple[float, ...], int, tuple[Unit, ...]]:
         """Return the bytes of the gradients, when each was there, bytes kept for the backward pass, and units."""
-        self._loss(images, self.model).backward()  # type: ignore[no-untyped-call]
+        self._loss(images, self._eager).backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()  # makes what it keeps; not by the scaler, which may skip it
         self.optimizer.zero_grad()
         kept: dict[int, int] = {}
@@ -120,7 +124,7 @@ class _Step:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            loss = self._loss(images, self.model)
+            loss = self._loss(images, self._eager)
         handles = [
             parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
                 lambda it: found.append((it, self._mark()))
@@ -153,7 +157,7 @@ class _Step:
         found = []
         for _ in range(_UNTIMED + rounds):
             marks = [self._mark()]
-            loss = self._loss(images, self._forward)
+            loss = self._loss(images, self._compiled)
             marks.append(self._mark())
             self._backward(loss)
             marks.append(self._mark())
@@ -162,13 +166,9 @@ class _Step:
             found.append([self._between(before, after) for before, after in pairwise(marks)])
         return [statistics.median(each) for each in zip(*found[_UNTIMED:], strict=True)]
 
-    def _loss(self, images: int, forward: Callable[..., Any]) -> Tensor:
+    def _loss(self, images: int, losses: Callable[[Any], Mapping[str, Tensor]]) -> Tensor:
         """Return the loss of a batch of so many images, which come again where there are fewer."""
-
-        def resized(tensor: Tensor) -> Tensor:
-            return tensor[torch.arange(images, device=tensor.device) % len(tensor)]
-
-        values = forward(*map_tensors(resized, self._batch))
+        values = losses(_resized(self._batch, images))
         return torch.stack([value for name, value in values.items() if not name.startswith(METRIC)]).sum()
 
     def _backward(self, loss: Tensor) -> None:
@@ -198,6 +198,20 @@ class _Step:
             return float(after - before)
         after.synchronize()
         return float(before.elapsed_time(after)) / 1000
+
+
+def _resized(batch: Batch, images: int) -> Batch:
+    """Return a batch of so many images, repeated if there are fewer."""
+    places = [index % len(batch) for index in range(images)]
+
+    def chosen(field: Any) -> Any:
+        if isinstance(field, Tensor):
+            return field[torch.tensor(places, device=field.device)]
+        if isinstance(field, dict):
+            return {name: chosen(value) for name, value in field.items()}
+        return [field[place] for place in places]
+
+    return Batch(chosen(batch.images), chosen(batch.targets))
 
 
 def _line(one: tuple[int, float], other: tuple[int, float]) -> Work:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from warmstart.config import CfgNode, ConfigError, get_cfg
+from warmstart.config import CfgNode, ConfigError, get_cfg, with_new_keys
 from warmstart.solver import follows_metrics
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,6 @@ PRINTED = (
     "MODEL.FSDP.PRECISION",
     "DISTRIBUTED.GRADIENTS",
     "MODEL.COMPILE",
-    "TEST.FLIP",
     "TEST.PRECISE_BN.",
     "TEST.BEST.",
     "TEST.EARLY_STOPPING.",
@@ -46,8 +46,21 @@ PRINTED = (
 FIXED = ("MODEL.", "DATASETS.", "INPUT.", "SEED", "DATALOADER.")
 
 
-def compare_configs(cfg: CfgNode, saved: dict[str, Any], allow_change: bool) -> None:
+def compare_configs(
+    cfg: CfgNode,
+    saved: dict[str, Any],
+    allow_change: bool,
+    task_defaults: Mapping[str, Any] | None = None,
+    evaluation_args: Collection[str] = (),
+) -> None:
     """Log each key that differs from the checkpoint's config, or refuse the resume.
+
+    Args:
+        cfg: resolved.
+        saved: the checkpoint's config.
+        allow_change: as --allow-config-change says.
+        task_defaults: arguments of the task at their defaults, which a checkpoint may be older than.
+        evaluation_args: those that change evaluations alone.
 
     Raises:
         ConfigError: keys differ that make it another run (model, data, seed), unless `allow_change`; or the
@@ -55,7 +68,10 @@ def compare_configs(cfg: CfgNode, saved: dict[str, Any], allow_change: bool) -> 
     """
     try:
         before, now = saved["SOLVER"]["OPTIMIZER"], cfg.SOLVER.OPTIMIZER
-        differences = cfg.differences(_filled(saved, get_cfg().to_dict()))
+        defaults = get_cfg().to_dict()
+        if saved["MODEL"]["TASK"] == cfg.MODEL.TASK:
+            defaults["MODEL"]["TASK_ARGS"] = dict(task_defaults or {})
+        differences = cfg.differences(_filled(with_new_keys(saved), defaults))
     except (LookupError, TypeError, RuntimeError) as error:  # a tensor where a value should be
         raise ConfigError(f"the checkpoint's config is not one of ours: {type(error).__name__}: {error}") from None
     if before != now:
@@ -63,14 +79,14 @@ def compare_configs(cfg: CfgNode, saved: dict[str, Any], allow_change: bool) -> 
             f"{cfg.label('SOLVER.OPTIMIZER')}: the checkpoint was written with {before}, whose moments mean "
             f"nothing to {now}; start a new run with MODEL.WEIGHTS FILE and another OUTPUT_DIR"
         )
-    refused = []
+    refused, evaluates = [], {f"MODEL.TASK_ARGS.{name}" for name in evaluation_args}
     for difference in differences:
         key = difference.key
         change = f"{key}: {difference.default!r} -> {difference.value!r}"
         # A schedule that follows metrics also follows how often there are any.
         steers = key in ("LOG_PERIOD", "TEST.EVAL_PERIOD") and follows_metrics(cfg)
         steers |= key == "TEST.EVAL_PERIOD" and bool(cfg.TEST.BEST.METRIC)  # which of them can be the best
-        printed = steers or key.startswith(PRINTED)
+        printed = steers or key.startswith(PRINTED) or key in evaluates
         if key.startswith(FREE) and not printed:
             continue
         if key.startswith(FIXED) and not printed and not allow_change:

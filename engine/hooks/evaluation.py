@@ -26,6 +26,7 @@ class PreciseBNHook(HookBase):
         models: the models that are evaluated.
         batches: training's batches from a given iteration, a stream of their own.
         num_iter: batches to use.
+        run_of: returns what passes a batch through a model as training does; default: `model(*batch)`.
     """
 
     def __init__(
@@ -34,11 +35,13 @@ class PreciseBNHook(HookBase):
         models: Sequence[nn.Module],
         batches: Callable[[int], Generator[Any, None, None]],
         num_iter: int,
+        run_of: Callable[[nn.Module], Callable[[Any], object] | None] = lambda model: None,
     ) -> None:
         self.period = period
         self.models = list(models)
         self.batches = batches
         self.num_iter = num_iter
+        self.run_of = run_of
 
     def before_train(self, trainer: Trainer) -> None:
         """Say so where there is nothing to do."""
@@ -57,8 +60,8 @@ class PreciseBNHook(HookBase):
         with trainer.paused():
             for model in self.models:
                 trainer.give_way()
-                stream = self.batches(trainer.iteration)
-                update_from_training(model, stream, self.num_iter, trainer.accum_steps, trainer.device)
+                options = self.num_iter, trainer.accum_steps, trainer.device, self.run_of(model)
+                update_from_training(model, self.batches(trainer.iteration), *options)
 
 
 class EvaluationHook(HookBase):

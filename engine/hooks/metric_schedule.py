@@ -15,24 +15,19 @@ from ..loop.trainer import Trainer
 logger = logging.getLogger(__name__)
 
 
-def lr_metric(cfg: CfgNode) -> str:
-    """Return the name in a record that ReduceLROnPlateau watches.
+def build_metric_hook(cfg: CfgNode, watched: str) -> list[MetricHook]:
+    """Return the hook that shows metrics to the schedule, where it follows any.
 
-    >>> from warmstart.config import get_cfg
-    >>> lr_metric(get_cfg())
-    'digits_test/loss'
+    Args:
+        cfg: resolved.
+        watched: the name in a record that ReduceLROnPlateau watches.
     """
-    return str(cfg.SOLVER.LR_METRIC or f"{cfg.DATASETS.TEST[0]}/loss")
-
-
-def build_metric_hook(cfg: CfgNode) -> list[MetricHook]:
-    """Return the hook that shows metrics to the schedule, where it follows any."""
     if not follows_metrics(cfg):
         return []
     until, watches = cfg.SOLVER.WARMUP_UNTIL, cfg.SOLVER.LR_SCHEDULER_NAME == PLATEAU
     return [
         MetricHook(
-            lr_metric(cfg) if watches else "",
+            watched if watches else "",
             (until.METRIC, until.BELOW, until.ABOVE) if until.METRIC else None,
             tuple(f"{name}/" for name in cfg.DATASETS.TEST),
         )

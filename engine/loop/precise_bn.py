@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from warmstart.data import split_batch, to_device
+
 from ..distributed import comm
 from ..runtime.rng import preserved_rng
-from .batches import micro_batch, to_device
 
 
 def norm_layers(model: nn.Module) -> list[nn.Module]:
@@ -22,7 +23,11 @@ def norm_layers(model: nn.Module) -> list[nn.Module]:
 
 
 def update_statistics(
-    model: nn.Module, batches: Iterable[Any], num_batches: int, device: torch.device | str = "cpu"
+    model: nn.Module,
+    batches: Iterable[Any],
+    num_batches: int,
+    device: torch.device | str = "cpu",
+    run: Callable[[Any], object] | None = None,
 ) -> None:
     """Set the running statistics of BatchNorm layers to those of `num_batches` batches under today's weights.
 
@@ -31,10 +36,11 @@ def update_statistics(
     On several ranks the statistics are those of the batches of all; waits for all ranks.
 
     Args:
-        model: in training mode, taking `model(*batch)`.
+        model: in training mode.
         batches: at least `num_batches`.
         num_batches: how many to use.
         device: where the model is.
+        run: passes a batch through the model as training does; default: `model(*batch)`.
 
     >>> model = nn.BatchNorm1d(1)
     >>> update_statistics(model, [(torch.tensor([[1.0], [3.0]]),), (torch.tensor([[5.0], [7.0]]),)], num_batches=2)
@@ -45,7 +51,7 @@ def update_statistics(
     # The forward passes move more than those statistics: counts of batches, the vectors of a spectral norm.
     others = {name: buffer.clone() for name, buffer in model.named_buffers() if not _is_statistic(name)}
     with preserved_rng(device):
-        _fvcore().update_bn_stats(_Unpacked(model), (to_device(batch, device) for batch in batches), num_batches)
+        _fvcore().update_bn_stats(_Run(model, run), (to_device(batch, device) for batch in batches), num_batches)
     with torch.no_grad():
         for name, buffer in model.named_buffers():
             if name in others:
@@ -65,6 +71,7 @@ def update_from_training(
     num_iter: int,
     accum_steps: int = 1,
     device: torch.device | str = "cpu",
+    run: Callable[[Any], object] | None = None,
 ) -> None:
     """Set the running statistics of BatchNorm layers to those of the next batches of training.
 
@@ -74,10 +81,11 @@ def update_from_training(
         num_iter: batches to use.
         accum_steps: micro-batches of each, in which training takes them: a whole batch may not fit into memory.
         device: where the model is.
+        run: as for `update_statistics`.
     """
     with closing(stream):
-        parts = (micro_batch(batch, i, accum_steps) for batch in stream for i in range(accum_steps))
-        update_statistics(model, parts, num_iter * accum_steps, device)
+        parts = (part for batch in stream for part in split_batch(batch, accum_steps))
+        update_statistics(model, parts, num_iter * accum_steps, device, run)
 
 
 def _fvcore() -> Any:
@@ -92,12 +100,12 @@ def _is_statistic(name: str) -> bool:
     return name.rpartition(".")[2] in ("running_mean", "running_var")
 
 
-class _Unpacked(nn.Module):
-    """Takes a batch as the one argument that fvcore gives."""
+class _Run(nn.Module):
+    """Takes a batch as the one argument that fvcore passes."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, run: Callable[[Any], object] | None) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.run = model, run
 
     def forward(self, batch: Any) -> Any:
-        return self.model(*batch)
+        return self.model(*batch) if self.run is None else self.run(batch)

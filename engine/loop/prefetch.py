@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .batches import map_tensors, to_device
+from warmstart.data import map_tensors, to_device
 
 
 def prefetched(batches: Iterator[Any], device: torch.device) -> Generator[Any, None, None]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 from warmstart.config import ConfigError, nearest
 
 from ..distributed import comm
 from ..runtime.states import Kind, read_state
+from .forward import METRIC
 from .hook import HookBase, next_multiple
-from .trainer import METRIC, RECORDS_OWN, Trainer
+from .trainer import RECORDS_OWN, Trainer
 
 
 def is_better(value: float, best: float | None, mode: str, min_delta: float = 0.0) -> bool:
@@ -77,7 +78,7 @@ class ScoreHook(HookBase):
             return
         record = comm.share(trainer.record)  # a user's own scores may differ
         if record.get("iteration") != trainer.iteration or self.metric not in record:
-            raise _unknown_score("TEST.BEST.METRIC", self.metric, _scores_of(trainer, record))
+            raise unknown_score("TEST.BEST.METRIC", self.metric, _scores_of(trainer, record))
         value = record[self.metric]
         better = is_better(value, self.best, self.mode, self.min_delta)
         if better:
@@ -116,7 +117,8 @@ def _scores_of(trainer: Trainer, record: Mapping[str, float]) -> list[str]:
     return [name for name in record if name not in RECORDS_OWN and not name.startswith(("lr/", METRIC))]
 
 
-def _unknown_score(label: str, name: str, known: list[str]) -> ConfigError:
+def unknown_score(label: str, name: str, known: Collection[str]) -> ConfigError:
+    """Return the error for a score that no evaluation gives; it lists those that there are."""
     match = nearest(name, known)
     hint = f"; did you mean {match}?" if match else "."
     listed = f"Known: {', '.join(known)}" if known else "There is no test set: name one in DATASETS.TEST"

@@ -15,16 +15,18 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from warmstart.config import ConfigError
+from warmstart.data import TrainLoader, forward_key, split_batch, to_device
 from warmstart.solver import EMA, ScheduleLR
+from warmstart.tasks import Task
 
 from ..distributed import comm
 from ..distributed.errors import together
 from ..distributed.fsdp import in_parts
 from ..runtime.precision import LossScaler
-from ..runtime.rng import preserved_rng, restore_rng, rng_state
+from ..runtime.rng import preserved_rng, restore_rng, rng_state, seed_generators
 from ..runtime.signals import Interrupted, signal_name
 from ..runtime.states import Kind, read_state
-from .batches import micro_batch, to_device
+from .forward import METRIC, losses_of, refuse_losses
 from .hook import EVENTS, HookBase, every, overrides
 from .losses import LossWindow, mean_of
 from .non_finite import OVERFLOW, NonFiniteLossError, SkippedUpdates, non_finite_names
@@ -34,7 +36,6 @@ from .stopping import Stops
 
 logger = logging.getLogger(__name__)
 
-METRIC = "train/"  # what a model returns under such a name is no loss
 # Names of a record's own numbers: what a model returns under them would be recorded in their place, or be lost.
 RECORDS_OWN = {"iteration", "total_loss", "lr", "data_time", "time", "grad_norm", "skipped_steps", OVERFLOW}
 OWN_STATE = "trainer"  # the trainer's own entry among the states of the hooks
@@ -59,23 +60,26 @@ def is_pending(start: Mapping[str, Any]) -> bool:
 
 
 class Trainer:
-    """Trains a model that returns its losses, one update an iteration.
+    """Trains a model, one update an iteration: one that returns its losses, or one whose losses a task computes.
 
     `iteration` is the number of completed updates, and so the index of the next one. On several ranks (comm)
     each has a trainer of its own; what they record is the mean over all; they stop, save and fail together.
 
     Args:
-        model: in training mode `model(*batch)` returns a dict of 0-dim tensors: losses, which are summed, and
-            metrics, whose names start with `train/`; those are only averaged and recorded, as losses are too.
+        model: without a task, `model(*batch)` returns in training mode a dict of 0-dim tensors: losses, which are
+            summed, and metrics, whose names start with `train/`; those are only averaged and recorded, as losses
+            are too.
         optimizer: as is.
         scheduler: stepped once after each update.
-        data_loader: gives batches (tuples). With a method `batches(start)`, as our loaders have, a
-            resumed run continues at its batch; any other iterable is begun anew, and again when it ends.
+        data_loader: gives batches: `Batch` objects for a task, else tuples or the like. With a method
+            `batches(start)`, as our loaders have, a resumed run continues at its batch; any other iterable is
+            begun anew, and again when it ends.
         hooks: run in this order at each event, those that say `runs_last` behind all others.
+        task: computes the losses from the model's outputs; a model that returns losses itself is trained on those.
         max_iter: updates after which the run is complete.
         device: where the batches go; the model is there already.
-        accum_steps: micro-batches that each batch is cut into, along dim 0, for one update; what is recorded
-            is their mean.
+        accum_steps: micro-batches that each batch is cut into, by sample, for one update; what is recorded is
+            their mean.
         clip: clips the gradients of the parameters it is given, in place, and returns their norm before.
         ema: follows the model, is saved and resumed with it.
         nan_limit: updates in a row that are left out where their loss, or the norm that `clip` returns, is not
@@ -83,6 +87,7 @@ class Trainer:
             is next read.
         scaler: scales the losses of a model that computes in fp16; an update that it skips counts as any other.
         forward: called in training in place of the model, as a compiled or a data parallel form of it.
+        autocast: what layers compute in where that is safe (torch.autocast); None: the types of their weights.
         no_sync: a context within which gradients stay on their rank, for all micro-batches of an update but the
             last; as of torch's DistributedDataParallel.
         check: called when the gradients of an update are there; raises where they are not those of all ranks.
@@ -106,6 +111,7 @@ class Trainer:
         scheduler: LRScheduler,
         data_loader: Iterable[Any],
         hooks: Iterable[HookBase] = (),
+        task: Task | None = None,
         *,
         max_iter: int,
         device: torch.device | str = "cpu",
@@ -114,12 +120,12 @@ class Trainer:
         ema: EMA | None = None,
         nan_limit: int = 0,
         scaler: LossScaler | None = None,
-        forward: Callable[..., Mapping[str, Tensor]] | None = None,
+        forward: Callable[..., Any] | None = None,
+        autocast: torch.dtype | None = None,
         no_sync: Callable[[], AbstractContextManager[None]] = nullcontext,
         check: Callable[[], None] | None = None,
     ) -> None:
         vars(self)["model"] = model  # past the setter
-        self.forward = model if forward is None else forward
         self.no_sync = no_sync
         self.check = check
         self.optimizer = optimizer
@@ -128,6 +134,11 @@ class Trainer:
         self.hooks = list(hooks)
         self.max_iter = max_iter
         self.device = torch.device(device)
+        self.task = task
+        self.autocast = autocast
+        self._compute_losses = losses_of(model, task, forward, autocast, self.device)
+        draws = task is not None and task.draws_in_forward
+        self._keyed = data_loader if draws and isinstance(data_loader, TrainLoader) else None
         self._moves_batches = self.device.type != "cpu"  # asked once: that takes microseconds
         self.accum_steps = accum_steps
         self.clip = clip
@@ -184,6 +195,11 @@ class Trainer:
             Interrupted: a signal came; the run is saved.
             NonFiniteLossError: a loss became infinite or NaN, seen when it is next read.
         """
+        if self.task is not None and self.task.draws_in_forward and self._keyed is None:
+            name, loader = type(self.task).__name__, type(self.data_loader).__name__
+            raise ValueError(
+                f"{name}.draws_in_forward needs a loader of warmstart.data, which has keys; got {loader}"
+            )
         calls = self._calls()
         before_step, after_step = calls["before_step"], calls["after_step"]
         stops, alone = self._stops, self._is_alone  # what is read in each update costs
@@ -375,27 +391,37 @@ class Trainer:
 
     def _gradients(self, batch: Any) -> dict[str, Tensor]:
         """Add up the gradients of an update's micro-batches; return its losses and metrics."""
-        parts = self.accum_steps
+        *first, last = split_batch(batch, self.accum_steps)
         with self.no_sync():
-            values = [self._backward(micro_batch(batch, index, parts)) for index in range(parts - 1)]
-        return mean_of([*values, self._backward(micro_batch(batch, parts - 1, parts))])
+            values = [self._backward(part, index) for index, part in enumerate(first)]
+        return mean_of([*values, self._backward(last, len(first))])
 
-    def _backward(self, batch: Any) -> dict[str, Tensor]:
-        """Add the gradients of one micro-batch to the update's; return its losses and metrics."""
+    def _backward(self, batch: Any, index: int = 0) -> dict[str, Tensor]:
+        """Add the gradients of micro-batch `index` to the update's; return its losses and metrics."""
         if self._moves_batches:
             batch = to_device(batch, self.device)
-        total, only, kept = None, "", {}
-        for name, value in self.forward(*batch).items():
-            if not name.startswith(METRIC):
-                total, only = (value, name) if total is None else (total + value, "")
-            kept[name] = value.detach()
-        if total is None:
-            raise ValueError(f"the model returned no loss: it is to return a dict with one; got {list(kept)}")
+        if self._keyed is not None:
+            slots = self._keyed.slots
+            position = self.iteration * self._keyed.batch_size + slots[index * len(slots) // self.accum_steps]
+            seed_generators(forward_key(self._keyed.seed, position), self.device)
+        values = self._compute_losses(batch)
+        try:
+            total, only, kept = None, "", {}
+            for name, value in values.items():
+                if not name.startswith(METRIC):
+                    total, only = (value, name) if total is None else (total + value, "")
+                kept[name] = value.detach()
+            if total is None:
+                raise ValueError("no loss")
+            part = total / self.accum_steps if self.accum_steps > 1 else total
+            (part if self.scaler is None else self.scaler.scale(part)).backward()  # type: ignore[no-untyped-call]
+        except Exception:
+            who = "the model" if self.task is None else f"losses() of {type(self.task).__name__}"
+            refuse_losses(values, who, self._own_samples(self.iteration + 1))
+            raise
         if not RECORDS_OWN.isdisjoint(kept):
             name = next(name for name in kept if name in RECORDS_OWN)
             raise ConfigError(f"the model returns a loss named {name}, as a number of each record is; rename it")
-        part = total / self.accum_steps if self.accum_steps > 1 else total
-        (part if self.scaler is None else self.scaler.scale(part)).backward()
         return {"total_loss": kept[only] if only else total.detach(), **kept}
 
     @property
@@ -487,9 +513,11 @@ class Trainer:
 
     def _samples(self, iteration: int, rank: int = 0) -> str:
         """Return which samples of a rank update number `iteration` was made from, where the loader can tell."""
+        return comm.gather(self._own_samples(iteration))[rank]
+
+    def _own_samples(self, iteration: int) -> str:
         describe = getattr(self.data_loader, "describe_samples", None)
-        own = f"; samples of its batch: {describe(iteration - 1)}" if describe and iteration else ""
-        return comm.gather(own)[rank]
+        return f"; samples of its batch: {describe(iteration - 1)}" if describe and iteration else ""
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a resumed run needs, as tensors and plain values.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -24,10 +24,18 @@ class ConsoleWriter:
         max_iter: the run's length, for the time that is left.
         device: where training runs, and so whose memory is shown.
         bar: whether to show the bar; default: if stderr is a terminal.
+        percent: names of scores that are shown in percent.
     """
 
-    def __init__(self, max_iter: int, device: torch.device | str = "cpu", bar: bool | None = None) -> None:
+    def __init__(
+        self,
+        max_iter: int,
+        device: torch.device | str = "cpu",
+        bar: bool | None = None,
+        percent: Collection[str] = (),
+    ) -> None:
         self.max_iter = max_iter
+        self.percent = percent
         self.device = torch.device(device)
         self._wants_bar = sys.stderr.isatty() if bar is None else bar
         self._bar: Any = None
@@ -51,7 +59,7 @@ class ConsoleWriter:
             if self._bar is not None:
                 self._bar.update(iteration - self._bar.n)
             logger.info(self.line(record))
-            for name, scores in score_lines(record).items():
+            for name, scores in score_lines(record, self.percent).items():
                 logger.info("%s after %s iterations: %s", name, f"{iteration:,}", scores)
 
     def line(self, record: Record) -> str:
@@ -114,16 +122,20 @@ def memory_mb(device: torch.device) -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere
 
 
-def score_lines(record: Mapping[str, float]) -> dict[str, str]:
+def score_lines(record: Mapping[str, float], percent: Collection[str] = ()) -> dict[str, str]:
     """Return the scores in a record as one line a test set.
 
-    >>> score_lines({"iteration": 7, "train/error": 0.1, "digits_test/accuracy": 0.975, "digits_test/loss": 0.1})
-    {'digits_test': 'accuracy 97.50%, loss 0.1'}
+    Args:
+        record: by name: "val/recall".
+        percent: names of scores that are shares, shown in percent.
+
+    >>> score_lines({"iteration": 7, "train/error": 0.1, "val/recall": 0.975, "val/loss": 0.1}, percent=["recall"])
+    {'val': 'recall 97.50%, loss 0.1'}
     """
     found: dict[str, list[str]] = {}
     for key, value in record.items():
         name, slash, score = key.rpartition("/")
         if slash and name not in NO_TEST_SETS:
-            text = f"{value:.2%}" if score in ("accuracy", "top5") else f"{value:.4g}"
+            text = f"{value:.2%}" if score in percent else f"{value:.4g}"
             found.setdefault(name, []).append(f"{score} {text}")
     return {name: ", ".join(scores) for name, scores in found.items()}

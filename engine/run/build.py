@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from warmstart.config import (
-    CfgNode,
-)
-from warmstart.data import (
-    build_train_loader,
-)
-from warmstart.solver import (
-    build_ema,
-    build_gradient_clipping,
-    build_lr_scheduler,
-    build_optimizer,
-)
+from warmstart.config import CfgNode
+from warmstart.data import build_train_loader
+from warmstart.solver import build_ema, build_gradient_clipping, build_lr_scheduler, build_optimizer
+from warmstart.tasks import build_task
 
 from ..distributed import comm
 from ..distributed.ddp import check_of, data_parallel, no_sync_of, with_synchronised_norms
@@ -21,7 +13,7 @@ from ..distributed.errors import in_turn
 from ..distributed.fsdp import is_sharded, shard, take_weights
 from ..loop.trainer import Trainer
 from ..runtime.device import prepare_torch
-from ..runtime.precision import build_scaler, compiled
+from ..runtime.precision import autocast_dtype, build_scaler, compiled
 from ..runtime.rng import seed_rank
 from .default_hooks import default_hooks
 from .init_from_data import build_for_ranks, init_from_data
@@ -43,13 +35,13 @@ def build_trainer(cfg: CfgNode, trust: bool = False, weights: bool = True) -> Tr
         ConfigError: the config is not one that can run.
     """
     cfg = resolve_config(cfg)
-    device = prepare_torch(cfg)
-    model = with_synchronised_norms(cfg, build_for_ranks(cfg, trust, weights))
+    device, task = prepare_torch(cfg), build_task(cfg)
+    model = with_synchronised_norms(cfg, build_for_ranks(cfg, trust, weights, task.extra_outputs))
     if not is_sharded(cfg):  # else the whole may not fit
         model = model.to(device)
-    loader = in_turn(lambda: build_train_loader(cfg, comm.rank(), comm.world_size()))
+    loader = in_turn(lambda: build_train_loader(cfg, task, comm.rank(), comm.world_size()))
     if weights and (comm.is_main() or not is_sharded(cfg)):
-        init_from_data(cfg, model, loader)
+        init_from_data(cfg, task, model, loader)
     whole = take_weights(model) if is_sharded(cfg) else {}
     ema = build_ema(cfg, model)
     if is_sharded(cfg):
@@ -65,7 +57,8 @@ def build_trainer(cfg: CfgNode, trust: bool = False, weights: bool = True) -> Tr
         optimizer,
         build_lr_scheduler(cfg, optimizer, iters_per_epoch(cfg)),
         loader,
-        default_hooks(cfg, model, loader, ema.model if ema is not None else None),
+        default_hooks(cfg, task, model, loader, ema.model if ema is not None else None),
+        task,
         max_iter=cfg.SOLVER.MAX_ITER,
         device=device,
         accum_steps=cfg.SOLVER.GRAD_ACCUM_STEPS,
@@ -74,6 +67,7 @@ def build_trainer(cfg: CfgNode, trust: bool = False, weights: bool = True) -> Tr
         nan_limit=cfg.SOLVER.NAN_LIMIT if cfg.SOLVER.NAN_POLICY == "skip" else 0,
         scaler=build_scaler(cfg, model),
         forward=compiled(forward, cfg.MODEL.COMPILE) if cfg.MODEL.COMPILE else forward,
+        autocast=autocast_dtype(cfg),
         no_sync=no_sync_of(model if parallel is None else parallel),
         check=check_of(cfg, parallel),
     )

@@ -6,15 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
-from warmstart.config import (
-    CfgNode,
-)
-from warmstart.data import (
-    TrainLoader,
-    build_test_loader,
-)
+from warmstart.config import CfgNode
+from warmstart.data import TrainLoader, build_test_loader
+from warmstart.tasks import Task
 
 from ..checkpoint.run_files import PROFILE, subfolders_of
 from ..distributed import comm
@@ -28,6 +25,7 @@ from ..hooks.plot_schedule import PictureHook
 from ..hooks.profiler import ProfilerHook
 from ..hooks.run_lock import FolderHook
 from ..loop.evaluate import evaluate
+from ..loop.forward import losses_of
 from ..loop.hook import HookBase
 from ..loop.trainer import Trainer
 from ..records.console import ConsoleWriter, memory_stats
@@ -35,7 +33,8 @@ from ..records.json_lines import JSONWriter
 from ..records.tensorboard import TensorBoardWriter
 from ..records.writers import Writer
 from ..runtime.device import get_device
-from .scores import build_score_hooks
+from ..runtime.precision import autocast_dtype
+from .scores import build_score_hooks, lr_metric, percent_scores
 
 _HOOKS: dict[str, Callable[[CfgNode], HookBase]] = {}
 
@@ -52,7 +51,7 @@ def register_hook(name: str, builder: Callable[[CfgNode], HookBase]) -> None:
 
 
 def default_hooks(
-    cfg: CfgNode, model: nn.Module, loader: TrainLoader, averaged: nn.Module | None = None
+    cfg: CfgNode, task: Task, model: nn.Module, loader: TrainLoader, averaged: nn.Module | None = None
 ) -> list[HookBase]:
     """Return the hooks of a run, in an order that has reasons.
 
@@ -73,6 +72,7 @@ def default_hooks(
 
     Args:
         cfg: resolved.
+        task: predicts and scores.
         model: the model that is trained.
         loader: training's.
         averaged: the moving average, evaluated beside it.
@@ -82,31 +82,36 @@ def default_hooks(
     writers: list[Writer] = []
     if comm.is_main():
         writers = [
-            ConsoleWriter(cfg.SOLVER.MAX_ITER, device),
+            ConsoleWriter(cfg.SOLVER.MAX_ITER, device, percent=percent_scores(task)),
             JSONWriter(output / "metrics.json"),
             TensorBoardWriter(output),
         ]
     constants = {"config": cfg.to_dict()}
-    loaders = build_test_loaders(cfg)
+    loaders, autocast = build_test_loaders(cfg, task), autocast_dtype(cfg)
 
     def scores(trainer: Trainer) -> dict[str, float]:
-        return evaluate_all(model, loaders, averaged, trainer.give_way, cfg.TEST.FLIP)
+        return evaluate_all(model, task, loaders, averaged, trainer.give_way, autocast)
 
     gauges = [lambda: memory_stats(device)] if cfg.MEMORY_STATS else []
-    metric_hooks = build_metric_hook(cfg)
+    metric_hooks = build_metric_hook(cfg, lr_metric(cfg, task))
     hooks: list[HookBase] = [FolderHook(output, subfolders_of(cfg))]
     if cfg.PROFILER.ITERS:
         hooks.append(ProfilerHook(cfg.PROFILER.START, cfg.PROFILER.ITERS, output / PROFILE))
     if cfg.TEST.PRECISE_BN.ENABLED:
         models = [model] if averaged is None else [model, averaged]
-        hooks.append(PreciseBNHook(cfg.TEST.EVAL_PERIOD, models, loader.batches, cfg.TEST.PRECISE_BN.NUM_ITER))
+        period, number = cfg.TEST.EVAL_PERIOD, cfg.TEST.PRECISE_BN.NUM_ITER
+
+        def run_of(each: nn.Module) -> Callable[[Any], object]:
+            return losses_of(each, task, autocast=autocast, device=device)
+
+        hooks.append(PreciseBNHook(period, models, loader.batches, number, run_of))
     return [
         *hooks,
         EvaluationHook(cfg.TEST.EVAL_PERIOD, scores),
         *(builder(cfg) for builder in _HOOKS.values()),
         PictureHook(output, writers),
         RecordHook(cfg.LOG_PERIOD, writers, gauges, at_once=bool(metric_hooks)),
-        *build_score_hooks(cfg, with_own=bool(_HOOKS)),
+        *build_score_hooks(cfg, task, with_own=bool(_HOOKS)),
         *metric_hooks,
         CheckpointHook(
             cfg.SOLVER.CHECKPOINT_PERIOD, output, constants, cfg.SOLVER.CHECKPOINT_KEEP, cfg.DISTRIBUTED.TIMEOUT
@@ -116,22 +121,24 @@ def default_hooks(
 
 def evaluate_all(
     model: nn.Module,
+    task: Task,
     loaders: Mapping[str, Iterable[Any]],
     averaged: nn.Module | None = None,
     between: Callable[[], object] | None = None,
-    flip: bool = False,
+    autocast: torch.dtype | None = None,
 ) -> dict[str, float]:
-    """Return the scores on every test set: {"digits_test/accuracy": 0.98, ...}.
+    """Return the scores on every test set by their names in a record: "NAME/score".
 
-    Those of the moving average, where there is one, stand beside them: "digits_test/ema/accuracy". On several
-    ranks buffers become those of rank 0, and the scores those of all loaders together; waits for all ranks.
+    Those of the moving average, if there is one, are called "NAME/ema/score". On several ranks buffers become
+    those of rank 0, and the scores those of all loaders together; waits for all ranks.
 
     Args:
         model: the model.
+        task: predicts and scores.
         loaders: one a test set, by its name.
         averaged: the moving average.
         between: called at the beginning and before each batch; what it raises ends the evaluation.
-        flip: TEST.FLIP.
+        autocast: what layers compute in where that is safe; None: the types of their weights.
     """
     if between is not None:  # also where a rank has no batch
         between()
@@ -143,15 +150,15 @@ def evaluate_all(
         f"{name}/{prefix}{score}": value
         for name, loader in loaders.items()
         for prefix, evaluated in models.items()
-        for score, value in evaluate(evaluated, loader, device, between, flip).items()
+        for score, value in evaluate(evaluated, task, loader, device, between, autocast).items()
     }
 
 
-def build_test_loaders(cfg: CfgNode) -> dict[str, Iterable[Any]]:
+def build_test_loaders(cfg: CfgNode, task: Task) -> dict[str, Iterable[Any]]:
     """Return a loader for each of DATASETS.TEST by its name; on several ranks of this one's part."""
 
     def build() -> dict[str, Iterable[Any]]:
         ranks = comm.rank(), comm.world_size()
-        return {name: build_test_loader(cfg, name, *ranks) for name in cfg.DATASETS.TEST}
+        return {name: build_test_loader(cfg, task, name, *ranks) for name in cfg.DATASETS.TEST}
 
     return in_turn(build)

@@ -6,31 +6,24 @@ import logging
 
 import torch
 
-from warmstart.config import (
-    CfgNode,
-)
-from warmstart.data import (
-    describe_loader,
-    input_shape,
-    train_info,
-)
-from warmstart.solver import (
-    describe_groups,
-    describe_plan,
-)
+from warmstart.config import CfgNode
+from warmstart.data import describe_loader, input_shape, train_info
+from warmstart.solver import describe_groups, describe_plan
+from warmstart.tasks import Task
 
 from ..distributed import comm
 from ..distributed.fsdp import is_sharded
 from ..loop.trainer import Trainer
 from ..records.console import score_lines
 from ..runtime.device import describe_profile
+from .scores import percent_scores
 
 logger = logging.getLogger(__name__)
 
 
-def log_scores(scores: dict[str, float]) -> None:
+def log_scores(scores: dict[str, float], task: Task) -> None:
     """Log one line a test set."""
-    for name, line in score_lines(scores).items():
+    for name, line in score_lines(scores, percent_scores(task)).items():
         logger.info("%s: %s", name, line)
 
 
@@ -49,15 +42,17 @@ def log_run(cfg: CfgNode, trainer: Trainer) -> None:
         images, times = cfg.SOLVER.IMS_PER_BATCH, f"{cfg.SOLVER.IMS_PER_BATCH / samples:.3g}"
         logger.warning(text, cfg.label("SOLVER.IMS_PER_BATCH"), f"{images:,}", f"{samples:,}", times, samples)
     logger.info(
-        "data: %s, %s images of %dx%dx%d, %d classes",
+        "data: %s, %s images of %dx%dx%d, %d %s",
         " + ".join(cfg.DATASETS.TRAIN),
         f"{samples:,}",
         channels,
         height,
         width,
         cfg.MODEL.NUM_CLASSES,
+        "classes" if train_info(cfg).num_classes else "outputs",
     )
-    logger.info("loader: %s", describe_loader(cfg))
+    assert trainer.task is not None
+    logger.info("loader: %s", describe_loader(cfg, trainer.task))
     logger.info("model: %s, %s parameters", cfg.MODEL.NAME, f"{parameters:,}")
     logger.info("plan: %s", describe_plan(cfg, samples))
     ranks = comm.world_size()

@@ -10,24 +10,28 @@ from torch import nn
 
 from warmstart.config import CfgNode, ConfigError
 from warmstart.data import build_train_loader
+from warmstart.tasks import Task
 
 from ..checkpoint.reader import PARTS
 from ..distributed import comm
 from ..distributed.errors import in_turn
 from ..distributed.fsdp import computing_device
+from ..loop.forward import losses_of
 from ..loop.precise_bn import norm_layers, update_from_training
+from ..runtime.precision import autocast_dtype
 from ..runtime.rng import restore_rng
 
 logger = logging.getLogger(__name__)
 
 
-def set_statistics(cfg: CfgNode, models: Sequence[nn.Module], content: Any) -> None:
+def set_statistics(cfg: CfgNode, task: Task, models: Sequence[nn.Module], content: Any) -> None:
     """Do for an evaluation of its own what TEST.PRECISE_BN does before one in training, bit for bit.
 
     Waits for all ranks.
 
     Args:
         cfg: resolved.
+        task: computes the losses, as in training.
         models: in training mode, with their weights.
         content: of the file that these are from: a checkpoint says which batches would have come next, and with
             which random numbers; for any other they are the first ones.
@@ -47,10 +51,11 @@ def set_statistics(cfg: CfgNode, models: Sequence[nn.Module], content: Any) -> N
             restore_rng(states, device, comm.rank(), comm.world_size())
     except (LookupError, TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError) as error:
         raise ConfigError(f"the checkpoint's random state is not one of ours: {error}") from None
-    loader = in_turn(lambda: build_train_loader(cfg, comm.rank(), comm.world_size()))
-    number = cfg.TEST.PRECISE_BN.NUM_ITER
+    loader = in_turn(lambda: build_train_loader(cfg, task, comm.rank(), comm.world_size()))
+    number, parts = cfg.TEST.PRECISE_BN.NUM_ITER, cfg.SOLVER.GRAD_ACCUM_STEPS
     for model in models:
-        update_from_training(model, loader.batches(iteration), number, cfg.SOLVER.GRAD_ACCUM_STEPS, device)
+        run = losses_of(model, task, autocast=autocast_dtype(cfg), device=device)
+        update_from_training(model, loader.batches(iteration), number, parts, device, run)
     loader.close()
     text = "TEST.PRECISE_BN: BatchNorm has the statistics of the %d training batches from iteration %d on"
     logger.info(text, number, iteration)

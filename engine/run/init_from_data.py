@@ -8,14 +8,14 @@ from pathlib import Path
 from torch import nn
 
 from warmstart.config import CfgNode
-from warmstart.data import TrainLoader, build_train_loader
+from warmstart.data import TrainLoader, build_train_loader, to_device
 from warmstart.modeling import InitsFromImages, WeightsFile, build_model, read_weights_file
+from warmstart.tasks import Task
 
 from ..checkpoint import sharded as shards
 from ..checkpoint.run_folder import BEST, FINAL, NUMBERED, checkpoint_number
 from ..distributed import comm
 from ..distributed.fsdp import is_sharded, without_weights
-from ..loop.batches import to_device
 from ..runtime.rng import preserved_rng
 from .scores import is_best_average
 
@@ -65,25 +65,28 @@ def read_weights(cfg: CfgNode, trust: bool = False) -> WeightsFile | None:
     return WeightsFile(path, content, entry)
 
 
-def build_for_ranks(cfg: CfgNode, trust: bool = False, weights: bool | WeightsFile = True) -> nn.Module:
+def build_for_ranks(
+    cfg: CfgNode, trust: bool = False, weights: bool | WeightsFile = True, extra_outputs: int = 0
+) -> nn.Module:
     """Return what `build_model` does; where it will be cut, only rank 0 has weights, and only if `weights`.
 
     Args:
         cfg: resolved.
         trust: whether code in the file that MODEL.WEIGHTS names may run.
         weights: whether MODEL.WEIGHTS is read; or what `read_weights` has returned.
+        extra_outputs: of the task.
     """
     if not is_sharded(cfg) or (weights and comm.is_main()):
         found = read_weights(cfg, trust) if weights is True else weights
-        return build_model(cfg, trust, found or False)
+        return build_model(cfg, trust, found or False, extra_outputs)
     try:
         with without_weights():
-            return build_model(cfg, weights=False)
+            return build_model(cfg, weights=False, extra_outputs=extra_outputs)
     except Exception:  # its builder computes with weights, or is wrong in any case
-        return build_model(cfg, weights=False)
+        return build_model(cfg, weights=False, extra_outputs=extra_outputs)
 
 
-def init_from_data(cfg: CfgNode, model: nn.Module, loader: TrainLoader) -> None:
+def init_from_data(cfg: CfgNode, task: Task, model: nn.Module, loader: TrainLoader) -> None:
     """Let a model set weights by the images it will be trained on, as `InitsFromImages` says.
 
     Nothing is done where the model has no such method, or where MODEL.WEIGHTS gives the weights. A resumed run
@@ -92,6 +95,7 @@ def init_from_data(cfg: CfgNode, model: nn.Module, loader: TrainLoader) -> None:
 
     Args:
         cfg: resolved.
+        task: makes samples and batches.
         model: on its device.
         loader: training's; a stream of its own is taken from it.
     """
@@ -99,6 +103,6 @@ def init_from_data(cfg: CfgNode, model: nn.Module, loader: TrainLoader) -> None:
         return
     device = next(model.parameters()).device
     if comm.world_size() > 1:  # whole batches: weights do not depend on the number of ranks
-        loader = build_train_loader(cfg)
+        loader = build_train_loader(cfg, task)
     with preserved_rng(device), closing(loader.batches()) as batches:
-        model.init_from_images(to_device(images, device) for images, _ in batches)
+        model.init_from_images(to_device(batch.images, device) for batch in batches)

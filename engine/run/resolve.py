@@ -22,15 +22,15 @@ from warmstart.data import (
     train_info,
 )
 from warmstart.modeling import check_images, check_model, parameter_bytes
-from warmstart.solver import PLATEAU, check_solver
+from warmstart.solver import check_solver
+from warmstart.tasks import Task, build_task, default_arguments
 
 from ..distributed import comm
 from ..distributed.ddp import check_parallel
-from ..hooks.metric_schedule import lr_metric
 from ..runtime.device import check_device
 from ..runtime.precision import check_precision
 from .init_from_data import weights_in
-from .scores import check_best
+from .scores import best_mode, check_best, check_metrics
 from .world_size_scaling import check_scaled, rounded, scale_between
 
 SMALL_IMAGE = 32  # pixels a side, up to which MODEL.STEM auto takes the small stem
@@ -66,23 +66,25 @@ def resolve_config(
     with gathering(problems):
         check_device(cfg)
     with gathering(problems):
-        check_data(cfg, ranks)
+        task = build_task(cfg)
+        check_data(cfg, task, ranks)
     if problems:
         raise ConfigError(problems)
     resolved = resolve_durations(cfg, iters_per_epoch(cfg))
     resolved.defrost()
     with gathering(problems):
-        _fill_model(resolved, train_info(cfg).num_classes)
-    resolved.DATALOADER["BACKEND"] = choose_backend(cfg)
+        _fill_model(resolved, task, train_info(cfg).num_classes)
+    resolved.DATALOADER["BACKEND"] = choose_backend(cfg, task)
     resolved.MODEL["WEIGHTS"] = weights_in(resolved.MODEL.WEIGHTS)
     with gathering(problems):
         check_model(resolved)
     with gathering(problems):
         check_solver(resolved, iters_per_epoch(cfg))
     with gathering(problems):
-        check_metrics(resolved)
+        check_metrics(resolved, task)
     with gathering(problems):
-        check_best(resolved)
+        check_best(resolved, task)
+    resolved.TEST.BEST["MODE"] = best_mode(resolved, task)
     with gathering(problems):
         if trains:
             check_accumulation(resolved, ranks, given)
@@ -95,7 +97,7 @@ def resolve_config(
         check_precision(resolved)
     if problems:
         raise ConfigError(problems)
-    _try_model(resolved, ranks, trains)
+    _try_model(resolved, task, ranks, trains)
     resolved.freeze()
     return resolved
 
@@ -108,22 +110,6 @@ def iters_per_epoch(cfg: CfgNode) -> Fraction:
     Fraction(1437, 16)
     """
     return Fraction(train_info(cfg).size, cfg.SOLVER.IMS_PER_BATCH)
-
-
-def check_metrics(cfg: CfgNode) -> None:
-    """Raise ConfigError where the schedule follows a metric that this run never has."""
-    solver, watched = cfg.SOLVER, []
-    if solver.LR_SCHEDULER_NAME == PLATEAU:
-        if not solver.LR_METRIC and not cfg.DATASETS.TEST:
-            raise ConfigError("SOLVER.LR_METRIC: there is no test set whose loss to watch; set it, as total_loss")
-        watched.append(("SOLVER.LR_METRIC", lr_metric(cfg)))
-    watched.append(("SOLVER.WARMUP_UNTIL.METRIC", solver.WARMUP_UNTIL.METRIC))
-    for key, name in watched:
-        if cfg.TEST.EVAL_PERIOD == 0 and name.startswith(tuple(f"{test}/" for test in cfg.DATASETS.TEST)):
-            raise ConfigError(
-                f"{cfg.label(key)}: {name} is only known after an evaluation; set TEST.EVAL_PERIOD, or watch "
-                "total_loss or train/error"
-            )
 
 
 def check_accumulation(cfg: CfgNode, ranks: int = 1, given: CfgNode | None = None) -> None:
@@ -182,12 +168,12 @@ def _nearest_batches(written: int, factor: Fraction, parts: int) -> Iterator[int
                 break
 
 
-def _try_model(cfg: CfgNode, ranks: int, trains: bool) -> None:
+def _try_model(cfg: CfgNode, task: Task, ranks: int, trains: bool) -> None:
     """Raise ConfigError where the model has no room in memory, or fails on what the transforms make of images."""
     needed, free = parameter_bytes(cfg) * (2 if trains else 1), free_memory()  # gradients are as large
     if needed > free:
         raise ConfigError(
-            f"{cfg.label('MODEL.NAME')}: {cfg.MODEL.NAME} with {cfg.MODEL.NUM_CLASSES:,} classes needs"
+            f"{cfg.label('MODEL.NAME')}: {cfg.MODEL.NAME} with {cfg.MODEL.NUM_CLASSES:,} outputs needs"
             f" {gigabytes(needed)} of memory for its weights{' and their gradients' if trains else ''}, and"
             f" {gigabytes(free)} are free; take a smaller one, see MODEL.ARGS and MODEL.NUM_CLASSES"
         )
@@ -204,7 +190,7 @@ def _try_model(cfg: CfgNode, ranks: int, trains: bool) -> None:
             check_images(cfg, tested_on, "INPUT.TRANSFORMS_TEST", min(cfg.TEST.IMS_PER_BATCH, 2))
 
 
-def _fill_model(cfg: CfgNode, num_classes: int) -> None:
+def _fill_model(cfg: CfgNode, task: Task, num_classes: int) -> None:
     """Fill in what follows from the data set; item access keeps the source of each value as it was."""
     model = cfg.MODEL
     channels, *sides = input_shape(cfg)
@@ -213,7 +199,9 @@ def _fill_model(cfg: CfgNode, num_classes: int) -> None:
             f"{cfg.label('MODEL.IN_CHANNELS')}: the training images have {channels} channels, not "
             f"{model.IN_CHANNELS}; use 0 to follow the data set"
         )
-    model["NUM_CLASSES"] = model.NUM_CLASSES or num_classes
+    model["NUM_CLASSES"] = model.NUM_CLASSES or task.num_outputs or num_classes
     model["IN_CHANNELS"] = channels
-    if model.STEM == "auto":
+    given = model.TASK_ARGS.to_dict()
+    model.TASK_ARGS.update(default_arguments(model.TASK) | dict(task.resolved_args) | given)
+    if model.STEM == "auto" and "MODEL.STEM" in task.reads:
         model["STEM"] = "small" if max(sides) <= SMALL_IMAGE else "standard"

@@ -7,31 +7,91 @@ from pathlib import Path
 from typing import Any
 
 from warmstart.config import CfgNode, ConfigError
+from warmstart.solver import PLATEAU
+from warmstart.tasks import Score, Task
 
 from ..checkpoint.run_folder import BEST
 from ..hooks.best_checkpoint import BestHook
 from ..hooks.early_stopping import EarlyStoppingHook
 from ..loop.hook import HookBase
-from ..loop.score_hook import _unknown_score
+from ..loop.score_hook import unknown_score
 from ..loop.trainer import OWN_STATE
 from ..runtime.states import read_state
 
 
-def score_names(cfg: CfgNode) -> list[str]:
-    """Return the scores that an evaluation of this run gives, by their names in a record.
-
-    Args:
-        cfg: resolved.
-
-    >>> from warmstart.config import get_cfg
-    >>> cfg = get_cfg()
-    >>> cfg.merge_from_list(["MODEL.NUM_CLASSES", 10])
-    >>> score_names(cfg)
-    ['digits_test/accuracy', 'digits_test/top5', 'digits_test/loss']
-    """
-    scores = ["accuracy", *(["top5"] if cfg.MODEL.NUM_CLASSES > 5 else []), "loss"]
+def run_scores(cfg: CfgNode, task: Task) -> dict[str, Score]:
+    """Return the scores that an evaluation of this run gives, by their names in a record: "NAME/score"."""
     models = ["", *(["ema/"] if cfg.SOLVER.EMA.ENABLED else [])]
-    return [f"{test}/{model}{score}" for test in cfg.DATASETS.TEST for model in models for score in scores]
+    return {
+        f"{test}/{model}{score.name}": score
+        for test in cfg.DATASETS.TEST
+        for model in models
+        for score in task.scores
+    }
+
+
+def percent_scores(task: Task) -> set[str]:
+    """Return the names of the task's scores that are shown in percent."""
+    return {score.name for score in task.scores if score.percent}
+
+
+def best_mode(cfg: CfgNode, task: Task) -> str:
+    """Return "max" or "min": TEST.BEST.MODE, or for auto what is better of the score that TEST.BEST.METRIC names.
+
+    A score of the user's own hook has no known direction; auto is max for it.
+    """
+    if cfg.TEST.BEST.MODE != "auto":
+        return str(cfg.TEST.BEST.MODE)
+    score = run_scores(cfg, task).get(cfg.TEST.BEST.METRIC)
+    return "max" if score is None or score.higher_is_better else "min"
+
+
+def lr_metric(cfg: CfgNode, task: Task) -> str:
+    """Return the name in a record that ReduceLROnPlateau watches: SOLVER.LR_METRIC.
+
+    Without it, the first score on the first test set that is better in the direction in which the schedule waits
+    for an improvement; "" if there is none.
+    """
+    if cfg.SOLVER.LR_METRIC:
+        return str(cfg.SOLVER.LR_METRIC)
+    higher = _plateau_mode(cfg) == "max"
+    names = (name for name, score in run_scores(cfg, task).items() if score.higher_is_better == higher)
+    return next(names, "")
+
+
+def check_metrics(cfg: CfgNode, task: Task) -> None:
+    """Raise ConfigError if the schedule follows a metric that this run never has, or in the wrong direction."""
+    solver, watched = cfg.SOLVER, [("SOLVER.WARMUP_UNTIL.METRIC", cfg.SOLVER.WARMUP_UNTIL.METRIC)]
+    scores = run_scores(cfg, task)
+    if solver.LR_SCHEDULER_NAME == PLATEAU:
+        metric, mode = lr_metric(cfg, task), _plateau_mode(cfg)
+        if not metric:
+            why = f"no score of MODEL.TASK {cfg.MODEL.TASK} is better when " + (
+                "higher" if mode == "max" else "lower"
+            )
+            why = why if cfg.DATASETS.TEST else "there is no test set with a score to watch"
+            raise ConfigError(f"SOLVER.LR_METRIC: {why}; set it, as total_loss, or SOLVER.LR_SCHEDULER_ARGS.mode")
+        watched.insert(0, ("SOLVER.LR_METRIC", metric))
+        if metric in scores and scores[metric].higher_is_better != (mode == "max"):
+            better, needed = ("higher", "max") if mode == "min" else ("lower", "min")
+            raise ConfigError(
+                f"{cfg.label('SOLVER.LR_METRIC')}: {metric} is better when {better}, and with mode {mode} the"
+                f" schedule waits for the opposite; set SOLVER.LR_SCHEDULER_ARGS.mode {needed}"
+            )
+    for key, name in watched:
+        if not name.startswith(tuple(f"{test}/" for test in cfg.DATASETS.TEST)):
+            continue
+        if name not in scores:
+            raise unknown_score(cfg.label(key), name, scores)
+        if cfg.TEST.EVAL_PERIOD == 0:
+            raise ConfigError(
+                f"{cfg.label(key)}: {name} is only known after an evaluation; set TEST.EVAL_PERIOD, or watch a"
+                " loss or a metric of training, such as total_loss"
+            )
+
+
+def _plateau_mode(cfg: CfgNode) -> str:
+    return str(cfg.SOLVER.LR_SCHEDULER_ARGS.get("mode", "min"))
 
 
 def is_best_average(path: Path, content: Any) -> bool:
@@ -49,26 +109,30 @@ def is_best_average(path: Path, content: Any) -> bool:
         return False
 
 
-def check_best(cfg: CfgNode) -> None:
-    """Raise ConfigError where TEST.BEST and TEST.EARLY_STOPPING contradict themselves or each other."""
+def check_best(cfg: CfgNode, task: Task) -> None:
+    """Raise ConfigError where TEST.BEST and TEST.EARLY_STOPPING contradict themselves, each other or the score."""
     best, metric, stopping = cfg.TEST.BEST, cfg.TEST.BEST.METRIC, cfg.TEST.EARLY_STOPPING
-    if best.MODE == "max" and metric in score_names(cfg) and metric.endswith("/loss"):
+    scores = run_scores(cfg, task)
+    if metric in scores and best.MODE != "auto" and scores[metric].higher_is_better != (best.MODE == "max"):
+        extreme = "highest" if best.MODE == "max" else "lowest"
         raise ConfigError(
-            f"{cfg.label('TEST.BEST.MODE')}: max would keep the checkpoint of the highest {metric}; set it to min"
+            f"{cfg.label('TEST.BEST.MODE')}: {best.MODE} would keep the checkpoint of the {extreme} {metric};"
+            " set it to auto"
         )
     label = cfg.label("TEST.EARLY_STOPPING.PATIENCE")
     if stopping.PATIENCE and not metric:
-        example = (score_names(cfg) or ["digits_test/accuracy"])[0]
+        example = next(iter(scores), "NAME/SCORE")
         raise ConfigError(f"{label}: there is no score to watch; set TEST.BEST.METRIC, such as {example}")
     if stopping.PATIENCE and cfg.TEST.EVAL_PERIOD == 0:
         raise ConfigError(f"{label}: the run is evaluated only when it ends; set TEST.EVAL_PERIOD")
 
 
-def build_score_hooks(cfg: CfgNode, with_own: bool = False) -> list[HookBase]:
+def build_score_hooks(cfg: CfgNode, task: Task, with_own: bool = False) -> list[HookBase]:
     """Return the hooks that TEST.BEST and TEST.EARLY_STOPPING ask for.
 
     Args:
         cfg: resolved.
+        task: whose scores these are.
         with_own: whether hooks of the user's run, which may give scores of other names than ours.
 
     Raises:
@@ -77,8 +141,9 @@ def build_score_hooks(cfg: CfgNode, with_own: bool = False) -> list[HookBase]:
     best, period = cfg.TEST.BEST, cfg.TEST.EVAL_PERIOD
     if not best.METRIC:
         return []
-    if not with_own and best.METRIC not in score_names(cfg):
-        raise _unknown_score(cfg.label("TEST.BEST.METRIC"), best.METRIC, score_names(cfg))
+    scores = run_scores(cfg, task)
+    if not with_own and best.METRIC not in scores:
+        raise unknown_score(cfg.label("TEST.BEST.METRIC"), best.METRIC, scores)
     stopping = build_early_stopping(cfg)
     return [
         BestHook(period, best.METRIC, best.MODE, cfg.OUTPUT_DIR),

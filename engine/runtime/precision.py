@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,12 @@ class LossScaler(torch.amp.GradScaler):
         # torch's schedules warn where the first update was skipped, as if someone had forgotten it.
         optimizer._opt_called = True  # type: ignore[attr-defined]
         return result
+
+
+def autocast_dtype(cfg: CfgNode) -> torch.dtype | None:
+    """Return what layers compute in where that is safe, in training and evaluation; None: the types of weights."""
+    amp = cfg.SOLVER.AMP
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}[amp.PRECISION] if amp.ENABLED else None
 
 
 def build_scaler(cfg: CfgNode, model: nn.Module) -> LossScaler | None:
@@ -130,7 +136,7 @@ def _missing_for_compiling(device: torch.device) -> str:
     return "" if shutil.which(compiler) else f"a C++ compiler, and there is no {compiler} (or what CXX names) here"
 
 
-def compiled(model: nn.Module, mode: str) -> Callable[..., dict[str, Tensor]]:
+def compiled(model: nn.Module, mode: str) -> Callable[..., Any]:
     """Return a function that does what the model does in training, compiled by torch when it is first called.
 
     The model itself stays as it is: so do names in checkpoints and what evaluates it. Batches of each shape are
@@ -144,9 +150,10 @@ def compiled(model: nn.Module, mode: str) -> Callable[..., dict[str, Tensor]]:
     if mode not in GRAPHS or next(model.parameters()).device.type != "cuda":
         return run
 
-    def replay(*batch: Any) -> dict[str, Tensor]:
+    def replay(*args: Any, **kwargs: Any) -> Any:
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-        # The next replay writes into the same memory, and losses are read later.
-        return {name: value.clone() for name, value in run(*batch).items()}
+        output = run(*args, **kwargs)
+        # The next replay writes into the same memory, and losses are read later; all else is used before it.
+        return {k: v.clone() for k, v in output.items()} if isinstance(output, Mapping) else output
 
     return replay

@@ -17,12 +17,7 @@ from warmstart.data import (
     ResidentEvalLoader,
     ResidentTrainLoader,
     WorkerTrainLoader,
-    build_test_loader,
-    build_train_loader,
-    check_data,
-    choose_backend,
     dataset_info,
-    describe_loader,
     describe_workers,
     device_of,
     input_shape,
@@ -33,6 +28,8 @@ from warmstart.data import (
 )
 from warmstart.data.datasets.arrays import ArrayDataset
 from warmstart.engine import resolve_config
+
+from ..built import build_test_loader, build_train_loader, check_data, choose_backend, describe_loader
 
 Configured = Callable[..., CfgNode]
 
@@ -52,7 +49,7 @@ def test_the_default_config_trains_on_normalised_digits(configured: Configured) 
 
 def test_batches_have_the_configured_sizes(configured: Configured) -> None:
     cfg = configured("SOLVER.IMS_PER_BATCH", 7, "TEST.IMS_PER_BATCH", 350)
-    assert next(iter(build_train_loader(cfg)))[0].shape == (7, 1, 8, 8)
+    assert next(iter(build_train_loader(cfg))).images.shape == (7, 1, 8, 8)
     assert [len(labels) for _, labels in build_test_loader(cfg, "digits_test")] == [350, 10]
 
 
@@ -360,7 +357,7 @@ def test_a_users_arrays_train_and_test(configured: Configured, tmp_path: Path) -
     train, test = (f"npz:{tmp_path / part}.npz" for part in ("train", "test"))
     cfg = configured("DATASETS.TRAIN", train, "DATASETS.TEST", test)
     check_data(cfg)
-    assert next(iter(build_train_loader(cfg)))[0].shape == (16, 3, 12, 10)
+    assert next(iter(build_train_loader(cfg))).images.shape == (16, 3, 12, 10)
     assert [labels.tolist() for _, labels in build_test_loader(cfg, test)] == [[0, 1, 2, 3] * 3]
 
 

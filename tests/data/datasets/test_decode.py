@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 
 from warmstart.config import CfgNode
-from warmstart.data import build_train_loader
 from warmstart.data.datasets.decode import UnreadableImageError, read_image
+
+from ...built import build_train_loader
 
 WORKER = ("DATALOADER.BACKEND", "worker", "DATALOADER.NUM_WORKERS", 0, "SOLVER.IMS_PER_BATCH", 2)
 
@@ -175,10 +176,10 @@ def test_random_numbers_drawn_on_the_device_are_keyed(tmp_path: Path) -> None:
     samples = KeyedSamples(OnDevice(), noise, seed=0, num_classes=1, name="x", on_cuda=True)
     loader = WorkerTrainLoader(WorkerLoader(samples, num_workers=0, pin_memory=False), seed=0, batch_size=2)
     before = torch.cuda.get_rng_state()
-    first, second = (next(loader.batches(start))[0] for start in (3, 3))
+    first, second = (next(loader.batches(start)).images for start in (3, 3))
     assert first.is_cuda
     assert torch.equal(first, second)
-    assert not torch.equal(first, next(loader.batches(4))[0])
+    assert not torch.equal(first, next(loader.batches(4)).images)
     assert torch.equal(torch.cuda.get_rng_state(), before)
 
 

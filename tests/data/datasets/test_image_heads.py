@@ -14,9 +14,11 @@ import pytest
 from PIL import Image
 
 from warmstart.config import CfgNode, ConfigError
-from warmstart.data import check_data, dataset_info, register_dataset
+from warmstart.data import dataset_info, register_dataset
 from warmstart.data.datasets import registry as datasets
 from warmstart.data.datasets.image_heads import extremes, head_size, head_sizes
+
+from ...built import check_data
 
 Configured = Callable[..., CfgNode]
 

@@ -15,10 +15,12 @@ from PIL import Image
 from torch import Tensor
 
 from warmstart.config import CfgNode, ConfigError
-from warmstart.data import build_dataset, build_test_loader, build_train_loader, dataset_info
+from warmstart.data import build_dataset, dataset_info
 from warmstart.data.loaders.keyed_dataset import KeyedSamples
 from warmstart.data.loaders.worker import EvalLoader, WorkerLoader, WorkerTrainLoader
 from warmstart.data.transforms.image import ImageTransform
+
+from ...built import build_test_loader, build_train_loader
 
 GREY = ImageTransform([], [0.0], [1 / 255])  # a pixel's value, as it lies in the file
 
@@ -222,5 +224,5 @@ def test_the_key_decides(configured: Callable[..., CfgNode], tmp_path: Path) -> 
     with pytest.raises(ConfigError, match=r"3.png\) cannot be read"):
         next(iter(build_train_loader(configured(*words))))
     cfg = configured(*words, "DATALOADER.UNREADABLE", "skip")
-    assert len(next(iter(build_train_loader(cfg)))[1]) == 10
+    assert len(next(iter(build_train_loader(cfg))).targets) == 10
     assert [len(labels) for _, labels in build_test_loader(cfg, name)] == [9]

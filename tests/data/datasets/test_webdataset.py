@@ -22,18 +22,13 @@ import torch
 from PIL import Image
 
 from warmstart.config import CfgNode, ConfigError, get_cfg
-from warmstart.data import (
-    DatasetInfo,
-    build_dataset,
-    build_test_loader,
-    build_train_loader,
-    dataset_info,
-    describe_loader,
-)
+from warmstart.data import DatasetInfo, build_dataset, dataset_info
 from warmstart.data.datasets import registry as datasets
 from warmstart.data.datasets import shard_urls as shard_paths
 from warmstart.data.datasets import webdataset as shards
 from warmstart.tools.train_net import main
+
+from ...built import build_test_loader, build_train_loader, describe_loader
 
 COUNTS = (5, 1, 0, 8)  # samples of the shards
 

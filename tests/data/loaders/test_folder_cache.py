@@ -22,11 +22,12 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from warmstart.config import CfgNode, ConfigError
-from warmstart.data import build_test_loader, build_train_loader, check_data, choose_backend, describe_loader
 from warmstart.data.datasets.cache_dir import cache_folder
 from warmstart.data.loaders import crop_store as store
 from warmstart.data.loaders import folder_cache as cached
 from warmstart.data.loaders.folder_cache import FolderImages
+
+from ...built import build_test_loader, build_train_loader, check_data, choose_backend, describe_loader
 
 Configured = Callable[..., CfgNode]
 
@@ -110,7 +111,7 @@ def test_a_folder_joined_with_an_array_is_one_set(equal: Path, tmp_path: Path, f
     assert ((images[order >= 12] * 255).round() == 200).all()
     worker = cfg.clone()
     worker.merge_from_list(["DATALOADER.BACKEND", "worker"])
-    assert torch.equal((next(build_train_loader(worker).batches())[0] * 255).round(), (images * 255).round())
+    assert torch.equal((next(build_train_loader(worker).batches()).images * 255).round(), (images * 255).round())
 
 
 def test_a_folder_is_read_once_and_mapped_then(equal: Path, tmp_path: Path) -> None:
@@ -356,4 +357,4 @@ def test_sets_of_other_sizes_are_refused_unless_a_transform_makes_them_equal(
     ):
         build_train_loader(configured(*keys))
     resized = configured(*keys, "INPUT.TRANSFORMS_TRAIN", "[{Resize: {size: [5, 5]}}]")
-    assert next(build_train_loader(resized).batches())[0].shape == (16, 1, 5, 5)
+    assert next(build_train_loader(resized).batches()).images.shape == (16, 1, 5, 5)

@@ -17,11 +17,13 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from warmstart.config import CfgNode, ConfigError
-from warmstart.data import DatasetInfo, TrainLoader, build_train_loader, register_dataset, register_transform
+from warmstart.data import DatasetInfo, TrainLoader, register_dataset, register_transform
 from warmstart.data.datasets.arrays import ArrayDataset
 from warmstart.data.loaders.worker import KeyedSamples, WorkerLoader, WorkerTrainLoader
 from warmstart.data.seeds import random_numbers_kept, sample_key, seed_random_numbers
 from warmstart.data.transforms.image import ImageTransform, _torchvision, build_transform
+
+from ...built import build_train_loader
 
 Configured = Callable[..., CfgNode]
 Bytes = list[tuple[bytes, list[int]]]

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from warmstart.config import CfgNode, ConfigError
-from warmstart.data import build_train_loader, check_data, register_transform
+from warmstart.data import register_transform
+
+from ...built import build_train_loader, check_data
 
 Configured = Callable[..., CfgNode]
 BOTH = "[{MixUp: {alpha: 0.4}}, CutMix]"

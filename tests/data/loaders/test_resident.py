@@ -14,12 +14,14 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from warmstart.config import CfgNode, ConfigError, get_cfg
-from warmstart.data import ResidentSamples, ResidentTrainLoader, build_test_loader, build_train_loader, check_data
+from warmstart.data import ResidentSamples, ResidentTrainLoader
 from warmstart.data.datasets.arrays import ArrayDataset, as_tensors
 from warmstart.data.memory import require_memory
 from warmstart.data.transforms.batched import NoBatchedForm, batched_form
 from warmstart.engine import load_checkpoint
 from warmstart.tools import train_net
+
+from ...built import build_test_loader, build_train_loader, check_data
 
 VALUES = ((0.1, 0.2, 0.3), (0.5, 0.25, 2.0))
 NONE, ONE = torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
@@ -227,7 +229,7 @@ def test_order_and_labels_are_those_of_the_worker_loader_and_without_random_tran
 def test_two_passes_never_repeat_an_augmentation_and_other_seeds_give_others() -> None:
     def augmented(seed: int, start: int) -> Tensor:
         cfg = configured(*AUGMENTED, "SEED", seed, "SOLVER.IMS_PER_BATCH", 1437)
-        return next(build_train_loader(cfg).batches(start))[0]
+        return next(build_train_loader(cfg).batches(start)).images
 
     first, second, other = augmented(0, 0), augmented(0, 1), augmented(1, 0)
     order = [build_train_loader(configured("SOLVER.IMS_PER_BATCH", 1437)).sample_indices(k) for k in (0, 1)]

@@ -196,7 +196,7 @@ def test_the_indices_of_a_batch_are_told_without_reading_it(
     loader = train(dataset=dataset)
     indices = loader.sample_indices(iteration)
     assert dataset.touched == []
-    assert indices == next(loader.batches(iteration))[1].tolist()  # each sample's label is its index
+    assert indices == next(loader.batches(iteration)).targets.tolist()  # each sample's label is its index
 
 
 @pytest.mark.need("E6")
@@ -358,5 +358,5 @@ def test_pinned_batches_hold_the_same_bytes(tmp_path: Path) -> None:
         plain = WorkerLoader(samples(), num_workers=0, pin_memory=False)
         assert images.is_pinned()
         assert labels.is_pinned()
-        assert torch.equal(images, next(WorkerTrainLoader(plain, seed=0, batch_size=4).batches())[0])
+        assert torch.equal(images, next(WorkerTrainLoader(plain, seed=0, batch_size=4).batches()).images)
         loader.close()

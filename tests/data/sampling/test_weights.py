@@ -14,9 +14,11 @@ from PIL import Image, ImageFile
 from torch.utils.data import ConcatDataset, Subset
 
 from warmstart.config import CfgNode, ConfigError
-from warmstart.data import DatasetInfo, build_test_loader, build_train_loader, check_data, register_dataset
+from warmstart.data import DatasetInfo, register_dataset
 from warmstart.data.datasets.arrays import ArrayDataset
 from warmstart.data.sampling.weights import aspect_groups, class_repeats, labels_of, repeat_factors
+
+from ...built import build_test_loader, build_train_loader, check_data
 
 Configured = Callable[..., CfgNode]
 REPEAT = ("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler")

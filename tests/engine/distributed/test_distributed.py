@@ -17,7 +17,6 @@ import torch
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from warmstart.config import CfgNode, ConfigError, get_cfg
-from warmstart.data import build_train_loader
 from warmstart.engine import (
     HookBase,
     Trainer,
@@ -38,6 +37,7 @@ from warmstart.engine.run.default_hooks import _HOOKS
 from warmstart.modeling import build_model
 from warmstart.tools import train_net
 
+from ...built import build_train_loader
 from ..dying import assert_same_bits
 from ..ranks import Ended, Ranks, trained
 

@@ -15,7 +15,6 @@ import torch
 from torch.nn import functional as F
 
 from warmstart.config import CfgNode, ConfigError, get_cfg
-from warmstart.data import build_test_loader
 from warmstart.engine import (
     BestHook,
     EvaluationHook,
@@ -37,6 +36,7 @@ from warmstart.engine.runtime import files
 from warmstart.modeling import build_model
 from warmstart.tools import train_net
 
+from ...built import build_test_loader
 from ..dying import assert_same_bits, killed_after
 
 ACCURACY, LOSS = "digits_test/accuracy", "digits_test/loss"

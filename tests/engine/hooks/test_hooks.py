@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from warmstart.config import CfgNode, ConfigError
-from warmstart.data import build_train_loader
 from warmstart.engine import (
     HookBase,
     JSONWriter,
@@ -25,6 +24,7 @@ from warmstart.engine import (
 )
 from warmstart.engine.loop.precise_bn import norm_layers, update_statistics
 
+from ...built import build_train_loader
 from ..faults import FullDisk
 
 Tiny = Callable[..., CfgNode]

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from warmstart.config import CfgNode, ConfigError
-from warmstart.data import build_train_loader
 from warmstart.engine import build_trainer, init_from_data, load_checkpoint, resolve_config, rng_state
 from warmstart.modeling import catalog, register_model
 from warmstart.tools import find_lr, train_net
+
+from ...built import build_train_loader
 
 Tiny = Callable[..., CfgNode]
 

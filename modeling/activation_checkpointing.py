@@ -1,4 +1,4 @@
-"""Activations that are not kept for the backward pass, but computed again: memory for time."""
+"""Activation checkpointing: activations are recomputed in the backward pass instead of stored."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from torch.utils.checkpoint import checkpoint
 
 
 def checkpoint_activations(model: nn.Module, patterns: Sequence[str]) -> list[str]:
-    """Let modules keep only their inputs in training; return their names. Losses and gradients stay the same bits.
+    """Let modules store only their inputs in training; return their names. Losses and gradients keep their bits.
 
-    A module inside of one that matches is part of it.
+    A module inside one that matches is part of it. Each chosen module gets a `forward` of its own, an attribute
+    that calls the one of its class; so names, classes and hooks stay as they are, and copies recompute themselves.
 
     Args:
-        model: is changed; modules stay the objects that they were.
+        model: is changed.
         patterns: regular expressions, found anywhere in a module's full name.
 
     Raises:
-        ValueError: a pattern that matches no module.
+        ValueError: a pattern matches no module, or one whose `forward` is not the one of its class.
 
     >>> model = nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), nn.Linear(4, 1))
     >>> checkpoint_activations(model, ["^0"])
@@ -40,19 +41,19 @@ def checkpoint_activations(model: nn.Module, patterns: Sequence[str]) -> list[st
     for name, module in modules.items():  # a module comes before those inside of it
         inside = chosen and name.startswith(f"{chosen[-1]}.")
         if not inside and any(re.search(pattern, name) for pattern in patterns):
+            if "forward" in vars(module):
+                raise ValueError(f"{name} sets `forward` on the instance, which hides the one of its class")
             chosen.append(name)
-            base: Any = type(module)  # mypy takes a class for unhashable where its instances are
-            module.__class__ = _checkpointed_class(base)
+            module.forward = functools.partial(_recomputed, module)  # copies and pickles with its module
     return chosen
 
 
-class _Checkpointed:
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        forward = super().forward  # type: ignore[misc]
-        if not (self.training and torch.is_grad_enabled()):
-            return forward(*args, **kwargs)
-        contexts = functools.partial(_contexts, self)
-        return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+def _recomputed(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
+    forward = functools.partial(type(module).forward, module)
+    if not (module.training and torch.is_grad_enabled()):
+        return forward(*args, **kwargs)
+    contexts = functools.partial(_contexts, module)
+    return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
 
 
 def _contexts(module: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
@@ -78,10 +79,3 @@ def _swapped(buffers: list[tuple[nn.Module, str, torch.Tensor]]) -> Iterator[Non
     finally:
         for owner, name, buffer in present:
             setattr(owner, name, buffer)
-
-
-# Cached: two modules of one class stay two modules of one class. A class of its own, as for classifiers, since
-# copies of a module keep it; a function that is set as `forward` would still belong to the one it was made for.
-@functools.cache
-def _checkpointed_class(base: Any) -> Any:
-    return type(base.__name__, (_Checkpointed, base), {"__doc__": base.__doc__})

@@ -1,0 +1,36 @@
+"""What training passes to a model's forward."""
+
+from __future__ import annotations
+
+import inspect
+
+from torch import nn
+
+from warmstart.config import ConfigError
+
+_OTHERS_NAMES = ("target", "label", "labels")  # of what is called `targets` here
+
+
+def takes_targets(model: nn.Module) -> bool:
+    """Return whether a model's forward has a parameter named `targets`.
+
+    Such a model is called as `model(images, targets=targets)` in training, and with None in evaluation mode.
+
+    Raises:
+        ConfigError: forward needs more than images and `targets`, or has another name for these.
+
+    >>> takes_targets(nn.Linear(4, 2))
+    False
+    """
+    name, parameters = type(model).__name__, [*inspect.signature(model.forward).parameters.values()]
+    spread = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    named = [each for each in parameters if each.kind not in spread]
+    for each in named:
+        if each is parameters[0] or each.name == "targets":
+            continue
+        if each.name in _OTHERS_NAMES or each.default is each.empty:
+            raise ConfigError(
+                f"MODEL.NAME: forward of {name} has a parameter {each.name!r}, but only images and `targets` are"
+                " passed to it; rename it to `targets` if these are meant, else give it a default"
+            )
+    return any(each.name == "targets" for each in named)

@@ -1,0 +1,81 @@
+"""Builds the task that a config names."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from warmstart.config import CfgNode, ConfigError, call, check_arguments, gathering, get_cfg, unknown_name
+from warmstart.data import num_outputs, train_info
+
+from .registry import task_class, task_names
+from .task import Task
+
+#: Keys that only some tasks read, by what Task attribute `reads` calls them.
+_NOT_COMMON = ("MODEL.STEM", "INPUT.MEAN", "INPUT.STD")
+
+
+def build_task(cfg: CfgNode) -> Task:
+    """Return the task that MODEL.TASK names, for the training set of a config.
+
+    Reads MODEL.TASK, MODEL.TASK_ARGS and what `train_info` reads.
+
+    Raises:
+        ConfigError: an unknown name, arguments that it does not take, values that it refuses, a training set that
+            is none for it, or a key that it does not read.
+
+    >>> task = build_task(get_cfg())
+    >>> type(task).__name__, [score.name for score in task.scores]
+    ('Classification', ['accuracy', 'top5', 'loss'])
+    """
+    name, label = cfg.MODEL.TASK, "MODEL.TASK_ARGS"
+    cls = task_class(name)
+    if cls is None:
+        raise unknown_name(cfg.label("MODEL.TASK"), "task", name, task_names())
+    problems: list[str] = []
+    with gathering(problems):
+        check_arguments(label, name, cls, cfg.MODEL.TASK_ARGS, given=("info",))
+    train = train_info(cfg)
+    with gathering(problems):
+        info = replace(train, num_classes=num_outputs(cfg, train))
+    if problems:
+        raise ConfigError(problems)
+    task: Task = call(label, name, cls, info, **cfg.MODEL.TASK_ARGS.to_dict())
+    _check_read(cfg, task)
+    return task
+
+
+def _check_read(cfg: CfgNode, task: Task) -> None:
+    """Raise ConfigError for keys that are set and that the task does not read."""
+    read = {*task.reads, *(("INPUT.MEAN", "INPUT.STD") if task.normalise else ())}
+    given, defaults = cfg.flatten(), get_cfg().flatten()
+    problems = [
+        f"{cfg.label(key)}: MODEL.TASK {cfg.MODEL.TASK} does not read it; leave it out"
+        for key in _NOT_COMMON
+        if key not in read and given[key] != defaults[key]
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def default_arguments(name: str) -> dict[str, Any]:
+    """Return the arguments of the task `name` at their defaults; {} if there is no such task.
+
+    >>> default_arguments("classification")
+    {'label_smoothing': 0.0, 'flip': False}
+    """
+    cls = task_class(name)
+    parameters: Mapping[str, inspect.Parameter] = {} if cls is None else inspect.signature(cls).parameters
+    return {
+        each.name: each.default
+        for each in parameters.values()
+        if each.default is not each.empty and each.name != "info"
+    }
+
+
+def evaluation_arguments(name: str) -> tuple[str, ...]:
+    """Return the names of the task's arguments that change evaluations alone."""
+    cls = task_class(name)
+    return () if cls is None else tuple(cls.evaluation_args)

@@ -1,0 +1,190 @@
+"""Image classification: one class for each image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from warmstart.config import ConfigError
+from warmstart.data import Batch, DatasetInfo, Sample, checked_label
+
+from .task import Forward, Score, Task, require_classes
+
+# Weights of the auxiliary classifiers' losses, by the names torchvision gives their outputs. GoogLeNet's
+# two: Szegedy et al. 2014, arXiv:1409.4842, section 5. Inception v3's one: the authors' own code
+# (TF-Slim); the paper, arXiv:1512.00567, gives no number.
+AUX_WEIGHTS = {"aux_logits1": 0.3, "aux_logits2": 0.3, "aux_logits": 0.4}
+
+
+class Classification(Task):
+    """The model returns logits (N, num_classes); targets are class indices (N,).
+
+    Trains on the mean cross-entropy, `loss_cls`, and on one weighted loss for each auxiliary classifier,
+    `loss_aux1` and `loss_aux2`, or `loss_aux`; records `train/error`, the share of images whose highest logit is
+    not the target (of mixed ones, the class with the largest share). Scores: `accuracy` and, with more than five
+    classes, `top5`, the share of labels that are the highest and among the five highest logits; `loss`, the mean
+    cross-entropy, never smoothed.
+
+    Args:
+        info: of the training set.
+        label_smoothing: s, at least 0 and below 1. Each training target t becomes (1 - s) t + s / num_classes:
+            Szegedy et al. 2015, arXiv:1512.00567, section 7. 0.1 and 0.2 are usual.
+        flip: whether predictions are the mean of the logits of an image and of its mirror image, left for right:
+            twice the work.
+
+    Raises:
+        ConfigError: the number of classes is not known, or `label_smoothing` is out of range.
+
+    >>> task = Classification(DatasetInfo(size=100, num_classes=3, channels=1, image_size=(8, 8)))
+    >>> logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
+    >>> losses = task.losses(lambda images: logits, Batch(torch.zeros(2, 1, 8, 8), torch.tensor([0, 2])))
+    >>> {name: round(value.item(), 4) for name, value in losses.items()}
+    {'loss_cls': 1.2395, 'train/error': 0.5}
+    """
+
+    mixes = True
+    reads = ("MODEL.STEM",)
+    evaluation_args = ("flip",)
+
+    def __init__(self, info: DatasetInfo, *, label_smoothing: float = 0.0, flip: bool = False) -> None:
+        self.num_classes = require_classes(info)
+        if not 0 <= label_smoothing < 1:
+            raise ConfigError(
+                "MODEL.TASK_ARGS.label_smoothing: expected a number of at least 0 and below 1; got"
+                f" {label_smoothing:g} (for example: MODEL.TASK_ARGS.label_smoothing 0.1)"
+            )
+        self.label_smoothing, self.flip = label_smoothing, flip
+        self.scores = [
+            Score("accuracy", percent=True),
+            *([Score("top5", percent=True)] if self.num_classes > 5 else []),
+            Score("loss", higher_is_better=False),
+        ]
+
+    def sample(self, image: Tensor, target: Any) -> Sample:
+        """Return the image and its label."""
+        return {"image": image, "label": target}
+
+    def check(self, sample: Sample, where: str) -> None:
+        """Refuse a label that is no whole number from 0 to num_classes - 1."""
+        sample["label"] = checked_label(sample["label"], self.num_classes, where)
+
+    def resident_targets(self, targets: Tensor, name: str) -> Tensor:
+        """Return the labels (N,), int64."""
+        outside = (targets < 0) | (targets >= self.num_classes)
+        for index in outside.nonzero()[:1].flatten().tolist():
+            checked_label(targets[index].item(), self.num_classes, f"{name}: sample {index}")
+        return targets
+
+    def losses(self, forward: Forward, batch: Batch) -> dict[str, Tensor]:
+        """Return the cross-entropy of each classifier, and the error."""
+        outputs, targets = _outputs(forward(batch.images)), batch.targets
+        losses = {"loss_cls": self._cross_entropy(outputs["logits"], targets)}
+        for name, weight in AUX_WEIGHTS.items():
+            if name in outputs:
+                loss = self._cross_entropy(outputs[name], targets)
+                losses[name.replace("aux_logits", "loss_aux")] = weight * loss
+        return losses | {"train/error": _error(outputs["logits"], targets)}
+
+    def own_losses(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the model's losses, which cannot be smoothed."""
+        if self.label_smoothing:
+            raise ConfigError(
+                f"MODEL.TASK_ARGS.label_smoothing: is {self.label_smoothing:g}, and the model computes its own"
+                " losses, which it does not change; set it to 0, and smooth the targets in the model"
+            )
+        return losses
+
+    def predict(self, forward: Forward, images: Tensor) -> Tensor:
+        """Return logits (N, num_classes), float32."""
+        logits = _require_logits(forward(images)).float()
+        return (logits + forward(images.flip(-1)).float()) / 2 if self.flip else logits
+
+    def evaluator(self) -> _Scores:
+        """Return what counts hits and sums the cross-entropy."""
+        return _Scores()
+
+    def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
+        # In float32 also where the model runs in half precision; float() returns a float32 tensor as it is.
+        return F.cross_entropy(logits.float(), targets, label_smoothing=self.label_smoothing)
+
+
+class _Scores:
+    """Accuracy and top-5 accuracy by torchmetrics, and the mean cross-entropy."""
+
+    def __init__(self) -> None:
+        self._metrics: Any = None
+        # Not torchmetrics' mean: it waits for the device at each batch to look for NaN, and leaves NaN out.
+        self._loss: Tensor | float = 0.0
+        self._samples = 0
+
+    def update(self, predictions: Tensor, targets: Tensor) -> None:
+        """Take logits (N, num_classes) and labels (N,)."""
+        if self._metrics is None:
+            self._metrics = _metrics(predictions.shape[1]).to(predictions.device)
+            self._loss = torch.zeros((), dtype=torch.float64, device=predictions.device)
+        self._metrics.update(predictions, targets)
+        self._loss += F.cross_entropy(predictions, targets, reduction="sum")
+        self._samples += len(targets)
+
+    def state(self) -> Any:
+        """Return the metrics, the sum of the losses and the number of samples."""
+        return None if self._metrics is None else (self._metrics.to("cpu"), float(self._loss), self._samples)
+
+    def merge(self, states: Sequence[Any]) -> None:
+        """Add the states up."""
+        self._metrics = states[0][0]
+        for name, metric in self._metrics.items():
+            for others, _, _ in states[1:]:
+                metric.merge_state(others[name])
+        self._loss = sum(loss for _, loss, _ in states)
+        self._samples = sum(samples for _, _, samples in states)
+
+    def compute(self) -> dict[str, float]:
+        """Return the scores."""
+        hits = {name: float(value) for name, value in self._metrics.compute().items()}
+        return hits | {"loss": float(self._loss) / self._samples}
+
+
+def _metrics(num_classes: int) -> Any:
+    from torchmetrics import MetricCollection  # slow to import: only who evaluates pays
+    from torchmetrics.classification import MulticlassAccuracy
+
+    ranks = {"accuracy": 1} | ({"top5": 5} if num_classes > 5 else {})
+    options: dict[str, Any] = {"average": "micro", "validate_args": False, "sync_on_compute": False}
+    return MetricCollection(
+        {name: MulticlassAccuracy(num_classes, top_k=k, **options) for name, k in ranks.items()},
+        compute_groups=False,
+    )
+
+
+def _outputs(output: Any) -> dict[str, Tensor]:
+    """Return logits by their names: the model's own, and those of auxiliary classifiers."""
+    if isinstance(output, Tensor):
+        return {"logits": output}
+    names = getattr(output, "_fields", ())  # GoogLeNet and Inception v3 give a named tuple
+    if "logits" in names and AUX_WEIGHTS.keys() >= {*names} - {"logits"}:
+        return output._asdict()  # type: ignore[no-any-return]
+    what = f"{type(output).__name__} of {', '.join(names)}" if names else type(output).__name__
+    raise ConfigError(
+        f"MODEL.NAME: the model returns a {what} in training; return logits, a tensor (N, num_classes), or"
+        " losses, a"
+        ' dict such as {"loss_focal": loss}'
+    )
+
+
+def _require_logits(output: Any) -> Tensor:
+    if not isinstance(output, Tensor):
+        raise ConfigError(
+            f"MODEL.NAME: the model returns a {type(output).__name__} in evaluation mode; return logits there, a"
+            " tensor (N, num_classes)"
+        )
+    return output
+
+
+def _error(logits: Tensor, targets: Tensor) -> Tensor:
+    classes = targets.argmax(dim=1) if targets.ndim == 2 else targets
+    return (logits.argmax(dim=1) != classes).float().mean()  # of whole numbers: no gradient

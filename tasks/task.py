@@ -1,0 +1,219 @@
+"""The interface of a task, of its scores and of what computes them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from warmstart.config import ConfigError
+from warmstart.data import Batch, DatasetInfo, Sample, stack_images
+
+#: Calls the model: `forward(images)`. It holds DDP, FSDP2, compile and autocast; outputs in half precision come
+#: back in float32.
+Forward = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number that an evaluation gives.
+
+    Args:
+        name: as in a record, behind the data set's name and a slash: "accuracy".
+        higher_is_better: which of two is better; the best checkpoint and early stopping follow it.
+        percent: whether it is a share from 0 to 1, which the console shows in percent.
+    """
+
+    name: str
+    higher_is_better: bool = True
+    percent: bool = False
+
+
+class Evaluator(Protocol):
+    """Computes the scores of one pass over a test set, on one rank or several."""
+
+    def update(self, predictions: Any, targets: Any) -> None:
+        """Take the predictions for a batch, as `Task.predict` returns them, and the batch's targets."""
+
+    def state(self) -> Any:
+        """Return what this rank has seen, to be pickled, with tensors on the CPU; None if it has seen nothing."""
+
+    def merge(self, states: Sequence[Any]) -> None:
+        """Replace what this evaluator has seen by the states of all ranks, in their order, its own among them."""
+
+    def compute(self) -> Mapping[str, float]:
+        """Return each of the task's scores by its name."""
+
+
+class Task(ABC):
+    """What depends on the kind of target: samples, batches, losses, predictions, scores, pictures.
+
+    A subclass implements `sample`, `losses`, `predict` and `evaluator`; the rest has defaults. It is made with
+    what is known of the training set and with MODEL.TASK_ARGS as keywords, which are checked against the signature
+    of its `__init__`; `super().__init__()` need not be called.
+
+        dataset[i] -> sample -> check -> transforms -> finish -> collate -> Batch -> losses
+        Batch -> predict -> evaluator.update -> states of all ranks -> merge -> compute
+
+    Attributes:
+        scores: what an evaluation gives, in the order of records; may depend on the instance.
+        normalise: whether INPUT.MEAN and INPUT.STD are applied. Images reach `losses` and `predict` as float in
+            [0, 1] (before that normalisation) in every case.
+        extra_outputs: outputs of the model beyond MODEL.NUM_CLASSES, such as 1 for a background class.
+        num_outputs: outputs of the model if MODEL.NUM_CLASSES is 0; 0: one for each class of the training set.
+        draws_in_forward: whether random numbers that the model draws in training follow from SEED, iteration and
+            sample, so that they do not depend on the number of ranks; for models that sample inside (detectors).
+        mixes: whether targets are class indices (N,), which MixUp and CutMix turn into shares (N, num_classes).
+        reads: config keys that this task reads and not every task does: MODEL.STEM. A key that is set and that
+            nobody reads is an error.
+        evaluation_args: names of TASK_ARGS that change evaluations alone, so that a resumed run may change them.
+        resolved_args: TASK_ARGS that follow from the training set, for the run's config to hold.
+    """
+
+    scores: Sequence[Score] = ()
+    normalise: bool = True
+    extra_outputs: int = 0
+    num_outputs: int = 0
+    draws_in_forward: bool = False
+    mixes: bool = False
+    reads: ClassVar[Sequence[str]] = ()
+    evaluation_args: ClassVar[Sequence[str]] = ()
+    resolved_args: Mapping[str, Any] = {}
+
+    def __init__(self, info: DatasetInfo) -> None:  # noqa: B027  # optional
+        """Make the task for a training set.
+
+        Args:
+            info: what is known of the training set; num_classes is MODEL.NUM_CLASSES if that is set.
+        """
+
+    @abstractmethod
+    def sample(self, image: Tensor, target: Any) -> Sample:
+        """Return a sample: the image under "image", and targets under names of the task's choice.
+
+        Args:
+            image: uint8 (C, H, W).
+            target: as the data set returns it.
+        """
+
+    def check(self, sample: Sample, where: str) -> None:  # noqa: B027  # optional
+        """Raise ConfigError if a sample cannot be trained on; called right after `sample`.
+
+        Args:
+            sample: what `sample` returned.
+            where: which one it is: "digits_train: sample 7".
+        """
+
+    def finish(self, sample: Sample) -> Sample:
+        """Return a sample as it is used once the transforms have run, such as without boxes of no area."""
+        return sample
+
+    def collate(self, samples: Sequence[Sample], training: bool) -> Batch:
+        """Return a batch: by default the images stacked, and the one other entry of the samples stacked.
+
+        Args:
+            samples: at least one; each holds its place in the data set under "index", too.
+            training: whether the batch is for training.
+
+        Raises:
+            ConfigError: images differ in size.
+        """
+        images = stack_images([sample["image"] for sample in samples])
+        names = [name for name in samples[0] if name not in ("image", "index")]
+        targets = {name: _stacked([sample[name] for sample in samples]) for name in names}
+        return Batch(images, targets[names[0]] if len(names) == 1 else targets)
+
+    def resident_targets(self, targets: Tensor, name: str) -> Tensor:
+        """Return the targets of a data set that is held in memory, as `collate` would stack them.
+
+        A task that implements it can be served by the resident loader, whose transforms work on whole batches of
+        images and leave targets as they are.
+
+        Args:
+            targets: (N, ...), as the data set's array has them.
+            name: the data set's, for messages.
+
+        Raises:
+            ConfigError: one of them is wrong.
+        """
+        raise NotImplementedError
+
+    @property
+    def resident(self) -> bool:
+        """Whether the resident loader can serve this task."""
+        return type(self).resident_targets is not Task.resident_targets
+
+    @abstractmethod
+    def losses(self, forward: Forward, batch: Batch) -> dict[str, Tensor]:
+        """Return the losses of a micro-batch by name, 0-dim tensors; training minimises their sum.
+
+        Values whose names begin with `train/` are recorded and not summed.
+
+        Args:
+            forward: calls the model with images; is called once.
+            batch: on the model's device.
+        """
+
+    def own_losses(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return what to train on if the model itself returns losses; by default these.
+
+        `losses` is then not asked to compute others: nobody's loss is replaced.
+
+        Raises:
+            ConfigError: a setting of the task would have no effect on them.
+        """
+        return losses
+
+    @abstractmethod
+    def predict(self, forward: Forward, images: Any) -> Any:
+        """Return the predictions for images, without gradients.
+
+        Args:
+            forward: calls the model, which is in evaluation mode, with images.
+            images: as in a batch.
+        """
+
+    @abstractmethod
+    def evaluator(self) -> Evaluator:
+        """Return what computes the scores of one pass over a test set."""
+
+    def draw(self, image: Tensor, prediction: Any) -> Tensor:
+        """Return a picture of a prediction, uint8 (3, H, W); by default the prediction as text on the image.
+
+        Args:
+            image: uint8 (C, H, W).
+            prediction: for this image.
+        """
+        from PIL import ImageDraw
+        from torchvision.transforms.v2 import functional
+
+        picture = functional.to_pil_image(image).convert("RGB")
+        ImageDraw.Draw(picture).text((2, 2), str(prediction), fill="white", stroke_width=1, stroke_fill="black")
+        drawn: Tensor = functional.pil_to_tensor(picture)
+        return drawn
+
+
+def _stacked(values: Sequence[Any]) -> Any:
+    """Return one value a sample as one tensor; as a list if they are no numbers, or tensors of several shapes."""
+    if all(isinstance(value, Tensor) for value in values):
+        same = len({value.shape for value in values}) == 1
+        return torch.stack([value.as_subclass(Tensor) for value in values]) if same else list(values)
+    return torch.tensor(values) if all(isinstance(value, (bool, int, float)) for value in values) else list(values)
+
+
+def require_classes(info: DatasetInfo) -> int:
+    """Return the number of classes of the training set.
+
+    Raises:
+        ConfigError: it is not known.
+    """
+    if not info.num_classes:
+        raise ConfigError(
+            "DATASETS.TRAIN: the training set does not say how many classes it has; set MODEL.NUM_CLASSES,"
+            " register it with a DatasetInfo, or give it an attribute classes or num_classes"
+        )
+    return info.num_classes
