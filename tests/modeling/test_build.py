@@ -30,8 +30,11 @@ def test_the_default_is_the_small_cnn() -> None:
     model = build_model(configured())
     assert type(model).__name__ == "SmallCNN"
     assert model.training
-    losses = model(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]))
-    assert list(losses) == ["loss_cls", "train/error"]
+    assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_extra_outputs_come_on_top_of_the_classes() -> None:
+    assert build_model(configured(), extra_outputs=1)(torch.zeros(2, 1, 8, 8)).shape == (2, 11)
 
 
 @pytest.mark.parametrize("stem", ["standard", "auto"])
@@ -81,7 +84,7 @@ def test_a_registered_model_gets_sizes_and_arguments(own_registry: None) -> None
     cfg.merge_from_list(["MODEL.ARGS.size", 4])
     model = build_model(cfg)
     assert model[1].weight.shape == (10, 16)
-    assert "loss_cls" in model(torch.zeros(2, 1, 4, 4), torch.tensor([0, 1]))
+    assert model(torch.zeros(2, 1, 4, 4)).shape == (2, 10)
 
 
 def test_arguments_may_have_any_name(own_registry: None) -> None:

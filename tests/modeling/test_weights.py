@@ -121,7 +121,7 @@ def test_files_without_named_tensors(tmp_path: Path, content: object) -> None:
 
 
 @pytest.mark.parametrize("make", [resnet18, mnasnet0_5])
-def test_torchvisions_models_as_classifiers(tmp_path: Path, make) -> None:
+def test_torchvisions_models_take_their_own_files(tmp_path: Path, make) -> None:
     old, new = make(num_classes=4), make(num_classes=4)
     path = saved(tmp_path / "old.pth", {f"module.{n}": t for n, t in old.state_dict().items()})
     count = sum("num_batches" not in name for name in old.state_dict())

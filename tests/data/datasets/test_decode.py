@@ -15,7 +15,7 @@ from PIL import Image
 from warmstart.config import CfgNode
 from warmstart.data.datasets.decode import UnreadableImageError, read_image
 
-from ...built import build_train_loader
+from ...built import build_train_loader, classification
 
 WORKER = ("DATALOADER.BACKEND", "worker", "DATALOADER.NUM_WORKERS", 0, "SOLVER.IMS_PER_BATCH", 2)
 
@@ -173,7 +173,7 @@ def test_random_numbers_drawn_on_the_device_are_keyed(tmp_path: Path) -> None:
             return torch.zeros(3, 2, 2, device="cuda"), 0
 
     noise = ImageTransform([("Noise", torch.randn_like)], [0.0], [1.0])
-    samples = KeyedSamples(OnDevice(), noise, seed=0, num_classes=1, name="x", on_cuda=True)
+    samples = KeyedSamples(OnDevice(), classification(1), noise, seed=0, name="x", on_cuda=True)
     loader = WorkerTrainLoader(WorkerLoader(samples, num_workers=0, pin_memory=False), seed=0, batch_size=2)
     before = torch.cuda.get_rng_state()
     first, second = (next(loader.batches(start)).images for start in (3, 3))

@@ -19,6 +19,8 @@ from warmstart.data.loaders.keyed_dataset import KeyedSamples
 from warmstart.data.loaders.worker import WorkerLoader, WorkerTrainLoader
 from warmstart.data.transforms.image import ImageTransform
 
+from ...built import classification
+
 RECORDS: list[Any] = [("cats/ä.png", 0), ("", 7), None, {"boxes": [1.5, 2.5]}, b"raw", 2**80]
 
 
@@ -95,7 +97,7 @@ def test_row_e5_memory_grows_neither_with_workers_nor_with_iterators() -> None:
     paths = (f"/datasets/imagenet/train/n{index % 1000:08}/{index}.JPEG" for index in range(100_000))
     records = FlatRecords((path, index % 10) for index, path in enumerate(paths))
     samples = KeyedSamples(
-        Listed(records), ImageTransform([], [0.0], [1.0]), seed=0, num_classes=10, name="listed"
+        Listed(records), classification(10), ImageTransform([], [0.0], [1.0]), seed=0, name="listed"
     )
     loader = WorkerTrainLoader(WorkerLoader(samples, num_workers=2, pin_memory=False), seed=0, batch_size=64)
 

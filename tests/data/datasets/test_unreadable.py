@@ -20,7 +20,7 @@ from warmstart.data.loaders.keyed_dataset import KeyedSamples
 from warmstart.data.loaders.worker import EvalLoader, WorkerLoader, WorkerTrainLoader
 from warmstart.data.transforms.image import ImageTransform
 
-from ...built import build_test_loader, build_train_loader
+from ...built import build_test_loader, build_train_loader, classification
 
 GREY = ImageTransform([], [0.0], [1 / 255])  # a pixel's value, as it lies in the file
 
@@ -40,7 +40,7 @@ def folder(path: Path, broken: tuple[int, ...] = ()) -> str:
 
 
 def loader(dataset: Any, policy: Any, workers: int = 0, transform: ImageTransform = GREY) -> WorkerLoader:
-    samples = KeyedSamples(dataset, transform, seed=0, num_classes=2, name="pets", unreadable=policy)
+    samples = KeyedSamples(dataset, classification(2), transform, seed=0, name="pets", unreadable=policy)
     return WorkerLoader(samples, num_workers=workers, pin_memory=False)
 
 
@@ -113,9 +113,9 @@ def test_what_stands_in_gets_the_random_numbers_of_the_place(tmp_path: Path) -> 
             return torch.zeros(1, 1, 1), 0
 
     drawing = ImageTransform([("Draw", lambda image: torch.rand(1, 1, 1))], [0.0], [1.0])
-    samples = KeyedSamples(Drawing(), drawing, seed=0, num_classes=1, name="x", unreadable="replace")
+    samples = KeyedSamples(Drawing(), classification(1), drawing, seed=0, name="x", unreadable="replace")
     (stood_in, direct), unread = samples.__getitems__([(17, 0), (17, 3)])
-    assert torch.equal(stood_in[0], direct[0])
+    assert torch.equal(stood_in["image"], direct["image"])
     assert [error.index for error in unread] == [0, 1, 2]
 
 

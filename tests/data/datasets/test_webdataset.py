@@ -155,8 +155,8 @@ def test_any_iteration_is_that_of_the_straight_stream(
     for start in (0, 1, 3, 4, 7, 10):  # passes end within batch 3, and with batch 6
         with contextlib.closing(again.batches(start)) as batches:
             for (images, labels), expected in zip(itertools.islice(batches, 2), straight[start:], strict=False):
-                assert torch.equal(images, expected[0])
-                assert torch.equal(labels, expected[1])
+                assert torch.equal(images, expected.images)
+                assert torch.equal(labels, expected.targets)
 
 
 @pytest.mark.need("C3")
@@ -215,8 +215,8 @@ def test_each_decoder_reads_them(one: str, sharded: Callable[..., CfgNode]) -> N
     batches = [
         next(iter(build_test_loader(sharded(one, "INPUT.DECODER", each), one))) for each in ("torchvision", "pil")
     ]
-    assert torch.equal(batches[0][0], batches[1][0])
-    assert batches[0][1].tolist() == [0, 1, 2, 0, 1, 2]
+    assert torch.equal(batches[0].images, batches[1].images)
+    assert batches[0].targets.tolist() == [0, 1, 2, 0, 1, 2]
 
 
 def test_a_damaged_image_is_named_by_archive_and_member_or_skipped(
@@ -230,7 +230,7 @@ def test_a_damaged_image_is_named_by_archive_and_member_or_skipped(
     ):
         [*build_test_loader(sharded(name), name)]
     (batch,) = build_test_loader(sharded(name, "DATALOADER.UNREADABLE", "skip"), name)
-    assert batch[1].tolist() == [0, 1, 2, 1, 2]
+    assert batch.targets.tolist() == [0, 1, 2, 1, 2]
 
 
 def test_an_archive_that_shrinks_under_a_run_is_an_unreadable_sample(one: str, tmp_path: Path) -> None:

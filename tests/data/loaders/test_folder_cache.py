@@ -95,8 +95,8 @@ def test_batches_are_those_of_the_worker_loader_also_from_the_cache(
             assert torch.equal((images * 255).round(), (other_images * 255).round())
             assert torch.equal(labels, other_labels)
     tests = [[*build_test_loader(cfg, cfg.DATASETS.TEST[0])] for cfg in cfgs]
-    assert torch.equal((tests[0][0][0] * 255).round(), (tests[1][0][0] * 255).round())
-    assert tests[1][0][1].tolist() == 6 * [0] + 6 * [1]
+    assert torch.equal((tests[0][0].images * 255).round(), (tests[1][0].images * 255).round())
+    assert tests[1][0].targets.tolist() == 6 * [0] + 6 * [1]
 
 
 def test_a_folder_joined_with_an_array_is_one_set(equal: Path, tmp_path: Path, folder_config: Configured) -> None:

@@ -23,7 +23,7 @@ from warmstart.data.loaders.worker import KeyedSamples, WorkerLoader, WorkerTrai
 from warmstart.data.seeds import random_numbers_kept, sample_key, seed_random_numbers
 from warmstart.data.transforms.image import ImageTransform, _torchvision, build_transform
 
-from ...built import build_train_loader
+from ...built import build_train_loader, classification
 
 Configured = Callable[..., CfgNode]
 Bytes = list[tuple[bytes, list[int]]]
@@ -224,7 +224,7 @@ def test_every_transform_of_torchvision_gives_the_same_bytes_in_two_workers() ->
         ArrayDataset(images, np.arange(len(steps))),
         ImageTransform([("Walk", walk)], [0.0], [1.0]),
     )
-    samples = KeyedSamples(dataset, transform, seed=0, num_classes=len(steps), name="images")
+    samples = KeyedSamples(dataset, classification(len(steps)), transform, seed=0, name="images")
     here, there = (
         take(
             WorkerTrainLoader(

@@ -89,7 +89,7 @@ def test_what_is_drawn_follows_from_seed_and_iteration(configured: Configured, b
         assert images.equal(whole[start][0])
         assert labels.equal(whole[start][1])
     assert torch.get_rng_state().equal(state)
-    assert not batches(cfg("SEED", 1), 1)[0][1].equal(whole[0][1])
+    assert not batches(cfg("SEED", 1), 1)[0].targets.equal(whole[0].targets)
 
 
 @pytest.mark.parametrize("backend", ["worker", "resident"])
@@ -102,8 +102,8 @@ def test_the_parts_of_all_ranks_joined_are_the_batch_of_one_process(
     whole = build_train_loader(cfg)
     assert [index for loader in loaders for index in loader.sample_indices(2)] == whole.sample_indices(2)
     for (images, labels), *parts in itertools.islice(zip(whole, *loaders, strict=True), 4):
-        assert torch.cat([part[0] for part in parts]).equal(images)
-        assert torch.cat([part[1] for part in parts]).equal(labels)
+        assert torch.cat([part.images for part in parts]).equal(images)
+        assert torch.cat([part.targets for part in parts]).equal(labels)
 
 
 def test_both_loaders_mix_alike(configured: Configured) -> None:

@@ -28,6 +28,8 @@ from warmstart.data.loaders.keyed_dataset import KeyedSamples
 from warmstart.data.loaders.worker import EvalLoader, WorkerLoader, WorkerTrainLoader
 from warmstart.data.transforms.image import ImageTransform, build_transform
 
+from ...built import classification
+
 AUGMENT = [("RandomHorizontalFlip", {}), ("RandomCrop", {"size": 8, "padding": 2})]
 IMAGES = np.random.RandomState(0).randint(0, 256, (10, 8, 8), np.uint8)
 
@@ -52,8 +54,9 @@ def draw_from_all(image: Tensor) -> Tensor:
 def samples(transform: ImageTransform | None = None, dataset: Any = None, **options: Any) -> KeyedSamples:
     return KeyedSamples(
         dataset or ArrayDataset(IMAGES, np.arange(10)),
+        classification(options.pop("num_classes", 10)),
         transform or build_transform(AUGMENT, [0.5], [0.5], "X"),
-        **{"seed": 0, "num_classes": 10, "name": "ten", **options},
+        **{"seed": 0, "name": "ten", **options},
     )
 
 
