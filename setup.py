@@ -30,6 +30,7 @@ setup(
     python_requires=">=3.10",
     packages=["warmstart." + folder.replace("/", ".") for folder in FOLDERS],
     package_dir={"warmstart." + folder.replace("/", "."): folder for folder in FOLDERS},
+    entry_points={"console_scripts": ["warmstart = warmstart.tools.console:main"]},
     package_data={
         **{f"warmstart.{folder}": ["py.typed"] for folder in FOLDERS if "/" not in folder},
         "warmstart.config.recipes": ["*.yaml"],

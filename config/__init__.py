@@ -1,6 +1,6 @@
 """The config: declared keys, strict merging, durations, and errors that say what to type."""
 
-from .command_line import Flag, parse_command_line, usage
+from .command_line import Flag, parse_command_line, program, started_as, usage
 from .defaults import get_cfg
 from .durations import counts_steps, map_durations, resolve_durations, to_iterations
 from .errors import ConfigError, gathering, nearest, unknown_name
@@ -30,10 +30,12 @@ __all__ = [
     "open_regular",
     "parse_command_line",
     "printable",
+    "program",
     "read_small",
     "read_small_text",
     "refuse_link",
     "resolve_durations",
+    "started_as",
     "to_iterations",
     "unknown_name",
     "usage",

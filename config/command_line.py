@@ -7,8 +7,10 @@ parsing takes the value -1e-4 for a flag.
 from __future__ import annotations
 
 import os
+import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from .errors import ConfigError, nearest
@@ -115,6 +117,37 @@ def _is_value(flag: Flag, word: str, is_key: Callable[[str], bool]) -> bool:
     if flag.value == "many":
         return not word.startswith("--") and not is_key(word.partition("=")[0])
     return (word.endswith(".pth") or os.path.exists(word)) and not is_key(word.partition("=")[0])
+
+
+def started_as(argv: Sequence[str]) -> list[str]:
+    """Return the words of this process' command line in front of a tool's own: the script, and a command of it.
+
+    Args:
+        argv: the tool's own words. If the command line does not end with them, a program has passed them to the
+            tool's `main`, and only the script is returned.
+
+    >>> from unittest.mock import patch
+    >>> with patch("sys.argv", ["bin/warmstart", "train", "--resume"]):
+    ...     started_as(["--resume"]), started_as(["SEED", "1"])
+    (['bin/warmstart', 'train'], ['bin/warmstart'])
+    """
+    own = len(sys.argv) - len(argv)
+    return sys.argv[:own] if own > 0 and sys.argv[own:] == [*argv] else sys.argv[:1]
+
+
+def program(argv: Sequence[str]) -> str:
+    """Return a tool's name for its usage, as it was typed: "train_net.py" or "warmstart train".
+
+    Args:
+        argv: the tool's own words.
+
+    >>> from unittest.mock import patch
+    >>> with patch("sys.argv", ["bin/warmstart", "train", "--help"]):
+    ...     program(["--help"])
+    'warmstart train'
+    """
+    script, *command = started_as(argv)
+    return " ".join([Path(script).name, *command])
 
 
 def usage(program: str, summary: str, flags: Sequence[Flag]) -> str:

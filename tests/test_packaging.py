@@ -52,6 +52,13 @@ def test_the_wheel_carries_recipes_digits_and_type_markers(wheel: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_wheel_has_the_command_warmstart(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/entry_points.txt"))
+    assert "warmstart = warmstart.tools.console:main" in archive.read(name).decode().splitlines()
+
+
+@pytest.mark.slow
 def test_an_installed_wheel_trains_among_files_called_like_ours(wheel: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)

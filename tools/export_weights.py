@@ -24,7 +24,7 @@ with interruptible(__name__):
     from safetensors.torch import save
     from torch import Tensor
 
-    from warmstart.config import ConfigError, Flag, parse_command_line
+    from warmstart.config import ConfigError, Flag, parse_command_line, program
     from warmstart.engine import (
         is_best_average,
         load_checkpoint,
@@ -42,14 +42,15 @@ FLAGS = (
     Flag("--model", "none", "write the model's weights, also of a model_best.pth that the average's score chose"),
     Flag("--trust-checkpoint", "none", "read a checkpoint even if that can run code in it"),
 )
-USAGE = "export_weights.py CHECKPOINT OUT.safetensors [--ema | --model] [--trust-checkpoint]"
+USAGE = "CHECKPOINT OUT.safetensors [--ema | --model] [--trust-checkpoint]"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool with the words of a command line and return its exit code."""
     argv = sys.argv[1:] if argv is None else argv
     if "--help" in argv or "-h" in argv:
-        print(f"usage: {USAGE}\n\n{__doc__}\nCHECKPOINT may be a run's folder: then its newest one is taken.\n")
+        print(f"usage: {program(argv)} {USAGE}\n\n{__doc__}")
+        print("CHECKPOINT may be a run's folder: then its newest one is taken.\n")
         print("\n".join(f"  {flag.name:<24} {flag.help}" for flag in FLAGS))
         return 0
     flags, words = parse_command_line(argv, FLAGS)

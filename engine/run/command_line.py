@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from warmstart.config import (
@@ -14,6 +13,7 @@ from warmstart.config import (
     import_module,
     parse_command_line,
     printable,
+    program,
     usage,
 )
 
@@ -61,7 +61,7 @@ def _read_command_line(
 ) -> tuple[dict[str, Any], list[CfgNode]]:
     argv = sys.argv[1:] if argv is None else argv
     if "--help" in argv or "-h" in argv:
-        print(usage(Path(sys.argv[0]).name, summary, flags))
+        print(usage(program(argv), summary, flags))
         raise SystemExit(0)
     found, overrides = parse_command_line(argv, flags, get_cfg().has_key)
     for module in found["import"]:

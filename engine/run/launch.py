@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from warmstart.config import CfgNode
+from warmstart.config import CfgNode, started_as
 
 from ..distributed.launch import _endpoint, _meet_machines, _run_ranks, run_here
 from ..distributed.process_group import check_devices
@@ -33,7 +33,8 @@ def launch(cfg: CfgNode, flags: Mapping[str, Any], argv: Sequence[str] | None = 
     check_devices(cfg, ranks)
     every = ranks * machines
     resolve_config(scaled(cfg, every), every, given=cfg, trains=not flags.get("eval_only"))
-    words = [sys.argv[0], *(sys.argv[1:] if argv is None else argv)]
+    argv = sys.argv[1:] if argv is None else argv
+    words = [*started_as(argv), *argv]
     restarts, grace = cfg.DISTRIBUTED.MAX_RESTARTS, cfg.DISTRIBUTED.GRACE
     if machines == 1:
         return run_here(words, ranks, restarts, grace)

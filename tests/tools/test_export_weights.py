@@ -126,7 +126,7 @@ def test_a_wrong_command_gets_one_sentence(
     trained: Path, tiny_words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     final, out = str(trained / "model_final.pth"), str(tmp_path / "x.safetensors")
-    usage = "expected export_weights.py CHECKPOINT OUT.safetensors [--ema | --model] [--trust-checkpoint]; got "
+    usage = "expected CHECKPOINT OUT.safetensors [--ema | --model] [--trust-checkpoint]; got "
     assert error_of([], capsys) == f"error: command line: {usage}nothing\n"
     assert error_of([final, "x.pth"], capsys) == f"error: command line: {usage}{final} x.pth\n"
     assert error_of(["gone.pth", out], capsys) == "error: checkpoint: no such file: gone.pth\n"

@@ -15,7 +15,11 @@ import pytest
 from warmstart.tools import interruptible
 
 ROOT = Path(__file__).parent.parent.parent
-TOOLS = [[str(path)] for path in sorted((ROOT / "tools").glob("*.py")) if path.stem != "__init__"]
+TOOLS = [
+    [str(path), *(["train"] if path.stem == "console" else [])]
+    for path in sorted((ROOT / "tools").glob("*.py"))
+    if path.stem != "__init__"
+]
 RUN = ["--config-file", "recipe:digits.yaml", "SOLVER.MAX_ITER", "100000"]
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "setsid"), reason="no Ctrl-C for one process there")
