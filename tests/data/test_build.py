@@ -88,7 +88,7 @@ def test_each_process_of_a_machine_has_a_device_of_its_own(
 def test_the_stream_follows_from_the_seed(configured: Configured) -> None:
     def labels(seed: int) -> list[int]:
         loader = build_train_loader(configured("SEED", seed, "SOLVER.IMS_PER_BATCH", 64))
-        return list(next(iter(loader))[1].tolist())
+        return list(next(iter(loader)).targets.tolist())
 
     assert labels(3) == labels(3)
     assert labels(3) != labels(4)
@@ -101,7 +101,7 @@ def test_train_transforms_are_not_applied_to_test_images(configured: Configured,
         *("INPUT.TRANSFORMS_TEST", "[{CenterCrop: {size: 6}}]"),
     )
     train = build_train_loader(cfg)
-    assert next(iter(train))[0].shape[2:] == (4, 4)
+    assert next(iter(train)).images.shape[2:] == (4, 4)
     assert {images.shape[2:] for images, _ in build_test_loader(cfg, "digits_test")} == {(6, 6)}
     train.close()
 
@@ -247,7 +247,7 @@ def test_several_training_sets_are_joined(configured: Configured) -> None:
     assert train_info(cfg).size == 1797
     loader = build_train_loader(cfg)
     assert loader.size == 1797
-    assert len(next(iter(loader))[1]) == 16
+    assert len(next(iter(loader))) == 16
 
 
 def test_mean_and_std_of_joined_sets_are_those_of_the_whole(configured: Configured) -> None:

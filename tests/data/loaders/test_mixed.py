@@ -86,8 +86,8 @@ def test_what_is_drawn_follows_from_seed_and_iteration(configured: Configured, b
     state = torch.get_rng_state()
     for start, workers in ((1, 0), (5, 2), (8, 0)):
         (images, labels), *_ = batches(cfg("DATALOADER.NUM_WORKERS", workers), 1, start)
-        assert images.equal(whole[start][0])
-        assert labels.equal(whole[start][1])
+        assert images.equal(whole[start].images)
+        assert labels.equal(whole[start].targets)
     assert torch.get_rng_state().equal(state)
     assert not batches(cfg("SEED", 1), 1)[0].targets.equal(whole[0].targets)
 

@@ -135,7 +135,7 @@ def test_a_batch_larger_than_the_data_set_goes_on_into_the_next_epochs(train: Ca
 
 def test_other_seeds_give_another_order_and_other_augmentation(train: Callable[..., TrainLoader]) -> None:
     assert take(train(seed=0), 0, 5) != take(train(seed=1), 0, 5)
-    same_order = [samples(seed=seed)[(0, 3)][0].numpy().tobytes() for seed in range(30)]
+    same_order = [samples(seed=seed)[(0, 3)]["image"].numpy().tobytes() for seed in range(30)]
     assert len(set(same_order)) > 15  # of 50 different flips and crops
 
 
@@ -275,9 +275,9 @@ def test_more_workers_than_cores_draw_no_warning(train: Callable[..., TrainLoade
 
 
 def test_samples_survive_pickling_for_platforms_that_start_workers_afresh() -> None:
-    image, label = pickle.loads(pickle.dumps(samples()))[(5, 3)]
-    assert torch.equal(image, samples()[(5, 3)][0])
-    assert label == 3
+    sample = pickle.loads(pickle.dumps(samples()))[(5, 3)]
+    assert torch.equal(sample["image"], samples()[(5, 3)]["image"])
+    assert (sample["label"], sample["index"]) == (3, 3)
 
 
 @pytest.mark.slow

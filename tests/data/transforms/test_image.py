@@ -9,11 +9,13 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from warmstart.config import ConfigError
 from warmstart.data import build_transform, check_transforms, register_transform
 from warmstart.data.datasets.decode import to_tensor
+from warmstart.data.transforms.image import ImageTransform
 
 KEY = "INPUT.TRANSFORMS_TRAIN"
 RGB = np.random.RandomState(0).randint(0, 256, (8, 10, 3), np.uint8)
@@ -185,3 +187,43 @@ def test_mean_and_std_of_another_number_of_channels_are_refused(
         transform(np.zeros((4, 4, channels), np.uint8))
     with pytest.raises(ConfigError, match=message):
         transform.output_shape(channels, (4, 4), KEY)
+
+
+def boxed(height: int, width: int, box: tuple[int, int, int, int]) -> dict[str, Any]:
+    """Return a sample: an image that is white in a box and black elsewhere, the box and the same as a mask."""
+    image = torch.zeros(1, height, width, dtype=torch.uint8)
+    left, top, right, bottom = box
+    image[:, top:bottom, left:right] = 255
+    boxes = tv_tensors.BoundingBoxes([box], format="XYXY", canvas_size=(height, width))
+    return {"image": image, "boxes": boxes, "labels": torch.tensor([4]), "mask": tv_tensors.Mask(image[0] // 255)}
+
+
+def test_augmented_changes_boxes_and_masks_with_the_image() -> None:
+    transform = build_transform(
+        [("RandomHorizontalFlip", {"p": 1.0}), ("Resize", {"size": [8, 16]})], [0], [1], "X"
+    )
+    sample = transform.augmented(boxed(4, 8, (1, 2, 3, 4)))
+    assert sample["boxes"].tolist() == [[10, 4, 14, 8]]  # flipped to 5..7, then twice as large
+    assert type(sample["image"]) is torch.Tensor
+    assert sample["image"][0, 5:7, 11:13].tolist() == [[255, 255], [255, 255]]
+    assert not sample["image"][0, :, :9].any()
+    assert sample["mask"].sum() == 16
+    assert sample["labels"].tolist() == [4]
+
+
+def test_augmented_passes_a_plain_image_alone() -> None:
+    seen: list[type] = []
+
+    def step(image: torch.Tensor) -> torch.Tensor:
+        seen.append(type(image))
+        return image
+
+    ImageTransform([("mine", step)], [0.0], [1.0]).augmented({"image": torch.zeros(1, 2, 2), "label": 7})
+    assert seen == [torch.Tensor]
+
+
+def test_check_targets_refuses_a_transform_of_images_alone_for_boxes() -> None:
+    transform = ImageTransform([("mine", lambda image: image)], [0.0], [1.0])
+    transform.check_targets({"image": torch.zeros(1, 2, 2), "label": 7}, "INPUT.TRANSFORMS_TRAIN")
+    with pytest.raises(ConfigError, match="^INPUT.TRANSFORMS_TRAIN: mine takes images alone, and the"):
+        transform.check_targets(boxed(4, 8, (1, 2, 3, 4)), "INPUT.TRANSFORMS_TRAIN")
