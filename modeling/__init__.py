@@ -1,10 +1,10 @@
 """Models by name: torchvision's and registered ones."""
 
 from .build import build_model, check_model, read_weights_file
+from .build_trial import check_images, parameter_bytes
 from .catalog import model_names, register_model
 from .contract import takes_targets
 from .fitting import WeightsFile
-from .trial import check_images, parameter_bytes
 from .weights import load_weights, read_tensor_file
 from .whitening import InitsFromImages, patch_whitening
 

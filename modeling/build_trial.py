@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
 
 import torch
+import yaml
 
-from warmstart.config import CfgNode, ConfigError
+from warmstart.config import CfgNode, ConfigError, get_cfg
 
 from .build import build_untrained
 from .catalog import is_ours, registered_builder
@@ -37,7 +37,7 @@ def check_images(cfg: CfgNode, shape: Shape, key: str, batch: int = 2, trains: b
     warmstart.config.errors.ConfigError: MODEL.NAME (override): vit_b_16 fails on 2 images of 3x64x64: Wrong \
 image height! Expected 224 but got 64!; change their size in INPUT.TRANSFORMS_TEST, or take another model
     """
-    problem = _try(_Trial(repr((cfg.MODEL, shape, batch, trains)), cfg, shape, batch, trains))
+    problem = _try(_text_of(cfg), shape, batch, trains)
     if problem.startswith("MODEL."):  # the model's own sentence for users
         raise ConfigError(problem)
     if problem:
@@ -51,32 +51,25 @@ image height! Expected 224 but got 64!; change their size in INPUT.TRANSFORMS_TE
 
 def parameter_bytes(cfg: CfgNode) -> int:
     """Return the memory that the model's parameters take; 0 where it is not known without building it."""
-    model = _on_meta(_Trial(repr(cfg.MODEL), cfg))
+    model = _on_meta(_text_of(cfg))
     return 0 if model is None else sum(p.numel() * p.element_size() for p in model.parameters())
 
 
-@dataclass(frozen=True)
-class _Trial:
-    """A config and what is tried with it; `known` is what tells two apart."""
-
-    known: str
-    cfg: CfgNode = field(compare=False)
-    shape: Shape = field(default=(0, 0, 0), compare=False)
-    batch: int = field(default=1, compare=False)
-    trains: bool = field(default=False, compare=False)
+def _text_of(cfg: CfgNode) -> str:
+    return cfg.MODEL.dump()  # type: ignore[no-any-return]
 
 
-# A config is resolved several times in a run.
+# By the text of MODEL, since a config is resolved several times in a run.
 @functools.cache
-def _try(trial: _Trial) -> str:
+def _try(text: str, shape: Shape, batch: int, trains: bool) -> str:
     """Return what the model says against the images, or ""."""
-    model = _on_meta(_Trial(repr(trial.cfg.MODEL), trial.cfg))
+    model = _on_meta(text)
     if model is None:
         return ""
-    model.train(trial.trains)
+    model.train(trains)
     try:
         with torch.no_grad(), torch.device("meta"):
-            model(torch.zeros(trial.batch, *trial.shape))
+            model(torch.zeros(batch, *shape))
     except NotImplementedError:  # an operation that the meta device does not have
         return ""
     except Exception as error:  # whatever a model raises
@@ -85,9 +78,10 @@ def _try(trial: _Trial) -> str:
 
 
 @functools.cache
-def _on_meta(trial: _Trial) -> torch.nn.Module | None:
+def _on_meta(text: str) -> torch.nn.Module | None:
     """Return the model without memory; None where it is other code's, or cannot be built so."""
-    cfg = trial.cfg
+    cfg = get_cfg()
+    cfg.merge_from_other_cfg({"MODEL": yaml.safe_load(text)})
     builder = registered_builder(cfg.MODEL.NAME)
     if builder is not None and not is_ours(builder):
         return None
