@@ -17,7 +17,7 @@ from warmstart.config import CfgNode
 from warmstart.data import build_train_loader
 from warmstart.engine.analysis.cost_model import MIB
 from warmstart.engine.distributed.ddp import data_parallel, no_sync_of
-from warmstart.engine.distributed.fsdp import is_cut, is_sharded, shard, take_weights
+from warmstart.engine.distributed.fsdp import is_sharded, is_sharded_tensor, shard, take_weights
 from warmstart.modeling import build_model
 from warmstart.solver import build_ema, build_optimizer
 
@@ -136,7 +136,7 @@ class Run:
 
 def local(tensor: Any) -> Tensor:
     """Return a tensor, or this rank's part of one that lies in parts."""
-    found: Tensor = tensor.to_local() if is_cut(tensor) else tensor
+    found: Tensor = tensor.to_local() if is_sharded_tensor(tensor) else tensor
     return found
 
 

@@ -7,8 +7,8 @@ iteration = one update of the weights) or a string with a unit: "90ep" passes ov
 
 from __future__ import annotations
 
+from .compound_fields import Arguments, Entries, ListOf, Open, Records
 from .fields import Bool, Duration, FilePath, Float, Int, OneOf, OrNull, Str
-from .lists import Arguments, Entries, ListOf, Open, Records
 from .node import CfgNode
 
 WARMUP_METHODS = ("constant", "linear", "cosine", "exponential")

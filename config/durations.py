@@ -10,9 +10,9 @@ from functools import partial, reduce
 from operator import getitem
 from typing import Any
 
+from .compound_fields import ListOf
 from .errors import ConfigError, gathering
 from .fields import WITH_UNIT, Duration, Field
-from .lists import ListOf
 from .node import CfgNode
 
 # Arguments of torch's schedules that count steps; elsewhere a string stays a string.

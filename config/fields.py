@@ -1,4 +1,4 @@
-"""The types a config key can be declared with, for single values; lists.py has those for several.
+"""The types a config key can be declared with, for single values; compound_fields.py has those for several.
 
 A field knows three things about its key: what values it takes, how to say so, and an example. The
 value itself lies in the node. Declared types win over what YAML guessed: 1 becomes 1.0 where a float

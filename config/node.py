@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from fvcore.common.config import CfgNode as _CfgNode
 
+from .compound_fields import Open, field_like
 from .errors import ConfigError, gathering, unknown_key
 from .fields import Field, shown
-from .layers import Assignment, leaves, load_file, pairs
-from .lists import Open, field_like
+from .sources import Assignment, leaves, load_file, pairs
 from .yaml12 import dump_yaml, numbers_in, parse_scalar
 
 # Names in each node's __dict__, beside those of yacs; items of the dict itself are config keys only.

@@ -10,7 +10,7 @@ from .checkpoint.run_folder import save_checkpoint
 from .checkpoint.saver import SaveError, finish_saves
 from .distributed.comm import is_main, rank, world_size
 from .distributed.ddp import with_synchronised_norms
-from .distributed.errors import on_main, together
+from .distributed.errors import on_main, raise_together
 from .distributed.fsdp import is_sharded, shard, take_weights
 from .distributed.launch import LAUNCH_FLAGS, adopt_slurm, refuse_ranks, wants_launch
 from .distributed.process_group import process_group
@@ -141,6 +141,7 @@ __all__ = [
     "prepare_torch",
     "preserved_rng",
     "process_group",
+    "raise_together",
     "range_picture",
     "rank",
     "read_command_line",
@@ -163,7 +164,6 @@ __all__ = [
     "shard",
     "stop_signals",
     "take_weights",
-    "together",
     "wants_launch",
     "why_done",
     "with_synchronised_norms",

@@ -1,9 +1,9 @@
 """The solver: optimizers with their parameter groups, and rates that are functions of the iteration."""
 
+from .ascii_plot import ascii_plot
 from .build import build_optimizer, check_solver
 from .build_curves import named_schedules
 from .build_schedule import build_lr_scheduler, build_schedule, check_schedule, follows_metrics
-from .catalog import PLATEAU, SCHEDULES, register_lr_scheduler, schedule_names
 from .clipping import GradientClipping, build_gradient_clipping
 from .describe import describe_drops, describe_groups, describe_plan
 from .ema import EMA, build_ema
@@ -14,9 +14,9 @@ from .param_groups import GroupRule, get_default_optimizer_params
 from .param_scheduler import LRMultiplier, WarmupParamScheduler
 from .picture import new_picture, picture_path, plan_picture, save_picture
 from .plan import Curve, build_plan, scheduler_plan
+from .registry import PLATEAU, SCHEDULES, register_lr_scheduler, schedule_names
 from .schedules import Group, Schedule, drops
-from .text_picture import text_picture
-from .torch_names import register_lr_lambda
+from .torch_schedules import register_lr_lambda
 
 __all__ = [
     "EMA",
@@ -36,6 +36,7 @@ __all__ = [
     "WarmupCosineLR",
     "WarmupMultiStepLR",
     "WarmupParamScheduler",
+    "ascii_plot",
     "build_ema",
     "build_gradient_clipping",
     "build_lr_scheduler",
@@ -60,5 +61,4 @@ __all__ = [
     "save_picture",
     "schedule_names",
     "scheduler_plan",
-    "text_picture",
 ]

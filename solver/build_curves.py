@@ -12,11 +12,11 @@ from typing import Any
 
 from warmstart.config import CfgNode, ConfigError, call, check_arguments, unknown_name
 
-from .catalog import COMPOSED_SCHEDULES, KEYED_SCHEDULES, PLATEAU, SCHEDULES, schedule_names
 from .lr_scheduler import GroupSchedules, Progress
 from .plateau import Plateau
+from .registry import COMPOSED_SCHEDULES, KEYED_SCHEDULES, PLATEAU, SCHEDULES, schedule_names
 from .schedules import Cosine, Group, Level, MultiStep, Poly, Schedule, StableDecay, StepWithFixedGamma
-from .torch_names import MOMENTA, TORCH_SCHEDULES, Checked
+from .torch_schedules import MOMENTA, TORCH_SCHEDULES, Checked
 from .warmup import Delayed, HeldInEpoch, Interpolate, Multiplied, PerEpoch, Product, Sequential, Warmup
 
 # What the caller of a schedule's factory fills in where its signature has it.

@@ -12,10 +12,10 @@ from torch.optim.optimizer import Optimizer
 from warmstart.config import CfgNode, ConfigError, resolve_durations, unknown_name
 
 from .build_curves import build_curves, build_plateau, named_schedules
-from .catalog import COMPOSED_SCHEDULES, KEYED_SCHEDULES, PLATEAU, SCHEDULES, schedule_names
 from .lr_scheduler import MetricLR, Progress, ScheduleLR, own_momentum
+from .registry import COMPOSED_SCHEDULES, KEYED_SCHEDULES, PLATEAU, SCHEDULES, schedule_names
 from .schedules import Group, Schedule
-from .torch_names import MOMENTA
+from .torch_schedules import MOMENTA
 
 logger = logging.getLogger(__name__)
 

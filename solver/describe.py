@@ -11,8 +11,8 @@ from torch.optim.optimizer import Optimizer
 from warmstart.config import CfgNode, printable, resolve_durations
 
 from .build_schedule import build_schedule
-from .catalog import PLATEAU
 from .plan import MOST_DROPS
+from .registry import PLATEAU
 from .schedules import drops
 
 

@@ -18,6 +18,7 @@ with interruptible(__name__):
     from warmstart.engine import read_configs, refuse_ranks, run_tool
     from warmstart.solver import (
         Curve,
+        ascii_plot,
         build_plan,
         describe_drops,
         follows_metrics,
@@ -25,7 +26,6 @@ with interruptible(__name__):
         picture_path,
         plan_picture,
         save_picture,
-        text_picture,
     )
 
 
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         curve for name, plan in zip(names, plans, strict=True) for curve in named(plan, name, len(plans) > 1)
     ]
     if flags["ascii"]:
-        picture = text_picture(curves)
+        picture = ascii_plot(curves)
     else:
         path = flags["out"] or new_picture("lr.png")
         try:

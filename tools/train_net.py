@@ -40,6 +40,7 @@ with interruptible(__name__):
         prepare_folder,
         prepare_torch,
         process_group,
+        raise_together,
         read_command_line,
         read_parts,
         read_start,
@@ -53,7 +54,6 @@ with interruptible(__name__):
         shard,
         stop_signals,
         take_weights,
-        together,
         wants_launch,
         why_done,
         with_synchronised_norms,
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         setup_logging()
         if flags["eval_only"]:
             return evaluate_only(cfg, flags)
-        with together():
+        with raise_together():
             resolved = resolve_config(scaled(cfg, world_size()), given=cfg)
         with hold_folder(resolved):
             return train(cfg, resolved, flags)
@@ -108,11 +108,11 @@ def train(given: CfgNode, cfg: CfgNode, flags: Mapping[str, Any]) -> int:
     found = on_main(lambda: find_start(cfg, resume, overwrite, trust))
     start = None if found is None else read_parts(cfg, found[1])
     if start is not None and scale_of(start):
-        with together():
+        with raise_together():
             cfg = resolve_config(scaled(given, scale_of(start)), given=given)
     log_scaling(given, cfg)
     if start is not None:
-        with together():
+        with raise_together():
             arguments = default_arguments(cfg.MODEL.TASK), evaluation_arguments(cfg.MODEL.TASK)
             compare_configs(cfg, start["config"], flags["allow_config_change"], *arguments)
             done = why_done(cfg, start)
@@ -121,7 +121,7 @@ def train(given: CfgNode, cfg: CfgNode, flags: Mapping[str, Any]) -> int:
                 on_main(lambda: complete_run(cfg, found))
             logger.info(done)
             return 0
-    with together():
+    with raise_together():
         trainer = build_trainer(cfg, trust, weights=start is None)
         if start is not None:
             load_start(trainer, start)
@@ -141,11 +141,11 @@ def evaluate_only(given: CfgNode, flags: Mapping[str, Any]) -> int:
         flags: of the command line.
     """
     resume, trust = flags["resume"], flags["trust_checkpoint"]
-    with together():
+    with raise_together():
         cfg = _resolved(given, world_size())
     found = None if resume is None else on_main(lambda: read_start(cfg, resume, trust))
     start = None if found is None else read_parts(cfg, found[1])
-    with together():
+    with raise_together():
         if start is not None and scale_of(start):  # its batches, which TEST.PRECISE_BN takes
             cfg = _resolved(given, scale_of(start))
         if start is None and not cfg.MODEL.WEIGHTS:
@@ -157,7 +157,7 @@ def evaluate_only(given: CfgNode, flags: Mapping[str, Any]) -> int:
         file = read_weights(cfg, trust) if start is None else None
         model = build_for_ranks(cfg, weights=file or start is None, extra_outputs=task.extra_outputs)
         model = with_synchronised_norms(cfg, model)
-    with together():  # apart from what one rank alone may fail in: from here on ranks wait for each other
+    with raise_together():  # apart from what one rank alone may fail in: from here on ranks wait for each other
         if not is_sharded(cfg):
             model = model.to(device)
         whole = take_weights(model) if is_sharded(cfg) else {}

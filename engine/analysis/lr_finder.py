@@ -165,7 +165,7 @@ def _losses(trainer: Trainer, batches: Iterable[Any], smooth: float) -> tuple[li
         except StopIteration:
             raise ValueError(f"{trainer.max_iter} updates need as many batches; got {iteration - 1}") from None
         try:
-            trainer.losses.settle(iteration)
+            trainer.losses.flush(iteration)
         except NonFiniteLossError:
             return losses, True
         losses.append(trainer.losses.averages()["total_loss"])

@@ -29,7 +29,7 @@ from warmstart.config import ConfigError, open_regular
 from warmstart.data import usable_cores
 
 from ..distributed import comm
-from ..distributed.fsdp import is_cut
+from ..distributed.fsdp import is_sharded_tensor
 from ..runtime import files
 from ..runtime.owned import disown, own, owned
 
@@ -74,7 +74,7 @@ def split(content: Mapping[str, Any]) -> Split:
     tensors: dict[tuple[Any, ...], DTensor] = {}
 
     def without(value: Any, path: tuple[Any, ...]) -> Any:
-        if is_cut(value):
+        if is_sharded_tensor(value):
             tensors[path] = value
             return None
         if isinstance(value, dict):
@@ -126,7 +126,7 @@ class Writing:
         from torch.distributed.checkpoint.state_dict_saver import async_save  # who has no parts spares the time
 
         # A name of its own, since a file that was set aside may still name the parts of an earlier time.
-        self.folder = comm.share(folder / FOLDER / f"{iteration - 1:07d}-{os.urandom(4).hex()}")
+        self.folder = comm.broadcast_object(folder / FOLDER / f"{iteration - 1:07d}-{os.urandom(4).hex()}")
         if comm.is_main():
             _list(self.folder)
         self._paths: dict[str, tuple[Any, ...]] = {}  # by the names in torch's files

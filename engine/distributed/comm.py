@@ -55,7 +55,7 @@ def gather(value: T) -> list[T]:
     return values
 
 
-def greatest(numbers: Sequence[float]) -> list[float]:
+def all_reduce_max(numbers: Sequence[float]) -> list[float]:
     """Return the greatest on any rank of each number, in half the time of `gather`; waits for all ranks."""
     tensor = torch.tensor(numbers, dtype=torch.float64)
     if world_size() > 1:
@@ -64,7 +64,7 @@ def greatest(numbers: Sequence[float]) -> list[float]:
     return greatest
 
 
-def share(value: T) -> T:
+def broadcast_object(value: T) -> T:
     """Return what rank 0 has given; waits for all ranks."""
     if world_size() == 1:
         return value
@@ -74,7 +74,7 @@ def share(value: T) -> T:
 
 
 @torch.no_grad()
-def share_buffers(model: nn.Module) -> None:
+def broadcast_buffers(model: nn.Module) -> None:
     """Give all ranks the buffers of rank 0, as BatchNorm's running statistics; waits for all ranks."""
     if world_size() > 1:
         for buffer in model.buffers():

@@ -18,7 +18,7 @@ from warmstart.config import CfgNode, ConfigError
 from ..runtime.device import get_device
 from . import comm
 from .errors import _Shared
-from .fsdp import check_fsdp, is_cut_model, is_sharded
+from .fsdp import check_fsdp, is_sharded, is_sharded_model
 
 _LAG = 5.0  # seconds by which a rank may find later than another that it lacks gradients
 
@@ -158,7 +158,7 @@ def no_sync_of(model: nn.Module) -> Callable[[], AbstractContextManager[None]]:
     """
     if isinstance(model, DistributedDataParallel):
         return model.no_sync
-    return partial(_no_sync, model) if is_cut_model(model) else nullcontext
+    return partial(_no_sync, model) if is_sharded_model(model) else nullcontext
 
 
 @contextmanager

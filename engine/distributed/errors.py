@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from warmstart.config import ConfigError
 
-from .comm import T, gather, is_main, rank, share, world_size
+from .comm import T, broadcast_object, gather, is_main, rank, world_size
 from .rendezvous import LateError
 
 LOST = 5  # the exit code of a rank that ends since another one has
@@ -31,7 +31,7 @@ class _Shared(ConfigError):
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def raise_together() -> Iterator[None]:
     """Let a ConfigError within the block, on any rank, be one on all; waits for all ranks at its end.
 
     Any other exception leaves this rank at once: nobody is waited for. Nor is one that all know of already: where
@@ -61,14 +61,14 @@ def on_main(function: Callable[[], T]) -> T:
         ConfigError: the function has raised it.
     """
     result: Any = None
-    with together():
+    with raise_together():
         if is_main():
             result = function()
-    value: T = share(result)
+    value: T = broadcast_object(result)
     return value
 
 
-def in_turn(function: Callable[[], T]) -> T:
+def local_rank_zero_first(function: Callable[[], T]) -> T:
     """Return what the function gives, called on the first rank of each machine, and then on its others.
 
     For what downloads or converts files, which the later ones find done. Waits for all ranks.
@@ -81,7 +81,7 @@ def in_turn(function: Callable[[], T]) -> T:
     results: list[T] = []
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     for turn in (True, False):
-        with together():
+        with raise_together():
             if first is turn:
                 results.append(function())
     return results[0]

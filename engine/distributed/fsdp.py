@@ -28,17 +28,17 @@ _NOT_IN_PARTS = ("Adafactor", "Muon", "Rprop")
 CUTS_ON_CPU = TorchVersion(torch.__version__) >= "2.7"
 
 
-def is_cut(value: Any) -> TypeGuard[DTensor]:
+def is_sharded_tensor(value: Any) -> TypeGuard[DTensor]:
     """Return whether a value is a tensor that lies in parts on several ranks.
 
-    >>> is_cut(torch.zeros(2))
+    >>> is_sharded_tensor(torch.zeros(2))
     False
     """
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(value, module.DTensor)
 
 
-def is_cut_model(model: nn.Module) -> bool:
+def is_sharded_model(model: nn.Module) -> bool:
     """Return whether a model lies in parts on several ranks."""
     module = sys.modules.get("torch.distributed.fsdp")
     return module is not None and isinstance(model, module.FSDPModule)
@@ -159,7 +159,7 @@ def shard(cfg: CfgNode, model: nn.Module, weights: Mapping[str, Tensor]) -> None
     except (ValueError, NotImplementedError) as error:
         raise ConfigError(f"{cfg.label('MODEL.PARALLEL')}: torch cannot cut {cfg.MODEL.NAME}: {error}") from error
     _fill(model, weights, device, torch.device("cpu") if options.CPU_OFFLOAD else device)
-    comm.share_buffers(model)
+    comm.broadcast_buffers(model)
 
 
 @torch.no_grad()
@@ -171,14 +171,14 @@ def _fill(model: nn.Module, weights: Mapping[str, Tensor], device: torch.device,
     }
     state = {name: parts[parameter] for name, parameter in model.named_parameters(remove_duplicate=False)}
     model.load_state_dict(state, strict=False, assign=True)
-    if not comm.share(bool(weights)):
+    if not comm.broadcast_object(bool(weights)):
         return
     for name, parameter in model.named_parameters():
         whole = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
         if comm.is_main():
             whole.copy_(weights[name])
         dist.broadcast(whole, src=0)
-        _copy(whole, parameter)
+        copy_local_shard(whole, parameter)
 
 
 def wrapped_modules(cfg: CfgNode, model: nn.Module) -> list[nn.Module]:
@@ -201,36 +201,36 @@ def wrapped_modules(cfg: CfgNode, model: nn.Module) -> list[nn.Module]:
 def computing_device(model: nn.Module) -> torch.device:
     """Return where a model computes: its parts may lie in the host's memory meanwhile."""
     parameter = next(model.parameters())
-    return torch.device(parameter.device_mesh.device_type) if is_cut(parameter) else parameter.device
+    return torch.device(parameter.device_mesh.device_type) if is_sharded_tensor(parameter) else parameter.device
 
 
-def in_parts(tensors: Mapping[str, Any], model: nn.Module) -> Mapping[str, Any]:
+def shard_state_like(tensors: Mapping[str, Any], model: nn.Module) -> Mapping[str, Any]:
     """Return a model's state cut as the model is, where it is; this rank takes its part of what is whole."""
-    if not is_cut_model(model):
+    if not is_sharded_model(model):
         return tensors
     own = model.state_dict()
-    return {name: like(value, own.get(name)) for name, value in tensors.items()}
+    return {name: shard_like(value, own.get(name)) for name, value in tensors.items()}
 
 
-def like(value: Any, other: Any) -> Any:
+def shard_like(value: Any, other: Any) -> Any:
     """Return a value cut as `other` is, and where that is, if that is a tensor in parts of the same shape.
 
     Args:
         value: a whole tensor, or one in as many parts, on whatever device; anything else is returned as it is.
         other: what it is to be like.
     """
-    if not is_cut(other) or getattr(value, "shape", None) != other.shape:
+    if not is_sharded_tensor(other) or getattr(value, "shape", None) != other.shape:
         return value
     made = torch.empty_like(other, dtype=value.dtype, requires_grad=False)
-    _copy(value, made)
+    copy_local_shard(value, made)
     return made
 
 
 @torch.no_grad()
-def _copy(value: Tensor, part: Tensor) -> None:
+def copy_local_shard(value: Tensor, part: Tensor) -> None:
     """Copy a tensor into one that is cut along its first dimension, as torch.chunk cuts, one piece a rank."""
-    assert is_cut(part)
-    if is_cut(value):
+    assert is_sharded_tensor(part)
+    if is_sharded_tensor(value):
         own = value.to_local()
     else:
         pieces = value.chunk(part.device_mesh.size())

@@ -17,7 +17,7 @@ from warmstart.config import ConfigError, Flag
 
 from ..runtime.signals import LAUNCHER_SIGNALS, is_heard
 from .environment import FILE, check_environment, is_rank, local_size, slurm_environment
-from .rendezvous import Place, meet
+from .rendezvous import Place, rendezvous
 
 
 def _count(text: str) -> int:
@@ -136,7 +136,9 @@ def _meet_machines(flags: Mapping[str, Any], timeout: float) -> Store:
     host, port = _endpoint(flags["dist_url"])
     serves, count = flags["machine_rank"] == 0, flags["num_machines"]
     try:
-        return meet(host, port, serves=serves, count=count, who="machines", timeout=timeout, prefix="machines")
+        return rendezvous(
+            host, port, serves=serves, count=count, who="machines", timeout=timeout, prefix="machines"
+        )
     except ConfigError as error:
         raise ConfigError(f"command line: --dist-url {flags['dist_url']}: {error}") from None
 

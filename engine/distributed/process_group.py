@@ -18,7 +18,7 @@ from warmstart.data import OWN_DEVICE, device_of, usable_cores
 from .comm import is_main, rank
 from .environment import check_environment, is_rank, local_size, rendezvous_address, stay_on_loopback
 from .errors import _Shared
-from .rendezvous import meet
+from .rendezvous import rendezvous
 
 
 @contextmanager
@@ -68,7 +68,7 @@ def _meet(number: int, size: int, timeout: float) -> Store:
     attempt = f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     tells = number == 0 or os.environ.get("LOCAL_RANK") == "0"
     try:
-        return meet(
+        return rendezvous(
             host,
             port,
             serves=serves,

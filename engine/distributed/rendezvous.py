@@ -48,7 +48,7 @@ class Place(NamedTuple):
     port: int
 
 
-def meet(
+def rendezvous(
     host: str,
     port: int,
     *,
@@ -79,7 +79,7 @@ def meet(
         ConfigError: the port is taken.
         LateError: not all of them came in time.
 
-    >>> store = meet("localhost", 0, serves=True, count=1, who="processes", timeout=3, prefix="")
+    >>> store = rendezvous("localhost", 0, serves=True, count=1, who="processes", timeout=3, prefix="")
     >>> store.set("a", "b"), store.get("a")
     (None, b'b')
     """

@@ -63,7 +63,7 @@ class BestHook(ScoreHook):
                 *(path, self.best_iteration, numbered.name),
             )
 
-    def judged(self, trainer: Trainer, value: float, better: bool) -> None:
+    def on_score(self, trainer: Trainer, value: float, better: bool) -> None:
         """Ask for the file where this is the best so far, and say what is."""
         if better:
             trainer.save_as.add(BEST)

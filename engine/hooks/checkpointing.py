@@ -16,7 +16,7 @@ from ..checkpoint.run_folder import (
 )
 from ..checkpoint.saver import CHECKPOINTS_FREE, Save, require_space
 from ..distributed import comm
-from ..distributed.fsdp import is_cut_model
+from ..distributed.fsdp import is_sharded_model
 from ..loop.hook import HookBase, every, next_multiple
 from ..loop.trainer import Trainer
 from ..runtime.device import versions
@@ -65,7 +65,8 @@ class CheckpointHook(HookBase):
             ConfigError: there is no space.
             TypeError: a state holds more than tensors and plain values; the message names the key path.
         """
-        if is_cut_model(trainer.model):  # now: at the first save the launcher, with whom ranks meet, may be gone
+        if is_sharded_model(trainer.model):
+            # Now: at the first save the launcher, whose store the ranks use, may be gone.
             self._group = shards.new_group(self.timeout)
         if not comm.is_main():
             return

@@ -69,7 +69,7 @@ class EarlyStoppingHook(ScoreHook):
         else:
             super().after_step(trainer)
 
-    def judged(self, trainer: Trainer, value: float, better: bool) -> None:
+    def on_score(self, trainer: Trainer, value: float, better: bool) -> None:
         """Count the evaluations since the best one."""
         self.bad = 0 if better else self.bad + 1
         self._counted_at = trainer.iteration

@@ -59,7 +59,7 @@ class PreciseBNHook(HookBase):
             return
         with trainer.paused():
             for model in self.models:
-                trainer.give_way()
+                trainer.raise_if_interrupted()
                 options = self.num_iter, trainer.accum_steps, trainer.device, self.run_of(model)
                 update_from_training(model, self.batches(trainer.iteration), *options)
 
@@ -70,7 +70,7 @@ class EvaluationHook(HookBase):
     Args:
         period: in updates.
         evaluate: gets the trainer, and returns the scores by their names in the record, such as
-            {"digits_test/accuracy": 0.98}. It may call `trainer.give_way` in between.
+            {"digits_test/accuracy": 0.98}. It may call `trainer.raise_if_interrupted` in between.
     """
 
     def __init__(self, period: int, evaluate: Callable[[Trainer], Mapping[str, float]]) -> None:

@@ -112,7 +112,7 @@ class RecordHook(HookBase):
         """Write a record where one is due."""
         due = every(self.period, trainer.iteration) or trainer.is_last_step
         if due or trainer.is_wanted(trainer.scalars):
-            trainer.settle()
+            trainer.flush_losses()
             begin, self._mark = self._mark, _Mark.now(trainer)
             scores, trainer.scalars = trainer.scalars, {}
             means, skipped = trainer.losses.averages(), trainer.skipped.total
@@ -149,4 +149,4 @@ class RecordHook(HookBase):
     def _settle(self) -> None:
         self._hand_on()
         for writer in self.writers:
-            writer.settle()
+            writer.flush()

@@ -63,7 +63,7 @@ class MetricHook(HookBase):
         record, scheduler = trainer.record, trainer.scheduler
         if record.get("iteration") != trainer.iteration or not isinstance(scheduler, MetricLR):
             return
-        record = trainer.record = comm.share(record)  # what a user's hook has put there may differ
+        record = trainer.record = comm.broadcast_object(record)  # what a user's hook has put there may differ
         self._tell_missing(trainer)
         if self.metric in record:
             before, best = scheduler.get_last_lr(), scheduler.progress.patience.best

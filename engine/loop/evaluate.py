@@ -16,7 +16,7 @@ from warmstart.modeling import takes_targets
 from warmstart.tasks import Task
 
 from ..distributed import comm
-from ..distributed.fsdp import is_cut_model
+from ..distributed.fsdp import is_sharded_model
 from ..runtime.rng import preserved_rng
 from .forward import ModelForward
 
@@ -80,7 +80,7 @@ def evaluate(
     evaluator = task.evaluator()
     told, total = time.monotonic(), f" of {len(loader)}" if isinstance(loader, Sized) else ""
     with preserved_rng(device), evaluation_mode(model):
-        for number, batch in enumerate(_in_step(loader) if is_cut_model(model) else loader):
+        for number, batch in enumerate(_in_step(loader) if is_sharded_model(model) else loader):
             if between is not None:
                 between()
             if time.monotonic() - told >= _APART:

@@ -19,18 +19,18 @@ from .non_finite import OVERFLOW, NonFiniteLossError, describe
 class LossWindow:
     """Averages each loss and metric over the updates since the last record.
 
-    `add` neither waits for the device nor copies from it; `settle` does both, once for all that came
+    `add` neither waits for the device nor copies from it; `flush` does both, once for all that came
     in between, and looks for non-finite values. On several ranks it averages over them too, and waits for all.
 
     >>> window = LossWindow()
     >>> for value in (1.0, 2.0, 6.0):
     ...     window.add({"total_loss": torch.tensor(value), "grad_norm": torch.tensor(2 * value)})
-    >>> window.settle(iteration=3)
+    >>> window.flush(iteration=3)
     {}
     >>> window.averages()
     {'total_loss': 3.0, 'grad_norm': 6.0}
     >>> window.add({"total_loss": torch.tensor(float("nan")), "grad_norm": torch.tensor(float("inf"))})
-    >>> window.settle(iteration=4)
+    >>> window.flush(iteration=4)
     Traceback (most recent call last):
     warmstart.engine.loop.non_finite.NonFiniteLossError: iteration 4: total_loss is nan (grad_norm inf)
     """
@@ -43,7 +43,7 @@ class LossWindow:
         """Keep one update's `total_loss`, its terms and what else is recorded: 0-dim tensors, detached."""
         self._pending.append(values)
 
-    def settle(self, iteration: int) -> dict[int, bool]:
+    def flush(self, iteration: int) -> dict[int, bool]:
         """Read what is pending; the newest of it is the update that made the count `iteration`.
 
         Returns:
@@ -86,18 +86,18 @@ class LossWindow:
         return overflowed
 
     def averages(self) -> dict[str, float]:
-        """Return the mean of each loss since the last call, and start anew. Call `settle` before.
+        """Return the mean of each loss since the last call, and start anew. Call `flush` before.
 
         Where every update since then was skipped, the total is NaN: a record always has one.
         """
-        assert not self._pending, "settle() first"
+        assert not self._pending, "flush() first"
         means = {name: total / count for name, (total, count) in self._sums.items() if count}
         self._sums = {}
         return means or {"total_loss": math.nan}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the running sums; call `settle` before."""
-        assert not self._pending, "settle() first"
+        """Return the running sums; call `flush` before."""
+        assert not self._pending, "flush() first"
         return {name: list(pair) for name, pair in self._sums.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..distributed import comm
-from ..distributed.fsdp import is_cut
+from ..distributed.fsdp import is_sharded_tensor
 
 OVERFLOW = "grad_overflow"  # 1 where the gradients of an update overflow in fp16, so that it is skipped; else 0
 
@@ -114,7 +114,7 @@ def non_finite_names(models: Mapping[str, nn.Module]) -> list[str]:
     own = models.items()
     parameters = {before + name: p.detach() for before, model in own for name, p in model.named_parameters()}
     buffers = {before + name: buffer for before, model in own for name, buffer in model.named_buffers()}
-    parameters = {name: p.to_local() if is_cut(p) else p for name, p in parameters.items()}
+    parameters = {name: p.to_local() if is_sharded_tensor(p) else p for name, p in parameters.items()}
     tensors = parameters | buffers
     if not tensors:
         return []

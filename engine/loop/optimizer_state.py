@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from warmstart.solver import ScheduleLR
 
-from ..distributed.fsdp import like
+from ..distributed.fsdp import shard_like
 
 # What a parameter group holds beside the arguments of its optimizer, set by us: no progress of a run.
 _SETTINGS = ("params", "param_names", "name", "use_muon", "initial_lr", "initial_momentum")
@@ -21,7 +21,7 @@ _SETTINGS = ("params", "param_names", "name", "use_muon", "initial_lr", "initial
 _MOVED_BY_TORCH = {"lr", "initial_lr", "momentum", "betas"}
 
 
-def load_moments(optimizer: Optimizer, saved: Mapping[str, Any], scheduler: LRScheduler) -> None:
+def load_optimizer_state(optimizer: Optimizer, saved: Mapping[str, Any], scheduler: LRScheduler) -> None:
     """Give each parameter the moments saved under its name, in the types in which they were saved.
 
     Groups may be others than they were, and hyper-parameters stay the optimizer's own. Of the saved groups comes
@@ -54,7 +54,7 @@ def load_moments(optimizer: Optimizer, saved: Mapping[str, Any], scheduler: LRSc
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for parameter, number in zip(parameters, numbers.values(), strict=True):
         if number in moments:
-            moments[number] = {key: like(value, parameter) for key, value in moments[number].items()}
+            moments[number] = {key: shard_like(value, parameter) for key, value in moments[number].items()}
     # A parameter without saved moments keeps those it begins with.
     optimizer.load_state_dict({"state": own["state"] | moments, "param_groups": own["param_groups"]})
     # torch has cast them to the types of the parameters.
@@ -65,7 +65,7 @@ def load_moments(optimizer: Optimizer, saved: Mapping[str, Any], scheduler: LRSc
                 state[key] = value.to(state[key].device, copy=True)
 
 
-def missing_moments(optimizer: Optimizer) -> list[str]:
+def missing_optimizer_state(optimizer: Optimizer) -> list[str]:
     """Return what an optimizer would look for in its next step, and its state does not hold.
 
     Which it keeps depends on its arguments, as max_exp_avg_sq on Adam's amsgrad. What it would keep is seen on an
@@ -77,7 +77,7 @@ def missing_moments(optimizer: Optimizer) -> list[str]:
     >>> before, now = torch.optim.Adam([weight]), torch.optim.Adam([weight], amsgrad=True)
     >>> before.step()
     >>> now.load_state_dict({**before.state_dict(), "param_groups": now.state_dict()["param_groups"]})
-    >>> missing_moments(now)
+    >>> missing_optimizer_state(now)
     ['max_exp_avg_sq']
     """
     if type(optimizer).__module__.partition(".")[0] not in ("torch", "warmstart"):

@@ -76,16 +76,16 @@ class ScoreHook(HookBase):
         """
         if not trainer.is_due(self.period):
             return
-        record = comm.share(trainer.record)  # a user's own scores may differ
+        record = comm.broadcast_object(trainer.record)  # a user's own scores may differ
         if record.get("iteration") != trainer.iteration or self.metric not in record:
             raise unknown_score("TEST.BEST.METRIC", self.metric, _scores_of(trainer, record))
         value = record[self.metric]
         better = is_better(value, self.best, self.mode, self.min_delta)
         if better:
             self.best, self.best_iteration = value, trainer.iteration
-        self.judged(trainer, value, better)
+        self.on_score(trainer, value, better)
 
-    def judged(self, trainer: Trainer, value: float, better: bool) -> None:
+    def on_score(self, trainer: Trainer, value: float, better: bool) -> None:
         """Act on a score that was or was not better than all before; `best` knows of it."""
 
     def state_dict(self) -> dict[str, Any]:

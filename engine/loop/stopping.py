@@ -10,17 +10,17 @@ from ..distributed import comm
 _APART = 0.1  # seconds between two times that ranks ask each other whether to stop, which takes less than 1 ms
 
 
-class Stops:
+class Stopping:
     """What a run was asked; on several ranks what one of them was, once all know of it.
 
     Attributes:
         signum: the number of the signal that came, or 0.
         reason: why a hook wants the run to end, or "".
-        agree_at: the updates after which ranks tell each other; never in one process.
+        sync_at: the updates after which ranks tell each other; never in one process.
 
-    >>> stops = Stops()
+    >>> stops = Stopping()
     >>> stops.request("enough")
-    >>> stops.signum, stops.reason, stops.agree_at
+    >>> stops.signum, stops.reason, stops.sync_at
     (0, 'enough', inf)
     """
 
@@ -28,7 +28,7 @@ class Stops:
         self.signum, self.reason = 0, ""
         self._several = comm.world_size() > 1
         self._own_signum, self._own_reason = 0, ""
-        self.agree_at = 0.0 if self._several else math.inf
+        self.sync_at = 0.0 if self._several else math.inf
         self._agreed = 0, -math.inf  # iteration, and seconds of training until then
 
     @property
@@ -59,11 +59,11 @@ class Stops:
         signum, self.signum, self._own_signum = self.signum, 0, 0
         return signum
 
-    def agree(self, iteration: int, paused_seconds: float) -> None:
+    def sync(self, iteration: int, paused_seconds: float) -> None:
         """Tell all ranks what this one was asked, and hear it of them; fix when to do so again, on all alike.
 
         That is after so many updates as take about a tenth of a second, and after the one that follows on each
-        `agree_next`: what hooks ask for on account of a score does not depend on the clock.
+        `sync_next`: what hooks ask for on account of a score does not depend on the clock.
 
         Args:
             iteration: updates done.
@@ -74,13 +74,13 @@ class Stops:
         before, seconds = self._agreed
         self._agreed = iteration, time.perf_counter() - paused_seconds
         each = (self._agreed[1] - seconds) / max(1, iteration - before)
-        signum, has_reason, each = comm.greatest([self._own_signum, bool(self._own_reason), each])
+        signum, has_reason, each = comm.all_reduce_max([self._own_signum, bool(self._own_reason), each])
         self.signum = int(signum)
         if has_reason:
             self.reason = next(filter(None, comm.gather(self._own_reason)))
-        self.agree_at = iteration + max(1, int(_APART / each))
+        self.sync_at = iteration + max(1, int(_APART / each))
 
-    def agree_next(self, iteration: int) -> None:
+    def sync_next(self, iteration: int) -> None:
         """Let ranks tell each other after the update that follows."""
         if self._several:
-            self.agree_at = iteration + 1
+            self.sync_at = iteration + 1

@@ -20,8 +20,8 @@ from warmstart.solver import EMA, ScheduleLR
 from warmstart.tasks import Task
 
 from ..distributed import comm
-from ..distributed.errors import together
-from ..distributed.fsdp import in_parts
+from ..distributed.errors import raise_together
+from ..distributed.fsdp import shard_state_like
 from ..runtime.precision import LossScaler
 from ..runtime.rng import preserved_rng, restore_rng, rng_state, seed_generators
 from ..runtime.signals import Interrupted, signal_name
@@ -30,9 +30,9 @@ from .forward import METRIC, losses_of, refuse_losses
 from .hook import EVENTS, HookBase, every, overrides
 from .losses import LossWindow, mean_of
 from .non_finite import OVERFLOW, NonFiniteLossError, SkippedUpdates, non_finite_names
-from .optimizer_state import load_moments
+from .optimizer_state import load_optimizer_state
 from .prefetch import prefetched
-from .stopping import Stops
+from .stopping import Stopping
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +157,7 @@ class Trainer:
         self._hooks_due, self._each_is_due = math.inf, False
         self._settled_at = -1  # the count of updates of which all losses are read
         self._is_alone = comm.world_size() == 1
-        self._stops = Stops()
+        self._stops = Stopping()
         self._asked_to_stop = ""  # by the iteration that a checkpoint holds
         #: Further names under which this iteration's checkpoint is saved; the checkpoint hook empties it.
         self.save_as: set[str] = set()
@@ -211,10 +211,10 @@ class Trainer:
         batches = self._batches()
         try:
             # A resumed run draws on from where the unbroken one was, whatever hooks draw to begin with.
-            with preserved_rng(self.device) if self.iteration else nullcontext(), together():
+            with preserved_rng(self.device) if self.iteration else nullcontext(), raise_together():
                 for call in calls["before_train"]:
                     call(self)
-            self._stops.agree(self.iteration, self.paused_seconds)
+            self._stops.sync(self.iteration, self.paused_seconds)
             self.is_last_step = self._is_over()
             self._stops.reason = self._stops.reason or asked
             self._due = self._next_due()
@@ -278,8 +278,8 @@ class Trainer:
 
     def _after_step(self, calls: Iterable[Callable[[Trainer], None]]) -> None:
         """Do what hooks do after an update, or give it up and only save."""
-        if self.iteration >= self._stops.agree_at:
-            self._stops.agree(self.iteration, self.paused_seconds)
+        if self.iteration >= self._stops.sync_at:
+            self._stops.sync(self.iteration, self.paused_seconds)
         # Fixed before the hooks run, so that all of them agree; a stop that one of them asks
         # for now, or a signal that comes now, makes the next iteration the last.
         self.is_last_step = self._is_over()
@@ -303,7 +303,7 @@ class Trainer:
         if not self._is_alone:
             self._each_is_due = not all(overrides(hook, "next_due") for hook in overriding)
         self._hooks_due = min((hook.next_due(self.iteration) for hook in overriding), default=math.inf)
-        return min(self._hooks_due, self.max_iter, self._stops.agree_at)
+        return min(self._hooks_due, self.max_iter, self._stops.sync_at)
 
     def is_wanted(self, asked: Collection[str]) -> bool:
         """Return whether to act in this after_step on what is in `scalars` or `save_as`.
@@ -320,7 +320,7 @@ class Trainer:
         if self._is_alone:
             return bool(asked)
         ask = self._settled_at == self.iteration or (self.iteration == self._hooks_due and not self._each_is_due)
-        return ask and comm.greatest([comm.is_main() and bool(asked)]) == [1]
+        return ask and comm.all_reduce_max([comm.is_main() and bool(asked)]) == [1]
 
     def run_step(self, batches: Iterator[Any], after_backward: Iterable[Any] = ()) -> bool:
         """Do one update: a batch, its losses, gradients, the optimizer, the scheduler.
@@ -372,7 +372,7 @@ class Trainer:
         number = self.iteration + 1
         if self.skipped.too_many:
             before = f"as were the {self.skipped.limit} updates before, which were skipped (SOLVER.NAN_LIMIT)"
-            raise self._ruined(f"iteration {number}: {problem}, {before}", number, self.skipped.rank)
+            raise self._non_finite_error(f"iteration {number}: {problem}, {before}", number, self.skipped.rank)
         with torch.no_grad():
             for name, buffer in self.model.named_buffers():
                 buffer.copy_(buffers[name])
@@ -452,7 +452,7 @@ class Trainer:
         """Return whether what evaluates every `period` updates, and after the last, does so in this after_step."""
         return every(period, self.iteration) or self.is_last_step
 
-    def give_way(self) -> None:
+    def raise_if_interrupted(self) -> None:
         """In a long after_step, call this between its parts: it does not return where a signal has come.
 
         Everything else after this update is given up too, and a checkpoint saved; the run that goes on from it
@@ -465,25 +465,25 @@ class Trainer:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Keep the seconds of the block out of the time an iteration takes; settles first."""
-        self.settle()
+        self.flush_losses()
         start = time.perf_counter()
         try:
             yield
         finally:
             self.paused_seconds += time.perf_counter() - start
 
-    def settle(self) -> None:
+    def flush_losses(self) -> None:
         """Read the losses that are still on the device, before anything is recorded, evaluated or saved.
 
         Raises:
             NonFiniteLossError: one of them is infinite or NaN, or too many updates in a row overflowed in fp16.
         """
         try:
-            overflowed = self.losses.settle(self.iteration)
+            overflowed = self.losses.flush(self.iteration)
         except NonFiniteLossError as error:
-            raise self._ruined(str(error), error.iteration, error.rank) from None
+            raise self._non_finite_error(str(error), error.iteration, error.rank) from None
         self._settled_at = self.iteration
-        self._stops.agree_next(self.iteration)
+        self._stops.sync_next(self.iteration)
         if self.scaler is not None and not self.skipped.limit:  # else they were counted one by one
             self._count_overflows(overflowed, self.scaler)
 
@@ -492,13 +492,15 @@ class Trainer:
             self.skipped.count(overflow)
             if self.skipped.in_a_row > scaler.limit:
                 before = f"as those of the {scaler.limit} updates before, which were skipped (SOLVER.NAN_LIMIT)"
-                raise self._ruined(f"iteration {number}: the gradients overflow in fp16, {before}", number)
+                raise self._non_finite_error(
+                    f"iteration {number}: the gradients overflow in fp16, {before}", number
+                )
         numbers = ", ".join(str(number) for number, overflow in overflowed.items() if overflow)
         if numbers:
             text = "skipped, since gradients overflow in fp16: iteration %s; the scale is now %g"
             logger.info(text, numbers, scaler.get_scale())
 
-    def _ruined(self, problem: str, iteration: int = 0, rank: int = 0) -> NonFiniteLossError:
+    def _non_finite_error(self, problem: str, iteration: int = 0, rank: int = 0) -> NonFiniteLossError:
         rates, which = self.rates, "the last"
         if iteration and isinstance(self.scheduler, ScheduleLR):
             rates, which = list(self.scheduler.lr_at(iteration - 1)), "that"
@@ -525,12 +527,12 @@ class Trainer:
         Raises:
             NonFiniteLossError: a loss or a weight is infinite or NaN: such a state is of no use.
         """
-        self.settle()
+        self.flush_losses()
         models = {"": self.model} if self.ema is None else {"": self.model, "average of ": self.ema.model}
         bad = [*dict.fromkeys(name for names in comm.gather(non_finite_names(models)) for name in names)]
         if bad:
             listed = ", ".join([*bad[:3], "..."] if len(bad) > 3 else bad)
-            raise self._ruined(f"iteration {self.iteration}: weights are infinite or NaN: {listed}")
+            raise self._non_finite_error(f"iteration {self.iteration}: weights are infinite or NaN: {listed}")
         over = self.is_last_step and not self.pending
         own = {
             "losses": self.losses.state_dict(),
@@ -561,11 +563,11 @@ class Trainer:
             RuntimeError: the model's parameters are others.
             ValueError: the optimizer's parameters have other names.
         """
-        self.model.load_state_dict(in_parts(state["model"], self.model))
+        self.model.load_state_dict(shard_state_like(state["model"], self.model))
         self._load_average(state.get("ema"))
         if self.scaler is not None and state.get("scaler"):
             self.scaler.load_state_dict(state["scaler"])
-        load_moments(self.optimizer, state["optimizer"], self.scheduler)
+        load_optimizer_state(self.optimizer, state["optimizer"], self.scheduler)
         self.scheduler.load_state_dict(state["scheduler"])
         self.iteration = state["iteration"]
         own = {"scalars": {}} | state["hooks"][OWN_STATE]  # older checkpoints have none
@@ -586,7 +588,7 @@ class Trainer:
 
     def _load_average(self, saved: Mapping[str, Any] | None) -> None:
         if self.ema is not None and saved is not None:
-            self.ema.load_state_dict({**saved, "model": in_parts(saved["model"], self.ema.model)})
+            self.ema.load_state_dict({**saved, "model": shard_state_like(saved["model"], self.ema.model)})
         elif self.ema is not None:
             self.ema.restart(self.model)
             logger.info("the checkpoint has no moving average: SOLVER.EMA begins with its weights")

@@ -90,7 +90,7 @@ class RetryingWriter:
             if failing:
                 logger.info("%s is written again, with the records that waited", self.writer)
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Try for the last time; log which records the writer lacks."""
         try:
             if self._owed:
@@ -103,7 +103,7 @@ class RetryingWriter:
 
     def close(self) -> None:
         """Try for the last time, and close the writer, whether it works or not."""
-        self.settle()
+        self.flush()
         with contextlib.suppress(OSError):
             self.writer.close()
 

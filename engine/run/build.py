@@ -9,7 +9,7 @@ from warmstart.tasks import build_task
 
 from ..distributed import comm
 from ..distributed.ddp import check_of, data_parallel, no_sync_of, with_synchronised_norms
-from ..distributed.errors import in_turn
+from ..distributed.errors import local_rank_zero_first
 from ..distributed.fsdp import is_sharded, shard, take_weights
 from ..loop.trainer import Trainer
 from ..runtime.device import prepare_torch
@@ -39,7 +39,7 @@ def build_trainer(cfg: CfgNode, trust: bool = False, weights: bool = True) -> Tr
     model = with_synchronised_norms(cfg, build_for_ranks(cfg, trust, weights, task.extra_outputs))
     if not is_sharded(cfg):  # else the whole may not fit
         model = model.to(device)
-    loader = in_turn(lambda: build_train_loader(cfg, task, comm.rank(), comm.world_size()))
+    loader = local_rank_zero_first(lambda: build_train_loader(cfg, task, comm.rank(), comm.world_size()))
     if weights and (comm.is_main() or not is_sharded(cfg)):
         init_from_data(cfg, task, model, loader)
     whole = take_weights(model) if is_sharded(cfg) else {}

@@ -15,7 +15,7 @@ from warmstart.tasks import Task
 
 from ..checkpoint.run_files import PROFILE, subfolders_of
 from ..distributed import comm
-from ..distributed.errors import in_turn
+from ..distributed.errors import local_rank_zero_first
 from ..distributed.fsdp import computing_device
 from ..hooks.checkpointing import CheckpointHook
 from ..hooks.evaluation import EvaluationHook, PreciseBNHook
@@ -90,7 +90,7 @@ def default_hooks(
     loaders, autocast = build_test_loaders(cfg, task), autocast_dtype(cfg)
 
     def scores(trainer: Trainer) -> dict[str, float]:
-        return evaluate_all(model, task, loaders, averaged, trainer.give_way, autocast)
+        return evaluate_all(model, task, loaders, averaged, trainer.raise_if_interrupted, autocast)
 
     gauges = [lambda: memory_stats(device)] if cfg.MEMORY_STATS else []
     metric_hooks = build_metric_hook(cfg, lr_metric(cfg, task))
@@ -145,7 +145,7 @@ def evaluate_all(
     device = computing_device(model)
     models = {"": model} | ({"ema/": averaged} if averaged is not None else {})
     for each in models.values():
-        comm.share_buffers(each)
+        comm.broadcast_buffers(each)
     return {
         f"{name}/{prefix}{score}": value
         for name, loader in loaders.items()
@@ -161,4 +161,4 @@ def build_test_loaders(cfg: CfgNode, task: Task) -> dict[str, Iterable[Any]]:
         ranks = comm.rank(), comm.world_size()
         return {name: build_test_loader(cfg, task, name, *ranks) for name in cfg.DATASETS.TEST}
 
-    return in_turn(build)
+    return local_rank_zero_first(build)

@@ -14,7 +14,7 @@ from warmstart.tasks import Task
 
 from ..checkpoint.reader import PARTS
 from ..distributed import comm
-from ..distributed.errors import in_turn
+from ..distributed.errors import local_rank_zero_first
 from ..distributed.fsdp import computing_device
 from ..loop.forward import losses_of
 from ..loop.precise_bn import norm_layers, update_from_training
@@ -45,13 +45,13 @@ def set_statistics(cfg: CfgNode, task: Task, models: Sequence[nn.Module], conten
         logger.info("TEST.PRECISE_BN: the model has no BatchNorm layer that trains, nothing is to be done")
         return
     device = computing_device(models[0])
-    iteration, states = comm.share((content["iteration"], content["rng"]) if known else (0, None))
+    iteration, states = comm.broadcast_object((content["iteration"], content["rng"]) if known else (0, None))
     try:
         if states is not None:
             restore_rng(states, device, comm.rank(), comm.world_size())
     except (LookupError, TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError) as error:
         raise ConfigError(f"the checkpoint's random state is not one of ours: {error}") from None
-    loader = in_turn(lambda: build_train_loader(cfg, task, comm.rank(), comm.world_size()))
+    loader = local_rank_zero_first(lambda: build_train_loader(cfg, task, comm.rank(), comm.world_size()))
     number, parts = cfg.TEST.PRECISE_BN.NUM_ITER, cfg.SOLVER.GRAD_ACCUM_STEPS
     for model in models:
         run = losses_of(model, task, autocast=autocast_dtype(cfg), device=device)

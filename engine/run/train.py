@@ -24,9 +24,9 @@ from ..checkpoint.run_files import LAUNCH, claim, refuse_foreign, subfolders_of
 from ..checkpoint.run_folder import has_checkpoints, remove_leftovers, set_aside_after
 from ..checkpoint.saver import CHECKPOINTS_FREE, SaveError, finish_saves, require_space
 from ..distributed.errors import on_main
-from ..distributed.fsdp import in_parts, is_sharded, shard
+from ..distributed.fsdp import is_sharded, shard, shard_state_like
 from ..hooks.checkpointing import checkpoint_bytes
-from ..loop.optimizer_state import missing_moments
+from ..loop.optimizer_state import missing_optimizer_state
 from ..loop.trainer import Trainer, is_pending
 from ..records.logging import setup_logging
 from ..runtime import files
@@ -144,7 +144,7 @@ def load_average(cfg: CfgNode, model: nn.Module, start: dict[str, Any]) -> nn.Mo
     if is_sharded(cfg):
         shard(cfg, ema.model, {})
     with _fitting():
-        ema.load_state_dict({**start["ema"], "model": in_parts(start["ema"]["model"], ema.model)})
+        ema.load_state_dict({**start["ema"], "model": shard_state_like(start["ema"]["model"], ema.model)})
     return ema.model
 
 
@@ -155,7 +155,7 @@ def load_model(model: nn.Module, start: dict[str, Any]) -> None:
         ConfigError: they are those of another model.
     """
     with _fitting():
-        model.load_state_dict(in_parts(start["model"], model))
+        model.load_state_dict(shard_state_like(start["model"], model))
 
 
 @contextmanager
@@ -177,7 +177,7 @@ def load_start(trainer: Trainer, start: dict[str, Any]) -> None:
     """
     with _fitting():
         trainer.load_state_dict(start)
-        missing = missing_moments(trainer.optimizer)
+        missing = missing_optimizer_state(trainer.optimizer)
     if missing:
         raise ConfigError(
             f"the checkpoint does not hold {', '.join(missing)}, which {type(trainer.optimizer).__name__} keeps "

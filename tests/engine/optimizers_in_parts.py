@@ -14,7 +14,7 @@ from torch import Tensor
 
 from warmstart.config import ConfigError, get_cfg
 from warmstart.engine import build_trainer, is_main, process_group
-from warmstart.engine.distributed.fsdp import is_cut
+from warmstart.engine.distributed.fsdp import is_sharded_tensor
 from warmstart.solver.optimizers import OPTIMIZERS
 
 from ..conftest import tiny_overrides
@@ -29,7 +29,9 @@ def trained(words: list[str], parallel: str) -> list[Tensor]:
     trainer = build_trainer(cfg)
     trainer.hooks = []
     trainer.train()
-    return [each.full_tensor() if is_cut(each) else each.detach() for each in trainer.model.parameters()]
+    return [
+        each.full_tensor() if is_sharded_tensor(each) else each.detach() for each in trainer.model.parameters()
+    ]
 
 
 def distance(words: list[str]) -> float | str:

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from warmstart.config import CfgNode, gathering, get_cfg, resolve_durations
 from warmstart.engine import read_command_line, run_tool
 from warmstart.solver import PLATEAU, check_solver
-from warmstart.solver.catalog import SCHEDULES
 from warmstart.solver.optimizers import OPTIMIZERS
 from warmstart.solver.plateau import Plateau
+from warmstart.solver.registry import SCHEDULES
 from warmstart.tools.train_net import FLAGS
 
 EPOCH = Fraction(1437, 16)

@@ -31,9 +31,9 @@ from warmstart.solver import (
     register_lr_scheduler,
     schedule_names,
 )
-from warmstart.solver.catalog import SCHEDULES
 from warmstart.solver.plateau import Plateau
-from warmstart.solver.torch_names import LAMBDAS, MOMENTA, TORCH_SCHEDULES
+from warmstart.solver.registry import SCHEDULES
+from warmstart.solver.torch_schedules import LAMBDAS, MOMENTA, TORCH_SCHEDULES
 
 Cfg = Callable[..., CfgNode]
 Make = Callable[..., torch.optim.Optimizer]
@@ -487,7 +487,7 @@ import_module(__name__, "as with --import")  # for functions in here
 
 
 def test_a_registered_lambda(cfg_with: Cfg, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("warmstart.solver.torch_names.LAMBDAS", LAMBDAS.copy())
+    monkeypatch.setattr("warmstart.solver.torch_schedules.LAMBDAS", LAMBDAS.copy())
     register_lr_lambda("inverse", lambda t: 1 / (1 + t))
     keys = {"LR_SCHEDULER_NAME": "LambdaLR", "WARMUP_ITERS": 0}
     schedule = build_schedule(cfg_with(LR_SCHEDULER_ARGS={"lr_lambda": "inverse"}, **keys))

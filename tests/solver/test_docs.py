@@ -9,7 +9,7 @@ import pytest
 from torchvision.models import resnet18
 
 from warmstart.config import get_cfg
-from warmstart.solver import build_optimizer, build_schedule, catalog, schedule_names
+from warmstart.solver import build_optimizer, build_schedule, registry, schedule_names
 from warmstart.solver.optimizers import OPTIMIZERS, REFUSED
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -53,8 +53,8 @@ def test_the_yaml_can_be_used(block: str, tmp_path: Path) -> None:
 
 
 def test_the_example_can_be_registered_and_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(catalog.SCHEDULES, "Descent", None)  # puts back what there was: nothing
-    monkeypatch.delitem(catalog.SCHEDULES, "Descent")
+    monkeypatch.setitem(registry.SCHEDULES, "Descent", None)  # puts back what there was: nothing
+    monkeypatch.delitem(registry.SCHEDULES, "Descent")
     (block,) = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
     exec(block, {})
     cfg = get_cfg()

@@ -17,6 +17,7 @@ from torch import nn
 from warmstart.config import ConfigError, get_cfg
 from warmstart.solver import (
     Curve,
+    ascii_plot,
     build_lr_scheduler,
     build_optimizer,
     build_plan,
@@ -25,7 +26,6 @@ from warmstart.solver import (
     plan_picture,
     save_picture,
     scheduler_plan,
-    text_picture,
 )
 
 WAVE = ["SOLVER.LR_SCHEDULER_NAME", "CyclicLR", "SOLVER.LR_SCHEDULER_ARGS.base_lr", 0.01]
@@ -208,7 +208,7 @@ def test_a_rate_that_grows_without_end_is_drawn_as_far_as_it_goes(tmp_path: Path
     ((_, y),) = drawn(curves)
     assert np.isfinite(y[0])
     assert np.isnan(y[-1])
-    assert "inf" not in text_picture(curves)
+    assert "inf" not in ascii_plot(curves)
 
 
 @pytest.mark.parametrize("name", ["lr.png", "lr.svg"])
@@ -237,7 +237,7 @@ def test_the_name_of_a_picture_is_looked_at_before_it_is_drawn(tmp_path: Path) -
 
 def test_text_is_80_columns_wide_and_shows_rate_momentum_and_marks() -> None:
     words = [*WAVE, "SOLVER.LR_SCHEDULER_ARGS.step_size_up", 200, "SOLVER.MAX_ITER", 800]
-    text = text_picture(plan(*words, "SOLVER.WARMUP_ITERS", 80))
+    text = ascii_plot(plan(*words, "SOLVER.WARMUP_ITERS", 80))
     lines = text.splitlines()
     assert max(map(len, lines)) <= 80
     assert text.isascii()
@@ -255,7 +255,7 @@ def test_text_is_80_columns_wide_and_shows_rate_momentum_and_marks() -> None:
 
 def test_text_has_a_symbol_for_each_curve() -> None:
     curves = [Curve("a", 100, lambda t: 0.1), Curve("b", 50, lambda t: 0.2)]
-    lines = text_picture(curves, width=30, height=3).splitlines()
+    lines = ascii_plot(curves, width=30, height=3).splitlines()
     assert lines == [
         "learning rate",
         "     0.2 |oooooooooo",
@@ -269,7 +269,7 @@ def test_text_has_a_symbol_for_each_curve() -> None:
 
 
 def test_text_of_a_run_shorter_than_its_columns() -> None:
-    text = text_picture([Curve("x", 2, [0.5, 0.25].__getitem__, drops=(1,))], width=20, height=3)
+    text = ascii_plot([Curve("x", 2, [0.5, 0.25].__getitem__, drops=(1,))], width=20, height=3)
     assert text.splitlines()[1:5] == [
         "     0.5 |*****",
         "         |     *****",
@@ -279,7 +279,7 @@ def test_text_of_a_run_shorter_than_its_columns() -> None:
 
 
 def test_text_of_a_rate_that_is_always_nothing() -> None:
-    lines = text_picture([Curve("x", 2, lambda t: 0.0)], width=20, height=3).splitlines()
+    lines = ascii_plot([Curve("x", 2, lambda t: 0.0)], width=20, height=3).splitlines()
     assert lines[3] == "       0 |**********"
 
 
@@ -309,6 +309,6 @@ def test_of_ten_thousand_curves_a_hundred_are_drawn() -> None:
     assert len(asked) == 100
     assert {"0", "9999"} < asked
     asked.clear()
-    assert text_picture(curves).splitlines()[-1] == "100 of 10,000 groups are drawn"
+    assert ascii_plot(curves).splitlines()[-1] == "100 of 10,000 groups are drawn"
     assert len(asked) == 100
     assert plan_picture(curves[:100]).axes[0].get_xlabel() == "iteration"

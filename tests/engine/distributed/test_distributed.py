@@ -25,13 +25,13 @@ from warmstart.engine import (
     load_checkpoint,
     preserved_rng,
     process_group,
+    raise_together,
     rank,
     register_hook,
     resolve_config,
     set_rng_state,
-    together,
 )
-from warmstart.engine.distributed.errors import in_turn
+from warmstart.engine.distributed.errors import local_rank_zero_first
 from warmstart.engine.distributed.fsdp import CUTS_ON_CPU
 from warmstart.engine.run.default_hooks import _HOOKS
 from warmstart.modeling import build_model
@@ -409,10 +409,10 @@ def test_a_mistake_on_one_rank_while_the_others_are_further_within_is_one_on_all
     """As of weights that only one machine lacks: its ranks leave before the others load data in turn."""
 
     def run() -> None:
-        with process_group(tiny()), together():
+        with process_group(tiny()), raise_together():
             if rank() == 1:
                 raise ConfigError("MODEL.WEIGHTS: no such file: a.pth")
-            in_turn(lambda: None)
+            local_rank_zero_first(lambda: None)
 
     main, other = Ranks(tmp_path, 2, run).end()
     assert (main.code, other.code, other.err) == (2, 2, "")

@@ -20,7 +20,7 @@ import pytest
 from warmstart.config import ConfigError, get_cfg
 from warmstart.engine import process_group
 from warmstart.engine.distributed import rendezvous as meeting
-from warmstart.engine.distributed.rendezvous import LateError, meet
+from warmstart.engine.distributed.rendezvous import LateError, rendezvous
 
 from ..ranks import free_port
 
@@ -100,10 +100,12 @@ def apart(function: Callable[[], Any]) -> Told:
 
 def test_the_first_may_come_last(port: int) -> None:
     fork = multiprocessing.get_context("fork")
-    other = fork.Process(target=lambda: meet("localhost", port, serves=False, count=2, **WHO).set("said", "hello"))
+    other = fork.Process(
+        target=lambda: rendezvous("localhost", port, serves=False, count=2, **WHO).set("said", "hello")
+    )
     other.start()
     time.sleep(0.3)
-    told = apart(lambda: meet("localhost", port, serves=True, count=2, **WHO).get("said"))
+    told = apart(lambda: rendezvous("localhost", port, serves=True, count=2, **WHO).get("said"))
     assert told == (b"hello", "", "")
     other.join(10)
     assert other.exitcode == 0
@@ -112,18 +114,18 @@ def test_the_first_may_come_last(port: int) -> None:
 @pytest.mark.parametrize("host", ["localhost", "node1"])
 def test_those_of_an_earlier_attempt_or_run_do_not_count(port: int, host: str) -> None:
     def again() -> None:
-        first = meet(host, port, serves=True, count=1, **WHO, again=True)
-        second = meet(host, port, serves=True, count=1, **WHO, again=True)
+        first = rendezvous(host, port, serves=True, count=1, **WHO, again=True)
+        second = rendezvous(host, port, serves=True, count=1, **WHO, again=True)
         first.set("address", "gone")
         assert not second.check(["address"])
-        meet(host, port, serves=True, count=2, **WHO | {"timeout": 0.2, "prefix": "q"})
+        rendezvous(host, port, serves=True, count=2, **WHO | {"timeout": 0.2, "prefix": "q"})
 
     assert apart(again).error.startswith(f"LateError: {host}:{port}: 1 of 2 machines are there after 0.2 s")
 
 
 def test_it_is_said_once_who_is_waited_for(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(meeting, "_PATIENCE", 0.1)
-    told = apart(lambda: meet("localhost", port, serves=True, count=3, **WHO | {"timeout": 1}))
+    told = apart(lambda: rendezvous("localhost", port, serves=True, count=3, **WHO | {"timeout": 1}))
     text = f"localhost:{port}: 1 of 3 machines are there"
     assert told.said == f"waiting at {text}; it ends after 1 s (DISTRIBUTED.TIMEOUT)\n"
     assert told.error == f"LateError: {text} after 1 s (DISTRIBUTED.TIMEOUT)"
@@ -131,7 +133,7 @@ def test_it_is_said_once_who_is_waited_for(port: int, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("host", ["localhost", "no-such-host.invalid"])
 def test_a_place_that_does_not_answer_is_named(port: int, host: str) -> None:
-    told = apart(lambda: meet(host, port, serves=False, count=2, **WHO | {"timeout": 0.3}))
+    told = apart(lambda: rendezvous(host, port, serves=False, count=2, **WHO | {"timeout": 0.3}))
     text = f"{host}:{port}: nobody answers there to machines after 0.3 s (DISTRIBUTED.TIMEOUT)"
     assert told == (None, f"LateError: {text}", "")
 
@@ -141,7 +143,7 @@ def test_meet_ends_in_time_at_a_program_that_is_no_store(
 ) -> None:
     """torch would wait forever for what says nothing, and print pages about what says something else."""
     began = time.monotonic()
-    told = apart(lambda: meet("localhost", other_program, serves=False, count=2, **WHO | {"timeout": 0.5}))
+    told = apart(lambda: rendezvous("localhost", other_program, serves=False, count=2, **WHO | {"timeout": 0.5}))
     assert time.monotonic() - began < 10
     text = f"localhost:{other_program}: a program listens there that does not answer as one of the machines"
     assert told == (None, f"LateError: {text} after 0.5 s (DISTRIBUTED.TIMEOUT)", "")
@@ -151,7 +153,7 @@ def test_meet_ends_in_time_at_a_program_that_is_no_store(
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs SIGSTOP")
 def test_meet_ends_in_time_where_the_server_stops_answering(port: int) -> None:
     fork = multiprocessing.get_context("fork")
-    server = fork.Process(target=lambda: meet("localhost", port, serves=True, count=3, **WHO))
+    server = fork.Process(target=lambda: rendezvous("localhost", port, serves=True, count=3, **WHO))
     server.start()
 
     are_there = meeting._Joining.are_there
@@ -163,7 +165,7 @@ def test_meet_ends_in_time_where_the_server_stops_answering(port: int) -> None:
             return are_there(joining, number)
 
         meeting._Joining.are_there = count  # type: ignore[method-assign]
-        meet("localhost", port, serves=False, count=3, **WHO | {"timeout": 2})
+        rendezvous("localhost", port, serves=False, count=3, **WHO | {"timeout": 2})
 
     began = time.monotonic()
     told = apart(stopped_when_both_are_there)
@@ -176,20 +178,20 @@ def test_meet_ends_in_time_where_the_server_stops_answering(port: int) -> None:
 def test_ranks_meet_in_a_file(tmp_path: Path) -> None:
     place = f"file://{tmp_path}/store"
     fork = multiprocessing.get_context("fork")
-    other = fork.Process(target=lambda: meet(place, 0, serves=False, count=2, **WHO).set("said", "hello"))
+    other = fork.Process(target=lambda: rendezvous(place, 0, serves=False, count=2, **WHO).set("said", "hello"))
     other.start()
-    told = apart(lambda: meet(place, 0, serves=True, count=2, **WHO).get("said"))
+    told = apart(lambda: rendezvous(place, 0, serves=True, count=2, **WHO).get("said"))
     assert told == (b"hello", "", "")
     other.join(10)
     assert other.exitcode == 0
-    late = apart(lambda: meet(place, 0, serves=False, count=2, **WHO | {"timeout": 0.2, "prefix": "q"}))
+    late = apart(lambda: rendezvous(place, 0, serves=False, count=2, **WHO | {"timeout": 0.2, "prefix": "q"}))
     assert late.error == f"LateError: {place}: 1 of 2 machines are there after 0.2 s (DISTRIBUTED.TIMEOUT)"
 
 
 @pytest.mark.need("G1")
 @pytest.mark.parametrize("host", ["localhost", "node1"])
 def test_a_port_that_is_taken_is_a_mistake(taken: int, host: str, capfd: pytest.CaptureFixture[str]) -> None:
-    told = apart(lambda: meet(host, taken, serves=True, count=1, **WHO))
+    told = apart(lambda: rendezvous(host, taken, serves=True, count=1, **WHO))
     assert told.error == f"ConfigError: port {taken} of this machine is in use; choose another"
     assert capfd.readouterr().err == ""
 

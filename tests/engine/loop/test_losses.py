@@ -18,10 +18,10 @@ def add(window: LossWindow, *values: float) -> None:
 def test_each_window_averages_its_own_updates() -> None:
     window = LossWindow()
     add(window, 1.0, 2.0)
-    window.settle(2)
+    window.flush(2)
     assert window.averages() == {"total_loss": 1.5, "loss_cls": 1.5}
     add(window, 8.0)
-    window.settle(3)
+    window.flush(3)
     assert window.averages() == {"total_loss": 8.0, "loss_cls": 8.0}
 
 
@@ -30,7 +30,7 @@ def test_a_term_that_comes_and_goes_is_averaged_over_the_updates_that_had_it() -
     four, one, two, three = (torch.tensor(value) for value in (4.0, 1.0, 2.0, 3.0))
     window.add({"total_loss": four, "loss_cls": one, "loss_mask": three})
     window.add({"total_loss": two, "loss_cls": two})
-    window.settle(2)
+    window.flush(2)
     assert window.averages() == {"total_loss": 3.0, "loss_cls": 1.5, "loss_mask": 3.0}
 
 
@@ -39,15 +39,15 @@ def test_the_average_is_the_same_bits_whenever_it_was_read_or_saved_in_between()
     values = [0.1, 0.7, 1 / 3, 2e-9, 1e5, 0.3]
     whole = LossWindow()
     add(whole, *values)
-    whole.settle(6)
+    whole.flush(6)
     for k in range(1, 6):
         first = LossWindow()
         add(first, *values[:k])
-        first.settle(k)
+        first.flush(k)
         second = LossWindow()
         second.load_state_dict(first.state_dict())
         add(second, *values[k:])
-        second.settle(6)
+        second.flush(6)
         assert second.state_dict() == whole.state_dict()
 
 
@@ -59,6 +59,6 @@ def test_a_window_in_which_every_update_was_skipped_still_has_a_total() -> None:
 def test_settling_twice_reads_nothing_twice() -> None:
     window = LossWindow()
     add(window, 1.0)
-    window.settle(1)
-    window.settle(1)
+    window.flush(1)
+    window.flush(1)
     assert window.averages()["total_loss"] == 1.0

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from warmstart.config import get_cfg
 from warmstart.engine import Trainer
 from warmstart.engine.checkpoint.content import snapshot
-from warmstart.engine.loop.optimizer_state import load_moments, missing_moments
+from warmstart.engine.loop.optimizer_state import load_optimizer_state, missing_optimizer_state
 from warmstart.solver import WarmupCosineLR, build_optimizer
 from warmstart.solver.optimizers import OPTIMIZERS, REFUSED
 
@@ -150,7 +150,7 @@ def test_so_do_muons() -> None:
     for group in now.param_groups:
         if "betas" in group:
             group["betas"] = (0.5, 0.75)
-    load_moments(now, before.state_dict(), build_schedule(now))
+    load_optimizer_state(now, before.state_dict(), build_schedule(now))
     assert {group["betas"] for group in now.param_groups if "betas" in group} == {(0.5, 0.75)}
 
 
@@ -159,7 +159,7 @@ def test_a_parameter_without_saved_moments_keeps_those_it_begins_with() -> None:
     state = before.state_dict()
     state["state"] = {}
     kept = [now.state[p]["momentum_buffer"].clone() for group in now.param_groups for p in group["params"]]
-    load_moments(now, state, build_schedule(now))
+    load_optimizer_state(now, state, build_schedule(now))
     after = [now.state[p]["momentum_buffer"] for group in now.param_groups for p in group["params"]]
     assert all(map(torch.equal, kept, after))
 
@@ -233,12 +233,12 @@ def stepped(name: str, argument: str = "") -> torch.optim.Optimizer:
 def test_each_optimizer_misses_nothing_of_its_own_and_all_that_is_taken_away(name: str, argument: str) -> None:
     optimizer = stepped(name, argument)
     rng, weights = torch.get_rng_state(), [p.clone() for group in optimizer.param_groups for p in group["params"]]
-    assert missing_moments(optimizer) == []
+    assert missing_optimizer_state(optimizer) == []
     for parameter, state in list(optimizer.state.items()):
         for key in list(state):
             taken = state.pop(key)
             # An empty state is that of a parameter which never had a gradient.
-            assert missing_moments(optimizer) == ([key] if state else []), (name, parameter.ndim)
+            assert missing_optimizer_state(optimizer) == ([key] if state else []), (name, parameter.ndim)
             state[key] = taken
     assert torch.equal(torch.get_rng_state(), rng)
     after = [p for group in optimizer.param_groups for p in group["params"]]
@@ -253,4 +253,4 @@ def test_the_step_of_a_users_optimizer_is_left_alone() -> None:
     weight = nn.Parameter(torch.zeros(2))
     optimizer = Own([weight], lr=0.1)
     optimizer.state[weight] = {"own": 1}
-    assert missing_moments(optimizer) == []
+    assert missing_optimizer_state(optimizer) == []

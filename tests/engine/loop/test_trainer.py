@@ -308,7 +308,7 @@ def test_work_that_gives_way_is_done_by_the_resumed_run() -> None:
         def after_step(self, trainer: Trainer) -> None:
             if trainer.iteration == self.signal_at:
                 trainer.interrupt(15)
-            trainer.give_way()
+            trainer.raise_if_interrupted()
             self.done.append(trainer.iteration)
             trainer.scalars["score"] = 1.0
 
@@ -371,7 +371,7 @@ def test_a_loader_with_batches_is_asked_for_the_batch_of_the_iteration() -> None
 def test_several_losses_are_summed() -> None:
     trainer = make_trainer([], max_iter=1)
     trainer.train()
-    trainer.settle()
+    trainer.flush_losses()
     means = trainer.losses.averages()
     assert means["total_loss"] == pytest.approx(means["loss_mse"] + means["loss_abs"], rel=1e-6)
 
@@ -390,7 +390,7 @@ def test_a_metric_is_averaged_and_neither_summed_nor_differentiated() -> None:
     for ours, theirs in zip(metered.model.parameters(), plain.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     for trainer in (metered, plain):
-        trainer.settle()
+        trainer.flush_losses()
     means, expected = metered.losses.averages(), plain.losses.averages()
     one = make_trainer([], max_iter=1)
     one.train()
@@ -416,7 +416,7 @@ def test_four_micro_batches_of_two_give_the_gradients_weights_and_losses_of_a_ba
 
         trainers[steps] = make_trainer([Keep()], max_iter=5, batches=random_batches(), accum_steps=steps)
         trainers[steps].train()
-        trainers[steps].settle()
+        trainers[steps].flush_losses()
     assert len(gradients[4]) == len(gradients[1]) == 10  # after_backward comes once an update
     for ours, theirs in zip(gradients[4], gradients[1], strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
@@ -462,7 +462,7 @@ def test_hooks_see_the_gradients_as_they_came_and_what_they_add_is_clipped_too()
     trainer = make_trainer([Add()], max_iter=1, clip=GradientClipping("full_model", 6.5))
     before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
     trainer.train()
-    trainer.settle()
+    trainer.flush_losses()
     assert seen[0] > 0
     assert trainer.losses.averages()["grad_norm"] == 13.0
     moved = torch.cat([(a - b).flatten() for a, b in zip(before, trainer.model.parameters(), strict=True)])
@@ -477,7 +477,7 @@ def test_the_accumulated_gradient_is_clipped_not_each_micro_batchs() -> None:
     )
     for trainer in (one, four):
         trainer.train()
-        trainer.settle()
+        trainer.flush_losses()
     assert four.losses.averages() == pytest.approx(one.losses.averages(), rel=1e-5)
     for ours, theirs in zip(four.model.parameters(), one.model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
@@ -489,7 +489,7 @@ def test_a_nan_names_the_gradient_norm_where_it_is_known() -> None:
     trainer = make_trainer([], max_iter=1, batches=[bad], clip=GradientClipping("full_model", 1.0))
     trainer.train()
     with pytest.raises(NonFiniteLossError, match=r"total_loss is nan \(.*loss_abs nan, grad_norm nan\)"):
-        trainer.settle()
+        trainer.flush_losses()
 
 
 @pytest.mark.need("E4")
@@ -515,7 +515,7 @@ def test_a_nan_names_the_first_bad_iteration_its_terms_and_what_to_try() -> None
     class Settle(HookBase):
         def after_step(self, trainer: Trainer) -> None:
             if trainer.iteration == 5:
-                trainer.settle()
+                trainer.flush_losses()
 
     trainer = make_trainer([Settle()], max_iter=9, batches=[good, good, bad, good, good, good])
     with pytest.raises(NonFiniteLossError, match=r"iteration 3: total_loss is nan \(loss_mse nan, loss_abs nan\)"):
@@ -543,7 +543,7 @@ def test_a_nan_names_the_samples_of_its_batch_where_the_loader_tells_them() -> N
         r"iteration 3: total_loss is nan \(.*\); samples of its batch: those of batch 2; the rate of the last"
     )
     with pytest.raises(NonFiniteLossError, match=expected) as caught:
-        trainer.settle()
+        trainer.flush_losses()
     assert caught.value.iteration == 3
 
 
@@ -580,7 +580,7 @@ def test_a_skipped_update_leaves_the_weights_while_rate_data_and_count_move_on(
         f"iteration {at + 1} is skipped: total_loss is nan (loss_mse nan, loss_abs nan); samples of its batch: "
         f"those of batch {at}"
     )
-    trainer.settle()
+    trainer.flush_losses()
     assert all(torch.tensor(value).isfinite() for value in trainer.losses.averages().values())
 
 
@@ -591,7 +591,7 @@ def test_the_updates_around_a_skipped_one_are_those_of_a_run_that_never_saw_it()
     for trainer in (plain, skipping):  # of equal rates, so that only the batches differ
         trainer.scheduler = WarmupMultiStepLR(trainer.optimizer, [], warmup_iters=0)
         trainer.train()
-        trainer.settle()
+        trainer.flush_losses()
     for ours, theirs in zip(skipping.model.parameters(), plain.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     assert skipping.losses.averages() == plain.losses.averages()
@@ -777,7 +777,7 @@ def test_a_step_reads_nothing_back_from_the_device(
     count_reads(monkeypatch, reads.append)
     trainer.train()
     assert reads == []
-    trainer.settle()
+    trainer.flush_losses()
     assert reads == ["tolist"]  # one transfer for all fifty
 
 

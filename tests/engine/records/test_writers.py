@@ -143,7 +143,7 @@ def test_records_wait_until_the_disk_has_space(
     for iteration in range(20, 201, 20):
         disk.full = iteration in (60, 80, 100, 160)
         writer.write({**RECORD, "iteration": iteration})
-    writer.settle()
+    writer.flush()
     writer.close()
     assert iterations(tmp_path) == list(range(20, 201, 20))
     lines = [record.getMessage() for record in logged]
@@ -170,7 +170,7 @@ def test_records_that_cannot_be_written_to_the_end_are_named(
     for iteration in range(20, 101, 20):
         disk.full = iteration > 40
         writer.write({**RECORD, "iteration": iteration})
-    writer.settle()
+    writer.flush()
     writer.close()
     assert iterations(tmp_path) == [20, 40]
     assert len(list(tmp_path.iterdir())) == 1
@@ -216,7 +216,7 @@ def test_what_was_taken_after_a_failure_is_not_given_again(logged: list[logging.
     writer.open(0)
     for iteration in (1, 2, 3, 4):
         writer.write({"iteration": iteration})
-    writer.settle()
+    writer.flush()
     writer.close()
     assert (inner.opened, inner.calls) == ([0, 1, 2, 3], [1, 2, 2, 3, 3, 4, 4])
     assert len(logged) == 1

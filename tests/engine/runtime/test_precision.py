@@ -93,7 +93,7 @@ def test_row_b3_a_skipped_update_counts_is_told_and_warns_nobody(
 ) -> None:
     trainer = make([bad], kind=kind, hooks=[see := See()])
     trainer.train()
-    trainer.settle()
+    trainer.flush_losses()
     assert see.rates == [0.1, 0.1, 0.05, 0.05, 0.025]
     assert see.skipped == [index == bad for index in range(5)]
     assert see.moved == [index != bad for index in range(5)]
@@ -190,7 +190,7 @@ def test_a_scale_that_is_a_power_of_two_changes_no_bit(policy: int) -> None:
     averages = []
     for trainer in (plain, scaled):
         trainer.train()
-        trainer.settle()
+        trainer.flush_losses()
         averages.append(trainer.losses.averages())
     assert torch.equal(plain.model.weight, scaled.model.weight)
     assert averages[0] == averages[1]
@@ -200,7 +200,7 @@ def test_a_scale_that_is_a_power_of_two_changes_no_bit(policy: int) -> None:
 def test_the_norm_of_gradients_that_overflow_is_not_averaged() -> None:
     trainer = make([1], n=2, clip=GradientClipping("full_model", 100.0))
     trainer.train()
-    trainer.settle()
+    trainer.flush_losses()
     assert trainer.losses.averages() == {
         "total_loss": pytest.approx(3 * (1 + 0.8**2) / 2),
         "loss": pytest.approx(3 * (1 + 0.8**2) / 2),
@@ -217,7 +217,7 @@ def test_one_more_overflow_in_a_row_than_the_limit_ends_the_run(logged: list[log
         r"\(SOLVER.NAN_LIMIT\); the rate of the last update was 0.025"
     )
     with pytest.raises(NonFiniteLossError, match=expected):
-        trainer.settle()
+        trainer.flush_losses()
 
 
 @pytest.mark.need("E6")
@@ -227,7 +227,7 @@ def test_a_loss_that_is_not_finite_is_an_error_in_fp16_too(value: str) -> None:
     trainer = make(batch=float(value))
     trainer.train()
     with pytest.raises(NonFiniteLossError, match=rf"^iteration 1: total_loss is {value} \(loss {value}\)"):
-        trainer.settle()
+        trainer.flush_losses()
     assert torch.equal(trainer.model.weight, torch.ones(3))
 
 
@@ -237,7 +237,7 @@ def test_the_policy_skip_counts_an_overflow_once_and_says_so(clip: Any, logged: 
     trainer = make([1], hooks=[see := See()], clip=clip, nan_limit=2)
     trainer.ema = EMA(trainer.model, decay=0.5)
     trainer.train()
-    trainer.settle()
+    trainer.flush_losses()
     assert trainer.skipped.state_dict() == {"total": 1, "in_a_row": 0}
     assert see.skipped == [False, True, False, False, False]
     assert see.moved == [True, False, True, True, True]
@@ -428,7 +428,7 @@ def test_an_update_in_fp16_waits_for_no_gpu(tiny: Tiny) -> None:
             trainer.run_step(batches)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    trainer.settle()
+    trainer.flush_losses()
     assert trainer.skipped.total == 1
 
 

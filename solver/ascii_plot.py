@@ -12,7 +12,7 @@ _SYMBOLS = "*o+x#@%&"
 _MARGIN = 10  # columns left of the chart, for the values and the axis
 
 
-def text_picture(curves: Sequence[Curve], width: int = 80, height: int = 16) -> str:
+def ascii_plot(curves: Sequence[Curve], width: int = 80, height: int = 16) -> str:
     """Return the rate over the run in characters, and below it the momentum where that moves.
 
     A column stands for the iterations that fall into it, from their lowest value to their highest. On the
@@ -24,7 +24,7 @@ def text_picture(curves: Sequence[Curve], width: int = 80, height: int = 16) -> 
         height: rows of the rate's chart.
 
     >>> from .schedules import MultiStep
-    >>> print(text_picture([Curve("default", 60, MultiStep((30, 45), 0.5), drops=(30, 45))], 40, 5))
+    >>> print(ascii_plot([Curve("default", 60, MultiStep((30, 45), 0.5), drops=(30, 45))], 40, 5))
     learning rate
            1 |***************
              |

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from warmstart.config import CfgNode, ConfigError, get_cfg
-from warmstart.config.layers import load_file, pairs
+from warmstart.config.sources import load_file, pairs
 
 Merged = Callable[..., CfgNode]
 Write = Callable[..., str]

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from warmstart.config import CfgNode, ConfigError, get_cfg
+from warmstart.config.compound_fields import Arguments, Entries, ListOf, Records, field_like
 from warmstart.config.fields import Bool, Duration, Field, Float, Int, OrNull, Str
-from warmstart.config.lists import Arguments, Entries, ListOf, Records, field_like
 
 STEPS = ListOf(Duration(30000, minimum=1), ("75%",))
 NAMES = ListOf(Str("digits_train"), ("digits_train",))

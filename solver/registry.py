@@ -7,7 +7,7 @@ from collections.abc import Callable
 from warmstart.config import ConfigError
 
 from .schedules import Schedule
-from .torch_names import TORCH_SCHEDULES
+from .torch_schedules import TORCH_SCHEDULES
 
 # Schedules whose settings are keys of SOLVER; unless RESCALE_INTERVAL is set they count from the run's start.
 KEYED_SCHEDULES = (
