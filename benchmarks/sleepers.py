@@ -16,8 +16,8 @@ from torch.distributed.fsdp import FSDPModule
 from warmstart.config import CfgNode
 from warmstart.data import build_train_loader
 from warmstart.engine.analysis.cost_model import MIB
-from warmstart.engine.distributed.ddp import data_parallel, no_sync_of
-from warmstart.engine.distributed.fsdp import is_sharded, is_sharded_tensor, shard, take_weights
+from warmstart.engine.distributed.ddp import build_data_parallel, no_sync_of
+from warmstart.engine.distributed.fsdp import build_shards, is_sharded, is_sharded_tensor, take_weights
 from warmstart.modeling import build_model
 from warmstart.solver import build_ema, build_optimizer
 
@@ -83,15 +83,15 @@ class Run:
     def __init__(self, cfg: CfgNode, mode: str, per_machine: int) -> None:
         torch.manual_seed(cfg.SEED)
         model, self._sums = build_model(cfg).train(), None
-        whole = take_weights(model) if is_sharded(cfg) else {}
+        whole = take_weights(model) if is_sharded(cfg.MODEL.PARALLEL) else {}
         self.ema = build_ema(cfg, model)
         assert self.ema is not None
-        if is_sharded(cfg):
+        if is_sharded(cfg.MODEL.PARALLEL):
             for each in (model, self.ema.model):
-                shard(cfg, each, whole)
+                build_shards(cfg, each, whole)
             if mode == "fsdp":
                 self._sums = send_beside(model)
-        parallel = data_parallel(cfg, model)
+        parallel = build_data_parallel(cfg, model)
         if parallel is not None and mode == "ddp in two levels":
             levels = TwoLevels(per_machine)
             parallel.register_comm_hook(None, lambda state, bucket: levels.mean(bucket.buffer()))

@@ -15,8 +15,8 @@ from .datasets.registry import (
     register_dataset,
 )
 from .loaders.base import TrainLoader
-from .loaders.choose import choose_backend, describe_loader
-from .loaders.num_workers import OWN_CORES, describe_workers, num_workers, usable_cores
+from .loaders.build_backend import choose_backend, describe_loader
+from .loaders.build_workers import OWN_CORES, describe_workers, num_workers, usable_cores
 from .loaders.resident import ResidentEvalLoader, ResidentSamples, ResidentTrainLoader
 from .loaders.worker import EvalLoader, WorkerTrainLoader
 from .memory import free_memory, gigabytes

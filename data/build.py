@@ -18,10 +18,10 @@ from .datasets.registry import MapDataset, build_dataset, dataset_info, is_users
 from .datasets.unreadable import first_readable, read_sample
 from .datasets.webdataset import ShardedImages
 from .loaders.base import TrainLoader
-from .loaders.choose import choose_backend, not_resident, resident_samples
+from .loaders.build_backend import choose_backend, not_resident, resident_samples
+from .loaders.build_workers import num_workers
 from .loaders.keyed_dataset import KeyedSamples, Unreadable, make_sample
 from .loaders.mixed import MixedTrainLoader
-from .loaders.num_workers import num_workers
 from .loaders.resident import ResidentEvalLoader, ResidentTrainLoader
 from .loaders.worker import EvalLoader, WorkerLoader, WorkerTrainLoader
 from .memory import free_memory, gigabytes

@@ -2,18 +2,15 @@
 
 from .analysis.cost_model import MODES, Cluster, Link, Prediction, Profile, Work, predict, workers_needed
 from .analysis.lr_finder import RangeTest, find_lr, range_picture
-from .analysis.step_profile import measure_loader, measure_profile
-from .checkpoint.config_diff import compare_configs
 from .checkpoint.reader import load_checkpoint, load_newest
-from .checkpoint.resume import find_start, read_parts, read_start
 from .checkpoint.run_folder import save_checkpoint
 from .checkpoint.saver import SaveError, finish_saves
 from .distributed.comm import is_main, rank, world_size
 from .distributed.ddp import with_synchronised_norms
 from .distributed.errors import on_main, raise_together
-from .distributed.fsdp import is_sharded, shard, take_weights
+from .distributed.fsdp import build_shards, is_sharded, take_weights
 from .distributed.launch import LAUNCH_FLAGS, adopt_slurm, refuse_ranks, wants_launch
-from .distributed.process_group import process_group
+from .distributed.process_group import build_process_group
 from .hooks.best_checkpoint import BestHook
 from .hooks.checkpointing import CheckpointHook
 from .hooks.early_stopping import EarlyStoppingHook
@@ -37,13 +34,17 @@ from .records.tensorboard import TensorBoardWriter
 from .records.writers import PictureWriter, Writer
 from .run.build import build_trainer
 from .run.command_line import read_command_line, read_configs
+from .run.config_diff import compare_configs
 from .run.default_hooks import build_test_loaders, default_hooks, evaluate_all, register_hook
 from .run.describe import log_run, log_scores
 from .run.evaluate import set_statistics
 from .run.exit_codes import run_tool
 from .run.init_from_data import build_for_ranks, init_from_data, read_weights
 from .run.launch import launch
+from .run.measure import measure_loader, measure_profile
+from .run.prepare_torch import prepare_torch
 from .run.resolve import iters_per_epoch, resolve_config
+from .run.resume import find_start, read_parts, read_start
 from .run.scores import is_best_average
 from .run.train import (
     claim_files,
@@ -57,8 +58,8 @@ from .run.train import (
     why_done,
 )
 from .run.world_size_scaling import log_scaling, scale_of, scaled
-from .runtime.device import check_device, get_device, prepare_torch
-from .runtime.precision import LossScaler, autocast_dtype, build_scaler, compiled
+from .runtime.device import build_device, check_device
+from .runtime.precision import LossScaler, build_autocast, build_scaler, compiled
 from .runtime.rng import preserved_rng, rng_state, seed_all, set_rng_state
 from .runtime.signals import Interrupted, stop_signals
 
@@ -96,9 +97,12 @@ __all__ = [
     "Work",
     "Writer",
     "adopt_slurm",
-    "autocast_dtype",
+    "build_autocast",
+    "build_device",
     "build_for_ranks",
+    "build_process_group",
     "build_scaler",
+    "build_shards",
     "build_test_loaders",
     "build_trainer",
     "check_device",
@@ -114,7 +118,6 @@ __all__ = [
     "find_lr",
     "find_start",
     "finish_saves",
-    "get_device",
     "hold_folder",
     "init_from_data",
     "is_best_average",
@@ -140,7 +143,6 @@ __all__ = [
     "prepare_folder",
     "prepare_torch",
     "preserved_rng",
-    "process_group",
     "raise_together",
     "range_picture",
     "rank",
@@ -161,7 +163,6 @@ __all__ = [
     "set_rng_state",
     "set_statistics",
     "setup_logging",
-    "shard",
     "stop_signals",
     "take_weights",
     "wants_launch",

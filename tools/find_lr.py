@@ -17,7 +17,7 @@ with interruptible(__name__):
     from warmstart.data import build_train_loader
     from warmstart.engine import (
         RangeTest,
-        autocast_dtype,
+        build_autocast,
         build_for_ranks,
         build_scaler,
         find_lr,
@@ -111,7 +111,7 @@ def run_test(cfg: CfgNode, trust: bool = False, **limits: float) -> RangeTest:
             accum_steps=cfg.SOLVER.GRAD_ACCUM_STEPS,
             clip=build_gradient_clipping(cfg),
             scaler=build_scaler(cfg, model),
-            autocast=autocast_dtype(cfg),
+            autocast=build_autocast(cfg),
             **limits,  # type: ignore[arg-type]
         )
 

@@ -21,7 +21,7 @@ with interruptible(__name__):
     from warmstart.config import CfgNode, ConfigError, Flag
     from warmstart.data import build_train_loader
     from warmstart.engine import (
-        autocast_dtype,
+        build_autocast,
         build_for_ranks,
         build_scaler,
         build_test_loaders,
@@ -102,7 +102,7 @@ def train(cfg: CfgNode, trust: bool = False) -> None:
     clip = build_gradient_clipping(cfg)
     scaler = build_scaler(cfg, model) or torch.amp.GradScaler(device.type, enabled=False)
     forward = compiled(model, cfg.MODEL.COMPILE) if cfg.MODEL.COMPILE else model
-    autocast = autocast_dtype(cfg)
+    autocast = build_autocast(cfg)
     losses = losses_of(model, task, forward, autocast, device)
     ema = build_ema(cfg, model)
     batches = loader.batches()

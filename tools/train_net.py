@@ -17,8 +17,10 @@ with interruptible(__name__):
     from warmstart.engine import (
         LAUNCH_FLAGS,
         adopt_slurm,
-        autocast_dtype,
+        build_autocast,
         build_for_ranks,
+        build_process_group,
+        build_shards,
         build_test_loaders,
         build_trainer,
         compare_configs,
@@ -39,7 +41,6 @@ with interruptible(__name__):
         on_main,
         prepare_folder,
         prepare_torch,
-        process_group,
         raise_together,
         read_command_line,
         read_parts,
@@ -51,7 +52,6 @@ with interruptible(__name__):
         scaled,
         set_statistics,
         setup_logging,
-        shard,
         stop_signals,
         take_weights,
         wants_launch,
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ConfigError("command line: --eval-only compares no configs; leave --allow-config-change out")
     if wants_launch(flags):
         return launch(cfg, flags, argv)
-    with process_group(cfg):
+    with build_process_group(cfg):
         setup_logging()
         if flags["eval_only"]:
             return evaluate_only(cfg, flags)
@@ -156,23 +156,23 @@ def evaluate_only(given: CfgNode, flags: Mapping[str, Any]) -> int:
         device, task = prepare_torch(cfg), build_task(cfg)
         file = read_weights(cfg, trust) if start is None else None
         model = build_for_ranks(cfg, weights=file or start is None, extra_outputs=task.extra_outputs)
-        model = with_synchronised_norms(cfg, model)
+        model = with_synchronised_norms(model, cfg.MODEL.SYNC_BN)
     with raise_together():  # apart from what one rank alone may fail in: from here on ranks wait for each other
-        if not is_sharded(cfg):
+        if not is_sharded(cfg.MODEL.PARALLEL):
             model = model.to(device)
-        whole = take_weights(model) if is_sharded(cfg) else {}
+        whole = take_weights(model) if is_sharded(cfg.MODEL.PARALLEL) else {}
         averaged = None
         if start is not None:
             averaged = load_average(cfg, model, start)  # a copy of the model, which is not cut yet
-        if is_sharded(cfg):
-            shard(cfg, model, whole)
+        if is_sharded(cfg.MODEL.PARALLEL):
+            build_shards(cfg, model, whole)
         if start is not None:
             load_model(model, start)
     if cfg.TEST.PRECISE_BN.ENABLED:
         content = start if file is None else file.content
         set_statistics(cfg, task, [model] if averaged is None else [model, averaged], content)
     loaders = build_test_loaders(cfg, task)
-    log_scores(evaluate_all(model, task, loaders, averaged, autocast=autocast_dtype(cfg)), task)
+    log_scores(evaluate_all(model, task, loaders, averaged, autocast=build_autocast(cfg)), task)
     return 0
 
 

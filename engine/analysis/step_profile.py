@@ -4,109 +4,101 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from warmstart.config import CfgNode
-from warmstart.data import Batch, TrainLoader, build_train_loader, to_device
-from warmstart.modeling import build_model
-from warmstart.solver import build_gradient_clipping, build_optimizer
-from warmstart.tasks import build_task
+from warmstart.data import Batch
 
-from ..distributed.fsdp import wrapped_modules
-from ..loop.forward import METRIC, losses_of
-from ..runtime.device import prepare_torch
-from ..runtime.precision import autocast_dtype, build_scaler, compiled
+from ..loop.forward import METRIC
+from ..runtime.precision import LossScaler
 from .cost_model import Profile, Unit, Work
 
+Losses = Callable[[Any], Mapping[str, Tensor]]
 _FEW = 8  # images that sizes are measured with
 _UNTIMED = 2  # updates before those that are timed
-_AHEAD = 4  # batches for each loading process that may have been loaded before the clock starts
 
 
-def measure_profile(
-    cfg: CfgNode, images: int, rounds: int = 5, times: tuple[float, float, float] | None = None
+def profile_of(
+    step: Step,
+    images: int,
+    rounds: int = 5,
+    times: tuple[float, float, float] | None = None,
+    **sharing: Any,
 ) -> Profile:
-    """Return the profile of a config's model and optimizer on MODEL.DEVICE.
+    """Return the profile of an update.
 
     What grows with the images and what does not is told apart by updates with all of them and with a quarter,
     times being medians. Activations are what autograd keeps for the backward pass.
 
     Args:
-        cfg: resolved.
+        step: the update.
         images: of a micro-batch on one device.
         rounds: updates that are timed, of either kind.
         times: seconds of the forward pass, the backward pass and the optimizer's step with so many images, where
             they are known: nothing is timed then, and passes are taken to be in proportion to the images.
+        **sharing: fields of the profile that say how processes share the model: average, summed, gathered,
+        reshard.
     """
-    step = _Step(cfg)
     few = min(images, _FEW)
     gradients, ready, kept, units = step.sizes(few)
     if times is None:
         fewer = max(1, images // 4)
-        whole, part = step.times(images, rounds), step.times(fewer, rounds)
-        forward, backward = (_line((images, whole[k]), (fewer, part[k])) for k in (0, 1))
-        update = whole[2]
+        all_of_them, part = step.times(images, rounds), step.times(fewer, rounds)
+        forward, backward = (_line((images, all_of_them[k]), (fewer, part[k])) for k in (0, 1))
+        update = all_of_them[2]
     else:
         forward, backward, update = Work(0.0, times[0] / images), Work(0.0, times[1] / images), times[2]
     buffers = _bytes(step.model.buffers())
-    weights = _bytes(step.model.parameters()) + buffers
     return Profile(
         gradients=gradients,
         ready=ready,
         forward=forward,
         backward=backward,
         update=update,
-        weights=weights,
+        weights=_bytes(step.model.parameters()) + buffers,
         buffers=buffers,
         state=_bytes(value for state in step.optimizer.state.values() for value in state.values()),
-        average=weights if cfg.SOLVER.EMA.ENABLED else 0,
         activations=Work(0.0, kept / few),
-        summed=0.5 if cfg.DISTRIBUTED.GRADIENTS == "bf16" else 1.0,
-        gathered=0.5 if cfg.MODEL.FSDP.PRECISION == "bf16" else 1.0,
         units=units,
-        reshard=cfg.MODEL.FSDP.RESHARD_AFTER_FORWARD,
+        **sharing,
     )
 
 
-def measure_loader(cfg: CfgNode, seconds: float = 2.0) -> float:
-    """Return the images a second that the training loader of a resolved config gives, with all its workers."""
-    loader: TrainLoader = build_train_loader(cfg, build_task(cfg))
-    with closing(loader.batches()) as batches:
-        for _ in range(1 + _AHEAD * (cfg.DATALOADER.NUM_WORKERS or 0)):
-            next(batches)
-        begin, count = time.perf_counter(), 0
-        while time.perf_counter() - begin < seconds:
-            count += len(next(batches))
-        rate = count / (time.perf_counter() - begin)
-    loader.close()
-    return rate
+class Step:
+    """An update by hand, in its three parts.
 
+    Args:
+        model: on its device, in training mode.
+        optimizer: of its parameters.
+        losses: turns a batch into losses by name; also compiled, which is what is timed.
+        batch: any number of images; they come again where more are asked for.
+        device: where the model is.
+        scaler: as for `Trainer`.
+        clip: as for `Trainer`.
+        wrapped: modules that FSDP gathers one by one, outer ones first.
+    """
 
-class _Step:
-    """An update by hand, in its three parts."""
-
-    def __init__(self, cfg: CfgNode) -> None:
-        self.device, self._task = prepare_torch(cfg), build_task(cfg)
-        model = build_model(cfg, weights=False, extra_outputs=self._task.extra_outputs)
-        self.model = model.to(self.device).train()
-        modules = wrapped_modules(cfg, self.model)  # inner ones last: a parameter belongs to the innermost
-        self._unit_of = {parameter: number for number, it in enumerate(modules) for parameter in it.parameters()}
-        self.optimizer = build_optimizer(cfg, self.model)
-        self._scaler, self._clip = build_scaler(cfg, self.model), build_gradient_clipping(cfg)
-        forward = compiled(self.model, cfg.MODEL.COMPILE) if cfg.MODEL.COMPILE else self.model
-        options: dict[str, Any] = {"autocast": autocast_dtype(cfg), "device": self.device}
-        self._eager = losses_of(self.model, self._task, **options)
-        self._compiled = losses_of(self.model, self._task, forward, **options)
-        loader = build_train_loader(cfg, self._task)
-        with closing(loader.batches()) as batches:
-            self._batch = to_device(next(batches), self.device)
-        loader.close()
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        losses: tuple[Losses, Losses],
+        batch: Batch,
+        device: torch.device,
+        scaler: LossScaler | None,
+        clip: Callable[[Iterable[nn.Parameter]], Tensor] | None,
+        wrapped: Sequence[nn.Module],
+    ) -> None:
+        self.model, self.optimizer, self.device = model, optimizer, device
+        self._eager, self._compiled = losses
+        self._batch, self._scaler, self._clip = batch, scaler, clip
+        # Inner ones last: a parameter belongs to the innermost.
+        self._unit_of = {parameter: number for number, it in enumerate(wrapped) for parameter in it.parameters()}
 
     def sizes(self, images: int) -> tuple[tuple[int, ...], tuple[float, ...], int, tuple[Unit, ...]]:
         """Return the bytes of the gradients, when each was there, bytes kept for the backward pass, and units."""
@@ -166,7 +158,7 @@ class _Step:
             found.append([self._between(before, after) for before, after in pairwise(marks)])
         return [statistics.median(each) for each in zip(*found[_UNTIMED:], strict=True)]
 
-    def _loss(self, images: int, losses: Callable[[Any], Mapping[str, Tensor]]) -> Tensor:
+    def _loss(self, images: int, losses: Losses) -> Tensor:
         """Return the loss of a batch of so many images, which come again where there are fewer."""
         values = losses(_resized(self._batch, images))
         return torch.stack([value for name, value in values.items() if not name.startswith(METRIC)]).sum()

@@ -6,9 +6,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from warmstart.config import CfgNode, ConfigError
+from warmstart.config import ConfigError
 
-from ..distributed.fsdp import is_sharded
 from ..records.logging import LOG
 from ..runtime import owned
 from . import sharded as shards
@@ -70,9 +69,14 @@ def refuse_foreign(folder: Path, subfolders: Iterable[str] = ()) -> None:
         )
 
 
-def subfolders_of(cfg: CfgNode) -> list[str]:
-    """Return the names of the folders in OUTPUT_DIR that the run of a config needs."""
-    return [*([PROFILE] if cfg.PROFILER.ITERS else []), *([shards.FOLDER] if is_sharded(cfg) else [])]
+def subfolders(profiles: bool, sharded: bool) -> list[str]:
+    """Return the names of the folders in OUTPUT_DIR that a run needs.
+
+    Args:
+        profiles: whether it writes traces of the profiler.
+        sharded: whether its checkpoints are sharded.
+    """
+    return [*([PROFILE] if profiles else []), *([shards.FOLDER] if sharded else [])]
 
 
 def claim(folder: Path) -> None:

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from warmstart.config import CfgNode, ConfigError
 
-from ..runtime.device import get_device
+from ..runtime.device import build_device
 from . import comm
 from .errors import _Shared
 from .fsdp import check_fsdp, is_sharded, is_sharded_model
@@ -32,7 +32,7 @@ def check_parallel(cfg: CfgNode, ranks: int) -> None:
     """
     if ranks == 1:
         return
-    if cfg.MODEL.SYNC_BN and get_device(cfg).type == "cpu":
+    if cfg.MODEL.SYNC_BN and build_device(cfg).type == "cpu":
         raise ConfigError(
             f"{cfg.label('MODEL.SYNC_BN')}: torch synchronises BatchNorm on CUDA devices only; set it to false"
         )
@@ -50,15 +50,15 @@ def check_parallel(cfg: CfgNode, ranks: int) -> None:
         check_fsdp(cfg)
 
 
-def with_synchronised_norms(cfg: CfgNode, model: nn.Module) -> nn.Module:
-    """Return the model with BatchNorm over the images of all ranks, where MODEL.SYNC_BN asks for it."""
-    if comm.world_size() == 1 or not cfg.MODEL.SYNC_BN:
+def with_synchronised_norms(model: nn.Module, wanted: bool) -> nn.Module:
+    """Return the model with BatchNorm over the images of all ranks, if that is wanted and there are several."""
+    if comm.world_size() == 1 or not wanted:
         return model
     converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     return converted
 
 
-def data_parallel(cfg: CfgNode, model: nn.Module) -> DistributedDataParallel | None:
+def build_data_parallel(cfg: CfgNode, model: nn.Module) -> DistributedDataParallel | None:
     """Return what training calls in place of a model that each of several ranks holds whole, else None.
 
     Its backward pass averages the gradients over the ranks. The model itself, and so the names in checkpoints,
@@ -69,7 +69,7 @@ def data_parallel(cfg: CfgNode, model: nn.Module) -> DistributedDataParallel | N
         cfg: resolved.
         model: on its device.
     """
-    if comm.world_size() == 1 or is_sharded(cfg):
+    if comm.world_size() == 1 or is_sharded(cfg.MODEL.PARALLEL):
         return None
     device = next(model.parameters()).device
     parallel = DistributedDataParallel(

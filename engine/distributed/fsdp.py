@@ -15,7 +15,7 @@ from torch.torch_version import TorchVersion
 
 from warmstart.config import CfgNode, ConfigError, nearest
 
-from ..runtime.device import get_device
+from ..runtime.device import build_device
 from . import comm
 
 # Who cuts no model spares the half second that these take to import.
@@ -44,14 +44,14 @@ def is_sharded_model(model: nn.Module) -> bool:
     return module is not None and isinstance(model, module.FSDPModule)
 
 
-def is_sharded(cfg: CfgNode) -> bool:
+def is_sharded(parallel: str) -> bool:
     """Return whether a run cuts its model into parts: MODEL.PARALLEL says so, and there are several ranks."""
-    return cfg.MODEL.PARALLEL == "fsdp" and comm.world_size() > 1
+    return parallel == "fsdp" and comm.world_size() > 1
 
 
 def check_fsdp(cfg: CfgNode) -> None:
     """Raise ConfigError where keys ask for what a model in parts cannot do, or this torch cannot with one."""
-    if get_device(cfg).type == "cpu" and not CUTS_ON_CPU:
+    if build_device(cfg).type == "cpu" and not CUTS_ON_CPU:
         raise ConfigError(
             f"{cfg.label('MODEL.PARALLEL')}: fsdp on a CPU needs torch 2.7 or later, and this is "
             f"{torch.__version__}; set it to ddp"
@@ -120,7 +120,7 @@ def _on_meta(parameter: nn.Parameter) -> nn.Parameter:
     return parameter if parameter.is_meta else nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
 
 
-def shard(cfg: CfgNode, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+def build_shards(cfg: CfgNode, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Cut a model into parts, one a rank, in place; names of parameters stay. Waits for all ranks.
 
     Each module whose class MODEL.FSDP.WRAP names is gathered just before its forward and its backward pass, and
@@ -140,13 +140,13 @@ def shard(cfg: CfgNode, model: nn.Module, weights: Mapping[str, Tensor]) -> None
     from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
     options = cfg.MODEL.FSDP
-    device = get_device(cfg)
+    device = build_device(cfg)
     half = torch.bfloat16 if options.PRECISION == "bf16" else None
     summed = torch.bfloat16 if cfg.DISTRIBUTED.GRADIENTS == "bf16" else torch.float32
     precision = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=summed)
     offload = CPUOffloadPolicy(pin_memory=device.type == "cuda") if options.CPU_OFFLOAD else OffloadPolicy()
     mesh = mesh_of(device.type)
-    modules = [*reversed(wrapped_modules(cfg, model)), model]
+    modules = [*reversed(check_wrap(cfg, model)), model]
     try:
         for module in modules:
             fully_shard(
@@ -181,7 +181,7 @@ def _fill(model: nn.Module, weights: Mapping[str, Tensor], device: torch.device,
         copy_local_shard(whole, parameter)
 
 
-def wrapped_modules(cfg: CfgNode, model: nn.Module) -> list[nn.Module]:
+def check_wrap(cfg: CfgNode, model: nn.Module) -> list[nn.Module]:
     """Return the modules of the classes that MODEL.FSDP.WRAP names, outer ones before those within them.
 
     Raises:

@@ -22,7 +22,7 @@ from .rendezvous import rendezvous
 
 
 @contextmanager
-def process_group(cfg: CfgNode) -> Iterator[None]:
+def build_process_group(cfg: CfgNode) -> Iterator[None]:
     """Join the other ranks within the block, where a launcher has started several; NCCL on GPUs, gloo on CPUs.
 
     What is said here goes through gloo on GPUs too, in the same group: it lies on the CPU. Cores are shared out

@@ -8,15 +8,15 @@ from warmstart.solver import build_ema, build_gradient_clipping, build_lr_schedu
 from warmstart.tasks import build_task
 
 from ..distributed import comm
-from ..distributed.ddp import check_of, data_parallel, no_sync_of, with_synchronised_norms
+from ..distributed.ddp import build_data_parallel, check_of, no_sync_of, with_synchronised_norms
 from ..distributed.errors import local_rank_zero_first
-from ..distributed.fsdp import is_sharded, shard, take_weights
+from ..distributed.fsdp import build_shards, is_sharded, take_weights
 from ..loop.trainer import Trainer
-from ..runtime.device import prepare_torch
-from ..runtime.precision import autocast_dtype, build_scaler, compiled
+from ..runtime.precision import build_autocast, build_scaler, compiled
 from ..runtime.rng import seed_rank
 from .default_hooks import default_hooks
 from .init_from_data import build_for_ranks, init_from_data
+from .prepare_torch import prepare_torch
 from .resolve import iters_per_epoch, resolve_config
 
 
@@ -36,19 +36,19 @@ def build_trainer(cfg: CfgNode, trust: bool = False, weights: bool = True) -> Tr
     """
     cfg = resolve_config(cfg)
     device, task = prepare_torch(cfg), build_task(cfg)
-    model = with_synchronised_norms(cfg, build_for_ranks(cfg, trust, weights, task.extra_outputs))
-    if not is_sharded(cfg):  # else the whole may not fit
+    model = with_synchronised_norms(build_for_ranks(cfg, trust, weights, task.extra_outputs), cfg.MODEL.SYNC_BN)
+    if not is_sharded(cfg.MODEL.PARALLEL):  # else the whole may not fit
         model = model.to(device)
     loader = local_rank_zero_first(lambda: build_train_loader(cfg, task, comm.rank(), comm.world_size()))
-    if weights and (comm.is_main() or not is_sharded(cfg)):
+    if weights and (comm.is_main() or not is_sharded(cfg.MODEL.PARALLEL)):
         init_from_data(cfg, task, model, loader)
-    whole = take_weights(model) if is_sharded(cfg) else {}
+    whole = take_weights(model) if is_sharded(cfg.MODEL.PARALLEL) else {}
     ema = build_ema(cfg, model)
-    if is_sharded(cfg):
+    if is_sharded(cfg.MODEL.PARALLEL):
         for each in (model,) if ema is None else (model, ema.model):
-            shard(cfg, each, whole)
+            build_shards(cfg, each, whole)
     optimizer = build_optimizer(cfg, model)  # before torch looks at the model: it refuses what cannot train
-    parallel = data_parallel(cfg, model)
+    parallel = build_data_parallel(cfg, model)
     forward = model if parallel is None else parallel
     if comm.world_size() > 1:
         seed_rank(cfg.SEED, comm.rank())
@@ -67,7 +67,7 @@ def build_trainer(cfg: CfgNode, trust: bool = False, weights: bool = True) -> Tr
         nan_limit=cfg.SOLVER.NAN_LIMIT if cfg.SOLVER.NAN_POLICY == "skip" else 0,
         scaler=build_scaler(cfg, model),
         forward=compiled(forward, cfg.MODEL.COMPILE) if cfg.MODEL.COMPILE else forward,
-        autocast=autocast_dtype(cfg),
+        autocast=build_autocast(cfg),
         no_sync=no_sync_of(model if parallel is None else parallel),
         check=check_of(cfg, parallel),
     )

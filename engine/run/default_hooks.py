@@ -13,10 +13,10 @@ from warmstart.config import CfgNode
 from warmstart.data import TrainLoader, build_test_loader
 from warmstart.tasks import Task
 
-from ..checkpoint.run_files import PROFILE, subfolders_of
+from ..checkpoint.run_files import PROFILE, subfolders
 from ..distributed import comm
 from ..distributed.errors import local_rank_zero_first
-from ..distributed.fsdp import computing_device
+from ..distributed.fsdp import computing_device, is_sharded
 from ..hooks.checkpointing import CheckpointHook
 from ..hooks.evaluation import EvaluationHook, PreciseBNHook
 from ..hooks.metric_logging import RecordHook
@@ -32,8 +32,8 @@ from ..records.console import ConsoleWriter, memory_stats
 from ..records.json_lines import JSONWriter
 from ..records.tensorboard import TensorBoardWriter
 from ..records.writers import Writer
-from ..runtime.device import get_device
-from ..runtime.precision import autocast_dtype
+from ..runtime.device import build_device
+from ..runtime.precision import build_autocast
 from .scores import build_score_hooks, lr_metric, percent_scores
 
 _HOOKS: dict[str, Callable[[CfgNode], HookBase]] = {}
@@ -78,7 +78,7 @@ def default_hooks(
         averaged: the moving average, evaluated beside it.
     """
     output = Path(cfg.OUTPUT_DIR)
-    device = get_device(cfg)
+    device = build_device(cfg)
     writers: list[Writer] = []
     if comm.is_main():
         writers = [
@@ -87,14 +87,16 @@ def default_hooks(
             TensorBoardWriter(output),
         ]
     constants = {"config": cfg.to_dict()}
-    loaders, autocast = build_test_loaders(cfg, task), autocast_dtype(cfg)
+    loaders, autocast = build_test_loaders(cfg, task), build_autocast(cfg)
 
     def scores(trainer: Trainer) -> dict[str, float]:
         return evaluate_all(model, task, loaders, averaged, trainer.raise_if_interrupted, autocast)
 
     gauges = [lambda: memory_stats(device)] if cfg.MEMORY_STATS else []
     metric_hooks = build_metric_hook(cfg, lr_metric(cfg, task))
-    hooks: list[HookBase] = [FolderHook(output, subfolders_of(cfg))]
+    hooks: list[HookBase] = [
+        FolderHook(output, subfolders(bool(cfg.PROFILER.ITERS), is_sharded(cfg.MODEL.PARALLEL)))
+    ]
     if cfg.PROFILER.ITERS:
         hooks.append(ProfilerHook(cfg.PROFILER.START, cfg.PROFILER.ITERS, output / PROFILE))
     if cfg.TEST.PRECISE_BN.ENABLED:

@@ -15,7 +15,7 @@ from ..distributed import comm
 from ..distributed.fsdp import is_sharded
 from ..loop.trainer import Trainer
 from ..records.console import score_lines
-from ..runtime.device import describe_profile
+from .prepare_torch import describe_profile
 from .scores import percent_scores
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def log_run(cfg: CfgNode, trainer: Trainer) -> None:
         text = "processes: %d, with %d of the %d images of a batch each; gradients are averaged in %s"
         part, images = cfg.SOLVER.IMS_PER_BATCH // ranks, cfg.SOLVER.IMS_PER_BATCH
         logger.info(text, ranks, part, images, cfg.DISTRIBUTED.GRADIENTS)
-        if is_sharded(cfg):
+        if is_sharded(cfg.MODEL.PARALLEL):
             wrapped = ", ".join(cfg.MODEL.FSDP.WRAP) or "one step"
             logger.info("model: in %d parts (fsdp), put together by %s", ranks, wrapped)
     if trainer.accum_steps > 1:

@@ -18,7 +18,7 @@ from ..distributed.errors import local_rank_zero_first
 from ..distributed.fsdp import computing_device
 from ..loop.forward import losses_of
 from ..loop.precise_bn import norm_layers, update_from_training
-from ..runtime.precision import autocast_dtype
+from ..runtime.precision import build_autocast
 from ..runtime.rng import restore_rng
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def set_statistics(cfg: CfgNode, task: Task, models: Sequence[nn.Module], conten
     loader = local_rank_zero_first(lambda: build_train_loader(cfg, task, comm.rank(), comm.world_size()))
     number, parts = cfg.TEST.PRECISE_BN.NUM_ITER, cfg.SOLVER.GRAD_ACCUM_STEPS
     for model in models:
-        run = losses_of(model, task, autocast=autocast_dtype(cfg), device=device)
+        run = losses_of(model, task, autocast=build_autocast(cfg), device=device)
         update_from_training(model, loader.batches(iteration), number, parts, device, run)
     loader.close()
     text = "TEST.PRECISE_BN: BatchNorm has the statistics of the %d training batches from iteration %d on"

@@ -51,7 +51,7 @@ def read_weights(cfg: CfgNode, trust: bool = False) -> WeightsFile | None:
     Raises:
         ConfigError: the file is not there, damaged, or holds more than tensors and plain values.
     """
-    if is_sharded(cfg) and not comm.is_main():
+    if is_sharded(cfg.MODEL.PARALLEL) and not comm.is_main():
         return None
     found = read_weights_file(cfg, trust)
     if found is None:
@@ -76,7 +76,7 @@ def build_for_ranks(
         weights: whether MODEL.WEIGHTS is read; or what `read_weights` has returned.
         extra_outputs: of the task.
     """
-    if not is_sharded(cfg) or (weights and comm.is_main()):
+    if not is_sharded(cfg.MODEL.PARALLEL) or (weights and comm.is_main()):
         found = read_weights(cfg, trust) if weights is True else weights
         return build_model(cfg, trust, found or False, extra_outputs)
     try:

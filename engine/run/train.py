@@ -19,12 +19,11 @@ from ..checkpoint import sharded as shards
 from ..checkpoint.completion import complete_save
 from ..checkpoint.overwrite import FOLDER as OVERWRITTEN
 from ..checkpoint.overwrite import bring_back_half_a_run, overwritten_files, set_aside_run
-from ..checkpoint.resume import Start
-from ..checkpoint.run_files import LAUNCH, claim, refuse_foreign, subfolders_of
+from ..checkpoint.run_files import LAUNCH, claim, refuse_foreign, subfolders
 from ..checkpoint.run_folder import has_checkpoints, remove_leftovers, set_aside_after
 from ..checkpoint.saver import CHECKPOINTS_FREE, SaveError, finish_saves, require_space
 from ..distributed.errors import on_main
-from ..distributed.fsdp import is_sharded, shard, shard_state_like
+from ..distributed.fsdp import build_shards, is_sharded, shard_state_like
 from ..hooks.checkpointing import checkpoint_bytes
 from ..loop.optimizer_state import missing_optimizer_state
 from ..loop.trainer import Trainer, is_pending
@@ -33,6 +32,7 @@ from ..runtime import files
 from ..runtime.device import versions
 from ..runtime.lock import hold
 from ..runtime.owned import own, refuse_foreign_files
+from .resume import Start
 from .scores import why_stopped
 
 logger = logging.getLogger(__name__)
@@ -141,8 +141,8 @@ def load_average(cfg: CfgNode, model: nn.Module, start: dict[str, Any]) -> nn.Mo
             logger.info("SOLVER.EMA is on, but the checkpoint has no moving average")
         return None
     ema = EMA(model, cfg.SOLVER.EMA.DECAY, cfg.SOLVER.EMA.PERIOD)
-    if is_sharded(cfg):
-        shard(cfg, ema.model, {})
+    if is_sharded(cfg.MODEL.PARALLEL):
+        build_shards(cfg, ema.model, {})
     with _fitting():
         ema.load_state_dict({**start["ema"], "model": shard_state_like(start["ema"]["model"], ema.model)})
     return ema.model
@@ -236,7 +236,7 @@ def prepare_folder(
     folder = Path(cfg.OUTPUT_DIR)
     try:
         finish_saves()  # of an earlier run in this process
-        refuse_foreign(folder, subfolders_of(cfg))
+        refuse_foreign(folder, subfolders(bool(cfg.PROFILER.ITERS), is_sharded(cfg.MODEL.PARALLEL)))
         remove_leftovers(folder)
         shards.remove_unused(folder, folder / OVERWRITTEN)
         if trainer is not None:

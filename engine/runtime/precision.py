@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from warmstart.config import CfgNode, ConfigError
 
-from .device import get_device
+from .device import build_device
 
 GRAPHS = ("reduce-overhead", "max-autotune")  # modes of MODEL.COMPILE that record CUDA graphs
 
@@ -65,7 +65,7 @@ class LossScaler(torch.amp.GradScaler):
         return result
 
 
-def autocast_dtype(cfg: CfgNode) -> torch.dtype | None:
+def build_autocast(cfg: CfgNode) -> torch.dtype | None:
     """Return what layers compute in where that is safe, in training and evaluation; None: the types of weights."""
     amp = cfg.SOLVER.AMP
     return {"bf16": torch.bfloat16, "fp16": torch.float16}[amp.PRECISION] if amp.ENABLED else None
@@ -90,7 +90,7 @@ def build_scaler(cfg: CfgNode, model: nn.Module) -> LossScaler | None:
 
 def check_precision(cfg: CfgNode) -> None:
     """Raise ConfigError where this machine has no such arithmetic, or cannot compile, or keys contradict."""
-    device, amp, mode = get_device(cfg), cfg.SOLVER.AMP, cfg.MODEL.COMPILE
+    device, amp, mode = build_device(cfg), cfg.SOLVER.AMP, cfg.MODEL.COMPILE
     if amp.ENABLED and amp.PRECISION == "bf16" and not has_bf16(device):
         raise ConfigError(
             f"{cfg.label('SOLVER.AMP.PRECISION')}: this {device.type} has no bf16 arithmetic, which would be "

@@ -53,7 +53,7 @@ def test_a_variant_that_cannot_be_says_so(
 def test_variants_are_what_their_names_say(script: dict[str, Any]) -> None:
     variant = script["Variant"]("fp16+channels_last", "small_cnn", 8, 4)
     assert variant.trainer.scaler is not None
-    assert variant.trainer.model.autocast_dtype == torch.float16
+    assert variant.trainer.model.build_autocast == torch.float16
     images, _ = next(variant.batches)
     assert images.is_contiguous(memory_format=torch.channels_last)
-    assert script["Variant"]("auto", "small_cnn", 8, 4).trainer.model.autocast_dtype is None
+    assert script["Variant"]("auto", "small_cnn", 8, 4).trainer.model.build_autocast is None

@@ -158,7 +158,7 @@ def test_nvjpeg_decodes_in_the_training_process(configured: Configured, monkeypa
 def test_the_number_of_workers_follows_from_the_cores_and_is_said(
     configured: Configured, monkeypatch: pytest.MonkeyPatch, cores: int, data: str, device: str, expected: int
 ) -> None:
-    monkeypatch.setattr("warmstart.data.loaders.num_workers.usable_cores", lambda: cores)
+    monkeypatch.setattr("warmstart.data.loaders.build_workers.usable_cores", lambda: cores)
     cfg = configured("DATASETS.TRAIN", data, "DATASETS.TEST", data, "MODEL.DEVICE", device)
     assert describe_workers(cfg) == f"{expected} processes for {cores} cores"
     cfg.merge_from_list(["DATALOADER.NUM_WORKERS", 5])
@@ -168,7 +168,7 @@ def test_the_number_of_workers_follows_from_the_cores_and_is_said(
 def test_the_default_number_of_workers_is_what_loads(
     configured: Configured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("warmstart.data.loaders.num_workers.usable_cores", lambda: 3)
+    monkeypatch.setattr("warmstart.data.loaders.build_workers.usable_cores", lambda: 3)
     images = np.zeros((10, 8, 8), np.uint8)
     register_dataset("files", lambda root, download: ArrayDataset(images, images[:, 0, 0]))
     for data, expected in (("digits_train", 0), ("files", 3)):
@@ -182,7 +182,9 @@ def test_auto_is_worker_for_more_than_a_quarter_of_memory(
 ) -> None:
     size = (1437 + 360) * 64 + 2 * 8
     for memory, backend in ((4 * size, "resident"), (4 * size - 1, "worker")):
-        monkeypatch.setattr("warmstart.data.loaders.choose.total_memory", lambda device, memory=memory: memory)
+        monkeypatch.setattr(
+            "warmstart.data.loaders.build_backend.total_memory", lambda device, memory=memory: memory
+        )
         assert choose_backend(configured("MODEL.DEVICE", "cpu")) == backend
     assert describe_loader(configured()).endswith(
         "(resident: takes 0.1 MB on cpu, more than a quarter of its memory)"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from warmstart.config import ConfigError, get_cfg
-from warmstart.engine import build_trainer, is_main, process_group
+from warmstart.engine import build_process_group, build_trainer, is_main
 from warmstart.engine.distributed.fsdp import is_sharded_tensor
 from warmstart.solver.optimizers import OPTIMIZERS
 
@@ -49,7 +49,7 @@ def main(data: Path) -> None:
     common += ["MODEL.FSDP.WRAP=[Conv2d, Linear]", "SOLVER.MAX_ITER=6", "SOLVER.STEPS=5", "SOLVER.BASE_LR=0.003"]
     cfg = get_cfg()
     cfg.merge_from_list(common)
-    with process_group(cfg):
+    with build_process_group(cfg):
         found = {name: distance([*common, f"SOLVER.OPTIMIZER={name}"]) for name in sorted(OPTIMIZERS)}
         for kind in CLIPPING:
             key = "SOLVER.CLIP_GRADIENTS"

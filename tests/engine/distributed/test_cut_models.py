@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from warmstart.config import CfgNode
-from warmstart.engine import Trainer, build_trainer, process_group, rank
+from warmstart.engine import Trainer, build_process_group, build_trainer, rank
 from warmstart.engine.distributed.fsdp import CUTS_ON_CPU, take_weights, without_weights
 from warmstart.modeling import build_model, catalog, register_model
 
@@ -42,7 +42,7 @@ def build_cut(tiny: Callable[..., CfgNode], tmp_path: Path) -> BuildCut:
         cfg = tiny("MODEL.ARGS", {}, "MODEL.NAME", model, "MODEL.PARALLEL", "fsdp")
 
         def run() -> Any:
-            with process_group(cfg):
+            with build_process_group(cfg):
                 return function(build_trainer(cfg))
 
         ended = Ranks(tmp_path, 2, run).end()
@@ -88,7 +88,7 @@ def test_only_rank_0_holds_a_whole_model_and_at_a_resume_nobody_does(
     small = tiny("MODEL.PARALLEL", "fsdp")
 
     def run() -> int:
-        with process_group(cfg):
+        with build_process_group(cfg):
             kept = [build_trainer(small)]  # what is imported by it takes more than a small model does
             return peak_bytes(lambda: kept.append(build_trainer(cfg, weights=weights)))
 

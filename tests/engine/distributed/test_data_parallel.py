@@ -20,11 +20,11 @@ from warmstart.config import CfgNode, get_cfg
 from warmstart.engine import (
     HookBase,
     Trainer,
+    build_process_group,
     build_test_loaders,
     build_trainer,
     evaluate_all,
     load_checkpoint,
-    process_group,
     rank,
     register_hook,
     world_size,
@@ -268,7 +268,7 @@ def test_each_bucket_is_sent_once_an_update_and_holds_the_gradients_themselves(t
     cfg = tiny("MODEL.ARGS", {}, "MODEL.NAME", "wide", "SOLVER.GRAD_ACCUM_STEPS", 3, "SOLVER.IMS_PER_BATCH", 12)
 
     def train() -> Any:
-        with process_group(cfg):
+        with build_process_group(cfg):
             trainer, storages = build_trainer(cfg), Storages()
             trainer.max_iter = 5
             trainer.hooks += [Marks(), storages]
@@ -295,7 +295,7 @@ def test_losses_are_sent_once_a_record_and_nothing_else_but_gradients(
     cfg = tiny("SOLVER.MAX_ITER", 40, "SOLVER.STEPS", 30, "LOG_PERIOD", 10)
 
     def train() -> Any:
-        with process_group(cfg):
+        with build_process_group(cfg):
             trainer = build_trainer(cfg)
             trainer.hooks.append(Marks())
             with profile(record_shapes=True) as traced:
@@ -328,7 +328,7 @@ def test_with_a_static_graph_a_parameter_may_get_no_gradient(tiny: Tiny, tmp_pat
     cfg = tiny("MODEL.ARGS", {}, "MODEL.NAME", "idle", "DISTRIBUTED.STATIC_GRAPH", True)
 
     def train() -> Any:
-        with process_group(cfg):
+        with build_process_group(cfg):
             trainer = build_trainer(cfg)
             before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
             trainer.train()
@@ -352,11 +352,11 @@ def test_each_batchnorm_takes_its_statistics_over_all_ranks_where_the_key_says_s
     model = build_model(asked)
     names, layers = list(model.state_dict()), kinds(model, nn.BatchNorm2d)
     assert len(layers) == 3
-    assert with_synchronised_norms(asked, model) is model  # one process
+    assert with_synchronised_norms(model, asked.MODEL.SYNC_BN) is model  # one process
     assert kinds(model, nn.BatchNorm2d) == layers
     monkeypatch.setattr(parallel_module.comm, "world_size", lambda: 2)
-    assert kinds(with_synchronised_norms(cfg, model), nn.SyncBatchNorm) == []
-    converted = with_synchronised_norms(asked, model)
+    assert kinds(with_synchronised_norms(model, cfg.MODEL.SYNC_BN), nn.SyncBatchNorm) == []
+    converted = with_synchronised_norms(model, asked.MODEL.SYNC_BN)
     assert kinds(converted, nn.SyncBatchNorm) == layers
     assert kinds(converted, nn.BatchNorm2d) == []
     assert list(converted.state_dict()) == names
@@ -371,7 +371,7 @@ def test_a_run_of_several_ranks_trains_what_was_converted(
     cfg = tiny("MODEL.SYNC_BN", True, "SOLVER.EMA.ENABLED", True)
 
     def build() -> Any:
-        with process_group(cfg):
+        with build_process_group(cfg):
             trainer = build_trainer(cfg)
             assert trainer.ema is not None
             models = (trainer.model, trainer.ema.model)
@@ -383,7 +383,7 @@ def test_a_run_of_several_ranks_trains_what_was_converted(
 def test_gradients_in_bf16_are_sent_by_torchs_own_hook_and_leave_ranks_equal(tiny: Tiny, tmp_path: Path) -> None:
     def train() -> Any:
         found = []
-        with process_group(tiny()):
+        with build_process_group(tiny()):
             for gradients in ("float32", "bf16"):
                 trainer: Any = build_trainer(tiny("DISTRIBUTED.GRADIENTS", gradients))
                 trainer.hooks = []
@@ -420,7 +420,7 @@ def test_each_sample_is_evaluated_once_whatever_is_left_over(
         return seen, evaluate_all(model, loaders)
 
     def scores() -> Any:
-        with process_group(cfgs[0]):
+        with build_process_group(cfgs[0]):
             return [score(cfg) for cfg in cfgs]
 
     alone = [score(cfg) for cfg in cfgs]

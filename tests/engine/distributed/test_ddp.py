@@ -8,7 +8,7 @@ from torch import nn
 from warmstart.config import ConfigError, get_cfg
 from warmstart.engine import resolve_config
 from warmstart.engine.distributed import fsdp
-from warmstart.engine.distributed.fsdp import wrapped_modules
+from warmstart.engine.distributed.fsdp import check_wrap
 
 AMP = ["SOLVER.AMP.ENABLED", True, "SOLVER.AMP.PRECISION", "fp16"]
 
@@ -47,10 +47,10 @@ def test_a_class_that_the_model_does_not_have_is_named_with_what_it_has() -> Non
     cfg = get_cfg()
     cfg.merge_from_list(["MODEL.NAME", "mine", "MODEL.FSDP.WRAP", ["Linaer"]])
     with pytest.raises(ConfigError) as error:
-        wrapped_modules(cfg, nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.BatchNorm1d(2)))
+        check_wrap(cfg, nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.BatchNorm1d(2)))
     assert str(error.value) == (
         "MODEL.FSDP.WRAP (override): mine has no module of class Linaer; did you mean Linear?"
     )
     cfg.merge_from_list(["MODEL.FSDP.WRAP", ["Block"]])
     with pytest.raises(ConfigError, match="no module of class Block; it has BatchNorm1d, Linear"):
-        wrapped_modules(cfg, nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.BatchNorm1d(2)))
+        check_wrap(cfg, nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.BatchNorm1d(2)))

@@ -20,11 +20,11 @@ from warmstart.config import CfgNode, ConfigError, get_cfg
 from warmstart.engine import (
     HookBase,
     Trainer,
+    build_process_group,
     build_trainer,
     evaluate,
     load_checkpoint,
     preserved_rng,
-    process_group,
     raise_together,
     rank,
     register_hook,
@@ -141,7 +141,7 @@ def test_gradients_are_averaged_once_a_bucket_and_update_and_ranks_stay_equal(
     cfg = tiny("SOLVER.IMS_PER_BATCH", 12, "SOLVER.GRAD_ACCUM_STEPS", 3, "SOLVER.MAX_ITER", 5)
 
     def train() -> Any:
-        with process_group(cfg):
+        with build_process_group(cfg):
             trainer = build_trainer(cfg)
             sent: list[int] = []
             parallel: Any = trainer.forward
@@ -351,7 +351,7 @@ def test_three_samples_are_evaluated_on_four_ranks(tiny: Callable[..., CfgNode],
         return evaluate(torch.nn.Identity(), own)
 
     def in_group() -> dict[str, float]:
-        with process_group(tiny()):
+        with build_process_group(tiny()):
             return score(4)
 
     found = [each.result for each in Ranks(tmp_path, 4, in_group).end()]
@@ -409,7 +409,7 @@ def test_a_mistake_on_one_rank_while_the_others_are_further_within_is_one_on_all
     """As of weights that only one machine lacks: its ranks leave before the others load data in turn."""
 
     def run() -> None:
-        with process_group(tiny()), raise_together():
+        with build_process_group(tiny()), raise_together():
             if rank() == 1:
                 raise ConfigError("MODEL.WEIGHTS: no such file: a.pth")
             local_rank_zero_first(lambda: None)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from warmstart.config import CfgNode
-from warmstart.engine import process_group
+from warmstart.engine import build_process_group
 
 from ..ranks import Ranks
 
@@ -95,7 +95,7 @@ def test_ranks_of_one_machine_listen_on_loopback_alone(tiny: Callable[..., CfgNo
     cfg = tiny("MODEL.DEVICE", "cpu")
 
     def addresses() -> set[str]:
-        with process_group(cfg):
+        with build_process_group(cfg):
             found = listening()
             return {found[each] for each in sockets_of(os.getpid()) & found.keys()}
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from warmstart.config import ConfigError, get_cfg
-from warmstart.engine import process_group
+from warmstart.engine import build_process_group
 from warmstart.engine.distributed import rendezvous as meeting
 from warmstart.engine.distributed.rendezvous import LateError, rendezvous
 
@@ -205,11 +205,11 @@ def test_a_rank_says_what_its_environment_lacks(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("MASTER_ADDR", "localhost")
     cfg = get_cfg()
     cfg.merge_from_list(["MODEL.DEVICE", "cpu"])
-    told = apart(process_group(cfg).__enter__)
+    told = apart(build_process_group(cfg).__enter__)
     text = "the environment has RANK, but not MASTER_PORT; start processes with --num-gpus, torchrun or srun"
     assert told.error == f"ConfigError: {text}"
     monkeypatch.setenv("MASTER_PORT", str(taken))
-    told = apart(process_group(cfg).__enter__)
+    told = apart(build_process_group(cfg).__enter__)
     assert told.error == f"ConfigError: MASTER_PORT: port {taken} of this machine is in use; choose another"
 
 

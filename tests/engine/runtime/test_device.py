@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from warmstart.config import CfgNode, ConfigError
 from warmstart.engine import (
+    build_device,
     build_trainer,
     check_device,
-    get_device,
     load_checkpoint,
     prepare_torch,
     resolve_config,
     run_tool,
 )
-from warmstart.engine.runtime.device import describe_profile
+from warmstart.engine.run.prepare_torch import describe_profile
 from warmstart.tools import train_net
 
 from ..dying import assert_same_bits
@@ -46,12 +46,12 @@ def test_a_device_that_is_none_is_refused(tiny: Tiny, name: str) -> None:
 def test_cuda_where_there_is_none_is_refused(tiny: Tiny) -> None:
     with pytest.raises(ConfigError, match="'cuda' asked for, but torch finds no CUDA device; use auto or cpu"):
         check_device(tiny("MODEL.DEVICE", "cuda"))
-    assert get_device(tiny()) == torch.device("cpu")
+    assert build_device(tiny()) == torch.device("cpu")
 
 
 @pytest.mark.gpu
 def test_auto_takes_cuda_where_there_is_one(tiny: Tiny) -> None:
-    assert get_device(tiny()).type == "cuda"
+    assert build_device(tiny()).type == "cuda"
     with pytest.raises(ConfigError, match="there are .* CUDA devices"):
         check_device(tiny("MODEL.DEVICE", "cuda:99"))
 

@@ -8,13 +8,13 @@ from typing import Any
 
 from warmstart.config import CfgNode, ConfigError
 
+from ..checkpoint import sharded as shards
+from ..checkpoint.overwrite import FOLDER as OVERWRITTEN
+from ..checkpoint.reader import PARTS_IN, load_checkpoint, load_newest
+from ..checkpoint.run_files import refuse_foreign, subfolders
+from ..checkpoint.run_folder import has_checkpoints, refuse_used_folder
+from ..checkpoint.saver import finish_saves
 from ..distributed.fsdp import is_sharded, mesh_of
-from . import sharded as shards
-from .overwrite import FOLDER as OVERWRITTEN
-from .reader import PARTS_IN, load_checkpoint, load_newest
-from .run_files import refuse_foreign, subfolders_of
-from .run_folder import has_checkpoints, refuse_used_folder
-from .saver import finish_saves
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def find_start(cfg: CfgNode, resume: str | None, overwrite: bool, trust: bool = 
     """
     folder = Path(cfg.OUTPUT_DIR)
     finish_saves()  # of an earlier run in this process
-    refuse_foreign(folder, subfolders_of(cfg))
+    refuse_foreign(folder, subfolders(bool(cfg.PROFILER.ITERS), is_sharded(cfg.MODEL.PARALLEL)))
     if resume is None:
         if not overwrite:
             refuse_used_folder(folder)
@@ -71,7 +71,7 @@ def read_start(cfg: CfgNode, resume: str, trust: bool = False) -> Start | None:
     Raises:
         ConfigError: the file or folder that `resume` names holds none, or none that can be read.
     """
-    source, whole = Path(resume or cfg.OUTPUT_DIR), not is_sharded(cfg)
+    source, whole = Path(resume or cfg.OUTPUT_DIR), not is_sharded(cfg.MODEL.PARALLEL)
     if resume and not source.exists():
         raise ConfigError(f"command line: --resume {resume}: no such file or folder")
     if resume and not source.is_dir():

@@ -19,9 +19,9 @@ from ..datasets.registry import MapDataset, build_dataset, dataset_info, is_in_m
 from ..memory import total_memory
 from ..spec import device_of, image_transform, train_info
 from ..transforms.batched import NoBatchedForm, batched_form
+from .build_workers import describe_workers
 from .crop_store import Steps, resident_bytes, stages
 from .folder_cache import FolderImages
-from .num_workers import describe_workers
 from .resident import ResidentSamples
 
 

@@ -1,0 +1,63 @@
+"""torch set up for a run: device, kernels, seeds; and what PROFILE has picked."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from warmstart.config import CfgNode
+
+from ..runtime.device import build_device
+from ..runtime.rng import seed_all
+
+
+def prepare_torch(cfg: CfgNode) -> torch.device:
+    """Set torch up for a run, in the whole process: its device, which kernels it may take, its seeds.
+
+    Under PROFILE exact torch takes deterministic kernels only, and refuses an operation that has none.
+
+    Returns:
+        The device.
+    """
+    device = build_device(cfg)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # pinned memory and kernels without a device of their own follow it
+        torch.set_float32_matmul_precision("high" if has_tf32(cfg, device) else "highest")
+        torch.backends.cudnn.allow_tf32 = has_tf32(cfg, device)
+    torch.backends.cudnn.benchmark = searches_kernels(cfg, device)
+    if cfg.PROFILE == "exact":  # never switched off here: a user's own module may have asked for it
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+        torch.use_deterministic_algorithms(True)
+    seed_all(cfg.SEED)
+    return device
+
+
+def has_tf32(cfg: CfgNode, device: torch.device) -> bool:
+    """Return whether float32 products are computed in TF32, with 10 bits of mantissa, on a CUDA device."""
+    return cfg.PROFILE == "auto" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def searches_kernels(cfg: CfgNode, device: torch.device) -> bool:
+    """Return whether cuDNN looks for its fastest kernels: CUDNN_BENCHMARK, or what its null means."""
+    if cfg.CUDNN_BENCHMARK is not None:
+        return bool(cfg.CUDNN_BENCHMARK)
+    return device.type == "cuda" and cfg.PROFILE == "auto" and not cfg.DATALOADER.ASPECT_RATIO_GROUPING
+
+
+def describe_profile(cfg: CfgNode, device: torch.device) -> str:
+    """Return what PROFILE has picked, and why, and which keys would make a run faster."""
+    amp = f"AMP {cfg.SOLVER.AMP.PRECISION}" if cfg.SOLVER.AMP.ENABLED else "AMP off (SOLVER.AMP.ENABLED)"
+    compiling = f"compiled ({cfg.MODEL.COMPILE})" if cfg.MODEL.COMPILE else "not compiled (MODEL.COMPILE)"
+    if device.type != "cuda":
+        picked = "deterministic kernels only" if cfg.PROFILE == "exact" else "nothing that changes a bit on a CPU"
+        return f"profile {cfg.PROFILE}: {picked}; {amp}, {compiling}"
+    major, minor = torch.cuda.get_device_capability(device)
+    if has_tf32(cfg, device):
+        tf32 = "TF32 on"
+    else:
+        tf32 = "TF32 off" if cfg.PROFILE == "exact" else f"no TF32 on a GPU of capability {major}.{minor}"
+    why = "CUDNN_BENCHMARK" if cfg.CUDNN_BENCHMARK is not None else "images of one size"
+    search = f"cudnn.benchmark on ({why})" if searches_kernels(cfg, device) else "cudnn.benchmark off"
+    kernels = "deterministic kernels only, " if cfg.PROFILE == "exact" else ""
+    return f"profile {cfg.PROFILE}: {kernels}{tf32}, {search}; {amp}, {compiling}"
