@@ -4,6 +4,8 @@ from .batch import Batch
 from .build import build_test_loader, build_train_loader, check_data
 from .datasets import builtin as catalog  # noqa: F401  # registers the data sets that come along
 from .datasets.decode import UnreadableImageError, read_image
+from .datasets.entries import DatasetEntry
+from .datasets.names import named_sets
 from .datasets.packed_list import FlatRecords
 from .datasets.registry import (
     DatasetInfo,
@@ -22,13 +24,14 @@ from .memory import free_memory, gigabytes
 from .sampling.stream import GroupedStream, SampleOrder, SampleStream
 from .sampling.weights import class_repeats, repeat_factors
 from .seeds import sample_key, splitmix64
-from .spec import OWN_DEVICE, device_of, input_shape, known_shape, train_info
+from .spec import OWN_DEVICE, device_of, input_shape, known_shape, named_test_sets, train_info, training_sets
 from .transforms.image import build_transform, check_transforms, register_transform
 
 __all__ = [
     "OWN_CORES",
     "OWN_DEVICE",
     "Batch",
+    "DatasetEntry",
     "DatasetInfo",
     "EvalLoader",
     "FlatRecords",
@@ -59,6 +62,8 @@ __all__ = [
     "gigabytes",
     "input_shape",
     "known_shape",
+    "named_sets",
+    "named_test_sets",
     "num_workers",
     "read_image",
     "register_dataset",
@@ -67,5 +72,6 @@ __all__ = [
     "sample_key",
     "splitmix64",
     "train_info",
+    "training_sets",
     "usable_cores",
 ]

@@ -13,6 +13,7 @@ from torch.utils.data import ConcatDataset
 from warmstart.config import CfgNode, ConfigError
 
 from .datasets.decode import read_image
+from .datasets.entries import DatasetEntry, EntryLike
 from .datasets.registry import MapDataset, build_dataset, dataset_info, is_users_own
 from .datasets.webdataset import ShardedImages
 from .loaders.base import TrainLoader
@@ -28,11 +29,14 @@ from .spec import (
     device_of,
     image_entries,
     image_transform,
+    named_test_set,
+    named_test_sets,
     num_outputs,
     output_shape,
     require_like,
     require_one_size,
     train_info,
+    training_sets,
 )
 from .transforms.image import check_transforms
 from .transforms.mixup import build_mixing, split_mixing
@@ -61,7 +65,7 @@ def build_train_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> Trai
     >>> images.shape, images.dtype, labels.dtype
     (torch.Size([16, 1, 8, 8]), torch.float32, torch.int64)
     """
-    names, batch_size = cfg.DATASETS.TRAIN, cfg.SOLVER.IMS_PER_BATCH
+    names, batch_size = training_sets(cfg), cfg.SOLVER.IMS_PER_BATCH
     if batch_size % world_size:
         raise ConfigError(
             f"{cfg.label('SOLVER.IMS_PER_BATCH')}: {batch_size} images cannot be shared evenly by {world_size}"
@@ -86,7 +90,7 @@ def build_train_loader(cfg: CfgNode, rank: int = 0, world_size: int = 1) -> Trai
 
 
 def build_test_loader(
-    cfg: CfgNode, name: str, rank: int = 0, world_size: int = 1
+    cfg: CfgNode, name: EntryLike, rank: int = 0, world_size: int = 1
 ) -> EvalLoader | ResidentEvalLoader:
     """Return the loader that gives every sample of the data set `name` once, in order.
 
@@ -96,7 +100,7 @@ def build_test_loader(
 
     Args:
         cfg: the config.
-        name: of the data set.
+        name: of the data set, as in its scores; or an entry as DATASETS.TEST takes it.
         rank: which of `world_size` processes this one is: they take the batches in turn, whole ones, which are
             those of one process. Some may have none.
         world_size: how many processes evaluate together.
@@ -110,6 +114,7 @@ def build_test_loader(
     >>> [len(labels) for _, labels in build_test_loader(get_cfg(), "digits_test", rank=1, world_size=2)]
     [104]
     """
+    name = named_test_set(cfg, name)
     dataset, size = _dataset(cfg, "DATASETS.TEST", (name,)), cfg.TEST.IMS_PER_BATCH
     if choose_backend(cfg) == "resident":
         samples = resident_samples(cfg, "TRANSFORMS_TEST", dataset, (name,))
@@ -141,11 +146,14 @@ def check_data(cfg: CfgNode, world_size: int = 1) -> None:
     trained_on = output_shape(cfg, "TRANSFORMS_TRAIN", train, train)
     _check_batch(cfg, trained_on, train.size, world_size)
     if world_size < cfg.SOLVER.IMS_PER_BATCH:
-        names = " + ".join(cfg.DATASETS.TRAIN)
+        names = " + ".join(map(str, training_sets(cfg)))
         require_one_size(cfg, "DATASETS.TRAIN", "TRANSFORMS_TRAIN", train, train, names)
     label = cfg.label("DATASETS.TEST")
-    for name in cfg.DATASETS.TEST:
-        info = dataset_info(name, cfg.DATASETS.ROOT, cfg.DATASETS.DOWNLOAD, label, cfg.DATASETS.CACHE)
+    for test in named_test_sets(cfg).values():
+        name, info = (
+            str(test),
+            dataset_info(test, cfg.DATASETS.ROOT, cfg.DATASETS.DOWNLOAD, label, cfg.DATASETS.CACHE),
+        )
         require_like(train, info, label, "the training set", name)
         if info.num_classes > classes:
             raise ConfigError(f"{label}: {name} has {info.num_classes} classes, the model only {classes}")
@@ -186,7 +194,7 @@ def _check_decoder(cfg: CfgNode) -> None:
         raise ConfigError(f"{label}: nvjpeg decodes in the training process; set DATALOADER.NUM_WORKERS 0")
 
 
-def _dataset(cfg: CfgNode, key: str, names: Sequence[str]) -> MapDataset:
+def _dataset(cfg: CfgNode, key: str, names: Sequence[DatasetEntry]) -> MapDataset:
     place = cfg.DATASETS.ROOT, cfg.DATASETS.DOWNLOAD, cfg.label(key), cfg.DATASETS.CACHE
     parts: list[Any] = [build_dataset(name, *place) for name in names]
     for part in parts:
@@ -198,7 +206,9 @@ def _dataset(cfg: CfgNode, key: str, names: Sequence[str]) -> MapDataset:
     return dataset
 
 
-def _worker_loader(cfg: CfgNode, transforms: str, dataset: MapDataset, names: Sequence[str]) -> WorkerLoader:
+def _worker_loader(
+    cfg: CfgNode, transforms: str, dataset: MapDataset, names: Sequence[DatasetEntry]
+) -> WorkerLoader:
     train = train_info(cfg)
     transform = image_transform(cfg, transforms, train)
     skip: Unreadable = "replace" if transforms == "TRANSFORMS_TRAIN" else "leave out"
@@ -207,7 +217,7 @@ def _worker_loader(cfg: CfgNode, transforms: str, dataset: MapDataset, names: Se
         transform,
         seed=cfg.SEED,
         num_classes=num_outputs(cfg, train),
-        name=" + ".join(names),
+        name=" + ".join(map(str, names)),
         seed_everything=transform.is_users_own or any(is_users_own(name) for name in names),
         on_cuda=cfg.INPUT.DECODER == "nvjpeg",
         unreadable="raise" if cfg.DATALOADER.UNREADABLE == "raise" else skip,

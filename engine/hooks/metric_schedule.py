@@ -6,6 +6,7 @@ import logging
 import math
 
 from warmstart.config import CfgNode, nearest
+from warmstart.data import named_test_sets
 from warmstart.solver import PLATEAU, MetricLR, follows_metrics
 
 from ..distributed import comm
@@ -22,7 +23,7 @@ def lr_metric(cfg: CfgNode) -> str:
     >>> lr_metric(get_cfg())
     'digits_test/loss'
     """
-    return str(cfg.SOLVER.LR_METRIC or f"{cfg.DATASETS.TEST[0]}/loss")
+    return str(cfg.SOLVER.LR_METRIC or f"{next(iter(named_test_sets(cfg)))}/loss")
 
 
 def build_metric_hook(cfg: CfgNode) -> list[MetricHook]:
@@ -34,7 +35,7 @@ def build_metric_hook(cfg: CfgNode) -> list[MetricHook]:
         MetricHook(
             lr_metric(cfg) if watches else "",
             (until.METRIC, until.BELOW, until.ABOVE) if until.METRIC else None,
-            tuple(f"{name}/" for name in cfg.DATASETS.TEST),
+            tuple(f"{name}/" for name in named_test_sets(cfg)),
         )
     ]
 

@@ -14,6 +14,7 @@ from warmstart.config import (
 from warmstart.data import (
     TrainLoader,
     build_test_loader,
+    named_test_sets,
 )
 
 from ..checkpoint.run_files import PROFILE, subfolders_of
@@ -148,10 +149,10 @@ def evaluate_all(
 
 
 def build_test_loaders(cfg: CfgNode) -> dict[str, Iterable[Any]]:
-    """Return a loader for each of DATASETS.TEST by its name; on several ranks of this one's part."""
+    """Return a loader for each of DATASETS.TEST by the name of its scores; on several ranks of this one's part."""
 
     def build() -> dict[str, Iterable[Any]]:
         ranks = comm.rank(), comm.world_size()
-        return {name: build_test_loader(cfg, name, *ranks) for name in cfg.DATASETS.TEST}
+        return {name: build_test_loader(cfg, each, *ranks) for name, each in named_test_sets(cfg).items()}
 
     return in_turn(build)

@@ -12,7 +12,9 @@ from warmstart.config import (
 from warmstart.data import (
     describe_loader,
     input_shape,
+    named_test_sets,
     train_info,
+    training_sets,
 )
 from warmstart.solver import (
     describe_groups,
@@ -50,13 +52,15 @@ def log_run(cfg: CfgNode, trainer: Trainer) -> None:
         logger.warning(text, cfg.label("SOLVER.IMS_PER_BATCH"), f"{images:,}", f"{samples:,}", times, samples)
     logger.info(
         "data: %s, %s images of %dx%dx%d, %d classes",
-        " + ".join(cfg.DATASETS.TRAIN),
+        " + ".join(map(str, training_sets(cfg))),
         f"{samples:,}",
         channels,
         height,
         width,
         cfg.MODEL.NUM_CLASSES,
     )
+    if cfg.DATASETS.TEST:
+        logger.info("test sets: %s", ", ".join(map(str, named_test_sets(cfg).values())))
     logger.info("loader: %s", describe_loader(cfg))
     logger.info("model: %s, %s parameters", cfg.MODEL.NAME, f"{parameters:,}")
     logger.info("plan: %s", describe_plan(cfg, samples))

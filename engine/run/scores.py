@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from warmstart.config import CfgNode, ConfigError
+from warmstart.data import named_sets, named_test_sets
 
 from ..checkpoint.run_folder import BEST
+from ..checkpoint.score_names import current_name
 from ..hooks.best_checkpoint import BestHook
 from ..hooks.early_stopping import EarlyStoppingHook
 from ..loop.hook import HookBase
@@ -31,7 +34,7 @@ def score_names(cfg: CfgNode) -> list[str]:
     """
     scores = ["accuracy", *(["top5"] if cfg.MODEL.NUM_CLASSES > 5 else []), "loss"]
     models = ["", *(["ema/"] if cfg.SOLVER.EMA.ENABLED else [])]
-    return [f"{test}/{model}{score}" for test in cfg.DATASETS.TEST for model in models for score in scores]
+    return [f"{test}/{model}{score}" for test in named_test_sets(cfg) for model in models for score in scores]
 
 
 def is_best_average(path: Path, content: Any) -> bool:
@@ -39,14 +42,42 @@ def is_best_average(path: Path, content: Any) -> bool:
 
     Args:
         path: of the file.
-        content: of the checkpoint.
+        content: of the checkpoint, also of an older version, whose scores begin with entries of DATASETS.TEST.
     """
     try:
-        metric, tests = content["hooks"][BestHook.__name__]["metric"], content["config"]["DATASETS"]["TEST"]
+        metric, data = content["hooks"][BestHook.__name__]["metric"], content["config"]["DATASETS"]
+        tests = {test for test in data["TEST"] if isinstance(test, str)}
+        with suppress(ConfigError):  # older versions let names pass that are refused now
+            tests |= named_sets(data["TEST"], data.get("ROOT", ""), "").keys()
         score = metric.rpartition("/")[2]
         return path.name == BEST and bool(content["ema"]) and metric in {f"{test}/ema/{score}" for test in tests}
     except (LookupError, TypeError, AttributeError):  # no checkpoint of ours
         return False
+
+
+def check_score_names(cfg: CfgNode) -> None:
+    """Raise ConfigError where a key names a score as older versions did, with an entry of DATASETS.TEST in front.
+
+    >>> from warmstart.config import get_cfg
+    >>> cfg = get_cfg()
+    >>> cfg.merge_from_list(["DATASETS.TEST", "npz:x", "TEST.BEST.METRIC", "npz:x/loss"])
+    >>> check_score_names(cfg)
+    Traceback (most recent call last):
+    warmstart.config.errors.ConfigError: TEST.BEST.METRIC (override): no score is called npz:x/loss; write x/loss
+    """
+    keys = {
+        "TEST.BEST.METRIC": cfg.TEST.BEST.METRIC,
+        "SOLVER.LR_METRIC": cfg.SOLVER.LR_METRIC,
+        "SOLVER.WARMUP_UNTIL.METRIC": cfg.SOLVER.WARMUP_UNTIL.METRIC,
+    }
+    sets = named_test_sets(cfg)
+    problems = [
+        f"{cfg.label(key)}: no score is called {metric}; write {now}"
+        for key, metric in keys.items()
+        if (now := current_name(metric, sets)) != metric
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def check_best(cfg: CfgNode) -> None:
