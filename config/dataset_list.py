@@ -103,7 +103,6 @@ def _plain(number: int, name: Any, value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(number, name, each) for key, each in value.items()}
     if value is not None and type(value) not in (str, bool, int, float):
-        raise ValueError(
-            f"entry {number}: {name} is a {type(value).__name__}; options are plain data, as YAML has"
-        )
+        kind = type(value).__name__
+        raise ValueError(f"entry {number}: {name} is of the type {kind}; options are plain data, as in YAML")
     return value

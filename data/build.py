@@ -150,10 +150,8 @@ def check_data(cfg: CfgNode, world_size: int = 1) -> None:
         require_one_size(cfg, "DATASETS.TRAIN", "TRANSFORMS_TRAIN", train, train, names)
     label = cfg.label("DATASETS.TEST")
     for test in named_test_sets(cfg).values():
-        name, info = (
-            str(test),
-            dataset_info(test, cfg.DATASETS.ROOT, cfg.DATASETS.DOWNLOAD, label, cfg.DATASETS.CACHE),
-        )
+        name = str(test)
+        info = dataset_info(test, cfg.DATASETS.ROOT, cfg.DATASETS.DOWNLOAD, label, cfg.DATASETS.CACHE)
         require_like(train, info, label, "the training set", name)
         if info.num_classes > classes:
             raise ConfigError(f"{label}: {name} has {info.num_classes} classes, the model only {classes}")

@@ -26,7 +26,9 @@ def current_name(score: str, sets: Mapping[str, DatasetEntry]) -> str:
 
 
 def with_current_names(content: dict[str, Any], sets: Mapping[str, DatasetEntry]) -> dict[str, Any]:
-    """Return a checkpoint's content in which hooks watch their scores by the names that they have now.
+    """Return a checkpoint's content in which states of hooks have scores by the names that they have now.
+
+    These are the score that a hook watches, and those of an evaluation that is still to be recorded.
 
     >>> content = {"iteration": 3, "hooks": {"BestHook": {"metric": "npz:x.npz/loss", "best": 0.5}}}
     >>> with_current_names(content, {"x.npz": DatasetEntry("npz", "x.npz")})
@@ -35,9 +37,16 @@ def with_current_names(content: dict[str, Any], sets: Mapping[str, DatasetEntry]
     hooks = content.get("hooks")
     if not isinstance(hooks, dict):  # whoever loads it says so
         return content
-    renamed = {
-        name: {**state, "metric": current_name(state["metric"], sets)}
-        for name, state in hooks.items()
-        if isinstance(state, dict) and isinstance(state.get("metric"), str)
-    }
-    return {**content, "hooks": hooks | renamed}
+    return {**content, "hooks": {name: _renamed(state, sets) for name, state in hooks.items()}}
+
+
+def _renamed(state: Any, sets: Mapping[str, DatasetEntry]) -> Any:
+    if not isinstance(state, dict):
+        return state
+    metric, scalars = state.get("metric"), state.get("scalars")
+    renamed: dict[str, Any] = {}
+    if isinstance(metric, str):
+        renamed["metric"] = current_name(metric, sets)
+    if isinstance(scalars, dict) and all(isinstance(name, str) for name in scalars):
+        renamed["scalars"] = {current_name(name, sets): value for name, value in scalars.items()}
+    return {**state, **renamed}

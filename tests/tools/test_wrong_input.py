@@ -150,7 +150,7 @@ DATASETS.TEST digits_test,digits_tset -> DATASETS.TEST (command line): ... 'digi
 DATASETS.TRAIN npz:gone.npz -> DATASETS.TRAIN (command line): npz:gone.npz was not found
 DATASETS.TRAIN npz:float.npz -> DATASETS.TRAIN (command line): npz:float.npz ... images must be uint8
 DATASETS.TRAIN [] -> DATASETS.TRAIN (command line): names no data set; give at least one
-DATASETS.TEST npz:wide.npz -> DATASETS.TEST (command line): npz:wide.npz has 20 classes, the model only 10
+DATASETS.TEST npz:wide.npz -> DATASETS.TEST (command line): wide.npz (npz:wide.npz) has 20 classes, the model
 MODEL.NAME resnet19 -> MODEL.NAME (command line): no model is called 'resnet19'; did you mean 'resnet18'?
 MODEL.TASK detection -> MODEL.TASK (command line): expected one of classification ... got 'detection'
 MODEL.ARGS.norn group -> MODEL.ARGS.norn (command line): small_cnn takes no argument 'norn'; did you mean 'norm'?
