@@ -99,7 +99,7 @@ def anything(path: str, download: bool, **options: Any) -> None: ...
 def plain(root: str, download: bool, name: str = "", size: int = 3) -> None: ...
 
 
-class Callable:
+class Builder:
     def __call__(self, path: str, download: bool, label: str = "") -> None: ...
 
 
@@ -112,7 +112,7 @@ class Callable:
         (cached, {"csv": {"path": "x", "size": 3}}, 3),
         (anything, {"csv": {"path": "x", "whatever": 3}}, 2),
         (plain, {"csv": {"size": 4}}, 2),
-        (Callable(), {"csv": {"path": "x", "label": "a"}}, 2),
+        (Builder(), {"csv": {"path": "x", "label": "a"}}, 2),
         (lambda *args: None, "csv:x", 2),
     ],
 )
