@@ -8,6 +8,7 @@ iteration = one update of the weights) or a string with a unit: "90ep" passes ov
 from __future__ import annotations
 
 from .compound_fields import Arguments, Entries, ListOf, Open, Records
+from .dataset_list import DatasetList
 from .fields import Bool, Duration, FilePath, Float, Int, OneOf, OrNull, Str
 from .node import CfgNode
 
@@ -90,9 +91,14 @@ def get_cfg() -> CfgNode:
     # ---------------------------------------------------------------- data sets
     cfg.DATASETS = CfgNode()
     # Registered names, imagefolder:PATH, npz:PATH, or webdataset:PATTERN for shards, tar archives of images and
-    # labels: "webdataset:train-{000..146}.tar". Several training sets are joined end to end.
-    cfg.DATASETS.TRAIN = ListOf(Str("digits_train"), ("digits_train",))
-    cfg.DATASETS.TEST = ListOf(Str("digits_test"), ("digits_test",))
+    # labels: "webdataset:train-{000..146}.tar". With options of a kind: [{imagefolder: {path: photos/train}}].
+    # {ROOT} in a path is DATASETS.ROOT. Several training sets are joined end to end.
+    cfg.DATASETS.TRAIN = DatasetList("digits_train")
+    # The same; each data set is evaluated by itself, and its scores are recorded as NAME/accuracy, NAME/loss ...
+    # NAME is the one given, as in val=imagefolder:photos/val or [{imagefolder: {path: photos/val, name: val}}];
+    # else a registered name, or the last part of the path (val), and of as many parts as tell two paths apart
+    # (a/val and b/val: a_val and b_val).
+    cfg.DATASETS.TEST = DatasetList("digits_test")
     # Folder that holds the data sets that do not ship with the package.
     cfg.DATASETS.ROOT = FilePath("datasets")
     # Whether torchvision may download a data set that ROOT does not hold, and shards at URLs may be copied into

@@ -19,7 +19,7 @@ _TYPES: dict[str, Field] = {"bool": Bool(False), "int": Int(0, minimum=None), "f
 def check_arguments(
     label: str,
     name: str,
-    function: Callable[..., Any],
+    function: Callable[..., Any] | inspect.Signature,
     arguments: Mapping[str, Any],
     given: Collection[str] = (),
 ) -> None:
@@ -28,7 +28,7 @@ def check_arguments(
     Args:
         label: the key that holds the arguments, as the user writes it.
         name: the name of `function`, as the user writes it.
-        function: a class or function; one that takes **kwargs gets anything.
+        function: a class or function, or its signature; one that takes **kwargs gets anything.
         arguments: what the user wrote; of an open node the message tells where each was set, too.
         given: arguments that the caller fills itself, and the user may not.
 
@@ -40,7 +40,8 @@ def check_arguments(
       ARGS.stepsize: StepLR takes no argument 'stepsize'; did you mean 'step_size'? It takes: step_size, gamma
       ARGS.step_size: StepLR needs it; give it a value
     """
-    parameters = inspect.signature(function).parameters
+    signature = function if isinstance(function, inspect.Signature) else inspect.signature(function)
+    parameters = signature.parameters
     kinds = {p.kind for p in parameters.values()}
     own = {
         n: p

@@ -4,6 +4,8 @@ from .batch import Batch, Sample, SampleTask, map_tensors, split_batch, stack_im
 from .build import build_test_loader, build_train_loader, check_data
 from .datasets import builtin as catalog  # noqa: F401  # registers the data sets that come along
 from .datasets.decode import UnreadableImageError, read_image
+from .datasets.entries import DatasetEntry
+from .datasets.names import named_sets
 from .datasets.packed_list import FlatRecords
 from .datasets.registry import (
     DatasetInfo,
@@ -23,13 +25,23 @@ from .memory import free_memory, gigabytes
 from .sampling.stream import GroupedStream, SampleOrder, SampleStream
 from .sampling.weights import class_repeats, repeat_factors
 from .seeds import forward_key, sample_key, splitmix64
-from .spec import OWN_DEVICE, device_of, input_shape, known_shape, num_outputs, train_info
+from .spec import (
+    OWN_DEVICE,
+    device_of,
+    input_shape,
+    known_shape,
+    named_test_sets,
+    num_outputs,
+    train_info,
+    training_sets,
+)
 from .transforms.image import build_transform, check_transforms, register_transform
 
 __all__ = [
     "OWN_CORES",
     "OWN_DEVICE",
     "Batch",
+    "DatasetEntry",
     "DatasetInfo",
     "EvalLoader",
     "FlatRecords",
@@ -65,6 +77,8 @@ __all__ = [
     "input_shape",
     "known_shape",
     "map_tensors",
+    "named_sets",
+    "named_test_sets",
     "num_outputs",
     "num_workers",
     "read_image",
@@ -77,5 +91,6 @@ __all__ = [
     "stack_images",
     "to_device",
     "train_info",
+    "training_sets",
     "usable_cores",
 ]

@@ -14,6 +14,7 @@ from warmstart.config import CfgNode, ConfigError
 
 from .batch import SampleTask
 from .datasets.decode import read_image
+from .datasets.entries import DatasetEntry, EntryLike
 from .datasets.registry import MapDataset, build_dataset, dataset_info, is_users_own
 from .datasets.unreadable import first_readable, read_sample
 from .datasets.webdataset import ShardedImages
@@ -30,11 +31,14 @@ from .spec import (
     device_of,
     image_entries,
     image_transform,
+    named_test_set,
+    named_test_sets,
     num_outputs,
     output_shape,
     require_like,
     require_one_size,
     train_info,
+    training_sets,
 )
 from .transforms.image import NEED_TARGETS, check_transforms, has_spatial_targets
 from .transforms.mixup import build_mixing, split_mixing
@@ -58,7 +62,7 @@ def build_train_loader(cfg: CfgNode, task: SampleTask, rank: int = 0, world_size
         ConfigError: unknown names, missing or wrong files, transforms that do not fit, a batch that cannot be
             shared out evenly.
     """
-    names, batch_size = cfg.DATASETS.TRAIN, cfg.SOLVER.IMS_PER_BATCH
+    names, batch_size = training_sets(cfg), cfg.SOLVER.IMS_PER_BATCH
     if batch_size % world_size:
         raise ConfigError(
             f"{cfg.label('SOLVER.IMS_PER_BATCH')}: {batch_size} images cannot be shared evenly by {world_size}"
@@ -84,7 +88,7 @@ def build_train_loader(cfg: CfgNode, task: SampleTask, rank: int = 0, world_size
 
 
 def build_test_loader(
-    cfg: CfgNode, task: SampleTask, name: str, rank: int = 0, world_size: int = 1
+    cfg: CfgNode, task: SampleTask, name: EntryLike, rank: int = 0, world_size: int = 1
 ) -> EvalLoader | ResidentEvalLoader:
     """Return the loader that gives every sample of the data set `name` once, in order.
 
@@ -95,7 +99,7 @@ def build_test_loader(
     Args:
         cfg: the config.
         task: makes samples and batches of what the data set returns.
-        name: of the data set.
+        name: of the data set, as in its scores; or an entry as DATASETS.TEST takes it.
         rank: which of `world_size` processes this one is: they take the batches in turn, whole ones, which are
             those of one process. Some may have none.
         world_size: how many processes evaluate together.
@@ -103,6 +107,7 @@ def build_test_loader(
     Raises:
         ConfigError: unknown name, missing or wrong files, transforms that do not fit.
     """
+    name = named_test_set(cfg, name)
     dataset, size = _dataset(cfg, "DATASETS.TEST", (name,)), cfg.TEST.IMS_PER_BATCH
     if choose_backend(cfg, task) == "resident":
         samples = resident_samples(cfg, task, "TRANSFORMS_TEST", dataset, (name,))
@@ -137,11 +142,12 @@ def check_data(cfg: CfgNode, task: SampleTask, world_size: int = 1) -> None:
     trained_on = output_shape(cfg, "TRANSFORMS_TRAIN", train, train, task.normalise)
     _check_batch(cfg, trained_on, train.size, world_size)
     if world_size < cfg.SOLVER.IMS_PER_BATCH:
-        names = " + ".join(cfg.DATASETS.TRAIN)
+        names = " + ".join(map(str, training_sets(cfg)))
         require_one_size(cfg, "DATASETS.TRAIN", "TRANSFORMS_TRAIN", train, train, names)
     label = cfg.label("DATASETS.TEST")
-    for name in cfg.DATASETS.TEST:
-        info = dataset_info(name, cfg.DATASETS.ROOT, cfg.DATASETS.DOWNLOAD, label, cfg.DATASETS.CACHE)
+    for test in named_test_sets(cfg).values():
+        name = str(test)
+        info = dataset_info(test, cfg.DATASETS.ROOT, cfg.DATASETS.DOWNLOAD, label, cfg.DATASETS.CACHE)
         require_like(train, info, label, "the training set", name)
         if info.num_classes > classes:
             raise ConfigError(f"{label}: {name} has {info.num_classes} classes, the model only {classes}")
@@ -174,13 +180,14 @@ def _check_mixing(cfg: CfgNode, task: SampleTask) -> None:
 
 def _check_spatial(cfg: CfgNode, task: SampleTask) -> None:
     """Raise ConfigError if transforms do not go together with the targets of a sample, which is read for it."""
-    for key, transforms in (("TRAIN", "TRANSFORMS_TRAIN"), ("TEST", "TRANSFORMS_TEST")):
+    for key, sets in (("TRAIN", training_sets(cfg)), ("TEST", [*named_test_sets(cfg).values()])):
+        transforms = f"TRANSFORMS_{key}"
         transform = image_transform(cfg, transforms, train_info(cfg))
         spatial = [name for name, _ in transform.steps if name in NEED_TARGETS]
-        for name in cfg.DATASETS[key][:1] if spatial or transform.is_users_own else ():
-            dataset, label = _dataset(cfg, f"DATASETS.{key}", (name,)), cfg.label(f"INPUT.{transforms}")
-            image, target = first_readable(partial(read_sample, dataset), 0, len(dataset), name)[0]
-            sample = make_sample(task, image, target, f"{name}: sample 0")
+        for entry in sets[:1] if spatial or transform.is_users_own else ():
+            dataset, label = _dataset(cfg, f"DATASETS.{key}", (entry,)), cfg.label(f"INPUT.{transforms}")
+            image, target = first_readable(partial(read_sample, dataset), 0, len(dataset), str(entry))[0]
+            sample = make_sample(task, image, target, f"{entry}: sample 0")
             if spatial and not has_spatial_targets(sample):
                 raise ConfigError(
                     f"{label}: {spatial[0]} changes boxes or key points, and samples of MODEL.TASK"
@@ -211,7 +218,7 @@ def _check_decoder(cfg: CfgNode) -> None:
         raise ConfigError(f"{label}: nvjpeg decodes in the training process; set DATALOADER.NUM_WORKERS 0")
 
 
-def _dataset(cfg: CfgNode, key: str, names: Sequence[str]) -> MapDataset:
+def _dataset(cfg: CfgNode, key: str, names: Sequence[DatasetEntry]) -> MapDataset:
     place = cfg.DATASETS.ROOT, cfg.DATASETS.DOWNLOAD, cfg.label(key), cfg.DATASETS.CACHE
     parts: list[Any] = [build_dataset(name, *place) for name in names]
     for part in parts:
@@ -224,7 +231,7 @@ def _dataset(cfg: CfgNode, key: str, names: Sequence[str]) -> MapDataset:
 
 
 def _worker_loader(
-    cfg: CfgNode, task: SampleTask, transforms: str, dataset: MapDataset, names: Sequence[str]
+    cfg: CfgNode, task: SampleTask, transforms: str, dataset: MapDataset, names: Sequence[DatasetEntry]
 ) -> WorkerLoader:
     transform = image_transform(cfg, transforms, train_info(cfg), task.normalise)
     training = transforms == "TRANSFORMS_TRAIN"
@@ -234,7 +241,7 @@ def _worker_loader(
         task,
         transform,
         seed=cfg.SEED,
-        name=" + ".join(names),
+        name=" + ".join(map(str, names)),
         seed_everything=transform.is_users_own or any(is_users_own(name) for name in names),
         on_cuda=cfg.INPUT.DECODER == "nvjpeg",
         unreadable="raise" if cfg.DATALOADER.UNREADABLE == "raise" else skip,

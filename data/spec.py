@@ -10,7 +10,9 @@ import torch
 
 from warmstart.config import CfgNode, ConfigError
 
+from .datasets.entries import DatasetEntry, EntryLike, entry_of
 from .datasets.image_heads import extremes
+from .datasets.names import named_sets
 from .datasets.registry import DatasetInfo, dataset_info
 from .transforms.image import Entry, ImageTransform, build_transform
 from .transforms.mixup import split_mixing
@@ -20,6 +22,44 @@ OWN_DEVICE = "WARMSTART_DEVICE"
 
 # Images of unknown size are taken to be at least this large when transforms are tried.
 _LARGE, _ODD = (1024, 1024), (1100, 1301)
+
+
+def training_sets(cfg: CfgNode) -> list[DatasetEntry]:
+    """Return the entries of DATASETS.TRAIN, in order.
+
+    Raises:
+        ConfigError: an entry is of no form that there is.
+
+    >>> from warmstart.config import get_cfg
+    >>> [*map(str, training_sets(get_cfg()))]
+    ['digits_train']
+    """
+    return [entry_of(each, cfg.DATASETS.ROOT, cfg.label("DATASETS.TRAIN")) for each in cfg.DATASETS.TRAIN]
+
+
+def named_test_sets(cfg: CfgNode) -> dict[str, DatasetEntry]:
+    """Return the entries of DATASETS.TEST by the names under which they are scored, in order.
+
+    Raises:
+        ConfigError: an entry is of no form that there is, or has no name of its own.
+
+    >>> from warmstart.config import get_cfg
+    >>> cfg = get_cfg()
+    >>> cfg.merge_from_list(["DATASETS.TEST", "imagefolder:a/val, imagefolder:b/val, real=imagefolder:c/val"])
+    >>> [*named_test_sets(cfg)]
+    ['a_val', 'b_val', 'real']
+    """
+    return named_sets(cfg.DATASETS.TEST, cfg.DATASETS.ROOT, cfg.label("DATASETS.TEST"))
+
+
+def named_test_set(cfg: CfgNode, name: EntryLike) -> DatasetEntry:
+    """Return the test set that is scored as `name`, or else the entry that `name` is by itself.
+
+    Raises:
+        ConfigError: what `named_test_sets` raises.
+    """
+    found = named_test_sets(cfg).get(name) if isinstance(name, str) else None
+    return found or entry_of(name, cfg.DATASETS.ROOT, cfg.label("DATASETS.TEST"))
 
 
 def train_info(cfg: CfgNode) -> DatasetInfo:
@@ -38,9 +78,10 @@ def train_info(cfg: CfgNode) -> DatasetInfo:
     if not cfg.DATASETS.TRAIN:
         raise ConfigError(f"{label}: names no data set; give at least one")
     place = cfg.DATASETS.ROOT, cfg.DATASETS.DOWNLOAD, label, cfg.DATASETS.CACHE
-    infos = [dataset_info(name, *place) for name in cfg.DATASETS.TRAIN]
-    for name, info in zip(cfg.DATASETS.TRAIN, infos, strict=True):
-        require_like(infos[0], info, label, cfg.DATASETS.TRAIN[0], name)
+    names = training_sets(cfg)
+    infos = [dataset_info(name, *place) for name in names]
+    for name, info in zip(names, infos, strict=True):
+        require_like(infos[0], info, label, str(names[0]), str(name))
     return reduce(_joined, infos)
 
 

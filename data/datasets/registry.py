@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from warmstart.config import ConfigError, unknown_name
+from warmstart.config import ConfigError, nearest
 
 from ..seeds import random_numbers_kept
 from .decode import to_tensor
+from .entries import DatasetEntry, EntryLike, check_options, entry_of
 from .image_heads import extremes, head_sizes
 from .unreadable import first_readable, read_sample
 
@@ -31,7 +32,7 @@ class MapDataset(Protocol):
         """
 
 
-Builder = Callable[..., MapDataset]  # (root, download), and the cache for a set that asks for it
+Builder = Callable[..., MapDataset]  # (root, download), the cache for a set that asks for it, and options
 
 
 @dataclass(frozen=True)
@@ -65,14 +66,14 @@ class DatasetInfo:
 
 
 @dataclass(frozen=True)
-class _Entry:
+class _Registered:
     builder: Builder
     info: DatasetInfo | None
     in_memory: bool
     cached: bool
 
 
-_REGISTRY: dict[str, _Entry] = {}
+_REGISTRY: dict[str, _Registered] = {}
 
 
 def register_dataset(
@@ -83,22 +84,26 @@ def register_dataset(
     Args:
         name: the name; one that ends in a colon, such as "npz:", stands for all names that begin so.
         builder: called with (root, download), DATASETS.ROOT and DATASETS.DOWNLOAD; for a name with a
-            colon root is what the user wrote behind it. Returns a data set with `__len__` and
+            colon root is the path that the user wrote. Its other parameters are options, as in
+            {mine: {path: PATH, option: value}} or {name: {option: value}}, and are checked against its signature;
+            no option is called `path` or `name`. Returns a data set with `__len__` and
             `__getitem__(i) -> (image, label)`; where files are missing it raises FileNotFoundError.
-        info: what is known of the data set; None: it is built and looked at when someone asks.
+        info: what is known of the data set without options; None: it is built and looked at when someone asks.
         in_memory: whether the builder returns an `ArrayDataset`, which DATALOADER.BACKEND resident takes.
         cached: whether the builder is called with a third argument, DATASETS.CACHE.
 
     Raises:
-        ConfigError: the name is taken.
+        ConfigError: the name is taken, or holds "=" or a colon that is not its end.
 
     >>> register_dataset("npz:", print)
     Traceback (most recent call last):
     warmstart.config.errors.ConfigError: a data set called 'npz:' is registered already; choose another name
     """
+    if "=" in name or ":" in name[:-1] or name in ("", ":"):
+        raise ConfigError(f"no entry of DATASETS.TRAIN could name a data set called {name!r}; choose another name")
     if name in _REGISTRY:
         raise ConfigError(f"a data set called {name!r} is registered already; choose another name")
-    _REGISTRY[name] = _Entry(builder, info, in_memory, cached)
+    _REGISTRY[name] = _Registered(builder, info, in_memory, cached)
 
 
 def dataset_names() -> list[str]:
@@ -110,82 +115,88 @@ def dataset_names() -> list[str]:
     return sorted(f"{name}PATH" if name.endswith(":") else name for name in _REGISTRY)
 
 
-def is_users_own(name: str) -> bool:
+def is_users_own(name: EntryLike) -> bool:
     """Return whether code outside this package builds the data set.
 
     >>> is_users_own("digits_train")
     False
     """
-    return not _look_up(name, "", "data set")[0].builder.__module__.startswith("warmstart.data.")
+    return not _look_up(entry_of(name), "data set").builder.__module__.startswith("warmstart.data.")
 
 
-def is_in_memory(name: str) -> bool:
+def is_in_memory(name: EntryLike) -> bool:
     """Return whether the data set is built as one array of images.
 
     >>> is_in_memory("digits_train"), is_in_memory("imagefolder:cats")
     (True, False)
     """
-    return _look_up(name, "", "data set")[0].in_memory
+    return _look_up(entry_of(name), "data set").in_memory
 
 
 def dataset_info(
-    name: str, root: str, download: bool = False, label: str = "data set", cache: str = ""
+    name: EntryLike, root: str, download: bool = False, label: str = "data set", cache: str = ""
 ) -> DatasetInfo:
     """Return what is known of the data set `name`; nothing is read where it is registered.
 
     Args:
-        name: a registered name.
+        name: a registered name, or an entry as DATASETS.TRAIN takes it.
         root: the folder that holds data sets, DATASETS.ROOT.
         download: whether a data set that must be built may be fetched.
         label: the key that holds the name, for messages.
         cache: DATASETS.CACHE.
 
     Raises:
-        ConfigError: no such name; files missing or wrong, where it must be built.
+        ConfigError: no such name or option; files missing or wrong, where it must be built.
 
     >>> dataset_info("cifar10_test", root="nowhere").size
     10000
     """
-    entry, _ = _look_up(name, root, label)
-    return entry.info or _info_by_looking(entry, name, str(root), download, label, cache)
+    entry = entry_of(name, str(root), label)
+    found = _look_up(entry, label)
+    return _info_of(found, entry) or _info_by_looking(found, entry, str(root), download, label, cache)
 
 
 def build_dataset(
-    name: str, root: str, download: bool = False, label: str = "data set", cache: str = ""
+    name: EntryLike, root: str, download: bool = False, label: str = "data set", cache: str = ""
 ) -> MapDataset:
     """Return the data set `name`, read from the folder `root`.
 
     Args:
-        name: a registered name.
+        name: a registered name, or an entry as DATASETS.TRAIN takes it.
         root: the folder that holds data sets, DATASETS.ROOT.
         download: whether the builder may fetch what is not there.
         label: the key that holds the name, for messages.
         cache: DATASETS.CACHE.
 
     Raises:
-        ConfigError: no such name, missing files, wrong content, no samples.
+        ConfigError: no such name or option, missing files, wrong content, no samples.
 
     >>> image, digit = build_dataset("digits_test", root="nowhere")[0]
     >>> image.shape, digit
     ((8, 8), 7)
     """
-    entry, place = _look_up(name, root, label)
+    entry = entry_of(name, str(root), label)
+    found, place = _look_up(entry, label), root if entry.path is None else entry.path
     try:
-        dataset = entry.builder(place, download, *([cache] if entry.cached else []))
+        dataset = found.builder(place, download, *([cache] if found.cached else []), **entry.options)
     except FileNotFoundError as error:
-        fix = "correct the path" if ":" in name else "set DATASETS.ROOT to its folder or DATASETS.DOWNLOAD true"
+        fix = (
+            "set DATASETS.ROOT to its folder or DATASETS.DOWNLOAD true"
+            if entry.path is None
+            else "correct the path"
+        )
         raise ConfigError(
-            f"{label}: {name} was not found in {Path(place).expanduser().absolute()} ({error}); {fix}"
+            f"{label}: {entry} was not found in {Path(place).expanduser().absolute()} ({error}); {fix}"
         ) from error
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{label}: {name} cannot be read: {error}") from error
-    size, expected = len(dataset), entry.info.size if entry.info else len(dataset)
-    if size != expected:
+        raise ConfigError(f"{label}: {entry} cannot be read: {error}") from error
+    size, info = len(dataset), _info_of(found, entry)
+    if info is not None and size != info.size:
         raise ConfigError(
-            f"{label}: {name} holds {size:,} samples where {expected:,} are expected; its files are not whole"
+            f"{label}: {entry} holds {size:,} samples where {info.size:,} are expected; its files are not whole"
         )
     if not size:
-        raise ConfigError(f"{label}: {name} holds no samples")
+        raise ConfigError(f"{label}: {entry} holds no samples")
     return dataset
 
 
@@ -210,20 +221,50 @@ def checked_label(value: Any, num_classes: int, where: str) -> int:
     return label
 
 
-def _look_up(name: str, root: str, label: str) -> tuple[_Entry, str]:
-    """Return the entry for `name`, and the place its builder is to look in."""
-    kind, colon, path = name.partition(":")
-    entry = _REGISTRY.get(kind + colon)
-    if entry is None or bool(colon) != bool(path):
-        raise unknown_name(label, "data set", name, dataset_names())
-    return entry, path if colon else root
+def _look_up(entry: DatasetEntry, label: str) -> _Registered:
+    """Return what is registered for an entry.
+
+    Raises:
+        ConfigError: nothing is, or its builder does not take the options.
+    """
+    found = _REGISTRY.get(entry.kind if entry.path is None else f"{entry.kind}:")
+    if found is None or entry.path == "":
+        raise _unknown(entry, label)
+    check_options(entry, found.builder, 3 if found.cached else 2, label)
+    return found
+
+
+def _unknown(entry: DatasetEntry, label: str) -> ConfigError:
+    """Return the error for an entry that nothing is registered for."""
+    kind, text = entry.kind, entry.text
+    if f"{kind}:" in _REGISTRY:
+        return ConfigError(f"{label}: {kind} needs a path; write {kind}:PATH or {{{kind}: {{path: PATH}}}}")
+    if kind in _REGISTRY:
+        return ConfigError(f"{label}: {kind} is a registered name and takes no path; write {kind}")
+    kinds = [name.removesuffix(":") for name in _REGISTRY if name.endswith(":")]
+    match = nearest(kind, dataset_names() if entry.path is None else kinds)
+    if entry.path is not None:
+        hint = f"; did you mean {match + text[len(kind) :]!r}?" if match else "."
+    elif (place := Path(kind).expanduser()).exists() or "/" in kind:
+        likely = {".npz": "npz", ".tar": "webdataset"}.get(place.suffix, "imagefolder")
+        hint = f"; a path needs its kind: write {likely}:{kind}."
+    else:
+        hint = f"; did you mean {match!r}?" if match else "."
+    return ConfigError(f"{label}: no data set is called {text!r}{hint} Known: {', '.join(dataset_names())}")
+
+
+def _info_of(found: _Registered, entry: DatasetEntry) -> DatasetInfo | None:
+    """Return the registered info; options may change what it says."""
+    return None if entry.options else found.info
 
 
 # A folder of a million files is listed once in a run, not for each question about it.
 @functools.cache
-def _info_by_looking(entry: _Entry, name: str, root: str, download: bool, label: str, cache: str) -> DatasetInfo:
-    del entry  # part of the key: what is registered anew is looked at anew
-    return _look_at(build_dataset(name, root, download, label, cache), f"{label}: {name}")
+def _info_by_looking(
+    found: _Registered, entry: DatasetEntry, root: str, download: bool, label: str, cache: str
+) -> DatasetInfo:
+    del found  # part of the key: what is registered anew is looked at anew
+    return _look_at(build_dataset(entry, root, download, label, cache), f"{label}: {entry}")
 
 
 def _look_at(dataset: MapDataset, where: str) -> DatasetInfo:

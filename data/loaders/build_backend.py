@@ -15,9 +15,10 @@ from warmstart.config import CfgNode, ConfigError
 from ..batch import SampleTask
 from ..datasets.arrays import as_tensors
 from ..datasets.cache_dir import cache_folder
+from ..datasets.entries import DatasetEntry
 from ..datasets.registry import MapDataset, build_dataset, dataset_info, is_in_memory
 from ..memory import total_memory
-from ..spec import device_of, image_transform, train_info
+from ..spec import device_of, image_transform, named_test_sets, train_info, training_sets
 from ..transforms.batched import NoBatchedForm, batched_form
 from .build_workers import describe_workers
 from .crop_store import Steps, resident_bytes, stages
@@ -41,11 +42,9 @@ def not_resident(cfg: CfgNode, task: SampleTask) -> list[str]:
     """Return what keeps the data sets of a config from being resident: [] where nothing does."""
     if not task.resident:
         return [f"MODEL.TASK {cfg.MODEL.TASK} loads sample by sample"]
-    problems = [
-        f"{name} is not a data set of one array"
-        for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
-        if not is_in_memory(name) and not _is_folder(name)
-    ]
+    names = [*training_sets(cfg), *named_test_sets(cfg).values()]
+    other = dict.fromkeys(name.text for name in names if not is_in_memory(name) and not _is_folder(name))
+    problems = [f"{text} is not a data set of one array" for text in other]
     for key in ("TRANSFORMS_TRAIN", "TRANSFORMS_TEST"):
         for name, step in image_transform(cfg, key, train_info(cfg)).steps:
             try:
@@ -54,9 +53,9 @@ def not_resident(cfg: CfgNode, task: SampleTask) -> list[str]:
                 problems.append(str(error))
     if not problems:
         problems = list(dict.fromkeys(image.problem for image in _resident_images(cfg) if image.problem))
-    if cfg.INPUT.DECODER == "nvjpeg" and any(map(_is_folder, (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))):
+    if cfg.INPUT.DECODER == "nvjpeg" and any(map(_is_folder, names)):
         problems.append("INPUT.DECODER nvjpeg reads each file anew for each batch")
-    if not problems and cfg.DATALOADER.UNREADABLE == "skip" and any(map(_is_folder, cfg.DATASETS.TRAIN)):
+    if not problems and cfg.DATALOADER.UNREADABLE == "skip" and any(map(_is_folder, training_sets(cfg))):
         problems.append("DATALOADER.UNREADABLE skip passes over files while it trains")
     return problems
 
@@ -97,7 +96,7 @@ class _Images(NamedTuple):
 def _resident_images(cfg: CfgNode) -> list[_Images]:
     """Return what becomes of each data set."""
     train, found = train_info(cfg), []
-    joined = [("TRAIN", cfg.DATASETS.TRAIN), *(("TEST", (name,)) for name in cfg.DATASETS.TEST)]
+    joined = [("TRAIN", training_sets(cfg)), *(("TEST", [name]) for name in named_test_sets(cfg).values())]
     for key, names in joined:
         once, steps = _split_steps(names, image_transform(cfg, f"TRANSFORMS_{key}", train).steps)
         for name in names:
@@ -123,7 +122,7 @@ class _Pipeline:
 
 # A folder of a million files is listed once in a run, not for each question about it.
 @functools.cache
-def _look_at_folder(name: str, place: tuple[str, bool, str], pipeline: _Pipeline, cache: str) -> _Images:
+def _look_at_folder(name: DatasetEntry, place: tuple[str, bool, str], pipeline: _Pipeline, cache: str) -> _Images:
     try:
         folder = FolderImages(build_dataset(name, *place), pipeline.once, cache)
         return _Images(resident_bytes(len(folder), folder.shape, pipeline.rest), has_room=folder.has_room())
@@ -131,11 +130,11 @@ def _look_at_folder(name: str, place: tuple[str, bool, str], pipeline: _Pipeline
         return _Images(problem=str(error))
 
 
-def _is_folder(name: str) -> bool:
-    return name.startswith("imagefolder:")
+def _is_folder(name: DatasetEntry) -> bool:
+    return name.kind == "imagefolder" and name.path is not None
 
 
-def _split_steps(names: Sequence[str], steps: Steps) -> tuple[Steps, Steps]:
+def _split_steps(names: Sequence[DatasetEntry], steps: Steps) -> tuple[Steps, Steps]:
     """Return what is done to the images of folders before they are cached, and what is left to do.
 
     Folders joined with arrays are cached as they are: an array has no such step done.
@@ -145,7 +144,7 @@ def _split_steps(names: Sequence[str], steps: Steps) -> tuple[Steps, Steps]:
 
 
 def resident_samples(
-    cfg: CfgNode, task: SampleTask, transforms: str, dataset: MapDataset, names: Sequence[str]
+    cfg: CfgNode, task: SampleTask, transforms: str, dataset: MapDataset, names: Sequence[DatasetEntry]
 ) -> ResidentSamples:
     """Return the images of a data set on MODEL.DEVICE; folders among them are converted where they are not yet.
 
@@ -175,7 +174,7 @@ def resident_samples(
         raise ConfigError(
             f"{cache}: {error.filename} cannot be written: {error.strerror}; name a folder with room for it"
         ) from error
-    targets = task.resident_targets(torch.cat([each for _, each in parts]), " + ".join(names))
+    targets = task.resident_targets(torch.cat([each for _, each in parts]), " + ".join(map(str, names)))
     images = [each for each, _ in parts]
     try:
         return ResidentSamples(

@@ -7,7 +7,7 @@ import os
 from warmstart.config import CfgNode
 
 from ..datasets.registry import is_in_memory
-from ..spec import device_of
+from ..spec import device_of, named_test_sets, training_sets
 
 # In the environment of a process to which a launcher has given some cores of its own: how many.
 OWN_CORES = "WARMSTART_CORES"
@@ -31,7 +31,7 @@ def num_workers(cfg: CfgNode) -> int:
         return int(cfg.DATALOADER.NUM_WORKERS)
     if cfg.INPUT.DECODER == "nvjpeg":  # which the training process alone can do
         return 0
-    in_memory = all(map(is_in_memory, (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)))
+    in_memory = all(map(is_in_memory, (*training_sets(cfg), *named_test_sets(cfg).values())))
     return 0 if in_memory and device_of(cfg) == "cpu" else min(usable_cores(), _AT_MOST)
 
 

@@ -6,6 +6,7 @@ import logging
 import math
 
 from warmstart.config import CfgNode, nearest
+from warmstart.data import named_test_sets
 from warmstart.solver import PLATEAU, MetricLR, follows_metrics
 
 from ..distributed import comm
@@ -29,7 +30,7 @@ def build_metric_hook(cfg: CfgNode, watched: str) -> list[MetricHook]:
         MetricHook(
             watched if watches else "",
             (until.METRIC, until.BELOW, until.ABOVE) if until.METRIC else None,
-            tuple(f"{name}/" for name in cfg.DATASETS.TEST),
+            tuple(f"{name}/" for name in named_test_sets(cfg)),
         )
     ]
 

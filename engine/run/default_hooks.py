@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from warmstart.config import CfgNode
-from warmstart.data import TrainLoader, build_test_loader
+from warmstart.data import TrainLoader, build_test_loader, named_test_sets
 from warmstart.tasks import Task
 
 from ..checkpoint.run_files import PROFILE, subfolders
@@ -157,10 +157,10 @@ def evaluate_all(
 
 
 def build_test_loaders(cfg: CfgNode, task: Task) -> dict[str, Iterable[Any]]:
-    """Return a loader for each of DATASETS.TEST by its name; on several ranks of this one's part."""
+    """Return a loader for each of DATASETS.TEST by the name of its scores; on several ranks of this one's part."""
 
     def build() -> dict[str, Iterable[Any]]:
         ranks = comm.rank(), comm.world_size()
-        return {name: build_test_loader(cfg, task, name, *ranks) for name in cfg.DATASETS.TEST}
+        return {name: build_test_loader(cfg, task, each, *ranks) for name, each in named_test_sets(cfg).items()}
 
     return local_rank_zero_first(build)

@@ -7,7 +7,7 @@ import logging
 import torch
 
 from warmstart.config import CfgNode
-from warmstart.data import describe_loader, input_shape, train_info
+from warmstart.data import describe_loader, input_shape, named_test_sets, train_info, training_sets
 from warmstart.solver import describe_groups, describe_plan
 from warmstart.tasks import Task
 
@@ -43,7 +43,7 @@ def log_run(cfg: CfgNode, trainer: Trainer) -> None:
         logger.warning(text, cfg.label("SOLVER.IMS_PER_BATCH"), f"{images:,}", f"{samples:,}", times, samples)
     logger.info(
         "data: %s, %s images of %dx%dx%d, %d %s",
-        " + ".join(cfg.DATASETS.TRAIN),
+        " + ".join(map(str, training_sets(cfg))),
         f"{samples:,}",
         channels,
         height,
@@ -51,6 +51,8 @@ def log_run(cfg: CfgNode, trainer: Trainer) -> None:
         cfg.MODEL.NUM_CLASSES,
         "classes" if train_info(cfg).num_classes else "outputs",
     )
+    if cfg.DATASETS.TEST:
+        logger.info("test sets: %s", ", ".join(map(str, named_test_sets(cfg).values())))
     assert trainer.task is not None
     logger.info("loader: %s", describe_loader(cfg, trainer.task))
     logger.info("model: %s, %s parameters", cfg.MODEL.NAME, f"{parameters:,}")

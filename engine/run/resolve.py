@@ -19,6 +19,7 @@ from warmstart.data import (
     gigabytes,
     input_shape,
     known_shape,
+    named_test_sets,
     train_info,
 )
 from warmstart.modeling import check_images, check_model, parameter_bytes
@@ -30,7 +31,7 @@ from ..distributed.ddp import check_parallel
 from ..runtime.device import check_device
 from ..runtime.precision import check_precision
 from .init_from_data import weights_in
-from .scores import best_mode, check_best, check_metrics
+from .scores import best_mode, check_best, check_metrics, check_score_names
 from .world_size_scaling import check_scaled, rounded, scale_between
 
 SMALL_IMAGE = 32  # pixels a side, up to which MODEL.STEM auto takes the small stem
@@ -82,6 +83,8 @@ def resolve_config(
         check_solver(resolved, iters_per_epoch(cfg))
     with gathering(problems):
         check_metrics(resolved, task)
+    with gathering(problems):
+        check_score_names(resolved)
     with gathering(problems):
         check_best(resolved, task)
     resolved.TEST.BEST["MODE"] = best_mode(resolved, task)
@@ -183,7 +186,7 @@ def _try_model(cfg: CfgNode, task: Task, ranks: int, trains: bool) -> None:
         images = cfg.SOLVER.IMS_PER_BATCH // (ranks * cfg.SOLVER.GRAD_ACCUM_STEPS)
         check_images(cfg, trained_on, "INPUT.TRANSFORMS_TRAIN", min(images, 2), trains=True)
     place = cfg.DATASETS.ROOT, cfg.DATASETS.DOWNLOAD, cfg.label("DATASETS.TEST"), cfg.DATASETS.CACHE
-    for name in cfg.DATASETS.TEST:
+    for name in named_test_sets(cfg).values():
         info = dataset_info(name, *place)  # as check_data did: it is not looked at again
         tested_on = known_shape(cfg, "TRANSFORMS_TEST", train, info)
         if tested_on and not (trains and tested_on == trained_on):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from warmstart.config import CfgNode, ConfigError
+from warmstart.data import named_test_sets
 
 from ..checkpoint import sharded as shards
 from ..checkpoint.overwrite import FOLDER as OVERWRITTEN
@@ -14,6 +15,7 @@ from ..checkpoint.reader import PARTS_IN, load_checkpoint, load_newest
 from ..checkpoint.run_files import refuse_foreign, subfolders
 from ..checkpoint.run_folder import has_checkpoints, refuse_used_folder
 from ..checkpoint.saver import finish_saves
+from ..checkpoint.score_names import with_current_names
 from ..distributed.fsdp import is_sharded, mesh_of
 
 logger = logging.getLogger(__name__)
@@ -80,6 +82,7 @@ def read_start(cfg: CfgNode, resume: str, trust: bool = False) -> Start | None:
         found = load_newest(source, trust, whole)
     if found is not None:
         logger.info("reading %s", found[0])
+        found = found[0], with_current_names(found[1], named_test_sets(cfg))
     elif resume:
         raise ConfigError(f"command line: --resume {resume}: the folder holds no checkpoint")
     return found

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from warmstart.config import CfgNode, ConfigError
+from warmstart.data import named_sets, named_test_sets
 from warmstart.solver import PLATEAU
 from warmstart.tasks import Score, Task
 
 from ..checkpoint.run_folder import BEST
+from ..checkpoint.score_names import current_name
 from ..hooks.best_checkpoint import BestHook
 from ..hooks.early_stopping import EarlyStoppingHook
 from ..loop.hook import HookBase
@@ -24,7 +27,7 @@ def run_scores(cfg: CfgNode, task: Task) -> dict[str, Score]:
     models = ["", *(["ema/"] if cfg.SOLVER.EMA.ENABLED else [])]
     return {
         f"{test}/{model}{score.name}": score
-        for test in cfg.DATASETS.TEST
+        for test in named_test_sets(cfg)
         for model in models
         for score in task.scores
     }
@@ -79,7 +82,7 @@ def check_metrics(cfg: CfgNode, task: Task) -> None:
                 f" schedule waits for the opposite; set SOLVER.LR_SCHEDULER_ARGS.mode {needed}"
             )
     for key, name in watched:
-        if not name.startswith(tuple(f"{test}/" for test in cfg.DATASETS.TEST)):
+        if not name.startswith(tuple(f"{test}/" for test in named_test_sets(cfg))):
             continue
         if name not in scores:
             raise unknown_score(cfg.label(key), name, scores)
@@ -99,14 +102,42 @@ def is_best_average(path: Path, content: Any) -> bool:
 
     Args:
         path: of the file.
-        content: of the checkpoint.
+        content: of the checkpoint, also of an older version, whose scores begin with entries of DATASETS.TEST.
     """
     try:
-        metric, tests = content["hooks"][BestHook.__name__]["metric"], content["config"]["DATASETS"]["TEST"]
+        metric, data = content["hooks"][BestHook.__name__]["metric"], content["config"]["DATASETS"]
+        tests = {test for test in data["TEST"] if isinstance(test, str)}
+        with suppress(ConfigError):  # older versions let names pass that are refused now
+            tests |= named_sets(data["TEST"], data.get("ROOT", ""), "").keys()
         score = metric.rpartition("/")[2]
         return path.name == BEST and bool(content["ema"]) and metric in {f"{test}/ema/{score}" for test in tests}
     except (LookupError, TypeError, AttributeError):  # no checkpoint of ours
         return False
+
+
+def check_score_names(cfg: CfgNode) -> None:
+    """Raise ConfigError where a key names a score as older versions did, with an entry of DATASETS.TEST in front.
+
+    >>> from warmstart.config import get_cfg
+    >>> cfg = get_cfg()
+    >>> cfg.merge_from_list(["DATASETS.TEST", "npz:x", "TEST.BEST.METRIC", "npz:x/loss"])
+    >>> check_score_names(cfg)
+    Traceback (most recent call last):
+    warmstart.config.errors.ConfigError: TEST.BEST.METRIC (override): no score is called npz:x/loss; write x/loss
+    """
+    keys = {
+        "TEST.BEST.METRIC": cfg.TEST.BEST.METRIC,
+        "SOLVER.LR_METRIC": cfg.SOLVER.LR_METRIC,
+        "SOLVER.WARMUP_UNTIL.METRIC": cfg.SOLVER.WARMUP_UNTIL.METRIC,
+    }
+    sets = named_test_sets(cfg)
+    problems = [
+        f"{cfg.label(key)}: no score is called {metric}; write {now}"
+        for key, metric in keys.items()
+        if (now := current_name(metric, sets)) != metric
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def check_best(cfg: CfgNode, task: Task) -> None:

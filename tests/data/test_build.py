@@ -191,6 +191,17 @@ def test_auto_is_worker_for_more_than_a_quarter_of_memory(
     )
 
 
+def test_what_is_no_array_is_said_once_by_its_entry(configured: Configured) -> None:
+    _registered("files", classes=("a", "b", "c"))
+    register_dataset("photos:", lambda path, download: pytest.fail("was built"), DatasetInfo(10, 3, 1, (8, 8)))
+    cfg = configured("DATASETS.TRAIN", "photos:x", "DATASETS.TEST", "photos:x,val=photos:x,files")
+    cfg.merge_from_list(["DATALOADER.NUM_WORKERS", 1])
+    assert describe_loader(cfg) == (
+        "worker, 1 processes (resident: photos:x is not a data set of one array; "
+        "files is not a data set of one array)"
+    )
+
+
 def test_the_choice_stands_in_the_resolved_config(configured: Configured) -> None:
     resolved = resolve_config(configured("INPUT.TRANSFORMS_TRAIN", "[RandAugment]"))
     assert resolved.DATALOADER.BACKEND == "worker"

@@ -304,15 +304,15 @@ def test_the_average_is_evaluated_beside_the_model_in_the_run_and_alone(
     found = records(tmp_path / "out")
     for iteration in (7, 14):
         record = next(r for r in found if r["iteration"] == iteration)
-        scores = {key.partition("noise.npz/")[2] for key in record if "noise.npz/" in key}
+        scores = {key.removeprefix("noise.npz/") for key in record if key.startswith("noise.npz/")}
         assert scores == {"accuracy", "loss", "ema/accuracy", "ema/loss"}
-    of_set = {key.partition("noise.npz/")[2]: value for key, value in found[-1].items() if "noise.npz/" in key}
+    of_set = {k.removeprefix("noise.npz/"): v for k, v in found[-1].items() if k.startswith("noise.npz/")}
     assert of_set["loss"] != of_set["ema/loss"]
     capsys.readouterr()
     assert train_net.main([*words, "--eval-only", "--resume"]) == 0
     said = capsys.readouterr().out
-    assert f"noise.npz: accuracy {of_set['accuracy']:.2%}, loss {of_set['loss']:.4g}\n" in said
-    assert f"noise.npz/ema: accuracy {of_set['ema/accuracy']:.2%}, loss {of_set['ema/loss']:.4g}\n" in said
+    assert f"] noise.npz: accuracy {of_set['accuracy']:.2%}, loss {of_set['loss']:.4g}\n" in said
+    assert f"] noise.npz/ema: accuracy {of_set['ema/accuracy']:.2%}, loss {of_set['ema/loss']:.4g}\n" in said
 
 
 @pytest.fixture
@@ -370,11 +370,11 @@ def test_eval_only_sets_precise_statistics_as_the_run_does_bit_for_bit(
 
 
 def test_a_best_file_chosen_by_the_average_is_scored_loaded_and_exported_as_the_average(
-    tiny_words: list[str], tmp_path: Path, scored: list[dict[str, float]], noise_npz: Path
+    tiny_words: list[str], tmp_path: Path, scored: list[dict[str, float]]
 ) -> None:
     out = tmp_path / "out"
     words = [*tiny_words, "SOLVER.EMA.ENABLED=true", "SOLVER.EMA.DECAY=0.8", "TEST.EVAL_PERIOD=4"]
-    train_net.main([*words, f"TEST.BEST.METRIC=npz:{noise_npz}/ema/loss", "TEST.BEST.MODE=min"])
+    train_net.main([*words, "TEST.BEST.METRIC=noise.npz/ema/loss", "TEST.BEST.MODE=min"])
     best = load_checkpoint(out / "model_best.pth")["iteration"]
     record = scores_of(next(r for r in records(out) if r["iteration"] == best))
     average = {name.replace("/ema/", "/"): value for name, value in record.items() if "/ema/" in name}

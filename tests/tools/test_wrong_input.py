@@ -147,10 +147,17 @@ SOLVER.WARMUP_METHOD linaer -> SOLVER.WARMUP_METHOD (command line): ... linear .
 SOLVER.WARMUP_BLEND mul -> SOLVER.WARMUP_BLEND (command line): expected one of product, interpolate; got 'mul'
 DATASETS.TRAIN digit_train -> DATASETS.TRAIN (command line): ... did you mean 'digits_train'? Known: ... npz:PATH
 DATASETS.TEST digits_test,digits_tset -> DATASETS.TEST (command line): ... 'digits_tset'; did you mean
+DATASETS.TEST imagefoldr:photos -> DATASETS.TEST (command line): ... did you mean 'imagefolder:photos'? Known:
+DATASETS.TEST npz -> DATASETS.TEST (command line): npz needs a path; write npz:PATH or {npz: {path: PATH}}
+DATASETS.TEST wide.npz -> DATASETS.TEST (command line): ... a path needs its kind: write npz:wide.npz. Known:
+DATASETS.TEST a/b=npz:wide.npz -> DATASETS.TEST (command line): 'a/b' cannot be a data set's name, since it holds
+DATASETS.TEST npz:train -> DATASETS.TEST (command line): the scores of npz:train cannot be called 'train', as
+DATASETS.TEST digits_test,digits_test -> DATASETS.TEST (command line): digits_test is listed twice; list it once
+DATASETS.TEST npz:wide.npz TEST.BEST.METRIC npz:wide.npz/loss DATASETS.TRAIN npz:wide.npz -> TEST.BEST.METRIC (comm
 DATASETS.TRAIN npz:gone.npz -> DATASETS.TRAIN (command line): npz:gone.npz was not found
 DATASETS.TRAIN npz:float.npz -> DATASETS.TRAIN (command line): npz:float.npz ... images must be uint8
 DATASETS.TRAIN [] -> DATASETS.TRAIN (command line): names no data set; give at least one
-DATASETS.TEST npz:wide.npz -> DATASETS.TEST (command line): npz:wide.npz has 20 classes, the model only 10
+DATASETS.TEST npz:wide.npz -> DATASETS.TEST (command line): wide.npz (npz:wide.npz) has 20 classes, the model
 MODEL.NAME resnet19 -> MODEL.NAME (command line): no model is called 'resnet19'; did you mean 'resnet18'?
 MODEL.TASK detection -> MODEL.TASK (command line): expected one of classification ... got 'detection'
 MODEL.ARGS.norn group -> MODEL.ARGS.norn (command line): small_cnn takes no argument 'norn'; did you mean 'norm'?
@@ -249,6 +256,25 @@ def test_wrong_input(command: str, answer: str, capsys: pytest.CaptureFixture[st
 def test_wrong_transforms(value: str, answer: str, capsys: pytest.CaptureFixture[str]) -> None:
     error = error_of(["--config-file", "recipe:digits.yaml", "INPUT.TRANSFORMS_TRAIN", value], capsys)
     assert re.search(rf"INPUT\.TRANSFORMS_TRAIN \(command line\): .*{answer}", error), error
+
+
+@pytest.mark.parametrize(
+    ("value", "answer"),
+    [
+        ("[{imagefolder: photos}]", r"\(entry 1: write imagefolder:photos or {imagefolder: {path: photos}}\)"),
+        ("imagefolder: photos", r"\(entry 1: write imagefolder:photos or {imagefolder: {path: photos}}\)"),
+        ("[{npz: {path: a}, csv: {path: b}}]", r"write an entry for each: \[{npz: {path: a}}, {csv: {path: b}}\]"),
+        ("[{npz: {path: wide.npz, nam: val}}]", "npz.nam: npz takes no argument 'nam'; did you mean 'name'?"),
+        ("[{npz: {path: wide.npz, size: 3}}]", "npz.size: npz takes no argument 'size'. It takes: path, name"),
+        ("[{npz: {name: val}}]", "npz needs a path; write npz:PATH or {npz: {path: PATH}}"),
+        ("[{npz: {path: wide.npz, name: a/b}}]", "'a/b' cannot be a data set's name, since it holds '/'"),
+        ("[{imagefoldr: {path: photos}}]", "'imagefoldr:photos'; did you mean 'imagefolder:photos'?"),
+        ("[{npz: {path: gone.npz, name: val}}]", r"val \(npz:gone.npz\) was not found in .*/gone.npz .*; correct"),
+    ],
+)
+def test_wrong_data_sets(value: str, answer: str, capsys: pytest.CaptureFixture[str]) -> None:
+    error = error_of(["--config-file", "recipe:digits.yaml", "DATASETS.TEST", value], capsys)
+    assert re.search(rf"^DATASETS\.TEST \(command line\): .*{answer}", error), error
 
 
 @pytest.mark.need("F2", "F3")

@@ -112,7 +112,7 @@ def test_test_sets_are_looked_at_too(tmp_path: Path, configured: Configured) -> 
     name = folder(tmp_path, {3: (60, 40)})
     words = ("DATASETS.TRAIN", name, "DATASETS.TEST", name, "INPUT.TRANSFORMS_TRAIN", RESIZED)
     with pytest.raises(
-        ConfigError, match=rf"^DATASETS.TEST \(override\): images of {name} .* INPUT.TRANSFORMS_TE"
+        ConfigError, match=rf"^DATASETS.TEST \(override\): images of .+ \({name}\) .* INPUT.TRANSFORMS_TE"
     ):
         check_data(configured(*words))
     check_data(configured(*words, "INPUT.TRANSFORMS_TEST", RESIZED))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 
 from warmstart.config import ConfigError
 from warmstart.data import DatasetInfo, build_dataset, dataset_info, dataset_names, register_dataset
-from warmstart.data.datasets.registry import checked_label, is_users_own
+from warmstart.data.datasets.registry import checked_label, is_in_memory, is_users_own
 
 
 class _Pairs:
@@ -73,15 +75,101 @@ def test_dataset_info_has_no_classes_if_the_data_set_does_not_tell() -> None:
     assert dataset_info("mine", "", label="DATASETS.TRAIN").num_classes == 0
 
 
-@pytest.mark.parametrize("name", ["digit_train", "npz", "npz:", "zip:x", "digits_train:x", ""])
-def test_unknown_names_list_the_known_ones(name: str) -> None:
+@pytest.mark.parametrize("name", ["digit_train", "zip:x", "", {"zip": {"path": "x"}}])
+def test_unknown_names_list_the_known_ones(name: Any) -> None:
     with pytest.raises(ConfigError, match=r"DATASETS.TRAIN: no data set is called .* Known: .*npz:PATH"):
         build_dataset(name, "", label="DATASETS.TRAIN")
 
 
-def test_a_near_miss_is_recognised() -> None:
-    with pytest.raises(ConfigError, match="did you mean 'fashion_mnist_train'"):
-        dataset_info("fashionmnist_train", "")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("fashionmnist_train", "no data set is called 'fashionmnist_train'; did you mean 'fashion_mnist_train'?"),
+        ("imagefoldr:a/b", "no data set is called 'imagefoldr:a/b'; did you mean 'imagefolder:a/b'?"),
+        (
+            {"imagefoldr": {"path": "a/b"}},
+            "no data set is called 'imagefoldr:a/b'; did you mean 'imagefolder:a/b'?",
+        ),
+        ("npz", "npz needs a path; write npz:PATH or {npz: {path: PATH}}"),
+        ("npz:", "npz needs a path; write npz:PATH or {npz: {path: PATH}}"),
+        ({"npz": {"name": "val"}}, "npz needs a path; write npz:PATH or {npz: {path: PATH}}"),
+        ("digits_train:x", "digits_train is a registered name and takes no path; write digits_train"),
+        (
+            {"digits_train": {"path": "x"}},
+            "digits_train is a registered name and takes no path; write digits_train",
+        ),
+        (
+            {"imagefolder": {"path": "x", "nam": "a"}},
+            "imagefolder.nam: imagefolder takes no argument 'nam'; did you",
+        ),
+        ({"npz": {"path": "x", "size": 3}}, "npz.size: npz takes no argument 'size'. It takes: path, name"),
+        (
+            {"digits_train": {"size": 3}},
+            "digits_train.size: digits_train takes no argument 'size'. It takes: name",
+        ),
+        ("photos/val", "no data set is called 'photos/val'; a path needs its kind: write imagefolder:photos/val."),
+        (
+            "photos/gone",
+            "no data set is called 'photos/gone'; a path needs its kind: write imagefolder:photos/gone.",
+        ),
+        ("photos", "no data set is called 'photos'; a path needs its kind: write imagefolder:photos."),
+        ("x.npz", "no data set is called 'x.npz'; a path needs its kind: write npz:x.npz."),
+        ("x/y.tar", "no data set is called 'x/y.tar'; a path needs its kind: write webdataset:x/y.tar."),
+    ],
+)
+def test_a_mistaken_entry_is_told_what_to_write(
+    name: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos" / "val").mkdir(parents=True)
+    (tmp_path / "x.npz").touch()
+    for look in (build_dataset, dataset_info):
+        with pytest.raises(ConfigError, match=f"^DATASETS.TRAIN: {re.escape(message)}"):
+            look(name, "", label="DATASETS.TRAIN")
+
+
+@pytest.mark.parametrize("name", ["a=b", "a:b", "a::", ":", ""])
+def test_register_dataset_refuses_a_name_that_no_entry_could_hold(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"could name a data set called '{name}'; choose another name"):
+        register_dataset(name, lambda root, download: _Pairs([]))
+
+
+def test_a_kind_of_the_users_gets_its_path_the_cache_and_options() -> None:
+    seen: list[Any] = []
+
+    def build(path: str, download: bool, cache: str, label: str = "class", *, sizes: Any = ()) -> _Pairs:
+        seen.append((path, download, cache, label, sizes))
+        return _Named([(_image(2, 2), 1)])
+
+    register_dataset("mine:", build, cached=True)
+    for entry in ("mine:x", {"mine": {"path": "{ROOT}/x", "label": "species", "sizes": [1, 2], "name": "val"}}):
+        assert build_dataset(entry, "sets", True, cache="kept")[0][1] == 1
+        assert dataset_info(entry, "sets", True, cache="kept").size == 1
+        assert is_users_own(entry)
+        assert not is_in_memory(entry)
+    with_options = ("sets/x", True, "kept", "species", [1, 2])
+    assert seen == [("x", True, "kept", "class", ())] * 2 + [with_options] * 2
+
+
+def test_a_registered_name_with_options_is_looked_at_and_not_taken_for_the_one_without() -> None:
+    def build(root: str, download: bool, size: int = 5) -> _Pairs:
+        return _Named([(_image(2, 2), 1)] * size)
+
+    register_dataset("mine", build, DatasetInfo(size=5, num_classes=2, channels=3, image_size=(2, 2)))
+    assert [len(build_dataset(entry, "")) for entry in ("mine", {"mine": {}}, {"mine": {"size": 7}})] == [5, 5, 7]
+    infos = [
+        dataset_info(entry, "") for entry in ("mine", {"mine": {}}, {"mine": {"size": 7}}, {"mine": {"size": 6}})
+    ]
+    assert [info.size for info in infos] == [5, 5, 7, 6]
+
+
+def test_an_option_that_the_builder_refuses_is_one_sentence() -> None:
+    def build(path: str, download: bool, share: float = 1.0) -> _Pairs:
+        raise ValueError(f"share is at most 1; got {share}")
+
+    register_dataset("mine:", build)
+    with pytest.raises(ConfigError, match="^KEY: val \\(mine:x\\) cannot be read: share is at most 1; got 2.0$"):
+        build_dataset({"mine": {"path": "x", "share": 2.0, "name": "val"}}, "", label="KEY")
 
 
 def test_a_size_that_is_not_the_registered_one_is_refused() -> None:

@@ -224,13 +224,13 @@ def test_an_operation_changes_nothing_but_what_a_run_has_written(
 
 @pytest.mark.need("D4")
 def test_a_run_from_its_start_to_its_replacement_changes_nothing_of_the_users(
-    tiny_words: list[str], noise_npz: Path, out: Path, bait: Callable[[], None]
+    tiny_words: list[str], out: Path, bait: Callable[[], None]
 ) -> None:
     words = [*tiny_words, "SOLVER.CHECKPOINT_PERIOD=3", "SOLVER.CHECKPOINT_KEEP=2"]
     shutil.move(out / "overwritten", out / "kept")  # --overwrite needs the name
     for more in (
         ["SOLVER.MAX_ITER=8", "SOLVER.STEPS=5"],
-        ["--resume", f"TEST.BEST.METRIC=npz:{noise_npz}/accuracy"],
+        ["--resume", "TEST.BEST.METRIC=noise.npz/accuracy"],
         [f"--resume={out}/model_0000011.pth"],
         ["--overwrite"],
     ):

@@ -69,10 +69,8 @@ PATHS = [
 ]
 
 
-def test_a_tensor_in_a_state_is_one_sentence_before_training(
-    tiny: Callable[..., CfgNode], noise_npz: Path
-) -> None:
-    words = ["TEST.BEST.METRIC", f"npz:{noise_npz}/accuracy", "TEST.EARLY_STOPPING.PATIENCE", 9]
+def test_a_tensor_in_a_state_is_one_sentence_before_training(tiny: Callable[..., CfgNode]) -> None:
+    words = ["TEST.BEST.METRIC", "noise.npz/accuracy", "TEST.EARLY_STOPPING.PATIENCE", 9]
     cfg = resolve_config(tiny(*words, "TEST.EVAL_PERIOD", 7, "SOLVER.MAX_ITER", 7, "SOLVER.STEPS", 5))
     build_trainer(cfg).train()
     saved = load_checkpoint(Path(cfg.OUTPUT_DIR) / "model_final.pth")

@@ -1,0 +1,149 @@
+"""Entries of DATASETS.TRAIN and DATASETS.TEST."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from warmstart.config import ConfigError, check_arguments
+
+ROOT = "{ROOT}"  # in a path: DATASETS.ROOT
+_SHARED = ("path", "name")  # of the options of every kind, those that no builder is called with
+
+
+@dataclass(frozen=True)
+class DatasetEntry:
+    """What one entry of DATASETS.TRAIN or DATASETS.TEST says.
+
+    Args:
+        kind: a kind such as "imagefolder", or a registered name.
+        path: what the kind reads; None for a registered name.
+        options: keyword arguments of the registered builder.
+        name: what the set is called in scores and messages; "" where it has no name yet.
+
+    >>> print(DatasetEntry("digits_test"), DatasetEntry("imagefolder", "photos/val", name="val"))
+    digits_test val (imagefolder:photos/val)
+    """
+
+    kind: str
+    path: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    name: str = ""
+
+    @property
+    def text(self) -> str:
+        """The entry without its name and options: "imagefolder:photos/val"."""
+        return self.kind if self.path is None else f"{self.kind}:{self.path}"
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.text})" if self.name not in ("", self.text) else self.text
+
+
+EntryLike = str | Mapping[str, Any] | DatasetEntry  # what functions take for one data set
+
+
+def entry_of(value: EntryLike, root: str = ROOT, label: str = "data set") -> DatasetEntry:
+    """Return the entry that `value` means: a registered name, KIND:PATH, NAME=KIND:PATH or {KIND: options}.
+
+    Args:
+        value: the entry in a config, or one that is parsed already.
+        root: DATASETS.ROOT, in place of {ROOT}.
+        label: the key that holds the value, for messages.
+
+    Raises:
+        ConfigError: the name or the path is none, or a mapping is of another form.
+
+    >>> entry_of("val=npz:{ROOT}/x.npz", root="datasets")
+    DatasetEntry(kind='npz', path='datasets/x.npz', options={}, name='val')
+    >>> entry_of({"csv": {"path": "a=b.csv", "label": "class"}})
+    DatasetEntry(kind='csv', path='a=b.csv', options={'label': 'class'}, name='')
+    """
+    if isinstance(value, DatasetEntry):
+        entry = value
+    elif isinstance(value, str):
+        entry = _from_text(value, label)
+    else:
+        entry = _from_mapping(value, label)
+    options = {
+        name: each.replace(ROOT, root) if isinstance(each, str) else each for name, each in entry.options.items()
+    }
+    return replace(entry, path=None if entry.path is None else entry.path.replace(ROOT, root), options=options)
+
+
+def _from_text(text: str, label: str) -> DatasetEntry:
+    head, colon, path = text.partition(":")
+    name, equals, kind = head.rpartition("=")
+    if not equals or (not colon and "/" in name):  # photos/rate=0.1 is a path
+        return DatasetEntry(head, path if colon else None)
+    return DatasetEntry(kind, path if colon else None, name=_checked_name(name, label))
+
+
+def _from_mapping(value: Mapping[str, Any], label: str) -> DatasetEntry:
+    kinds = list(value.items()) if isinstance(value, Mapping) else []
+    if len(kinds) != 1 or not isinstance(kinds[0][0], str) or not isinstance(kinds[0][1], Mapping):
+        raise ConfigError(
+            f"{label}: expected a registered name, KIND:PATH or {{KIND: {{path: PATH}}}}; got {value!r}"
+        )
+    kind, options = kinds[0]
+    path = options.get("path")
+    if "path" in options and not (isinstance(path, str) and path):
+        raise ConfigError(f"{label}: {kind}: path is text; got {path!r}")
+    name = _checked_name(options["name"], label) if "name" in options else ""
+    return DatasetEntry(kind, path, {key: each for key, each in options.items() if key not in _SHARED}, name)
+
+
+def _checked_name(name: Any, label: str) -> str:
+    if not isinstance(name, str):
+        raise ConfigError(f"{label}: a data set's name is text; write it in quotes: name: '{name}'")
+    if problem := problem_of(name):
+        raise ConfigError(f"{label}: {name!r} cannot be a data set's name, since {problem}; choose another one")
+    return name
+
+
+def problem_of(name: str) -> str:
+    """Return why `name` cannot be a data set's, nor stand before the slash of a score; "" where it can.
+
+    >>> problem_of("val"), problem_of("a/val")
+    ('', "it holds '/'")
+    """
+    if not name:
+        return "it is empty"
+    for character in "/=":
+        if character in name:
+            return f"it holds {character!r}"
+    return "" if name.isprintable() and name == name.strip() else "it holds control characters or spaces around it"
+
+
+def check_options(entry: DatasetEntry, builder: Callable[..., Any], filled: int, label: str) -> None:
+    """Raise ConfigError where the builder of a data set does not take the entry's options.
+
+    Args:
+        entry: its kind is that of the builder.
+        builder: a function or class.
+        filled: how many positional arguments the caller gives it.
+        label: the key that holds the entry.
+
+    >>> def build(path, download, label: str = "class"): ...
+    >>> check_options(entry_of({"csv": {"path": "x.csv", "labels": "a"}}), build, 2, "DATASETS.TEST")
+    Traceback (most recent call last):
+    warmstart.config.errors.ConfigError: DATASETS.TEST: csv.labels: csv takes no argument 'labels'; did you mean \
+'label'? It takes: path, name, label
+    """
+    try:
+        parameters = list(inspect.signature(builder).parameters.values())
+    except ValueError:  # of a function in C
+        return
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    ours = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][:filled]
+    shared = [
+        inspect.Parameter(name, keyword, default="") for name in (_SHARED if entry.path is not None else ["name"])
+    ]
+    own = [
+        p if p.kind is p.VAR_KEYWORD else p.replace(kind=keyword)
+        for p in parameters
+        if p.name not in (*ours, *_SHARED) and p.kind not in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL)
+    ]
+    signature = inspect.Signature([*shared, *own])
+    check_arguments(f"{label}: {entry.kind}", entry.kind, signature, entry.options, given={*ours} - {*_SHARED})
