@@ -9,19 +9,10 @@ import numpy as np
 import pytest
 
 from warmstart.config import CfgNode, ConfigError
-from warmstart.data import (
-    DatasetEntry,
-    build_test_loader,
-    build_train_loader,
-    check_data,
-    choose_backend,
-    named_test_sets,
-    num_workers,
-    register_dataset,
-    train_info,
-    training_sets,
-)
+from warmstart.data import DatasetEntry, named_test_sets, num_workers, register_dataset, train_info, training_sets
 from warmstart.data.datasets.arrays import ArrayDataset
+
+from ..built import build_test_loader, build_train_loader, check_data, choose_backend
 
 Configured = Callable[..., CfgNode]
 
@@ -95,7 +86,7 @@ def test_a_data_set_by_its_mapping_is_loaded_as_by_its_text(
         check_data(cfg)
         assert (train_info(cfg).size, num_workers(cfg)) == (3, 0)
         loader = build_train_loader(cfg)
-        batches.append(next(loader.batches())[1].tolist())
+        batches.append(next(loader.batches()).targets.tolist())
         loader.close()
     assert batches[0] == batches[1]
 
@@ -111,5 +102,5 @@ def test_options_reach_the_builder_in_training_and_evaluation(configured: Config
     check_data(cfg)
     assert train_info(cfg).size == 6
     assert choose_backend(cfg) == "resident"
-    batches = [next(iter(build_test_loader(cfg, name)))[0] for name in named_test_sets(cfg)]
+    batches = [next(iter(build_test_loader(cfg, name))).images for name in named_test_sets(cfg)]
     assert [(len(images), round(images.max().item())) for images in batches] == [(5, 4), (2, 4)]

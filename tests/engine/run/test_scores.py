@@ -22,8 +22,8 @@ from warmstart.engine import (
     resolve_config,
     save_checkpoint,
 )
-from warmstart.engine.hooks.metric_schedule import lr_metric
-from warmstart.engine.run.scores import check_score_names, is_best_average, score_names
+from warmstart.engine.run.scores import check_score_names, is_best_average, lr_metric, run_scores
+from warmstart.tasks import build_task
 
 Tiny = Callable[..., CfgNode]
 
@@ -46,8 +46,8 @@ def test_scores_of_two_test_sets_are_recorded_by_the_names_that_tell_them_apart(
         *("a_val.npz/accuracy", "a_val.npz/loss", "a_val.npz/ema/accuracy", "a_val.npz/ema/loss"),
         *("b_val.npz/accuracy", "b_val.npz/loss", "b_val.npz/ema/accuracy", "b_val.npz/ema/loss"),
     ]
-    assert score_names(cfg) == names
-    assert lr_metric(cfg) == "a_val.npz/loss"
+    assert list(run_scores(cfg, build_task(cfg))) == names
+    assert lr_metric(cfg, build_task(cfg)) == "a_val.npz/loss"
     build_trainer(cfg).train()
     record = json.loads((tmp_path / "out" / "metrics.json").read_text().splitlines()[-1])
     assert [name for name in record if "val" in name] == names
@@ -78,7 +78,10 @@ def test_a_checkpoint_holds_entries_as_plain_data_and_resumes(tiny: Tiny, two: t
     ("key", "more"),
     [
         ("TEST.BEST.METRIC", []),
-        ("SOLVER.LR_METRIC", ["SOLVER.LR_SCHEDULER_NAME", "ReduceLROnPlateau"]),
+        (
+            "SOLVER.LR_METRIC",
+            ["SOLVER.LR_SCHEDULER_NAME", "ReduceLROnPlateau", "SOLVER.LR_SCHEDULER_ARGS.mode", "max"],
+        ),
         ("SOLVER.WARMUP_UNTIL.METRIC", ["SOLVER.WARMUP_UNTIL.ABOVE", 0.5]),
     ],
 )
