@@ -75,17 +75,22 @@ class TaskLosses:
     def __init__(self, task: Task, forward: ModelForward, model: str) -> None:
         self.task, self.forward, self.model = task, forward, model
         self._targets: Any = None
+        self._is_checked = False
 
     def __call__(self, batch: Batch) -> Mapping[str, Tensor]:
         """Return losses and metrics by name."""
         self._targets = batch.targets
         try:
-            return self.task.losses(self._call, batch)
+            values = self.task.losses(self._call, batch)
         except _OwnLosses as own:
             refuse_losses(own.losses, f"MODEL.NAME: {self.model}")
             return self.task.own_losses(own.losses)
         finally:
             self._targets = None  # else it would outlive the batch
+        if not self._is_checked:  # of the first batch; those of later ones where they cannot be trained on
+            refuse_losses(values, f"losses() of {type(self.task).__name__}")
+            self._is_checked = True
+        return values
 
     def _call(self, images: Any, *args: Any, **kwargs: Any) -> Any:
         if self.forward.takes_targets and not args and "targets" not in kwargs:

@@ -49,7 +49,7 @@ def log_run(cfg: CfgNode, trainer: Trainer) -> None:
         height,
         width,
         cfg.MODEL.NUM_CLASSES,
-        "classes" if train_info(cfg).num_classes else "outputs",
+        "classes" if train_info(cfg).num_classes else "output" if cfg.MODEL.NUM_CLASSES == 1 else "outputs",
     )
     assert trainer.task is not None
     logger.info("loader: %s", describe_loader(cfg, trainer.task))
