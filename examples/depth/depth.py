@@ -28,8 +28,9 @@ class Depth(Task):
 
     Args:
         info: of the training set.
-        variance_weight: how little an error counts that is the same in all of an image; 0: as much as any other, 1:
-            not at all, since one image does not tell how large things are. Eigen et al. 2014, arXiv:1406.2283, eq. 4.
+        variance_weight: from 0, all errors count alike, to 1, an error that is the same in all of an image does
+            not
+            count: one image does not tell how large things are. Eigen et al. 2014, arXiv:1406.2283, equation 4.
     """
 
     scores = (
