@@ -230,7 +230,9 @@ def test_losses_returns_something_else(
         return made((forward(batch.images)[:, 0] - batch.targets).abs())
 
     register_task("sum", spoilt(losses=losses))
-    assert error_of(capsys, tool=tool) == f"losses() of Spoilt {found}; {EXPECTED_LOSSES}"
+    said, _, samples = error_of(capsys, tool=tool).partition("; samples of its batch: ")
+    assert said == f"losses() of Spoilt {found}; {EXPECTED_LOSSES}"
+    assert len(samples.split(", ")) == 4 if "no loss" in found else not samples
 
 
 def test_losses_without_a_gradient(capsys: pytest.CaptureFixture[str]) -> None:
@@ -421,4 +423,3 @@ def test_a_name_is_registered_once() -> None:
     register_task("sum", Sum)
     with pytest.raises(ConfigError, match=r"^a task called 'sum' is registered already; choose another name$"):
         register_task("sum", Sum)
-
