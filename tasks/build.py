@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from warmstart.config import CfgNode, ConfigError, call, check_arguments, gather
 from warmstart.data import num_outputs, train_info
 
 from .registry import task_class, task_names
-from .task import Task
+from .task import Score, Task
 
 #: Keys that only some tasks read, by what Task attribute `reads` calls them.
 _NOT_COMMON = ("MODEL.STEM", "INPUT.MEAN", "INPUT.STD")
@@ -43,8 +43,19 @@ def build_task(cfg: CfgNode) -> Task:
     if problems:
         raise ConfigError(problems)
     task: Task = call(label, name, cls, info, **cfg.MODEL.TASK_ARGS.to_dict())
+    _check_scores(cfg, task)
     _check_read(cfg, task)
     return task
+
+
+def _check_scores(cfg: CfgNode, task: Task) -> None:
+    """Raise ConfigError if a task's scores are none, or have one name."""
+    who, scores = f"{cfg.label('MODEL.TASK')}: {type(task).__name__}.scores", task.scores
+    if not isinstance(scores, Sequence) or not all(isinstance(score, Score) for score in scores):
+        raise ConfigError(f'{who} is {scores!r}; give a list of warmstart.tasks.Score, as [Score("accuracy")]')
+    names = [score.name for score in scores]
+    if len({*names}) < len(names):
+        raise ConfigError(f"{who} has several of one name: {', '.join(names)}; give each its own")
 
 
 def _check_read(cfg: CfgNode, task: Task) -> None:

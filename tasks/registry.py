@@ -33,7 +33,13 @@ def register_task(name: str, cls: type[Task]) -> None:
         )
     if missing := sorted(cls.__abstractmethods__):
         raise ConfigError(f"task {name!r}: {cls.__name__} does not implement {', '.join(missing)}")
-    kinds = {parameter.kind for parameter in inspect.signature(cls).parameters.values()}
+    parameters = [*inspect.signature(cls).parameters.values()]
+    if not parameters or parameters[0].name != "info" or parameters[0].kind is inspect.Parameter.KEYWORD_ONLY:
+        raise ConfigError(
+            f"task {name!r}: the first argument of {cls.__name__}.__init__ must be info, the DatasetInfo of the"
+            " training set; those after it are MODEL.TASK_ARGS"
+        )
+    kinds = {parameter.kind for parameter in parameters}
     if inspect.Parameter.VAR_KEYWORD in kinds:
         raise ConfigError(
             f"task {name!r}: {cls.__name__}.__init__ takes **kwargs, so that a misspelt MODEL.TASK_ARGS would"

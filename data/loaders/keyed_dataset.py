@@ -117,17 +117,25 @@ def make_sample(task: SampleTask, image: Any, target: Any, where: str) -> Sample
         ConfigError: the target is wrong, or the task's sample() returns something else than a sample.
     """
     sample = task.sample(to_tensor(image), target)
-    if not isinstance(sample, dict) or not isinstance(sample.get("image"), Tensor):
-        kind = type(sample).__name__
-        found = (
-            f"a dict of {', '.join(map(str, sample)) or 'nothing'}" if isinstance(sample, dict) else f"a {kind}"
-        )
+    made = sample.get("image") if isinstance(sample, dict) else None
+    if not isinstance(made, Tensor) or made.ndim != 3:
         raise ConfigError(
-            f"{where}: {type(task).__name__}.sample() returned {found}; return a dict with the tensor (C, H, W)"
-            ' under "image" and the targets under names of your choice'
+            f"{where}: {type(task).__name__}.sample() returned {_described(sample)}; return a dict with the tensor"
+            ' (C, H, W) under "image" and the targets under names of your choice'
         )
     task.check(sample, where)
     return sample
+
+
+def _described(sample: Any) -> str:
+    """Return what something is that is no sample."""
+    if not isinstance(sample, dict):
+        return f"a {type(sample).__name__}"
+    if "image" not in sample:
+        return f"a dict of {', '.join(map(str, sample)) or 'nothing'}"
+    image = sample["image"]
+    shape = f"of shape {tuple(image.shape)}" if isinstance(image, Tensor) else f"that is a {type(image).__name__}"
+    return f"an image {shape}"
 
 
 class Collate:
@@ -162,13 +170,24 @@ class Collate:
             samples = [{**sample, "image": self._transform.normalised(sample["image"])} for sample in samples]
         indices = torch.tensor([sample["index"] for sample in samples])
         batch = self._task.collate(samples, self._training)
-        if not isinstance(batch, Batch):
-            name, kind = type(self._task).__name__, type(batch).__name__
-            raise ConfigError(
-                f"{name}.collate() returned a {kind}; return a warmstart.data.Batch(images, targets)"
-            )
+        self._check(batch, len(samples))
         images = batch.images if differ else self._normalised(batch.images)
         return Batch(images, batch.targets, indices), notes
+
+    def _check(self, batch: Any, count: int) -> None:
+        """Raise ConfigError where what the task has made of `count` samples is no batch of them."""
+        found = ""
+        if not isinstance(batch, Batch):
+            found = f"a {type(batch).__name__}"
+        elif not isinstance(batch.images, (Tensor, list)):
+            found = f"a Batch whose images are a {type(batch.images).__name__}"
+        elif len(batch) != count:
+            found = f"a Batch of {len(batch)} images for {count} samples"
+        if found:
+            raise ConfigError(
+                f"{type(self._task).__name__}.collate() returned {found}; return a warmstart.data.Batch(images,"
+                " targets) whose images are a tensor (N, C, H, W) or a list of N tensors (C, H, W)"
+            )
 
     def _normalised(self, images: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
         if isinstance(images, list):

@@ -44,8 +44,14 @@ def check_sampler(cfg: CfgNode, train: DatasetInfo) -> None:
         )
     if node.CLASS_WEIGHTS and node.SAMPLE_WEIGHTS:
         problems.append(f"{cfg.label('DATALOADER.SAMPLE_WEIGHTS')}: CLASS_WEIGHTS is set too; give one of them")
-    with gathering(problems):
-        _class_weights(cfg, train)
+    if not (train.num_classes or node.SAMPLER_TRAIN == "TrainingSampler" or node.SAMPLE_WEIGHTS):
+        problems.append(
+            f"{cfg.label('DATALOADER.SAMPLER_TRAIN')}: {node.SAMPLER_TRAIN} goes by classes, and the training set"
+            " has none, or does not tell; take TrainingSampler, or set DATALOADER.SAMPLE_WEIGHTS"
+        )
+    elif node.CLASS_WEIGHTS:
+        with gathering(problems):
+            _class_weights(cfg, train)
     with gathering(problems):
         _sample_weights(cfg, train)
     if problems:

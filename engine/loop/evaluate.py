@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -73,11 +74,12 @@ def evaluate(
 
     Raises:
         ValueError: the loader is empty, those of all ranks are.
-        ConfigError: the evaluator returns something else than the task's scores.
+        ConfigError: the task predicts nothing, its evaluator is none, or returns something else than its scores.
     """
     device = torch.device(device)
     forward = ModelForward(model, takes_targets=takes_targets(model), autocast=autocast, device_type=device.type)
     evaluator = task.evaluator()
+    _check_evaluator(evaluator, task)
     told, total = time.monotonic(), f" of {len(loader)}" if isinstance(loader, Sized) else ""
     with preserved_rng(device), evaluation_mode(model):
         for number, batch in enumerate(_in_step(loader) if is_sharded_model(model) else loader):
@@ -88,6 +90,10 @@ def evaluate(
                 logger.info("evaluating: %d%s batches are done", number, total)
             images, targets = to_device(batch, device)
             predictions = task.predict(forward, images)
+            if predictions is None:
+                raise ConfigError(
+                    f"{type(task).__name__}.predict() returned None; return the predictions for the images"
+                )
             if targets is not None:  # else the model was called for the sake of other ranks
                 evaluator.update(predictions, targets)
     states = [state for state in comm.gather(evaluator.state()) if state is not None]
@@ -106,7 +112,26 @@ def _checked(scores: Mapping[str, float], task: Task) -> dict[str, float]:
             f"{type(task).__name__}.evaluator().compute() returned {found or 'nothing'}; return a number for"
             f" each of the task's scores: {', '.join(names)}"
         )
-    return {name: float(scores[name]) for name in names}
+    return {name: _number(scores[name], name, task) for name in names}
+
+
+def _number(value: Any, name: str, task: Task) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):  # the last one for a tensor of several numbers
+        who = f"{type(task).__name__}.evaluator().compute()"
+        raise ConfigError(f"{who} returned {value!r} for {name}; return a number") from None
+
+
+def _check_evaluator(evaluator: object, task: Task) -> None:
+    methods = ("update", "state", "merge", "compute")
+    missing = [name for name in methods if not callable(getattr(evaluator, name, None))]
+    if missing:
+        name, found, listed = type(task).__name__, type(evaluator).__name__, ", ".join(missing)
+        raise ConfigError(
+            f"{name}.evaluator() returned a {found} without {listed}; return an object with the methods of"
+            " warmstart.tasks.Evaluator"
+        )
 
 
 def _in_step(loader: Iterable[Batch]) -> Iterator[Batch]:

@@ -75,17 +75,22 @@ class TaskLosses:
     def __init__(self, task: Task, forward: ModelForward, model: str) -> None:
         self.task, self.forward, self.model = task, forward, model
         self._targets: Any = None
+        self._is_checked = False
 
     def __call__(self, batch: Batch) -> Mapping[str, Tensor]:
         """Return losses and metrics by name."""
         self._targets = batch.targets
         try:
-            return self.task.losses(self._call, batch)
+            values = self.task.losses(self._call, batch)
         except _OwnLosses as own:
             refuse_losses(own.losses, f"MODEL.NAME: {self.model}")
             return self.task.own_losses(own.losses)
         finally:
             self._targets = None  # else it would outlive the batch
+        if not self._is_checked:  # of the first batch; those of later ones where they cannot be trained on
+            refuse_losses(values, f"losses() of {type(self.task).__name__}", _samples(batch))
+            self._is_checked = True
+        return values
 
     def _call(self, images: Any, *args: Any, **kwargs: Any) -> Any:
         if self.forward.takes_targets and not args and "targets" not in kwargs:
@@ -135,22 +140,29 @@ def refuse_losses(values: Any, who: str, samples: str = "") -> None:
     Args:
         values: what `who` has returned.
         who: such as "losses() of Depth".
-        samples: of the batch, for the message.
+        samples: of the batch, which the message names if they have no loss.
     """
     expected = (
         'return a dict of 0-dim tensors, such as {"loss_l1": loss}, with at least one loss; what is only to be'
     )
     expected += f" recorded has a name that begins with {METRIC}"
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{who} returned a {type(values).__name__}; {expected}{samples}")
+        raise ConfigError(f"{who} returned a {type(values).__name__}; {expected}")
     for name, value in values.items():
         is_number = isinstance(value, Tensor) and value.ndim == 0 and not value.is_complex()
         if not isinstance(name, str) or not is_number:
             found = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-            raise ConfigError(f"{who} returned {name!r}, {found}, among its losses; {expected}{samples}")
+            raise ConfigError(f"{who} returned {name!r}, {found}, among its losses; {expected}")
     if all(name.startswith(METRIC) for name in values):
         listed = f"but {', '.join(values)}" if values else "but an empty dict"
         raise ConfigError(f"{who} returned no loss, {listed}; {expected}{samples}")
+
+
+def _samples(batch: Batch) -> str:
+    """Return which samples a batch has, for a message: at most 16."""
+    indices = [] if batch.indices is None else batch.indices.tolist()
+    listed = ", ".join([*map(str, indices[:16]), *(["..."] if len(indices) > 16 else [])])
+    return f"; samples of its batch: {listed}" if listed else ""
 
 
 def _in_float32(output: Any) -> Any:

@@ -418,6 +418,11 @@ class Trainer:
         except Exception:
             who = "the model" if self.task is None else f"losses() of {type(self.task).__name__}"
             refuse_losses(values, who, self._own_samples(self.iteration + 1))
+            if total is not None and not total.requires_grad:
+                raise ConfigError(
+                    f"{who} returned losses without a gradient; compute them from what the model returns, without"
+                    " detach(), item() or argmax()"
+                ) from None
             raise
         if not RECORDS_OWN.isdisjoint(kept):
             name = next(name for name in kept if name in RECORDS_OWN)

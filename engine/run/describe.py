@@ -49,7 +49,7 @@ def log_run(cfg: CfgNode, trainer: Trainer) -> None:
         height,
         width,
         cfg.MODEL.NUM_CLASSES,
-        "classes" if train_info(cfg).num_classes else "outputs",
+        "classes" if train_info(cfg).num_classes else "output" if cfg.MODEL.NUM_CLASSES == 1 else "outputs",
     )
     if cfg.DATASETS.TEST:
         logger.info("test sets: %s", ", ".join(map(str, named_test_sets(cfg).values())))
