@@ -28,7 +28,7 @@ def training_sets(cfg: CfgNode) -> list[DatasetEntry]:
     """Return the entries of DATASETS.TRAIN, in order.
 
     Raises:
-        ConfigError: an entry is of no form that there is.
+        ConfigError: what `entry_of` raises.
 
     >>> from warmstart.config import get_cfg
     >>> [*map(str, training_sets(get_cfg()))]
@@ -41,7 +41,7 @@ def named_test_sets(cfg: CfgNode) -> dict[str, DatasetEntry]:
     """Return the entries of DATASETS.TEST by the names under which they are scored, in order.
 
     Raises:
-        ConfigError: an entry is of no form that there is, or has no name of its own.
+        ConfigError: what `named_sets` raises.
 
     >>> from warmstart.config import get_cfg
     >>> cfg = get_cfg()
@@ -53,7 +53,7 @@ def named_test_sets(cfg: CfgNode) -> dict[str, DatasetEntry]:
 
 
 def named_test_set(cfg: CfgNode, name: EntryLike) -> DatasetEntry:
-    """Return the test set that is scored as `name`, or else the entry that `name` is by itself.
+    """Return the test set whose scores are called `name`; if there is none, the entry that `name` itself is.
 
     Raises:
         ConfigError: what `named_test_sets` raises.

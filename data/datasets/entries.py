@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import PurePath
 from typing import Any
 
-from warmstart.config import ConfigError, check_arguments
+from warmstart.config import ConfigError, check_arguments, nearest
 
 ROOT = "{ROOT}"  # in a path: DATASETS.ROOT
 _SHARED = ("path", "name")  # of the options of every kind, those that no builder is called with
@@ -21,7 +23,7 @@ class DatasetEntry:
         kind: a kind such as "imagefolder", or a registered name.
         path: what the kind reads; None for a registered name.
         options: keyword arguments of the registered builder.
-        name: what the set is called in scores and messages; "" where it has no name yet.
+        name: what the set is called in scores and messages; "" if it has no name yet.
 
     >>> print(DatasetEntry("digits_test"), DatasetEntry("imagefolder", "photos/val", name="val"))
     digits_test val (imagefolder:photos/val)
@@ -53,7 +55,7 @@ def entry_of(value: EntryLike, root: str = ROOT, label: str = "data set") -> Dat
         label: the key that holds the value, for messages.
 
     Raises:
-        ConfigError: the name or the path is none, or a mapping is of another form.
+        ConfigError: the name cannot be one, the path is not text, or a mapping has another form.
 
     >>> entry_of("val=npz:{ROOT}/x.npz", root="datasets")
     DatasetEntry(kind='npz', path='datasets/x.npz', options={}, name='val')
@@ -103,7 +105,7 @@ def _checked_name(name: Any, label: str) -> str:
 
 
 def problem_of(name: str) -> str:
-    """Return why `name` cannot be a data set's, nor stand before the slash of a score; "" where it can.
+    """Return why `name` cannot be a data set's, nor come before the slash of a score; "" if it can.
 
     >>> problem_of("val"), problem_of("a/val")
     ('', "it holds '/'")
@@ -117,7 +119,7 @@ def problem_of(name: str) -> str:
 
 
 def check_options(entry: DatasetEntry, builder: Callable[..., Any], filled: int, label: str) -> None:
-    """Raise ConfigError where the builder of a data set does not take the entry's options.
+    """Raise ConfigError if the builder of a data set does not take the entry's options.
 
     Args:
         entry: its kind is that of the builder.
@@ -147,3 +149,35 @@ def check_options(entry: DatasetEntry, builder: Callable[..., Any], filled: int,
     ]
     signature = inspect.Signature([*shared, *own])
     check_arguments(f"{label}: {entry.kind}", entry.kind, signature, entry.options, given={*ours} - {*_SHARED})
+
+
+def registered_names(registered: Iterable[str]) -> list[str]:
+    """Return the names of a registry as users write them, sorted; those that end in a colon with a path.
+
+    >>> registered_names(["npz:", "digits_test"])
+    ['digits_test', 'npz:PATH']
+    """
+    return sorted(f"{name}PATH" if name.endswith(":") else name for name in registered)
+
+
+def unknown_entry(entry: DatasetEntry, registered: Collection[str], label: str) -> ConfigError:
+    """Return the error for an entry that nothing is registered for; it says what to write.
+
+    >>> print(unknown_entry(entry_of("npy:x"), ["npz:", "digits_test"], "DATASETS.TEST"))
+    DATASETS.TEST: no data set is called 'npy:x'; did you mean 'npz:x'? Known: digits_test, npz:PATH
+    """
+    kind, text, known = entry.kind, entry.text, registered_names(registered)
+    if f"{kind}:" in registered:
+        return ConfigError(f"{label}: {kind} needs a path; write {kind}:PATH or {{{kind}: {{path: PATH}}}}")
+    if kind in registered:
+        return ConfigError(f"{label}: {kind} is a registered name and takes no path; write {kind}")
+    if entry.path is not None:
+        match = nearest(kind, [name.removesuffix(":") for name in registered if name.endswith(":")])
+        hint = f"; did you mean {match + text[len(kind) :]!r}?" if match else "."
+    elif "/" in kind or os.path.exists(os.path.expanduser(kind)):
+        likely = {".npz": "npz", ".tar": "webdataset"}.get(PurePath(kind).suffix, "imagefolder")
+        hint = f"; a path needs its kind: write {likely}:{kind}."
+    else:
+        match = nearest(kind, known)
+        hint = f"; did you mean {match!r}?" if match else "."
+    return ConfigError(f"{label}: no data set is called {text!r}{hint} Known: {', '.join(known)}")

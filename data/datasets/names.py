@@ -15,9 +15,9 @@ RESERVED = ("lr", "train", "memory", "ema")  # records use them themselves: lr/h
 
 
 def named_sets(values: Sequence[EntryLike], root: str, label: str) -> dict[str, DatasetEntry]:
-    """Return the data sets of a list that are scored apart, each with its name and by it.
+    """Return the data sets of a list, which are scored separately, by their names and with them.
 
-    A name is the given one, a registered one, or the path's last component; where two entries share that, the
+    The name is the given one, the registered one, or the path's last component; if two entries share it, it is the
     shortest tail of the path that tells them apart, joined by "_".
 
     Args:
@@ -26,7 +26,7 @@ def named_sets(values: Sequence[EntryLike], root: str, label: str) -> dict[str, 
         label: the key that holds them, for messages.
 
     Raises:
-        ConfigError: a value is of no form that there is, two have one name, or a name cannot be that of scores.
+        ConfigError: a value is no entry, two entries have the same name, or a name cannot be that of scores.
 
     >>> [*named_sets(["npz:a/val", "npz:/data/b/val/", "npz:c/x.npz", "v2=npz:d"], "datasets", "DATASETS.TEST")]
     ['a_val', 'b_val', 'x.npz', 'v2']
@@ -47,15 +47,15 @@ def named_sets(values: Sequence[EntryLike], root: str, label: str) -> dict[str, 
 
 
 def _fixed_name(entry: DatasetEntry) -> str:
-    """Return the name that an entry has whatever stands beside it, or ""."""
+    """Return the name that does not depend on the other entries, or "" if there is none."""
     return entry.name or (entry.kind if entry.path is None else "")
 
 
 def _components(entry: DatasetEntry) -> tuple[str, ...]:
-    """Return the components of the path that are names: () where the entry needs no name made of it."""
+    """Return the components of the path that a name can be made of; () if the entry has a name anyway."""
     if _fixed_name(entry) or entry.path is None:
         return ()
-    # Behind a "#" a path to shards says which members are read.
+    # After a "#" the path of shards names the members to read.
     path = entry.path.partition("#")[0] if entry.kind == "webdataset" else entry.path
     return tuple(part for part in PurePath(path).parts if part.strip("/\\") not in ("", ".", "..", "~"))
 
@@ -66,7 +66,7 @@ def _tails(path: tuple[str, ...]) -> list[tuple[str, ...]]:
 
 
 def _require_name(name: str, entry: DatasetEntry, path: tuple[str, ...], label: str) -> None:
-    """Raise ConfigError where a name cannot be that of scores; the sentence has one that can."""
+    """Raise ConfigError if a name cannot be that of scores; the message suggests one that can."""
     problem = problem_of(name)
     if problem or name in RESERVED:
         why = f"since {problem}" if problem else f"as records use the word {name!r} themselves"
@@ -79,7 +79,7 @@ def _require_name(name: str, entry: DatasetEntry, path: tuple[str, ...], label: 
 
 
 def _same_name(name: str, one: DatasetEntry, other: DatasetEntry, label: str) -> str:
-    """Return the sentence for two entries that are called alike."""
+    """Return the message for two entries with the same name."""
     if one.text.rstrip("/") == other.text.rstrip("/") and (one.name, one.options) == (other.name, other.options):
         what, fix = f"{other.text} is listed twice", "list it once, or give one of them a name of its own"
     else:

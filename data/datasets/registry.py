@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from warmstart.config import ConfigError, nearest
+from warmstart.config import ConfigError
 
 from ..seeds import random_numbers_kept
 from .decode import to_tensor
-from .entries import DatasetEntry, EntryLike, check_options, entry_of
+from .entries import DatasetEntry, EntryLike, check_options, entry_of, registered_names, unknown_entry
 from .image_heads import extremes, head_sizes
 from .unreadable import first_readable, read_sample
 
@@ -112,7 +112,7 @@ def dataset_names() -> list[str]:
     >>> [name for name in dataset_names() if name.startswith(("digits", "npz"))]
     ['digits_test', 'digits_train', 'npz:PATH']
     """
-    return sorted(f"{name}PATH" if name.endswith(":") else name for name in _REGISTRY)
+    return registered_names(_REGISTRY)
 
 
 def is_users_own(name: EntryLike) -> bool:
@@ -229,28 +229,9 @@ def _look_up(entry: DatasetEntry, label: str) -> _Registered:
     """
     found = _REGISTRY.get(entry.kind if entry.path is None else f"{entry.kind}:")
     if found is None or entry.path == "":
-        raise _unknown(entry, label)
+        raise unknown_entry(entry, _REGISTRY, label)
     check_options(entry, found.builder, 3 if found.cached else 2, label)
     return found
-
-
-def _unknown(entry: DatasetEntry, label: str) -> ConfigError:
-    """Return the error for an entry that nothing is registered for."""
-    kind, text = entry.kind, entry.text
-    if f"{kind}:" in _REGISTRY:
-        return ConfigError(f"{label}: {kind} needs a path; write {kind}:PATH or {{{kind}: {{path: PATH}}}}")
-    if kind in _REGISTRY:
-        return ConfigError(f"{label}: {kind} is a registered name and takes no path; write {kind}")
-    kinds = [name.removesuffix(":") for name in _REGISTRY if name.endswith(":")]
-    match = nearest(kind, dataset_names() if entry.path is None else kinds)
-    if entry.path is not None:
-        hint = f"; did you mean {match + text[len(kind) :]!r}?" if match else "."
-    elif (place := Path(kind).expanduser()).exists() or "/" in kind:
-        likely = {".npz": "npz", ".tar": "webdataset"}.get(place.suffix, "imagefolder")
-        hint = f"; a path needs its kind: write {likely}:{kind}."
-    else:
-        hint = f"; did you mean {match!r}?" if match else "."
-    return ConfigError(f"{label}: no data set is called {text!r}{hint} Known: {', '.join(dataset_names())}")
 
 
 def _info_of(found: _Registered, entry: DatasetEntry) -> DatasetInfo | None:

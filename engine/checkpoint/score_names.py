@@ -1,4 +1,4 @@
-"""Names of scores that older versions recorded: with the entry of DATASETS.TEST, a path included, in front."""
+"""Names of scores as older versions recorded them: beginning with the entry of DATASETS.TEST, path included."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def current_name(score: str, sets: Mapping[str, DatasetEntry]) -> str:
 
 
 def with_current_names(content: dict[str, Any], sets: Mapping[str, DatasetEntry]) -> dict[str, Any]:
-    """Return a checkpoint's content in which states of hooks have scores by the names that they have now.
+    """Return a checkpoint's content whose hook states use the current names of scores.
 
-    These are the score that a hook watches, and those of an evaluation that is still to be recorded.
+    They hold the score that a hook watches, and the scores of an evaluation that is not recorded yet.
 
     >>> content = {"iteration": 3, "hooks": {"BestHook": {"metric": "npz:x.npz/loss", "best": 0.5}}}
     >>> with_current_names(content, {"x.npz": DatasetEntry("npz", "x.npz")})

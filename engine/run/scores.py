@@ -116,7 +116,7 @@ def is_best_average(path: Path, content: Any) -> bool:
 
 
 def check_score_names(cfg: CfgNode) -> None:
-    """Raise ConfigError where a key names a score as older versions did, with an entry of DATASETS.TEST in front.
+    """Raise ConfigError if a key names a score as older versions did, beginning with an entry of DATASETS.TEST.
 
     >>> from warmstart.config import get_cfg
     >>> cfg = get_cfg()

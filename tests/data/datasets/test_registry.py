@@ -113,6 +113,10 @@ def test_unknown_names_list_the_known_ones(name: Any) -> None:
             "no data set is called 'photos/gone'; a path needs its kind: write imagefolder:photos/gone.",
         ),
         ("photos", "no data set is called 'photos'; a path needs its kind: write imagefolder:photos."),
+        (
+            "~no_such_user/x",
+            "no data set is called '~no_such_user/x'; a path needs its kind: write imagefolder:~no",
+        ),
         ("x.npz", "no data set is called 'x.npz'; a path needs its kind: write npz:x.npz."),
         ("x/y.tar", "no data set is called 'x/y.tar'; a path needs its kind: write webdataset:x/y.tar."),
     ],

@@ -424,7 +424,7 @@ def test_each_sample_is_evaluated_once_whatever_is_left_over(
             return [score(cfg) for cfg in cfgs]
 
     alone = [score(cfg) for cfg in cfgs]
-    assert [seen for seen, _ in alone] == [{few: [0, 1, 2], many: list(range(37))}] * 3
+    assert [seen for seen, _ in alone] == [{"numbered3.npz": [0, 1, 2], "numbered37.npz": list(range(37))}] * 3
     shares = []
     for ranks in (2, 3, 4):
         found = [each.result for each in Ranks(tmp_path / str(ranks), ranks, scores).end()]
@@ -432,7 +432,7 @@ def test_each_sample_is_evaluated_once_whatever_is_left_over(
             parts = [each[number][0] for each in found]
             for name in seen:
                 assert sorted(chain(*(part[name] for part in parts))) == seen[name]
-            shares.append([len(part[few]) for part in parts])
+            shares.append([len(part["numbered3.npz"]) for part in parts])
             for _, scored in (each[number] for each in found):
                 assert list(scored) == list(expected)
                 for name, value in expected.items():
