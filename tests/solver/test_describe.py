@@ -51,8 +51,8 @@ Cfg = Callable[..., CfgNode]
         ),
         (
             {"MAX_ITER": 1000, "LR_SCHEDULER_NAME": "ReduceLROnPlateau", "WARMUP_ITERS": 1},
-            "1,000 iterations = 8 epochs of 2,000 samples; warm-up ends at 1; drops when a score on the first test set"
-            " stops improving",
+            "1,000 iterations = 8 epochs of 2,000 samples; warm-up ends at 1; drops when a score on the first test"
+            " set stops improving",
         ),
         (
             {"MAX_ITER": 1000, "LR_SCHEDULER_NAME": "ReduceLROnPlateau", "LR_METRIC": "x/y", "WARMUP_ITERS": 1},
