@@ -36,6 +36,7 @@ from warmstart.data import build_train_loader, dataset_info
 from warmstart.data.datasets.arrays import as_tensors
 from warmstart.data.datasets.registry import build_dataset
 from warmstart.engine.loop.prefetch import prefetched
+from warmstart.tasks import build_task
 
 AHEAD = 12  # batches that workers may have loaded already
 
@@ -113,7 +114,8 @@ def copied(loader: DataLoader[Any], device: str) -> Batches:
 def start(name: str, data: str, root: str, batch_size: int, workers: int, device: str = "cpu") -> Batches:
     """Return the endless batches of a contender."""
     if name in ("worker", "resident"):
-        batches = build_train_loader(configured(data, root, batch_size, name, workers, device)).batches()
+        cfg = configured(data, root, batch_size, name, workers, device)
+        batches = build_train_loader(cfg, build_task(cfg)).batches()
         return batches if device == "cpu" else prefetched(batches, torch.device(device))
     look = look_at(data, root)
     images, labels = as_tensors(build_dataset(train_set(data), root))
@@ -168,9 +170,15 @@ def stretch(batches: Batches, seconds: float, workers: int, device: str = "cpu")
     finish(device)
     count, begin, used = 0, time.perf_counter(), cpu_seconds()
     while time.perf_counter() - begin < seconds:
-        count += len(next(batches)[1])
+        count += images_in(next(batches))
     finish(device)
     return count / (time.perf_counter() - begin), (cpu_seconds() - used) / count * 1e6
+
+
+def images_in(batch: Any) -> int:
+    """Return the number of images of a batch, ours or one by hand; a function, so that nothing holds the batch."""
+    _, labels = batch
+    return len(labels)
 
 
 def finish(device: str) -> None:

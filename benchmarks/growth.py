@@ -41,6 +41,7 @@ from torch.optim import SGD, Optimizer
 from warmstart.config import get_cfg
 from warmstart.engine import HookBase, RecordHook, Trainer, default_hooks, setup_logging, stop_signals
 from warmstart.solver import build_lr_scheduler
+from warmstart.tasks import build_task
 
 STRETCH = 1000  # updates
 WARM_UP = 20  # updates that are not timed, of "groups" and "hooks"
@@ -123,15 +124,11 @@ def length(updates: int) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         work = prepare("ours", "overhead", updates, Path(folder), "", 0)
         setup_logging(folder)
-        net = work.net()
-
-        def losses(images: Tensor, targets: Tensor) -> dict[str, Tensor]:
-            return {"loss_cls": nn.functional.cross_entropy(net(images), targets)}
-
+        net, task = work.net(), build_task(work.cfg)
         optimizer, mark = work.optimizer(net), Mark(Path(folder))
-        hooks = [*default_hooks(work.cfg, net, work.stream), mark]  # type: ignore[arg-type]
+        hooks = [*default_hooks(work.cfg, task, net, work.stream), mark]  # type: ignore[arg-type]
         scheduler = build_lr_scheduler(work.cfg, optimizer)
-        trainer = Trainer(net, optimizer, scheduler, work.stream, hooks, max_iter=updates, forward=losses)
+        trainer = Trainer(net, optimizer, scheduler, work.stream, hooks, task, max_iter=updates)
         with stop_signals(trainer.interrupt), silence():
             trainer.train()
         records = STRETCH // work.cfg.LOG_PERIOD

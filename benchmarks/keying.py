@@ -28,6 +28,7 @@ import torch
 from warmstart.config import CfgNode, get_cfg
 from warmstart.data import build_train_loader, dataset_info, sample_key
 from warmstart.data.seeds import random_numbers_kept, seed_random_numbers
+from warmstart.tasks import build_task
 
 KEY = sample_key(0, 0)
 
@@ -87,7 +88,8 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=2560, help="of one round")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    batches = build_train_loader(configured(given.data, given.root, given.batch_size)).batches()
+    cfg = configured(given.data, given.root, given.batch_size)
+    batches = build_train_loader(cfg, build_task(cfg)).batches()
     next(batches)
     rounds: list[dict[str, float]] = []
     for _ in range(given.rounds):

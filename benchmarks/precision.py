@@ -20,11 +20,13 @@ import time
 import torch
 
 from warmstart.config import ConfigError, get_cfg
-from warmstart.engine import Trainer, build_scaler, compiled, prepare_torch
+from warmstart.data import Batch
+from warmstart.engine import Trainer, build_autocast, build_scaler, compiled, prepare_torch
 from warmstart.engine.runtime.device import versions
 from warmstart.engine.runtime.precision import check_precision
 from warmstart.modeling import build_model
 from warmstart.solver import build_lr_scheduler, build_optimizer
+from warmstart.tasks import build_task
 
 AMP = ["SOLVER.AMP.ENABLED", True]
 LAST = ["MODEL.CHANNELS_LAST", True]
@@ -61,15 +63,17 @@ class Variant:
         images, labels = torch.randn(batch, 3, side, side), torch.randint(0, 10, (batch,))
         if self.cfg.MODEL.CHANNELS_LAST:
             images = images.to(memory_format=torch.channels_last)
-        self.batches = itertools.repeat((images.to(self.device), labels.to(self.device)))
+        self.batches = itertools.repeat(Batch(images, labels).to(self.device))
         optimizer = build_optimizer(self.cfg, net)
         mode = self.cfg.MODEL.COMPILE
         self.trainer = Trainer(
             *(net, optimizer, build_lr_scheduler(self.cfg, optimizer), ()),
             max_iter=10**9,
+            task=build_task(self.cfg),
             device=self.device,
             scaler=build_scaler(self.cfg, net),
             forward=compiled(net, mode) if mode else None,
+            autocast=build_autocast(self.cfg),
         )
         self.first = self.seconds(1)
 

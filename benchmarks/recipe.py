@@ -81,7 +81,8 @@ def run_here(words: list[str], clock: Clock) -> float:
     trainer = build_trainer(cfg)
     trainer.hooks = [hook for hook in trainer.hooks if not isinstance(hook, PictureHook)]
     start = now()
-    init_from_data(cfg, trainer.model, trainer.data_loader)  # once more: it gives the same weights
+    assert trainer.task is not None
+    init_from_data(cfg, trainer.task, trainer.model, trainer.data_loader)  # once more: it gives the same weights
     seconds = now() - start
     trainer.train()
     finish_saves()

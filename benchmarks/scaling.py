@@ -31,11 +31,12 @@ import torch.distributed as dist
 
 from warmstart.config import CfgNode, get_cfg
 from warmstart.data import build_train_loader, usable_cores
-from warmstart.engine import Cluster, Link, measure_profile, predict, resolve_config
+from warmstart.engine import Cluster, Link, losses_of, measure_profile, predict, resolve_config
 from warmstart.engine.analysis.cost_model import fit_link
 from warmstart.engine.analysis.link_benchmark import SIZES, all_reduce_seconds
 from warmstart.modeling import build_model
 from warmstart.solver import build_optimizer
+from warmstart.tasks import build_task
 
 UNTIMED = 3
 
@@ -71,12 +72,14 @@ def ddp_seconds(cfg: CfgNode, updates: int) -> float:
     options = {"gradient_as_bucket_view": True, "broadcast_buffers": False}  # as in training
     model = torch.nn.parallel.DistributedDataParallel(build_model(cfg).train(), **options)
     optimizer = build_optimizer(cfg, model.module)
-    images, labels = next(build_train_loader(cfg).batches(start=dist.get_rank()))
+    task = build_task(cfg)
+    losses_of_batch = losses_of(model.module, task, model)
+    batch = next(build_train_loader(cfg, task).batches(start=dist.get_rank()))
     seconds = []
     for _ in range(UNTIMED + updates):
         begin = time.perf_counter()
         optimizer.zero_grad()
-        losses = model(images, labels)
+        losses = losses_of_batch(batch)
         sum(value for name, value in losses.items() if name.startswith("loss")).backward()
         optimizer.step()
         seconds.append(time.perf_counter() - begin)

@@ -15,11 +15,13 @@ from torch.distributed.fsdp import FSDPModule
 
 from warmstart.config import CfgNode
 from warmstart.data import build_train_loader
+from warmstart.engine import losses_of
 from warmstart.engine.analysis.cost_model import MIB
 from warmstart.engine.distributed.ddp import build_data_parallel, no_sync_of
 from warmstart.engine.distributed.fsdp import build_shards, is_sharded, is_sharded_tensor, take_weights
 from warmstart.modeling import build_model
 from warmstart.solver import build_ema, build_optimizer
+from warmstart.tasks import build_task
 
 # Torch's newest names for them; the older ones warn there.
 all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -98,7 +100,9 @@ class Run:
         self.model = model if parallel is None else parallel
         self.optimizer = build_optimizer(cfg, model)
         self._micro_batches = cfg.SOLVER.GRAD_ACCUM_STEPS
-        self._batch = next(build_train_loader(cfg).batches())
+        task = build_task(cfg)
+        self._losses = losses_of(model, task, self.model)
+        self._batch = next(build_train_loader(cfg, task).batches())
 
     def update(self) -> float:
         """Return the seconds of an update."""
@@ -130,7 +134,7 @@ class Run:
         return torch.cat([local(it.grad) for it in self.model.parameters()]).mean().item()
 
     def _backward(self) -> None:
-        losses: dict[str, Tensor] = self.model(*self._batch)
+        losses = self._losses(self._batch)
         torch.stack([value for name, value in losses.items() if name.startswith("loss")]).sum().backward()
 
 

@@ -88,7 +88,7 @@ CONFIGS: dict[str, tuple[str, ...]] = {
     "evaluations": ("TEST.EVAL_PERIOD=5", "SOLVER.CHECKPOINT_PERIOD=3"),
     "best": ("TEST.EVAL_PERIOD=5", "TEST.BEST.METRIC=digits_test/accuracy", "SOLVER.CHECKPOINT_KEEP=3"),
     "early_stopping": (
-        *("TEST.EVAL_PERIOD=5", "TEST.BEST={METRIC: digits_test/loss, MODE: min}"),
+        *("TEST.EVAL_PERIOD=5", "TEST.BEST.METRIC=digits_test/loss"),
         *("TEST.EARLY_STOPPING.PATIENCE=4", "SOLVER.MAX_ITER=150"),
     ),
     "two_ranks": ("SOLVER.STEPS=40,70", "SOLVER.EMA={ENABLED: true, DECAY: 0.9, PERIOD: 2}"),

@@ -46,7 +46,7 @@ def describe_plan(cfg: CfgNode, dataset_size: int) -> str:
     if found:
         parts.append(f"drops at {describe_drops(found, 5)}")
     if cfg.SOLVER.LR_SCHEDULER_NAME == PLATEAU:
-        parts.append(f"drops when {cfg.SOLVER.LR_METRIC or 'the loss on the first test set'} stops improving")
+        parts.append(f"drops when {cfg.SOLVER.LR_METRIC or 'a score on the first test set'} stops improving")
     else:
         parts.append(f"final rate {cfg.SOLVER.BASE_LR * schedule(length - 1):.4g}")
     return "; ".join(parts)

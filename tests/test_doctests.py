@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ("config", "solver", "data", "modeling", "engine", "tools")
+FOLDERS = ("config", "solver", "data", "modeling", "tasks", "engine", "tools")
 MODULES = [
     "warmstart." + ".".join(path.relative_to(ROOT).with_suffix("").parts)
     for folder in FOLDERS

@@ -42,12 +42,12 @@ def test_the_wheel_carries_recipes_digits_and_type_markers(wheel: Path) -> None:
     for recipe in (ROOT / "config" / "recipes").glob("*.yaml"):
         assert f"warmstart/config/recipes/{recipe.name}" in names
     assert {"warmstart/data/digits/digits.npz", "warmstart/data/digits/NOTICE.md"} <= names
-    for folder in ("config", "solver", "data", "modeling", "engine", "tools"):
+    for folder in ("config", "solver", "data", "modeling", "tasks", "engine", "tools"):
         assert f"warmstart/{folder}/py.typed" in names
     assert "warmstart/__init__.py" not in names  # a namespace package
     for path in ROOT.glob("[cdmest]*/**/*.py"):
         folder = path.relative_to(ROOT).parts[0]
-        if folder in ("config", "solver", "data", "modeling", "engine", "tools"):
+        if folder in ("config", "solver", "data", "modeling", "tasks", "engine", "tools"):
             assert f"warmstart/{path.relative_to(ROOT).as_posix()}" in names
 
 

@@ -68,5 +68,6 @@ def test_there_are_python_blocks() -> None:
 
 
 def test_the_tree_in_the_readme_names_every_folder() -> None:
-    for folder in ("config", "solver", "data", "modeling", "engine", "tools", "tests", "benchmarks", "docs"):
+    code = ("config", "solver", "data", "modeling", "tasks", "engine", "tools")
+    for folder in (*code, "tests", "benchmarks", "docs"):
         assert re.search(rf"^{folder}/", TEXT, re.MULTILINE), folder

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from warmstart.engine import Trainer, build_trainer, default_hooks, setup_logging, stop_signals
 from warmstart.solver import build_lr_scheduler
+from warmstart.tasks import build_task
 
 from .work import Work
-
-
-class _Losses(nn.Module):
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        return {"loss_cls": F.cross_entropy(self.net(images), targets)}
 
 
 def ours(work: Work) -> nn.Module:
     """Train as tools/train_net.py does: rates, console, log.txt, metrics.json, TensorBoard, checkpoints, signals.
 
-    In "cnn" `build_trainer` makes all of it; its model records the training error too.
+    The task computes the loss, and the training error, which is recorded too. In "cnn" `build_trainer` makes
+    everything.
     """
     setup_logging(work.folder)
     if work.workload == "cnn":
@@ -31,11 +23,11 @@ def ours(work: Work) -> nn.Module:
         net = trainer.model
         trainer.data_loader = work.stream
     else:
-        net = work.net()
-        model, optimizer = _Losses(net), work.optimizer(net)
+        net, task = work.net(), build_task(work.cfg)
+        optimizer = work.optimizer(net)
         scheduler = build_lr_scheduler(work.cfg, optimizer)
-        hooks = default_hooks(work.cfg, model, work.stream)  # type: ignore[arg-type]
-        trainer = Trainer(model, optimizer, scheduler, work.stream, hooks, max_iter=work.iterations)
+        hooks = default_hooks(work.cfg, task, net, work.stream)  # type: ignore[arg-type]
+        trainer = Trainer(net, optimizer, scheduler, work.stream, hooks, task, max_iter=work.iterations)
     with stop_signals(trainer.interrupt):
         trainer.train()
     return net

@@ -17,10 +17,11 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from data import cpu_seconds, start
 from warmstart.config import CfgNode, get_cfg
-from warmstart.data import build_train_loader
+from warmstart.data import Batch, build_train_loader
 from warmstart.engine import resolve_config
 from warmstart.modeling.small_cnn import SmallCNN
 from warmstart.solver import build_lr_scheduler, build_optimizer
+from warmstart.tasks import build_task
 
 LOG_PERIOD = 20
 INPUTS, HIDDEN, CLASSES = 64, 32, 10  # of the workload "overhead"
@@ -158,9 +159,10 @@ def prepare(name: str, workload: str, iterations: int, folder: Path, root: str, 
         size = cfg.SOLVER.IMS_PER_BATCH
         images = torch.randn(IN_MEMORY, size, INPUTS, generator=generator)
         targets = torch.randint(CLASSES, (IN_MEMORY, size), generator=generator)
-        loader, source = "memory", cycle(list(zip(images, targets, strict=True)))
+        pairs = list(zip(images, targets, strict=True))
+        loader, source = "memory", cycle([Batch(*pair) for pair in pairs] if name == "ours" else pairs)
     elif name in ("bare", "ours"):
-        loader, source = "resident", build_train_loader(cfg)
+        loader, source = "resident", build_train_loader(cfg, build_task(cfg))
     else:
         loader, source = "DataLoader", start("torch", "fashion_mnist", root, cfg.SOLVER.IMS_PER_BATCH, workers)
     return Work(workload, cfg, loader, Stream(source, iterations, iterations // 10), folder)

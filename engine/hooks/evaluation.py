@@ -70,7 +70,7 @@ class EvaluationHook(HookBase):
     Args:
         period: in updates.
         evaluate: gets the trainer, and returns the scores by their names in the record, such as
-            {"digits_test/accuracy": 0.98}. It may call `trainer.raise_if_interrupted` in between.
+            {"digits_test/loss": 0.25}. It may call `trainer.raise_if_interrupted` in between.
     """
 
     def __init__(self, period: int, evaluate: Callable[[Trainer], Mapping[str, float]]) -> None:

@@ -129,8 +129,8 @@ def _names(parts: Sequence[Mapping[str, Any]]) -> list[str]:
 def mean_of(values: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Return the mean of each entry over the micro-batches of one update that have it.
 
-    >>> mean_of([{"loss_cls": torch.tensor(1.0)}, {"loss_cls": torch.tensor(2.0), "loss_mask": torch.tensor(5.0)}])
-    {'loss_cls': tensor(1.5000), 'loss_mask': tensor(5.)}
+    >>> mean_of([{"loss_a": torch.tensor(1.0)}, {"loss_a": torch.tensor(2.0), "loss_b": torch.tensor(5.0)}])
+    {'loss_a': tensor(1.5000), 'loss_b': tensor(5.)}
     """
     if len(values) == 1:
         return values[0]

@@ -87,8 +87,8 @@ class SkippedUpdates:
 def describe(values: Mapping[str, float]) -> str:
     """Return which number of an update is not finite, the total before the norm, and all others.
 
-    >>> describe({"total_loss": math.nan, "loss_cls": math.nan, "grad_norm": 1.5})
-    'total_loss is nan (loss_cls nan, grad_norm 1.5)'
+    >>> describe({"total_loss": math.nan, "loss_a": math.nan, "grad_norm": 1.5})
+    'total_loss is nan (loss_a nan, grad_norm 1.5)'
     """
     culprit = "total_loss" if not math.isfinite(values["total_loss"]) else "grad_norm"
     terms = ", ".join(f"{name} {value:g}" for name, value in values.items() if name not in (culprit, OVERFLOW))
@@ -100,7 +100,7 @@ def describe(values: Mapping[str, float]) -> str:
 def non_finite_names(models: Mapping[str, nn.Module]) -> list[str]:
     """Return the parameters of models that are not all finite, and the buffers that are NaN somewhere.
 
-    Infinite a buffer may be: masks are, by design. Waits for the device, once where all is well. Of
+    Infinite a buffer may be: some are, by design. Waits for the device, once where all is well. Of
     parameters that lie in parts on several ranks each looks at its own.
 
     Args:

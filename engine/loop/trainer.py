@@ -95,7 +95,7 @@ class Trainer:
     >>> model = nn.Linear(2, 1)
     >>> class Loss(nn.Module):
     ...     def __init__(self): super().__init__(); self.net = model
-    ...     def forward(self, x, y): return {"loss_mse": (self.net(x) - y).square().mean()}
+    ...     def forward(self, x, y): return {"loss_square": (self.net(x) - y).square().mean()}
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     >>> scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
     >>> trainer = Trainer(Loss(), optimizer, scheduler, [(torch.ones(4, 2), torch.ones(4, 1))], max_iter=3)

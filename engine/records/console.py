@@ -66,7 +66,7 @@ class ConsoleWriter:
         """Return the text of one record.
 
         >>> writer = ConsoleWriter(max_iter=200)
-        >>> writer.line({"iteration": 20, "total_loss": 1.25, "loss_cls": 1.25, "lr": 0.05, "data_time": 0.0002,
+        >>> writer.line({"iteration": 20, "total_loss": 1.25, "loss_a": 1.25, "lr": 0.05, "data_time": 0.0002,
         ...              "time": 0.01})  # doctest: +ELLIPSIS
         'iter  20/200  eta 0:00:01  loss 1.25       lr 0.05       10.0 ms/it (data 0.2)  mem ...
         """
@@ -126,11 +126,11 @@ def score_lines(record: Mapping[str, float], percent: Collection[str] = ()) -> d
     """Return the scores in a record as one line a test set.
 
     Args:
-        record: by name: "val/recall".
+        record: by name: "val/quality".
         percent: names of scores that are shares, shown in percent.
 
-    >>> score_lines({"iteration": 7, "train/error": 0.1, "val/recall": 0.975, "val/loss": 0.1}, percent=["recall"])
-    {'val': 'recall 97.50%, loss 0.1'}
+    >>> score_lines({"iteration": 7, "train/x": 0.1, "val/quality": 0.975, "val/loss": 0.1}, percent=["quality"])
+    {'val': 'quality 97.50%, loss 0.1'}
     """
     found: dict[str, list[str]] = {}
     for key, value in record.items():

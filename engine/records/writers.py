@@ -1,9 +1,9 @@
 """Where records go: the console, metrics.json, TensorBoard.
 
-A record is a dict of numbers: `iteration` (updates done), `total_loss`, each loss and each metric of
-training (`train/error`, and `grad_norm` where gradients are clipped) averaged since the record before, `lr` as
-used by the last update, `data_time` and `time` in seconds an iteration, and the scores of an evaluation where
-one was done at that iteration.
+A record is a dict of numbers: `iteration` (updates done), `total_loss`, each loss and each metric of training (its
+name begins with `train/`; and `grad_norm` where gradients are clipped) averaged since the record before, `lr` as
+used by the last update, `data_time` and `time` in seconds an iteration, and the scores of an evaluation where one
+was done at that iteration.
 """
 
 from __future__ import annotations

@@ -75,7 +75,8 @@ def check_metrics(cfg: CfgNode, task: Task) -> None:
             why = why if cfg.DATASETS.TEST else "there is no test set with a score to watch"
             raise ConfigError(f"SOLVER.LR_METRIC: {why}; set it, as total_loss, or SOLVER.LR_SCHEDULER_ARGS.mode")
         watched.insert(0, ("SOLVER.LR_METRIC", metric))
-        if metric in scores and scores[metric].higher_is_better != (mode == "max"):
+        contradicts = metric in scores and scores[metric].higher_is_better != (mode == "max")
+        if contradicts and mode in ("min", "max"):  # any other is refused by the schedule
             better, needed = ("higher", "max") if mode == "min" else ("lower", "min")
             raise ConfigError(
                 f"{cfg.label('SOLVER.LR_METRIC')}: {metric} is better when {better}, and with mode {mode} the"

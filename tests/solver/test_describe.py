@@ -49,6 +49,15 @@ Cfg = Callable[..., CfgNode]
             },
             "100 iterations = 0.8 epochs of 2,000 samples; warm-up ends at 9; drops at 50; final rate 0.01",
         ),
+        (
+            {"MAX_ITER": 1000, "LR_SCHEDULER_NAME": "ReduceLROnPlateau", "WARMUP_ITERS": 1},
+            "1,000 iterations = 8 epochs of 2,000 samples; warm-up ends at 1; drops when a score on the first test"
+            " set stops improving",
+        ),
+        (
+            {"MAX_ITER": 1000, "LR_SCHEDULER_NAME": "ReduceLROnPlateau", "LR_METRIC": "x/y", "WARMUP_ITERS": 1},
+            "1,000 iterations = 8 epochs of 2,000 samples; warm-up ends at 1; drops when x/y stops improving",
+        ),
     ],
 )
 @pytest.mark.need("B10", "E14")

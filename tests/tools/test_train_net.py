@@ -216,7 +216,8 @@ def test_the_plain_loop_gives_the_same_bits_where_first_weights_follow_from_the_
 ) -> None:
     words = [
         *(word for word in tiny_words if not word.startswith("MODEL.ARGS")),
-        *("MODEL.NAME=speed_net", "MODEL.ARGS.widths=[4, 4, 4]", "MODEL.LABEL_SMOOTHING=0.2", "TEST.FLIP=true"),
+        *("MODEL.NAME=speed_net", "MODEL.ARGS.widths=[4, 4, 4]"),
+        "MODEL.TASK_ARGS={label_smoothing: 0.2, flip: true}",
         "INPUT.TRANSFORMS_TRAIN=[{RandomCrop: {size: 12, padding: 3}}]",
         "INPUT.TRANSFORMS_TEST=[{Pad: {padding: 2}}]",
         *("SOLVER.EMA.ENABLED=true", "SOLVER.EMA.PERIOD=3"),
@@ -319,7 +320,7 @@ def test_the_average_is_evaluated_beside_the_model_in_the_run_and_alone(
 def scored(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, float]]:
     """The scores of each evaluation apart from a run, unrounded."""
     found: list[dict[str, float]] = []
-    monkeypatch.setattr(train_net, "log_scores", found.append)
+    monkeypatch.setattr(train_net, "log_scores", lambda scores, task: found.append(scores))
     return found
 
 

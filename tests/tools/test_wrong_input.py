@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from warmstart.engine import run_tool
+from warmstart.config import get_cfg
+from warmstart.engine import resolve_config, run_tool
+from warmstart.tasks import Classification, registry
 from warmstart.tools.train_net import main
 
 ROOT = Path(__file__).parent.parent.parent
@@ -34,6 +36,8 @@ FILES = {
     "types.yaml": "SOLVER:\n  IMS_PER_BATCH: '16'\n  STEPS: [1, two]\nOUTPUT_DIR: 2024\nMODEL.WEIGHTS:\n",
     "flat.yaml": "SOLVER:\n  BASE_LR 0.1\n",
     "args.yaml": "MODEL:\n  ARGS:\n    norn: group\n",
+    "moved.yaml": "MODEL:\n  LABEL_SMOOTHING: 0.1\nTEST:\n  FLIP: true\n",
+    "task.yaml": "MODEL:\n  TASK_ARGS: {label_smoothng: 0.1, flip: yes}\n",
     "dashless.yaml": "INPUT:\n  TRANSFORMS_TRAIN:\n    RandomCrop: {size: 8}\n",
     "junk.pth": "not a checkpoint",
     "junk.safetensors": "no tensors",
@@ -88,6 +92,8 @@ BASE_LR=0.1 -> command line: unknown key BASE_LR; did you mean SOLVER.BASE_LR?
 solver.gamma 0.1 -> command line: unknown key solver.gamma; did you mean SOLVER.GAMMA?
 IMS_PER_BATCH 8 -> command line: unknown key ... did you mean SOLVER.IMS_PER_BATCH or TEST.IMS_PER_BATCH?
 SOLVER.MAX_EPOCHS 3 -> command line: unknown key ... a length in epochs is written SOLVER.MAX_ITER 90ep
+MODEL.LABEL_SMOOTHING 0.1 -> command line: unknown key ... it is called MODEL.TASK_ARGS.label_smoothing now
+TEST.FLIP=true -> command line: unknown key TEST.FLIP; it is called MODEL.TASK_ARGS.flip now
 SOLVER.STEPS.0 3 -> command line: unknown key SOLVER.STEPS.0; SOLVER.STEPS expects a list, each entry
 -lr 0.1 -> command line: unknown key -lr; config/defaults.py lists all keys
 SOLVER 3 -> SOLVER (command line): expected keys with values, as SOLVER.OPTIMIZER; got 3
@@ -159,7 +165,14 @@ DATASETS.TRAIN npz:float.npz -> DATASETS.TRAIN (command line): npz:float.npz ...
 DATASETS.TRAIN [] -> DATASETS.TRAIN (command line): names no data set; give at least one
 DATASETS.TEST npz:wide.npz -> DATASETS.TEST (command line): wide.npz (npz:wide.npz) has 20 classes, the model
 MODEL.NAME resnet19 -> MODEL.NAME (command line): no model is called 'resnet19'; did you mean 'resnet18'?
-MODEL.TASK detection -> MODEL.TASK (command line): expected one of classification ... got 'detection'
+MODEL.TASK clasification -> MODEL.TASK (command line): ... did you mean 'classification'? Known: classification
+MODEL.TASK zzz -> MODEL.TASK (command line): no task is called 'zzz'. Known: classification
+MODEL.TASK= -> MODEL.TASK (command line): no task is called ''. Known: classification
+MODEL.TASK_ARGS.label_smoothin 0 -> MODEL.TASK_ARGS.label_smoothin ... did you mean 'label_smoothing'?
+MODEL.TASK_ARGS.info 1 -> MODEL.TASK_ARGS.info (command line): classification takes no argument 'info'. It takes:
+MODEL.TASK_ARGS.label_smoothing much -> MODEL.TASK_ARGS.label_smoothing (command line): ... a number; got 'much'
+MODEL.TASK_ARGS.flip yes -> MODEL.TASK_ARGS.flip (command line): classification expects true or false; got 'yes'
+MODEL.TASK_ARGS 3 -> MODEL.TASK_ARGS (command line): expected keys with values, as MODEL.TASK_ARGS.NAME; got 3
 MODEL.ARGS.norn group -> MODEL.ARGS.norn (command line): small_cnn takes no argument 'norn'; did you mean 'norm'?
 MODEL.ARGS.width wide -> MODEL.ARGS.width (command line): small_cnn expects a whole number; got 'wide'
 MODEL.ARGS.norm bacth -> MODEL.ARGS.norm ... batch, group, none ... 'bacth'
@@ -172,7 +185,7 @@ SOLVER.LR_SCHEDULER_NAME StepLR -> SOLVER.LR_SCHEDULER_ARGS.step_size: StepLR ne
 SOLVER.LR_SCHEDULER_NAME=StepLR SOLVER.LR_SCHEDULER_ARGS.step_size 3epochs -> SOLVER.LR_SCHEDULER_ARGS.step_size
 
 # numbers and files beyond all bounds
-MODEL.NUM_CLASSES 1000000000 -> MODEL.NAME ... small_cnn with 1,000,000,000 classes needs ... GB of memory
+MODEL.NUM_CLASSES 1000000000 -> MODEL.NAME ... small_cnn with 1,000,000,000 outputs needs ... GB of memory
 MODEL.NUM_CLASSES 1000000000000000000 -> MODEL.ARGS: small_cnn refuses it: Storage size calculation overflowed
 MODEL.ARGS.width 1000000000000 -> MODEL.ARGS: small_cnn refuses it:
 MODEL.NUM_CLASSES 1e308 -> MODEL.NUM_CLASSES (command line): expected ... (whole numbers go up to 9,223,372,036,854
@@ -209,10 +222,13 @@ SOLVER.WARMUP_ITERS 99ep -> SOLVER.WARMUP_ITERS (command line): warm-up of 2,223
 MODEL.NUM_CLASSES 3 -> MODEL.NUM_CLASSES (command line): 3 outputs are too few for the 10 classes ... give 0
 MODEL.IN_CHANNELS 3 -> MODEL.IN_CHANNELS (command line): the training images have 1 channels, not 3; use 0
 MODEL.DEVICE gpu -> MODEL.DEVICE (command line): expected auto, cpu, cuda or cuda:N; got 'gpu'
-MODEL.LABEL_SMOOTHING 1 -> MODEL.LABEL_SMOOTHING (command line): expected a number of at least 0 and below 1;
+MODEL.TASK_ARGS.label_smoothing 1 -> MODEL.TASK_ARGS.label_smoothing: expected ... at least 0 and below 1; got 1
+MODEL.TASK_ARGS.label_smoothing -0.1 -> MODEL.TASK_ARGS.label_smoothing: expected a number of at least 0 and
 MODEL.NAME speed_net MODEL.ARGS.widths 64 -> MODEL.ARGS.widths: expected three whole numbers above 0; got 64
 MODEL.NAME speed_net -> MODEL.NAME: speed_net needs images of at least 9x9 pixels, and these have 8x8; enlarge them
-TEST.FLIP yes -> TEST.FLIP (command line): expected true or false; got 'yes'
+TEST.BEST.METRIC digits_test/acuracy -> TEST.BEST.METRIC ... did you mean digits_test/accuracy? Known:
+TEST.BEST.METRIC accuracy -> TEST.BEST.METRIC ... Known: digits_test/accuracy, digits_test/top5, digits_test/loss
+TEST.BEST.MODE lowest -> TEST.BEST.MODE (command line): expected one of auto, max, min; got 'lowest'
 MODEL.WEIGHTS gone.pth -> MODEL.WEIGHTS (command line): no such file: gone.pth
 MODEL.WEIGHTS junk.pth -> MODEL.WEIGHTS (command line): junk.pth is
 MODEL.WEIGHTS junk.safetensors -> MODEL.WEIGHTS (command line): junk.safetensors is damaged or not a file that safe
@@ -304,6 +320,110 @@ def test_what_only_fails_together_is_told_together(capsys: pytest.CaptureFixture
     assert error.startswith("3 problems:\n")
     for hint in ("did you mean 'Adam'?", "did you mean 'StepLR'?", "did you mean 'norm'?"):
         assert hint in error
+
+
+@pytest.mark.need("F2", "F3")
+def test_old_keys_in_a_file_are_answered_with_their_new_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert error_of(["--config-file", "moved.yaml"], capsys).splitlines() == [
+        "2 problems:",
+        "  moved.yaml:2: unknown key MODEL.LABEL_SMOOTHING; it is called MODEL.TASK_ARGS.label_smoothing now",
+        "  moved.yaml:4: unknown key TEST.FLIP; it is called MODEL.TASK_ARGS.flip now",
+    ]
+
+
+def test_arguments_of_a_task_are_checked_in_a_file_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert error_of(["--config-file", "task.yaml"], capsys).splitlines() == [
+        "2 problems:",
+        "  MODEL.TASK_ARGS.label_smoothng (task.yaml:2): classification takes no argument 'label_smoothng'; did"
+        " you mean 'label_smoothing'? It takes: label_smoothing, flip",
+        "  MODEL.TASK_ARGS.flip (task.yaml:2): classification expects true or false; got 'yes'",
+    ]
+
+
+KNOWN = "Known: digits_test/accuracy, digits_test/top5, digits_test/loss"
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (
+            "TEST.BEST.METRIC digits_test/accuracy TEST.BEST.MODE min",
+            "TEST.BEST.MODE (command line): min would keep the checkpoint of the lowest digits_test/accuracy;"
+            " set it to auto",
+        ),
+        (
+            "TEST.BEST.METRIC digits_test/loss TEST.BEST.MODE max",
+            "TEST.BEST.MODE (command line): max would keep the checkpoint of the highest digits_test/loss;"
+            " set it to auto",
+        ),
+        (
+            "SOLVER.LR_SCHEDULER_NAME ReduceLROnPlateau SOLVER.LR_METRIC digits_test/accuracy",
+            "SOLVER.LR_METRIC (command line): digits_test/accuracy is better when higher, and with mode min the"
+            " schedule waits for the opposite; set SOLVER.LR_SCHEDULER_ARGS.mode max",
+        ),
+        (
+            "SOLVER.LR_SCHEDULER_NAME ReduceLROnPlateau SOLVER.LR_METRIC digits_test/loss"
+            " SOLVER.LR_SCHEDULER_ARGS.mode max",
+            "SOLVER.LR_METRIC (command line): digits_test/loss is better when lower, and with mode max the"
+            " schedule waits for the opposite; set SOLVER.LR_SCHEDULER_ARGS.mode min",
+        ),
+        (
+            "SOLVER.LR_SCHEDULER_NAME ReduceLROnPlateau SOLVER.LR_METRIC digits_test/accuracy"
+            " SOLVER.LR_SCHEDULER_ARGS.mode highest",
+            "SOLVER.LR_SCHEDULER_ARGS: ReduceLROnPlateau refuses it: mode is min or max; got 'highest'",
+        ),
+        (
+            "SOLVER.LR_SCHEDULER_NAME ReduceLROnPlateau SOLVER.LR_METRIC digits_test/los",
+            "SOLVER.LR_METRIC (command line): no evaluation gives the score 'digits_test/los'; did you mean"
+            f" digits_test/loss? {KNOWN}",
+        ),
+        (
+            "SOLVER.WARMUP_UNTIL.METRIC digits_test/acuracy SOLVER.WARMUP_UNTIL.ABOVE 0.5",
+            "SOLVER.WARMUP_UNTIL.METRIC (command line): no evaluation gives the score 'digits_test/acuracy'; did"
+            f" you mean digits_test/accuracy? {KNOWN}",
+        ),
+        (
+            "TEST.BEST.METRIC digits_test/ema/loss",
+            "TEST.BEST.METRIC (command line): no evaluation gives the score 'digits_test/ema/loss'; did you mean"
+            f" digits_test/loss? {KNOWN}",
+        ),
+    ],
+)
+def test_a_score_that_the_task_does_not_have_or_that_is_followed_the_wrong_way(
+    words: str, answer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert error_of(["--config-file", "recipe:digits.yaml", *words.split()], capsys) == answer
+
+
+class Plain(Classification):
+    """Reads neither stem nor normalisation."""
+
+    normalise = False
+    reads = ()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("MODEL.STEM", "small"), ("INPUT.MEAN", "0.5"), ("INPUT.STD", "0.5")], ids=lambda word: word
+)
+def test_a_key_that_the_task_does_not_read_is_refused(
+    key: str, value: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_REGISTRY", {**registry._REGISTRY, "plain": Plain})
+    error = error_of(["MODEL.TASK", "plain", key, value], capsys)
+    assert error == f"{key} (command line): MODEL.TASK plain does not read it; leave it out"
+
+
+def test_keys_that_the_task_does_not_read_are_told_together_and_may_be_at_their_defaults(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_REGISTRY", {**registry._REGISTRY, "plain": Plain})
+    words = ["MODEL.TASK", "plain", "MODEL.STEM", "standard", "INPUT.MEAN=0.5", "INPUT.STD=0.5"]
+    assert [line.split()[0] for line in error_of(words, capsys).splitlines()[1:]] == [
+        *("MODEL.STEM", "INPUT.MEAN", "INPUT.STD")
+    ]
+    cfg = get_cfg()
+    cfg.merge_from_list(["MODEL.TASK", "plain", "MODEL.STEM", "auto", "INPUT.MEAN", None])
+    assert resolve_config(cfg).MODEL.STEM == "auto"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
