@@ -463,7 +463,7 @@ def test_what_changes_the_gradients_or_what_is_saved_is_applied_and_printed(
         "SOLVER.AMP.PRECISION": "fp16",
         "SOLVER.CLIP_GRADIENTS.ENABLED": True,
         "SOLVER.EMA.ENABLED": True,
-        "TEST.FLIP": True,
+        "MODEL.TASK_ARGS.flip": True,
         "TEST.PRECISE_BN.ENABLED": True,
         "DISTRIBUTED.GRADIENTS": "bf16",
     }

@@ -31,9 +31,10 @@ from warmstart.engine import (
     resolve_config,
     save_checkpoint,
 )
-from warmstart.engine.run.scores import is_best_average, score_names
+from warmstart.engine.run.scores import is_best_average, run_scores
 from warmstart.engine.runtime import files
 from warmstart.modeling import build_model
+from warmstart.tasks import build_task
 from warmstart.tools import train_net
 
 from ...built import build_test_loader
@@ -362,7 +363,9 @@ def test_the_names_known_before_training_are_those_that_an_evaluation_gives(tmp_
     cfg = config(tmp_path, "SOLVER.EMA.ENABLED", True, "TEST.BEST.METRIC", "digits_test/ema/accuracy")
     trainer = build_trainer(cfg)
     trainer.train()
-    assert [name for name in trainer.record if name.startswith("digits_test/")] == score_names(cfg)
+    assert [name for name in trainer.record if name.startswith("digits_test/")] == [
+        *run_scores(cfg, build_task(cfg))
+    ]
 
 
 def test_a_score_of_a_users_hook_can_be_watched_and_is_looked_for_at_the_first_evaluation(
