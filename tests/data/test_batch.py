@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 from collections import namedtuple
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -311,13 +310,12 @@ class Detections(Dataset[Batch]):
         return detection()
 
 
-@pytest.fixture
-def open_files() -> Iterator[Callable[[], int]]:
-    yield lambda: len(os.listdir("/proc/self/fd"))
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="forks this process, which may have used the GPU")
-def test_batch_of_lists_from_a_worker_holds_a_descriptor_a_data_type(open_files: Callable[[], int]) -> None:
+def test_batch_of_lists_from_a_worker_holds_a_descriptor_a_data_type() -> None:
     """Seven tensors of two types; torch by itself opens one file for each of them."""
     batches = iter(DataLoader(Detections(40), batch_size=None, num_workers=1, prefetch_factor=1))
     next(batches)
