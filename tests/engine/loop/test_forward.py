@@ -167,11 +167,11 @@ def test_task_losses_take_a_dict_of_output_maps_for_outputs() -> None:
     [
         (
             {"loss_map": torch.ones(2, 4)},
-            r"^MODEL\.NAME: Gives returned 'loss_map', of shape \(2, 4\), among its losses; return a dict of 0-dim",
+            r"^MODEL\.NAME: Gives returned 'loss_map', of shape \(2, 4\), among its losses; return a dict",
         ),
         (
             {"cls": torch.tensor(1.0), "maps": torch.ones(2, 3)},
-            r"^MODEL\.NAME: Gives returned 'maps', of shape \(2, 3\), among its losses; return a dict of 0-dim",
+            r"^MODEL\.NAME: Gives returned 'maps', of shape \(2, 3\), among its losses; return a dict",
         ),
         (
             {"train/error": torch.tensor(1.0)},
@@ -260,8 +260,8 @@ def test_losses_of_without_a_task_compute_under_autocast() -> None:
 # What is no losses.
 
 EXPECTED = (
-    'return a dict of 0-dim tensors, such as {"loss_l1": loss}, with at least one loss; what is only to be recorded'
-    " has a name that begins with train/"
+    'return a dict of 0-dim tensors, such as {"loss_l1": loss}, with at least one loss; what is only to be'
+    " recorded has a name that begins with train/"
 )
 
 

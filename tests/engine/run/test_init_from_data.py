@@ -60,7 +60,7 @@ def test_they_are_the_images_that_training_begins_with(own: Tiny, backend: str) 
     cfg = own("DATALOADER.BACKEND", backend)
     trainer = build_trainer(cfg)
     batches = build_train_loader(cfg).batches()
-    expected = torch.cat([next(batches)[0], next(batches)[0]]).mean(dim=0)
+    expected = torch.cat([next(batches).images, next(batches).images]).mean(dim=0)
     assert torch.equal(trainer.model.mean, expected)
     assert expected.abs().max() > 0.1
 
