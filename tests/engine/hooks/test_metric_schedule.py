@@ -184,7 +184,7 @@ def test_how_often_there_is_a_metric_is_not_free(tmp_path: Path, logged: list[lo
         ),
         (
             ["SOLVER.WARMUP_UNTIL.METRIC", "digits_test/los", "SOLVER.WARMUP_UNTIL.BELOW", 1, *PLATEAU[4:]],
-            r"^SOLVER\.WARMUP_UNTIL\.METRIC \(override\): no evaluation gives the score 'digits_test/los'; did you",
+            r"^SOLVER\.WARMUP_UNTIL\.METRIC \(override\): no evaluation gives the score 'digits_test/los'; did",
         ),
     ],
     ids=["plateau", "warm-up"],
