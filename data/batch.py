@@ -154,8 +154,9 @@ class _Cut:
         return [field] * self.parts
 
     def _is_by_sample(self, field: list[Any]) -> bool:
-        """Return whether a list has an entry a sample; else its entries are fields: tensors with all samples."""
-        all_fields = bool(field) and all(isinstance(each, Tensor) and len(each) == self.count for each in field)
+        """Return whether a list has an entry a sample; else each of its entries is a field with all samples."""
+        kinds = (Tensor, Mapping, list, tuple)
+        all_fields = bool(field) and all(isinstance(each, kinds) and _count(each) == self.count for each in field)
         return len(field) == self.count or not all_fields
 
     def _require(self, count: int, what: str) -> None:

@@ -408,6 +408,8 @@ class Trainer:
         try:
             total, only, kept = None, "", {}
             for name, value in values.items():
+                if value.ndim:
+                    raise ValueError("no number")
                 if not name.startswith(METRIC):
                     total, only = (value, name) if total is None else (total + value, "")
                 kept[name] = value.detach()

@@ -34,7 +34,7 @@ from ..records.tensorboard import TensorBoardWriter
 from ..records.writers import Writer
 from ..runtime.device import build_device
 from ..runtime.precision import build_autocast
-from .scores import build_score_hooks, lr_metric, percent_scores
+from .scores import build_score_hooks, check_known, lr_metric, percent_scores
 
 _HOOKS: dict[str, Callable[[CfgNode], HookBase]] = {}
 
@@ -93,6 +93,8 @@ def default_hooks(
         return evaluate_all(model, task, loaders, averaged, trainer.raise_if_interrupted, autocast)
 
     gauges = [lambda: memory_stats(device)] if cfg.MEMORY_STATS else []
+    if not _HOOKS:  # else one of them may give it
+        check_known(cfg, task)
     metric_hooks = build_metric_hook(cfg, lr_metric(cfg, task))
     hooks: list[HookBase] = [
         FolderHook(output, subfolders(bool(cfg.PROFILER.ITERS), is_sharded(cfg.MODEL.PARALLEL)))

@@ -63,10 +63,12 @@ def lr_metric(cfg: CfgNode, task: Task) -> str:
 
 
 def check_metrics(cfg: CfgNode, task: Task) -> None:
-    """Raise ConfigError if the schedule follows a metric that this run never has, or in the wrong direction."""
-    solver, watched = cfg.SOLVER, [("SOLVER.WARMUP_UNTIL.METRIC", cfg.SOLVER.WARMUP_UNTIL.METRIC)]
+    """Raise ConfigError if the schedule follows a metric that this run never has, or in the wrong direction.
+
+    A score that only a user's hook may give is left to `check_known`, which is called when the hooks are made.
+    """
     scores = run_scores(cfg, task)
-    if solver.LR_SCHEDULER_NAME == PLATEAU:
+    if cfg.SOLVER.LR_SCHEDULER_NAME == PLATEAU:
         metric, mode = lr_metric(cfg, task), _plateau_mode(cfg)
         if not metric:
             why = f"no score of MODEL.TASK {cfg.MODEL.TASK} is better when " + (
@@ -74,7 +76,6 @@ def check_metrics(cfg: CfgNode, task: Task) -> None:
             )
             why = why if cfg.DATASETS.TEST else "there is no test set with a score to watch"
             raise ConfigError(f"SOLVER.LR_METRIC: {why}; set it, as total_loss, or SOLVER.LR_SCHEDULER_ARGS.mode")
-        watched.insert(0, ("SOLVER.LR_METRIC", metric))
         contradicts = metric in scores and scores[metric].higher_is_better != (mode == "max")
         if contradicts and mode in ("min", "max"):  # any other is refused by the schedule
             better, needed = ("higher", "max") if mode == "min" else ("lower", "min")
@@ -82,16 +83,27 @@ def check_metrics(cfg: CfgNode, task: Task) -> None:
                 f"{cfg.label('SOLVER.LR_METRIC')}: {metric} is better when {better}, and with mode {mode} the"
                 f" schedule waits for the opposite; set SOLVER.LR_SCHEDULER_ARGS.mode {needed}"
             )
-    for key, name in watched:
-        if not name.startswith(tuple(f"{test}/" for test in named_test_sets(cfg))):
-            continue
-        if name not in scores:
-            raise unknown_score(cfg.label(key), name, scores)
+    for key, name in _watched(cfg, task):
         if cfg.TEST.EVAL_PERIOD == 0:
             raise ConfigError(
                 f"{cfg.label(key)}: {name} is only known after an evaluation; set TEST.EVAL_PERIOD, or watch a"
                 " loss or a metric of training, such as total_loss"
             )
+
+
+def check_known(cfg: CfgNode, task: Task) -> None:
+    """Raise ConfigError if the schedule follows a score on a test set that no evaluation gives."""
+    scores = run_scores(cfg, task)
+    for key, name in _watched(cfg, task):
+        if name not in scores:
+            raise unknown_score(cfg.label(key), name, scores)
+
+
+def _watched(cfg: CfgNode, task: Task) -> list[tuple[str, str]]:
+    """Return the keys by which the schedule follows something on a test set, and its names in a record."""
+    plateau = [("SOLVER.LR_METRIC", lr_metric(cfg, task))] if cfg.SOLVER.LR_SCHEDULER_NAME == PLATEAU else []
+    watched = [*plateau, ("SOLVER.WARMUP_UNTIL.METRIC", cfg.SOLVER.WARMUP_UNTIL.METRIC)]
+    return [pair for pair in watched if pair[1].startswith(tuple(f"{test}/" for test in named_test_sets(cfg)))]
 
 
 def _plateau_mode(cfg: CfgNode) -> str:

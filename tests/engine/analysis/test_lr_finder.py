@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from warmstart.config import CfgNode, ConfigError
-from warmstart.engine import RangeTest, find_lr, range_picture, rng_state, seed_all
+from warmstart.data import Batch
+from warmstart.engine import RangeTest, find_lr, losses_of, range_picture, rng_state, seed_all
 from warmstart.engine.analysis.lr_finder import moving_average
 from warmstart.modeling import build_model
 from warmstart.solver import ScheduleLR, build_optimizer
+from warmstart.tasks import build_task
 
 Tiny = Callable[..., CfgNode]
 BATCH = (torch.ones(4),)
@@ -188,9 +190,9 @@ def test_everything_is_as_it_was(tiny: Tiny, fails: bool) -> None:
     cfg = tiny("MODEL.NUM_CLASSES", 3, "MODEL.IN_CHANNELS", 1, "MODEL.STEM", "small")
     model = build_model(cfg)
     optimizer = build_optimizer(cfg, model)
-    batch = (torch.randn(8, 1, 8, 8), torch.arange(8) % 3)
+    task, batch = build_task(cfg), Batch(torch.randn(8, 1, 8, 8), torch.arange(8) % 3)
     scheduler = ScheduleLR(optimizer, lambda t: 0.5)
-    sum(model.train()(*batch).values()).backward()
+    sum(losses_of(model.train(), task)(batch).values()).backward()
     optimizer.step()  # there are moments, gradients and statistics now
     model.eval()
     list(model.modules())[-1].train()
@@ -214,9 +216,9 @@ def test_everything_is_as_it_was(tiny: Tiny, fails: bool) -> None:
     batches = [batch] * (5 if fails else 40)
     if fails:
         with pytest.raises(ValueError, match="40 updates need as many batches; got 5"):
-            find_lr(model, optimizer, batches, iters=40)
+            find_lr(model, optimizer, batches, task, iters=40)
     else:
-        assert find_lr(model, optimizer, batches, iters=40).rates[0] == 1e-7
+        assert find_lr(model, optimizer, batches, task, iters=40).rates[0] == 1e-7
     for was, now in zip(before, picture(), strict=True):
         if isinstance(was, list) and was and isinstance(was[0], Tensor):
             assert all(torch.equal(a, b) for a, b in zip(was, now, strict=True))

@@ -34,6 +34,7 @@ from warmstart.engine import (
 )
 from warmstart.engine.checkpoint import reader
 from warmstart.engine.runtime.owned import own
+from warmstart.tasks import evaluation_arguments
 from warmstart.tools import train_net
 
 from ..dying import Kill, Killed, assert_same_bits
@@ -456,6 +457,7 @@ def test_what_changes_the_gradients_or_what_is_saved_is_applied_and_printed(
 ) -> None:
     saved = resolve_config(tiny()).to_dict()
     changes = {
+        "MODEL.TASK_ARGS.flip": True,
         "MODEL.COMPILE": "default",
         "DATALOADER.UNREADABLE": "skip",  # how a run goes on that a damaged file has ended
         "SOLVER.GRAD_ACCUM_STEPS": 4,
@@ -463,12 +465,11 @@ def test_what_changes_the_gradients_or_what_is_saved_is_applied_and_printed(
         "SOLVER.AMP.PRECISION": "fp16",
         "SOLVER.CLIP_GRADIENTS.ENABLED": True,
         "SOLVER.EMA.ENABLED": True,
-        "TEST.FLIP": True,
         "TEST.PRECISE_BN.ENABLED": True,
         "DISTRIBUTED.GRADIENTS": "bf16",
     }
     cfg = resolve_config(tiny(*(word for change in changes.items() for word in change)))
-    compare_configs(cfg, saved, allow_change=False)
+    compare_configs(cfg, saved, allow_change=False, evaluation_args=evaluation_arguments("classification"))
     assert [line.split(": ")[1] for line in messages(logged)] == list(changes)
 
 

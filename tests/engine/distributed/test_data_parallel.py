@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.profiler import profile, record_function
 
 from warmstart.config import CfgNode, get_cfg
+from warmstart.data import Batch
 from warmstart.engine import (
     HookBase,
     Trainer,
@@ -35,8 +36,9 @@ from warmstart.engine.loop import stopping as stops
 from warmstart.engine.run import build as defaults
 from warmstart.engine.run import resolve
 from warmstart.engine.run.default_hooks import _HOOKS
-from warmstart.modeling import build_model, catalog, classification, register_model
+from warmstart.modeling import build_model, catalog, register_model
 from warmstart.modeling.small_cnn import SmallCNN
+from warmstart.tasks import Classification, build_task
 from warmstart.tools import train_net
 
 from ..dying import assert_same_bits
@@ -131,13 +133,13 @@ class Seen(HookBase):
         self.rates: list[float] = []
 
     def before_train(self, trainer: Trainer) -> None:
-        self.images, self.rates, inner = [], [], trainer.forward
+        self.images, self.rates, inner = [], [], trainer._compute_losses
 
-        def forward(images: Tensor, *rest: Any) -> Any:
-            self.images.append(numbers_of(images))
-            return inner(images, *rest)
+        def losses(batch: Batch) -> Any:
+            self.images.append(numbers_of(batch.images))
+            return inner(batch)
 
-        trainer.forward = forward
+        trainer._compute_losses = losses
 
     def after_step(self, trainer: Trainer) -> None:
         self.rates.append(float(trainer.rates[0]))
@@ -201,7 +203,7 @@ def test_a_run_of_several_ranks_has_the_samples_rates_and_in_float64_the_weights
 ) -> None:
     # Ours computes losses in float32 for any model.
     monkeypatch.setattr(
-        classification, "_cross_entropy", lambda logits, targets, _: F.cross_entropy(logits, targets)
+        Classification, "_cross_entropy", lambda task, logits, targets: F.cross_entropy(logits, targets)
     )
     seen = Seen(tmp_path / "seen")
     register_hook("own", lambda cfg: seen)
@@ -388,7 +390,8 @@ def test_gradients_in_bf16_are_sent_by_torchs_own_hook_and_leave_ranks_equal(tin
                 trainer: Any = build_trainer(tiny("DISTRIBUTED.GRADIENTS", gradients))
                 trainer.hooks = []
                 trainer.train()
-                hook = trainer.forward._get_ddp_logging_data().get("comm_hook")
+                parallel: Any = trainer._compute_losses.forward.module
+                hook = parallel._get_ddp_logging_data().get("comm_hook")
                 found.append((hook, {name: p.detach() for name, p in trainer.model.named_parameters()}))
         return found
 
@@ -415,9 +418,10 @@ def test_each_sample_is_evaluated_once_whatever_is_left_over(
     def score(cfg: CfgNode) -> tuple[dict[str, list[int]], dict[str, float]]:
         cfg = resolve.resolve_config(cfg)
         torch.manual_seed(3)
-        model, loaders = build_model(cfg).eval(), build_test_loaders(cfg)
+        model, task = build_model(cfg).eval(), build_task(cfg)
+        loaders = build_test_loaders(cfg, task)
         seen = {name: [n for images, _ in loader for n in numbers_of(images)] for name, loader in loaders.items()}
-        return seen, evaluate_all(model, loaders)
+        return seen, evaluate_all(model, task, loaders)
 
     def scores() -> Any:
         with build_process_group(cfgs[0]):

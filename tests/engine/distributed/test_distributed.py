@@ -17,6 +17,7 @@ import torch
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from warmstart.config import CfgNode, ConfigError, get_cfg
+from warmstart.data import Batch, DatasetInfo
 from warmstart.engine import (
     HookBase,
     Trainer,
@@ -35,6 +36,7 @@ from warmstart.engine.distributed.errors import local_rank_zero_first
 from warmstart.engine.distributed.fsdp import CUTS_ON_CPU
 from warmstart.engine.run.default_hooks import _HOOKS
 from warmstart.modeling import build_model
+from warmstart.tasks import Classification
 from warmstart.tools import train_net
 
 from ...built import build_train_loader
@@ -85,13 +87,13 @@ class Spoil(HookBase):
         self.rank, self.after = rank, after
 
     def before_train(self, trainer: Trainer) -> None:
-        inner = trainer.forward
+        inner = trainer._compute_losses
 
-        def forward(images: torch.Tensor, *rest: Any) -> Any:
+        def losses(batch: Batch) -> Any:
             spoilt = trainer.iteration == self.after and rank() == self.rank
-            return inner(images * float("nan") if spoilt else images, *rest)
+            return inner(Batch(batch.images * float("nan"), batch.targets) if spoilt else batch)
 
-        trainer.forward = forward
+        trainer._compute_losses = losses
 
 
 class Do(HookBase):
@@ -144,7 +146,7 @@ def test_gradients_are_averaged_once_a_bucket_and_update_and_ranks_stay_equal(
         with build_process_group(cfg):
             trainer = build_trainer(cfg)
             sent: list[int] = []
-            parallel: Any = trainer.forward
+            parallel: Any = trainer._compute_losses.forward.module
             parallel.register_comm_hook(
                 sent, lambda sent, bucket: (sent.append(bucket.index()), allreduce_hook(None, bucket))[1]
             )
@@ -347,8 +349,9 @@ def test_three_samples_are_evaluated_on_four_ranks(tiny: Callable[..., CfgNode],
     labels = torch.tensor([0, 1, 1])
 
     def score(world: int) -> dict[str, float]:
-        own = [(images[i : i + 1], labels[i : i + 1]) for i in range(rank(), 3, world)]
-        return evaluate(torch.nn.Identity(), own)
+        own = [Batch(images[i : i + 1], labels[i : i + 1]) for i in range(rank(), 3, world)]
+        task = Classification(DatasetInfo(size=3, num_classes=3, channels=1, image_size=(1, 1)))
+        return evaluate(torch.nn.Identity(), task, own)
 
     def in_group() -> dict[str, float]:
         with build_process_group(tiny()):

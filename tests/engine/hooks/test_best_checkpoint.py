@@ -31,9 +31,10 @@ from warmstart.engine import (
     resolve_config,
     save_checkpoint,
 )
-from warmstart.engine.run.scores import is_best_average, score_names
+from warmstart.engine.run.scores import is_best_average, run_scores
 from warmstart.engine.runtime import files
 from warmstart.modeling import build_model
+from warmstart.tasks import build_task
 from warmstart.tools import train_net
 
 from ...built import build_test_loader
@@ -97,15 +98,36 @@ def best_iteration(folder: Path) -> int:
 def test_the_best_is_the_first_of_the_highest_or_lowest_scores(
     tmp_path: Path, mode: str, scores: list[float], expected: int
 ) -> None:
-    trainer = scripted(config(tmp_path, "TEST.BEST.MODE", mode, "TEST.BEST.METRIC", ACCURACY), scores)
+    metric = {"max": ACCURACY, "min": LOSS}[mode]
+    trainer = scripted(config(tmp_path, "TEST.BEST.METRIC", metric), scores, metric)
     trainer.train()
     assert best_iteration(tmp_path) == expected
     assert state_of(trainer, "BestHook") == {
-        "metric": ACCURACY,
+        "metric": metric,
         "mode": mode,
         "best": scores[-(-expected // 3) - 1],
         "best_iteration": expected,
     }
+
+
+@pytest.mark.need("E2")
+@pytest.mark.parametrize(
+    ("metric", "mode", "expected"),
+    [
+        (ACCURACY, "auto", "max"),
+        (LOSS, "auto", "min"),
+        (ACCURACY, "max", "max"),
+        (LOSS, "min", "min"),
+        ("digits_test/f1", "auto", "max"),  # of a hook of the user's: nobody knows
+        ("digits_test/f1", "min", "min"),
+    ],
+)
+def test_the_mode_of_the_best_follows_the_score_unless_it_is_given(
+    tmp_path: Path, metric: str, mode: str, expected: str
+) -> None:
+    cfg = config(tmp_path, "TEST.BEST.METRIC", metric, "TEST.BEST.MODE", mode)
+    modes = [each.TEST.BEST.MODE for each in (cfg, resolve_config(cfg))]
+    assert modes == [expected] * 2
 
 
 def test_they_stand_behind_the_records_and_before_the_checkpoint(tmp_path: Path) -> None:
@@ -336,8 +358,14 @@ def test_another_metric_begins_anew_and_its_change_is_printed(
         (["TEST.BEST.METRIC=digits_test/ema/accuracy"], "did you mean digits_test/accuracy"),  # EMA is off
         (["TEST.BEST.METRIC=accuracy", "DATASETS.TEST=[]"], "There is no test set: name one in DATASETS.TEST"),
         (
-            [f"TEST.BEST.METRIC={LOSS}"],
-            "TEST.BEST.MODE: max would keep the checkpoint of the highest digits_test/loss; set it to min",
+            [f"TEST.BEST.METRIC={LOSS}", "TEST.BEST.MODE=max"],
+            r"TEST.BEST.MODE \(command line\): max would keep the checkpoint of the highest digits_test/loss; set"
+            " it to auto",
+        ),
+        (
+            [f"TEST.BEST.METRIC={ACCURACY}", "TEST.BEST.MODE=min"],
+            r"TEST.BEST.MODE \(command line\): min would keep the checkpoint of the lowest digits_test/accuracy;"
+            " set it to auto",
         ),
         (
             ["TEST.EARLY_STOPPING.PATIENCE=3"],
@@ -362,7 +390,9 @@ def test_the_names_known_before_training_are_those_that_an_evaluation_gives(tmp_
     cfg = config(tmp_path, "SOLVER.EMA.ENABLED", True, "TEST.BEST.METRIC", "digits_test/ema/accuracy")
     trainer = build_trainer(cfg)
     trainer.train()
-    assert [name for name in trainer.record if name.startswith("digits_test/")] == score_names(cfg)
+    assert [name for name in trainer.record if name.startswith("digits_test/")] == [
+        *run_scores(cfg, build_task(cfg))
+    ]
 
 
 def test_a_score_of_a_users_hook_can_be_watched_and_is_looked_for_at_the_first_evaluation(
@@ -396,19 +426,21 @@ STOPPING = ("TEST.EARLY_STOPPING.PATIENCE", 2, "SOLVER.MAX_ITER", 40)
         ([math.nan, math.nan], (), 7),
         ([0.5, 0.55, 0.59, 0.62], ("TEST.EARLY_STOPPING.MIN_DELTA", 0.1), 10),  # each is better, by too little
         ([0.5, 0.55, 0.62, 0.5, 0.5], ("TEST.EARLY_STOPPING.MIN_DELTA", 0.1), 16),  # than the best, not the last
-        ([0.5, 0.4, 0.4, 0.5], ("TEST.BEST.MODE", "min"), 13),
+        ([0.5, 0.4, 0.4, 0.5], ("TEST.BEST.METRIC", LOSS), 13),
     ],
 )
 def test_the_run_stops_when_patience_is_out(
     tmp_path: Path, logged: list[logging.LogRecord], scores: list[float], more: tuple[Any, ...], stopped: int
 ) -> None:
-    trainer = scripted(config(tmp_path, *STOPPING, *more), scores + [0.0] * 20)
+    cfg = config(tmp_path, *STOPPING, *more)
+    metric = cfg.TEST.BEST.METRIC
+    trainer = scripted(cfg, scores + [0.0] * 20, metric)
     trainer.train()
     assert trainer.iteration == stopped
     for name in (f"model_{stopped - 1:07d}.pth", "model_final.pth"):
         assert load_checkpoint(tmp_path / name)["iteration"] == stopped
     (line,) = (record.getMessage() for record in logged if record.getMessage().startswith("stopped"))
-    assert line.startswith(f"stopped after iteration {stopped}: {ACCURACY} ")
+    assert line.startswith(f"stopped after iteration {stopped}: {metric} ")
     assert line.endswith(f"in the 2 evaluations up to iteration {stopped - 1}")
 
 

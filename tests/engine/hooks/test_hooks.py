@@ -70,7 +70,7 @@ def test_the_statistics_are_those_of_all_images_of_the_next_batches_under_the_la
     cfg = resolve_config(tiny(*precise("SOLVER.GRAD_ACCUM_STEPS", steps)))
     checkpoint, _ = run(cfg)
     stream = build_train_loader(cfg).batches(14)
-    images = torch.cat([next(stream)[0] for _ in range(6)])
+    images = torch.cat([next(stream).images for _ in range(6)])
     stream.close()
     model = build_trainer(cfg).model
     model.load_state_dict(checkpoint["model"])

@@ -12,12 +12,14 @@ import torch
 
 from warmstart.config import CfgNode, ConfigError, get_cfg
 from warmstart.engine import (
+    HookBase,
     MetricHook,
     Trainer,
     build_trainer,
     compare_configs,
     load_newest,
     load_start,
+    register_hook,
     resolve_config,
 )
 from warmstart.solver import MetricLR
@@ -148,7 +150,7 @@ def test_a_metric_that_never_comes_is_told_once(tmp_path: Path, logged: list[log
         ),
         (
             [*PLATEAU, "DATASETS.TEST", "[]"],
-            "SOLVER.LR_METRIC: there is no test set whose loss to watch; set it, as total_loss",
+            "SOLVER.LR_METRIC: there is no test set with a score to watch; set it, as total_loss, or",
         ),
         (
             ["SOLVER.WARMUP_UNTIL.METRIC", "digits_test/accuracy", "SOLVER.WARMUP_UNTIL.ABOVE", 0.5],
@@ -172,7 +174,57 @@ def test_how_often_there_is_a_metric_is_not_free(tmp_path: Path, logged: list[lo
         assert [record.getMessage() for record in logged] == told
 
 
-def test_a_score_whose_name_is_mistyped_is_told_at_the_first_evaluation(
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (
+            [*PLATEAU, "SOLVER.LR_METRIC", "digits_test/acuracy"],
+            r"^SOLVER\.LR_METRIC \(override\): no evaluation gives the score 'digits_test/acuracy'; did you mean"
+            " digits_test/accuracy\\? Known: digits_test/accuracy, digits_test/top5, digits_test/loss$",
+        ),
+        (
+            ["SOLVER.WARMUP_UNTIL.METRIC", "digits_test/los", "SOLVER.WARMUP_UNTIL.BELOW", 1, *PLATEAU[4:]],
+            r"^SOLVER\.WARMUP_UNTIL\.METRIC \(override\): no evaluation gives the score 'digits_test/los'; did",
+        ),
+    ],
+    ids=["plateau", "warm-up"],
+)
+def test_a_score_whose_name_is_mistyped_is_refused_before_anything_is_written(
+    tmp_path: Path, more: list[Any], message: str
+) -> None:
+    cfg = config(tmp_path / "out", *more)
+    with pytest.raises(ConfigError, match=message):
+        build_trainer(cfg)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def own_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hook that gives a score under a test set's name."""
+
+    class F1(HookBase):
+        def after_step(self, trainer: Trainer) -> None:
+            if "digits_test/accuracy" in trainer.scalars:
+                trainer.scalars["digits_test/f1"] = 1.0
+
+    monkeypatch.setattr("warmstart.engine.run.default_hooks._HOOKS", {})
+    register_hook("f1", lambda cfg: F1())
+
+
+@pytest.mark.usefixtures("own_score")
+def test_a_score_of_a_users_hook_can_be_followed(tmp_path: Path, logged: list[logging.LogRecord]) -> None:
+    """It never gets lower: after the first two evaluations, patience 1, the rate is halved at the third one."""
+    more = ["SOLVER.LR_METRIC", "digits_test/f1", "SOLVER.MAX_ITER", 12, "SOLVER.WARMUP_ITERS", 1]
+    train(config(tmp_path, *PLATEAU, *more))
+    lines = [line for record in logged if "digits_test/f1" in (line := record.getMessage())]
+    assert [line for line in lines if "not in the record" in line] == []
+    assert [line for line in lines if "has not improved" in line] == [
+        "iteration 9: digits_test/f1 is 1 and has not improved on 1: rate 0.1 -> 0.05"
+    ]
+
+
+@pytest.mark.usefixtures("own_score")
+def test_a_score_that_no_hook_of_the_users_gives_is_told_at_the_first_evaluation(
     tmp_path: Path, logged: list[logging.LogRecord]
 ) -> None:
     more = ["SOLVER.LR_METRIC", "digits_test/acuracy", "SOLVER.MAX_ITER", 12, "LOG_PERIOD", 2]

@@ -5,13 +5,18 @@ from __future__ import annotations
 import logging
 import math
 import random
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from warmstart.config import ConfigError
+from warmstart.data import Batch, DatasetInfo
 from warmstart.engine import evaluate, evaluation_mode
+from warmstart.tasks import Classification, Evaluator, Task
 
 
 class Table(nn.Module):
@@ -19,6 +24,10 @@ class Table(nn.Module):
 
     def forward(self, logits: Tensor) -> Tensor:
         return logits
+
+
+def task_of(num_classes: int, **arguments: Any) -> Task:
+    return Classification(DatasetInfo(size=5, num_classes=num_classes, channels=1, image_size=(1, 1)), **arguments)
 
 
 def test_scores_count_every_sample_once_over_uneven_batches() -> None:
@@ -31,8 +40,8 @@ def test_scores_count_every_sample_once_over_uneven_batches() -> None:
         order = others[: rank - 1] + [label] + others[rank - 1 :]
         for place, c in enumerate(order):
             logits[row, c] = -float(place)
-    loader = [(logits[:3], labels[:3]), (logits[3:], labels[3:])]
-    scores = evaluate(Table(), loader)
+    loader = [Batch(logits[:3], labels[:3]), Batch(logits[3:], labels[3:])]
+    scores = evaluate(Table(), task_of(7), loader)
     assert list(scores) == ["accuracy", "top5", "loss"]
     assert scores["accuracy"] == pytest.approx(2 / 5)
     assert scores["top5"] == pytest.approx(4 / 5)
@@ -41,12 +50,14 @@ def test_scores_count_every_sample_once_over_uneven_batches() -> None:
 
 def test_a_nan_shows_in_the_loss_and_is_not_left_out() -> None:
     nan = torch.full((2, 5), float("nan"))
-    scores = evaluate(Table(), [(torch.eye(5), torch.arange(5)), (nan, torch.tensor([0, 1]))])
+    scores = evaluate(
+        Table(), task_of(5), [Batch(torch.eye(5), torch.arange(5)), Batch(nan, torch.tensor([0, 1]))]
+    )
     assert math.isnan(scores["loss"])
 
 
 def test_top5_is_left_out_where_it_says_nothing() -> None:
-    assert list(evaluate(Table(), [(torch.eye(5), torch.arange(5))])) == ["accuracy", "loss"]
+    assert list(evaluate(Table(), task_of(5), [Batch(torch.eye(5), torch.arange(5))])) == ["accuracy", "loss"]
 
 
 def test_with_flip_logits_are_those_of_an_image_and_its_mirror_image_averaged() -> None:
@@ -59,9 +70,9 @@ def test_with_flip_logits_are_those_of_an_image_and_its_mirror_image_averaged() 
         def forward(self, images: Tensor) -> Tensor:
             return images.flatten(1) * torch.tensor([3.0, 1.0])
 
-    batch = torch.tensor([[1.0, 2.0], [0.0, 1.0]]).view(2, 1, 1, 2), torch.tensor([0, 0])
-    assert evaluate(LeftTimesThree(), [batch])["accuracy"] == 0.5
-    scores = evaluate(LeftTimesThree(), [batch], flip=True)
+    batch = Batch(torch.tensor([[1.0, 2.0], [0.0, 1.0]]).view(2, 1, 1, 2), torch.tensor([0, 0]))
+    assert evaluate(LeftTimesThree(), task_of(2), [batch])["accuracy"] == 0.5
+    scores = evaluate(LeftTimesThree(), task_of(2, flip=True), [batch])
     assert scores["accuracy"] == 1
     # (ln(1 + e^-3) + ln(1 + e^-1)) / 2
     assert scores["loss"] == pytest.approx(0.18092451, rel=1e-6)
@@ -69,7 +80,7 @@ def test_with_flip_logits_are_those_of_an_image_and_its_mirror_image_averaged() 
 
 def test_an_empty_test_set_says_so() -> None:
     with pytest.raises(ValueError, match="the test set is empty"):
-        evaluate(Table(), [])
+        evaluate(Table(), task_of(5), [])
 
 
 @pytest.mark.need("C10")
@@ -87,7 +98,7 @@ def test_all_generators_stand_where_they_stood() -> None:
     torch.manual_seed(0)
     random.seed(0)
     np.random.seed(0)
-    evaluate(Noisy(), [(torch.eye(5), torch.arange(5))])
+    evaluate(Noisy(), task_of(5), [Batch(torch.eye(5), torch.arange(5))])
     assert (torch.rand(3).tolist(), random.random(), np.random.rand()) == expected
 
 
@@ -132,11 +143,71 @@ def test_layers_that_merge_weights_for_evaluation_undo_it_afterwards() -> None:
 def test_an_evaluation_that_takes_long_says_how_far_it_is(
     logged: list[logging.LogRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batch = torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64)
-    evaluate(Table(), [batch] * 3)
+    batch = Batch(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64))
+    evaluate(Table(), task_of(2), [batch] * 3)
     assert not logged
     monkeypatch.setattr("warmstart.engine.loop.evaluate._APART", 0.0)
-    evaluate(Table(), [batch] * 3)
+    evaluate(Table(), task_of(2), [batch] * 3)
     assert [record.getMessage() for record in logged] == [
         f"evaluating: {number} of 3 batches are done" for number in range(3)
     ]
+
+
+class Wrong(Classification):
+    """Its evaluator returns what it is made with."""
+
+    found: Any
+
+    def evaluator(self) -> Evaluator:
+        found = self.found
+
+        class Own:
+            def update(self, predictions: Any, targets: Any) -> None: ...
+
+            def state(self) -> int:
+                return 1
+
+            def merge(self, states: Sequence[Any]) -> None: ...
+
+            def compute(self) -> Any:
+                return found
+
+        return Own()
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ({"accuracy": 1.0}, "returned accuracy; return a number for each of the task's scores: accuracy, loss"),
+        ({"loss": 0.0, "accuracy": 1.0, "f1": 1.0}, "returned loss, accuracy, f1; return a number"),
+        ({}, "returned nothing; return a number"),
+        (0.5, "returned a float; return a number"),
+    ],
+    ids=["too few", "too many", "none", "no dict"],
+)
+def test_evaluate_refuses_scores_that_are_not_the_tasks(found: Any, message: str) -> None:
+    task = Wrong(DatasetInfo(size=5, num_classes=2, channels=1, image_size=(1, 1)))
+    task.found = found
+    with pytest.raises(ConfigError, match=r"Wrong\.evaluator\(\)\.compute\(\) " + message):
+        evaluate(Table(), task, [Batch(torch.zeros(1, 2), torch.tensor([0]))])
+
+
+def test_evaluate_returns_scores_in_the_tasks_order_whatever_the_evaluators() -> None:
+    task = Wrong(DatasetInfo(size=5, num_classes=2, channels=1, image_size=(1, 1)))
+    task.found = {"loss": 2, "accuracy": torch.tensor(0.5)}
+    scores = evaluate(Table(), task, [Batch(torch.zeros(1, 2), torch.tensor([0]))])
+    assert [*scores.items()] == [("accuracy", 0.5), ("loss", 2.0)]
+
+
+def test_evaluate_computes_under_autocast_and_scores_in_float32() -> None:
+    """1.001 is 1 in bfloat16: the loss is ln(1 + e^-1) = 0.313262, and not that of the difference 1.001."""
+
+    class Scale(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return nn.functional.linear(images, torch.eye(2))
+
+    task, batch = task_of(2), Batch(torch.tensor([[1.001, 0.0]]), torch.tensor([0]))
+    exact = evaluate(Scale(), task, [batch])["loss"]
+    assert exact == pytest.approx(math.log(1 + math.exp(-1.001)), rel=1e-6)
+    half = evaluate(Scale(), task, [batch], autocast=torch.bfloat16)["loss"]
+    assert half == pytest.approx(math.log(1 + math.exp(-1)), rel=1e-6)

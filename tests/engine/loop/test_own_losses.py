@@ -63,7 +63,7 @@ def records(folder: Path) -> list[dict[str, float]]:
                 "SOLVER.AMP.ENABLED=true",
                 "SOLVER.AMP.PRECISION=fp16",
                 "SOLVER.GRAD_ACCUM_STEPS=2",
-                "TEST.FLIP=true",
+                "MODEL.TASK_ARGS.flip=true",
             ),
             *("SOLVER.EMA.ENABLED=true", "MODEL.ACTIVATION_CHECKPOINTING=[block2]"),
             "INPUT.TRANSFORMS_TRAIN=[{MixUp: {alpha: 0.4}}]",
@@ -113,7 +113,10 @@ def test_several_ranks_train_on_the_models_own_losses(tiny_words: list[str], tmp
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["MODEL.LABEL_SMOOTHING=0.1"], "error: MODEL.LABEL_SMOOTHING: is 0.1, and Focal computes its own losses"),
+        (
+            ["MODEL.TASK_ARGS.label_smoothing=0.1"],
+            "error: MODEL.TASK_ARGS.label_smoothing: is 0.1, and the model computes its own losses, which it does",
+        ),
         (["MODEL.NAME=total"], "error: the model returns a loss named total_loss, as a number of each record is"),
     ],
 )

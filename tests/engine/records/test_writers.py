@@ -339,12 +339,14 @@ def test_the_console_line_shows_what_a_stranger_asks_for() -> None:
 
 
 def test_scores_get_a_line_of_their_own(caplog: pytest.LogCaptureFixture) -> None:
-    writer = ConsoleWriter(max_iter=1200, bar=False)
+    writer = ConsoleWriter(max_iter=1200, bar=False, percent={"accuracy"})
     with caplog.at_level(logging.INFO):
         writer.write({**RECORD, "digits_test/accuracy": 0.9875, "digits_test/ema/accuracy": 0.99})
-    assert caplog.messages[1:] == [
+        writer.write({**RECORD, "digits_test/mae": 0.9875, "digits_test/loss": 2.0})
+    assert [line for line in caplog.messages if " after 20 iterations" in line] == [
         "digits_test after 20 iterations: accuracy 98.75%",
         "digits_test/ema after 20 iterations: accuracy 99.00%",
+        "digits_test after 20 iterations: mae 0.9875, loss 2",
     ]
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from warmstart.config import CfgNode, ConfigError
 from warmstart.engine import build_trainer, init_from_data, load_checkpoint, resolve_config, rng_state
 from warmstart.modeling import catalog, register_model
+from warmstart.tasks import build_task
 from warmstart.tools import find_lr, train_net
 
 from ...built import build_train_loader
@@ -59,7 +60,7 @@ def test_they_are_the_images_that_training_begins_with(own: Tiny, backend: str) 
     cfg = own("DATALOADER.BACKEND", backend)
     trainer = build_trainer(cfg)
     batches = build_train_loader(cfg).batches()
-    expected = torch.cat([next(batches)[0], next(batches)[0]]).mean(dim=0)
+    expected = torch.cat([next(batches).images, next(batches).images]).mean(dim=0)
     assert torch.equal(trainer.model.mean, expected)
     assert expected.abs().max() > 0.1
 
@@ -74,7 +75,7 @@ def test_random_numbers_are_drawn_as_without(own: Tiny) -> None:
     cfg = own()
     model = Centred(3, 1)
     before = rng_state()
-    init_from_data(cfg, model, build_train_loader(cfg))
+    init_from_data(cfg, build_task(cfg), model, build_train_loader(cfg))
     assert Centred.calls == 1
     assert torch.equal(rng_state()["torch"], before["torch"])
 

@@ -73,7 +73,7 @@ def test_a_model_that_fails_on_the_images_is_refused(tiny: Tiny, trains: bool) -
 
 
 def test_a_model_that_memory_has_no_room_for_is_refused(tiny: Tiny) -> None:
-    message = "^MODEL.NAME: small_cnn with 1,000,000,000 classes needs 136 GB of memory for its weights and"
+    message = "^MODEL.NAME: small_cnn with 1,000,000,000 outputs needs 136 GB of memory for its weights and"
     with pytest.raises(ConfigError, match=message):
         resolve_config(tiny("MODEL.NUM_CLASSES", 10**9))
 
