@@ -339,3 +339,61 @@ def test_what_takes_long_is_imported_when_it_is_needed(tmp_path: Path) -> None:
     # torch's optimizers import the last one, in every script.
     assert found == [[], [], [], ["torch._dynamo"]]
     assert (tmp_path / "out" / "config.yaml").exists()
+
+
+def takes_config(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """Return whether a function has a parameter that is annotated as a CfgNode."""
+    arguments = function.args
+    every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    return any(each.annotation is not None and "CfgNode" in ast.unparse(each.annotation) for each in every)
+
+
+def config_takers(name: str, source: str) -> list[str]:
+    """Return what in a file takes a config and should take values: classes, and functions outside of the rule.
+
+    Functions take one in engine/run/, tools/, data/spec.py and files called build*.py, and elsewhere those called
+    build_*, check_* or describe_* with their private helpers.
+    """
+    free = name.startswith(("engine/run/", "tools/", "config/")) or name == "data/spec.py"
+    free |= name.rpartition("/")[2].startswith("build")
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ClassDef):
+            found += [
+                f"{name}:{member.lineno}: {node.name} holds a CfgNode"
+                for member in node.body
+                if (isinstance(member, ast.FunctionDef) and takes_config(member))
+                or (isinstance(member, ast.AnnAssign) and "CfgNode" in ast.unparse(member.annotation))
+            ]
+        elif isinstance(node, ast.Module):
+            found += [
+                f"{name}:{member.lineno}: {member.name} takes a CfgNode"
+                for member in node.body
+                if isinstance(member, ast.FunctionDef)
+                and takes_config(member)
+                and not (free or member.name.startswith(("build_", "check_", "describe_", "_")))
+            ]
+    return found if not name.startswith("config/") else []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_classes_take_values_and_few_functions_a_config(path: Path) -> None:
+    found = config_takers(path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8"))
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "found"),
+    [
+        ("engine/loop/a.py", "def train(cfg: CfgNode): ...", 1),
+        ("engine/loop/a.py", "def train(lr, *, cfg: CfgNode | None = None): ...", 1),
+        ("engine/loop/a.py", "class A:\n    def __init__(self, cfg: CfgNode): ...", 1),
+        ("engine/run/a.py", "class A:\n    cfg: CfgNode", 1),
+        ("engine/loop/a.py", "def build_hook(cfg: CfgNode): ...\ndef _part(cfg: CfgNode): ...", 0),
+        ("engine/run/a.py", "def train(cfg: CfgNode): ...", 0),
+        ("data/loaders/build_backend.py", "def choose(cfg: CfgNode): ...", 0),
+        ("solver/a.py", "def check_a(cfg: CfgNode): ...\ndef describe_a(cfg: CfgNode): ...", 0),
+    ],
+)
+def test_who_takes_a_config_is_found(name: str, source: str, found: int) -> None:
+    assert len(config_takers(name, source)) == found
