@@ -27,19 +27,25 @@ def get_cfg() -> CfgNode:
 
     # ---------------------------------------------------------------- model
     cfg.MODEL = CfgNode()
-    # What the model does, and so which losses it is trained on and how it is scored: classification, or a task
-    # that --import registers.
+    # What the model does, and so which losses it is trained on and how it is scored: classification (one class for
+    # each image), multilabel_classification (K classes, each 0 or 1), regression (K numbers), or a task that
+    # --import registers. docs/TASKS.md has targets, losses and scores of each.
     cfg.MODEL.TASK = Str("classification")
-    # Arguments of that task, checked against its signature. classification: {label_smoothing: 0.1}, the share of
-    # each target that goes to all classes alike, at least 0 and below 1 (the loss of an evaluation stays plain);
-    # {flip: true}, logits averaged over each image and its mirror image in evaluations, twice the work.
+    # Arguments of that task, checked against its signature.
+    # classification: {label_smoothing: 0.1}, the share of each target that goes to all classes alike, at least 0
+    # and below 1 (the loss of an evaluation stays plain).
+    # multilabel_classification: {loss: bce}, or focal with {gamma: 2.0, alpha: 0.25}; {threshold: 0.5}, the
+    # probability above which a class is predicted, for the scores f1 and exact_match.
+    # Both: {flip: true}, logits averaged over each image and its mirror image in evaluations, twice the work.
+    # regression: {loss: l1}, l2, or huber with {delta: 1.0} in standard deviations; {mean: [4.5], std: [2.9]}, K
+    # numbers by which targets are standardised, null: those of the training set, which the run's config then has.
     cfg.MODEL.TASK_ARGS = Open(owner="TASK")
     # A model of torchvision (resnet18, mobilenet_v3_small, ...) or a registered one: small_cnn, speed_net.
     cfg.MODEL.NAME = Str("small_cnn")
     # Arguments of that model, checked against its signature: {norm: group}.
     cfg.MODEL.ARGS = Open(owner="NAME")
-    # Outputs of the classifier; 0: as many as the training set has classes. Where these have no names they are
-    # counted from the labels, which run from 0 on.
+    # Outputs of the model; 0: as many as the training set has classes, or a target has numbers. Classes without
+    # names are counted from the labels, which run from 0 on.
     cfg.MODEL.NUM_CLASSES = Int(0)
     # Channels of the input images; 0: the training set's.
     cfg.MODEL.IN_CHANNELS = Int(0)

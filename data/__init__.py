@@ -16,6 +16,7 @@ from .datasets.registry import (
     dataset_names,
     register_dataset,
 )
+from .datasets.targets import checked_number_array, checked_numbers
 from .loaders.base import TrainLoader
 from .loaders.build_backend import choose_backend, describe_loader
 from .loaders.build_workers import OWN_CORES, describe_workers, num_workers, usable_cores
@@ -64,6 +65,8 @@ __all__ = [
     "check_data",
     "check_transforms",
     "checked_label",
+    "checked_number_array",
+    "checked_numbers",
     "choose_backend",
     "class_repeats",
     "dataset_info",

@@ -201,6 +201,7 @@ class SampleTask(Protocol):
 
     normalise: bool
     mixes: bool
+    num_outputs: int
 
     @property
     def resident(self) -> bool:

@@ -138,7 +138,8 @@ def check_data(cfg: CfgNode, task: SampleTask, world_size: int = 1) -> None:
     check_sampler(cfg, train)
     _check_mixing(cfg, task)
     _check_spatial(cfg, task)
-    classes = num_outputs(cfg, train)
+    # What a task with a number of outputs of its own takes of the class indices is its affair.
+    classes = math.inf if task.num_outputs else num_outputs(cfg, train)
     trained_on = output_shape(cfg, "TRANSFORMS_TRAIN", train, train, task.normalise)
     _check_batch(cfg, trained_on, train.size, world_size)
     if world_size < cfg.SOLVER.IMS_PER_BATCH:

@@ -20,6 +20,8 @@ from .transforms.mixup import split_mixing
 # In the environment of a process that sees no device but its own: the number of that one, there.
 OWN_DEVICE = "WARMSTART_DEVICE"
 
+_MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
+
 # Images of unknown size are taken to be at least this large when transforms are tried.
 _LARGE, _ODD = (1024, 1024), (1100, 1301)
 
@@ -216,11 +218,16 @@ def num_outputs(cfg: CfgNode, train: DatasetInfo) -> int:
 
 
 def require_like(one: DatasetInfo, other: DatasetInfo, label: str, one_name: str, other_name: str) -> None:
-    """Raise ConfigError where two data sets differ in channels or classes; `label` names the key of the second."""
+    """Raise ConfigError if two data sets differ in channels, targets or classes; `label` is of the second."""
     if one.channels != other.channels:
         raise ConfigError(
             f"{label}: images of {other_name} have {other.channels} channel(s), those of {one_name}"
             f" {one.channels}; choose sets that agree"
+        )
+    if _target_form(one) and _target_form(other) and _target_form(one) != _target_form(other):
+        raise ConfigError(
+            f"{label}: targets of {other_name} are {_target_form(other)}, those of {one_name} {_target_form(one)};"
+            " choose sets that agree"
         )
     if one.classes and other.classes and one.classes != other.classes:
         raise ConfigError(
@@ -229,13 +236,19 @@ def require_like(one: DatasetInfo, other: DatasetInfo, label: str, one_name: str
         )
 
 
+def _target_form(info: DatasetInfo) -> str:
+    """Return what targets are, in words; "" if the data set does not tell."""
+    if info.num_values:
+        return f"{info.num_values} numbers each" if info.num_values > 1 else "a number each"
+    return "class indices" if info.num_classes else ""
+
+
 def _joined(one: DatasetInfo, other: DatasetInfo) -> DatasetInfo:
     size = one.size + other.size
     share = one.size / size
-    # The whole's E[x] and E[x^2] are the parts', weighted by their share of the images.
-    mean = tuple(share * a + (1 - share) * b for a, b in zip(one.mean, other.mean, strict=False))
-    squares = [[s * s + m * m for m, s in zip(info.mean, info.std, strict=False)] for info in (one, other)]
-    std = tuple(math.sqrt(share * a + (1 - share) * b - m * m) for a, b, m in zip(*squares, mean, strict=False))
+    mean, std = _joined_statistics(share, (one.mean, one.std), (other.mean, other.std))
+    values = (one.value_mean, one.value_std), (other.value_mean, other.value_std)
+    value_mean, value_std = _joined_statistics(share, *values)
     both = {*one.known_sizes, *other.known_sizes}
     same_size = one.image_size == other.image_size and one.image_size is not None
     return DatasetInfo(
@@ -247,4 +260,22 @@ def _joined(one: DatasetInfo, other: DatasetInfo) -> DatasetInfo:
         std=std,
         classes=one.classes or other.classes,
         sizes=() if same_size or not (one.known_sizes and other.known_sizes) else extremes(both),
+        num_values=one.num_values or other.num_values,
+        value_mean=value_mean,
+        value_std=value_std,
     )
+
+
+def _joined_statistics(share: float, one: _MeanStd, other: _MeanStd) -> _MeanStd:
+    """Return mean and standard deviation of two sets joined, of which the first is `share`; () if one has none.
+
+    >>> _joined_statistics(0.5, ((1.0,), (0.0,)), ((3.0,), (0.0,)))
+    ((2.0,), (1.0,))
+    """
+    mean = tuple(share * a + (1 - share) * b for a, b in zip(one[0], other[0], strict=False))
+    # The variance within the sets, and that between their means: nothing is subtracted that is almost equal.
+    variances = [
+        share * s * s + (1 - share) * t * t + share * (1 - share) * (a - b) ** 2
+        for a, s, b, t in zip(*one, *other, strict=False)
+    ]
+    return mean, tuple(map(math.sqrt, variances))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from warmstart.config import CfgNode, ConfigError, call, check_arguments, gathering, get_cfg, unknown_name
-from warmstart.data import num_outputs, train_info
+from warmstart.data import DatasetInfo, num_outputs, train_info
 
 from .registry import task_class, task_names
 from .task import Score, Task
@@ -24,7 +24,7 @@ def build_task(cfg: CfgNode) -> Task:
 
     Raises:
         ConfigError: an unknown name, arguments that it does not take, values that it refuses, a training set that
-            is none for it, or a key that it does not read.
+            is none for it, MODEL.NUM_CLASSES that does not fit, or a key that it does not read.
 
     >>> task = build_task(get_cfg())
     >>> type(task).__name__, [score.name for score in task.scores]
@@ -37,13 +37,12 @@ def build_task(cfg: CfgNode) -> Task:
     problems: list[str] = []
     with gathering(problems):
         check_arguments(label, name, cls, cfg.MODEL.TASK_ARGS, given=("info",))
-    train = train_info(cfg)
-    with gathering(problems):
-        info = replace(train, num_classes=num_outputs(cfg, train))
+    info = _told(train_info(cfg), cfg.MODEL.NUM_CLASSES)
     if problems:
         raise ConfigError(problems)
     task: Task = call(label, name, cls, info, **cfg.MODEL.TASK_ARGS.to_dict())
     _check_scores(cfg, task)
+    _check_outputs(cfg, task)
     _check_read(cfg, task)
     return task
 
@@ -56,6 +55,29 @@ def _check_scores(cfg: CfgNode, task: Task) -> None:
     names = [score.name for score in scores]
     if len({*names}) < len(names):
         raise ConfigError(f"{who} has several of one name: {', '.join(names)}; give each its own")
+
+
+def _told(train: DatasetInfo, outputs: int) -> DatasetInfo:
+    """Return what is known of the training set once MODEL.NUM_CLASSES is `outputs`; 0: it says nothing.
+
+    Of a data set that does not tell what its targets are, it may be the number of classes or of numbers.
+    """
+    if not outputs or train.num_values:
+        return train
+    return replace(train, num_classes=outputs, num_values=0 if train.num_classes else outputs)
+
+
+def _check_outputs(cfg: CfgNode, task: Task) -> None:
+    """Raise ConfigError if MODEL.NUM_CLASSES is not what the task, or else the training set, needs."""
+    given = cfg.MODEL.NUM_CLASSES
+    if not task.num_outputs:
+        num_outputs(cfg, train_info(cfg))
+    elif given not in (0, task.num_outputs):
+        raise ConfigError(
+            f"{cfg.label('MODEL.NUM_CLASSES')}: is {given}, and for these targets MODEL.TASK {cfg.MODEL.TASK}"
+            f" needs {task.num_outputs} output{'s' if task.num_outputs > 1 else ''} of the model; give 0 to take"
+            " its number"
+        )
 
 
 def _check_read(cfg: CfgNode, task: Task) -> None:

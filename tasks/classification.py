@@ -12,12 +12,8 @@ from torch.nn import functional as F
 from warmstart.config import ConfigError
 from warmstart.data import Batch, DatasetInfo, Sample, checked_label
 
+from .outputs import aux_losses, named_outputs, require_logits
 from .task import Forward, Score, Task, require_classes
-
-# Weights of the auxiliary classifiers' losses, by the names torchvision gives their outputs. GoogLeNet's
-# two: Szegedy et al. 2014, arXiv:1409.4842, section 5. Inception v3's one: the authors' own code
-# (TF-Slim); the paper, arXiv:1512.00567, gives no number.
-AUX_WEIGHTS = {"aux_logits1": 0.3, "aux_logits2": 0.3, "aux_logits": 0.4}
 
 
 class Classification(Task):
@@ -81,12 +77,9 @@ class Classification(Task):
 
     def losses(self, forward: Forward, batch: Batch) -> dict[str, Tensor]:
         """Return the cross-entropy of each classifier, and the error."""
-        outputs, targets = _outputs(forward(batch.images)), batch.targets
+        outputs, targets = named_outputs(forward(batch.images)), batch.targets
         losses = {"loss_cls": self._cross_entropy(outputs["logits"], targets)}
-        for name, weight in AUX_WEIGHTS.items():
-            if name in outputs:
-                loss = self._cross_entropy(outputs[name], targets)
-                losses[name.replace("aux_logits", "loss_aux")] = weight * loss
+        losses |= aux_losses(outputs, lambda logits: self._cross_entropy(logits, targets))
         return losses | {"train/error": _error(outputs["logits"], targets)}
 
     def own_losses(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -100,7 +93,7 @@ class Classification(Task):
 
     def predict(self, forward: Forward, images: Tensor) -> Tensor:
         """Return logits (N, num_classes), float32."""
-        logits = _require_logits(forward(images)).float()
+        logits = require_logits(forward(images)).float()
         return (logits + forward(images.flip(-1)).float()) / 2 if self.flip else logits
 
     def evaluator(self) -> _Scores:
@@ -159,30 +152,6 @@ def _metrics(num_classes: int) -> Any:
         {name: MulticlassAccuracy(num_classes, top_k=k, **options) for name, k in ranks.items()},
         compute_groups=False,
     )
-
-
-def _outputs(output: Any) -> dict[str, Tensor]:
-    """Return logits by their names: the model's own, and those of auxiliary classifiers."""
-    if isinstance(output, Tensor):
-        return {"logits": output}
-    names = getattr(output, "_fields", ())  # GoogLeNet and Inception v3 give a named tuple
-    if "logits" in names and AUX_WEIGHTS.keys() >= {*names} - {"logits"}:
-        return output._asdict()  # type: ignore[no-any-return]
-    what = f"{type(output).__name__} of {', '.join(names)}" if names else type(output).__name__
-    raise ConfigError(
-        f"MODEL.NAME: the model returns a {what} in training; return logits, a tensor (N, num_classes), or"
-        " losses, a"
-        ' dict such as {"loss_focal": loss}'
-    )
-
-
-def _require_logits(output: Any) -> Tensor:
-    if not isinstance(output, Tensor):
-        raise ConfigError(
-            f"MODEL.NAME: the model returns a {type(output).__name__} in evaluation mode; return logits there, a"
-            " tensor (N, num_classes)"
-        )
-    return output
 
 
 def _error(logits: Tensor, targets: Tensor) -> Tensor:

@@ -64,14 +64,16 @@ class Task(ABC):
         normalise: whether INPUT.MEAN and INPUT.STD are applied. Images reach `losses` and `predict` as float in
             [0, 1] (before that normalisation) in every case.
         extra_outputs: outputs of the model beyond MODEL.NUM_CLASSES, such as 1 for a background class.
-        num_outputs: outputs of the model if MODEL.NUM_CLASSES is 0; 0: one for each class of the training set.
+        num_outputs: outputs of the model, of which MODEL.NUM_CLASSES may say no other number; 0:
+            MODEL.NUM_CLASSES, or one for each class of the training set.
         draws_in_forward: whether random numbers that the model draws in training follow from SEED, iteration and
             sample, so that they do not depend on the number of ranks; for models that sample inside (detectors).
         mixes: whether targets are class indices (N,), which MixUp and CutMix turn into shares (N, num_classes).
         reads: config keys that this task reads and not every task does: MODEL.STEM. A key that is set and that
             nobody reads is an error.
         evaluation_args: names of TASK_ARGS that change evaluations alone, so that a resumed run may change them.
-        resolved_args: TASK_ARGS that follow from the training set, for the run's config to hold.
+        resolved_args: TASK_ARGS that follow from the training set, for the run's config to hold; they replace what
+            was given.
     """
 
     scores: Sequence[Score] = ()
@@ -88,7 +90,8 @@ class Task(ABC):
         """Make the task for a training set.
 
         Args:
-            info: what is known of the training set; num_classes is MODEL.NUM_CLASSES if that is set.
+            info: what is known of the training set; num_classes is MODEL.NUM_CLASSES if that is set. Of a set that
+                does not tell what its targets are, num_values is that, too.
         """
 
     @abstractmethod
@@ -205,12 +208,22 @@ def _stacked(values: Sequence[Any]) -> Any:
     return torch.tensor(values) if all(isinstance(value, (bool, int, float)) for value in values) else list(values)
 
 
+def _numbers(count: int) -> str:
+    return f"{count} numbers for each" if count > 1 else "a number that is no class index for each"
+
+
 def require_classes(info: DatasetInfo) -> int:
     """Return the number of classes of the training set.
 
     Raises:
-        ConfigError: it is not known.
+        ConfigError: it is not known, or targets are no class indices.
     """
+    if info.num_values and not info.num_classes:
+        raise ConfigError(
+            "DATASETS.TRAIN: MODEL.TASK classification needs class indices as targets, a whole number from 0 for"
+            f" each image, and the training set has {_numbers(info.num_values)}; set MODEL.TASK to regression, or"
+            " to multilabel_classification if each is 0 or 1"
+        )
     if not info.num_classes:
         raise ConfigError(
             "DATASETS.TRAIN: the training set does not say how many classes it has; set MODEL.NUM_CLASSES,"

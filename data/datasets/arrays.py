@@ -17,6 +17,7 @@ from torch import Tensor
 from warmstart.config import open_regular
 
 from ..memory import require_memory
+from .targets import checked_targets
 
 _MOST_CLASSES = 10**6  # that are counted from labels
 
@@ -26,11 +27,11 @@ class ArrayDataset:
 
     Args:
         images: uint8, (N, H, W) or (N, H, W, C).
-        labels: N whole numbers from 0.
-        classes: the names of the classes; () where they have none.
+        labels: class indices, (N,) whole numbers from 0; or (N,) floats, or (N, K) numbers or truth values.
+        classes: the names of the classes, or of the K numbers; () where they have none.
 
     Raises:
-        ValueError: wrong dtype or shape, unequal lengths, negative labels.
+        ValueError: wrong dtype or shape, unequal lengths, negative class indices, numbers that are not finite.
 
     >>> dataset = ArrayDataset(np.zeros((5, 8, 8), np.uint8), np.arange(5))
     >>> len(dataset), dataset.num_classes, dataset[4][1]
@@ -42,24 +43,27 @@ class ArrayDataset:
             raise ValueError(
                 f"images must be uint8 of shape (N, H, W) or (N, H, W, C); got {images.dtype} {images.shape}"
             )
-        if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
-            raise ValueError(f"labels must be N whole numbers; got {labels.dtype} {labels.shape}")
+        targets = checked_targets(labels)
         if len(images) != len(labels):
             raise ValueError(f"{len(images)} images but {len(labels)} labels")
-        if len(labels) and labels.min() < 0:
-            raise ValueError(f"labels begin at 0; got {labels.min()}")
-        self.num_classes = len(classes) or count_classes(labels)
+        is_index = targets.ndim == 1 and targets.dtype == np.int64
+        if is_index and len(labels) and labels.min() < 0:
+            raise ValueError(
+                f"labels begin at 0; got {labels.min()}; numbers that are no classes are saved as floats"
+            )
+        self.num_classes = (len(classes) or count_classes(labels)) if is_index else 0
         self.images: npt.NDArray[np.uint8] = images
-        self.labels: npt.NDArray[np.int64] = labels.astype(np.int64)
+        self.labels: npt.NDArray[Any] = targets
         self.classes = classes
 
     def __len__(self) -> int:
         """Return the number of samples."""
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[npt.NDArray[np.uint8], int]:
-        """Return the image, (H, W) or (H, W, C), and the label."""
-        return self.images[index], int(self.labels[index])
+    def __getitem__(self, index: int) -> tuple[npt.NDArray[np.uint8], Any]:
+        """Return the image, (H, W) or (H, W, C), and the label: an int, a float, or an array (K,)."""
+        label = self.labels[index]
+        return self.images[index], label.item() if self.labels.ndim == 1 else label
 
 
 def count_classes(labels: npt.NDArray[Any]) -> int:
@@ -81,7 +85,7 @@ def count_classes(labels: npt.NDArray[Any]) -> int:
 
 
 def as_tensors(dataset: Any) -> tuple[Tensor, Tensor]:
-    """Return the images (N, C, H, W) uint8 and labels (N,) int64 of an ArrayDataset.
+    """Return the images (N, C, H, W) uint8 and the labels, int64 or float64, of an ArrayDataset.
 
     >>> images, labels = as_tensors(ArrayDataset(np.zeros((5, 8, 6, 3), np.uint8), np.arange(5)))
     >>> images.shape, labels.tolist()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -17,6 +18,13 @@ from .registry import DatasetInfo, MapDataset, register_dataset
 from .webdataset import build_shards
 
 _DIGITS = tuple("0123456789")
+_ATTRIBUTES = {"even": (0, 2, 4, 6, 8), "prime": (2, 3, 5, 7), "from 5 on": (5, 6, 7, 8, 9), "loop": (0, 6, 8, 9)}
+_NUMBERS = ("digit", "ink")
+# Of the digits and of their ink, as `target_statistics` finds them.
+_DIGITS_MEAN_STD = {
+    "train": ((4.470424495476688, 30.544349611800186), (2.870190060248092, 3.389295609000553)),
+    "test": ((4.572222222222222, 30.477073120915033), (2.8402475548514263, 3.261779447895257)),
+}
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _FASHION = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
@@ -29,11 +37,18 @@ class _Digits:
     """The UCI optical digits that ship with the package; `root` is not looked at."""
 
     part: str  # train or test
+    kind: str = "classes"  # what targets are: classes, attributes or numbers
 
     def __call__(self, root: str, download: bool) -> MapDataset:
-        images, labels = f"{self.part}_images", f"{self.part}_labels"
-        arrays = read_npz(Path(__file__).parent.parent / "digits" / "digits.npz", images, labels)
-        return ArrayDataset(arrays[images], arrays[labels], _DIGITS)
+        names = f"{self.part}_images", f"{self.part}_labels"
+        arrays = read_npz(Path(__file__).parent.parent / "digits" / "digits.npz", *names)
+        images, digits = (arrays[name] for name in names)
+        if self.kind == "attributes":  # (N, 4) truth values
+            attributes = [np.isin(digits, having) for having in _ATTRIBUTES.values()]
+            return ArrayDataset(images, np.stack(attributes, axis=1), tuple(_ATTRIBUTES))
+        if self.kind == "numbers":  # (N, 2) floats: the digit, and the mean of its pixels in percent of white
+            return ArrayDataset(images, np.stack([digits, images.mean(axis=(1, 2)) / 2.55], axis=1), _NUMBERS)
+        return ArrayDataset(images, digits, _DIGITS)
 
 
 @dataclass(frozen=True)
@@ -121,10 +136,26 @@ register_dataset("npz:", _npz, in_memory=True)
 register_dataset("webdataset:", build_shards, cached=True)
 
 for _train, _part in ((True, "train"), (False, "test")):
+    _digits_info = partial(
+        DatasetInfo, 1437 if _train else 360, channels=1, image_size=(8, 8), mean=(0.3054,), std=(0.3757,)
+    )
+    _mean, _std = _DIGITS_MEAN_STD[_part]
     register_dataset(
         f"digits_{_part}",
         _Digits(_part),
-        DatasetInfo(1437 if _train else 360, 10, 1, (8, 8), (0.3054,), (0.3757,), _DIGITS),
+        _digits_info(num_classes=10, classes=_DIGITS, value_mean=_mean[:1], value_std=_std[:1]),
+        in_memory=True,
+    )
+    register_dataset(
+        f"digits_attributes_{_part}",
+        _Digits(_part, "attributes"),
+        _digits_info(num_classes=0, classes=tuple(_ATTRIBUTES), num_values=len(_ATTRIBUTES)),
+        in_memory=True,
+    )
+    register_dataset(
+        f"digits_numbers_{_part}",
+        _Digits(_part, "numbers"),
+        _digits_info(num_classes=0, classes=_NUMBERS, num_values=2, value_mean=_mean, value_std=_std),
         in_memory=True,
     )
     register_dataset(

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from warmstart.config import ConfigError
 
 from ..seeds import random_numbers_kept
 from .decode import to_tensor
 from .entries import DatasetEntry, EntryLike, check_options, entry_of, registered_names, unknown_entry
 from .image_heads import extremes, head_sizes
+from .targets import read_targets, target_statistics
 from .unreadable import first_readable, read_sample
 
 
@@ -47,7 +50,10 @@ class DatasetInfo:
         sizes: where they differ, the extreme ones of those that are known.
         mean: of each channel over the training set, images in [0, 1]; () where unknown.
         std: the standard deviation, likewise.
-        classes: names of the classes; () where they have none.
+        classes: names of the classes, or of the numbers of a target; () where they have none.
+        num_values: numbers of each target, if it is no class index; 0 if it is one, or the data set does not tell.
+        value_mean: of each number over all targets, class indices taken as numbers too; () where unknown.
+        value_std: the standard deviation (of the population), likewise.
     """
 
     size: int
@@ -58,6 +64,9 @@ class DatasetInfo:
     std: tuple[float, ...] = ()
     classes: tuple[str, ...] = ()
     sizes: tuple[tuple[int, int], ...] = ()
+    num_values: int = 0
+    value_mean: tuple[float, ...] = ()
+    value_std: tuple[float, ...] = ()
 
     @property
     def known_sizes(self) -> tuple[tuple[int, int], ...]:
@@ -110,7 +119,8 @@ def dataset_names() -> list[str]:
     """Return all names, sorted; those with a path behind a colon as `npz:PATH`.
 
     >>> [name for name in dataset_names() if name.startswith(("digits", "npz"))]
-    ['digits_test', 'digits_train', 'npz:PATH']
+    ['digits_attributes_test', 'digits_attributes_train', 'digits_numbers_test', 'digits_numbers_train', \
+'digits_test', 'digits_train', 'npz:PATH']
     """
     return registered_names(_REGISTRY)
 
@@ -251,10 +261,10 @@ def _info_by_looking(
 def _look_at(dataset: MapDataset, where: str) -> DatasetInfo:
     """Find a data set's info from its attributes, its first, middle and last image, and the heads of others."""
     places = (0, len(dataset) // 2, len(dataset) - 1)
-    read = functools.partial(read_sample, dataset)
+    read = functools.partial(_read_at, dataset)
     with random_numbers_kept(everything=True):  # what a damaged file does, is for the loader to say
         found = [first_readable(read, place, len(dataset), where)[0] for place in places]
-        shapes = [tuple(to_tensor(image).shape) for image, _ in found]
+        shapes = [tuple(to_tensor(image).shape) for image, _, _ in found]
     classes = tuple(map(str, getattr(dataset, "classes", ())))
     num_classes = getattr(dataset, "num_classes", len(classes))
     sizes = {(shape[1], shape[2]) for shape in shapes} | head_sizes(dataset)
@@ -265,4 +275,30 @@ def _look_at(dataset: MapDataset, where: str) -> DatasetInfo:
         image_size=next(iter(sizes)) if len(sizes) == 1 else None,
         classes=classes,
         sizes=extremes(sizes) if len(sizes) > 1 else (),
+        **_value_info(dataset, [(index, target) for _, target, index in found], where),
     )
+
+
+def _read_at(dataset: MapDataset, index: int) -> tuple[Any, Any, int]:
+    return (*read_sample(dataset, index), index)
+
+
+def _value_info(dataset: MapDataset, found: list[tuple[int, Any]], where: str) -> dict[str, Any]:
+    """Return num_values, value_mean and value_std as far as the data set tells; `found` are targets by index."""
+    try:
+        targets = read_targets(dataset)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    # The attribute need not be what samples have: a target_transform stands in between.
+    if targets is None or not all(_same(target, targets[index]) for index, target in found):
+        return {}
+    mean, std = target_statistics(targets)
+    is_index = targets.ndim == 1 and targets.dtype.kind == "i"
+    return {"num_values": 0 if is_index else len(mean), "value_mean": mean, "value_std": std}
+
+
+def _same(target: Any, number: Any) -> bool:
+    try:
+        return bool(np.allclose(np.asarray(target, np.float64), number))
+    except (TypeError, ValueError, RuntimeError):
+        return False

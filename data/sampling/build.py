@@ -44,10 +44,12 @@ def check_sampler(cfg: CfgNode, train: DatasetInfo) -> None:
         )
     if node.CLASS_WEIGHTS and node.SAMPLE_WEIGHTS:
         problems.append(f"{cfg.label('DATALOADER.SAMPLE_WEIGHTS')}: CLASS_WEIGHTS is set too; give one of them")
-    if not (train.num_classes or node.SAMPLER_TRAIN == "TrainingSampler" or node.SAMPLE_WEIGHTS):
+    counts_classes = node.SAMPLER_TRAIN == _REPEAT or (node.SAMPLER_TRAIN == _WEIGHTED and not node.SAMPLE_WEIGHTS)
+    if counts_classes and not train.num_classes:
+        has = "numbers as targets" if train.num_values else "no known number of classes"
         problems.append(
-            f"{cfg.label('DATALOADER.SAMPLER_TRAIN')}: {node.SAMPLER_TRAIN} goes by classes, and the training set"
-            " has none, or does not tell; take TrainingSampler, or set DATALOADER.SAMPLE_WEIGHTS"
+            f"{cfg.label('DATALOADER.SAMPLER_TRAIN')}: {node.SAMPLER_TRAIN} goes by the class of each sample, and"
+            f" the training set has {has}; use TrainingSampler, or {_WEIGHTED} with DATALOADER.SAMPLE_WEIGHTS"
         )
     elif node.CLASS_WEIGHTS:
         with gathering(problems):
@@ -105,7 +107,9 @@ def _repeats(cfg: CfgNode, dataset: MapDataset, train: DatasetInfo) -> npt.NDArr
 
 
 def _class_weights(cfg: CfgNode, train: DatasetInfo) -> npt.NDArray[np.float64]:
-    """Return one number a class."""
+    """Return one number a class; none if the training set has no classes, as `check_sampler` says."""
+    if not train.num_classes:
+        return np.ones(0)
     weights = cfg.DATALOADER.CLASS_WEIGHTS or (1.0,) * train.num_classes
     with _refused(cfg.label("DATALOADER.CLASS_WEIGHTS")):
         return check_weights(weights, train.num_classes, "class")

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from torch.utils.data import ConcatDataset, Subset
 
 from warmstart.config import open_regular, read_small_text
 
 from ..datasets.arrays import ArrayDataset, read_npy
 from ..datasets.registry import MapDataset, checked_label
+from ..datasets.targets import of_each_sample
 from ..datasets.unreadable import sample_path
 from .stream import Groups
 
@@ -100,7 +99,7 @@ def labels_of(dataset: MapDataset, num_classes: int) -> npt.NDArray[np.int64]:
     >>> labels_of(Subset(ArrayDataset(np.zeros((3, 8, 8), np.uint8), np.array([4, 5, 6])), [2, 0]), 10)
     array([6, 4])
     """
-    labels = _of_each_sample(dataset, _labels)
+    labels = of_each_sample(dataset, _labels)
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"its labels are of type {labels.dtype}, not whole numbers")
     for index in np.flatnonzero((labels < 0) | (labels >= num_classes))[:1]:
@@ -121,18 +120,9 @@ def aspect_groups(dataset: MapDataset) -> Groups | None:
     >>> aspect_groups(ArrayDataset(np.zeros((3, 8, 6), np.uint8), np.arange(3))) is None
     True
     """
-    sizes = _of_each_sample(dataset, _sizes)
+    sizes = of_each_sample(dataset, _sizes)
     wide = sizes[:, 1] >= sizes[:, 0]
     return None if wide.all() or not wide.any() else (np.flatnonzero(wide), np.flatnonzero(~wide))
-
-
-def _of_each_sample(dataset: Any, read: Callable[[Any], npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """Return what `read` tells of a data set, an entry a sample, also of those that torch has joined or cut."""
-    if isinstance(dataset, ConcatDataset):
-        return np.concatenate([_of_each_sample(part, read) for part in dataset.datasets])
-    if isinstance(dataset, Subset):
-        return _of_each_sample(dataset.dataset, read)[np.asarray(dataset.indices, np.int64)]
-    return read(dataset)
 
 
 def _labels(dataset: Any) -> npt.NDArray[Any]:

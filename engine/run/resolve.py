@@ -205,6 +205,6 @@ def _fill_model(cfg: CfgNode, task: Task, num_classes: int) -> None:
     model["NUM_CLASSES"] = model.NUM_CLASSES or task.num_outputs or num_classes
     model["IN_CHANNELS"] = channels
     given = model.TASK_ARGS.to_dict()
-    model.TASK_ARGS.update(default_arguments(model.TASK) | dict(task.resolved_args) | given)
+    model.TASK_ARGS.update(default_arguments(model.TASK) | given | dict(task.resolved_args))
     if model.STEM == "auto" and "MODEL.STEM" in task.reads:
         model["STEM"] = "small" if max(sides) <= SMALL_IMAGE else "standard"

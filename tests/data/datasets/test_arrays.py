@@ -24,12 +24,35 @@ def test_samples_are_an_image_and_a_python_int() -> None:
 
 
 @pytest.mark.parametrize(
+    ("labels", "label", "num_classes"),
+    [
+        (np.array([7, 9], np.uint8), 9, 10),
+        (np.array([0.5, 1.5], np.float32), 1.5, 0),
+        (np.array([[True, False], [False, True]]), [0, 1], 0),
+        (np.array([[-1, 5], [2, -3]], np.int8), [2, -3], 0),
+        (np.array([[0.5], [1.5]]), [1.5], 0),
+    ],
+)
+def test_labels_are_class_indices_or_numbers(labels: Any, label: Any, num_classes: int) -> None:
+    dataset = ArrayDataset(np.zeros((2, 3, 3), np.uint8), labels)
+    found = dataset[1][1]
+    assert (found.tolist() if isinstance(found, np.ndarray) else found) == label
+    assert dataset.num_classes == num_classes
+
+
+@pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
         (np.zeros((2, 3, 3)), np.zeros(2, int), r"images must be uint8 .* got float64 \(2, 3, 3\)"),
         (np.zeros((2, 9), np.uint8), np.zeros(2, int), r"shape \(N, H, W\) or \(N, H, W, C\); got uint8 \(2, 9\)"),
-        (np.zeros((2, 3, 3), np.uint8), np.zeros(2), "labels must be N whole numbers; got float64"),
-        (np.zeros((2, 3, 3), np.uint8), np.zeros((2, 1), int), r"N whole numbers; got int64 \(2, 1\)"),
+        (np.zeros((2, 3, 3), np.uint8), np.array(["a", "b"]), r"or \(N, K\); got <U1 \(2,\)"),
+        (np.zeros((2, 3, 3), np.uint8), np.zeros((2, 1, 1)), r"or \(N, K\); got float64 \(2, 1, 1\)"),
+        (np.zeros((2, 3, 3), np.uint8), np.zeros((2, 0)), r"or \(N, K\); got float64 \(2, 0\)"),
+        (
+            np.zeros((2, 3, 3), np.uint8),
+            np.array([[0, 1], [2, np.inf]]),
+            "sample 1 has target inf; targets are fin",
+        ),
         (np.zeros((2, 3, 3), np.uint8), np.zeros(3, int), "2 images but 3 labels"),
         (np.zeros((2, 3, 3), np.uint8), np.array([0, -1]), "labels begin at 0; got -1"),
     ],

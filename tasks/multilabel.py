@@ -1,0 +1,221 @@
+"""Multi-label image classification: any number of K classes for each image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from warmstart.config import ConfigError, unknown_name
+from warmstart.data import Batch, DatasetInfo, Sample, checked_number_array, checked_numbers
+
+from .outputs import aux_losses, named_outputs, require_logits, require_shape
+from .task import Forward, Score, Task
+
+_GAMMA, _ALPHA = 2.0, 0.25
+
+
+class MultilabelClassification(Task):
+    """The model returns logits (N, K); targets are 0 or 1 for each class, (N, K).
+
+    Trains on `loss_cls`, the mean over all N x K of the binary cross-entropy or the focal loss, and on a weighted
+    one for each auxiliary classifier, as `Classification` does. Records `train/error`, the share of images of
+    which some logit has the wrong sign.
+
+    Scores: `mAP`, the average precision, sum of precision times gain in recall over all thresholds without
+    interpolation, averaged over the classes of which the test set has a positive (NaN if there is none); `f1`,
+    macro: averaged over the classes that are a target or predicted somewhere (0 if there is none); `exact_match`,
+    the share of images with all K predictions right; `loss`, the mean binary cross-entropy, also if trained on
+    focal loss.
+
+    Args:
+        info: of the training set.
+        loss: bce, or focal: (1 - p)^gamma times the cross-entropy, where p is the probability given to the truth.
+            Lin et al. 2017, arXiv:1708.02002.
+        gamma: of the focal loss, at least 0; more weighs what is right already less.
+        alpha: of the focal loss, the weight of positives, from 0 to 1; that of negatives is 1 - alpha. None: both
+            1.
+        threshold: probability above which a class is predicted, for `f1` and `exact_match`.
+        flip: whether predictions are the mean of the logits of an image and of its mirror image, left for right:
+            twice the work.
+
+    Raises:
+        ConfigError: the number of classes is not known, targets are of another form, or an argument is out of
+            range or has no effect.
+
+    >>> task = MultilabelClassification(DatasetInfo(100, 0, channels=1, image_size=(8, 8), num_values=2))
+    >>> logits, targets = torch.tensor([[0.0, 2.0], [-1.0, 0.0]]), torch.tensor([[1.0, 1.0], [1.0, 0.0]])
+    >>> losses = task.losses(lambda images: logits, Batch(torch.zeros(2, 1, 8, 8), targets))
+    >>> {name: round(value.item(), 4) for name, value in losses.items()}
+    {'loss_cls': 0.7066, 'train/error': 1.0}
+    """
+
+    reads = ("MODEL.STEM",)
+    evaluation_args = ("threshold", "flip")
+    scores = (
+        Score("mAP", percent=True),
+        Score("f1", percent=True),
+        Score("exact_match", percent=True),
+        Score("loss", higher_is_better=False),
+    )
+
+    def __init__(
+        self,
+        info: DatasetInfo,
+        *,
+        loss: str = "bce",
+        gamma: float = _GAMMA,
+        alpha: float | None = _ALPHA,
+        threshold: float = 0.5,
+        flip: bool = False,
+    ) -> None:
+        self.num_outputs = _number_of_classes(info)
+        if loss not in ("bce", "focal"):
+            raise unknown_name("MODEL.TASK_ARGS.loss", "loss", loss, ("bce", "focal"))
+        _require(gamma >= 0, "gamma", "a number of at least 0", gamma)
+        _require(alpha is None or 0 <= alpha <= 1, "alpha", "a number from 0 to 1, or null", alpha)
+        _require(0 < threshold < 1, "threshold", "a number above 0 and below 1", threshold)
+        if loss != "focal" and (gamma, alpha) != (_GAMMA, _ALPHA):
+            raise ConfigError(
+                f"MODEL.TASK_ARGS.{'gamma' if gamma != _GAMMA else 'alpha'}: only the focal loss has it, and"
+                f" loss is {loss}; leave it out, or set loss to focal"
+            )
+        self.loss, self.gamma, self.alpha = loss, gamma, -1.0 if alpha is None else alpha
+        self.threshold, self.flip = threshold, flip
+
+    def sample(self, image: Tensor, target: Any) -> Sample:
+        """Return the image and its K labels."""
+        return {"image": image, "labels": target}
+
+    def check(self, sample: Sample, where: str) -> None:
+        """Refuse labels that are not K numbers of 0 or 1; make them float32 (K,)."""
+        sample["labels"] = checked_numbers(sample["labels"], self.num_outputs, where, binary=True)
+
+    def resident_targets(self, targets: Tensor, name: str) -> Tensor:
+        """Return the labels (N, K), float32."""
+        return checked_number_array(targets, self.num_outputs, name, binary=True)
+
+    def losses(self, forward: Forward, batch: Batch) -> dict[str, Tensor]:
+        """Return the loss of each classifier, and the error."""
+        outputs, targets = named_outputs(forward(batch.images)), batch.targets
+        losses = {"loss_cls": self._loss(outputs["logits"], targets)}
+        losses |= aux_losses(outputs, lambda logits: self._loss(logits, targets))
+        wrong = (outputs["logits"] > 0) != (targets > 0)
+        return losses | {"train/error": wrong.any(dim=1).float().mean()}
+
+    def own_losses(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the model's losses, which are not changed."""
+        if self.loss != "bce":
+            raise ConfigError(
+                f"MODEL.TASK_ARGS.loss: is {self.loss}, and the model computes its own losses; leave it out"
+            )
+        return losses
+
+    def predict(self, forward: Forward, images: Tensor) -> Tensor:
+        """Return logits (N, K), float32."""
+        logits = require_shape(require_logits(forward(images)), self.num_outputs)
+        return (logits + forward(images.flip(-1)).float()) / 2 if self.flip else logits
+
+    def evaluator(self) -> _Scores:
+        """Return what keeps all logits and labels, since a precision is of their order."""
+        return _Scores(self.threshold)
+
+    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        logits = require_shape(logits, self.num_outputs)
+        if self.loss == "bce":
+            return F.binary_cross_entropy_with_logits(logits, targets)
+        from torchvision.ops import sigmoid_focal_loss  # slow to import: only who trains on it pays
+
+        loss: Tensor = sigmoid_focal_loss(logits, targets, self.alpha, self.gamma, reduction="mean")
+        return loss
+
+
+class _Scores:
+    """Scores of all logits and labels, which stay on their device until the end.
+
+    torchmetrics' MultilabelAveragePrecision would do most of it, but counts a class without a positive as 0, and
+    takes logits for probabilities if all of a batch are from 0 to 1.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
+        self._logits: list[Tensor] = []
+        self._labels: list[Tensor] = []
+        self._losses: list[Tensor] = []  # the sum over a batch
+
+    def update(self, predictions: Tensor, targets: Tensor) -> None:
+        """Take logits (N, K) and labels (N, K)."""
+        loss = F.binary_cross_entropy_with_logits(predictions.double(), targets.double(), reduction="sum")
+        self._losses.append(loss)
+        self._logits.append(predictions)
+        self._labels.append(targets > 0)
+
+    def state(self) -> Any:
+        """Return all logits, labels and losses of batches."""
+        if not self._losses:
+            return None
+        return torch.cat(self._logits).cpu(), torch.cat(self._labels).cpu(), torch.stack(self._losses).cpu()
+
+    def merge(self, states: Sequence[Any]) -> None:
+        """Join the states."""
+        logits, labels, losses = zip(*states, strict=True)
+        self._logits, self._labels, self._losses = [*logits], [*labels], [*losses]
+
+    def compute(self) -> dict[str, float]:
+        """Return the scores; they do not depend on the order of samples, and so not on the number of ranks."""
+        logits, labels = torch.cat(self._logits), torch.cat(self._labels)
+        predicted = logits.double().sigmoid() > self._threshold
+        found = [average_precision(logits[:, k], labels[:, k]) for k in labels.any(dim=0).nonzero().flatten()]
+        right, either = 2 * (predicted & labels).sum(dim=0), predicted.sum(dim=0) + labels.sum(dim=0)
+        f1 = (right / either.double())[either > 0]
+        return {
+            "mAP": math.fsum(found) / len(found) if found else math.nan,
+            "f1": float(f1.mean()) if len(f1) else 0.0,
+            "exact_match": float((predicted == labels).all(dim=1).double().mean()),
+            # Rounded once: the order in which ranks have summed batches up does not matter.
+            "loss": math.fsum(torch.hstack(self._losses).tolist()) / labels.numel(),
+        }
+
+
+def average_precision(scores: Tensor, labels: Tensor) -> float:
+    """Return the average precision of a class: sum over thresholds of precision times what recall has gained.
+
+    Args:
+        scores: (N,), higher for what is more likely a positive; equal ones are above a threshold together.
+        labels: (N,) truth values, at least one of them true.
+
+    >>> round(average_precision(torch.tensor([0.9, 0.8, 0.7]), torch.tensor([True, False, True])), 4)
+    0.8333
+    """
+    scores, order = scores.sort(descending=True)
+    is_last = torch.ones_like(scores, dtype=torch.bool)  # of equal ones
+    is_last[:-1] = scores[1:] != scores[:-1]
+    hits = labels[order].cumsum(dim=0)[is_last]
+    precision = hits / (is_last.nonzero().flatten() + 1).double()
+    gained = hits.diff(prepend=hits.new_zeros(1))
+    return float((precision * gained).sum() / hits[-1])
+
+
+def _number_of_classes(info: DatasetInfo) -> int:
+    form = "0 or 1 for each of K classes as targets, of shape (N, K)"
+    if info.num_classes and not info.num_values:
+        raise ConfigError(
+            f"DATASETS.TRAIN: MODEL.TASK multilabel_classification needs {form}, and the training set has a class"
+            " index for each image; set MODEL.TASK to classification"
+        )
+    if not info.num_values:
+        raise ConfigError(
+            f"DATASETS.TRAIN: MODEL.TASK multilabel_classification needs {form}, and the training set does not say"
+            " how many; set MODEL.NUM_CLASSES, register it with a DatasetInfo that has num_values, or give it an"
+            " attribute targets"
+        )
+    return info.num_values
+
+
+def _require(fits: bool, name: str, expected: str, value: Any) -> None:
+    if not fits:
+        raise ConfigError(f"MODEL.TASK_ARGS.{name}: expected {expected}; got {value}")
