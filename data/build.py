@@ -137,7 +137,7 @@ def check_data(cfg: CfgNode, task: SampleTask, world_size: int = 1) -> None:
     train = train_info(cfg)
     check_sampler(cfg, train)
     _check_mixing(cfg, task)
-    _check_spatial(cfg, task)
+    _check_sample(cfg, task)
     # What a task with a number of outputs of its own takes of the class indices is its affair.
     classes = math.inf if task.num_outputs else num_outputs(cfg, train)
     trained_on = output_shape(cfg, "TRANSFORMS_TRAIN", train, train, task.normalise)
@@ -179,13 +179,17 @@ def _check_mixing(cfg: CfgNode, task: SampleTask) -> None:
         )
 
 
-def _check_spatial(cfg: CfgNode, task: SampleTask) -> None:
-    """Raise ConfigError if transforms do not go together with the targets of a sample, which is read for it."""
+def _check_sample(cfg: CfgNode, task: SampleTask) -> None:
+    """Raise ConfigError if a sample of a user's task is none, or transforms do not go together with its targets.
+
+    The first sample is read for it where other code than this package's makes samples or transforms them.
+    """
+    is_users_task = not type(task).__module__.startswith("warmstart.")
     for key, sets in (("TRAIN", training_sets(cfg)), ("TEST", [*named_test_sets(cfg).values()])):
         transforms = f"TRANSFORMS_{key}"
         transform = image_transform(cfg, transforms, train_info(cfg))
         spatial = [name for name, _ in transform.steps if name in NEED_TARGETS]
-        for entry in sets[:1] if spatial or transform.is_users_own else ():
+        for entry in sets[:1] if spatial or transform.is_users_own or is_users_task else ():
             dataset, label = _dataset(cfg, f"DATASETS.{key}", (entry,)), cfg.label(f"INPUT.{transforms}")
             image, target = first_readable(partial(read_sample, dataset), 0, len(dataset), str(entry))[0]
             sample = make_sample(task, image, target, f"{entry}: sample 0")

@@ -31,20 +31,25 @@ class UnreadableSample(Exception):  # what the loader is told, not what a user s
 
 
 def read_sample(dataset: Any, index: int) -> tuple[Any, Any]:
-    """Return (image, label) of a data set.
+    """Return (image, target) of a data set.
 
     Raises:
+        ConfigError: the data set returns something else.
         UnreadableSample: its file is missing or damaged: the data set has raised an OSError, as PIL does and
             `read_image`. Any other error is a mistake in somebody's code, and comes through.
     """
     try:
-        image, label = dataset[index]
+        sample = dataset[index]
     except OSError as error:
         if error.errno in _OF_THE_MACHINE:
             raise
         reason = " ".join(str(error.strerror or error).split())
         raise UnreadableSample(index, sample_path(dataset, index) or str(error.filename or ""), reason) from error
-    return image, label
+    if not isinstance(sample, (tuple, list)) or len(sample) != 2:
+        found = f"{len(sample)} values" if isinstance(sample, (tuple, list)) else f"a {type(sample).__name__}"
+        raise ConfigError(f"{type(dataset).__name__}: sample {index} is {found}; return (image, target)")
+    image, target = sample
+    return image, target
 
 
 def first_readable(read: Callable[[int], T], index: int, size: int, name: str) -> tuple[T, list[UnreadableSample]]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from warmstart.config import ConfigError
-from warmstart.data import Batch
+from warmstart.data import Batch, map_tensors
 from warmstart.modeling import takes_targets
 from warmstart.tasks import Task
 
@@ -166,11 +166,13 @@ def _samples(batch: Batch) -> str:
 
 
 def _in_float32(output: Any) -> Any:
-    """Return an output of any form with tensors in half precision as float32."""
-    if isinstance(output, Tensor):
-        return output.float() if output.dtype in _HALF else output
-    if isinstance(output, Mapping):
-        return {name: _in_float32(value) for name, value in output.items()}
-    if isinstance(output, tuple) and hasattr(output, "_fields"):
-        return type(output)(*map(_in_float32, output))
-    return type(output)(map(_in_float32, output)) if isinstance(output, (list, tuple)) else output
+    """Return an output of any form with tensors in half precision as float32; without such, the object itself."""
+    is_half = False
+
+    def convert(tensor: Tensor) -> Tensor:
+        nonlocal is_half
+        is_half |= tensor.dtype in _HALF
+        return tensor.float() if tensor.dtype in _HALF else tensor
+
+    converted = map_tensors(convert, output)
+    return converted if is_half else output

@@ -349,8 +349,8 @@ def test_a_picture_shows_depth_beside_the_image(depth: ModuleType) -> None:
         ),
         (
             ["DATALOADER.SAMPLER_TRAIN=WeightedTrainingSampler"],
-            "DATALOADER.SAMPLER_TRAIN (command line): WeightedTrainingSampler goes by classes, and the training"
-            " set has none, or does not tell; take TrainingSampler, or set DATALOADER.SAMPLE_WEIGHTS",
+            "DATALOADER.SAMPLER_TRAIN (command line): WeightedTrainingSampler goes by the class of each"
+            " sample, and the training set has 
         ),
         (
             ["DATALOADER.BACKEND=resident"],
