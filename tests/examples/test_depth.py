@@ -350,7 +350,7 @@ def test_a_picture_shows_depth_beside_the_image(depth: ModuleType) -> None:
         (
             ["DATALOADER.SAMPLER_TRAIN=WeightedTrainingSampler"],
             "DATALOADER.SAMPLER_TRAIN (command line): WeightedTrainingSampler goes by the class of each"
-            " sample, and the training set has 
+            " sample, and the training set has ",
         ),
         (
             ["DATALOADER.BACKEND=resident"],

@@ -44,7 +44,7 @@ def words(request: pytest.FixtureRequest, tiny_words: list[str], tmp_path: Path)
     path = tmp_path / "noise.npz"
     np.savez(path, images=images, labels=labels[request.param])
     changed = [f"DATASETS.TRAIN=npz:{path}", f"DATASETS.TEST=npz:{path}", f"MODEL.TASK={request.param}"]
-    changed += ["TEST.IMS_PER_BATCH=9", f"TEST.BEST.METRIC=npz:{path}/{TASKS[request.param]}"]
+    changed += ["TEST.IMS_PER_BATCH=9", f"TEST.BEST.METRIC=noise.npz/{TASKS[request.param]}"]
     return [*tiny_words, *changed]
 
 
@@ -73,7 +73,7 @@ FULL = (
 
 def scores(folder: Path) -> list[dict[str, Any]]:
     records = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
-    return [{name: value for name, value in record.items() if name.startswith("npz:")} for record in records]
+    return [{name: value for name, value in record.items() if name.startswith("noise.npz/")} for record in records]
 
 
 @pytest.mark.parametrize("backend", ["worker", "resident"])
@@ -130,7 +130,7 @@ def test_an_evaluation_of_its_own_gives_the_scores_of_the_run(
     out = capsys.readouterr().out
     config = str(tmp_path / "out" / "config.yaml")
     assert train_net.main(["--config-file", config, "--eval-only", "--resume"]) == 0
-    line = next(line for line in capsys.readouterr().out.splitlines() if "/noise.npz: " in line)
+    line = next(line for line in capsys.readouterr().out.splitlines() if "noise.npz: " in line)
     assert line.rpartition("noise.npz: ")[2] in out
 
 
