@@ -246,7 +246,11 @@ def _target_form(info: DatasetInfo) -> str:
 def _joined(one: DatasetInfo, other: DatasetInfo) -> DatasetInfo:
     size = one.size + other.size
     share = one.size / size
-    mean, std = _joined_statistics(share, (one.mean, one.std), (other.mean, other.std))
+    # The E[x] and E[x^2] of all pixels are the sets', weighted by their share of the images.
+    mean = tuple(share * a + (1 - share) * b for a, b in zip(one.mean, other.mean, strict=False))
+    squares = [[s * s + m * m for m, s in zip(info.mean, info.std, strict=False)] for info in (one, other)]
+    variances = (share * a + (1 - share) * b - m * m for a, b, m in zip(*squares, mean, strict=False))
+    std = tuple(math.sqrt(max(0.0, variance)) for variance in variances)
     values = (one.value_mean, one.value_std), (other.value_mean, other.value_std)
     value_mean, value_std = _joined_statistics(share, *values)
     both = {*one.known_sizes, *other.known_sizes}

@@ -88,7 +88,8 @@ def read_targets(dataset: Any) -> npt.NDArray[Any] | None:
 def _numbers(dataset: Any) -> npt.NDArray[Any]:
     name = next((name for name in ("targets", "labels") if hasattr(dataset, name)), "")
     numbers = np.asarray(getattr(dataset, name)) if name else np.empty(0, object)
-    if numbers.dtype.kind not in "biuf" or numbers.ndim not in (1, 2) or len(numbers) != len(dataset):
+    has_form = numbers.ndim in (1, 2) and len(numbers) == len(dataset) and numbers.size > 0
+    if numbers.dtype.kind not in "biuf" or not has_form:
         raise LookupError("no numbers")
     return numbers
 

@@ -96,8 +96,9 @@ def labels_of(dataset: MapDataset, num_classes: int) -> npt.NDArray[np.int64]:
         LookupError: the data set has neither.
         ValueError: it is of another form, or holds anything else than whole numbers from 0 to num_classes - 1.
 
-    >>> labels_of(ArrayDataset(np.zeros((3, 8, 8), np.uint8), np.array([4, 5, 6])), 10)
-    array([4, 5, 6])
+    >>> from torch.utils.data import Subset
+    >>> labels_of(Subset(ArrayDataset(np.zeros((3, 8, 8), np.uint8), np.array([4, 5, 6])), [2, 0]), 10)
+    array([6, 4])
     """
     labels = of_each_sample(dataset, _labels)
     if not np.issubdtype(labels.dtype, np.integer):
