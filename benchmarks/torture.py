@@ -91,6 +91,14 @@ CONFIGS: dict[str, tuple[str, ...]] = {
         *("TEST.EVAL_PERIOD=5", "TEST.BEST.METRIC=digits_test/loss"),
         *("TEST.EARLY_STOPPING.PATIENCE=4", "SOLVER.MAX_ITER=150"),
     ),
+    "multilabel": (
+        *("MODEL.TASK=multilabel_classification", "DATASETS.TRAIN=digits_attributes_train"),
+        *("DATASETS.TEST=digits_attributes_test", "TEST.EVAL_PERIOD=5", "TEST.BEST.METRIC=digits_attributes_test/f1"),
+    ),
+    "regression": (
+        *("MODEL.TASK=regression", "DATASETS.TRAIN=digits_numbers_train", "DATASETS.TEST=digits_numbers_test"),
+        *("TEST.EVAL_PERIOD=5", "TEST.BEST.METRIC=digits_numbers_test/mae", "DATALOADER.BACKEND=worker"),
+    ),
     "two_ranks": ("SOLVER.STEPS=40,70", "SOLVER.EMA={ENABLED: true, DECAY: 0.9, PERIOD: 2}"),
     "parts": PARTS,
     "parts_keep_two": (

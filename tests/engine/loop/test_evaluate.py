@@ -30,54 +30,6 @@ def task_of(num_classes: int, **arguments: Any) -> Task:
     return Classification(DatasetInfo(size=5, num_classes=num_classes, channels=1, image_size=(1, 1)), **arguments)
 
 
-def test_scores_count_every_sample_once_over_uneven_batches() -> None:
-    """7 classes, 5 samples in batches of 3 and 2; the label's rank is 1, 2, 5, 6 and 1."""
-    ranks = [1, 2, 5, 6, 1]
-    labels = torch.tensor([0, 3, 6, 2, 5])
-    logits = torch.zeros(5, 7)
-    for row, (rank, label) in enumerate(zip(ranks, labels.tolist(), strict=True)):
-        others = [c for c in range(7) if c != label]
-        order = others[: rank - 1] + [label] + others[rank - 1 :]
-        for place, c in enumerate(order):
-            logits[row, c] = -float(place)
-    loader = [Batch(logits[:3], labels[:3]), Batch(logits[3:], labels[3:])]
-    scores = evaluate(Table(), task_of(7), loader)
-    assert list(scores) == ["accuracy", "top5", "loss"]
-    assert scores["accuracy"] == pytest.approx(2 / 5)
-    assert scores["top5"] == pytest.approx(4 / 5)
-    assert scores["loss"] == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-6)
-
-
-def test_a_nan_shows_in_the_loss_and_is_not_left_out() -> None:
-    nan = torch.full((2, 5), float("nan"))
-    scores = evaluate(
-        Table(), task_of(5), [Batch(torch.eye(5), torch.arange(5)), Batch(nan, torch.tensor([0, 1]))]
-    )
-    assert math.isnan(scores["loss"])
-
-
-def test_top5_is_left_out_where_it_says_nothing() -> None:
-    assert list(evaluate(Table(), task_of(5), [Batch(torch.eye(5), torch.arange(5))])) == ["accuracy", "loss"]
-
-
-def test_with_flip_logits_are_those_of_an_image_and_its_mirror_image_averaged() -> None:
-    """Each image is one row of two pixels, and its logits are its pixels, the left one times 3.
-
-    (1, 2) gives (3, 2) and, flipped, (6, 1): on average (4.5, 1.5). (0, 1) gives (0, 1) and (3, 0): (1.5, 0.5).
-    """
-
-    class LeftTimesThree(nn.Module):
-        def forward(self, images: Tensor) -> Tensor:
-            return images.flatten(1) * torch.tensor([3.0, 1.0])
-
-    batch = Batch(torch.tensor([[1.0, 2.0], [0.0, 1.0]]).view(2, 1, 1, 2), torch.tensor([0, 0]))
-    assert evaluate(LeftTimesThree(), task_of(2), [batch])["accuracy"] == 0.5
-    scores = evaluate(LeftTimesThree(), task_of(2, flip=True), [batch])
-    assert scores["accuracy"] == 1
-    # (ln(1 + e^-3) + ln(1 + e^-1)) / 2
-    assert scores["loss"] == pytest.approx(0.18092451, rel=1e-6)
-
-
 def test_an_empty_test_set_says_so() -> None:
     with pytest.raises(ValueError, match="the test set is empty"):
         evaluate(Table(), task_of(5), [])
