@@ -93,7 +93,11 @@ CONFIGS: dict[str, tuple[str, ...]] = {
     ),
     "multilabel": (
         *("MODEL.TASK=multilabel_classification", "DATASETS.TRAIN=digits_attributes_train"),
-        *("DATASETS.TEST=digits_attributes_test", "TEST.EVAL_PERIOD=5", "TEST.BEST.METRIC=digits_attributes_test/f1"),
+        *(
+            "DATASETS.TEST=digits_attributes_test",
+            "TEST.EVAL_PERIOD=5",
+            "TEST.BEST.METRIC=digits_attributes_test/f1",
+        ),
     ),
     "regression": (
         *("MODEL.TASK=regression", "DATASETS.TRAIN=digits_numbers_train", "DATASETS.TEST=digits_numbers_test"),

@@ -34,7 +34,7 @@ PHRASES = tuple(
     for phrase in (
         *("multi label", "multi class", "key point", "key points", "one hot", "bounding boxes", "io u", "m io u"),
         *("top 1", "top 5", "cross entropy", "label smoothing", "class index", "class indices", "class weights"),
-        *("average precision", "train error", "loss cls", "loss box", "loss mask"),
+        *("average precision", "exact match", "f 1", "r 2", "train error", "loss cls", "loss box", "loss mask"),
     )
 )
 GENERAL = {"loss"}  # names of scores that say nothing of a task

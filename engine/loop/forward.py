@@ -88,7 +88,10 @@ class TaskLosses:
         finally:
             self._targets = None  # else it would outlive the batch
         if not self._is_checked:  # of the first batch; those of later ones where they cannot be trained on
-            refuse_losses(values, f"losses() of {type(self.task).__name__}", _samples(batch))
+            try:
+                refuse_losses(values, f"losses() of {type(self.task).__name__}")
+            except ConfigError as error:
+                raise ConfigError(f"{error}{_samples(batch)}") from None
             self._is_checked = True
         return values
 
@@ -140,19 +143,19 @@ def refuse_losses(values: Any, who: str, samples: str = "") -> None:
     Args:
         values: what `who` has returned.
         who: such as "losses() of Depth".
-        samples: of the batch, which the message names if they have no loss.
+        samples: of the batch, for the message.
     """
     expected = (
         'return a dict of 0-dim tensors, such as {"loss_l1": loss}, with at least one loss; what is only to be'
     )
     expected += f" recorded has a name that begins with {METRIC}"
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{who} returned a {type(values).__name__}; {expected}")
+        raise ConfigError(f"{who} returned a {type(values).__name__}; {expected}{samples}")
     for name, value in values.items():
         is_number = isinstance(value, Tensor) and value.ndim == 0 and not value.is_complex()
         if not isinstance(name, str) or not is_number:
             found = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-            raise ConfigError(f"{who} returned {name!r}, {found}, among its losses; {expected}")
+            raise ConfigError(f"{who} returned {name!r}, {found}, among its losses; {expected}{samples}")
     if all(name.startswith(METRIC) for name in values):
         listed = f"but {', '.join(values)}" if values else "but an empty dict"
         raise ConfigError(f"{who} returned no loss, {listed}; {expected}{samples}")

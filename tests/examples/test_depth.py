@@ -27,6 +27,7 @@ from warmstart.engine.run.default_hooks import _HOOKS
 from warmstart.engine.runtime import precision
 from warmstart.modeling import catalog
 from warmstart.tasks import build_task
+from warmstart.tasks import registry as task_registry
 from warmstart.tools import find_lr, plain_train_net, train_net
 
 from ..engine.dying import assert_same_bits
@@ -49,6 +50,18 @@ SHORT = [
 # The plain loop has no hooks, and so neither of these.
 NO_HOOKS = ["TEST.BEST.METRIC=", "TEST.EARLY_STOPPING.PATIENCE=0"]
 OUT = Path("out")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def names_of_the_example() -> Iterator[None]:
+    """What the example registers is gone after these tests."""
+    registries: list[dict[str, Any]] = [catalog._REGISTRY, data_sets._REGISTRY, task_registry._REGISTRY]
+    before = [dict(names) for names in registries]
+    yield
+    for names, known in zip(registries, before, strict=True):
+        names.clear()
+        names.update(known)
+    sys.modules.pop("depth", None)
 
 
 @pytest.fixture(scope="module")

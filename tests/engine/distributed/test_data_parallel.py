@@ -369,7 +369,7 @@ def test_a_run_of_several_ranks_trains_what_was_converted(
 ) -> None:
     """On a CPU torch cannot run it, so it is refused; here it is only built."""
     monkeypatch.setattr(resolve, "check_parallel", lambda cfg, ranks: None)
-    monkeypatch.setattr(defaults, "data_parallel", lambda cfg, model: None)
+    monkeypatch.setattr(defaults, "build_data_parallel", lambda cfg, model: None)
     cfg = tiny("MODEL.SYNC_BN", True, "SOLVER.EMA.ENABLED", True)
 
     def build() -> Any:

@@ -129,7 +129,7 @@ def test_two_ranks_are_one_with_two_micro_batches_to_the_last_bit(tiny_words: li
     scored = [(r, s) for r, s in zip(ours, theirs, strict=True) if any(name.endswith("/loss") for name in r)]
     assert [r["iteration"] for r, _ in scored] == [25, 50, 60]
     for r, s in scored:
-        (accuracy, loss) = (name for name in s if name.startswith("npz"))
+        (accuracy, loss) = (name for name in s if name.startswith("noise.npz/"))
         assert r[accuracy] == s[accuracy]
         assert r[loss] == pytest.approx(s[loss], rel=1e-6)
     assert len(b["rng"]) == 2
