@@ -186,14 +186,17 @@ def stack_images(images: Sequence[Tensor]) -> Tensor:
     Raises:
         ConfigError: they differ in size.
     """
-    sizes = {"x".join(map(str, image.shape)) for image in images}
-    if len(sizes) > 1:
+    try:
+        return torch.stack(list(images))
+    except RuntimeError:
+        sizes = {"x".join(map(str, image.shape)) for image in images}
+        if len(sizes) < 2:
+            raise
         raise ConfigError(
             "images of one batch differ in size after the transforms: "
             f"{', '.join(sorted(sizes))} (C x H x W); end INPUT.TRANSFORMS_TRAIN and "
             "INPUT.TRANSFORMS_TEST with {Resize: {size: [224, 224]}} or a crop"
-        )
-    return torch.stack(list(images))
+        ) from None
 
 
 class SampleTask(Protocol):

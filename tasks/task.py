@@ -205,7 +205,10 @@ def _stacked(values: Sequence[Any]) -> Any:
     if all(isinstance(value, Tensor) for value in values):
         same = len({value.shape for value in values}) == 1
         return torch.stack([value.as_subclass(Tensor) for value in values]) if same else list(values)
-    return torch.tensor(values) if all(isinstance(value, (bool, int, float)) for value in values) else list(values)
+    try:
+        return torch.tensor(values) if isinstance(values[0], (bool, int, float)) else list(values)
+    except (TypeError, ValueError):  # of several kinds
+        return list(values)
 
 
 def _numbers(count: int) -> str:

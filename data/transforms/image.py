@@ -155,7 +155,7 @@ class ImageTransform:
         return self.normalised(self.augmented({"image": to_tensor(image)})["image"])
 
     def augmented(self, sample: Sample) -> Sample:
-        """Return a sample as the steps leave it; boxes, masks and key points change with the image.
+        """Return a sample, which is changed, as the steps leave it: boxes, masks and key points with the image.
 
         The image is passed alone if no target is a tensor of torchvision.tv_tensors: as a dict each step would
         take longer.
@@ -165,7 +165,8 @@ class ImageTransform:
         if not has_spatial_targets(sample):
             for _, step in self.steps:
                 image = step(image)
-            return {**sample, "image": image}
+            sample["image"] = image
+            return sample
         from torchvision.tv_tensors import Image
 
         sample = {**sample, "image": Image(image)}
@@ -247,7 +248,10 @@ def has_spatial_targets(sample: Sample) -> bool:
     >>> has_spatial_targets({"image": torch.zeros(3, 4, 4), "label": 7})
     False
     """
-    if all(type(value) in _PLAIN for value in sample.values()):  # without the import, which takes long
+    for value in sample.values():
+        if type(value) not in _PLAIN:
+            break
+    else:  # without the import, which takes long
         return False
     from torchvision.tv_tensors import TVTensor
 
