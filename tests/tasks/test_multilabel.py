@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from sklearn import metrics
 from torch import Tensor
 
 from warmstart.config import ConfigError, get_cfg
@@ -116,6 +115,7 @@ def random_batches(sizes: list[int]) -> list[tuple[Tensor, Tensor]]:
 
 
 def test_scores_are_those_of_scikit_learn() -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
     batches = random_batches([40, 40, 17])
     logits, targets = (torch.cat(each).numpy() for each in zip(*batches, strict=True))
     predicted = logits > 0

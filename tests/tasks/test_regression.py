@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn import metrics
 from torch import Tensor
 
 from warmstart.config import CfgNode, ConfigError, get_cfg
@@ -93,6 +92,7 @@ def random_batches(sizes: list[int]) -> list[tuple[Tensor, Tensor]]:
 
 
 def test_scores_are_those_of_scikit_learn() -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
     batches = random_batches([40, 40, 17])
     predictions, targets = (torch.cat(each).double().numpy() for each in zip(*batches, strict=True))
     scores = scores_of(task_of((0.0, 1e6, 1.0), (1.0, 100.0, 0.01)), *batches)
