@@ -135,7 +135,6 @@ class Trainer:
         self.max_iter = max_iter
         self.device = torch.device(device)
         self.task = task
-        self.autocast = autocast
         self._compute_losses = losses_of(model, task, forward, autocast, self.device)
         draws = task is not None and task.draws_in_forward
         self._keyed = data_loader if draws and isinstance(data_loader, TrainLoader) else None

@@ -317,3 +317,14 @@ def test_resident_targets_name_the_first_wrong_sample() -> None:
     assert task(5).resident_targets(labels, "mine") is labels
     with pytest.raises(ConfigError, match="mine: sample 2 has label 3"):
         task(3).resident_targets(labels, "mine")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_draw_writes_the_prediction_on_a_copy_of_the_image(channels: int) -> None:
+    image = torch.full((channels, 24, 60), 100, dtype=torch.uint8)
+    drawn = task().draw(image, "cat")
+    assert (drawn.shape, drawn.dtype) == ((3, 24, 60), torch.uint8)
+    assert drawn.max() > 240  # the text is white and anti-aliased, with a black edge
+    assert drawn.min() == 0
+    assert (drawn[:, 20:] == 100).all()
+    assert (image == 100).all()
