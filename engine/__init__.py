@@ -37,26 +37,18 @@ from .run.command_line import read_command_line, read_configs
 from .run.config_diff import compare_configs
 from .run.default_hooks import build_test_loaders, default_hooks, evaluate_all, register_hook
 from .run.describe import log_run, log_scores
-from .run.evaluate import set_statistics
+from .run.evaluate import evaluate_only, set_statistics
 from .run.exit_codes import run_tool
+from .run.folder import claim_files, complete_run, hold_folder, is_restart, prepare_folder
 from .run.init_from_data import build_for_ranks, init_from_data, read_weights
 from .run.launch import launch
+from .run.load import load_average, load_model, load_start, why_done
 from .run.measure import measure_loader, measure_profile
 from .run.prepare_torch import prepare_torch
 from .run.resolve import iters_per_epoch, resolve_config
 from .run.resume import find_start, read_parts, read_start
 from .run.scores import is_best_average
-from .run.train import (
-    claim_files,
-    complete_run,
-    hold_folder,
-    is_restart,
-    load_average,
-    load_model,
-    load_start,
-    prepare_folder,
-    why_done,
-)
+from .run.train import train
 from .run.world_size_scaling import log_scaling, scale_of, scaled
 from .runtime.device import build_device, check_device
 from .runtime.precision import LossScaler, build_autocast, build_scaler, compiled
@@ -113,6 +105,7 @@ __all__ = [
     "default_hooks",
     "evaluate",
     "evaluate_all",
+    "evaluate_only",
     "evaluation_mode",
     "every",
     "find_lr",
@@ -165,6 +158,7 @@ __all__ = [
     "setup_logging",
     "stop_signals",
     "take_weights",
+    "train",
     "wants_launch",
     "why_done",
     "with_synchronised_norms",

@@ -1,4 +1,4 @@
-"""An evaluation of its own, with the statistics that one in training has."""
+"""An evaluation outside of training, with the statistics that one in training has."""
 
 from __future__ import annotations
 
@@ -10,18 +10,83 @@ from torch import nn
 
 from warmstart.config import CfgNode, ConfigError
 from warmstart.data import build_train_loader
-from warmstart.tasks import Task
+from warmstart.tasks import Task, build_task
 
 from ..checkpoint.reader import PARTS
 from ..distributed import comm
-from ..distributed.errors import local_rank_zero_first
-from ..distributed.fsdp import computing_device
+from ..distributed.ddp import with_synchronised_norms
+from ..distributed.errors import local_rank_zero_first, on_main, raise_together
+from ..distributed.fsdp import build_shards, computing_device, is_sharded, take_weights
 from ..loop.forward import losses_of
 from ..loop.precise_bn import norm_layers, update_from_training
 from ..runtime.precision import build_autocast
 from ..runtime.rng import restore_rng
+from .default_hooks import build_test_loaders, evaluate_all
+from .describe import log_scores
+from .init_from_data import build_for_ranks, read_weights
+from .load import load_average, load_model
+from .prepare_torch import prepare_torch
+from .resolve import resolve_config
+from .resume import read_parts, read_start
+from .world_size_scaling import scale_of, scaled
 
 logger = logging.getLogger(__name__)
+
+
+def evaluate_only(cfg: CfgNode, *, resume: str | None = None, trust: bool = False) -> dict[str, float]:
+    """Return the scores on every test set, as in the run that wrote the weights, and log them; writes nothing.
+
+    On several ranks each of them calls it.
+
+    Args:
+        cfg: as the user wrote it; it is resolved here.
+        resume: None for MODEL.WEIGHTS, "" for the newest checkpoint in OUTPUT_DIR, else a checkpoint's file or
+            folder.
+        trust: whether code in the checkpoint or in MODEL.WEIGHTS may run.
+
+    Raises:
+        ConfigError: there are no weights or no test sets, or they do not fit together.
+    """
+    given = cfg
+    with raise_together():
+        cfg = _resolved(given, comm.world_size())
+    found = None if resume is None else on_main(lambda: read_start(cfg, resume, trust))
+    start = None if found is None else read_parts(cfg, found[1])
+    with raise_together():
+        if start is not None and scale_of(start):  # its batches, which TEST.PRECISE_BN takes
+            cfg = _resolved(given, scale_of(start))
+        if start is None and not cfg.MODEL.WEIGHTS:
+            missing = "needs weights" if resume is None else f"found no checkpoint in {cfg.OUTPUT_DIR}"
+            raise ConfigError(f"command line: --eval-only {missing}; give MODEL.WEIGHTS FILE or --resume=PATH")
+        if not cfg.DATASETS.TEST:
+            raise ConfigError(f"{cfg.label('DATASETS.TEST')}: names no data set to evaluate on")
+        device, task = prepare_torch(cfg), build_task(cfg)
+        file = read_weights(cfg, trust) if start is None else None
+        model = build_for_ranks(cfg, weights=file or start is None, extra_outputs=task.extra_outputs)
+        model = with_synchronised_norms(model, cfg.MODEL.SYNC_BN)
+    with raise_together():  # apart from what one rank alone may fail in: from here on ranks wait for each other
+        if not is_sharded(cfg.MODEL.PARALLEL):
+            model = model.to(device)
+        whole = take_weights(model) if is_sharded(cfg.MODEL.PARALLEL) else {}
+        averaged = None
+        if start is not None:
+            averaged = load_average(cfg, model, start)  # a copy of the model, which is not cut yet
+        if is_sharded(cfg.MODEL.PARALLEL):
+            build_shards(cfg, model, whole)
+        if start is not None:
+            load_model(model, start)
+    if cfg.TEST.PRECISE_BN.ENABLED:
+        content = start if file is None else file.content
+        set_statistics(cfg, task, [model] if averaged is None else [model, averaged], content)
+    loaders = build_test_loaders(cfg, task)
+    scores = evaluate_all(model, task, loaders, averaged, autocast=build_autocast(cfg))
+    log_scores(scores, task)
+    return scores
+
+
+def _resolved(given: CfgNode, ranks: int) -> CfgNode:
+    """Return a config resolved for an evaluation; only TEST.PRECISE_BN takes training's batches there."""
+    return resolve_config(scaled(given, ranks), given=given, trains=given.TEST.PRECISE_BN.ENABLED)
 
 
 def set_statistics(cfg: CfgNode, task: Task, models: Sequence[nn.Module], content: Any) -> None:

@@ -1,261 +1,91 @@
-"""A run from its start to its end: the folder held, the start loaded, the folder prepared."""
+"""A training run, from its config to its last checkpoint."""
 
 from __future__ import annotations
 
 import logging
-import os
-import socket
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from torch import nn
+from warmstart.config import CfgNode
+from warmstart.tasks import default_arguments, evaluation_arguments
 
-from warmstart.config import CfgNode, ConfigError, read_small_text
-from warmstart.solver import EMA
-
-from ..checkpoint import sharded as shards
-from ..checkpoint.completion import complete_save
-from ..checkpoint.overwrite import FOLDER as OVERWRITTEN
-from ..checkpoint.overwrite import bring_back_half_a_run, overwritten_files, set_aside_run
-from ..checkpoint.run_files import LAUNCH, claim, refuse_foreign, subfolders
-from ..checkpoint.run_folder import has_checkpoints, remove_leftovers, set_aside_after
-from ..checkpoint.saver import CHECKPOINTS_FREE, SaveError, finish_saves, require_space
-from ..distributed.errors import on_main
-from ..distributed.fsdp import build_shards, is_sharded, shard_state_like
-from ..hooks.checkpointing import checkpoint_bytes
-from ..loop.optimizer_state import missing_optimizer_state
-from ..loop.trainer import Trainer, is_pending
+from ..distributed import comm
+from ..distributed.errors import on_main, raise_together
+from ..loop.hook import HookBase
+from ..loop.trainer import Trainer
 from ..records.logging import setup_logging
-from ..runtime import files
-from ..runtime.device import versions
-from ..runtime.lock import hold
-from ..runtime.owned import own, refuse_foreign_files
-from .resume import Start
-from .scores import why_stopped
+from ..runtime.signals import stop_signals
+from .build import build_trainer
+from .config_diff import compare_configs
+from .describe import log_run
+from .folder import complete_run, hold_folder, is_restart, prepare_folder
+from .load import load_start, why_done
+from .resolve import resolve_config
+from .resume import find_start, read_parts
+from .world_size_scaling import log_scaling, scale_of, scaled
 
 logger = logging.getLogger(__name__)
 
 
-@contextmanager
-def hold_folder(cfg: CfgNode) -> Iterator[None]:
-    """Keep OUTPUT_DIR for this process while it looks for a start there, trains and saves.
-
-    At the end, also by an exception, it waits for a save that is under way. Of several ranks the main one does so.
-
-    Raises:
-        ConfigError: it is no folder's name, cannot be written, or another process is writing a run there.
-    """
-    with ExitStack() as stack:
-        on_main(lambda: _hold(cfg, stack))
-        yield
-
-
-def _hold(cfg: CfgNode, stack: ExitStack) -> None:
-    folder = Path(cfg.OUTPUT_DIR)
-    if not cfg.OUTPUT_DIR:
-        raise ConfigError(f"{cfg.label('OUTPUT_DIR')}: is empty; name the folder of the run, such as output/first")
-    try:
-        cfg.OUTPUT_DIR.encode()
-    except UnicodeEncodeError:
-        raise ConfigError(f"{cfg.label('OUTPUT_DIR')}: {folder} is not valid UTF-8; choose another name") from None
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{cfg.label('OUTPUT_DIR')}: {folder} is a file; name a folder")
-    try:
-        stack.enter_context(hold(folder))
-    except OSError as error:
-        raise _cannot_write(cfg, error) from None
-    stack.callback(_finish_saves)
-
-
-def claim_files(cfg: CfgNode, *names: str) -> None:
-    """List files in OUTPUT_DIR as this program's, before they are written.
-
-    Raises:
-        ConfigError: one is there already and was not written by this program, or the list cannot be written.
-    """
-    folder = Path(cfg.OUTPUT_DIR)
-    refuse_foreign_files(folder, names)
-    try:
-        own(folder, *names)
-    except OSError as error:
-        raise _cannot_write(cfg, error) from None
-
-
-def _finish_saves() -> None:
-    """Wait for a save that is under way, also where a signal ends the waiting: the folder is given back next."""
-    try:
-        finish_saves()
-    finally:
-        finish_saves()
-
-
-def why_done(cfg: CfgNode, start: Mapping[str, Any]) -> str:
-    """Return why there is nothing left to do after a checkpoint, and what to type to go on; "" where there is.
-
-    Raises:
-        ConfigError: its states are not those of our hooks.
-    """
-    if is_pending(start):
-        return ""
-    number, end = start["iteration"], cfg.SOLVER.MAX_ITER
-    if number >= end:
-        return f"the checkpoint is at iteration {number}, SOLVER.MAX_ITER is {end}: nothing to do"
-    with _fitting():
-        stopped, goes_on = why_stopped(cfg, start)
-    return f"the run has stopped at iteration {number}: {stopped}; raise {goes_on} to go on" if stopped else ""
-
-
-def _cannot_write(cfg: CfgNode, error: OSError) -> ConfigError:
-    folder, path = Path(cfg.OUTPUT_DIR), Path(error.filename or "")
-    named = path.parent.resolve() == folder.resolve() and not files.is_temporary(path.name)
-    where = folder / path.name if named else folder
-    return ConfigError(f"{cfg.label('OUTPUT_DIR')}: cannot write to {where}: {error.strerror}")
-
-
-def is_restart(folder: Path) -> bool:
-    """Return whether a launcher has started this run anew after a failure, and it has saved before into `folder`.
-
-    What another run has saved there does not count: this one may have failed since it was refused the folder.
-    """
-    with suppress(OSError):
-        is_own = read_small_text(folder / LAUNCH) == _launch()
-        return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0 and is_own and has_checkpoints(folder)
-    return False
-
-
-def _launch() -> str:
-    """Return what the processes that a launcher starts have in common, also after a restart."""
-    return f"process {os.getppid()} on {socket.gethostname()}"
-
-
-def load_average(cfg: CfgNode, model: nn.Module, start: dict[str, Any]) -> nn.Module | None:
-    """Return the averaged model of a checkpoint, whether or not SOLVER.EMA is on; None where it has none.
-
-    Raises:
-        ConfigError: it is of another model.
-    """
-    if start.get("ema") is None:
-        if cfg.SOLVER.EMA.ENABLED:
-            logger.info("SOLVER.EMA is on, but the checkpoint has no moving average")
-        return None
-    ema = EMA(model, cfg.SOLVER.EMA.DECAY, cfg.SOLVER.EMA.PERIOD)
-    if is_sharded(cfg.MODEL.PARALLEL):
-        build_shards(cfg, ema.model, {})
-    with _fitting():
-        ema.load_state_dict({**start["ema"], "model": shard_state_like(start["ema"]["model"], ema.model)})
-    return ema.model
-
-
-def load_model(model: nn.Module, start: dict[str, Any]) -> None:
-    """Put a checkpoint's weights into a model, all of them.
-
-    Raises:
-        ConfigError: they are those of another model.
-    """
-    with _fitting():
-        model.load_state_dict(shard_state_like(start["model"], model))
-
-
-@contextmanager
-def _fitting() -> Iterator[None]:
-    try:
-        yield
-    except ConfigError:
-        raise
-    except (LookupError, RuntimeError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"the checkpoint does not fit this model and optimizer: {reason}") from error
-
-
-def load_start(trainer: Trainer, start: dict[str, Any]) -> None:
-    """Put a checkpoint into a trainer; where bits may come to differ, say so once.
-
-    Raises:
-        ConfigError: the checkpoint does not fit the trainer's model or optimizer.
-    """
-    with _fitting():
-        trainer.load_state_dict(start)
-        missing = missing_optimizer_state(trainer.optimizer)
-    if missing:
-        raise ConfigError(
-            f"the checkpoint does not hold {', '.join(missing)}, which {type(trainer.optimizer).__name__} keeps "
-            "with these settings; set SOLVER.OPTIMIZER_ARGS and SOLVER.MOMENTUM to what they were, or start a new "
-            "run with MODEL.WEIGHTS FILE and another OUTPUT_DIR"
-        )
-    written_by, now = start.get("versions", {}), versions(trainer.device)
-    if not isinstance(written_by, dict):
-        raise ConfigError(f"the checkpoint's versions are no dict, but {type(written_by).__name__}")
-    changed = [  # an older version noted fewer of them
-        f"{name} {written_by[name]} -> {now[name]}"
-        for name in now
-        if name in written_by and str(written_by[name]) != str(now[name])
-    ]
-    if changed:
-        logger.warning("the continued run may differ in the last bits: %s", ", ".join(changed))
-    logger.info("continuing after iteration %d", trainer.iteration)
-
-
-def complete_run(cfg: CfgNode, start: Start) -> None:
-    """Complete the last save of a run of which nothing is left to train.
-
-    Raises:
-        SaveError: the disk is full, or failed.
-    """
-    folder = Path(cfg.OUTPUT_DIR)
-    try:
-        remove_leftovers(folder)
-        bring_back_half_a_run(folder)
-        complete_save(folder, *start, cfg.SOLVER.CHECKPOINT_KEEP)
-    except OSError as error:
-        raise SaveError(f"the last save in {folder} could not be completed: {error.strerror}") from error
-
-
-def prepare_folder(
+def train(
     cfg: CfgNode,
+    *,
+    resume: str | None = None,
     overwrite: bool = False,
-    iteration: int = 0,
-    trainer: Trainer | None = None,
-    start: Start | None = None,
-) -> None:
-    """Make OUTPUT_DIR ready for a run: config.yaml and log.txt begun, nothing later than its start in it.
+    allow_config_change: bool = False,
+    trust: bool = False,
+    hooks: Iterable[HookBase] = (),
+) -> Trainer | None:
+    """Train what a config describes, from iteration 0 or from a checkpoint; as tools/train_net.py does.
+
+    On several ranks each of them calls it.
 
     Args:
-        cfg: the resolved config.
-        overwrite: whether an earlier run goes, when this one has saved its first checkpoint; only files that a
-            run of ours writes, by name.
-        iteration: where the run starts; checkpoints of later iterations are renamed, ending in `.cut`.
-        trainer: whose checkpoints must have space, before anything is touched.
-        start: the checkpoint that the run continues from, whose save is completed where it is of this folder.
+        cfg: as the user wrote it; it is resolved here.
+        resume: None for a new run, "" for the newest checkpoint in OUTPUT_DIR, else a checkpoint's file or folder.
+        overwrite: whether the run that OUTPUT_DIR holds is replaced, once this one has saved.
+        allow_config_change: whether a run is resumed although its model, data or seed were others.
+        trust: whether code in a checkpoint or in MODEL.WEIGHTS may run.
+        hooks: run before the default ones.
+
+    Returns:
+        The trainer; None if the checkpoint left nothing to train.
 
     Raises:
-        ConfigError: the folder cannot be written, or holds files of the user's that a run would overwrite; or the
-            drive is full.
+        ConfigError: the config is not one that can run, or the run cannot start in OUTPUT_DIR.
+        Interrupted: a signal came; the run is saved.
     """
-    folder = Path(cfg.OUTPUT_DIR)
-    try:
-        finish_saves()  # of an earlier run in this process
-        refuse_foreign(folder, subfolders(bool(cfg.PROFILER.ITERS), is_sharded(cfg.MODEL.PARALLEL)))
-        remove_leftovers(folder)
-        shards.remove_unused(folder, folder / OVERWRITTEN)
-        if trainer is not None:
-            require_space(folder, CHECKPOINTS_FREE * checkpoint_bytes(trainer), cfg.label("OUTPUT_DIR"))
-        folder.mkdir(parents=True, exist_ok=True)
-        if overwrite:
-            set_aside_run(folder)
-        else:
-            bring_back_half_a_run(folder)
+    given = cfg
+    with raise_together():
+        cfg = resolve_config(scaled(given, comm.world_size()), given=given)
+    with hold_folder(cfg):
+        if on_main(lambda: is_restart(Path(cfg.OUTPUT_DIR))):
+            logger.info("started anew after a failure: --resume is implied")
+            resume, overwrite = "", False
+        found = on_main(lambda: find_start(cfg, resume, overwrite, trust))
+        start = None if found is None else read_parts(cfg, found[1])
+        if start is not None and scale_of(start):
+            with raise_together():
+                cfg = resolve_config(scaled(given, scale_of(start)), given=given)
+        log_scaling(given, cfg)
         if start is not None:
-            complete_save(folder, *start, cfg.SOLVER.CHECKPOINT_KEEP)
-        set_aside_after(folder, iteration)
-        claim(folder)
-        files.write_atomically(folder / "config.yaml", lambda file: file.write(cfg.dump().encode()))
-        if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
-            files.write_atomically(folder / LAUNCH, lambda file: file.write(_launch().encode()))
-        setup_logging(folder)
-    except OSError as error:
-        raise _cannot_write(cfg, error) from None
-    if overwritten_files(folder):
-        text = "the run that is overwritten lies in %s until this one has saved a checkpoint"
-        logger.info(text, folder / OVERWRITTEN)
+            with raise_together():
+                arguments = default_arguments(cfg.MODEL.TASK), evaluation_arguments(cfg.MODEL.TASK)
+                compare_configs(cfg, start["config"], allow_config_change, *arguments)
+                done = why_done(cfg, start)
+            if done:
+                if found is not None and not resume:
+                    on_main(lambda: complete_run(cfg, found))
+                logger.info(done)
+                return None
+        with raise_together():
+            trainer = build_trainer(cfg, trust, weights=start is None)
+            trainer.hooks[:0] = hooks
+            if start is not None:
+                load_start(trainer, start)
+        on_main(lambda: prepare_folder(cfg, overwrite, trainer.iteration, trainer, found))
+        setup_logging(cfg.OUTPUT_DIR)  # each rank: the main one has, and it changes nothing there
+        log_run(cfg, trainer)
+        with stop_signals(trainer.interrupt, comm.is_main):
+            trainer.train()
+        return trainer

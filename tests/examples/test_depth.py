@@ -23,6 +23,7 @@ from warmstart.config import ConfigError, get_cfg
 from warmstart.data import Batch, DatasetInfo, build_train_loader
 from warmstart.data.datasets import registry as data_sets
 from warmstart.engine import HookBase, Interrupted, load_checkpoint, register_hook, run_tool
+from warmstart.engine.run import evaluate as run_evaluate
 from warmstart.engine.run.default_hooks import _HOOKS
 from warmstart.engine.runtime import precision
 from warmstart.modeling import catalog
@@ -159,7 +160,7 @@ def test_a_run_that_a_signal_cuts_and_resumes_is_the_unbroken_one(own_names: Non
 
 def test_an_evaluation_by_itself_gives_the_scores_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     found: dict[str, float] = {}
-    monkeypatch.setattr(train_net, "log_scores", lambda scores, task: found.update(scores))
+    monkeypatch.setattr(run_evaluate, "log_scores", lambda scores, task: found.update(scores))
     assert train_net.main(SHORT) == 0
     assert train_net.main([*SHORT, "--eval-only", "--resume"]) == 0
     assert {*found} == {"scenes_test/abs_rel", "scenes_test/rmse", "scenes_test/delta1"}

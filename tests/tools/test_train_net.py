@@ -16,6 +16,7 @@ import torch
 
 from warmstart.config import ConfigError
 from warmstart.engine import load_checkpoint, register_hook, run_tool
+from warmstart.engine.run import evaluate as run_evaluate
 from warmstart.engine.run.default_hooks import _HOOKS
 from warmstart.modeling import catalog
 from warmstart.tools import export_weights, plain_train_net, train_net
@@ -320,7 +321,7 @@ def test_the_average_is_evaluated_beside_the_model_in_the_run_and_alone(
 def scored(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, float]]:
     """The scores of each evaluation apart from a run, unrounded."""
     found: list[dict[str, float]] = []
-    monkeypatch.setattr(train_net, "log_scores", lambda scores, task: found.append(scores))
+    monkeypatch.setattr(run_evaluate, "log_scores", lambda scores, task: found.append(scores))
     return found
 
 

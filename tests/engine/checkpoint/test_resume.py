@@ -720,7 +720,7 @@ def test_the_folder_is_given_back_only_when_nothing_is_written_any_more(
         if len(held) == 1:
             raise Interrupted(15)
 
-    monkeypatch.setattr("warmstart.engine.run.train.finish_saves", wait)
+    monkeypatch.setattr("warmstart.engine.run.folder.finish_saves", wait)
     with pytest.raises(Interrupted), hold_folder(tiny()):
         pass
     assert held == [True, True]

@@ -1,0 +1,104 @@
+"""A checkpoint put into a trainer or a model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from warmstart.config import CfgNode, ConfigError
+from warmstart.solver import EMA
+
+from ..distributed.fsdp import build_shards, is_sharded, shard_state_like
+from ..loop.optimizer_state import missing_optimizer_state
+from ..loop.trainer import Trainer, is_pending
+from ..runtime.device import versions
+from .scores import why_stopped
+
+logger = logging.getLogger(__name__)
+
+
+def why_done(cfg: CfgNode, start: Mapping[str, Any]) -> str:
+    """Return why there is nothing left to do after a checkpoint, and what to type to go on; "" where there is.
+
+    Raises:
+        ConfigError: its states are not those of our hooks.
+    """
+    if is_pending(start):
+        return ""
+    number, end = start["iteration"], cfg.SOLVER.MAX_ITER
+    if number >= end:
+        return f"the checkpoint is at iteration {number}, SOLVER.MAX_ITER is {end}: nothing to do"
+    with _fitting():
+        stopped, goes_on = why_stopped(cfg, start)
+    return f"the run has stopped at iteration {number}: {stopped}; raise {goes_on} to go on" if stopped else ""
+
+
+def load_average(cfg: CfgNode, model: nn.Module, start: dict[str, Any]) -> nn.Module | None:
+    """Return the averaged model of a checkpoint, whether or not SOLVER.EMA is on; None where it has none.
+
+    Raises:
+        ConfigError: it is of another model.
+    """
+    if start.get("ema") is None:
+        if cfg.SOLVER.EMA.ENABLED:
+            logger.info("SOLVER.EMA is on, but the checkpoint has no moving average")
+        return None
+    ema = EMA(model, cfg.SOLVER.EMA.DECAY, cfg.SOLVER.EMA.PERIOD)
+    if is_sharded(cfg.MODEL.PARALLEL):
+        build_shards(cfg, ema.model, {})
+    with _fitting():
+        ema.load_state_dict({**start["ema"], "model": shard_state_like(start["ema"]["model"], ema.model)})
+    return ema.model
+
+
+def load_model(model: nn.Module, start: dict[str, Any]) -> None:
+    """Put a checkpoint's weights into a model, all of them.
+
+    Raises:
+        ConfigError: they are those of another model.
+    """
+    with _fitting():
+        model.load_state_dict(shard_state_like(start["model"], model))
+
+
+@contextmanager
+def _fitting() -> Iterator[None]:
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (LookupError, RuntimeError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"the checkpoint does not fit this model and optimizer: {reason}") from error
+
+
+def load_start(trainer: Trainer, start: dict[str, Any]) -> None:
+    """Put a checkpoint into a trainer; where bits may come to differ, say so once.
+
+    Raises:
+        ConfigError: the checkpoint does not fit the trainer's model or optimizer.
+    """
+    with _fitting():
+        trainer.load_state_dict(start)
+        missing = missing_optimizer_state(trainer.optimizer)
+    if missing:
+        raise ConfigError(
+            f"the checkpoint does not hold {', '.join(missing)}, which {type(trainer.optimizer).__name__} keeps "
+            "with these settings; set SOLVER.OPTIMIZER_ARGS and SOLVER.MOMENTUM to what they were, or start a new "
+            "run with MODEL.WEIGHTS FILE and another OUTPUT_DIR"
+        )
+    written_by, now = start.get("versions", {}), versions(trainer.device)
+    if not isinstance(written_by, dict):
+        raise ConfigError(f"the checkpoint's versions are no dict, but {type(written_by).__name__}")
+    changed = [  # an older version noted fewer of them
+        f"{name} {written_by[name]} -> {now[name]}"
+        for name in now
+        if name in written_by and str(written_by[name]) != str(now[name])
+    ]
+    if changed:
+        logger.warning("the continued run may differ in the last bits: %s", ", ".join(changed))
+    logger.info("continuing after iteration %d", trainer.iteration)
