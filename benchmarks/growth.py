@@ -72,16 +72,13 @@ class Inherits(HookBase):
 
 
 class Waits(Inherits):
-    """Has something to do after the last update."""
+    """Is called after the last update only."""
 
-    def next_due(self, iteration: int) -> float:
-        """Return never: the last update is every hook's."""
-        return float("inf")
+    period = 0
 
     def after_step(self, trainer: Trainer) -> None:
-        """Look whether it is the last."""
-        if trainer.is_last_step:
-            trainer.scalars["last"] = 1.0
+        """Put a number into the last record."""
+        trainer.scalars["last"] = 1.0
 
 
 class Clock(HookBase):
@@ -103,13 +100,11 @@ class Clock(HookBase):
 class Mark(HookBase):
     """Notes the time, the memory and the length of metrics.json after each stretch of updates."""
 
+    period = STRETCH
+
     def __init__(self, folder: Path) -> None:
         self.path = folder / "metrics.json"
         self.marks: list[tuple[float, int, int]] = []
-
-    def next_due(self, iteration: int) -> float:
-        """Return the end of the stretch."""
-        return (iteration // STRETCH + 1) * STRETCH
 
     def after_step(self, trainer: Trainer) -> None:
         """Take a mark."""

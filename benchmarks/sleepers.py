@@ -12,13 +12,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.nn.parallel import DistributedDataParallel
 
 from warmstart.config import CfgNode
 from warmstart.data import build_train_loader
 from warmstart.engine import losses_of
 from warmstart.engine.analysis.cost_model import MIB
-from warmstart.engine.distributed.ddp import build_data_parallel, no_sync_of
-from warmstart.engine.distributed.fsdp import build_shards, is_sharded, is_sharded_tensor, take_weights
+from warmstart.engine.distributed.build import build_strategy
+from warmstart.engine.distributed.fsdp import is_sharded_tensor
 from warmstart.modeling import build_model
 from warmstart.solver import build_ema, build_optimizer
 from warmstart.tasks import build_task
@@ -85,19 +86,17 @@ class Run:
     def __init__(self, cfg: CfgNode, mode: str, per_machine: int) -> None:
         torch.manual_seed(cfg.SEED)
         model, self._sums = build_model(cfg).train(), None
-        whole = take_weights(model) if is_sharded(cfg.MODEL.PARALLEL) else {}
+        self._strategy = build_strategy(cfg)
+        self._strategy.release(model)
         self.ema = build_ema(cfg, model)
         assert self.ema is not None
-        if is_sharded(cfg.MODEL.PARALLEL):
-            for each in (model, self.ema.model):
-                build_shards(cfg, each, whole)
-            if mode == "fsdp":
-                self._sums = send_beside(model)
-        parallel = build_data_parallel(cfg, model)
-        if parallel is not None and mode == "ddp in two levels":
+        self._strategy.prepare(model, self.ema.model)
+        if mode == "fsdp" and self._strategy.is_sharded:
+            self._sums = send_beside(model)
+        self.model = self._strategy.forward(model)
+        if isinstance(self.model, DistributedDataParallel) and mode == "ddp in two levels":
             levels = TwoLevels(per_machine)
-            parallel.register_comm_hook(None, lambda state, bucket: levels.mean(bucket.buffer()))
-        self.model = model if parallel is None else parallel
+            self.model.register_comm_hook(None, lambda state, bucket: levels.mean(bucket.buffer()))
         self.optimizer = build_optimizer(cfg, model)
         self._micro_batches = cfg.SOLVER.GRAD_ACCUM_STEPS
         task = build_task(cfg)
@@ -108,7 +107,7 @@ class Run:
         """Return the seconds of an update."""
         begin = time.perf_counter()
         self.optimizer.zero_grad()
-        with no_sync_of(self.model)():
+        with self._strategy.no_sync():
             for _ in range(self._micro_batches - 1):
                 self._backward()
         self._backward()

@@ -5,10 +5,9 @@ from .analysis.lr_finder import RangeTest, find_lr, range_picture
 from .checkpoint.reader import load_checkpoint, load_newest
 from .checkpoint.run_folder import save_checkpoint
 from .checkpoint.saver import SaveError, finish_saves
+from .distributed.build import build_strategy
 from .distributed.comm import is_main, rank, world_size
-from .distributed.ddp import with_synchronised_norms
 from .distributed.errors import on_main, raise_together
-from .distributed.fsdp import build_shards, is_sharded, take_weights
 from .distributed.launch import LAUNCH_FLAGS, adopt_slurm, refuse_ranks, wants_launch
 from .distributed.process_group import build_process_group
 from .hooks.best_checkpoint import BestHook
@@ -22,7 +21,7 @@ from .hooks.profiler import ProfilerHook
 from .hooks.run_lock import FolderHook
 from .loop.evaluate import evaluate, evaluation_mode
 from .loop.forward import ModelForward, losses_of
-from .loop.hook import HookBase, every, next_multiple
+from .loop.hook import HookBase, every
 from .loop.losses import LossWindow
 from .loop.non_finite import NonFiniteLossError
 from .loop.score_hook import ScoreHook
@@ -42,7 +41,7 @@ from .run.exit_codes import run_tool
 from .run.folder import claim_files, complete_run, hold_folder, is_restart, prepare_folder
 from .run.init_from_data import build_for_ranks, init_from_data, read_weights
 from .run.launch import launch
-from .run.load import load_average, load_model, load_start, why_done
+from .run.load import load_start, why_done
 from .run.measure import measure_loader, measure_profile
 from .run.prepare_torch import prepare_torch
 from .run.resolve import iters_per_epoch, resolve_config
@@ -94,7 +93,7 @@ __all__ = [
     "build_for_ranks",
     "build_process_group",
     "build_scaler",
-    "build_shards",
+    "build_strategy",
     "build_test_loaders",
     "build_trainer",
     "check_device",
@@ -116,12 +115,9 @@ __all__ = [
     "is_best_average",
     "is_main",
     "is_restart",
-    "is_sharded",
     "iters_per_epoch",
     "launch",
-    "load_average",
     "load_checkpoint",
-    "load_model",
     "load_newest",
     "load_start",
     "log_run",
@@ -130,7 +126,6 @@ __all__ = [
     "losses_of",
     "measure_loader",
     "measure_profile",
-    "next_multiple",
     "on_main",
     "predict",
     "prepare_folder",
@@ -157,11 +152,9 @@ __all__ = [
     "set_statistics",
     "setup_logging",
     "stop_signals",
-    "take_weights",
     "train",
     "wants_launch",
     "why_done",
-    "with_synchronised_norms",
     "workers_needed",
     "world_size",
 ]

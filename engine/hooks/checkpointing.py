@@ -16,8 +16,7 @@ from ..checkpoint.run_folder import (
 )
 from ..checkpoint.saver import CHECKPOINTS_FREE, Save, require_space
 from ..distributed import comm
-from ..distributed.fsdp import is_sharded_model
-from ..loop.hook import HookBase, every, next_multiple
+from ..loop.hook import HookBase
 from ..loop.trainer import Trainer
 from ..runtime.device import versions
 
@@ -38,6 +37,7 @@ class CheckpointHook(HookBase):
         timeout: seconds that a rank waits for the parts of another one; more than the disk takes for them.
     """
 
+    takes = "save_as"
     runs_last = True  # what a hook behind it counts in this iteration would be missing in the checkpoint
 
     def __init__(
@@ -65,7 +65,7 @@ class CheckpointHook(HookBase):
             ConfigError: there is no space.
             TypeError: a state holds more than tensors and plain values; the message names the key path.
         """
-        if is_sharded_model(trainer.model):
+        if trainer.strategy.is_sharded:
             # Now: at the first save the launcher, whose store the ranks use, may be gone.
             self._group = shards.new_group(self.timeout)
         if not comm.is_main():
@@ -84,10 +84,6 @@ class CheckpointHook(HookBase):
         }
         require_plain(shards.split(states | self.constants).content)
 
-    def next_due(self, iteration: int) -> float:
-        """Return the next multiple of the period."""
-        return next_multiple(self.period, iteration)
-
     def after_step(self, trainer: Trainer) -> None:
         """Save the state of this instant under its number and, the same, under each name in `trainer.save_as`.
 
@@ -96,8 +92,6 @@ class CheckpointHook(HookBase):
             SaveError: this is the run's last save, and it failed.
         """
         last = trainer.is_last_step or bool(trainer.interrupted)
-        if not (last or every(self.period, trainer.iteration) or trainer.is_wanted(trainer.save_as)):
-            return
         with trainer.paused():
             owed = self._finish()
             is_owed = any(content is self._copied for content in owed.values())
@@ -110,7 +104,7 @@ class CheckpointHook(HookBase):
                 if last:
                     self._finish()
                 return
-            final = [FINAL] if trainer.is_last_step and not trainer.pending else []
+            final = [FINAL] if trainer.is_last_step else []
             names = [*final, *sorted(trainer.save_as)]
             trainer.save_as.clear()
             require_names(names)

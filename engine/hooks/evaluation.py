@@ -1,4 +1,4 @@
-"""The hooks of a default run."""
+"""The evaluation of a run, and the BatchNorm statistics that it needs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from ..loop.hook import HookBase, next_multiple
+from ..loop.hook import HookBase
 from ..loop.precise_bn import norm_layers, update_from_training
 from ..loop.trainer import Trainer
 
@@ -16,15 +16,15 @@ logger = logging.getLogger(__name__)
 
 
 class PreciseBNHook(HookBase):
-    """Gives BatchNorm layers the statistics of the present weights before each evaluation.
+    """Recomputes the statistics of BatchNorm layers for the current weights before each evaluation.
 
-    They are those of the batches that training would take next, so they follow from iteration and config
-    alone; and they stay, so that a checkpoint scores as its evaluation did.
+    They are computed from the batches that training would use next, so they depend on iteration and config
+    alone; they are kept, so that a checkpoint has the scores of its evaluation.
 
     Args:
         period: that of the evaluation.
         models: the models that are evaluated.
-        batches: training's batches from a given iteration, a stream of their own.
+        batches: returns training's batches from a given iteration on, as a separate stream.
         num_iter: batches to use.
         run_of: returns what passes a batch through a model as training does; default: `model(*batch)`.
     """
@@ -44,23 +44,19 @@ class PreciseBNHook(HookBase):
         self.run_of = run_of
 
     def before_train(self, trainer: Trainer) -> None:
-        """Say so where there is nothing to do."""
+        """Log it if there is nothing to do."""
         self.models = [model for model in self.models if norm_layers(model)]
         if not self.models:
-            logger.info("TEST.PRECISE_BN: the model has no BatchNorm layer that trains, nothing is to be done")
-
-    def next_due(self, iteration: int) -> float:
-        """Return the next multiple of the period."""
-        return next_multiple(self.period, iteration)
+            logger.info("TEST.PRECISE_BN: the model has no BatchNorm layer that trains, nothing to do")
 
     def after_step(self, trainer: Trainer) -> None:
-        """Set the statistics where an evaluation is due."""
-        if not self.models or not trainer.is_due(self.period):
+        """Set the statistics before the evaluation."""
+        if not self.models:
             return
         with trainer.paused():
             for model in self.models:
                 trainer.raise_if_interrupted()
-                options = self.num_iter, trainer.accum_steps, trainer.device, self.run_of(model)
+                options = self.num_iter, trainer.update.accum_steps, trainer.device, self.run_of(model)
                 update_from_training(model, self.batches(trainer.iteration), *options)
 
 
@@ -77,12 +73,7 @@ class EvaluationHook(HookBase):
         self.period = period
         self.evaluate = evaluate
 
-    def next_due(self, iteration: int) -> float:
-        """Return the next multiple of the period."""
-        return next_multiple(self.period, iteration)
-
     def after_step(self, trainer: Trainer) -> None:
         """Put the scores into this iteration's record."""
-        if trainer.is_due(self.period):
-            with trainer.paused():
-                trainer.scalars.update(self.evaluate(trainer))
+        with trainer.paused():
+            trainer.scalars.update(self.evaluate(trainer))

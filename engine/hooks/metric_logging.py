@@ -1,4 +1,4 @@
-"""When records are made, and of what."""
+"""Records: the averages of losses, learning rates, times and scores that a run writes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from warmstart.config import ConfigError
 
-from ..loop.hook import HookBase, every, next_multiple
+from ..loop.hook import HookBase
 from ..loop.trainer import Trainer
 from ..records.writers import Record, RetryingWriter, Writer
 
@@ -71,6 +71,8 @@ class RecordHook(HookBase):
         at_once: whether no record waits for others, since a hook behind this one reads `trainer.record`.
     """
 
+    takes = "scalars"
+
     def __init__(
         self,
         period: int,
@@ -85,7 +87,7 @@ class RecordHook(HookBase):
         self._mark = _Mark(0, 0.0, 0.0, 0.0)
         self._names: list[str] = []
         self._kept: list[_Found] = []
-        self._handed_on = -math.inf  # when
+        self._written = -math.inf  # when
 
     def before_train(self, trainer: Trainer) -> None:
         """Open the writers and start the clock.
@@ -104,49 +106,44 @@ class RecordHook(HookBase):
         self._names = [group.get("name", str(index)) for index, group in enumerate(groups)]
         self._mark = _Mark.now(trainer)
 
-    def next_due(self, iteration: int) -> float:
-        """Return the next multiple of the period."""
-        return next_multiple(self.period, iteration)
-
     def after_step(self, trainer: Trainer) -> None:
-        """Write a record where one is due."""
-        due = every(self.period, trainer.iteration) or trainer.is_last_step
-        if due or trainer.is_wanted(trainer.scalars):
-            trainer.flush_losses()
-            begin, self._mark = self._mark, _Mark.now(trainer)
-            scores, trainer.scalars = trainer.scalars, {}
-            means, skipped = trainer.losses.averages(), trainer.skipped.total
-            self._kept.append(_Found(begin, self._mark, means, [*trainer.rates], skipped, scores))
-            if scores or self._mark.clock - self._handed_on >= self._apart:
-                trainer.record = self._hand_on()
-        if trainer.is_last_step or trainer.interrupted:  # not in after_train: the last save may fail before it
-            self._settle()
+        """Make a record."""
+        trainer.flush_losses()
+        begin, self._mark = self._mark, _Mark.now(trainer)
+        scores, trainer.scalars = trainer.scalars, {}
+        means, skipped = trainer.losses.averages(), trainer.skipped.total
+        self._kept.append(_Found(begin, self._mark, means, [*trainer.rates], skipped, scores))
+        if scores or self._mark.clock - self._written >= self._apart:
+            trainer.record = self._write()
+        if trainer.is_last_step:  # not in after_train: the last save may fail before it
+            self._flush()
 
     def after_train(self, trainer: Trainer) -> None:
         """Close the writers."""
+        self._flush()
         for writer in self.writers:
             writer.close()
 
     def close(self, trainer: Trainer) -> None:
         """Lose no record where an exception ends the run."""
-        self._settle()
+        self._flush()
 
     def state_dict(self) -> dict[str, Any]:
-        """Hand on what is kept: a run that goes on from a checkpoint does not make the records before it again."""
-        self._hand_on()
+        """Write what is kept: a run that continues from a checkpoint does not make the records before it again."""
+        self._write()
         return {}
 
-    def _hand_on(self) -> Record:
+    def _write(self) -> Record:
         """Make and write records; return the last one."""
         records = [found.record(self._names, self.gauges) for found in self._kept]
         if not records:
             return {}
-        self._kept, self._handed_on = [], self._mark.clock
+        self._kept, self._written = [], self._mark.clock
         for writer in self.writers:
             writer.write(*records)
         return records[-1]
 
-    def _settle(self) -> None:
-        self._hand_on()
+    def _flush(self) -> None:
+        self._write()
         for writer in self.writers:
             writer.flush()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 
 from warmstart.config import CfgNode, nearest
 from warmstart.data import named_test_sets
@@ -44,6 +43,8 @@ class MetricHook(HookBase):
         scores: beginnings of names that only an evaluation gives, and that a record may therefore lack.
     """
 
+    period, takes = 0, "record"
+
     def __init__(
         self,
         metric: str,
@@ -55,16 +56,12 @@ class MetricHook(HookBase):
         self.scores = scores
         self._missing = {name for name in (metric, until[0] if until else "") if name}
 
-    def next_due(self, iteration: int) -> float:
-        """Follow the records."""
-        return math.inf
-
     def after_step(self, trainer: Trainer) -> None:
-        """Look at this iteration's record, if one was written."""
-        record, scheduler = trainer.record, trainer.scheduler
-        if record.get("iteration") != trainer.iteration or not isinstance(scheduler, MetricLR):
+        """Look at this iteration's record."""
+        scheduler = trainer.scheduler
+        if not isinstance(scheduler, MetricLR):
             return
-        record = trainer.record = comm.broadcast_object(record)  # what a user's hook has put there may differ
+        record = trainer.record = comm.broadcast_object(trainer.record)  # a user-defined hook's numbers may differ
         self._tell_missing(trainer)
         if self.metric in record:
             before, best = scheduler.get_last_lr(), scheduler.progress.patience.best

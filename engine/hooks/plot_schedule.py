@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,29 +32,25 @@ class PictureHook(HookBase):
     def __init__(self, folder: str | Path, writers: Sequence[Writer] = ()) -> None:
         self.path = Path(folder) / PICTURE
         self.writers = list(writers)
-        self._step = 0  # where TensorBoard shows it; 0 once it is drawn
+        self._step = 0  # where TensorBoard shows it
 
     def before_train(self, trainer: Trainer) -> None:
         """Say so where there is nothing to draw."""
-        if isinstance(trainer.scheduler, ScheduleLR):
-            self._step = trainer.iteration + 1  # the first one that the next resume from here replaces
-        else:
+        self.period = int(isinstance(trainer.scheduler, ScheduleLR))  # after the first update, then no more
+        self._step = trainer.iteration + 1  # the first one that the next resume from here replaces
+        if not self.period:
             name = type(trainer.scheduler).__name__
             logger.info("no %s: %s does not tell the rates of iterations to come", PICTURE, name)
 
-    def next_due(self, iteration: int) -> float:
-        """Be done after the first update."""
-        return iteration + 1 if self._step else math.inf
-
     def after_step(self, trainer: Trainer) -> None:
         """Draw it, in the time that does not count as training; where it cannot be saved, say so."""
-        if not self._step:
+        if not self.period:  # the last update of the run
             return
         assert isinstance(trainer.scheduler, ScheduleLR)
-        with trainer.paused():  # on all ranks, which settle there
+        with trainer.paused():  # on all ranks, which flush their losses there
             if comm.is_main():
                 self._draw(trainer.scheduler, trainer.max_iter)
-        self._step = 0
+        self.period = 0
 
     def _draw(self, scheduler: ScheduleLR, max_iter: int) -> None:
         lock.check(self.path.parent)

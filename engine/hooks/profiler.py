@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import socket
 from pathlib import Path
@@ -33,7 +32,8 @@ class ProfilerHook(HookBase):
         self._profile: profile | None = None
 
     def before_train(self, trainer: Trainer) -> None:
-        """Say so where the run is past these iterations, or does not get there."""
+        """Log it if the run is past these iterations, or does not get there."""
+        self.period = int(trainer.iteration < self.end)
         if trainer.iteration >= self.end:
             logger.info("PROFILER: iteration %d is past, nothing is profiled; set PROFILER.START", self.end)
         elif self.start >= trainer.max_iter:
@@ -53,16 +53,13 @@ class ProfilerHook(HookBase):
             self._profile = profile(activities=kinds, on_trace_ready=handler)
             self._profile.start()
 
-    def next_due(self, iteration: int) -> float:
-        """Be done after the last iteration of the trace."""
-        return iteration + 1 if iteration < self.end else math.inf
-
     def after_step(self, trainer: Trainer) -> None:
         """Mark the end of an iteration; after the last one, write the trace."""
         if self._is_on and (trainer.iteration >= self.end or trainer.is_last_step):
             self._write(trainer)
         elif self._profile is not None:
             self._profile.step()
+        self.period = int(trainer.iteration < self.end)
 
     def after_train(self, trainer: Trainer) -> None:
         """Write what there is where a signal has cut the run off."""

@@ -17,7 +17,7 @@ from warmstart.modeling import takes_targets
 from warmstart.tasks import Task
 
 from ..distributed import comm
-from ..distributed.fsdp import is_sharded_model
+from ..distributed.strategy import SingleProcess
 from ..runtime.rng import preserved_rng
 from .forward import ModelForward
 
@@ -59,6 +59,7 @@ def evaluate(
     device: torch.device | str = "cpu",
     between: Callable[[], object] | None = None,
     autocast: torch.dtype | None = None,
+    strategy: SingleProcess | None = None,
 ) -> dict[str, float]:
     """Return the scores of a model by their names; its mode and the random number generators are as before.
 
@@ -70,19 +71,21 @@ def evaluate(
         loader: gives batches, each sample once; on several ranks each its own ones.
         device: where the model is.
         between: called before each batch; what it raises ends the evaluation.
-        autocast: what layers compute in where that is safe; None: the types of their weights.
+        autocast: the type that layers compute in when that is safe; None: that of their weights.
+        strategy: how the ranks share the model; None: each rank has all of it.
 
     Raises:
-        ValueError: the loader is empty, those of all ranks are.
+        ValueError: the loader is empty, on all ranks.
         ConfigError: the task predicts nothing, its evaluator is none, or returns something else than its scores.
     """
     device = torch.device(device)
     forward = ModelForward(model, takes_targets=takes_targets(model), autocast=autocast, device_type=device.type)
     evaluator = task.evaluator()
     _check_evaluator(evaluator, task)
+    batches = loader if strategy is None else strategy.lockstep(loader)
     told, total = time.monotonic(), f" of {len(loader)}" if isinstance(loader, Sized) else ""
     with preserved_rng(device), evaluation_mode(model):
-        for number, batch in enumerate(_in_step(loader) if is_sharded_model(model) else loader):
+        for number, batch in enumerate(batches):
             if between is not None:
                 between()
             if time.monotonic() - told >= _APART:
@@ -94,7 +97,7 @@ def evaluate(
                 raise ConfigError(
                     f"{type(task).__name__}.predict() returned None; return the predictions for the images"
                 )
-            if targets is not None:  # else the model was called for the sake of other ranks
+            if targets is not None:  # else the model was called because other ranks had a batch
                 evaluator.update(predictions, targets)
     states = [state for state in comm.gather(evaluator.state()) if state is not None]
     if not states:
@@ -132,18 +135,3 @@ def _check_evaluator(evaluator: object, task: Task) -> None:
             f"{name}.evaluator() returned a {found} without {listed}; return an object with the methods of"
             " warmstart.tasks.Evaluator"
         )
-
-
-def _in_step(loader: Iterable[Batch]) -> Iterator[Batch]:
-    """Yield as many batches on all ranks, without targets if this one has no more: all call a sharded model."""
-    batches = iter(loader)
-    while True:
-        batch = next(batches, None)
-        shapes = comm.gather(None if batch is None else (isinstance(batch.images, list), batch.images[0].shape))
-        found = next((each for each in shapes if each is not None), None)
-        if found is None:
-            return
-        if batch is None:
-            black = torch.zeros(1, *found[1])
-            batch = Batch(list(black) if found[0] else black, None)
-        yield batch

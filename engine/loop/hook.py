@@ -1,66 +1,88 @@
-"""What runs around the loop: the events, and when hooks are due."""
+"""Hooks: the events of a run, and when each hook is called after an update."""
 
 from __future__ import annotations
 
+import logging
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from .trainer import Trainer
+from ..distributed import comm
+
+logger = logging.getLogger(__name__)
+
+OWN_STATE = "trainer"  # the key of the trainer's own state beside those of the hooks
+#: What a hook can act on when others ask for it; see `HookBase.takes`.
+TAKES = ("scalars", "save_as", "record")
+
+
+class Progress(Protocol):
+    """What of a `Trainer` decides which hooks are due; its docstring explains the attributes."""
+
+    iteration: int
+    is_last_step: bool
+    interrupted: int
+    scalars: dict[str, float]
+    save_as: set[str]
+    record: dict[str, float]
 
 
 class HookBase:
-    """What runs around the loop. Each method gets the trainer; keep no reference to it.
+    """Code that runs around the loop. Each method gets the `Trainer`; keep no reference to it.
 
-    On several ranks each runs all hooks, and what rank 0 puts into `trainer.scalars` or `trainer.save_as` is what
-    counts, whatever the others do; it may have to wait for a later update, see `Trainer.is_wanted`.
-
-    Events, in the order of one iteration, hooks in the order of the list:
+    Events, in the order of one iteration; hooks are called in the order of the list:
 
     - before_train: once, after a checkpoint was loaded and before the first iteration.
-    - before_step: `trainer.iteration` is the number of updates done so far.
-    - after_backward: the update's gradients are there, whole and not clipped yet; the update is not.
-    - after_step: the update is done and counted; `trainer.is_last_step` says whether the run ends with it, and
-      `trainer.interrupted` whether a signal cuts it off here, to be resumed: then only the checkpoint is due.
-      It is called after those updates alone where any hook has something to do (see `next_due`).
-    - after_train: once, when the run ended cleanly, or a signal has cut it off.
-    - close: once, at the very end, however the run ends: an exception may be on its way.
+    - before_step: `trainer.iteration` is the number of completed updates.
+    - after_backward: the gradients of the update are complete and not clipped yet.
+    - after_step: the update is done and counted, and the hook is due (see `period` and `takes`).
+      `trainer.is_last_step` says whether the run ends with this update, `trainer.interrupted` whether a signal
+      ends it here, to be resumed.
+    - after_train: once, when the run has ended without an exception or a signal has interrupted it.
+    - close: once, at the very end, however the run ends: an exception may be propagating.
+
+    after_step is called after every update that `period` divides, and after the last update of the run.
+
+    On several ranks each rank runs all hooks. What rank 0 puts into `trainer.scalars` or `trainer.save_as` counts,
+    whatever the others put there. It takes effect at the next update at which a hook with a `period` other than 1
+    is due; `period` and `takes` must be the same on all ranks.
+
+    >>> class Every5(HookBase):
+    ...     period = 5
+    ...     def after_step(self, trainer): trainer.scalars["half"] = trainer.iteration / 2
     """
 
-    #: Whether the hook runs behind all that are not so, wherever it stands in the list.
-    runs_last = False
+    #: The updates between two calls of after_step; 1: after each update, 0: only after the last one. It may change
+    #: in before_train and in after_step.
+    period: int = 1
+    #: What the hook acts on when another one asks for it, beside its period: "scalars" (`trainer.scalars` is not
+    #: empty), "save_as" (`trainer.save_as` is not empty), "record" (this iteration has a record); "" is nothing.
+    takes: str = ""
+    #: Whether the hook is called after all hooks that do not say so, and also when a signal interrupts the run.
+    runs_last: bool = False
 
     @property
     def name(self) -> str:
-        """The key of this hook's state in a checkpoint, unique in a run; the class's name by default."""
+        """The key of this hook's state in a checkpoint, unique in a run; the name of the class by default."""
         return type(self).__name__
 
-    def before_train(self, trainer: Trainer) -> None:
+    def before_train(self, trainer: Any) -> None:
         """Run before the first iteration."""
 
-    def before_step(self, trainer: Trainer) -> None:
+    def before_step(self, trainer: Any) -> None:
         """Run before each iteration."""
 
-    def after_backward(self, trainer: Trainer) -> None:
-        """Run between the gradients and the update."""
+    def after_backward(self, trainer: Any) -> None:
+        """Run between the backward pass and the optimizer step."""
 
-    def after_step(self, trainer: Trainer) -> None:
-        """Run after each update."""
+    def after_step(self, trainer: Any) -> None:
+        """Run after the updates at which the hook is due."""
 
-    def next_due(self, iteration: int) -> float:
-        """Return after how many updates after_step has something to do again, `iteration` being done.
-
-        It is called then, after the last update, and where a signal comes, a hook has asked for a stop or, in one
-        process, a checkpoint (`save_as`) or a record (`scalars`); also where another hook is due, so it looks
-        again itself. By default it is due after each update. On several ranks it is the same number on all.
-        """
-        return iteration + 1
-
-    def after_train(self, trainer: Trainer) -> None:
+    def after_train(self, trainer: Any) -> None:
         """Run after the last iteration."""
 
-    def close(self, trainer: Trainer) -> None:
-        """Put away what is open."""
+    def close(self, trainer: Any) -> None:
+        """Release what is open."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs, as tensors and plain values."""
@@ -68,14 +90,6 @@ class HookBase:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned."""
-
-
-EVENTS = ("before_train", "before_step", "after_backward", "after_step", "after_train", "close")
-
-
-def overrides(hook: HookBase, event: str) -> bool:
-    """Return whether a hook has something to do at an event."""
-    return getattr(type(hook), event) is not getattr(HookBase, event)
 
 
 def every(period: int, iteration: int) -> bool:
@@ -89,10 +103,102 @@ def every(period: int, iteration: int) -> bool:
     return period > 0 and iteration % period == 0
 
 
-def next_multiple(period: int, iteration: int) -> float:
-    """Return the first count after `iteration` at which something with this period is due; 0 is never.
+def load_hook_states(hooks: Iterable[HookBase], states: Mapping[str, Any]) -> None:
+    """Give hooks their states in a checkpoint; one that is new to this run starts as it is.
 
-    >>> [next_multiple(7, i) for i in (0, 6, 7)], next_multiple(0, 7)
-    ([7, 7, 14], inf)
+    Args:
+        hooks: of this run.
+        states: by the names of the hooks; that of the trainer is left out.
     """
-    return (iteration // period + 1) * period if period > 0 else math.inf
+    named = {hook.name: hook for hook in hooks}
+    for name, state in states.items():
+        if name in named:
+            named[name].load_state_dict(state)
+        elif state and name != OWN_STATE:
+            logger.warning("the checkpoint holds the state of %s, a hook that this run does not have", name)
+
+
+class HookCalls:
+    """The hooks of a run in the order in which they are called, and the one place that says when each is due.
+
+    Args:
+        hooks: those that say `runs_last` are called after all others.
+
+    Raises:
+        ValueError: two hooks have the same name, one has the trainer's, or `period` or `takes` has no meaning.
+    """
+
+    def __init__(self, hooks: Iterable[HookBase]) -> None:
+        self._hooks = sorted(hooks, key=lambda hook: hook.runs_last)
+        self._check()
+        self._after_step = self._overriding("after_step")
+        self._is_alone = comm.world_size() == 1
+
+    def of(self, event: str) -> list[Callable[[Any], None]]:
+        """Return what an event calls: the methods of the hooks that override it, so that no other costs time."""
+        return [getattr(hook, event) for hook in self._overriding(event)]
+
+    def next_due(self, iteration: int) -> float:
+        """Return the first count of updates after `iteration` that a period divides; infinity if there is none."""
+        periods = [hook.period for hook in self._after_step if hook.period]
+        return min(((iteration // period + 1) * period for period in periods), default=math.inf)
+
+    def call_due(self, trainer: Progress) -> bool:
+        """Call after_step of each hook that is due after this update, in order.
+
+        On several ranks all of them are here at the same update; see `HookBase`.
+
+        Returns:
+            Whether rank 0 was asked what it wants done: always in one process.
+        """
+        ends = trainer.is_last_step or bool(trainer.interrupted)
+        asks = self._is_alone or ends or any(self._is_heard(hook, trainer.iteration) for hook in self._after_step)
+        for hook in self._after_step:
+            due = trainer.is_last_step or every(hook.period, trainer.iteration)
+            due = due or (bool(trainer.interrupted) and hook.runs_last)
+            if due or (asks and hook.takes and self._is_asked(hook.takes, trainer)):
+                hook.after_step(trainer)
+        return asks
+
+    def call_last(self, trainer: Progress) -> None:
+        """Call after_step of the hooks that run last, because the others have given up their work."""
+        for hook in self._after_step:
+            if hook.runs_last:
+                hook.after_step(trainer)
+
+    def _is_heard(self, hook: HookBase, iteration: int) -> bool:
+        return hook.period != 1 and every(hook.period, iteration)
+
+    def _is_asked(self, takes: str, trainer: Progress) -> bool:
+        """Return whether rank 0 asks for something; waits for all ranks."""
+        if takes == "record":
+            asked = trainer.record.get("iteration") == trainer.iteration
+        else:
+            asked = bool(trainer.scalars if takes == "scalars" else trainer.save_as)
+        return asked if self._is_alone else comm.all_reduce_max([comm.is_main() and asked]) == [1]
+
+    def _overriding(self, event: str) -> list[HookBase]:
+        return [hook for hook in self._hooks if getattr(type(hook), event) is not getattr(HookBase, event)]
+
+    def _check(self) -> None:
+        names = [hook.name for hook in self._hooks]
+        doubled = sorted({name for name in names if names.count(name) > 1})
+        if doubled:
+            raise ValueError(
+                f"several hooks are called {', '.join(doubled)}: give each a `name` of its own, "
+                "their states are kept by name"
+            )
+        if OWN_STATE in names:
+            raise ValueError(
+                f"a hook is called {OWN_STATE}, as the trainer's own state is: give it another `name`"
+            )
+        for hook in self._hooks:
+            if hasattr(hook, "next_due"):
+                raise ValueError(
+                    f"{hook.name}.next_due() is no longer called: set its attribute `period` to the number of"
+                    " updates between two calls of after_step"
+                )
+            if type(hook.period) is not int or hook.period < 0:
+                raise ValueError(f"{hook.name}.period is {hook.period!r}; give a number of updates, or 0")
+            if hook.takes and hook.takes not in TAKES:
+                raise ValueError(f"{hook.name}.takes is {hook.takes!r}; give one of {', '.join(TAKES)}, or ''")

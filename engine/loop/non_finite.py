@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from warmstart.solver import ScheduleLR
 
 from ..distributed import comm
 from ..distributed.fsdp import is_sharded_tensor
@@ -18,7 +21,7 @@ class NonFiniteLossError(ArithmeticError):
     """A loss became infinite or NaN; the message names the first such iteration and its terms.
 
     Attributes:
-        iteration: the count of updates that the bad one made; 0 where no single one is to blame.
+        iteration: the count of updates that the bad one made; 0 if no single one is to blame.
         rank: the rank whose part of the batch it was.
     """
 
@@ -29,10 +32,10 @@ class NonFiniteLossError(ArithmeticError):
 
 
 class SkippedUpdates:
-    """Finds the updates that SOLVER.NAN_POLICY skip leaves out, and counts them.
+    """Finds the updates that SOLVER.NAN_POLICY skips, and counts them.
 
     Args:
-        limit: so many in a row may be left out; one more is an error.
+        limit: how many in a row may be skipped; one more is an error.
 
     >>> skipped = SkippedUpdates(limit=1)
     >>> skipped.problem_of({"total_loss": torch.tensor(2.0), "grad_norm": torch.tensor(float("inf"))})
@@ -84,6 +87,52 @@ class SkippedUpdates:
         self.total, self.in_a_row = state["total"], state["in_a_row"]
 
 
+class Diagnosis:
+    """What a user needs to know of an update that is not finite: its samples and its learning rates.
+
+    Args:
+        scheduler: of the run.
+        loader: of the run; its method `describe_samples`, if it has one, names the samples.
+    """
+
+    def __init__(self, scheduler: LRScheduler, loader: object = None) -> None:
+        self.scheduler = scheduler
+        self._describe_samples = getattr(loader, "describe_samples", None)
+
+    def own_samples(self, iteration: int) -> str:
+        """Return which samples of this rank update number `iteration` used, "" if nothing can tell."""
+        if self._describe_samples is None or not iteration:
+            return ""
+        return f"; samples of its batch: {self._describe_samples(iteration - 1)}"
+
+    def samples(self, iteration: int, rank: int = 0) -> str:
+        """Return `own_samples` of a rank; waits for all ranks."""
+        return comm.gather(self.own_samples(iteration))[rank]
+
+    def error(
+        self, problem: str, rates: Sequence[float | Tensor], iteration: int = 0, rank: int = 0
+    ) -> NonFiniteLossError:
+        """Return the error that ends a run; waits for all ranks.
+
+        Args:
+            problem: what is not finite.
+            rates: the learning rates of the last update.
+            iteration: the number of the update; 0 if no single one is to blame.
+            rank: the rank whose part of the batch it was.
+        """
+        which = "the last"
+        if iteration and isinstance(self.scheduler, ScheduleLR):
+            rates, which = list(self.scheduler.lr_at(iteration - 1)), "that"
+        named = ", ".join(dict.fromkeys(f"{float(rate):g}" for rate in rates))
+        return NonFiniteLossError(
+            f"{problem}{self.samples(iteration, rank)}; the learning rate of {which} update was {named}. Nothing"
+            " was saved after it: try a lower SOLVER.BASE_LR or a longer SOLVER.WARMUP_ITERS, and --resume"
+            " (=PATH for an earlier checkpoint)",
+            iteration,
+            rank,
+        )
+
+
 def describe(values: Mapping[str, float]) -> str:
     """Return which number of an update is not finite, the total before the norm, and all others.
 
@@ -100,11 +149,11 @@ def describe(values: Mapping[str, float]) -> str:
 def non_finite_names(models: Mapping[str, nn.Module]) -> list[str]:
     """Return the parameters of models that are not all finite, and the buffers that are NaN somewhere.
 
-    Infinite a buffer may be: some are, by design. Waits for the device, once where all is well. Of
-    parameters that lie in parts on several ranks each looks at its own.
+    A buffer may be infinite: some are by design. Waits for the device, once if all is well. Each rank looks at its
+    own shards of sharded parameters.
 
     Args:
-        models: by what stands before the names of their tensors.
+        models: by the prefix of the names of their tensors.
 
     >>> layer = nn.BatchNorm1d(1)
     >>> _ = layer.running_mean.fill_(math.nan), layer.running_var.fill_(math.inf)
@@ -119,7 +168,7 @@ def non_finite_names(models: Mapping[str, nn.Module]) -> list[str]:
     if not tensors:
         return []
     # A sum is finite only where each number is, and takes a fraction of the time of looking at each.
-    device = [*tensors.values()][-1].device  # parts may lie in the host's memory, and buffers on the GPU
+    device = [*tensors.values()][-1].device  # shards may be in the host's memory, and buffers on the GPU
     fine = torch.stack([tensor.sum().isfinite().to(device) for tensor in tensors.values()]).tolist()
     suspects = [name for name, is_fine in zip(tensors, fine, strict=True) if not is_fine]
     return [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -59,3 +59,35 @@ def prefetched(batches: Iterator[Any], device: torch.device) -> Generator[Any, N
         close = getattr(batches, "close", None)
         if close is not None:
             close()
+
+
+def training_batches(
+    loader: Iterable[Any], iteration: int, device: torch.device, ahead: bool = True
+) -> Generator[Any, None, None]:
+    """Yield the batches of training without end, from that of an iteration on; closing it closes the loader's.
+
+    Args:
+        loader: with a method `batches(start)`, or any iterable, which is restarted when it ends.
+        iteration: completed updates.
+        device: where the batches are needed.
+        ahead: whether each batch is copied to a CUDA device during the update before; not if it is split into
+            micro-batches, because a complete batch may not fit.
+
+    Raises:
+        ValueError: the iterable is empty.
+    """
+    begin = getattr(loader, "batches", None)
+    batches = begin(iteration) if begin is not None else _cycle(loader)
+    if ahead and device.type == "cuda":
+        return prefetched(batches, device)
+    return batches
+
+
+def _cycle(iterable: Iterable[Any]) -> Generator[Any, None, None]:
+    while True:
+        empty = True
+        for item in iterable:
+            empty = False
+            yield item
+        if empty:
+            raise ValueError("the data loader gave no batch")

@@ -11,8 +11,9 @@ from warmstart.config import ConfigError, nearest
 from ..distributed import comm
 from ..runtime.states import Kind, read_state
 from .forward import METRIC
-from .hook import HookBase, next_multiple
-from .trainer import RECORDS_OWN, Trainer
+from .hook import HookBase
+from .trainer import Trainer
+from .update import RECORDS_OWN
 
 
 def is_better(value: float, best: float | None, mode: str, min_delta: float = 0.0) -> bool:
@@ -39,10 +40,10 @@ def is_better(value: float, best: float | None, mode: str, min_delta: float = 0.
 class ScoreHook(HookBase):
     """Watches one score of each evaluation and remembers the best; subclasses act on it.
 
-    It stands behind the record hook and looks at the record, so that what it says comes after the score.
+    It comes after the record hook and reads the record, so that its messages come after the score.
 
     Args:
-        period: that of the evaluation, in updates.
+        period: of the evaluation, in updates.
         metric: the score's name in a record.
         mode: "max" or "min", which is better.
         min_delta: what a score must be better by, at least 0.
@@ -64,19 +65,13 @@ class ScoreHook(HookBase):
         self.best: float | None = None
         self.best_iteration = 0
 
-    def next_due(self, iteration: int) -> float:
-        """Return the next multiple of the period."""
-        return next_multiple(self.period, iteration)
-
     def after_step(self, trainer: Trainer) -> None:
-        """Look at the score, if this iteration was evaluated.
+        """Look at the score of this iteration's evaluation.
 
         Raises:
             ConfigError: the evaluation gave none of that name.
         """
-        if not trainer.is_due(self.period):
-            return
-        record = comm.broadcast_object(trainer.record)  # a user's own scores may differ
+        record = comm.broadcast_object(trainer.record)  # user-defined scores may differ
         if record.get("iteration") != trainer.iteration or self.metric not in record:
             raise unknown_score("TEST.BEST.METRIC", self.metric, _scores_of(trainer, record))
         value = record[self.metric]
@@ -98,7 +93,7 @@ class ScoreHook(HookBase):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a saved state; from that of another score, begin anew."""
+        """Continue from a saved state; if it is of another score, start without a best one."""
         own = read_state(state, f"hooks.{self.name}", self._kinds)
         if (own["metric"], own["mode"]) == (self.metric, self.mode):
             self.restore(state)

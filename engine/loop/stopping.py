@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 
 from ..distributed import comm
+from ..runtime.signals import Interrupted, signal_name
+
+logger = logging.getLogger(__name__)
 
 _APART = 0.1  # seconds between two times that ranks ask each other whether to stop, which takes less than 1 ms
 
@@ -16,7 +20,8 @@ class Stopping:
     Attributes:
         signum: the number of the signal that came, or 0.
         reason: why a hook wants the run to end, or "".
-        sync_at: the updates after which ranks tell each other; never in one process.
+        saved: the reason that the loaded checkpoint holds, for which the run ends with its next iteration.
+        sync_at: the count of updates after which ranks exchange what they were asked; infinity in one process.
 
     >>> stops = Stopping()
     >>> stops.request("enough")
@@ -25,7 +30,7 @@ class Stopping:
     """
 
     def __init__(self) -> None:
-        self.signum, self.reason = 0, ""
+        self.signum, self.reason, self.saved = 0, "", ""
         self._several = comm.world_size() > 1
         self._own_signum, self._own_reason = 0, ""
         self.sync_at = 0.0 if self._several else math.inf
@@ -50,14 +55,27 @@ class Stopping:
         else:
             self.reason = reason
 
-    def forget_reason(self) -> None:
-        """Begin anew without a reason; a signal that has come stays."""
-        self.reason = self._own_reason = ""
+    def begin(self) -> str:
+        """Forget the reason of an earlier run in this process; return the one that a checkpoint holds, once.
 
-    def take_signal(self) -> int:
-        """Return the signal's number, and forget it."""
+        A signal that has come stays.
+        """
+        saved, self.saved = self.saved, ""
+        self.reason = self._own_reason = ""
+        return saved
+
+    def raise_signal(self, iteration: int, complete: bool) -> None:
+        """Raise Interrupted if a signal has come, and forget it.
+
+        Args:
+            iteration: completed updates.
+            complete: whether nothing of the run is left to do.
+        """
         signum, self.signum, self._own_signum = self.signum, 0, 0
-        return signum
+        if signum:
+            rest = "the run is complete" if complete else "give --resume to continue"
+            logger.info("%s: ended after iteration %d; %s", signal_name(signum), iteration, rest)
+            raise Interrupted(signum)
 
     def sync(self, iteration: int, paused_seconds: float) -> None:
         """Tell all ranks what this one was asked, and hear it of them; fix when to do so again, on all alike.

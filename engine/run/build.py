@@ -1,4 +1,4 @@
-"""From a command line to a config, and from a config to a trainer with the default hooks."""
+"""The trainer of a config, with the default hooks."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from warmstart.solver import build_ema, build_gradient_clipping, build_lr_schedu
 from warmstart.tasks import build_task
 
 from ..distributed import comm
-from ..distributed.ddp import build_data_parallel, check_of, no_sync_of, with_synchronised_norms
+from ..distributed.build import build_strategy
 from ..distributed.errors import local_rank_zero_first
-from ..distributed.fsdp import build_shards, is_sharded, take_weights
 from ..loop.trainer import Trainer
 from ..runtime.precision import build_autocast, build_scaler, compiled
 from ..runtime.rng import seed_rank
@@ -36,20 +35,16 @@ def build_trainer(cfg: CfgNode, trust: bool = False, weights: bool = True) -> Tr
     """
     cfg = resolve_config(cfg)
     device, task = prepare_torch(cfg), build_task(cfg)
-    model = with_synchronised_norms(build_for_ranks(cfg, trust, weights, task.extra_outputs), cfg.MODEL.SYNC_BN)
-    if not is_sharded(cfg.MODEL.PARALLEL):  # else the whole may not fit
-        model = model.to(device)
+    strategy = build_strategy(cfg)
+    model = strategy.place(build_for_ranks(cfg, trust, weights, task.extra_outputs), device)
     loader = local_rank_zero_first(lambda: build_train_loader(cfg, task, comm.rank(), comm.world_size()))
-    if weights and (comm.is_main() or not is_sharded(cfg.MODEL.PARALLEL)):
+    if weights and strategy.has_weights:
         init_from_data(cfg, task, model, loader)
-    whole = take_weights(model) if is_sharded(cfg.MODEL.PARALLEL) else {}
+    strategy.release(model)
     ema = build_ema(cfg, model)
-    if is_sharded(cfg.MODEL.PARALLEL):
-        for each in (model,) if ema is None else (model, ema.model):
-            build_shards(cfg, each, whole)
-    optimizer = build_optimizer(cfg, model)  # before torch looks at the model: it refuses what cannot train
-    parallel = build_data_parallel(cfg, model)
-    forward = model if parallel is None else parallel
+    strategy.prepare(model, *([] if ema is None else [ema.model]))
+    optimizer = build_optimizer(cfg, model)  # before strategy.forward: it says what is wrong with a model
+    forward = strategy.forward(model)
     if comm.world_size() > 1:
         seed_rank(cfg.SEED, comm.rank())
     return Trainer(
@@ -68,6 +63,5 @@ def build_trainer(cfg: CfgNode, trust: bool = False, weights: bool = True) -> Tr
         scaler=build_scaler(cfg, model),
         forward=compiled(forward, cfg.MODEL.COMPILE) if cfg.MODEL.COMPILE else forward,
         autocast=build_autocast(cfg),
-        no_sync=no_sync_of(model if parallel is None else parallel),
-        check=check_of(cfg, parallel),
+        strategy=strategy,
     )

@@ -15,8 +15,10 @@ from warmstart.tasks import Task
 
 from ..checkpoint.run_files import PROFILE, subfolders
 from ..distributed import comm
+from ..distributed.build import build_strategy
 from ..distributed.errors import local_rank_zero_first
-from ..distributed.fsdp import computing_device, is_sharded
+from ..distributed.fsdp import computing_device
+from ..distributed.strategy import SingleProcess
 from ..hooks.checkpointing import CheckpointHook
 from ..hooks.evaluation import EvaluationHook, PreciseBNHook
 from ..hooks.metric_logging import RecordHook
@@ -90,14 +92,15 @@ def default_hooks(
     loaders, autocast = build_test_loaders(cfg, task), build_autocast(cfg)
 
     def scores(trainer: Trainer) -> dict[str, float]:
-        return evaluate_all(model, task, loaders, averaged, trainer.raise_if_interrupted, autocast)
+        between = trainer.raise_if_interrupted
+        return evaluate_all(model, task, loaders, averaged, between, autocast, trainer.strategy)
 
     gauges = [lambda: memory_stats(device)] if cfg.MEMORY_STATS else []
     if not _HOOKS:  # else one of them may give it
         check_known(cfg, task)
     metric_hooks = build_metric_hook(cfg, lr_metric(cfg, task))
     hooks: list[HookBase] = [
-        FolderHook(output, subfolders(bool(cfg.PROFILER.ITERS), is_sharded(cfg.MODEL.PARALLEL)))
+        FolderHook(output, subfolders(bool(cfg.PROFILER.ITERS), build_strategy(cfg).is_sharded))
     ]
     if cfg.PROFILER.ITERS:
         hooks.append(ProfilerHook(cfg.PROFILER.START, cfg.PROFILER.ITERS, output / PROFILE))
@@ -130,6 +133,7 @@ def evaluate_all(
     averaged: nn.Module | None = None,
     between: Callable[[], object] | None = None,
     autocast: torch.dtype | None = None,
+    strategy: SingleProcess | None = None,
 ) -> dict[str, float]:
     """Return the scores on every test set by their names in a record: "NAME/score".
 
@@ -142,7 +146,8 @@ def evaluate_all(
         loaders: one a test set, by its name.
         averaged: the moving average.
         between: called at the beginning and before each batch; what it raises ends the evaluation.
-        autocast: what layers compute in where that is safe; None: the types of their weights.
+        autocast: the type that layers compute in when that is safe; None: that of their weights.
+        strategy: how the ranks share the model; None: each rank has all of it.
     """
     if between is not None:  # also where a rank has no batch
         between()
@@ -154,7 +159,7 @@ def evaluate_all(
         f"{name}/{prefix}{score}": value
         for name, loader in loaders.items()
         for prefix, evaluated in models.items()
-        for score, value in evaluate(evaluated, task, loader, device, between, autocast).items()
+        for score, value in evaluate(evaluated, task, loader, device, between, autocast, strategy).items()
     }
 
 

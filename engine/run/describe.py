@@ -12,7 +12,6 @@ from warmstart.solver import describe_groups, describe_plan
 from warmstart.tasks import Task
 
 from ..distributed import comm
-from ..distributed.fsdp import is_sharded
 from ..loop.trainer import Trainer
 from ..records.console import score_lines
 from .prepare_torch import describe_profile
@@ -62,12 +61,13 @@ def log_run(cfg: CfgNode, trainer: Trainer) -> None:
         text = "processes: %d, with %d of the %d images of a batch each; gradients are averaged in %s"
         part, images = cfg.SOLVER.IMS_PER_BATCH // ranks, cfg.SOLVER.IMS_PER_BATCH
         logger.info(text, ranks, part, images, cfg.DISTRIBUTED.GRADIENTS)
-        if is_sharded(cfg.MODEL.PARALLEL):
-            wrapped = ", ".join(cfg.MODEL.FSDP.WRAP) or "one step"
-            logger.info("model: in %d parts (fsdp), put together by %s", ranks, wrapped)
-    if trainer.accum_steps > 1:
-        images = cfg.SOLVER.IMS_PER_BATCH // (trainer.accum_steps * ranks)
-        logger.info("accumulation: %d micro-batches of %d images an update", trainer.accum_steps, images)
+        if trainer.strategy.is_sharded:
+            wrapped = ", ".join(cfg.MODEL.FSDP.WRAP) or "step"
+            logger.info("model: sharded over %d processes (fsdp), all-gathered by %s", ranks, wrapped)
+    accum_steps = trainer.update.accum_steps
+    if accum_steps > 1:
+        images = cfg.SOLVER.IMS_PER_BATCH // (accum_steps * ranks)
+        logger.info("accumulation: %d micro-batches of %d images an update", accum_steps, images)
     if trainer.skipped.limit:
         text = "SOLVER.NAN_POLICY: non-finite updates are skipped, up to %d in a row; each step waits for the loss"
         logger.info(text, trainer.skipped.limit)

@@ -14,9 +14,9 @@ from warmstart.tasks import Task, build_task
 
 from ..checkpoint.reader import PARTS
 from ..distributed import comm
-from ..distributed.ddp import with_synchronised_norms
+from ..distributed.build import build_strategy
 from ..distributed.errors import local_rank_zero_first, on_main, raise_together
-from ..distributed.fsdp import build_shards, computing_device, is_sharded, take_weights
+from ..distributed.fsdp import computing_device
 from ..loop.forward import losses_of
 from ..loop.precise_bn import norm_layers, update_from_training
 from ..runtime.precision import build_autocast
@@ -24,7 +24,7 @@ from ..runtime.rng import restore_rng
 from .default_hooks import build_test_loaders, evaluate_all
 from .describe import log_scores
 from .init_from_data import build_for_ranks, read_weights
-from .load import load_average, load_model
+from .load import build_average, load_models
 from .prepare_torch import prepare_torch
 from .resolve import resolve_config
 from .resume import read_parts, read_start
@@ -63,23 +63,20 @@ def evaluate_only(cfg: CfgNode, *, resume: str | None = None, trust: bool = Fals
         device, task = prepare_torch(cfg), build_task(cfg)
         file = read_weights(cfg, trust) if start is None else None
         model = build_for_ranks(cfg, weights=file or start is None, extra_outputs=task.extra_outputs)
-        model = with_synchronised_norms(model, cfg.MODEL.SYNC_BN)
+    strategy = build_strategy(cfg)
     with raise_together():  # apart from what one rank alone may fail in: from here on ranks wait for each other
-        if not is_sharded(cfg.MODEL.PARALLEL):
-            model = model.to(device)
-        whole = take_weights(model) if is_sharded(cfg.MODEL.PARALLEL) else {}
-        averaged = None
+        model = strategy.place(model, device)
+        strategy.release(model)
+        ema = None if start is None else build_average(cfg, model, start)
+        models = [model] if ema is None else [model, ema.model]
+        strategy.prepare(*models)
         if start is not None:
-            averaged = load_average(cfg, model, start)  # a copy of the model, which is not cut yet
-        if is_sharded(cfg.MODEL.PARALLEL):
-            build_shards(cfg, model, whole)
-        if start is not None:
-            load_model(model, start)
+            load_models(model, ema, start, strategy)
     if cfg.TEST.PRECISE_BN.ENABLED:
-        content = start if file is None else file.content
-        set_statistics(cfg, task, [model] if averaged is None else [model, averaged], content)
+        set_statistics(cfg, task, models, start if file is None else file.content)
     loaders = build_test_loaders(cfg, task)
-    scores = evaluate_all(model, task, loaders, averaged, autocast=build_autocast(cfg))
+    averaged = None if ema is None else ema.model
+    scores = evaluate_all(model, task, loaders, averaged, autocast=build_autocast(cfg), strategy=strategy)
     log_scores(scores, task)
     return scores
 
@@ -107,7 +104,7 @@ def set_statistics(cfg: CfgNode, task: Task, models: Sequence[nn.Module], conten
     known = isinstance(content, Mapping) and content.keys() >= {*PARTS}
     models = [model for model in models if norm_layers(model)]
     if not models:
-        logger.info("TEST.PRECISE_BN: the model has no BatchNorm layer that trains, nothing is to be done")
+        logger.info("TEST.PRECISE_BN: the model has no BatchNorm layer that trains, nothing to do")
         return
     device = computing_device(models[0])
     iteration, states = comm.broadcast_object((content["iteration"], content["rng"]) if known else (0, None))

@@ -18,8 +18,8 @@ from ..checkpoint.overwrite import bring_back_half_a_run, overwritten_files, set
 from ..checkpoint.run_files import LAUNCH, claim, refuse_foreign, subfolders
 from ..checkpoint.run_folder import has_checkpoints, remove_leftovers, set_aside_after
 from ..checkpoint.saver import CHECKPOINTS_FREE, SaveError, finish_saves, require_space
+from ..distributed.build import build_strategy
 from ..distributed.errors import on_main
-from ..distributed.fsdp import is_sharded
 from ..hooks.checkpointing import checkpoint_bytes
 from ..loop.trainer import Trainer
 from ..records.logging import setup_logging
@@ -146,7 +146,7 @@ def prepare_folder(
     folder = Path(cfg.OUTPUT_DIR)
     try:
         finish_saves()  # of an earlier run in this process
-        refuse_foreign(folder, subfolders(bool(cfg.PROFILER.ITERS), is_sharded(cfg.MODEL.PARALLEL)))
+        refuse_foreign(folder, subfolders(bool(cfg.PROFILER.ITERS), build_strategy(cfg).is_sharded))
         remove_leftovers(folder)
         shards.remove_unused(folder, folder / OVERWRITTEN)
         if trainer is not None:

@@ -15,7 +15,8 @@ from warmstart.tasks import Task
 from ..checkpoint import sharded as shards
 from ..checkpoint.run_folder import BEST, FINAL, NUMBERED, checkpoint_number
 from ..distributed import comm
-from ..distributed.fsdp import is_sharded, without_weights
+from ..distributed.build import build_strategy
+from ..distributed.meta_device import without_weights
 from ..runtime.rng import preserved_rng
 from .scores import is_best_average
 
@@ -51,7 +52,7 @@ def read_weights(cfg: CfgNode, trust: bool = False) -> WeightsFile | None:
     Raises:
         ConfigError: the file is not there, damaged, or holds more than tensors and plain values.
     """
-    if is_sharded(cfg.MODEL.PARALLEL) and not comm.is_main():
+    if not build_strategy(cfg).has_weights:
         return None
     found = read_weights_file(cfg, trust)
     if found is None:
@@ -68,7 +69,7 @@ def read_weights(cfg: CfgNode, trust: bool = False) -> WeightsFile | None:
 def build_for_ranks(
     cfg: CfgNode, trust: bool = False, weights: bool | WeightsFile = True, extra_outputs: int = 0
 ) -> nn.Module:
-    """Return what `build_model` does; where it will be cut, only rank 0 has weights, and only if `weights`.
+    """Return what `build_model` does; if it will be sharded, only rank 0 has weights, and only if `weights`.
 
     Args:
         cfg: resolved.
@@ -76,7 +77,8 @@ def build_for_ranks(
         weights: whether MODEL.WEIGHTS is read; or what `read_weights` has returned.
         extra_outputs: of the task.
     """
-    if not is_sharded(cfg.MODEL.PARALLEL) or (weights and comm.is_main()):
+    strategy = build_strategy(cfg)
+    if not strategy.is_sharded or (weights and strategy.has_weights):
         found = read_weights(cfg, trust) if weights is True else weights
         return build_model(cfg, trust, found or False, extra_outputs)
     try:

@@ -12,10 +12,12 @@ from torch import nn
 from warmstart.config import CfgNode, ConfigError
 from warmstart.solver import EMA
 
-from ..distributed.fsdp import build_shards, is_sharded, shard_state_like
+from ..distributed.strategy import SingleProcess
+from ..loop.hook import OWN_STATE
 from ..loop.optimizer_state import missing_optimizer_state
-from ..loop.trainer import Trainer, is_pending
+from ..loop.trainer import Trainer
 from ..runtime.device import versions
+from ..runtime.states import read_state
 from .scores import why_stopped
 
 logger = logging.getLogger(__name__)
@@ -27,8 +29,9 @@ def why_done(cfg: CfgNode, start: Mapping[str, Any]) -> str:
     Raises:
         ConfigError: its states are not those of our hooks.
     """
-    if is_pending(start):
-        return ""
+    own = start["hooks"].get(OWN_STATE, {"pending": False})
+    if read_state(own, f"hooks.{OWN_STATE}", {"pending": bool})["pending"]:
+        return ""  # a signal came while its last update was evaluated
     number, end = start["iteration"], cfg.SOLVER.MAX_ITER
     if number >= end:
         return f"the checkpoint is at iteration {number}, SOLVER.MAX_ITER is {end}: nothing to do"
@@ -37,32 +40,26 @@ def why_done(cfg: CfgNode, start: Mapping[str, Any]) -> str:
     return f"the run has stopped at iteration {number}: {stopped}; raise {goes_on} to go on" if stopped else ""
 
 
-def load_average(cfg: CfgNode, model: nn.Module, start: dict[str, Any]) -> nn.Module | None:
-    """Return the averaged model of a checkpoint, whether or not SOLVER.EMA is on; None where it has none.
-
-    Raises:
-        ConfigError: it is of another model.
-    """
+def build_average(cfg: CfgNode, model: nn.Module, start: Mapping[str, Any]) -> EMA | None:
+    """Return the moving average that a checkpoint has, whether or not SOLVER.EMA is on; its weights come later."""
     if start.get("ema") is None:
         if cfg.SOLVER.EMA.ENABLED:
             logger.info("SOLVER.EMA is on, but the checkpoint has no moving average")
         return None
-    ema = EMA(model, cfg.SOLVER.EMA.DECAY, cfg.SOLVER.EMA.PERIOD)
-    if is_sharded(cfg.MODEL.PARALLEL):
-        build_shards(cfg, ema.model, {})
-    with _fitting():
-        ema.load_state_dict({**start["ema"], "model": shard_state_like(start["ema"]["model"], ema.model)})
-    return ema.model
+    return EMA(model, cfg.SOLVER.EMA.DECAY, cfg.SOLVER.EMA.PERIOD)
 
 
-def load_model(model: nn.Module, start: dict[str, Any]) -> None:
-    """Put a checkpoint's weights into a model, all of them.
+def load_models(model: nn.Module, ema: EMA | None, start: Mapping[str, Any], strategy: SingleProcess) -> None:
+    """Load a checkpoint's weights into a model and its moving average, all of them.
 
     Raises:
-        ConfigError: they are those of another model.
+        ConfigError: they are of another model.
     """
     with _fitting():
-        model.load_state_dict(shard_state_like(start["model"], model))
+        model.load_state_dict(strategy.local_state(start["model"], model))
+        if ema is not None:
+            averaged = strategy.local_state(start["ema"]["model"], ema.model)
+            ema.load_state_dict({**start["ema"], "model": averaged})
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from warmstart.tasks import build_task
 
 from ..analysis.cost_model import Profile
 from ..analysis.step_profile import Step, profile_of
-from ..distributed.fsdp import check_wrap
+from ..distributed.build import check_wrap
 from ..loop.forward import losses_of
 from ..runtime.precision import build_autocast, build_scaler, compiled
 from .prepare_torch import prepare_torch

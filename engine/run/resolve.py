@@ -27,7 +27,7 @@ from warmstart.solver import check_solver
 from warmstart.tasks import Task, build_task, default_arguments
 
 from ..distributed import comm
-from ..distributed.ddp import check_parallel
+from ..distributed.build import check_parallel
 from ..runtime.device import check_device
 from ..runtime.precision import check_precision
 from .init_from_data import weights_in

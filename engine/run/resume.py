@@ -16,7 +16,8 @@ from ..checkpoint.run_files import refuse_foreign, subfolders
 from ..checkpoint.run_folder import has_checkpoints, refuse_used_folder
 from ..checkpoint.saver import finish_saves
 from ..checkpoint.score_names import with_current_names
-from ..distributed.fsdp import is_sharded, mesh_of
+from ..distributed.build import build_strategy
+from ..distributed.fsdp import mesh_of
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ def find_start(cfg: CfgNode, resume: str | None, overwrite: bool, trust: bool = 
     """
     folder = Path(cfg.OUTPUT_DIR)
     finish_saves()  # of an earlier run in this process
-    refuse_foreign(folder, subfolders(bool(cfg.PROFILER.ITERS), is_sharded(cfg.MODEL.PARALLEL)))
+    refuse_foreign(folder, subfolders(bool(cfg.PROFILER.ITERS), build_strategy(cfg).is_sharded))
     if resume is None:
         if not overwrite:
             refuse_used_folder(folder)
@@ -73,7 +74,7 @@ def read_start(cfg: CfgNode, resume: str, trust: bool = False) -> Start | None:
     Raises:
         ConfigError: the file or folder that `resume` names holds none, or none that can be read.
     """
-    source, whole = Path(resume or cfg.OUTPUT_DIR), not is_sharded(cfg.MODEL.PARALLEL)
+    source, whole = Path(resume or cfg.OUTPUT_DIR), not build_strategy(cfg).is_sharded
     if resume and not source.exists():
         raise ConfigError(f"command line: --resume {resume}: no such file or folder")
     if resume and not source.is_dir():

@@ -16,9 +16,8 @@ from ..checkpoint.run_folder import BEST
 from ..checkpoint.score_names import current_name
 from ..hooks.best_checkpoint import BestHook
 from ..hooks.early_stopping import EarlyStoppingHook
-from ..loop.hook import HookBase
+from ..loop.hook import OWN_STATE, HookBase
 from ..loop.score_hook import unknown_score
-from ..loop.trainer import OWN_STATE
 from ..runtime.states import read_state
 
 

@@ -62,7 +62,7 @@ def types_of_convolutions(variant: Any) -> set[torch.dtype]:
 
 def test_variants_are_what_their_names_say(script: dict[str, Any]) -> None:
     variant = script["Variant"]("fp16+channels_last", "small_cnn", 8, 4)
-    assert variant.trainer.scaler is not None
+    assert variant.trainer.update.scaler is not None
     assert types_of_convolutions(variant) == {torch.float16}
     images, _ = next(variant.batches)
     assert images.is_contiguous(memory_format=torch.channels_last)

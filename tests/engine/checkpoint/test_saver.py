@@ -436,10 +436,10 @@ def test_an_interrupted_run_has_no_result_nor_one_whose_end_is_still_to_be_evalu
     trainer.hooks = []
     trainer.iteration, trainer.interrupted = 7, 15
     CheckpointHook(0, tmp_path).after_step(trainer)
-    trainer.iteration, trainer.is_last_step, trainer.pending = 14, True, True
+    trainer.iteration, trainer.pending = 14, True
     CheckpointHook(0, tmp_path).after_step(trainer)
     assert checkpoints(tmp_path) == ["model_0000006.pth", "model_0000013.pth"]
-    trainer.pending = False
+    trainer.is_last_step, trainer.pending, trainer.interrupted = True, False, 0
     CheckpointHook(0, tmp_path).after_step(trainer)
     assert load_checkpoint(tmp_path / "model_final.pth")["iteration"] == 14
 

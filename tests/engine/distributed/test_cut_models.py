@@ -13,14 +13,15 @@ from torch import Tensor, nn
 
 from warmstart.config import CfgNode
 from warmstart.engine import Trainer, build_process_group, build_trainer, rank
-from warmstart.engine.distributed.fsdp import CUTS_ON_CPU, take_weights, without_weights
+from warmstart.engine.distributed.fsdp import SHARDS_ON_CPU
+from warmstart.engine.distributed.meta_device import take_weights, without_weights
 from warmstart.modeling import build_model, catalog, register_model
 
 from ..ranks import Ranks, trained
 
 pytestmark = [
     pytest.mark.skipif(torch.cuda.is_available(), reason="forks this process, which may have used the GPU"),
-    pytest.mark.skipif(not CUTS_ON_CPU, reason="this torch cuts no model on a CPU"),
+    pytest.mark.skipif(not SHARDS_ON_CPU, reason="this torch cuts no model on a CPU"),
 ]
 
 LAYERS, WIDTH = 32, 1600
@@ -164,7 +165,7 @@ def test_what_torch_cannot_cut_is_one_sentence(tiny_words: list[str], tmp_path: 
     words += ["MODEL.NAME=scaled", "MODEL.PARALLEL=fsdp"]
     main, other = trained(tmp_path, 2, words)
     assert (main.code, other.code, other.err) == (2, 2, "")
-    assert main.err.startswith("error: MODEL.PARALLEL (command line): torch cannot cut scaled: ")
+    assert main.err.startswith("error: MODEL.PARALLEL (command line): torch cannot shard scaled: ")
     assert "scale" in main.err.partition("scaled: ")[2]
     assert main.err.count("\n") == 1
 

@@ -30,10 +30,10 @@ from warmstart.engine import (
     register_hook,
     world_size,
 )
-from warmstart.engine.distributed import ddp as parallel_module
-from warmstart.engine.distributed.ddp import with_synchronised_norms
+from warmstart.engine.distributed import comm
+from warmstart.engine.distributed.build import build_strategy
+from warmstart.engine.distributed.ddp import DDP
 from warmstart.engine.loop import stopping as stops
-from warmstart.engine.run import build as defaults
 from warmstart.engine.run import resolve
 from warmstart.engine.run.default_hooks import _HOOKS
 from warmstart.modeling import build_model, catalog, register_model
@@ -133,13 +133,13 @@ class Seen(HookBase):
         self.rates: list[float] = []
 
     def before_train(self, trainer: Trainer) -> None:
-        self.images, self.rates, inner = [], [], trainer._compute_losses
+        self.images, self.rates, inner = [], [], trainer.update.compute_losses
 
         def losses(batch: Batch) -> Any:
             self.images.append(numbers_of(batch.images))
             return inner(batch)
 
-        trainer._compute_losses = losses
+        trainer.update.compute_losses = losses
 
     def after_step(self, trainer: Trainer) -> None:
         self.rates.append(float(trainer.rates[0]))
@@ -316,9 +316,8 @@ def test_losses_are_sent_once_a_record_and_nothing_else_but_gradients(
         assert gradients == dict.fromkeys(ours, 1)
         assert ours.pop("update 40")[:2] == ["all_gather", "all_gather"]  # then scores, and the checkpoint
         once = {
-            # Its time; the picture of the plan is drawn; whether rank 0 wants a record, and a checkpoint.
-            "update 1": ["all_reduce", "all_gather", "all_gather", "all_reduce", "all_reduce"],
-            "update 2": ["broadcast", "broadcast", "all_reduce"],  # torch's, on how it cuts buckets
+            "update 1": ["all_reduce", "all_gather", "all_gather"],  # how long it took; the schedule is plotted
+            "update 2": ["broadcast", "broadcast"],  # of torch, on how it splits the gradients into buckets
         }
         # With each record all ask whether rank 0 wants a checkpoint.
         losses = {f"update {number}": ["all_gather", "all_gather", "all_reduce"] for number in (10, 20, 30)}
@@ -354,11 +353,12 @@ def test_each_batchnorm_takes_its_statistics_over_all_ranks_where_the_key_says_s
     model = build_model(asked)
     names, layers = list(model.state_dict()), kinds(model, nn.BatchNorm2d)
     assert len(layers) == 3
-    assert with_synchronised_norms(model, asked.MODEL.SYNC_BN) is model  # one process
+    cpu = torch.device("cpu")
+    assert build_strategy(asked).place(model, cpu) is model  # one process
     assert kinds(model, nn.BatchNorm2d) == layers
-    monkeypatch.setattr(parallel_module.comm, "world_size", lambda: 2)
-    assert kinds(with_synchronised_norms(model, cfg.MODEL.SYNC_BN), nn.SyncBatchNorm) == []
-    converted = with_synchronised_norms(model, asked.MODEL.SYNC_BN)
+    monkeypatch.setattr(comm, "world_size", lambda: 2)
+    assert kinds(build_strategy(cfg).place(model, cpu), nn.SyncBatchNorm) == []
+    converted = build_strategy(asked).place(model, cpu)
     assert kinds(converted, nn.SyncBatchNorm) == layers
     assert kinds(converted, nn.BatchNorm2d) == []
     assert list(converted.state_dict()) == names
@@ -369,7 +369,7 @@ def test_a_run_of_several_ranks_trains_what_was_converted(
 ) -> None:
     """On a CPU torch cannot run it, so it is refused; here it is only built."""
     monkeypatch.setattr(resolve, "check_parallel", lambda cfg, ranks: None)
-    monkeypatch.setattr(defaults, "build_data_parallel", lambda cfg, model: None)
+    monkeypatch.setattr(DDP, "forward", lambda strategy, model: model)
     cfg = tiny("MODEL.SYNC_BN", True, "SOLVER.EMA.ENABLED", True)
 
     def build() -> Any:
@@ -390,7 +390,7 @@ def test_gradients_in_bf16_are_sent_by_torchs_own_hook_and_leave_ranks_equal(tin
                 trainer: Any = build_trainer(tiny("DISTRIBUTED.GRADIENTS", gradients))
                 trainer.hooks = []
                 trainer.train()
-                parallel: Any = trainer._compute_losses.forward.module
+                parallel: Any = trainer.update.compute_losses.forward.module
                 hook = parallel._get_ddp_logging_data().get("comm_hook")
                 found.append((hook, {name: p.detach() for name, p in trainer.model.named_parameters()}))
         return found

@@ -7,8 +7,8 @@ from torch import nn
 
 from warmstart.config import ConfigError, get_cfg
 from warmstart.engine import resolve_config
-from warmstart.engine.distributed import fsdp
-from warmstart.engine.distributed.fsdp import check_wrap
+from warmstart.engine.distributed import build
+from warmstart.engine.distributed.build import check_wrap
 
 AMP = ["SOLVER.AMP.ENABLED", True, "SOLVER.AMP.PRECISION", "fp16"]
 
@@ -18,14 +18,14 @@ AMP = ["SOLVER.AMP.ENABLED", True, "SOLVER.AMP.PRECISION", "fp16"]
     [
         (["MODEL.COMPILE", "default"], "MODEL.COMPILE", 'set it to ""'),
         (AMP, "SOLVER.AMP.PRECISION", "set it to bf16"),
-        (["SOLVER.OPTIMIZER", "Muon"], "SOLVER.OPTIMIZER", "Muon needs whole tensors; take AdamW or SGD"),
-        (["SOLVER.OPTIMIZER", "Rprop"], "SOLVER.OPTIMIZER", "Rprop needs whole tensors; take AdamW or SGD"),
+        (["SOLVER.OPTIMIZER", "Muon"], "SOLVER.OPTIMIZER", "Muon needs unsharded tensors; take AdamW or SGD"),
+        (["SOLVER.OPTIMIZER", "Rprop"], "SOLVER.OPTIMIZER", "Rprop needs unsharded tensors; take AdamW or SGD"),
     ],
 )
 def test_what_does_not_go_together_with_parts_is_refused(
     words: list[object], key: str, advice: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fsdp, "CUTS_ON_CPU", True)
+    monkeypatch.setattr(build, "SHARDS_ON_CPU", True)
     cfg = get_cfg()
     cfg.merge_from_list(["MODEL.PARALLEL", "fsdp", *words])
     resolve_config(cfg)  # one process holds the whole model
@@ -35,7 +35,7 @@ def test_what_does_not_go_together_with_parts_is_refused(
 
 
 def test_a_torch_that_cuts_no_model_on_a_cpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fsdp, "CUTS_ON_CPU", False)
+    monkeypatch.setattr(build, "SHARDS_ON_CPU", False)
     cfg = get_cfg()
     cfg.merge_from_list(["MODEL.PARALLEL", "fsdp", "MODEL.DEVICE", "cpu"])
     resolve_config(cfg)

@@ -33,7 +33,7 @@ from warmstart.engine import (
     set_rng_state,
 )
 from warmstart.engine.distributed.errors import local_rank_zero_first
-from warmstart.engine.distributed.fsdp import CUTS_ON_CPU
+from warmstart.engine.distributed.fsdp import SHARDS_ON_CPU
 from warmstart.engine.run.default_hooks import _HOOKS
 from warmstart.modeling import build_model
 from warmstart.tasks import Classification
@@ -46,7 +46,7 @@ from ..ranks import Ended, Ranks, trained
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="forks this process, which may have used the GPU"
 )
-in_parts = pytest.mark.skipif(not CUTS_ON_CPU, reason="this torch cuts no model on a CPU")
+in_parts = pytest.mark.skipif(not SHARDS_ON_CPU, reason="this torch cuts no model on a CPU")
 
 # No statistics of batches, nothing random: what two ranks compute is what one does in two micro-batches.
 EXACT = ["MODEL.ARGS={norm: group, width: 4, dropout: 0}", "SOLVER.MAX_ITER=60", "SOLVER.STEPS=40"]
@@ -87,13 +87,13 @@ class Spoil(HookBase):
         self.rank, self.after = rank, after
 
     def before_train(self, trainer: Trainer) -> None:
-        inner = trainer._compute_losses
+        inner = trainer.update.compute_losses
 
         def losses(batch: Batch) -> Any:
             spoilt = trainer.iteration == self.after and rank() == self.rank
             return inner(Batch(batch.images * float("nan"), batch.targets) if spoilt else batch)
 
-        trainer._compute_losses = losses
+        trainer.update.compute_losses = losses
 
 
 class Do(HookBase):
@@ -146,7 +146,7 @@ def test_gradients_are_averaged_once_a_bucket_and_update_and_ranks_stay_equal(
         with build_process_group(cfg):
             trainer = build_trainer(cfg)
             sent: list[int] = []
-            parallel: Any = trainer._compute_losses.forward.module
+            parallel: Any = trainer.update.compute_losses.forward.module
             parallel.register_comm_hook(
                 sent, lambda sent, bucket: (sent.append(bucket.index()), allreduce_hook(None, bucket))[1]
             )

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from warmstart.engine import load_checkpoint, load_newest
-from warmstart.engine.distributed.fsdp import CUTS_ON_CPU
+from warmstart.engine.distributed.fsdp import SHARDS_ON_CPU
 from warmstart.modeling import catalog
 from warmstart.modeling.small_cnn import SmallCNN
 from warmstart.tools import export_weights, train_net
@@ -27,7 +27,7 @@ from ..optimizers_in_parts import CLIPPING
 
 pytestmark = [
     pytest.mark.slow,  # each launch imports torch three times
-    pytest.mark.skipif(not CUTS_ON_CPU, reason="this torch cuts no model on a CPU"),
+    pytest.mark.skipif(not SHARDS_ON_CPU, reason="this torch cuts no model on a CPU"),
 ]
 
 ROOT = Path(__file__).parent.parent.parent.parent

@@ -323,7 +323,7 @@ def test_what_is_wrong_with_several_is_said_before_any_is_started(
     with pytest.raises(ConfigError, match=text):
         launch(cfg, flags)
     cfg.merge_from_list(["MODEL.COMPILE", "", "SOLVER.OPTIMIZER", "Adafactor"])
-    with pytest.raises(ConfigError, match="fsdp; Adafactor needs whole tensors; take AdamW or SGD$"):
+    with pytest.raises(ConfigError, match="fsdp; Adafactor needs unsharded tensors; take AdamW or SGD$"):
         launch(cfg, flags)
     cfg.merge_from_list(["MODEL.DEVICE", "cuda"])
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)

@@ -18,7 +18,6 @@ from warmstart.engine import (
     HookBase,
     Trainer,
     load_checkpoint,
-    next_multiple,
     rank,
     register_hook,
     resolve_config,
@@ -150,14 +149,14 @@ class Branches(nn.Module):
 
 
 UNUSED = (
-    "DISTRIBUTED.UNUSED_PARAMETERS: parameters got no gradient in this update (second.weight, second.bias), which "
-    "several processes have to be told; set it to true"
+    "DISTRIBUTED.UNUSED_PARAMETERS: parameters got no gradient in this update (second.weight, second.bias), and "
+    "the other processes wait for them; set it to true"
 )
 
 
 @pytest.mark.parametrize(
     ("words", "advice"),
-    [([], ", or, where these never get one, DISTRIBUTED.STATIC_GRAPH"), (["SOLVER.GRAD_ACCUM_STEPS=2"], "")],
+    [([], ", or, if they never get one, DISTRIBUTED.STATIC_GRAPH"), (["SOLVER.GRAD_ACCUM_STEPS=2"], "")],
 )
 def test_parameters_without_gradient_are_named_once_before_any_update(
     with_model: WithModel, tmp_path: Path, words: list[str], advice: str
@@ -181,7 +180,7 @@ def test_parameters_that_lack_a_gradient_on_another_rank_alone_are_named_by_it(
 
     main, other = trained(tmp_path, 2, with_model(lambda: OnOne(varies=False)))
     assert (main.code, other.code) == (5, 2)
-    assert other.err == f"error: rank 1: {UNUSED}, or, where these never get one, DISTRIBUTED.STATIC_GRAPH\n"
+    assert other.err == f"error: rank 1: {UNUSED}, or, if they never get one, DISTRIBUTED.STATIC_GRAPH\n"
 
 
 @pytest.mark.parametrize("steps", [1, 2])
@@ -212,17 +211,17 @@ def test_a_static_graph_needs_no_search(tiny: Tiny) -> None:
 
 
 class Puts(HookBase):
-    """Puts a scalar, and a name to save under, every `period` updates on one rank; called after each update."""
+    """Puts a scalar, and a name to save under, every so many updates on one rank; called after each update."""
 
-    def __init__(self, label: str, period: int, rank: int) -> None:
-        self.label, self.period, self.rank = label, period, rank
+    def __init__(self, label: str, updates: int, rank: int) -> None:
+        self.label, self.updates, self.rank = label, updates, rank
 
     @property
     def name(self) -> str:
         return self.label
 
     def put(self, trainer: Trainer, iteration: int) -> None:
-        if iteration % self.period == 0 and rank() == self.rank:
+        if iteration % self.updates == 0 and rank() == self.rank:
             trainer.scalars[self.label] = float(iteration)
             trainer.save_as.add(f"{self.label}.pth")
 
@@ -231,8 +230,9 @@ class Puts(HookBase):
 
 
 class PutsWhenDue(Puts):
-    def next_due(self, iteration: int) -> float:
-        return next_multiple(self.period, iteration)
+    def __init__(self, label: str, updates: int, rank: int) -> None:
+        super().__init__(label, updates, rank)
+        self.period = updates
 
 
 class PutsBefore(Puts):
@@ -244,17 +244,8 @@ class PutsBefore(Puts):
         self.put(trainer, trainer.iteration + 1)
 
 
-class PutsPaused(Puts):
-    """Puts it where all ranks read the losses."""
-
-    def after_step(self, trainer: Trainer) -> None:
-        if trainer.iteration % self.period == 0:
-            with trainer.paused():
-                super().after_step(trainer)
-
-
 @pytest.mark.parametrize(
-    ("hooks", "found", "waiting"),
+    ("hooks", "found", "saved"),
     [
         (
             [PutsWhenDue("a", 3, rank=0), PutsWhenDue("b", 3, rank=1), PutsBefore("c", 4, rank=0)],
@@ -265,20 +256,21 @@ class PutsPaused(Puts):
                 (9, {"a": 9, "c": 8}),
                 (10, {}),
                 (12, {"a": 12, "c": 12}),
+                (14, {}),
             ],
-            {},
+            12,
         ),
         (
-            [Puts("a", 3, rank=0), Puts("b", 3, rank=1), PutsPaused("c", 4, rank=0)],
-            [(4, {"a": 3, "c": 4}), (5, {}), (8, {"a": 6, "c": 8}), (10, {"a": 9}), (12, {"a": 12, "c": 12})],
-            {"a": 6},
+            [Puts("a", 3, rank=0), Puts("b", 3, rank=1), Puts("c", 4, rank=0)],
+            [(5, {"a": 3, "c": 4}), (7, {"a": 6}), (10, {"a": 9, "c": 8}), (14, {"a": 12, "c": 12})],
+            14,
         ),
     ],
 )
-def test_what_one_rank_puts_into_a_record_or_save_counts_on_rank_0_and_leaves_none_waiting_for_others(
-    tiny_words: list[str], tmp_path: Path, hooks: list[Puts], found: list[Any], waiting: dict[str, float]
+def test_scalars_and_names_to_save_under_count_on_rank_0_when_a_hook_with_a_period_is_due(
+    tiny_words: list[str], tmp_path: Path, hooks: list[Puts], found: list[Any], saved: int
 ) -> None:
-    """At once where all ranks ask rank 0 for it, else a little later; no checkpoint in between loses it."""
+    """A record is due every 5 updates, a checkpoint every 7; nothing depends on the clock."""
     for hook in hooks:
         register_hook(hook.label, lambda cfg, hook=hook: hook)  # type: ignore[misc]
     try:
@@ -290,7 +282,7 @@ def test_what_one_rank_puts_into_a_record_or_save_counts_on_rank_0_and_leaves_no
     out = tmp_path / "out"
     records = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
     named = [(r["iteration"], {name: r[name] for name in ("a", "b", "c") if name in r}) for r in records]
-    assert named == [*found, (14, {})]
-    saved = {path.name: load_checkpoint(path)["iteration"] for path in out.glob("?.pth")}
-    assert saved == {"a.pth": 12, "c.pth": 12}
-    assert load_checkpoint(out / "model_0000006.pth")["hooks"]["trainer"]["scalars"] == waiting
+    assert named == found
+    iterations = {path.name: load_checkpoint(path)["iteration"] for path in out.glob("?.pth")}
+    assert iterations == {"a.pth": saved, "c.pth": saved}
+    assert load_checkpoint(out / "model_0000006.pth")["hooks"]["trainer"]["scalars"] == {}

@@ -91,7 +91,7 @@ def test_the_average_gets_statistics_of_its_own(tiny: Tiny) -> None:
 def test_a_model_without_batch_norm_says_so_once(tiny: Tiny, logged: list[logging.LogRecord]) -> None:
     run(tiny(*precise("MODEL.ARGS.norm", "group", "TEST.EVAL_PERIOD", 3, "SOLVER.EMA.ENABLED", True)))
     lines = [record.getMessage() for record in logged if "PRECISE_BN" in record.getMessage()]
-    assert lines == ["TEST.PRECISE_BN: the model has no BatchNorm layer that trains, nothing is to be done"]
+    assert lines == ["TEST.PRECISE_BN: the model has no BatchNorm layer that trains, nothing to do"]
 
 
 def test_layers_held_in_evaluation_mode_and_other_buffers_keep_their_statistics() -> None:

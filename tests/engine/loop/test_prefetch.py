@@ -75,12 +75,13 @@ def test_the_trainer_takes_batches_ahead_on_cuda_only(
     monkeypatch: pytest.MonkeyPatch, device: str, accum_steps: int, ahead: bool
 ) -> None:
     taken = []
-    monkeypatch.setattr("warmstart.engine.loop.trainer.prefetched", lambda batches, device: taken.append(device))
+    monkeypatch.setattr("warmstart.engine.loop.prefetch.prefetched", lambda batches, device: taken.append(device))
+    monkeypatch.setattr(Trainer, "run_step", lambda trainer, *arguments: trainer.request_stop("enough"))
     model = torch.nn.Linear(1, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
     trainer = Trainer(model, optimizer, scheduler, [()], max_iter=1, device=device, accum_steps=accum_steps)
-    trainer._batches()
+    trainer.train()
     assert taken == ([torch.device(device)] if ahead else [])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
 import json
 import logging
@@ -13,6 +14,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from warmstart.config import CfgNode
 from warmstart.engine import (
@@ -24,11 +27,9 @@ from warmstart.engine import (
     load_checkpoint,
     load_start,
     log_run,
-    next_multiple,
     resolve_config,
 )
 from warmstart.engine.checkpoint.saver import finish_saves
-from warmstart.engine.loop.trainer import is_pending
 from warmstart.solver import EMA, GradientClipping, WarmupMultiStepLR
 
 from ..dying import Kill, Killed
@@ -66,13 +67,25 @@ class Recorder(HookBase):
         self.events.append(("after_train", trainer.iteration))
 
 
-def make_trainer(hooks: list[HookBase], max_iter: int = 2, batches: Any = None, **options: Any) -> Trainer:
+def halved(optimizer: Optimizer) -> LRScheduler:
+    return torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.5)
+
+
+def make_trainer(
+    hooks: list[HookBase],
+    max_iter: int = 2,
+    batches: Any = None,
+    schedule: Callable[[Optimizer], LRScheduler] = halved,
+    decay: float | None = None,
+    **options: Any,
+) -> Trainer:
+    """Return a trainer of `Regression`; with a moving average if `decay` is given."""
     torch.manual_seed(0)
     model = Regression()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.5)
     batches = [(torch.ones(4, 2), torch.zeros(4, 1))] if batches is None else batches
-    return Trainer(model, optimizer, scheduler, batches, hooks, max_iter=max_iter, **options)
+    ema = None if decay is None else EMA(model, decay)
+    return Trainer(model, optimizer, schedule(optimizer), batches, hooks, max_iter=max_iter, ema=ema, **options)
 
 
 def test_the_five_events_come_in_order_with_the_clock_of_completed_updates() -> None:
@@ -240,61 +253,266 @@ def test_what_hooks_draw_before_a_resumed_run_changes_nothing_in_it() -> None:
 
 
 class Periodic(HookBase):
-    """Has something to do after every 5 updates."""
+    """Notes the updates after which it is called, and takes what was asked for away."""
 
-    def __init__(self) -> None:
-        self.called: list[tuple[int, bool]] = []
+    def __init__(self, period: int = 5, takes: str = "", runs_last: bool = False) -> None:
+        self.period, self.takes, self.runs_last = period, takes, runs_last
+        self.called: list[int] = []
 
-    def next_due(self, iteration: int) -> float:
-        return next_multiple(5, iteration)
+    @property
+    def name(self) -> str:
+        return f"{self.period} {self.takes} {self.runs_last}"
 
     def after_step(self, trainer: Trainer) -> None:
-        self.called.append((trainer.iteration, trainer.is_last_step))
-        trainer.scalars.clear()
-        trainer.save_as.clear()
+        self.called.append(trainer.iteration)
+        if self.takes == "scalars":
+            trainer.scalars.clear()
+            trainer.record = {"iteration": trainer.iteration}
+        if self.takes == "save_as":
+            trainer.save_as.clear()
 
 
 @pytest.mark.parametrize(
-    ("ask", "called"),
+    ("period", "called"), [(1, [*range(1, 13)]), (5, [5, 10, 12]), (6, [6, 12]), (40, [12]), (0, [12])]
+)
+def test_after_step_is_called_at_multiples_of_the_period_and_after_the_last_update(
+    period: int, called: list[int]
+) -> None:
+    alone, beside = Periodic(period), Periodic(period)
+    make_trainer([alone], max_iter=12).train()
+    make_trainer([beside, Periodic(1, "record"), Periodic(3, "scalars")], max_iter=12).train()
+    assert (alone.called, beside.called) == (called, called)  # whatever other hooks make of an update
+
+
+@pytest.mark.parametrize(
+    ("ask", "scalars", "record", "save_as"),
     [
-        (lambda trainer: None, [(5, False), (10, False), (12, True)]),
-        (lambda trainer: trainer.scalars.update(mine=1.0), [(3, False), (5, False), (10, False), (12, True)]),
-        (lambda trainer: trainer.save_as.add("mine"), [(3, False), (5, False), (10, False), (12, True)]),
-        (lambda trainer: trainer.request_stop("enough"), [(3, True)]),
-        (lambda trainer: trainer.interrupt(15), [(3, False)]),
+        (lambda trainer: None, [10, 12], [10, 12], [7, 12]),
+        (lambda trainer: trainer.scalars.update(mine=1.0), [3, 10, 12], [3, 10, 12], [7, 12]),
+        (lambda trainer: trainer.save_as.add("mine"), [10, 12], [10, 12], [3, 7, 12]),
+        (lambda trainer: trainer.request_stop("enough"), [3], [3], [3]),
     ],
 )
-def test_a_hook_that_says_when_it_is_due_is_called_then_and_where_something_is_asked_for(
-    ask: Callable[[Trainer], object], called: list[tuple[int, bool]]
+def test_a_hook_that_takes_something_is_called_in_the_iteration_that_asks_for_it(
+    ask: Callable[[Trainer], object], scalars: list[int], record: list[int], save_as: list[int]
 ) -> None:
     class Ask(HookBase):
         def after_backward(self, trainer: Trainer) -> None:
             if trainer.iteration == 2:
                 ask(trainer)
 
-    periodic = Periodic()
-    with contextlib.suppress(Interrupted):
-        make_trainer([periodic, Ask()], max_iter=12).train()
-    assert periodic.called == called
+    hooks = [Periodic(10, "scalars"), Periodic(0, "record"), Periodic(7, "save_as", runs_last=True)]
+    make_trainer([*hooks, Ask()], max_iter=12).train()
+    assert [hook.called for hook in hooks] == [scalars, record, save_as]
 
 
-def test_a_hook_that_does_not_say_when_it_is_due_is_called_after_each_update_and_all_others_with_it() -> None:
-    recorder, periodic = Recorder(), Periodic()
-    make_trainer([periodic, recorder], max_iter=3).train()
-    assert [iteration for event, iteration in recorder.events if event == "after_step"] == [1, 2, 3]
-    assert periodic.called == [(1, False), (2, False), (3, True)]
+@pytest.mark.parametrize(("signal_at", "due"), [(3, []), (5, [5])])
+def test_a_signal_calls_the_hooks_that_are_due_and_those_that_run_last(signal_at: int, due: list[int]) -> None:
+    class Signal(HookBase):
+        def before_step(self, trainer: Trainer) -> None:
+            if trainer.iteration == signal_at - 1:
+                trainer.interrupt(15)
+
+    last, periodic, rare = Periodic(7, runs_last=True), Periodic(5), Periodic(0)
+    trainer = make_trainer([last, periodic, rare, Signal()], max_iter=12)
+    with pytest.raises(Interrupted):
+        trainer.train()
+    assert (last.called, periodic.called, rare.called) == ([signal_at], due, [])
 
 
-def test_a_resumed_run_calls_a_hook_when_the_unbroken_one_does() -> None:
+def test_a_period_may_change_in_after_step() -> None:
+    class Slower(Periodic):
+        def after_step(self, trainer: Trainer) -> None:
+            super().after_step(trainer)
+            self.period = 0 if trainer.iteration > 3 else 2 * self.period
+
+    slower = Slower(1)
+    make_trainer([slower], max_iter=12).train()
+    assert slower.called == [1, 2, 4, 12]
+
+
+@pytest.mark.parametrize("iteration", [6, 9])
+def test_a_resumed_run_calls_a_hook_when_the_uninterrupted_one_does(iteration: int) -> None:
     periodic = Periodic()
     trainer = make_trainer([periodic], max_iter=12)
-    trainer.iteration = 6
+    trainer.iteration = iteration
     trainer.train()
-    assert periodic.called == [(10, False), (12, True)]
+    assert periodic.called == [10, 12]
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "message"),
+    [
+        ("period", -1, "Recorder.period is -1; give a number of updates, or 0"),
+        ("period", 2.0, "Recorder.period is 2.0; give a number of updates, or 0"),
+        ("takes", "score", "Recorder.takes is 'score'; give one of scalars, save_as, record, or ''"),
+        (
+            "next_due",
+            lambda iteration: iteration + 5,
+            "Recorder.next_due() is no longer called: set its attribute `period` to the number of updates between"
+            " two calls of after_step",
+        ),
+    ],
+)
+def test_a_hook_that_cannot_be_scheduled_is_refused_by_name(attribute: str, value: object, message: str) -> None:
+    hook = Recorder()
+    setattr(hook, attribute, value)
+    with pytest.raises(ValueError) as error:
+        make_trainer([hook])
+    assert str(error.value) == message
+
+
+class Interruptible(HookBase):
+    """An evaluation that takes long: a signal in one of them cuts it off."""
+
+    def __init__(self, period: int, signal_at: int = 0) -> None:
+        self.period, self.signal_at, self.done = period, signal_at, []
+
+    def after_step(self, trainer: Trainer) -> None:
+        if trainer.iteration == self.signal_at:
+            trainer.interrupt(15)
+        trainer.raise_if_interrupted()
+        self.done.append(trainer.iteration)
+        trainer.scalars["score"] = float(trainer.iteration)
+
+
+class Records(HookBase):
+    """Makes a record of what it finds in `scalars`."""
+
+    takes = "scalars"
+
+    def __init__(self, period: int) -> None:
+        self.period = period
+        self.made: list[tuple[int, dict[str, float]]] = []
+
+    def after_step(self, trainer: Trainer) -> None:
+        scalars, trainer.scalars = trainer.scalars, {}
+        self.made.append((trainer.iteration, scalars))
+
+
+class Saves(HookBase):
+    runs_last = True
+
+    def __init__(self, period: int = 0) -> None:
+        self.period = period
+        self.states: list[dict[str, Any]] = []
+        self.final: list[bool] = []
+
+    def after_step(self, trainer: Trainer) -> None:
+        self.states.append(copy.deepcopy(trainer.state_dict()))
+        self.final.append(trainer.is_last_step)
+
+
+def interrupted(evaluation: int, records: int, at: int, max_iter: int) -> tuple[dict[str, Any], Records]:
+    """Return the state of a run that a signal cut off in the evaluation after `at` updates, and its records."""
+    saves, made = Saves(), Records(records)
+    trainer = make_trainer([Interruptible(evaluation, at), made, saves], max_iter=max_iter)
+    with pytest.raises(Interrupted):
+        trainer.train()
+    assert (trainer.iteration, trainer.is_last_step, trainer.pending) == (at, False, True)
+    assert (len(saves.states), saves.final) == (1, [False])
+    return saves.states[0], made
+
+
+def resumed(
+    state: dict[str, Any], evaluation: int, records: int, max_iter: int, *more: HookBase
+) -> tuple[Trainer, Interruptible, Records, Saves]:
+    """Return a run that has continued from a state, and its hooks."""
+    evaluates, made, saves = Interruptible(evaluation), Records(records), Saves()
+    trainer = make_trainer([evaluates, made, saves, *more], max_iter=max_iter)
+    trainer.load_state_dict(state)
+    with contextlib.suppress(Interrupted):
+        trainer.train()
+    return trainer, evaluates, made, saves
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "records", "evaluated", "recorded"),
+    [
+        (3, 4, [6, 9, 12], [6, 8, 9, 12]),  # as the uninterrupted run
+        (6, 4, [6, 12], [6, 8, 12]),
+        (4, 4, [8, 12], [8, 12]),
+        (4, 3, [8, 12], [6, 8, 9, 12]),  # the record that was given up with the evaluation is made
+        (7, 7, [7, 12], [7, 12]),
+    ],
+)
+def test_an_evaluation_cut_off_at_6_is_made_up_for_as_the_periods_of_the_resumed_run_say(
+    evaluation: int, records: int, evaluated: list[int], recorded: list[int]
+) -> None:
+    state, before = interrupted(evaluation=3, records=4, at=6, max_iter=12)
+    assert [iteration for iteration, _ in before.made] == [3, 4]
+    _, evaluates, after, saves = resumed(state, evaluation, records, max_iter=12)
+    assert (evaluates.done, [iteration for iteration, _ in after.made]) == (evaluated, recorded)
+    assert (saves.final, saves.states[-1]["hooks"]["trainer"]["pending"]) == ([True], False)
+
+
+def test_a_run_killed_at_7_and_resumed_with_evaluation_period_7_does_not_evaluate_7_twice() -> None:
+    saves = Saves(7)
+    make_trainer([Interruptible(3), Records(3), saves], max_iter=12).train()
+    state = saves.states[0]
+    assert state["iteration"] == 7
+    _, evaluates, records, _ = resumed(state, 7, 3, 15)
+    assert (evaluates.done, [iteration for iteration, _ in records.made]) == ([14, 15], [9, 12, 14, 15])
+
+
+def test_max_iter_lowered_to_the_iteration_of_a_cut_off_evaluation_ends_the_run_with_it() -> None:
+    state, _ = interrupted(evaluation=3, records=4, at=6, max_iter=12)
+    trainer, evaluates, records, saves = resumed(state, 3, 4, 6)
+    assert (trainer.iteration, evaluates.done, records.made) == (6, [6], [(6, {"score": 6.0})])
+    assert (saves.final, trainer.pending) == ([True], False)
+
+
+def test_max_iter_lowered_to_the_iteration_of_a_complete_checkpoint_leaves_nothing_to_do() -> None:
+    saves = Saves(6)
+    make_trainer([Interruptible(3), Records(4), saves], max_iter=12).train()
+    trainer, evaluates, records, after = resumed(saves.states[0], 3, 4, 6)
+    assert (trainer.iteration, evaluates.done, records.made, after.final) == (6, [], [], [])
+
+
+def test_a_signal_before_the_first_update_of_a_resumed_run_keeps_the_evaluation_pending() -> None:
+    class Early(HookBase):
+        def before_train(self, trainer: Trainer) -> None:
+            trainer.interrupt(15)
+
+    state, _ = interrupted(evaluation=3, records=4, at=6, max_iter=12)
+    trainer, evaluates, records, saves = resumed(state, 3, 4, 12, Early())
+    assert (trainer.iteration, trainer.pending, evaluates.done, records.made) == (6, True, [], [])
+    _, evaluates, records, _ = resumed(saves.states[-1], 3, 4, 12)
+    assert (evaluates.done, [iteration for iteration, _ in records.made]) == ([6, 9, 12], [6, 8, 9, 12])
+
+
+def test_a_stop_asked_for_before_a_cut_off_evaluation_is_kept() -> None:
+    class Stop(HookBase):
+        def before_step(self, trainer: Trainer) -> None:
+            if trainer.iteration == 5:
+                trainer.request_stop("enough")
+
+    saves = Saves()
+    trainer = make_trainer([Stop(), Interruptible(3, signal_at=6), saves], max_iter=12)
+    with pytest.raises(Interrupted):
+        trainer.train()
+    assert (saves.final, saves.states[0]["hooks"]["trainer"]["stop"]) == ([False], "enough")
+    trainer, evaluates, _, after = resumed(saves.states[0], 3, 4, 12)
+    assert (trainer.iteration, trainer.stop_reason, evaluates.done, after.final) == (6, "enough", [6], [True])
+
+
+def test_a_scalar_put_before_the_step_survives_an_evaluation_that_is_cut_off() -> None:
+    class Puts(HookBase):
+        def before_step(self, trainer: Trainer) -> None:
+            if trainer.iteration == 5:
+                trainer.scalars["mine"] = 1.5
+
+    saves = Saves()
+    trainer = make_trainer([Puts(), Interruptible(3, signal_at=6), Records(4), saves], max_iter=12)
+    with pytest.raises(Interrupted):
+        trainer.train()
+    assert trainer.scalars == {"mine": 1.5}
+    _, _, records, _ = resumed(saves.states[0], 3, 4, 12)
+    assert records.made[0] == (6, {"mine": 1.5, "score": 6.0})
 
 
 @pytest.mark.need("D14")
-def test_work_that_gives_way_is_done_by_the_resumed_run() -> None:
+def test_work_given_up_because_of_a_signal_is_done_by_the_resumed_run() -> None:
     """Also in the last iteration, which is not over then; a stop that was asked for before stays one."""
 
     class Long(HookBase):
@@ -313,6 +531,7 @@ def test_work_that_gives_way_is_done_by_the_resumed_run() -> None:
             trainer.scalars["score"] = 1.0
 
     class Saving(HookBase):
+        period = 0
         runs_last = True
         saved: list[dict[str, Any]]
 
@@ -325,9 +544,9 @@ def test_work_that_gives_way_is_done_by_the_resumed_run() -> None:
         with pytest.raises(Interrupted):
             trainer.train()
         assert interrupted.done == list(range(1, k))
-        assert (trainer.iteration, trainer.pending, trainer.scalars) == (k, pending, {})
+        assert (trainer.iteration, trainer.pending, trainer.scalars) == (k, pending, {"score": 1.0})
         (state,) = saving.saved
-        assert is_pending(state)
+        assert state["hooks"]["trainer"]["pending"]
         recorder, resumed = Recorder(), Long()
         trainer = make_trainer([saving, resumed, recorder], max_iter=9)
         trainer.load_state_dict(state)
@@ -335,7 +554,7 @@ def test_work_that_gives_way_is_done_by_the_resumed_run() -> None:
         assert resumed.done == list(range(k, 5))
         assert recorder.events[:2] == [("before_train", k), ("after_step", k)]
         assert (trainer.iteration, trainer.stop_reason, trainer.pending) == (4, "enough", False)
-        assert not is_pending(saving.saved[0])
+        assert not saving.saved[0]["hooks"]["trainer"]["pending"]
 
 
 def test_a_finite_loader_is_begun_again() -> None:
@@ -501,8 +720,7 @@ def test_the_average_holds_the_weights_after_the_update_when_hooks_run() -> None
             assert trainer.ema is not None
             seen.append(torch.equal(trainer.ema.model.net.weight, trainer.model.net.weight))
 
-    trainer = make_trainer([Compare()], max_iter=3)
-    trainer.ema = EMA(trainer.model, decay=0.0)
+    trainer = make_trainer([Compare()], max_iter=3, decay=0.0)
     trainer.train()
     assert seen == [True, True, True]
 
@@ -539,19 +757,17 @@ class Told(list[Any]):
 def test_a_nan_names_the_samples_of_its_batch_where_the_loader_tells_them() -> None:
     trainer = make_trainer([], max_iter=5, batches=Told([GOOD, GOOD, BAD, GOOD, GOOD]))
     trainer.train()
-    expected = (
-        r"iteration 3: total_loss is nan \(.*\); samples of its batch: those of batch 2; the rate of the last"
-    )
+    samples = "samples of its batch: those of batch 2"
+    expected = rf"iteration 3: total_loss is nan \(.*\); {samples}; the learning rate of the last"
     with pytest.raises(NonFiniteLossError, match=expected) as caught:
         trainer.flush_losses()
     assert caught.value.iteration == 3
 
 
 def make_skipping(batches: list[Any], limit: int = 2, hooks: list[HookBase] | None = None, **more: Any) -> Trainer:
-    trainer = make_trainer(hooks or [], max_iter=len(batches), batches=batches, nan_limit=limit, **more)
-    # Ours: torch's own schedules warn where the first update of all is left out.
-    trainer.scheduler = WarmupMultiStepLR(trainer.optimizer, [2], gamma=0.5, warmup_iters=0)
-    return trainer
+    # Ours: torch's own schedules warn if the first update of all is skipped.
+    options = {"schedule": lambda it: WarmupMultiStepLR(it, [2], gamma=0.5, warmup_iters=0)} | more
+    return make_trainer(hooks or [], max_iter=len(batches), batches=batches, nan_limit=limit, **options)
 
 
 @pytest.mark.need("E6")
@@ -587,9 +803,13 @@ def test_a_skipped_update_leaves_the_weights_while_rate_data_and_count_move_on(
 @pytest.mark.need("E6")
 def test_the_updates_around_a_skipped_one_are_those_of_a_run_that_never_saw_it() -> None:
     batches = random_batches()
-    plain, skipping = make_skipping(batches), make_skipping([batches[0], BAD, *batches[1:]])
-    for trainer in (plain, skipping):  # of equal rates, so that only the batches differ
-        trainer.scheduler = WarmupMultiStepLR(trainer.optimizer, [], warmup_iters=0)
+
+    def constant(optimizer: Optimizer) -> LRScheduler:  # so that only the batches differ
+        return WarmupMultiStepLR(optimizer, [], warmup_iters=0)
+
+    plain = make_skipping(batches, schedule=constant)
+    skipping = make_skipping([batches[0], BAD, *batches[1:]], schedule=constant)
+    for trainer in (plain, skipping):
         trainer.train()
         trainer.flush_losses()
     for ours, theirs in zip(skipping.model.parameters(), plain.model.parameters(), strict=True):
@@ -631,9 +851,9 @@ def test_where_gradients_are_clipped_their_norm_counts_too(logged: list[logging.
 
 @pytest.mark.need("E4", "E6")
 def test_the_average_takes_no_part_in_a_skipped_update() -> None:
-    trainer = make_skipping([GOOD, BAD, GOOD])
-    trainer.ema = EMA(trainer.model, decay=0.5)
+    trainer = make_skipping([GOOD, BAD, GOOD], decay=0.5)
     trainer.train()
+    assert trainer.ema is not None
     assert trainer.ema.num_updates == 2
 
 
@@ -843,8 +1063,9 @@ def test_other_parameter_names_are_listed() -> None:
     trainer = make_trainer([], max_iter=1)
     state = trainer.optimizer.state_dict()
     state["param_groups"][0]["param_names"] = ["net.weight", "net.offset"]
-    own = make_trainer([], max_iter=1)
-    own.optimizer = torch.optim.SGD(list(own.model.named_parameters()), lr=0.1)
+    model = Regression()
+    optimizer = torch.optim.SGD(list(model.named_parameters()), lr=0.1)
+    own = Trainer(model, optimizer, halved(optimizer), [], max_iter=1)
     with pytest.raises(ValueError, match=r"for \['net.bias'\], and no parameter for \['net.offset'\]"):
         own.load_state_dict({**trainer.state_dict(), "optimizer": state})
 
@@ -885,11 +1106,13 @@ def test_a_second_loading_keeps_this_runs_hyper_parameters() -> None:
         assert torch.equal(ours, theirs)
 
 
-def test_the_model_of_a_trainer_cannot_be_replaced_which_would_train_the_old_one() -> None:
+def test_the_model_and_the_schedule_of_a_trainer_cannot_be_replaced() -> None:
     model = torch.nn.Linear(2, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
     trainer = Trainer(model, optimizer, scheduler, [], max_iter=1)
-    with pytest.raises(AttributeError, match=r"a trainer keeps its model, .* with trainer.model.load_state_dict"):
+    with pytest.raises(AttributeError, match=r"a Trainer keeps its model, .* with trainer.model.load_state_dict"):
         trainer.model = torch.nn.Linear(2, 1)
+    with pytest.raises(AttributeError, match=r"a Trainer keeps its scheduler, .*; make another Trainer$"):
+        trainer.scheduler = scheduler
     assert trainer.model is model

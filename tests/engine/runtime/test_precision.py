@@ -62,13 +62,22 @@ class Line(nn.Module):
         return {"loss": (self.weight * factor).square().sum()}
 
 
-def make(bad: Sequence[int] = (), n: int = 5, kind: str = "fused", batch: float = 1.0, **options: Any) -> Trainer:
+def make(
+    bad: Sequence[int] = (),
+    n: int = 5,
+    kind: str = "fused",
+    batch: float = 1.0,
+    decay: float | None = None,
+    **options: Any,
+) -> Trainer:
     model = Line(bad)
+    ema = None if decay is None else EMA(model, decay)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, **KINDS[kind])
     # torch's own, which warns where it does not see the first update happen
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.5)
     options = {"scaler": LossScaler("cpu", limit=2)} | options
-    return Trainer(model, optimizer, scheduler, [(torch.full((3,), batch),)], max_iter=n, **options)
+    batches = [(torch.full((3,), batch),)]
+    return Trainer(model, optimizer, scheduler, batches, max_iter=n, ema=ema, **options)
 
 
 class See(HookBase):
@@ -82,7 +91,7 @@ class See(HookBase):
 
     def after_step(self, trainer: Trainer) -> None:
         self.rates += trainer.rates
-        self.skipped.append(trainer.step_skipped)
+        self.skipped.append(bool(trainer.update.was_skipped))
         self.moved.append(not torch.equal(self.before, trainer.model.weight))
 
 
@@ -100,7 +109,7 @@ def test_row_b3_a_skipped_update_counts_is_told_and_warns_nobody(
     assert see.moved == [index != bad for index in range(5)]
     assert trainer.skipped.state_dict() == {"total": 1, "in_a_row": 0}
     assert [record.getMessage() for record in logged] == [
-        f"skipped, since gradients overflow in fp16: iteration {bad + 1}; the scale is now 32768"
+        f"skipped because gradients overflow in fp16: iteration {bad + 1}; the scale is now 32768"
     ]
 
 
@@ -138,8 +147,8 @@ def test_row_c9_killed_after_an_overflow_fp16_goes_on_bit_for_bit(tiny: Tiny, tm
     finish_saves()
     trainer = overflowing(part, 2, 3, 9)
     load_start(trainer, load_checkpoint(tmp_path / "whole" / "model_0000003.pth"))
-    assert trainer.scaler is not None
-    assert trainer.scaler.get_scale() == 16384
+    assert trainer.update.scaler is not None
+    assert trainer.update.scaler.get_scale() == 16384
     assert trainer.skipped.state_dict() == {"total": 2, "in_a_row": 2}
     trainer.train()
     ours, theirs = (load_checkpoint(tmp_path / name / "model_final.pth") for name in ("part", "whole"))
@@ -152,7 +161,9 @@ def test_row_c9_killed_after_an_overflow_fp16_goes_on_bit_for_bit(tiny: Tiny, tm
 def test_row_c9_what_has_a_state_is_saved(tiny: Tiny) -> None:
     """Whoever gives the trainer one more object with a state has to save it, or this fails."""
     trainer = build_trainer(tiny(*FP16, "SOLVER.EMA.ENABLED", True))
-    stateful = {name: value for name, value in vars(trainer).items() if hasattr(value, "state_dict")}
+    objects = vars(trainer) | vars(trainer.update)
+    stateful = {name: value for name, value in objects.items() if hasattr(value, "state_dict")}
+    assert (stateful.pop("state"), stateful.pop("update")) == (trainer.state, trainer.update)  # have the others
     assert sorted(stateful) == ["ema", "losses", "model", "optimizer", "scaler", "scheduler", "skipped"]
     stateful |= {hook.name: hook for hook in trainer.hooks}
     for name, value in stateful.items():
@@ -212,8 +223,8 @@ def test_one_more_overflow_in_a_row_than_the_limit_ends_the_run(logged: list[log
     trainer = make([0, 2, 3, 4], n=6)
     trainer.train()
     expected = (
-        r"^iteration 5: the gradients overflow in fp16, as those of the 2 updates before, which were skipped "
-        r"\(SOLVER.NAN_LIMIT\); the rate of the last update was 0.025"
+        r"^iteration 5: the gradients overflow in fp16, as in the 2 updates before, which were skipped "
+        r"\(SOLVER.NAN_LIMIT\); the learning rate of the last update was 0.025"
     )
     with pytest.raises(NonFiniteLossError, match=expected):
         trainer.flush_losses()
@@ -233,16 +244,16 @@ def test_a_loss_that_is_not_finite_is_an_error_in_fp16_too(value: str) -> None:
 @pytest.mark.need("E6", "E4")
 @pytest.mark.parametrize("clip", [None, GradientClipping("full_model", 100.0)])
 def test_the_policy_skip_counts_an_overflow_once_and_says_so(clip: Any, logged: list[logging.LogRecord]) -> None:
-    trainer = make([1], hooks=[see := See()], clip=clip, nan_limit=2)
-    trainer.ema = EMA(trainer.model, decay=0.5)
+    trainer = make([1], hooks=[see := See()], clip=clip, nan_limit=2, decay=0.5)
     trainer.train()
     trainer.flush_losses()
     assert trainer.skipped.state_dict() == {"total": 1, "in_a_row": 0}
     assert see.skipped == [False, True, False, False, False]
     assert see.moved == [True, False, True, True, True]
+    assert trainer.ema is not None
     assert trainer.ema.num_updates == 4
-    assert trainer.scaler is not None
-    assert trainer.scaler.get_scale() == 32768
+    assert trainer.update.scaler is not None
+    assert trainer.update.scaler.get_scale() == 32768
     found = "grad_norm is inf" if clip else "gradients overflow in fp16"
     assert [record.getMessage().partition(" (")[0] for record in logged] == [f"iteration 2 is skipped: {found}"]
 
@@ -296,7 +307,7 @@ def test_layers_compute_in_half_everywhere_and_all_that_is_kept_is_float32(
     kept += [moment for moments in state["optimizer"]["state"].values() for moment in moments.values()]
     assert {tensor.dtype for tensor in kept} == {torch.float32, torch.int64}
     trainer.model.train()
-    losses = trainer._compute_losses(Batch(torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.int64)))
+    losses = trainer.update.compute_losses(Batch(torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.int64)))
     assert losses["loss_cls"].dtype == torch.float32
 
 
