@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import setup
 
-# The namespace has no __init__.py; a user's own config.py or data/ can therefore never shadow ours.
+# The namespace has no __init__.py; a config.py or data/ in a user's folder can therefore never shadow ours.
 ROOMS = {
     "config": ["recipes"],
     "data": ["digits", "datasets", "loaders", "sampling", "transforms"],

@@ -16,7 +16,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCS = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
 TOP = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "tools/README.md"]
 PAGES = [*TOP, *(f"docs/{name}" for name in DOCS)]
-RUN = ["README.md", "docs/TRAINING.md"]  # their shell blocks are run
+RUN = ["README.md", "docs/TRAINING.md", "docs/DISTRIBUTED.md"]  # their shell blocks are run
 PROGRAMS = ["docs/TRAINING.md", "docs/EXTENDING.md", "docs/PYTHON.md"]  # their Python blocks are run
 
 
@@ -71,7 +71,7 @@ def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("page", RUN)
 def test_the_shell_blocks_run_in_order(checkout: Path, page: str) -> None:
     shell = [body for body in blocks(page, "bash") if "pip install" not in body]
-    assert len(shell) >= 3
+    assert shell
     for block in shell:
         done = run(["bash", "-euo", "pipefail", "-c", block], checkout)
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
