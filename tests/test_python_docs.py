@@ -60,7 +60,7 @@ def test_the_program_does_nothing_after_its_last_update(tmp_path: Path, monkeypa
         assert (RUN / path.name).read_bytes() == path.read_bytes(), path.name
 
 
-def test_the_hooks_that_the_text_names_take_these_arguments(
+def test_best_and_early_stopping_hooks_take_the_arguments_that_the_page_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

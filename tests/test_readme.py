@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
+from torchvision.models import resnet18
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -83,6 +86,29 @@ def test_a_python_block_runs(checkout: Path, page: str, index: int) -> None:
     program = blocks(page, "python")[index]
     done = run([sys.executable, "-W", "error", "-c", program], checkout)
     assert done.returncode == 0, f"{program}\n{done.stderr}"
+
+
+@pytest.mark.slow
+def test_the_page_on_photos_trains_on_folders_and_its_program_classifies_a_photo(checkout: Path) -> None:
+    page = "docs/PHOTOS.md"
+    for name in ("train/cat", "train/dog", "val/cat", "val/dog"):
+        (checkout / "photos" / name).mkdir(parents=True)
+        for number, size in enumerate([(400, 300), (300, 400), (320, 320), (500, 375)]):
+            colour = (200, 40 * number, 0) if name.endswith("cat") else (0, 40 * number, 200)
+            Image.new("RGB", size, colour).save(checkout / "photos" / name / f"{number}.jpg")
+    shutil.copy(checkout / "photos" / "val" / "dog" / "0.jpg", checkout / "photo.jpg")
+    torch.save(resnet18().state_dict(), checkout / "resnet18.pth")
+    (config,) = blocks(page, "yaml")
+    (checkout / "photos.yaml").write_text(config)
+    shorter = ["SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "4", "DATALOADER.NUM_WORKERS", "0"]
+    trained = run([sys.executable, "tools/train_net.py", "--config-file", "photos.yaml", *shorter], checkout)
+    assert trained.returncode == 0, trained.stderr
+    assert "loaded 100/102 tensors from resnet18.pth" in trained.stdout
+    assert "best so far: val/accuracy" in trained.stdout
+    (program,) = blocks(page, "python")
+    done = run([sys.executable, "-W", "error", "-c", program], checkout)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip() in ("cat", "dog")
 
 
 def test_there_are_python_blocks() -> None:
