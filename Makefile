@@ -5,7 +5,7 @@ help:
 	@echo "make check   ruff, ruff format and mypy"
 	@echo "make test    the default tests, doctests included"
 	@echo "make slow    the slow tests that need no GPU"
-	@echo "make docs    the pictures of docs/GALLERY.md"
+	@echo "make docs    the generated pages: docs/GALLERY.md and docs/USER_NEEDS.md"
 
 check:
 	ruff check .
@@ -20,3 +20,4 @@ slow:
 
 docs:
 	python docs/gallery.py
+	python docs/user_needs.py

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import setup
 
-# The namespace has no __init__.py; a user's own config.py or data/ can therefore never shadow ours.
+# The namespace has no __init__.py; a config.py or data/ in a user's folder can therefore never shadow ours.
 ROOMS = {
     "config": ["recipes"],
     "data": ["digits", "datasets", "loaders", "sampling", "transforms"],
@@ -27,6 +27,23 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
+    keywords=["pytorch", "training", "computer vision", "learning rate schedule", "checkpointing"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Education",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.10",
     packages=["warmstart." + folder.replace("/", ".") for folder in FOLDERS],
     package_dir={"warmstart." + folder.replace("/", "."): folder for folder in FOLDERS},

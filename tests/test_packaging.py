@@ -1,4 +1,4 @@
-"""The wheel: carries what a run needs, and runs where a user's files are called like ours."""
+"""The wheel: it carries what a run needs, and runs in a folder whose files are called like ours."""
 
 from __future__ import annotations
 

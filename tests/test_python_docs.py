@@ -1,4 +1,4 @@
-"""docs/PYTHON.md: its program runs as it stands, and continues where it was cut."""
+"""The program in docs/PYTHON.md: it runs as printed, and continues from a checkpoint."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .engine.dying import assert_same_bits
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "PYTHON.md").read_text(encoding="utf-8")
-(PROGRAM,) = re.findall(r"^```python\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
+PROGRAM, _ = re.findall(r"^```python\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
 RUN = Path("output/sine")
 
 
@@ -39,19 +39,19 @@ def test_the_program_trains_records_and_continues(tmp_path: Path, monkeypatch: p
     assert [r["iteration"] for r in found if "test/rmse" in r] == [50, 100, 150, 200]
     assert {*found[0]} == {"iteration", "total_loss", "loss_mse", "train/largest_error", "lr"}
     assert found[-1]["test/rmse"] < 0.3 < found[0]["loss_mse"]
-    whole = load_checkpoint(RUN / "model_final.pth")
+    unbroken = load_checkpoint(RUN / "model_final.pth")
 
-    # What a kill between the two checkpoints leaves, records of later updates included.
+    # A kill between the two checkpoints leaves this, records of later updates included.
     for name in ("model_0000199.pth", "model_final.pth", "last_checkpoint"):
         (RUN / name).unlink()
     assert run_program()["trainer"].iteration == 200
     assert records() == found
     resumed = load_checkpoint(RUN / "model_final.pth")
     for part in ("model", "optimizer", "scheduler", "rng"):
-        assert_same_bits(resumed[part], whole[part], part)
+        assert_same_bits(resumed[part], unbroken[part], part)
 
 
-def test_the_program_does_nothing_where_it_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_program_does_nothing_after_its_last_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run_program()
     shutil.copytree(RUN, "before")
@@ -60,7 +60,7 @@ def test_the_program_does_nothing_where_it_is_done(tmp_path: Path, monkeypatch: 
         assert (RUN / path.name).read_bytes() == path.read_bytes(), path.name
 
 
-def test_the_hooks_that_the_text_names_take_these_arguments(
+def test_best_and_early_stopping_hooks_take_the_arguments_that_the_page_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
