@@ -25,9 +25,9 @@ _LAG = 5.0  # seconds by which a rank may find later than another that it lacks 
 class DDP(SingleProcess):
     """Full replicas of the model, whose gradients are averaged over the ranks in the backward pass.
 
-    The model itself, and so the names in checkpoints, stays as it is; its weights and buffers become those of
-    rank 0. In training each rank then updates its own buffers, such as BatchNorm's running statistics; those of
-    rank 0 are evaluated and saved.
+    The model itself, and so the names in checkpoints, stays as it is; rank 0 sends its weights and buffers to
+    all ranks. In training each rank then updates its own buffers, such as BatchNorm's running statistics; the buffers
+    of rank 0 are evaluated and saved.
 
     Args:
         sync_bn: whether BatchNorm layers compute their statistics over the images of all ranks.
@@ -114,7 +114,7 @@ class DDP(SingleProcess):
 def _main_says_it() -> bool:
     """Return whether rank 0 has come here too, so that no other rank needs to say what they have all found.
 
-    By the store that ranks have met in: a rank that has all its gradients waits in its backward pass, not here.
+    By the store of the rendezvous: a rank that has all its gradients waits in its backward pass, not here.
     The store may be rank 0's own, which therefore leaves last.
     """
     store = PrefixStore("gradients", _get_default_store())

@@ -32,8 +32,8 @@ class FSDP2(SingleProcess):
     """Weights, gradients and optimizer state sharded over the ranks along the first dimension of each tensor.
 
     Each module whose class `wrap` names is all-gathered just before its forward and its backward pass, and
-    resharded after it; all others are all-gathered for a complete step. The names of parameters stay. Buffers
-    become those of rank 0. No device holds more than its shards and one complete parameter at a time; only the
+    resharded after it; all others are all-gathered for a complete step. The names of parameters stay. Rank 0 sends
+    its buffers to all ranks. No device holds more than its shards and one complete parameter at a time; only the
     memory of rank 0 holds the initial weights.
 
     Args:

@@ -24,7 +24,7 @@ def without_weights() -> Iterator[None]:
     def on_meta(module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter:
         return _on_meta(parameter)
 
-    # Annotated as if a hook could not return what is to be registered.
+    # torch's annotation does not say that such a hook may return another parameter.
     handle = register_module_parameter_registration_hook(on_meta)  # type: ignore[arg-type]
     try:
         yield
@@ -33,7 +33,7 @@ def without_weights() -> Iterator[None]:
 
 
 def take_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return a model's parameters by name, tied ones once, and leave those of the model on the meta device.
+    """Return a model's parameters by name, tied ones once, and move the model to the meta device.
 
     >>> model = nn.Linear(1, 2)
     >>> weights = take_weights(model)

@@ -71,7 +71,7 @@ class SingleProcess:
 
 
 def with_sync_bn(model: nn.Module) -> nn.Module:
-    """Return the model with BatchNorm layers whose statistics are those of the images of all ranks.
+    """Return the model with BatchNorm layers that compute their statistics over the images of all ranks.
 
     >>> type(with_sync_bn(nn.BatchNorm2d(3))).__name__
     'SyncBatchNorm'

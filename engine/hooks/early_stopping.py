@@ -14,7 +14,7 @@ class EarlyStoppingHook(ScoreHook):
     """Ends the run after `patience` evaluations in a row in which the score was no better than before.
 
     Args:
-        period: that of the evaluation, in updates.
+        period: of the evaluation, in updates.
         metric: the score's name in a record.
         mode: "max" or "min", which is better.
         patience: at least 1.
@@ -48,11 +48,11 @@ class EarlyStoppingHook(ScoreHook):
         if self.best is None:
             return f"{self.metric} was not finite {when}"
         by = f" by more than {self.min_delta:g}" if self.min_delta else ""
-        best = f"{self.best:.4g}, that of iteration {self.best_iteration}"
+        best = f"{self.best:.4g} at iteration {self.best_iteration}"
         return f"{self.metric} has not improved{by} on {best}, {when}"
 
     def before_train(self, trainer: Trainer) -> None:
-        """Keep a run that had stopped from going on."""
+        """Stop again a run that had stopped, unless its patience was raised."""
         if self.has_stopped:
             trainer.request_stop(self.reason)
         self._stopped = self.has_stopped
@@ -63,7 +63,7 @@ class EarlyStoppingHook(ScoreHook):
             trainer.request_stop(self.reason)
 
     def after_step(self, trainer: Trainer) -> None:
-        """Count; the evaluation with which a stopped run ends counts no more."""
+        """Count; the evaluation with which a stopped run ends is not counted."""
         if self.is_out:
             self._stopped = True
         else:

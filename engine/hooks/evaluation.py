@@ -22,7 +22,7 @@ class PreciseBNHook(HookBase):
     alone; they are kept, so that a checkpoint has the scores of its evaluation.
 
     Args:
-        period: that of the evaluation.
+        period: of the evaluation, in updates.
         models: the models that are evaluated.
         batches: returns training's batches from a given iteration on, as a separate stream.
         num_iter: batches to use.

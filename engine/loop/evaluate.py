@@ -63,7 +63,7 @@ def evaluate(
 ) -> dict[str, float]:
     """Return the scores of a model by their names; its mode and the random number generators are as before.
 
-    On several ranks they are those of what all loaders give together; waits for all ranks.
+    On several ranks they are computed over the batches of all loaders; waits for all ranks.
 
     Args:
         model: is put into evaluation mode.
@@ -71,7 +71,7 @@ def evaluate(
         loader: gives batches, each sample once; on several ranks each its own ones.
         device: where the model is.
         between: called before each batch; what it raises ends the evaluation.
-        autocast: the type that layers compute in when that is safe; None: that of their weights.
+        autocast: the type that layers compute in when that is safe; None: the type of their weights.
         strategy: how the ranks share the model; None: each rank has all of it.
 
     Raises:

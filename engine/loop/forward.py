@@ -23,7 +23,7 @@ class ModelForward:
     Args:
         module: the model, or a data parallel or compiled form of it.
         takes_targets: whether its forward has a parameter `targets`, which is None unless a caller passes them.
-        autocast: what layers compute in where that is safe; None: the types of their weights.
+        autocast: the type that layers compute in when that is safe; None: the type of their weights.
         device_type: "cuda" or "cpu".
 
     >>> forward = ModelForward(torch.nn.Linear(2, 1), autocast=torch.bfloat16)
@@ -87,7 +87,7 @@ class TaskLosses:
             return self.task.own_losses(own.losses)
         finally:
             self._targets = None  # else it would outlive the batch
-        if not self._is_checked:  # of the first batch; those of later ones where they cannot be trained on
+        if not self._is_checked:  # the first batch; later ones only if they cannot be trained on
             try:
                 refuse_losses(values, f"losses() of {type(self.task).__name__}")
             except ConfigError as error:

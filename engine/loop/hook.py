@@ -11,7 +11,7 @@ from ..distributed import comm
 
 logger = logging.getLogger(__name__)
 
-OWN_STATE = "trainer"  # the key of the trainer's own state beside those of the hooks
+OWN_STATE = "trainer"  # the key of the trainer's own state among the states of the hooks
 #: What a hook can act on when others ask for it; see `HookBase.takes`.
 TAKES = ("scalars", "save_as", "record")
 
@@ -108,7 +108,7 @@ def load_hook_states(hooks: Iterable[HookBase], states: Mapping[str, Any]) -> No
 
     Args:
         hooks: of this run.
-        states: by the names of the hooks; that of the trainer is left out.
+        states: by the names of the hooks; the trainer's own is ignored.
     """
     named = {hook.name: hook for hook in hooks}
     for name, state in states.items():

@@ -86,7 +86,7 @@ class LossWindow:
         return overflowed
 
     def averages(self) -> dict[str, float]:
-        """Return the mean of each loss since the last call, and start anew. Call `flush` before.
+        """Return the mean of each loss since the last call, and reset them. Call `flush` before.
 
         Where every update since then was skipped, the total is NaN: a record always has one.
         """

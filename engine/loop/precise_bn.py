@@ -1,4 +1,4 @@
-"""BatchNorm's running statistics, computed anew for weights that no longer move."""
+"""Precise BatchNorm: running statistics recomputed for weights that no longer change."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def update_statistics(
     device: torch.device | str = "cpu",
     run: Callable[[Any], object] | None = None,
 ) -> None:
-    """Set the running statistics of BatchNorm layers to those of `num_batches` batches under today's weights.
+    """Compute the running statistics of BatchNorm layers from `num_batches` batches, with the current weights.
 
-    Running statistics follow weights that have moved on since; see Wu and Johnson 2021, "Rethinking 'Batch'
-    in BatchNorm", arXiv:2105.07576, section 3. Other buffers and the random number generators are as before.
-    On several ranks the statistics are those of the batches of all; waits for all ranks.
+    Running statistics lag behind the weights; see Wu and Johnson 2021, "Rethinking 'Batch' in BatchNorm",
+    arXiv:2105.07576, section 3. Other buffers and the random number generators are as before.
+    On several ranks the statistics are computed over the batches of all ranks; waits for all ranks.
 
     Args:
         model: in training mode.
@@ -73,13 +73,13 @@ def update_from_training(
     device: torch.device | str = "cpu",
     run: Callable[[Any], object] | None = None,
 ) -> None:
-    """Set the running statistics of BatchNorm layers to those of the next batches of training.
+    """Compute the running statistics of BatchNorm layers from the next batches of training.
 
     Args:
         model: as for `update_statistics`.
         stream: training's batches from the update on that would come next; is closed.
         num_iter: batches to use.
-        accum_steps: micro-batches of each, in which training takes them: a whole batch may not fit into memory.
+        accum_steps: micro-batches of each, as in training: a complete batch may not fit into memory.
         device: where the model is.
         run: as for `update_statistics`.
     """

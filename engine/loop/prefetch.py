@@ -1,4 +1,4 @@
-"""Batches that are on the device before they are asked for."""
+"""Batches of training, copied to the device before they are needed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def prefetched(batches: Iterator[Any], device: torch.device) -> Generator[Any, N
     its close() is called at the end.
 
     Args:
-        batches: as `to_device` takes them; copied at once where they lie in pinned memory.
+        batches: as `to_device` takes them; copied asynchronously if they are in pinned memory.
         device: where they go.
 
     >>> list(prefetched(iter([torch.tensor(1), torch.tensor(2)]), torch.device("cpu")))
@@ -64,7 +64,7 @@ def prefetched(batches: Iterator[Any], device: torch.device) -> Generator[Any, N
 def training_batches(
     loader: Iterable[Any], iteration: int, device: torch.device, ahead: bool = True
 ) -> Generator[Any, None, None]:
-    """Yield the batches of training without end, from that of an iteration on; closing it closes the loader's.
+    """Yield the batches of training without end, beginning with the one of an iteration.
 
     Args:
         loader: with a method `batches(start)`, or any iterable, which is restarted when it ends.

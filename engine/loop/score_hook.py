@@ -106,7 +106,7 @@ class ScoreHook(HookBase):
 
 
 def _scores_of(trainer: Trainer, record: Mapping[str, float]) -> list[str]:
-    """Return the names in a record of this iteration that are no losses or times."""
+    """Return the names in a record of this iteration except losses and times."""
     if record.get("iteration") != trainer.iteration:
         return []
     return [name for name in record if name not in RECORDS_OWN and not name.startswith(("lr/", METRIC))]

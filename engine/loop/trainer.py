@@ -65,8 +65,9 @@ class Trainer:
         device: of the model; batches are moved to it.
         ema: a moving average of the model, saved and resumed with it.
         forward: called in training in place of the model, such as a compiled or a data parallel form of it.
-        autocast: the type that layers compute in when that is safe (torch.autocast); None: that of their weights.
-        accum_steps, clip, nan_limit, scaler, strategy: those of an `Update`.
+        autocast: the type that layers compute in when that is safe (torch.autocast); None: the type of their
+            weights.
+        accum_steps, clip, nan_limit, scaler, strategy: see `Update`.
 
     >>> model = nn.Linear(2, 1)
     >>> class Loss(nn.Module):

@@ -1,4 +1,4 @@
-"""What training changes beside the loop itself: weights, their average, optimizer, schedule, loss scale."""
+"""The state of training: weights, their moving average, optimizer, schedule, loss scale."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class TrainingState:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state_dict` returned; hyper-parameters of the optimizer stay those of this run.
+        """Continue from what `state_dict` returned; this run's hyper-parameters of the optimizer stay.
 
         Raises:
             KeyError: a part is missing.
@@ -70,4 +70,4 @@ class TrainingState:
             self.ema.restart(self.model)
             logger.info("the checkpoint has no moving average: SOLVER.EMA begins with its weights")
         elif saved is not None:
-            logger.info("SOLVER.EMA is off: the checkpoint's moving average is left behind")
+            logger.info("SOLVER.EMA is off: the checkpoint's moving average is ignored")

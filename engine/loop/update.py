@@ -221,7 +221,7 @@ class Update:
         return mean_of([*values, self._backward(last, iteration, len(first))])
 
     def _backward(self, batch: Any, iteration: int, index: int = 0) -> dict[str, Tensor]:
-        """Add the gradients of micro-batch `index` to those of the update; return its losses and metrics."""
+        """Accumulate the gradients of micro-batch `index`; return its losses and metrics."""
         if self._moves_batches:
             batch = to_device(batch, self.device)
         if self._keys is not None:

@@ -70,7 +70,7 @@ def default_hooks(
     9. So does a schedule that follows metrics.
     10. The checkpoint comes last, so that it holds what all the others know after this iteration.
 
-    The moving average (SOLVER.EMA) is no hook: the trainer brings it up to date before any of them runs.
+    The moving average (SOLVER.EMA) is not a hook: the trainer updates it before any hook runs.
 
     Args:
         cfg: resolved.
@@ -137,8 +137,8 @@ def evaluate_all(
 ) -> dict[str, float]:
     """Return the scores on every test set by their names in a record: "NAME/score".
 
-    Those of the moving average, if there is one, are called "NAME/ema/score". On several ranks buffers become
-    those of rank 0, and the scores those of all loaders together; waits for all ranks.
+    The scores of the moving average, if there is one, are called "NAME/ema/score". On several ranks rank 0 sends
+    its buffers to all, and the scores are computed over the batches of all loaders; waits for all ranks.
 
     Args:
         model: the model.
@@ -146,7 +146,7 @@ def evaluate_all(
         loaders: one a test set, by its name.
         averaged: the moving average.
         between: called at the beginning and before each batch; what it raises ends the evaluation.
-        autocast: the type that layers compute in when that is safe; None: that of their weights.
+        autocast: the type that layers compute in when that is safe; None: the type of their weights.
         strategy: how the ranks share the model; None: each rank has all of it.
     """
     if between is not None:  # also where a rank has no batch

@@ -287,7 +287,7 @@ def test_an_average_switched_off_at_a_resume_is_left_behind_and_says_so(
     train(tiny("SOLVER.EMA.ENABLED", True))
     trainer = build_trainer(tiny())
     load_start(trainer, load_checkpoint(tmp_path / "out" / "model_final.pth"))
-    assert "SOLVER.EMA is off: the checkpoint's moving average is left behind" in messages(logged)
+    assert "SOLVER.EMA is off: the checkpoint's moving average is ignored" in messages(logged)
     assert trainer.state_dict()["ema"] is None
 
 

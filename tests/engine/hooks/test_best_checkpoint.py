@@ -454,9 +454,9 @@ def test_the_reason_agrees_with_what_is_best_so_far(tmp_path: Path, logged: list
         f"best so far: {ACCURACY} 0.9, after iteration 13"
     ]
     assert [line for line in said if line.startswith("stopped")] == [
-        f"stopped after iteration 13: {ACCURACY} has not improved on 0.625, that of iteration 6, in the 2"
+        f"stopped after iteration 13: {ACCURACY} has not improved on 0.625 at iteration 6, in the 2"
         " evaluations up to iteration 12",
-        f"stopped after iteration 7: {ACCURACY} has not improved by more than 0.1 on 0.5, that of iteration 3, in"
+        f"stopped after iteration 7: {ACCURACY} has not improved by more than 0.1 on 0.5 at iteration 3, in"
         " the evaluation after iteration 6",
     ]
 

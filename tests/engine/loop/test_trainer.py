@@ -128,7 +128,7 @@ def test_two_hooks_of_one_name_are_refused() -> None:
 
 
 @pytest.mark.need("S8")
-def test_a_hook_named_as_the_trainers_own_state_is_refused_also_where_it_comes_late() -> None:
+def test_a_hook_named_as_the_trainers_own_state_is_refused_also_if_added_later() -> None:
     class Late(HookBase):
         name = "trainer"
 
@@ -139,7 +139,7 @@ def test_a_hook_named_as_the_trainers_own_state_is_refused_also_where_it_comes_l
 
 
 @pytest.mark.need("D13")
-def test_hooks_that_say_so_run_behind_all_others_wherever_they_stand() -> None:
+def test_hooks_that_run_last_come_after_all_others_wherever_they_are_in_the_list() -> None:
     order: list[str] = []
 
     class Noting(HookBase):
@@ -228,7 +228,7 @@ def test_a_stop_that_was_asked_for_survives_a_kill() -> None:
     assert resumed.state_dict()["hooks"]["trainer"]["stopped"] == "enough"
 
 
-def test_what_hooks_draw_before_a_resumed_run_changes_nothing_in_it() -> None:
+def test_random_numbers_drawn_by_hooks_before_a_resumed_run_do_not_change_it() -> None:
     class Drawing(HookBase):
         def __init__(self) -> None:
             self.drawn: list[float] = []
@@ -557,14 +557,14 @@ def test_work_given_up_because_of_a_signal_is_done_by_the_resumed_run() -> None:
         assert not saving.saved[0]["hooks"]["trainer"]["pending"]
 
 
-def test_a_finite_loader_is_begun_again() -> None:
+def test_a_finite_loader_is_restarted_when_it_ends() -> None:
     batches = [(torch.ones(1, 2), torch.zeros(1, 1))] * 3
     trainer = make_trainer([], max_iter=7, batches=batches)
     trainer.train()
     assert trainer.iteration == 7
 
 
-def test_an_empty_loader_says_so() -> None:
+def test_an_empty_loader_is_refused() -> None:
     with pytest.raises(ValueError, match="the data loader gave no batch"):
         make_trainer([], batches=[]).train()
 
@@ -689,7 +689,7 @@ def test_hooks_see_the_gradients_as_they_came_and_what_they_add_is_clipped_too()
 
 
 @pytest.mark.need("E11", "E12")
-def test_the_accumulated_gradient_is_clipped_not_each_micro_batchs() -> None:
+def test_clipping_bounds_the_accumulated_gradient_not_each_micro_batch() -> None:
     clip = GradientClipping("full_model", 0.01)
     one, four = (
         make_trainer([], max_iter=3, batches=random_batches(), accum_steps=steps, clip=clip) for steps in (1, 4)
@@ -703,7 +703,7 @@ def test_the_accumulated_gradient_is_clipped_not_each_micro_batchs() -> None:
 
 
 @pytest.mark.need("E6", "E11")
-def test_a_nan_names_the_gradient_norm_where_it_is_known() -> None:
+def test_a_nan_names_the_gradient_norm_if_gradients_are_clipped() -> None:
     bad = (torch.full((1, 2), float("nan")), torch.zeros(1, 1))
     trainer = make_trainer([], max_iter=1, batches=[bad], clip=GradientClipping("full_model", 1.0))
     trainer.train()
@@ -754,7 +754,7 @@ class Told(list[Any]):
 
 
 @pytest.mark.need("E6")
-def test_a_nan_names_the_samples_of_its_batch_where_the_loader_tells_them() -> None:
+def test_a_nan_names_the_samples_of_its_batch_if_the_loader_knows_them() -> None:
     trainer = make_trainer([], max_iter=5, batches=Told([GOOD, GOOD, BAD, GOOD, GOOD]))
     trainer.train()
     samples = "samples of its batch: those of batch 2"
@@ -801,7 +801,7 @@ def test_a_skipped_update_leaves_the_weights_while_rate_data_and_count_move_on(
 
 
 @pytest.mark.need("E6")
-def test_the_updates_around_a_skipped_one_are_those_of_a_run_that_never_saw_it() -> None:
+def test_a_skipped_update_leaves_the_other_updates_as_in_a_run_without_it() -> None:
     batches = random_batches()
 
     def constant(optimizer: Optimizer) -> LRScheduler:  # so that only the batches differ
@@ -818,7 +818,7 @@ def test_the_updates_around_a_skipped_one_are_those_of_a_run_that_never_saw_it()
 
 
 @pytest.mark.need("E6")
-def test_one_more_in_a_row_than_the_limit_ends_the_run() -> None:
+def test_one_skipped_update_more_in_a_row_than_the_limit_ends_the_run() -> None:
     trainer = make_skipping([GOOD, BAD, BAD, GOOD, BAD, BAD, BAD])
     expected = r"total_loss is nan \(.*\), as were the 2 updates before, which were skipped \(SOLVER.NAN_LIMIT\)"
     with pytest.raises(NonFiniteLossError, match=f"iteration 7: {expected}"):
@@ -828,7 +828,7 @@ def test_one_more_in_a_row_than_the_limit_ends_the_run() -> None:
 
 
 @pytest.mark.need("E6", "E12")
-def test_one_bad_micro_batch_skips_the_whole_update() -> None:
+def test_one_bad_micro_batch_skips_the_complete_update() -> None:
     trainer = make_skipping([GOOD, HALF_BAD], accum_steps=4)
     trainer.train()
     assert trainer.skipped.total == 1
@@ -836,7 +836,9 @@ def test_one_bad_micro_batch_skips_the_whole_update() -> None:
 
 
 @pytest.mark.need("E6", "E11")
-def test_where_gradients_are_clipped_their_norm_counts_too(logged: list[logging.LogRecord]) -> None:
+def test_a_non_finite_gradient_norm_skips_the_update_if_gradients_are_clipped(
+    logged: list[logging.LogRecord],
+) -> None:
     class Overflow(HookBase):
         def after_backward(self, trainer: Trainer) -> None:
             if trainer.iteration == 1:
@@ -917,7 +919,7 @@ def test_a_skipped_iteration_leaves_no_trace_in_buffers_and_records(tiny: Tiny, 
 
 
 @pytest.mark.need("D1", "E6")
-def test_killed_between_skipped_updates_a_run_goes_on_bit_for_bit(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_run_killed_between_skipped_updates_continues_bit_for_bit(tiny: Tiny, tmp_path: Path) -> None:
     class Die(HookBase):
         def before_step(self, trainer: Trainer) -> None:
             if trainer.iteration == 4:
@@ -950,7 +952,7 @@ def test_killed_between_skipped_updates_a_run_goes_on_bit_for_bit(tiny: Tiny, tm
 
 
 @pytest.mark.need("E6")
-def test_skipping_is_said_at_the_start(tiny: Tiny, logged: list[logging.LogRecord]) -> None:
+def test_the_policy_to_skip_updates_is_logged_at_the_start(tiny: Tiny, logged: list[logging.LogRecord]) -> None:
     cfg = resolve_config(tiny("SOLVER.NAN_POLICY", "skip", "SOLVER.NAN_LIMIT", 4))
     log_run(cfg, build_trainer(cfg))
     line = "SOLVER.NAN_POLICY: non-finite updates are skipped, up to 4 in a row; each step waits for the loss"
@@ -1005,7 +1007,7 @@ def test_a_step_reads_nothing_back_from_the_device(
 def test_a_run_with_all_default_hooks_reads_losses_once_a_log_period_and_nothing_else(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Without EMA: torch's counts on the CPU, and asks that count, which is no wait, in each update.
+    # Without EMA, whose count torch reads in each update: it is on the CPU, so that nothing waits.
     trainer = build_trainer(tiny("LOG_PERIOD", 5, "SOLVER.CLIP_GRADIENTS.ENABLED", True))
     trainer.data_loader = [next(iter(trainer.data_loader.batches(0)))]  # type: ignore[attr-defined]
     reads: list[tuple[int, str]] = []
@@ -1027,7 +1029,7 @@ def test_a_layer_held_in_evaluation_mode_stays_there_and_a_model_in_evaluation_m
     assert trainer.model.net.training
 
 
-def test_ruined_weights_are_not_saved() -> None:
+def test_non_finite_weights_are_not_saved() -> None:
     """An infinite rate: the loss of the first update is finite, the weights after it are not."""
     trainer = make_trainer([], max_iter=1)
     trainer.optimizer.param_groups[0]["lr"] = float("inf")
@@ -1039,7 +1041,7 @@ def test_ruined_weights_are_not_saved() -> None:
 
 
 @pytest.mark.need("D9")
-def test_moments_follow_their_parameters_by_name_into_other_groups() -> None:
+def test_optimizer_state_follows_its_parameters_by_name_into_other_groups() -> None:
     def build(groups: list[list[str]]) -> Trainer:
         torch.manual_seed(0)
         model = Regression()
@@ -1059,7 +1061,7 @@ def test_moments_follow_their_parameters_by_name_into_other_groups() -> None:
 
 
 @pytest.mark.need("D9")
-def test_other_parameter_names_are_listed() -> None:
+def test_loading_optimizer_state_lists_parameter_names_that_differ() -> None:
     trainer = make_trainer([], max_iter=1)
     state = trainer.optimizer.state_dict()
     state["param_groups"][0]["param_names"] = ["net.weight", "net.offset"]
@@ -1080,7 +1082,7 @@ def test_a_hook_that_is_new_to_a_resumed_run_starts_as_it_is() -> None:
 
 
 @pytest.mark.need("S5", "D10")
-def test_a_hook_whose_state_a_resumed_run_leaves_behind_is_named(logged: list[logging.LogRecord]) -> None:
+def test_a_hook_state_without_its_hook_is_named_on_resume(logged: list[logging.LogRecord]) -> None:
     class Counter(HookBase):
         def state_dict(self) -> dict[str, Any]:
             return {"n": 1}
@@ -1092,8 +1094,8 @@ def test_a_hook_whose_state_a_resumed_run_leaves_behind_is_named(logged: list[lo
     ]
 
 
-def test_a_second_loading_keeps_this_runs_hyper_parameters() -> None:
-    """On resume the config rules: what the optimizer's state says of weight decay does not come back."""
+def test_loading_twice_keeps_this_runs_hyper_parameters() -> None:
+    """On resume the config rules: weight decay is not restored from the optimizer's state."""
     before = make_trainer([], max_iter=3)
     before.train()
     state = before.state_dict()
