@@ -11,12 +11,12 @@ from ..runtime.device import build_device
 from . import comm
 from .ddp import DDP
 from .fsdp import FSDP2, SHARDS_ON_CPU, modules_to_wrap
-from .strategy import SingleProcess
+from .strategy import SingleProcess, Strategy
 
 _NOT_SHARDED = ("Adafactor", "Muon", "Rprop")  # optimizers that compute with complete tensors
 
 
-def build_strategy(cfg: CfgNode) -> SingleProcess:
+def build_strategy(cfg: CfgNode) -> Strategy:
     """Return how the ranks of this run share a model; cheap, and without waiting for another rank.
 
     Args:

@@ -17,16 +17,16 @@ from warmstart.config import ConfigError
 
 from . import comm
 from .errors import _Shared
-from .strategy import SingleProcess, with_sync_bn
+from .strategy import Strategy, with_sync_bn
 
 _LAG = 5.0  # seconds by which a rank may find later than another that it lacks gradients
 
 
-class DDP(SingleProcess):
+class DDP(Strategy):
     """Full replicas of the model, whose gradients are averaged over the ranks in the backward pass.
 
     The model itself, and so the names in checkpoints, stays as it is; rank 0 sends its weights and buffers to
-    all ranks. In training each rank then updates its own buffers, such as BatchNorm's running statistics; the buffers
+    all ranks. In training each rank then updates its own buffers, such as BatchNorm's running statistics; those
     of rank 0 are evaluated and saved.
 
     Args:

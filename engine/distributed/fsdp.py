@@ -17,7 +17,7 @@ from warmstart.data import Batch
 
 from . import comm
 from .meta_device import take_weights
-from .strategy import SingleProcess, with_sync_bn
+from .strategy import Strategy, with_sync_bn
 
 # A run without shards is spared the half second that these take to import.
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SHARDS_ON_CPU = TorchVersion(torch.__version__) >= "2.7"
 
 
-class FSDP2(SingleProcess):
+class FSDP2(Strategy):
     """Weights, gradients and optimizer state sharded over the ranks along the first dimension of each tensor.
 
     Each module whose class `wrap` names is all-gathered just before its forward and its backward pass, and

@@ -12,17 +12,11 @@ from torch import nn
 from warmstart.data import Batch
 
 
-class SingleProcess:
-    """The strategy of a run in one process, and the interface of all others (see ddp.py and fsdp.py).
+class Strategy:
+    """The interface of all strategies; by default each method does what is right for one process.
 
     A run builds its model, and then calls `place`, `release`, `prepare` and `forward` in this order; an evaluation
-    without training leaves `forward` out.
-
-    >>> strategy = SingleProcess()
-    >>> model = strategy.place(nn.Linear(2, 1), torch.device("cpu"))
-    >>> strategy.prepare(model)
-    >>> strategy.forward(model) is model, strategy.has_weights
-    (True, True)
+    without training does not call `forward`. See `SingleProcess`, and `DDP` and `FSDP2` in ddp.py and fsdp.py.
     """
 
     #: Whether each rank holds shards of the weights, gradients and optimizer state only.
@@ -68,6 +62,17 @@ class SingleProcess:
         A batch without targets (None) is only there because other ranks have one.
         """
         return batches
+
+
+class SingleProcess(Strategy):
+    """The strategy of a run in one process: the model is trained as it is.
+
+    >>> strategy = SingleProcess()
+    >>> model = strategy.place(nn.Linear(2, 1), torch.device("cpu"))
+    >>> strategy.prepare(model)
+    >>> strategy.forward(model) is model, strategy.has_weights
+    (True, True)
+    """
 
 
 def with_sync_bn(model: nn.Module) -> nn.Module:

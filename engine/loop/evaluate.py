@@ -17,7 +17,7 @@ from warmstart.modeling import takes_targets
 from warmstart.tasks import Task
 
 from ..distributed import comm
-from ..distributed.strategy import SingleProcess
+from ..distributed.strategy import Strategy
 from ..runtime.rng import preserved_rng
 from .forward import ModelForward
 
@@ -59,7 +59,7 @@ def evaluate(
     device: torch.device | str = "cpu",
     between: Callable[[], object] | None = None,
     autocast: torch.dtype | None = None,
-    strategy: SingleProcess | None = None,
+    strategy: Strategy | None = None,
 ) -> dict[str, float]:
     """Return the scores of a model by their names; its mode and the random number generators are as before.
 

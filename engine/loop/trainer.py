@@ -19,7 +19,7 @@ from warmstart.tasks import Task
 
 from ..distributed import comm
 from ..distributed.errors import raise_together
-from ..distributed.strategy import SingleProcess
+from ..distributed.strategy import SingleProcess, Strategy
 from ..runtime.precision import LossScaler
 from ..runtime.rng import preserved_rng, restore_rng, rng_state
 from ..runtime.states import Kind, read_state
@@ -86,7 +86,7 @@ class Trainer:
     scheduler: LRScheduler = kept("make another Trainer")
     task: Task | None = kept("make another Trainer")
     ema: EMA | None = kept("make another Trainer")
-    strategy: SingleProcess = kept("make another Trainer")
+    strategy: Strategy = kept("make another Trainer")
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class Trainer:
         clip: Callable[[Iterable[nn.Parameter]], Tensor] | None = None,
         nan_limit: int = 0,
         scaler: LossScaler | None = None,
-        strategy: SingleProcess | None = None,
+        strategy: Strategy | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer

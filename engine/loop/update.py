@@ -16,7 +16,7 @@ from warmstart.data import TrainLoader, forward_key, split_batch, to_device
 from warmstart.tasks import Task
 
 from ..distributed import comm
-from ..distributed.strategy import SingleProcess
+from ..distributed.strategy import Strategy
 from ..runtime.precision import LossScaler
 from ..runtime.rng import seed_generators
 from ..runtime.states import Kind
@@ -65,7 +65,7 @@ class Update:
         clip: Callable[[Iterable[nn.Parameter]], Tensor] | None,
         scaler: LossScaler | None,
         nan_limit: int,
-        strategy: SingleProcess,
+        strategy: Strategy,
         task: Task | None,
     ) -> None:
         if accum_steps < 1:

@@ -18,7 +18,7 @@ from ..distributed import comm
 from ..distributed.build import build_strategy
 from ..distributed.errors import local_rank_zero_first
 from ..distributed.fsdp import computing_device
-from ..distributed.strategy import SingleProcess
+from ..distributed.strategy import Strategy
 from ..hooks.checkpointing import CheckpointHook
 from ..hooks.evaluation import EvaluationHook, PreciseBNHook
 from ..hooks.metric_logging import RecordHook
@@ -133,7 +133,7 @@ def evaluate_all(
     averaged: nn.Module | None = None,
     between: Callable[[], object] | None = None,
     autocast: torch.dtype | None = None,
-    strategy: SingleProcess | None = None,
+    strategy: Strategy | None = None,
 ) -> dict[str, float]:
     """Return the scores on every test set by their names in a record: "NAME/score".
 

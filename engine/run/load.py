@@ -12,7 +12,7 @@ from torch import nn
 from warmstart.config import CfgNode, ConfigError
 from warmstart.solver import EMA
 
-from ..distributed.strategy import SingleProcess
+from ..distributed.strategy import Strategy
 from ..loop.hook import OWN_STATE
 from ..loop.optimizer_state import missing_optimizer_state
 from ..loop.trainer import Trainer
@@ -49,7 +49,7 @@ def build_average(cfg: CfgNode, model: nn.Module, start: Mapping[str, Any]) -> E
     return EMA(model, cfg.SOLVER.EMA.DECAY, cfg.SOLVER.EMA.PERIOD)
 
 
-def load_models(model: nn.Module, ema: EMA | None, start: Mapping[str, Any], strategy: SingleProcess) -> None:
+def load_models(model: nn.Module, ema: EMA | None, start: Mapping[str, Any], strategy: Strategy) -> None:
     """Load a checkpoint's weights into a model and its moving average, all of them.
 
     Raises:
