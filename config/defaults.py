@@ -173,8 +173,8 @@ def get_cfg() -> CfgNode:
     # ---------------------------------------------------------------- solver
     cfg.SOLVER = CfgNode()
     # A class of torch.optim or a registered optimizer. Muon trains the weight matrices of hidden layers, and AdamW
-    # trains all other parameters, at learning rates that suit AdamW; its author uses MOMENTUM 0.95 and NESTEROV
-    # true.
+    # trains all other parameters, at learning rates that suit AdamW; Muon's author uses MOMENTUM 0.95 and
+    # NESTEROV true.
     cfg.SOLVER.OPTIMIZER = Str("SGD")
     # Further arguments of the optimizer, checked against its signature: {betas: [0.9, 0.95]}.
     cfg.SOLVER.OPTIMIZER_ARGS = Open(owner="OPTIMIZER")
@@ -266,11 +266,12 @@ def get_cfg() -> CfgNode:
     # the head has BASE_LR, and each layer (block) below has the learning rate of the next higher one times this
     # factor. 1 is off.
     cfg.SOLVER.LAYER_DECAY = Float(1.0, above=0, maximum=1)
-    # Learning rate and weight decay by parameter name, applied after the keys above: [{MATCH: "^fc", LR_FACTOR:
-    # 10}]. MATCH is a regex, searched for in the full parameter name; the first rule that matches applies, and
-    # settings that it does not mention stay. LR is a learning rate, LR_FACTOR a multiple of the learning rate
-    # without the rule; 0 keeps the values but freezes nothing else: gradients, optimizer state and BatchNorm
-    # statistics are still updated (docs/OPTIMIZERS.md). NAME (default: MATCH) is used in records: lr/NAME.
+    # Learning rate and weight decay by parameter name, applied after the keys above:
+    # [{MATCH: "^fc", LR_FACTOR: 10}]. MATCH is a regex, searched for in the full parameter name; the first rule
+    # that matches applies, and settings that it does not mention stay. LR is a learning rate, LR_FACTOR a multiple
+    # of the learning rate without the rule; 0 keeps the values but freezes nothing else: gradients, optimizer state
+    # and BatchNorm statistics are still updated (docs/OPTIMIZERS.md). NAME (default: MATCH) is used in records:
+    # lr/NAME.
     cfg.SOLVER.PARAM_GROUPS = Records(
         {
             "MATCH": Str("^fc"),
