@@ -269,9 +269,9 @@ def get_cfg() -> CfgNode:
     # Learning rate and weight decay by parameter name, applied after the keys above:
     # [{MATCH: "^fc", LR_FACTOR: 10}]. MATCH is a regex, searched for in the full parameter name; the first rule
     # that matches applies, and settings that it does not mention stay. LR is a learning rate, LR_FACTOR a multiple
-    # of the learning rate without the rule; 0 keeps the values but freezes nothing else: gradients, optimizer state
-    # and BatchNorm statistics are still updated (docs/OPTIMIZERS.md). NAME (default: MATCH) is used in records:
-    # lr/NAME.
+    # of the learning rate without the rule; 0 keeps the values but freezes nothing else: gradients, optimizer
+    # state and BatchNorm statistics are still updated (docs/OPTIMIZERS.md). NAME (default: MATCH) is used in
+    # records: lr/NAME.
     cfg.SOLVER.PARAM_GROUPS = Records(
         {
             "MATCH": Str("^fc"),

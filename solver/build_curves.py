@@ -12,12 +12,16 @@ from typing import Any
 
 from warmstart.config import CfgNode, ConfigError, call, check_arguments, unknown_name
 
-from .lr_scheduler import GroupSchedules, Progress
+from .compose import Delayed, HeldInEpoch, Multiplied, PerEpoch, Sequential
+from .decays import Cosine, Poly, StableDecay
+from .lr_lambdas import Checked
+from .lr_scheduler import GroupSchedules
+from .metric_scheduler import Progress
 from .plateau import Plateau
 from .registry import COMPOSED_SCHEDULES, KEYED_SCHEDULES, PLATEAU, SCHEDULES, schedule_names
-from .schedules import Cosine, Group, Level, MultiStep, Poly, Schedule, StableDecay, StepWithFixedGamma
-from .torch_schedules import MOMENTA, TORCH_SCHEDULES, Checked
-from .warmup import Delayed, HeldInEpoch, Interpolate, Multiplied, PerEpoch, Product, Sequential, Warmup
+from .schedules import Group, Level, MultiStep, Schedule, StepWithFixedGamma
+from .torch_schedules import MOMENTA, TORCH_SCHEDULES
+from .warmup import Interpolate, Product, Warmup
 
 # What the caller of a schedule's factory fills in where its signature has it.
 _FILLED_IN = ("num_iters", "group")

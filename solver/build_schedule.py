@@ -12,7 +12,8 @@ from torch.optim.optimizer import Optimizer
 from warmstart.config import CfgNode, ConfigError, resolve_durations, unknown_name
 
 from .build_curves import build_curves, build_plateau, named_schedules
-from .lr_scheduler import MetricLR, Progress, ScheduleLR, own_momentum
+from .lr_scheduler import ScheduleLR, own_momentum
+from .metric_scheduler import MetricLR, Progress
 from .registry import COMPOSED_SCHEDULES, KEYED_SCHEDULES, PLATEAU, SCHEDULES, schedule_names
 from .schedules import Group, Schedule
 from .torch_schedules import MOMENTA

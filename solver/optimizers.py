@@ -62,7 +62,7 @@ def check_ranges(name: str, arguments: Mapping[str, Any]) -> None:
 
     >>> check_ranges("SGD", {"dampening": -1.0})
     Traceback (most recent call last):
-    ValueError: dampening must lie in [0, 1]; got -1.0
+    ValueError: dampening must be in [0, 1]; got -1.0
     """
     for argument, ranges in _UNCHECKED.get(name, {}).items():
         if argument not in arguments:

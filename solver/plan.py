@@ -121,7 +121,7 @@ def scheduler_plan(scheduler: ScheduleLR, length: int) -> list[Curve]:
         length: updates of the run.
 
     >>> import torch
-    >>> from .lr_scheduler import WarmupCosineLR
+    >>> from .warmup_schedulers import WarmupCosineLR
     >>> groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "name": name} for name in ("a", "b")]
     >>> scheduler = WarmupCosineLR(torch.optim.SGD(groups, lr=0.5), max_iters=60, warmup_iters=6)
     >>> [(curve.name, round(curve.rate(6), 3), curve.warmup_end) for curve in scheduler_plan(scheduler, 60)]

@@ -41,7 +41,6 @@ DISTRIBUTED = ("engine/distributed/", "engine/checkpoint/shard", "engine/analysi
 # Modules that know each other's types alone, until what each needs of the other is written down as a protocol.
 TYPES_ALONE = [
     {"engine/loop/hook.py", "engine/loop/trainer.py"},
-    {"solver/lr_scheduler.py", "solver/ownership.py"},
 ]
 ALONE = {"solver/schedules.py"}  # pure functions: of ours it imports nothing at all
 OF_SCRIPTS = "warmstart.tools"  # what tools share; as scripts they are in no package that could be imported from

@@ -118,8 +118,8 @@ MISTAKES = [
             f"SOLVER.OPTIMIZER_ARGS: {name} refuses it: {argument} {message}; got ",
         )
         for name, argument, value, message in (
-            ("SGD", "dampening", -1.0, r"must lie in \[0, 1\]"),
-            ("RMSprop", "alpha", 2.0, r"must lie in \[0, 1\]"),
+            ("SGD", "dampening", -1.0, r"must be in \[0, 1\]"),
+            ("RMSprop", "alpha", 2.0, r"must be in \[0, 1\]"),
             ("ASGD", "lambd", -1.0, "must be 0 or more"),
             ("ASGD", "alpha", -1.0, "must be 0 or more"),
             ("ASGD", "t0", -1.0, "must be 0 or more"),

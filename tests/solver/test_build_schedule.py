@@ -31,9 +31,10 @@ from warmstart.solver import (
     register_lr_scheduler,
     schedule_names,
 )
+from warmstart.solver.lr_lambdas import LAMBDAS
 from warmstart.solver.plateau import Plateau
 from warmstart.solver.registry import SCHEDULES
-from warmstart.solver.torch_schedules import LAMBDAS, MOMENTA, TORCH_SCHEDULES
+from warmstart.solver.torch_schedules import MOMENTA, TORCH_SCHEDULES
 
 Cfg = Callable[..., CfgNode]
 Make = Callable[..., torch.optim.Optimizer]
@@ -487,7 +488,7 @@ import_module(__name__, "as with --import")  # for functions in here
 
 
 def test_a_registered_lambda(cfg_with: Cfg, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("warmstart.solver.torch_schedules.LAMBDAS", LAMBDAS.copy())
+    monkeypatch.setattr("warmstart.solver.lr_lambdas.LAMBDAS", LAMBDAS.copy())
     register_lr_lambda("inverse", lambda t: 1 / (1 + t))
     keys = {"LR_SCHEDULER_NAME": "LambdaLR", "WARMUP_ITERS": 0}
     schedule = build_schedule(cfg_with(LR_SCHEDULER_ARGS={"lr_lambda": "inverse"}, **keys))
@@ -676,7 +677,7 @@ MISTAKES = [
             "LR_SCHEDULER_NAME": "CyclicLR",
             "LR_SCHEDULER_ARGS": {"base_lr": 0.1, "max_lr": 0.2, "scale_mode": "epochs"},
         },
-        "SOLVER.LR_SCHEDULER_ARGS: CyclicLR refuses it: scale_mode is cycle or iterations; got 'epochs'",
+        "SOLVER.LR_SCHEDULER_ARGS: CyclicLR refuses it: scale_mode must be cycle or iterations; got 'epochs'",
     ),
     (
         {"LR_SCHEDULER_NAME": "LinearLR", "LR_SCHEDULER_ARGS": {"total_iters": 10**400}},
@@ -696,7 +697,7 @@ MISTAKES = [
     ),
     (
         {"LR_SCHEDULER_NAME": "CyclicLR", "LR_SCHEDULER_ARGS": {"base_lr": 0.1, "max_lr": 1, "mode": "square"}},
-        "CyclicLR refuses it: mode is one of triangular, triangular2, exp_range; got 'square'",
+        "CyclicLR refuses it: mode must be one of triangular, triangular2, exp_range; got 'square'",
     ),
     (
         {
@@ -770,10 +771,10 @@ def of_numpy(t: int) -> Any:
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        ("nothing", "nothing: takes the count and returns a number, but at 0: float.. argument must be"),
-        ("late", "late: takes the count and returns a number, but at 59: float.. argument must be"),
-        ("not_a_number", "not_a_number: returned nan at 0; a factor is finite"),
-        ("without_argument", "without_argument: takes the count and returns a number, but at 0: .*0 positional"),
+        ("nothing", "nothing: must take the count and return a number; at 0: float.. argument must be"),
+        ("late", "late: must take the count and return a number; at 59: float.. argument must be"),
+        ("not_a_number", "not_a_number: returned nan at 0; a factor must be finite"),
+        ("without_argument", "without_argument: must take the count and return a number; at 0: .*0 positional"),
     ],
 )
 def test_a_function_that_gives_no_number_is_refused_before_anything_is_built(
@@ -864,7 +865,7 @@ def test_a_scheduler_can_be_pickled(name: str, cfg_with: Cfg, optimizer_with: Ma
         ),
         (
             {"LR_SCHEDULER_NAME": "MultiStepLR", "LR_SCHEDULER_ARGS": {"milestones": None}},
-            "MultiStepLR refuses it: milestones is a list of iterations, such as .30, 60.; got None",
+            "MultiStepLR refuses it: milestones must be a list of iterations, such as .30, 60.; got None",
         ),
         (
             {"LR_SCHEDULER_NAME": "SequentialLR", "LR_PHASES": [{"NAME": "SequentialLR"}]},

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from warmstart.solver import GroupSchedules, MetricLR, ScheduleLR, WarmupCosineLR, WarmupMultiStepLR
+from warmstart.solver.decays import Cosine
 from warmstart.solver.plateau import Plateau
-from warmstart.solver.schedules import Cosine, Level, MultiStep
+from warmstart.solver.schedules import Level, MultiStep
 
 Make = Callable[..., torch.optim.Optimizer]
 
@@ -299,7 +300,7 @@ def test_copies_live_on_their_own(optimizer_with: Make, how: str) -> None:
         (lambda o: WarmupMultiStepLR(o, [9, 6]), r"milestones must increase; got \(9, 6\)"),
         (lambda o: WarmupMultiStepLR(o, [6], warmup_method="exp"), "no warm-up is called 'exp'"),
         (lambda o: WarmupCosineLR(o, 0), "num_iters must be 1 or more; got 0"),
-        (lambda o: WarmupCosineLR(o, 10, warmup_factor=2.0), r"a warm-up factor must lie in \[0, 1\]; got 2.0"),
+        (lambda o: WarmupCosineLR(o, 10, warmup_factor=2.0), r"a warm-up factor must be in \[0, 1\]; got 2.0"),
     ],
 )
 def test_impossible_settings(optimizer_with: Make, make: Callable[[Any], Any], message: str) -> None:
@@ -363,7 +364,7 @@ def test_a_tensor_rate_in_one_of_several_groups_stays_a_tensor(optimizer_with: M
 @pytest.mark.parametrize("wrong", ["5", -3, 2.5, None, True, torch.tensor(3)])
 def test_a_state_that_is_none_changes_nothing(wrong: Any, optimizer_with: Make) -> None:
     scheduler = ScheduleLR(optimizer_with(0.1), MultiStep((2,), 0.1), last_epoch=4)
-    with pytest.raises(ValueError, match='"last_epoch" is a number of iterations; got '):
+    with pytest.raises(ValueError, match='"last_epoch" must be a number of iterations; got '):
         scheduler.load_state_dict({"last_epoch": wrong})
     assert scheduler.last_epoch == 5
 

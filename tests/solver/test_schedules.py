@@ -10,29 +10,11 @@ from pathlib import Path
 import pytest
 
 from warmstart.solver import schedules
+from warmstart.solver.compose import Delayed, HeldInEpoch, Multiplied, PerEpoch, Sequential
 from warmstart.solver.cycles import CosineWaves
-from warmstart.solver.schedules import (
-    Constant,
-    Cosine,
-    Exponential,
-    Group,
-    MultiStep,
-    Poly,
-    StableDecay,
-    Step,
-    StepWithFixedGamma,
-    drops,
-)
-from warmstart.solver.warmup import (
-    Delayed,
-    HeldInEpoch,
-    Interpolate,
-    Multiplied,
-    PerEpoch,
-    Product,
-    Sequential,
-    Warmup,
-)
+from warmstart.solver.decays import Cosine, Exponential, Poly, StableDecay
+from warmstart.solver.schedules import Constant, Group, MultiStep, Step, StepWithFixedGamma, drops
+from warmstart.solver.warmup import Interpolate, Product, Warmup
 
 LINEAR, CONSTANT = Warmup("linear", 0.25, 4), Warmup("constant", 0.25, 4)
 HALVES = MultiStep((2, 6), gamma=0.5)
@@ -130,7 +112,7 @@ def test_never_above_one_and_the_same_when_asked_again() -> None:
             lambda: Warmup("quadratic", 0.1, 4),
             "no warm-up is called 'quadratic'; known: constant, linear, gradual",
         ),
-        (lambda: Warmup("linear", 1.5, 4), r"a warm-up factor must lie in \[0, 1\]; got 1.5"),
+        (lambda: Warmup("linear", 1.5, 4), r"a warm-up factor must be in \[0, 1\]; got 1.5"),
         (lambda: Warmup("linear", 0.5, -1), "the length of warm-up must be 0 or more; got -1"),
     ],
 )
