@@ -77,8 +77,8 @@ MISTAKES = [
         r"SOLVER.OPTIMIZER \(merged config\): no optimizer is called 'Adamw'; did you mean 'AdamW'\? Known: ASGD,",
     ),
     ({"OPTIMIZER": "Optimizer"}, "no optimizer is called 'Optimizer'"),
-    ({"OPTIMIZER": "LBFGS"}, "LBFGS evaluates the loss several times an update.*; choose another"),
-    ({"OPTIMIZER": "SparseAdam"}, "SparseAdam takes sparse gradients only.*; choose another"),
+    ({"OPTIMIZER": "LBFGS"}, "LBFGS evaluates the loss several times per update.*; choose another"),
+    ({"OPTIMIZER": "SparseAdam"}, "SparseAdam accepts only sparse gradients.*; choose another"),
     (
         {"OPTIMIZER": "AdamW", "MOMENTUM": 0.9},
         r"SOLVER.MOMENTUM \(merged config\): AdamW has no momentum; leave it out or set it to 0; optimizers that "
@@ -126,8 +126,8 @@ MISTAKES = [
             ("Adafactor", "eps", [None, math.inf], "must be 0 or more"),
             ("Rprop", "etas", [0.5, math.inf], "must be 0 or more"),
             ("Rprop", "step_sizes", [math.nan, 50], "must be 0 or more"),
-            ("Rprop", "step_sizes", ["x", 50], "is numbers"),
-            ("Rprop", "step_sizes", [50], "is 2 numbers"),
+            ("Rprop", "step_sizes", ["x", 50], "must be numbers"),
+            ("Rprop", "step_sizes", [50], "must be 2 numbers"),
         )
     ),
 ]

@@ -189,10 +189,10 @@ WHERE = r"SOLVER.PARAM_GROUPS \(merged config\): rule "
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ([{"MATCH": "fc("}], WHERE + r"1, MATCH 'fc\(': is no regular expression: missing \), unterminated"),
+        ([{"MATCH": "fc("}], WHERE + r"1, MATCH 'fc\(': is not a regular expression: missing \), unterminated"),
         (
             [{"MATCH": "fc", "LR": 0.1, "LR_FACTOR": 2}],
-            WHERE + "1, MATCH 'fc': LR and LR_FACTOR both set the rate; give one of them$",
+            WHERE + "1, MATCH 'fc': LR and LR_FACTOR both set the learning rate; give one of them$",
         ),
         (
             [{"MATCH": "fc", "LR": 1}, {"MATCH": "bn", "NAME": "norms"}],
@@ -202,7 +202,7 @@ WHERE = r"SOLVER.PARAM_GROUPS \(merged config\): rule "
             [{"MATCH": "fc", "LR": 1, "NAME": "x"}, {"MATCH": "bn", "LR": 2, "NAME": "x"}],
             WHERE + "2, MATCH 'bn': an earlier rule is called 'x' too; give one of them another NAME$",
         ),
-        ([{"MATCH": "", "LR": 1}], WHERE + "1, MATCH '': is empty and so matches everything; write '.' if"),
+        ([{"MATCH": "", "LR": 1}], WHERE + "1, MATCH '': is empty and matches everything; write '.' if"),
     ],
 )
 def test_mistakes_in_rules_are_found_without_a_model(
@@ -217,12 +217,12 @@ def test_mistakes_in_rules_are_found_without_a_model(
     [
         (
             [{"MATCH": r"^fc1\.", "LR": 1}],
-            WHERE + r"1, MATCH '\^fc1.*': matches no parameter that is trained; the nearest names are fc.bias, ",
+            WHERE + r"1, MATCH '\^fc1.*': matches no trainable parameter; the nearest names are fc.bias, ",
         ),
-        ([{"MATCH": "frozen", "LR": 1}], "matches no parameter that is trained; the nearest names are "),
+        ([{"MATCH": "frozen", "LR": 1}], "matches no trainable parameter; the nearest names are "),
         (
             [{"MATCH": "[wb]", "LR": 1}, {"MATCH": "bias", "LR": 2}],
-            WHERE + "2, MATCH 'bias': rule 1 above it has all that it matches, as stem.bias; put it first$",
+            WHERE + "2, MATCH 'bias': rule 1 above it matches all of its parameters, such as stem.bias; put this rule first$",
         ),
         (
             [{"MATCH": "fc", "LR": 1, "NAME": "norm"}],
@@ -285,5 +285,5 @@ def test_ten_thousand_rules_that_match_nothing_are_told_by_the_first_three(cfg_w
         build_optimizer(cfg, network())
     told = caught.value.problems
     assert len(told) == 4
-    assert "rule 3, MATCH '^nothing2$': matches no parameter that is trained; the nearest names are" in told[2]
-    assert told[3].endswith("9,997 more of the 10,001 rules set nothing either")
+    assert "rule 3, MATCH '^nothing2$': matches no trainable parameter; the nearest names are" in told[2]
+    assert told[3].endswith("9,997 more of the 10,001 rules have no effect either")

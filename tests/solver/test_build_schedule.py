@@ -353,7 +353,7 @@ def test_rates_that_a_cycle_does_not_use_are_told(
     assert logged == []
     build_lr_scheduler(cfg, optimizer_with(0.3, 0.7))
     (line,) = [record.getMessage() for record in logged]
-    assert line.startswith("OneCycleLR gives all parameter groups the rates of its max_lr; their own (0.3, 0.7)")
+    assert line.startswith("OneCycleLR sets the learning rates of all parameter groups from max_lr; their own (0.3, 0.7)")
 
 
 # ---------------------------------------------------------------- epochs
@@ -685,7 +685,7 @@ MISTAKES = [
     ),
     (
         {"LR_SCHEDULER_NAME": "ReduceLROnPlateau", "LR_SCHEDULER_ARGS": {"mode": "lower"}},
-        "ReduceLROnPlateau refuses it: mode is min or max; got 'lower'",
+        "ReduceLROnPlateau refuses it: mode must be min or max; got 'lower'",
     ),
     (
         {"LR_SCHEDULER_NAME": "ReduceLROnPlateau", "LR_SCHEDULER_ARGS": {"pateince": 3}},

@@ -244,7 +244,7 @@ def test_what_it_refuses(cfg_with: Cfg) -> None:
         MuonWithAdamW([{"params": [nn.Parameter(torch.zeros(3))], "use_muon": True}])
     with pytest.raises(ConfigError, match="SOLVER.OPTIMIZER_ARGS: Muon refuses it: Adjust learning rate function"):
         build_optimizer(cfg_with(OPTIMIZER="Muon", OPTIMIZER_ARGS={"adjust_lr_fn": "fast"}), mlp())
-    with pytest.raises(ConfigError, match=r"SOLVER.OPTIMIZER \(merged config\): this model has nothing for Muon"):
+    with pytest.raises(ConfigError, match=r"SOLVER.OPTIMIZER \(merged config\): this model has no parameters for Muon"):
         build_optimizer(cfg_with(OPTIMIZER="Muon"), nn.Linear(2, 2))
 
 

@@ -150,7 +150,7 @@ def test_the_state_keeps_names(model: nn.Module) -> None:
 
 
 def test_a_factor_needs_a_rate(model: nn.Module) -> None:
-    with pytest.raises(ValueError, match="a factor of the rate needs a base_lr to multiply"):
+    with pytest.raises(ValueError, match="a learning rate factor needs a base_lr to multiply"):
         get_default_optimizer_params(model, rules=[GroupRule("2", "head", lr_factor=2.0)])
 
 

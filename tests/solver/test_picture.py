@@ -55,7 +55,7 @@ def test_a_plan_says_where_it_turns() -> None:
     assert (curve.name, curve.length, curve.warmup_end, curve.drops) == ("default", 800, 40, (536, 736))
     assert [curve.rate(t) for t in (0, 40, 536, 736)] == pytest.approx([0.0001, 0.1, 0.01, 0.001])
     assert curve.momentum is None
-    assert curve.posts() == [0, 39, 40, 535, 536, 735, 736, 799]
+    assert curve.turning_points() == [0, 39, 40, 535, 536, 735, 736, 799]
 
 
 def test_groups_have_a_curve_each_where_rates_differ_and_share_one_where_they_do_not() -> None:
@@ -97,7 +97,7 @@ def test_what_cannot_be_planned_is_refused() -> None:
         plan("SOLVER.OPTIMIZER", "Adma")
     with pytest.raises(ConfigError, match="CyclicLR.*cycle_momentum needs an optimizer with momentum or betas"):
         plan(*WAVE, "SOLVER.OPTIMIZER", "Adagrad")
-    with pytest.raises(ConfigError, match=r"PARAM_GROUPS.*LR and LR_FACTOR both set the rate"):
+    with pytest.raises(ConfigError, match=r"PARAM_GROUPS.*LR and LR_FACTOR both set the learning rate"):
         plan("SOLVER.PARAM_GROUPS", "[{MATCH: fc, LR: 1, LR_FACTOR: 1}]")
 
 

@@ -370,7 +370,7 @@ KNOWN = "Known: digits_test/accuracy, digits_test/top5, digits_test/loss"
         (
             "SOLVER.LR_SCHEDULER_NAME ReduceLROnPlateau SOLVER.LR_METRIC digits_test/accuracy"
             " SOLVER.LR_SCHEDULER_ARGS.mode highest",
-            "SOLVER.LR_SCHEDULER_ARGS: ReduceLROnPlateau refuses it: mode is min or max; got 'highest'",
+            "SOLVER.LR_SCHEDULER_ARGS: ReduceLROnPlateau refuses it: mode must be min or max; got 'highest'",
         ),
         (
             "SOLVER.LR_SCHEDULER_NAME ReduceLROnPlateau SOLVER.LR_METRIC digits_test/los",
