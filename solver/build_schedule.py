@@ -214,8 +214,8 @@ def _log_settings_without_effect(cfg: CfgNode, optimizer: Optimizer) -> None:
     for part, arguments in named_schedules(cfg).items():
         if part in MOMENTA and len(rates) > 1 and not isinstance(arguments["max_lr"], (list, tuple)):
             logger.info(
-                "%s sets the learning rates of all parameter groups from max_lr; their own (%s) have no effect. To "
-                "give groups different learning rates, set max_lr to a list with one value per group",
+                "%s sets the learning rates of all parameter groups from max_lr; their own (%s) have no effect; "
+                "for different learning rates, set max_lr to a list with one value per group",
                 part,
                 ", ".join(f"{rate:g}" for rate in rates),
             )

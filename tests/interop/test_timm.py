@@ -24,7 +24,7 @@ LENGTH = 24  # past the end of each row, of cycles too
 
 @pytest.fixture(scope="module")
 def timm() -> Any:
-    """timm's schedulers; not imported before a test asks for them, since that takes seconds."""
+    """timm's schedulers, imported only when a test needs them, because that takes seconds."""
     return pytest.importorskip("timm.scheduler", reason="timm is missing: pip install -e '.[bench]'")
 
 

@@ -1,4 +1,4 @@
-"""From a config to its schedule: lengths, blends, composed schedules, metrics, and every mistake."""
+"""Schedules of a config: lengths, blends, composed schedules, metrics, and every mistake."""
 
 from __future__ import annotations
 
@@ -345,7 +345,7 @@ def test_a_list_of_another_length_is_refused(
         build_lr_scheduler(cfg, optimizer_with(0.3, 0.7))
 
 
-def test_rates_that_a_cycle_does_not_use_are_told(
+def test_base_rates_that_one_cycle_does_not_use_are_logged(
     cfg_with: Cfg, optimizer_with: Make, logged: list[logging.LogRecord]
 ) -> None:
     cfg = cfg_with(LR_SCHEDULER_NAME="OneCycleLR", LR_SCHEDULER_ARGS={"max_lr": 0.5})
@@ -353,7 +353,9 @@ def test_rates_that_a_cycle_does_not_use_are_told(
     assert logged == []
     build_lr_scheduler(cfg, optimizer_with(0.3, 0.7))
     (line,) = [record.getMessage() for record in logged]
-    assert line.startswith("OneCycleLR sets the learning rates of all parameter groups from max_lr; their own (0.3, 0.7)")
+    assert line.startswith(
+        "OneCycleLR sets the learning rates of all parameter groups from max_lr; their own (0.3, 0.7)"
+    )
 
 
 # ---------------------------------------------------------------- epochs
@@ -379,7 +381,7 @@ def test_units_of_arguments_in_epochs(cfg_with: Cfg) -> None:
         arguments["T_max"] = t_max
         schedule = build_schedule(cfg_with(MAX_ITER="6ep", WARMUP_ITERS=0, **keys), 10)
         assert [schedule(t) for t in (0, 9, 10, 20, 30)] == pytest.approx([1, 1, 0.75, 0.25, 0])
-    del arguments["T_max"]  # the whole run, of 6 epochs
+    del arguments["T_max"]  # by default the full run, of 6 epochs
     schedule = build_schedule(cfg_with(MAX_ITER="6ep", WARMUP_ITERS=0, **keys), 10)
     assert [schedule(t) for t in (0, 9, 30, 59, 60)] == pytest.approx([1, 1, 0.5, 0.066987298, 0])
 
@@ -415,7 +417,7 @@ def test_a_plateau_ignores_metrics_during_warm_up(cfg_with: Cfg, optimizer_with:
 
 
 @pytest.mark.need("B14")
-def test_patience_goes_on_where_it_was(cfg_with: Cfg, optimizer_with: Make) -> None:
+def test_patience_continues_after_a_resume(cfg_with: Cfg, optimizer_with: Make) -> None:
     arguments = {"patience": 2, "factor": 0.5, "cooldown": 1}
     cfg = cfg_with(LR_SCHEDULER_NAME="ReduceLROnPlateau", LR_SCHEDULER_ARGS=arguments, WARMUP_ITERS=0)
     metrics = [0.5, 0.6, 0.7, 0.8, 0.9, 0.4, 0.5, 0.5, 0.5, 0.5]
@@ -464,7 +466,7 @@ def test_a_metric_ends_warm_up(cfg_with: Cfg, optimizer_with: Make) -> None:
     assert resumed.state_dict() == scheduler.state_dict()
 
 
-def test_what_counts_from_the_end_of_warm_up_follows_it(cfg_with: Cfg, optimizer_with: Make) -> None:
+def test_schedules_count_from_the_end_of_warm_up_that_a_metric_set(cfg_with: Cfg, optimizer_with: Make) -> None:
     until = {"METRIC": "total_loss", "BELOW": 1.0}
     cfg = cfg_with(LR_SCHEDULER_NAME="CosineAnnealingLR", MAX_ITER=30, WARMUP_ITERS=20, WARMUP_UNTIL=until)
     scheduler = build_lr_scheduler(cfg, optimizer_with(1.0))
@@ -816,7 +818,7 @@ def test_the_last_phase_may_say_where_it_ends(cfg_with: Cfg) -> None:
     assert [schedule(t) for t in (4, 6, 8)] == pytest.approx([1.0, 0.5, 0.0])
 
 
-def test_a_phase_that_is_not_reached_is_told(
+def test_a_phase_that_is_not_reached_is_logged(
     cfg_with: Cfg, optimizer_with: Make, logged: list[logging.LogRecord]
 ) -> None:
     phases = [{"NAME": "ExponentialLR", "ARGS": {"gamma": 0.9}, "UNTIL": "80%"}, {"NAME": "CosineAnnealingLR"}]
@@ -877,7 +879,7 @@ def test_a_scheduler_can_be_pickled(name: str, cfg_with: Cfg, optimizer_with: Ma
         ),
     ],
 )
-def test_messages_name_the_place(keys: dict[str, Any], message: str, cfg_with: Cfg) -> None:
+def test_messages_name_the_source_of_a_key(keys: dict[str, Any], message: str, cfg_with: Cfg) -> None:
     with pytest.raises(ConfigError, match=message.replace("\\\\", "\\")):
         check_solver(cfg_with(**keys))
 

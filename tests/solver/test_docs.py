@@ -1,4 +1,4 @@
-"""The figures and examples of docs/SCHEDULES.md are what the code gives."""
+"""The figures and examples of docs/SCHEDULES.md and docs/OPTIMIZERS.md, compared with the code."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def test_milestones_of_long_runs_fall_exactly() -> None:
 
 
 @pytest.mark.need("B4")
-def test_never_above_one_and_the_same_when_asked_again() -> None:
+def test_schedules_are_at_most_1_and_repeatable() -> None:
     schedule = Product(Warmup("linear", 0.001, 100), Cosine(1000))
     first = [schedule(t) for t in range(1100)]
     assert max(first) <= 1
@@ -147,7 +147,7 @@ STEPS = [
 
 
 @pytest.mark.parametrize("schedule", STEPS, ids=lambda schedule: repr(schedule)[:60])
-def test_drops_are_where_the_factor_falls(schedule: schedules.Schedule) -> None:
+def test_drops_are_the_iterations_at_which_the_factor_falls(schedule: schedules.Schedule) -> None:
     for end in (1, 2, 10, 50, 60):
         falls = [t for t in range(1, end) if schedule(t) < schedule(t - 1)]
         assert list(drops(schedule, end)) == falls
@@ -168,7 +168,7 @@ ENDLESS = [
 
 
 @pytest.mark.parametrize("schedule", ENDLESS, ids=lambda schedule: repr(schedule)[:60])
-def test_drops_of_a_run_without_end_are_told_one_at_a_time(schedule: schedules.Schedule) -> None:
+def test_drops_are_lazy_for_a_run_without_an_end(schedule: schedules.Schedule) -> None:
     first = list(itertools.islice(drops(schedule, 10**15), 50))
     assert len(set(first)) == 50
     assert first == sorted(first)
@@ -194,7 +194,7 @@ def test_the_start_of_an_epoch_is_exact_far_from_0(length: Fraction) -> None:
         (lambda: Group(0.1).number("max_lr", -1), "max_lr must be 0 or more; got -1"),
     ],
 )
-def test_nonsense_is_refused(make: Callable[[], object], message: str) -> None:
+def test_schedules_refuse_values_out_of_range(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
 
