@@ -22,6 +22,13 @@ from .torch_cycles import cyclic_lr, cyclic_momentum, one_cycle_lr, one_cycle_mo
 def lambda_lr(lr_lambda: Any, *, group: Group) -> Schedule:
     """Return lr_lambda(t).
 
+    Args:
+        lr_lambda: a function, a registered name or "module:function"; or a list with one per group.
+        group: the parameter group.
+
+    Raises:
+        ValueError: it is none of these, or the list does not have one value per group.
+
     >>> schedule = lambda_lr(lambda t: 0.5 ** (t // 5), group=Group(0.1))
     >>> [schedule(t) for t in (0, 4, 5, 9, 10)]
     [1.0, 1.0, 0.5, 0.5, 0.25]
@@ -50,6 +57,9 @@ def step_lr(step_size: int, gamma: float = 0.1) -> Schedule:
 
 def multi_step_lr(milestones: Sequence[int], gamma: float = 0.1) -> Schedule:
     """Return gamma ^ (number of milestones <= t).
+
+    Raises:
+        ValueError: milestones is not a list, or gamma is negative.
 
     >>> [multi_step_lr([5, 8], 0.5)(t) for t in (0, 4, 5, 9, 10)]
     [1.0, 1.0, 0.5, 0.25, 0.25]

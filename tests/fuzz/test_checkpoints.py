@@ -251,7 +251,7 @@ def changed(content: dict[str, Any], kind: str, place: float, value: Any) -> str
 
 
 @given(st.lists(changes, min_size=1, max_size=2))
-def test_a_changed_content_is_loaded_or_refused(run: Run, change: list[tuple[str, float, Any]]) -> None:
+def test_a_changed_content_is_taken_as_it_is_or_refused(run: Run, change: list[tuple[str, float, Any]]) -> None:
     file, content = run.folder / "changed.pth", copy.deepcopy(run.content)
     for one in change:
         note(f"{one[0]} {changed(content, *one)}")

@@ -1,4 +1,4 @@
-"""accelerate: a prepared scheduler steps where the optimizer did; once a process, unless batches are split."""
+"""Schedulers with accelerate: a prepared scheduler steps with the optimizer, once per process."""
 
 from __future__ import annotations
 

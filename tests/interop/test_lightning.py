@@ -1,4 +1,4 @@
-"""Lightning: a scheduler of interval "step" steps after each update, whatever an update is made of."""
+"""Schedulers with Lightning: with interval "step" they step after each update."""
 
 from __future__ import annotations
 

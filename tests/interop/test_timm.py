@@ -1,4 +1,4 @@
-"""The table for those who come from timm, in docs/SCHEDULES.md: its rows are computed with timm itself."""
+"""The table "Coming from timm" in docs/SCHEDULES.md, compared with timm."""
 
 from __future__ import annotations
 
