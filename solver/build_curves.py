@@ -210,7 +210,7 @@ def _after_warmup(cfg: CfgNode, warmup: Warmup, epoch: Fraction | None) -> Group
     moving = [part.name for part in curves.parts if part.moves_momentum]
     if len(moving) > 1 and ends is None:
         raise ConfigError(
-            f"{cfg.label('SOLVER.LR_FACTORS')}: {' and '.join(moving)} cannot both move the momentum; set "
+            f"{cfg.label('SOLVER.LR_FACTORS')}: {' and '.join(moving)} cannot both change the momentum; set "
             "cycle_momentum: false in the ARGS of one"
         )
     return GroupSchedules(curves.rate, curves.momentum if moving else None)

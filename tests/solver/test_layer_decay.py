@@ -172,7 +172,7 @@ def test_layer_decay_1_is_off(cfg_with: Cfg) -> None:
 
 
 MESSAGE = (
-    r"SOLVER.LAYER_DECAY \(override\): not known for {}; set it to 1, or take a model of torchvision's ConvNeXt, "
+    r"SOLVER.LAYER_DECAY \(override\): not supported for {}; set it to 1, or use a model of torchvision's ConvNeXt, "
     "ResNet, SwinTransformer, VisionTransformer$"
 )
 
