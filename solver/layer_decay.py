@@ -68,8 +68,8 @@ def check_layer_decay(name: str, label: str) -> None:
 
     >>> check_layer_decay("vgg11", "SOLVER.LAYER_DECAY")
     Traceback (most recent call last):
-    warmstart.config.errors.ConfigError: SOLVER.LAYER_DECAY: not supported for vgg11; set it to 1, or use a model of \
-torchvision's ConvNeXt, ResNet, SwinTransformer, VisionTransformer
+    warmstart.config.errors.ConfigError: SOLVER.LAYER_DECAY: not supported for vgg11; set it to 1, or use a model \
+of torchvision's ConvNeXt, ResNet, SwinTransformer, VisionTransformer
     """
     from torchvision import models  # here because it takes seconds
 
@@ -80,10 +80,8 @@ torchvision's ConvNeXt, ResNet, SwinTransformer, VisionTransformer
 
 
 def _unsupported(label: str, name: str) -> ConfigError:
-    families = ", ".join(sorted(FAMILIES))
-    return ConfigError(
-        f"{label}: not supported for {name}; set it to 1, or use a model of torchvision's {families}"
-    )
+    fix = f"set it to 1, or use a model of torchvision's {', '.join(sorted(FAMILIES))}"
+    return ConfigError(f"{label}: not supported for {name}; {fix}")
 
 
 def _is_family(cls: type) -> bool:

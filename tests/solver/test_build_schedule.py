@@ -657,7 +657,8 @@ MISTAKES = [
             "LR_SCHEDULER_NAME": "ChainedScheduler",
             "LR_FACTORS": [{"NAME": "OneCycleLR", "ARGS": {"max_lr": 0.1}}] * 2,
         },
-        "SOLVER.LR_FACTORS .*: OneCycleLR and OneCycleLR cannot both change the momentum; set cycle_momentum: false",
+        "SOLVER.LR_FACTORS .*: OneCycleLR and OneCycleLR cannot both change the momentum; set "
+        "cycle_momentum: false in the ARGS of one",
     ),
     (
         {"LR_SCHEDULER_NAME": "StepLR", "LR_SCHEDULER_ARGS": {"step_size": 3}, "LR_METRIC": "total_loss"},

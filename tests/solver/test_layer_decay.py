@@ -172,8 +172,8 @@ def test_layer_decay_1_is_off(cfg_with: Cfg) -> None:
 
 
 MESSAGE = (
-    r"SOLVER.LAYER_DECAY \(override\): not supported for {}; set it to 1, or use a model of torchvision's ConvNeXt, "
-    "ResNet, SwinTransformer, VisionTransformer$"
+    r"SOLVER.LAYER_DECAY \(override\): not supported for {}; set it to 1, or use a model of torchvision's "
+    "ConvNeXt, ResNet, SwinTransformer, VisionTransformer$"
 )
 
 
