@@ -1,4 +1,4 @@
-"""The config: declared keys, strict merging, durations, and errors that say what to type."""
+"""The config: declared keys, strict merging, durations, command lines, and errors with a fix."""
 
 from .command_line import Flag, parse_command_line, program, started_as, usage
 from .defaults import get_cfg

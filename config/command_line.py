@@ -1,7 +1,7 @@
-"""Flags and KEY VALUE overrides in any order on one command line.
+"""Command lines of flags and KEY VALUE overrides in any order.
 
-argparse cannot do it: REMAINDER swallows a `--resume` that follows an override, and intermixed
-parsing takes the value -1e-4 for a flag.
+argparse does not support this: REMAINDER includes a `--resume` that follows an override, and intermixed parsing
+treats the value -1e-4 as a flag.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class Flag(NamedTuple):
 
     Attributes:
         name: "--config-file".
-        value: what stands behind it: "none", "one", "many" for one or more, up to the next flag or key, or "path"
-            for an optional path.
+        value: the values that follow it: "none", "one", "many" (one or more, up to the next flag or key), or
+            "path" (an optional path).
         help: one line for --help.
-        repeated: whether each occurrence counts, instead of the last.
-        convert: makes the value from its text, each of many from its own; ValueError for text that does not fit.
+        repeated: whether all occurrences are collected; otherwise the last one is used.
+        convert: converts the text of a value; raises ValueError if the text is invalid.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Flag(NamedTuple):
 
     @property
     def key(self) -> str:
-        """The flag's name in the parsed result: "config_file"."""
+        """The name of the flag in the parsed result: "config_file"."""
         return self.name.lstrip("-").replace("-", "_")
 
     @property
@@ -52,15 +52,15 @@ def parse_command_line(
 
     Args:
         argv: the words after the program's name.
-        flags: the flags there are.
-        is_key: tells whether a word names a config key; such a word is never an optional path.
+        flags: the known flags.
+        is_key: returns whether a word is a config key; such a word is never an optional path.
 
     Returns:
-        The value of each flag by its `key` (an optional path that is left out is ""), and the other
-        words in order. A flag given twice: the last one wins.
+        The value of each flag by its `key` ("" for an omitted optional path), and the other words in order. Of a
+        flag that is given twice the last value is used, unless it is `repeated`.
 
     Raises:
-        ConfigError: a flag is unknown, lacks its value or has one that does not fit.
+        ConfigError: a flag is unknown, lacks its value or has an invalid one.
 
     >>> flags = [Flag("--config-file", "one", ""), Flag("--resume", "path", "")]
     >>> parse_command_line(["SOLVER.BASE_LR", "-1e-4", "--resume", "--config-file", "x.yaml"], flags)
@@ -90,7 +90,7 @@ def parse_command_line(
 
 
 def _value(flag: Flag, text: str | None, words: list[str], is_key: Callable[[str], bool]) -> Any:
-    """Return the flag's value from the text behind its "=", or else from the words that follow it."""
+    """Return the value of a flag from the text after its "=", or else from the words that follow it."""
     if flag.value == "none":
         if text is not None:
             raise ConfigError(f"command line: {flag.name} takes no value; got {text!r}")
@@ -120,11 +120,11 @@ def _is_value(flag: Flag, word: str, is_key: Callable[[str], bool]) -> bool:
 
 
 def started_as(argv: Sequence[str]) -> list[str]:
-    """Return the words of this process' command line in front of a tool's own: the script, and a command of it.
+    """Return the words of the process's command line before the arguments of a tool: the script and its command.
 
     Args:
-        argv: the tool's own words. If the command line does not end with them, a program has passed them to the
-            tool's `main`, and only the script is returned.
+        argv: the arguments of the tool. If the command line does not end with them, a program has passed them to
+            the tool's `main`, and only the script is returned.
 
     >>> from unittest.mock import patch
     >>> with patch("sys.argv", ["bin/warmstart", "train", "--resume"]):
@@ -136,10 +136,10 @@ def started_as(argv: Sequence[str]) -> list[str]:
 
 
 def program(argv: Sequence[str]) -> str:
-    """Return a tool's name for its usage, as it was typed: "train_net.py" or "warmstart train".
+    """Return the name of a tool for its usage, as it was typed: "train_net.py" or "warmstart train".
 
     Args:
-        argv: the tool's own words.
+        argv: the arguments of the tool.
 
     >>> from unittest.mock import patch
     >>> with patch("sys.argv", ["bin/warmstart", "train", "--help"]):
@@ -155,4 +155,4 @@ def usage(program: str, summary: str, flags: Sequence[Flag]) -> str:
     value = {"none": "", "one": " VALUE", "many": " VALUES", "path": " [PATH]"}
     lines = [f"usage: {program} [flags] [KEY VALUE | KEY=VALUE ...]", "", *textwrap.wrap(summary, 100), ""]
     lines += [f"  {flag.name + value[flag.value]:<24} {flag.help}" for flag in flags]
-    return "\n".join([*lines, "", "config/defaults.py describes every KEY; flags may stand anywhere."])
+    return "\n".join([*lines, "", "config/defaults.py describes every KEY; flags may appear anywhere."])

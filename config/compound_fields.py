@@ -1,4 +1,4 @@
-"""The types a config key can be declared with, for several values and for arguments."""
+"""Types of config keys with several values or with arguments."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .yaml12 import parse_scalar, split_list
 
 
 class ListOf(Field):
-    """Several values of one kind, kept as a tuple; a list, a tuple, one value and "1,2" are one thing.
+    """Several values of one type, stored as a tuple; accepts a list, a tuple, one value or text such as "1,2".
 
     >>> steps = ListOf(Int(1), ())
     >>> [steps.parse_text(text) for text in ("100", "100,200", "(100,)", "[100, 1e3]", "()")]
@@ -41,7 +41,7 @@ class ListOf(Field):
 
 
 class Entries(Field):
-    """An ordered list of named things with arguments: `[Name, {Name: {argument: value}}]`.
+    """An ordered list of names with arguments: `[Name, {Name: {argument: value}}]`.
 
     >>> Entries().parse(["ToImage", {"RandomCrop": {"size": 28}}])
     (('ToImage', {}), ('RandomCrop', {'size': 28}))
@@ -85,7 +85,7 @@ class Entries(Field):
 
 
 class Arguments(Field):
-    """Arguments by their names, checked by whoever knows what they are for.
+    """Arguments by name, which are checked where they are used.
 
     >>> Arguments().parse_text("{step_size: 30ep, gamma: 0.5}")
     {'step_size': '30ep', 'gamma': 0.5}
@@ -97,7 +97,7 @@ class Arguments(Field):
         super().__init__({})
 
     def parse(self, value: Any) -> dict[str, Any]:
-        """Return a dict; null is an empty one."""
+        """Return a dict; null gives an empty one."""
         value = {} if value is None else value
         if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
             raise ValueError
@@ -105,7 +105,7 @@ class Arguments(Field):
 
 
 class Records(Field):
-    """An ordered list of mappings with declared keys; of these a mapping holds those that were given.
+    """An ordered list of mappings with declared keys; a mapping contains the keys that were given.
 
     >>> phases = Records({"NAME": Str(""), "FROM": Int(0)}, required=["NAME"])
     >>> phases.parse_text("[{NAME: a, FROM: 5}, {NAME: b}]")
@@ -162,14 +162,14 @@ got [{'NAME': 'a', 'FORM': 5}] (entry 1 has no key FORM; did you mean FROM?)
 
 
 class Open:
-    """Declares a node whose keys are the arguments of what another key names.
+    """Declares a node whose keys are the arguments of the object that another key names.
 
-    The keys are not known here; whoever builds the named thing checks them against its signature.
-    When the name changes, the arguments that earlier files or statements gave are dropped: they belonged
-    to the old name. On one command line or in one file the order does not matter.
+    The keys are not known here; they are checked against the signature of the named object when it is built. When
+    the name changes, arguments from earlier files or statements are dropped, because they belong to the old name.
+    Within one command line or file the order does not matter.
 
     Args:
-        owner: the key beside the node that holds the name, such as "OPTIMIZER" for OPTIMIZER_ARGS.
+        owner: the key in the same section that contains the name, such as "OPTIMIZER" for OPTIMIZER_ARGS.
     """
 
     def __init__(self, owner: str) -> None:
@@ -180,7 +180,7 @@ class Open:
 
 
 def field_like(default: Any) -> Field:
-    """Return the field that a plain default value declares, as yacs does: by its type.
+    """Return the field that a plain default value declares by its type, as in yacs.
 
     >>> field_like(0.5).expected, field_like((1, 2)).parse([3])
     ('a number', (3,))

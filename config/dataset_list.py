@@ -1,4 +1,4 @@
-"""The type of a config key that lists data sets."""
+"""The type of config keys that list data sets."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _LONGEST = 300  # characters of a mapping in a message
 
 
 class DatasetList(Field):
-    """Data sets, each as text or as one kind with its options: `[digits_test, {npz: {path: x.npz, name: val}}]`.
+    """Data sets, each as text or as a kind with options: `[digits_test, {npz: {path: x.npz, name: val}}]`.
 
-    Text stays text. Which kinds and options exist is checked by the registry of data sets.
+    Text is not interpreted. The registry of data sets checks kinds and options.
 
     >>> DatasetList().parse_text("digits_test, val=npz:x.npz")
     ('digits_test', 'val=npz:x.npz')
@@ -32,7 +32,7 @@ class DatasetList(Field):
         super().__init__(default)
 
     def parse(self, value: Any) -> tuple[Entry, ...]:
-        """Return a tuple of texts and of mappings that hold plain data alone."""
+        """Return a tuple of texts and of mappings that contain only plain data."""
         if isinstance(value, str):
             return self.parse_text(value)
         if not isinstance(value, (list, tuple)):
@@ -52,7 +52,7 @@ class DatasetList(Field):
         if inner[:1] + inner[-1:] in ("()", "[]"):
             inner = inner[1:-1]
         typed = parse_scalar(f"[{inner}]")
-        # A text is what was typed, such as 2024; options are numbers and truth values where they look so.
+        # Text is kept as typed, such as 2024; options are converted to numbers and booleans, as in YAML.
         return self.parse([w if isinstance(w, str) else value for w, value in zip(words, typed, strict=True)])
 
     @staticmethod
@@ -72,7 +72,7 @@ class DatasetList(Field):
 
 
 def _of_several_keys(entry: dict[Any, Any]) -> str:
-    """Return what is wrong with a mapping that has not one key, and what to write instead."""
+    """Return the mistake in a mapping that does not have exactly one key, and the correct form."""
     if not entry:
         return "is empty; write {KIND: {path: PATH}}"
     first, *others = entry
@@ -89,13 +89,13 @@ def _written(entry: dict[Any, Any]) -> str:
     """Return a mapping on one line as a user would type it, for a message."""
     try:
         text = dump_yaml(entry, default_flow_style=True, width=10**6).strip()
-    except yaml.YAMLError:  # from Python, of what YAML does not have
+    except yaml.YAMLError:  # set in Python to an object that YAML cannot represent
         return shown(entry)
     return text if len(text) <= _LONGEST else shown(entry)
 
 
 def _plain(number: int, name: Any, value: Any) -> Any:
-    """Return an option's value with tuples as lists, as YAML has them."""
+    """Return the value of an option with tuples converted to lists, as in YAML."""
     if not isinstance(name, str):
         raise ValueError(f"entry {number} has the option {shown(name)}, which is not text")
     if isinstance(value, (list, tuple)):

@@ -1,8 +1,7 @@
-"""Every config key, its default, meaning, unit and range: this file is the manual.
+"""Every config key with its default, meaning, unit and range: the manual.
 
-"Off" is 0 or "", or null where 0 means something. A duration is an integer in iterations (one
-iteration = one update of the weights) or a string with a unit: "90ep" passes over the training set,
-"5%" of SOLVER.MAX_ITER.
+"Off" is 0 or "", or null if 0 has a meaning of its own. A duration is a number of iterations (one iteration = one
+optimizer update) or a string with a unit: "90ep" is 90 epochs, "5%" is a share of SOLVER.MAX_ITER.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ WARMUP_METHODS = ("constant", "linear", "cosine", "exponential")
 
 
 def get_cfg() -> CfgNode:
-    """Return a fresh config holding all defaults, to be merged with files and overrides.
+    """Return a new config with all defaults, to be merged with files and overrides.
 
     >>> cfg = get_cfg()
     >>> cfg.merge_from_list(["SOLVER.BASE_LR", "0.1"])
@@ -27,242 +26,252 @@ def get_cfg() -> CfgNode:
 
     # ---------------------------------------------------------------- model
     cfg.MODEL = CfgNode()
-    # What the model does, and so which losses it is trained on and how it is scored: classification (one class for
-    # each image), multilabel_classification (K classes, each 0 or 1), regression (K numbers), or a task that
-    # --import registers. docs/TASKS.md has targets, losses and scores of each.
+    # The task, which decides the losses and the scores: classification (one class per image),
+    # multilabel_classification (K classes, each 0 or 1), regression (K numbers), or a user-defined task that
+    # --import registers. docs/TASKS.md describes the targets, losses and scores of each task.
     cfg.MODEL.TASK = Str("classification")
-    # Arguments of that task, checked against its signature.
-    # classification: {label_smoothing: 0.1}, the share of each target that goes to all classes alike, at least 0
-    # and below 1 (the loss of an evaluation stays plain).
+    # Arguments of the task, checked against its signature.
+    # classification: {label_smoothing: 0.1}, the share of each target that is spread over all classes, at least 0
+    # and below 1 (the evaluation loss is computed without it).
     # multilabel_classification: {loss: bce}, or focal with {gamma: 2.0, alpha: 0.25}; {threshold: 0.5}, the
     # probability above which a class is predicted, for the scores f1 and exact_match.
-    # Both: {flip: true}, logits averaged over each image and its mirror image in evaluations, twice the work.
+    # Both: {flip: true} averages the logits of each image and its mirror image in evaluation, at twice the cost.
     # regression: {loss: l1}, l2, or huber with {delta: 1.0} in standard deviations; {mean: [4.5], std: [2.9]}, K
-    # numbers by which targets are standardised, null: those of the training set, which the run's config then has.
+    # numbers each, which standardise the targets; null: computed from the training set and stored in the run's
+    # config.
     cfg.MODEL.TASK_ARGS = Open(owner="TASK")
-    # A model of torchvision (resnet18, mobilenet_v3_small, ...) or a registered one: small_cnn, speed_net.
+    # A torchvision model (resnet18, mobilenet_v3_small, ...) or a registered one: small_cnn, speed_net.
     cfg.MODEL.NAME = Str("small_cnn")
-    # Arguments of that model, checked against its signature: {norm: group}.
+    # Arguments of the model, checked against its signature: {norm: group}.
     cfg.MODEL.ARGS = Open(owner="NAME")
-    # Outputs of the model; 0: as many as the training set has classes, or a target has numbers. Classes without
-    # names are counted from the labels, which run from 0 on.
+    # Number of model outputs; 0: the number of classes in the training set, or of numbers in a regression target.
+    # Without class names the classes are counted from the labels, which start at 0.
     cfg.MODEL.NUM_CLASSES = Int(0)
-    # Channels of the input images; 0: the training set's.
+    # Number of input channels; 0: as in the training set.
     cfg.MODEL.IN_CHANNELS = Int(0)
-    # First layers: "standard" as published for 224x224 images, "small" keeps the resolution of images
-    # up to 32x32; "auto" takes small for training images of up to 32 pixels a side.
+    # First layers of the model. standard: as published for 224x224 images. small: keeps the resolution, for images
+    # up to 32x32. auto: small if training images have at most 32 pixels a side, else standard.
     cfg.MODEL.STEM = OneOf("auto", ("auto", "standard", "small"))
-    # Weights to start from: a checkpoint, a state dict, a .safetensors file; or the folder of a run, of which
-    # model_best.pth is taken, else model_final.pth, else the newest numbered one. What does not fit is skipped and
-    # counted.
+    # Initial weights: a checkpoint, a state dict, a .safetensors file, or the folder of a run (its model_best.pth,
+    # else model_final.pth, else the newest numbered checkpoint). Parameters that do not match are skipped and
+    # counted in the log. "": random initial weights.
     cfg.MODEL.WEIGHTS = FilePath("")
-    # Which weights of a checkpoint: model, or ema for its moving average. auto: the average of a model_best.pth
-    # that was chosen by the average's score, and of a file that holds nothing else; the model of any other.
+    # Which weights of a checkpoint to load: model, or ema for the moving average. auto: ema for a model_best.pth
+    # that was selected by a score of the average, and for a file that contains nothing else; otherwise model.
     cfg.MODEL.WEIGHTS_ENTRY = OneOf("auto", ("auto", "model", "ema"))
-    # Whether a file may start a model of which it has no parameter, or less than half of the values without the
-    # classifier; else that is an error, as it most often is.
+    # Whether to accept a file of which no parameter matches the model, or which covers less than half of the
+    # model's values (the classifier not counted). By default this is an error, because it is most often a mistake.
     cfg.MODEL.WEIGHTS_PARTIAL = Bool(False)
-    # auto (cuda where there is one, else cpu), cuda, cuda:N or cpu.
+    # auto (cuda if available, else cpu), cuda, cuda:N or cpu.
     cfg.MODEL.DEVICE = Str("auto")
-    # Whether images and the weights of convolutions lie in memory with the channels last, which convolutions in
-    # half precision on GPUs are made for. The last bits of results differ.
+    # Whether images and convolution weights use the channels_last memory format, for which half-precision
+    # convolutions on GPUs are optimized. Results differ in the last bits.
     cfg.MODEL.CHANNELS_LAST = Bool(False)
-    # torch.compile for training, with this mode; "" is off. The first update takes a minute or so, less in later
-    # runs, which find what it made in torch's cache. reduce-overhead and max-autotune record CUDA graphs on a GPU.
-    # The last bits of results differ, and what dropout draws; evaluation is not compiled.
+    # Mode of torch.compile for training; "" is off. The first update takes about a minute, less in later runs,
+    # which use torch's compile cache. reduce-overhead and max-autotune record CUDA graphs on a GPU. Results differ
+    # in the last bits, and so do dropout's random numbers; evaluation is not compiled.
     cfg.MODEL.COMPILE = OneOf("", ("", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"))
-    # Whether BatchNorm takes its statistics over the images of all processes, on GPUs; else each over its own. One
-    # process has all of them anyway.
+    # Whether BatchNorm computes its statistics over the images of all processes, on GPUs; otherwise each process
+    # uses its own images. No effect with one process.
     cfg.MODEL.SYNC_BN = Bool(False)
-    # Modules whose activations are computed again in the backward pass instead of kept, by regexes found in their
-    # names: ["^layer"]. Less memory, more time, the same bits; evaluation is as it was. [] is off.
+    # Modules whose activations are recomputed in the backward pass instead of stored: a list of regexes, each
+    # searched for in the module's name, such as ["^layer"]. Less memory, more time, identical bits; evaluation
+    # does not change. [] is off.
     cfg.MODEL.ACTIVATION_CHECKPOINTING = ListOf(Str("^layer"), ())
-    # How several processes share a model. ddp: each holds all of it. fsdp: each holds a part of its weights, of
-    # their gradients and moments, for models beyond one device; checkpoints are written in parts too. One process
-    # holds all of it in any case.
+    # How several processes train one model. ddp: each process holds a full replica. fsdp: weights, gradients and
+    # optimizer state are sharded over the processes, for models that do not fit on one device; checkpoints are
+    # sharded too. One process always holds the full model.
     cfg.MODEL.PARALLEL = OneOf("ddp", ("ddp", "fsdp"))
     cfg.MODEL.FSDP = CfgNode()
-    # Classes of modules, such as ["BasicBlock"] or ["EncoderBlock"], each of which is put together from its parts
-    # just before it is needed, and taken apart after. What is in none of them is there for all of a step.
+    # Classes of modules to shard separately, such as ["BasicBlock"] or ["EncoderBlock"]: each module is
+    # all-gathered just before it is used and resharded afterwards. Parameters outside these modules stay gathered
+    # for a full step.
     cfg.MODEL.FSDP.WRAP = ListOf(Str("BasicBlock"), ())
-    # What forward and backward passes compute in: float32, or bf16; weights, sums of gradients and moments stay
-    # float32.
+    # Precision of the forward and backward passes: float32 or bf16. Weights, gradient reduction and optimizer
+    # state stay in float32.
     cfg.MODEL.FSDP.PRECISION = OneOf("float32", ("float32", "bf16"))
-    # Whether a module of WRAP is taken apart between its forward and its backward pass too: less memory, more to
-    # send.
+    # Whether a module in WRAP is also resharded between its forward and backward passes: less memory, more
+    # communication.
     cfg.MODEL.FSDP.RESHARD_AFTER_FORWARD = Bool(True)
-    # Whether parts lie in the host's memory, and the optimizer computes there.
+    # Whether shards are kept in host memory and the optimizer runs there.
     cfg.MODEL.FSDP.CPU_OFFLOAD = Bool(False)
 
     # ---------------------------------------------------------------- data sets
     cfg.DATASETS = CfgNode()
-    # Registered names, imagefolder:PATH, npz:PATH, or webdataset:PATTERN for shards, tar archives of images and
-    # labels: "webdataset:train-{000..146}.tar". With options of a kind: [{imagefolder: {path: photos/train}}].
-    # {ROOT} in a path is DATASETS.ROOT. Several training sets are joined end to end.
+    # Training sets: registered names, imagefolder:PATH, npz:PATH, or webdataset:PATTERN for shards (tar archives
+    # of images and labels), such as "webdataset:train-{000..146}.tar". A data set with options is a mapping:
+    # [{imagefolder: {path: photos/train}}]. {ROOT} in a path is replaced by DATASETS.ROOT. Several training sets
+    # are concatenated.
     cfg.DATASETS.TRAIN = DatasetList("digits_train")
-    # The same; each data set is evaluated by itself, and its scores are recorded as NAME/accuracy, NAME/loss ...
-    # NAME is the one given, as in val=imagefolder:photos/val or [{imagefolder: {path: photos/val, name: val}}];
-    # else a registered name, or the last part of the path (val), and of as many parts as tell two paths apart
-    # (a/val and b/val: a_val and b_val).
+    # Test sets, written in the same way. Each one is evaluated separately, and its scores are recorded as
+    # NAME/accuracy, NAME/loss ... NAME is the given name, as in val=imagefolder:photos/val or
+    # [{imagefolder: {path: photos/val, name: val}}]; else the registered name, or the last component of the path
+    # (val), preceded by as many components as it takes to tell two paths apart (a/val and b/val: a_val and b_val).
     cfg.DATASETS.TEST = DatasetList("digits_test")
-    # Folder that holds the data sets that do not ship with the package.
+    # Folder of the data sets that do not ship with the package.
     cfg.DATASETS.ROOT = FilePath("datasets")
-    # Whether torchvision may download a data set that ROOT does not hold, and shards at URLs may be copied into
-    # CACHE.
+    # Whether torchvision may download a data set that is not in ROOT, and shards at URLs may be copied to CACHE.
     cfg.DATASETS.DOWNLOAD = Bool(False)
-    # Folder for what later runs use again: what DATALOADER.BACKEND resident has made of imagefolder:PATH, where
-    # the images of shards begin, copies of shards at URLs. What lies there may be deleted whenever no run uses it.
-    # "": warmstart in $XDG_CACHE_HOME or ~/.cache.
+    # Folder for files that later runs reuse: decoded images of imagefolder:PATH (DATALOADER.BACKEND resident), the
+    # image offsets of shards, copies of shards from URLs. Its content may be deleted while no run uses it. "": the
+    # folder warmstart in $XDG_CACHE_HOME or ~/.cache.
     cfg.DATASETS.CACHE = FilePath("")
 
     # ---------------------------------------------------------------- input
     cfg.INPUT = CfgNode()
-    # Transforms of torchvision.transforms.v2, or registered ones, in order; they get and give uint8
+    # Transforms of torchvision.transforms.v2 or registered ones, applied in order; each takes and returns uint8
     # images (C, H, W). [RandomHorizontalFlip, {RandomCrop: {size: 28, padding: 2}}]
-    # MixUp and CutMix, which mix whole batches, stand at the end of TRANSFORMS_TRAIN: {MixUp: {alpha: 0.2}}
+    # MixUp and CutMix mix the images of a batch and come last in TRANSFORMS_TRAIN: {MixUp: {alpha: 0.2}}
     cfg.INPUT.TRANSFORMS_TRAIN = Entries()
     cfg.INPUT.TRANSFORMS_TEST = Entries()
-    # After the transforms a uint8 image becomes float in [0, 1], then (image - MEAN) / STD, one value a
-    # channel or one for all; null: the training set's own where it is registered with them, else 0 and 1.
+    # Normalization after the transforms: a uint8 image is converted to float in [0, 1], then to (image - MEAN) /
+    # STD. One value per channel, or one for all; null: the values that the training set is registered with, else 0
+    # and 1.
     cfg.INPUT.MEAN = OrNull(ListOf(Float(0.5), ()))
     cfg.INPUT.STD = OrNull(ListOf(Float(0.25, above=0), ()))
-    # What decodes the JPEG files of imagefolder:PATH and of shards; PIL reads all others. torchvision:
-    # torchvision.io. pil: the same pixels, more slowly. nvjpeg: the GPU, for the training process; pixels may
-    # differ a little.
+    # JPEG decoder for imagefolder:PATH and shards; PIL reads all other formats. torchvision: torchvision.io. pil:
+    # the same pixels, slower. nvjpeg: decodes on the GPU, in the training process; pixels may differ slightly.
     cfg.INPUT.DECODER = OneOf("torchvision", ("torchvision", "pil", "nvjpeg"))
 
     # ---------------------------------------------------------------- loading
     cfg.DATALOADER = CfgNode()
-    # worker: torch's DataLoader, for anything on disk. resident: the whole data set on MODEL.DEVICE, its batches
-    # cut out and transformed by tensor code, many times faster for small images; for data sets of one array
-    # (digits, MNIST and its kin, CIFAR, npz:), for imagefolder:PATH where all images have one size, or get one by
-    # the first transforms, and for the transforms that docs/DATA.md lists, RandomCrop, flips and ColorJitter among
-    # them. auto: resident where data sets of one array and the transforms allow it and a quarter of the device's
-    # memory is enough; the run says which, and why.
+    # worker: torch's DataLoader, for any data set. resident: the full data set in the memory of MODEL.DEVICE, with
+    # batches indexed and transformed as tensors, many times faster for small images; for data sets of one array
+    # (digits, MNIST and its variants, CIFAR, npz:), for imagefolder:PATH if all images have the same size or the
+    # first transforms give them one, and for the transforms listed in docs/DATA.md, such as RandomCrop, flips and
+    # ColorJitter. auto: resident if the data sets are arrays, the transforms allow it and a quarter of the
+    # device's memory is enough; the log names the backend and the reason.
     cfg.DATALOADER.BACKEND = OneOf("auto", ("auto", "worker", "resident"))
-    # Processes of the worker loader; 0 loads in the training process. null: one for each core that the run may
-    # use, at most 8, but 0 for data sets of one array where the model computes on the CPU. The samples are the
-    # same for any number. At most 1,024.
+    # Number of processes of the worker loader, up to 1,024; 0 loads in the training process. null: one per
+    # available core, at most 8, but 0 for data sets of one array if the model runs on the CPU. The samples do not
+    # depend on it.
     cfg.DATALOADER.NUM_WORKERS = OrNull(Int(0, maximum=1024))
-    # An image that is missing or damaged ends the run (raise), or is skipped: in training the next sample that can
-    # be read takes its place, in evaluation it is left out. Either says which file it was.
+    # What to do if an image is missing or damaged. raise: the run ends. skip: in training the next readable sample
+    # takes its place, in evaluation it is left out. Both name the file.
     cfg.DATALOADER.UNREADABLE = OneOf("raise", ("raise", "skip"))
-    # The order of training samples. TrainingSampler: all, shuffled anew in each pass.
-    # RepeatFactorTrainingSampler: so too, images of rare classes more than once in a pass.
-    # WeightedTrainingSampler: each class, or each sample, as often as its weight says. The last two ask the data
-    # set for its labels: an attribute `targets` or `labels`. An epoch is the data set's size with all of them.
+    # Order of the training samples. TrainingSampler: all samples, reshuffled in each epoch.
+    # RepeatFactorTrainingSampler: the same, with images of rare classes repeated within an epoch.
+    # WeightedTrainingSampler: each class, or each sample, is drawn in proportion to its weight. The last two need
+    # the labels of the data set: an attribute `targets` or `labels`. An epoch always has the size of the data set.
     cfg.DATALOADER.SAMPLER_TRAIN = OneOf(
         "TrainingSampler", ("TrainingSampler", "RepeatFactorTrainingSampler", "WeightedTrainingSampler")
     )
-    # RepeatFactorTrainingSampler: an image of a class that is a share f of all images comes
-    # max(1, sqrt(REPEAT_THRESHOLD / f)) times in a pass, on average; with REPEAT_SQRT false without the root.
+    # RepeatFactorTrainingSampler: an image of a class with frequency f (share of all images) appears
+    # max(1, sqrt(REPEAT_THRESHOLD / f)) times in a pass on average; REPEAT_SQRT false omits the square root.
     cfg.DATALOADER.REPEAT_THRESHOLD = Float(0.0, minimum=0, maximum=1)
     cfg.DATALOADER.REPEAT_SQRT = Bool(True)
-    # WeightedTrainingSampler: one number a class, how often it comes beside the others, however many images it
-    # has: with [1, 1, 2] half of all images are of class 2. () is each class as often as any other.
+    # WeightedTrainingSampler: one weight per class, for the class as a group, however many images it has: with
+    # [1, 1, 2] half of the drawn images are of class 2. (): all classes are equally frequent.
     cfg.DATALOADER.CLASS_WEIGHTS = ListOf(Float(1.0, minimum=0), ())
-    # WeightedTrainingSampler, in place of CLASS_WEIGHTS: a .npy or text file with one number a sample.
+    # WeightedTrainingSampler, instead of CLASS_WEIGHTS: a .npy or text file with one weight per sample.
     cfg.DATALOADER.SAMPLE_WEIGHTS = FilePath("")
-    # Whether images at least as wide as high and higher ones never share a batch, also in evaluation: for
-    # transforms that leave a long side long. Sizes stand in the heads of image files; other data sets need an
-    # attribute `sizes`, (height, width) of each image.
+    # Whether batches contain either only landscape (or square) or only portrait images, in evaluation too: for
+    # transforms that keep the aspect ratio. Sizes are read from the headers of image files; other data sets need
+    # an attribute `sizes` with the (height, width) of each image.
     cfg.DATALOADER.ASPECT_RATIO_GROUPING = Bool(False)
 
     # ---------------------------------------------------------------- solver
     cfg.SOLVER = CfgNode()
-    # A class of torch.optim by name, or a registered one. Muon trains the matrices inside the model, with AdamW
-    # for all else, at rates that suit AdamW; its author uses MOMENTUM 0.95 and NESTEROV true.
+    # A class of torch.optim or a registered optimizer. Muon trains the weight matrices of hidden layers, and AdamW
+    # trains all other parameters, at learning rates that suit AdamW; Muon's author uses MOMENTUM 0.95 and
+    # NESTEROV true.
     cfg.SOLVER.OPTIMIZER = Str("SGD")
-    # Further arguments of that class, checked against its signature: {betas: [0.9, 0.95]}.
+    # Further arguments of the optimizer, checked against its signature: {betas: [0.9, 0.95]}.
     cfg.SOLVER.OPTIMIZER_ARGS = Open(owner="OPTIMIZER")
-    # For optimizers that have them.
+    # Momentum, at least 0, and whether it is Nesterov momentum, for optimizers that have them.
     cfg.SOLVER.MOMENTUM = Float(0.9, minimum=0)
     cfg.SOLVER.NESTEROV = Bool(False)
 
-    # Images of one update, over all devices and accumulated steps together. More than the training set has is a
-    # warning: a batch then holds images more than once.
+    # Images per optimizer update, over all devices and accumulated micro-batches. A number above the size of the
+    # training set gives a warning: a batch then contains images more than once.
     cfg.SOLVER.IMS_PER_BATCH = Int(16, minimum=1)
-    # The number of processes that the batch, rates and lengths are meant for. On n times as many IMS_PER_BATCH and
-    # each rate (BASE_LR, BASE_LR_END, LR of PARAM_GROUPS; base_lr, max_lr, min_lr, eta_min of schedules) are n
-    # times what they say, and each length in iterations, of the run, of schedules and of every period, an n-th;
-    # gamma of ExponentialLR, which counts iterations, becomes its n-th power. So the curve of the rate is the same
-    # one, n times as high and an n-th as long. What has a unit or counts epochs follows by itself. Each change is
-    # printed. A resumed run keeps what it has, on however many processes. 0: nothing is scaled.
+    # Number of processes that the batch size, learning rates and durations are meant for. With n times as many,
+    # IMS_PER_BATCH and each learning rate (BASE_LR, BASE_LR_END, LR in PARAM_GROUPS; base_lr, max_lr, min_lr,
+    # eta_min of schedules) are multiplied by n, and each duration in iterations (of the run, of schedules, every
+    # period) is divided by n; gamma of ExponentialLR, which counts iterations, becomes gamma^n. The learning rate
+    # curve keeps its shape, n times as high and 1/n as long. Durations with a unit or in epochs need no change.
+    # Each change is printed. A resumed run keeps its values with any number of processes. 0: nothing is scaled.
     cfg.SOLVER.REFERENCE_WORLD_SIZE = Int(0, maximum=10**6)
-    # Micro-batches that one update is computed in, one after the other, for batches that do not fit into
-    # memory: each has IMS_PER_BATCH / GRAD_ACCUM_STEPS images, shared by the processes, and so BatchNorm its
-    # statistics. 1 is off.
+    # Gradient accumulation: micro-batches per optimizer update, for batches that do not fit into memory. Each
+    # micro-batch has IMS_PER_BATCH / GRAD_ACCUM_STEPS images, divided among the processes; BatchNorm computes its
+    # statistics over a micro-batch. 1 is off.
     cfg.SOLVER.GRAD_ACCUM_STEPS = Int(1, minimum=1)
-    # The run's length: updates, or "90ep".
+    # Length of the run: a number of iterations, or "90ep".
     cfg.SOLVER.MAX_ITER = Duration(40000, minimum=1, percent=False)
 
-    # Learning rate after warm-up, before any decay.
+    # Base learning rate: the value after warm-up and before any decay.
     cfg.SOLVER.BASE_LR = Float(0.001, above=0)
-    # Rate at MAX_ITER, for schedules that end on a given rate (WarmupCosineLR, WarmupStableDecayLR).
+    # Learning rate at MAX_ITER, for schedules that end at a given value (WarmupCosineLR, WarmupStableDecayLR).
     cfg.SOLVER.BASE_LR_END = Float(0.0, minimum=0)
-    # WarmupMultiStepLR, WarmupCosineLR, WarmupStepWithFixedGammaLR, WarmupPolyLR, WarmupStableDecayLR; any
-    # scheduler of torch.optim.lr_scheduler by its name; or a registered one. docs/SCHEDULES.md shows them.
+    # Learning rate schedule: WarmupMultiStepLR, WarmupCosineLR, WarmupStepWithFixedGammaLR, WarmupPolyLR,
+    # WarmupStableDecayLR, any scheduler of torch.optim.lr_scheduler, or a registered one. See docs/SCHEDULES.md.
     cfg.SOLVER.LR_SCHEDULER_NAME = Str("WarmupMultiStepLR")
-    # Arguments of the schedules named as torch's, checked against torch's signature: {step_size: "30ep"}.
+    # Arguments of torch's schedulers, checked against torch's signature: {step_size: "30ep"}.
     cfg.SOLVER.LR_SCHEDULER_ARGS = Open(owner="LR_SCHEDULER_NAME")
-    # SequentialLR: schedules one after the other, each counting from its own start. UNTIL, like every count of
-    # torch's names, is counted from the end of warm-up; the last phase needs none.
+    # SequentialLR: schedules one after the other, each counting from its own start. UNTIL, like all counts of
+    # torch's schedulers, is counted from the end of warm-up; the last phase needs no UNTIL.
     cfg.SOLVER.LR_PHASES = Records(
         {"NAME": Str("StepLR"), "ARGS": Arguments(), "UNTIL": Duration("30ep", minimum=1)}, required=["NAME"]
     )
     # ChainedScheduler: schedules whose factors are multiplied.
     cfg.SOLVER.LR_FACTORS = Records({"NAME": Str("StepLR"), "ARGS": Arguments()}, required=["NAME"])
-    # epoch: the rate changes only where an epoch begins. torch's names then count epochs, so that step_size 30
-    # is 30 epochs; Warmup* names keep iterations. Warm-up itself always moves with each iteration.
+    # epoch: the learning rate changes only at the start of an epoch. torch's schedulers then count epochs, so that
+    # step_size 30 means 30 epochs; the Warmup* schedules still count iterations. Warm-up itself always changes the
+    # learning rate every iteration.
     cfg.SOLVER.LR_STEP_UNIT = OneOf("iter", ("iter", "epoch"))
-    # What ReduceLROnPlateau watches: a name in metrics.json; "": of the first test set the task's first score that
-    # is better when lower (with mode max: when higher), the loss for classification.
+    # Metric that ReduceLROnPlateau watches: a name in metrics.json. "": the task's first score on the first test
+    # set that is better when lower (with mode max: when higher), which is the loss for classification.
     cfg.SOLVER.LR_METRIC = Str("")
-    # WarmupMultiStepLR multiplies the rate by GAMMA at each of STEPS (increasing).
+    # WarmupMultiStepLR multiplies the learning rate by GAMMA at each of STEPS (increasing).
     cfg.SOLVER.STEPS = ListOf(Duration(30000, minimum=1), ("75%",))
     cfg.SOLVER.GAMMA = Float(0.1, above=0)
     # WarmupStepWithFixedGammaLR: number of drops by GAMMA, evenly spread over the run.
     cfg.SOLVER.NUM_DECAYS = Int(3)
-    # WarmupPolyLR: (1 - t / MAX_ITER) ^ POLY_LR_POWER, but not below POLY_LR_CONSTANT_ENDING times BASE_LR.
+    # WarmupPolyLR: (1 - t / MAX_ITER) ^ POLY_LR_POWER, but at least POLY_LR_CONSTANT_ENDING, times BASE_LR.
     cfg.SOLVER.POLY_LR_POWER = Float(0.9, minimum=0)
     cfg.SOLVER.POLY_LR_CONSTANT_ENDING = Float(0.0, minimum=0, maximum=1)
-    # WarmupStableDecayLR: the rate stays, then goes down to BASE_LR_END over the last DECAY_ITERS; sqrt is
-    # 1 - sqrt(share of them done).
+    # WarmupStableDecayLR: the learning rate is constant, then decays to BASE_LR_END over the last DECAY_ITERS.
+    # linear, cosine (half a period), or sqrt: 1 - sqrt(completed share of DECAY_ITERS).
     cfg.SOLVER.DECAY_ITERS = Duration("20%")
     cfg.SOLVER.DECAY_METHOD = OneOf("linear", ("linear", "cosine", "sqrt"))
 
-    # Warm-up: the rate starts at WARMUP_FACTOR times its value and is whole from WARMUP_ITERS on; 0 is off.
+    # Warm-up: the learning rate starts at WARMUP_FACTOR times its value and reaches it at iteration WARMUP_ITERS;
+    # 0 is off.
     cfg.SOLVER.WARMUP_ITERS = Duration("2.5%")
     cfg.SOLVER.WARMUP_FACTOR = Float(0.001, minimum=0, maximum=1)
-    # constant: WARMUP_FACTOR throughout. linear (also written gradual): a straight ramp. cosine: half a wave.
+    # constant: WARMUP_FACTOR throughout. linear (also written gradual): a straight ramp. cosine: half a cosine
+    # period.
     # exponential: WARMUP_FACTOR ^ (1 - t / WARMUP_ITERS), for a factor above 0.
     cfg.SOLVER.WARMUP_METHOD = OneOf("linear", (*WARMUP_METHODS, "gradual"))
-    # How warm-up meets a Warmup* schedule. product: both factors multiplied. interpolate: a ramp that
-    # ends on the schedule's value at WARMUP_ITERS, as detectron2 builds it.
+    # How warm-up is combined with a Warmup* schedule. product: both factors are multiplied. interpolate: a ramp
+    # that ends at the schedule's value at WARMUP_ITERS, as in detectron2.
     cfg.SOLVER.WARMUP_BLEND = OneOf("product", ("product", "interpolate"))
-    # Fit the whole of a Warmup* schedule into what is left after warm-up, instead of hiding its start.
+    # Whether a Warmup* schedule is rescaled to the iterations after warm-up; otherwise it starts at iteration 0,
+    # and warm-up covers its beginning.
     cfg.SOLVER.RESCALE_INTERVAL = Bool(False)
-    # Warm-up also ends, before WARMUP_ITERS, when a name of metrics.json crosses a value; looked at whenever
-    # a record is written: {METRIC: train/error, BELOW: 0.8}. "" is off.
+    # Ends warm-up before WARMUP_ITERS when a metric in metrics.json is below or above a value; checked at each
+    # record: {METRIC: train/error, BELOW: 0.8}. "" is off.
     cfg.SOLVER.WARMUP_UNTIL = CfgNode()
     cfg.SOLVER.WARMUP_UNTIL.METRIC = Str("")
     cfg.SOLVER.WARMUP_UNTIL.BELOW = OrNull(Float(0.8))
     cfg.SOLVER.WARMUP_UNTIL.ABOVE = OrNull(Float(0.2))
 
-    # L2 penalty of weights; of norm layers' parameters; of biases (null: as WEIGHT_DECAY).
+    # Weight decay of weights, of the parameters of norm layers, and of biases (null: as WEIGHT_DECAY).
     cfg.SOLVER.WEIGHT_DECAY = Float(0.0001, minimum=0)
     cfg.SOLVER.WEIGHT_DECAY_NORM = Float(0.0, minimum=0)
     cfg.SOLVER.WEIGHT_DECAY_BIAS = OrNull(Float(0.0, minimum=0))
-    # Rate of biases, as a multiple of BASE_LR.
+    # Learning rate of biases, as a multiple of BASE_LR.
     cfg.SOLVER.BIAS_LR_FACTOR = Float(1.0, minimum=0)
-    # Layer-wise decay, for torchvision's ResNet, VisionTransformer, SwinTransformer and ConvNeXt: from the head,
-    # which has BASE_LR, to the stem each layer's rate is this times the next one's; a layer is a block. 1 is off.
+    # Layer-wise learning rate decay, for torchvision's ResNet, VisionTransformer, SwinTransformer and ConvNeXt:
+    # the head has BASE_LR, and each layer (block) below has the learning rate of the next higher one times this
+    # factor. 1 is off.
     cfg.SOLVER.LAYER_DECAY = Float(1.0, above=0, maximum=1)
-    # Rates and decays of parameters by their names, on top of all that: [{MATCH: "^fc", LR_FACTOR: 10}]. MATCH is
-    # a regex, found anywhere in the full name; the first rule that matches wins, and what it does not name stays.
-    # LR is a rate, LR_FACTOR a multiple of the one it would have been; 0 keeps the values and freezes nothing
-    # else: gradients, moments and BatchNorm's statistics go on (docs/OPTIMIZERS.md). NAME is MATCH by default, and
-    # is recorded as lr/NAME.
+    # Learning rate and weight decay by parameter name, applied after the keys above:
+    # [{MATCH: "^fc", LR_FACTOR: 10}]. MATCH is a regex, searched for in the full parameter name; the first rule
+    # that matches applies, and settings that it does not mention stay. LR is a learning rate, LR_FACTOR a multiple
+    # of the learning rate without the rule; 0 keeps the values but freezes nothing else: gradients, optimizer
+    # state and BatchNorm statistics are still updated (docs/OPTIMIZERS.md). NAME (default: MATCH) is used in
+    # records: lr/NAME.
     cfg.SOLVER.PARAM_GROUPS = Records(
         {
             "MATCH": Str("^fc"),
@@ -274,115 +283,116 @@ def get_cfg() -> CfgNode:
         required=["MATCH"],
     )
 
-    # Layers compute in half precision where that is safe (torch.autocast), in training and evaluation; weights,
-    # losses, averages and statistics stay in float32. bf16 needs a device that has it. fp16 has a smaller range:
-    # losses are scaled, and an update whose gradients overflow is skipped while iterations, rate and data move on;
-    # more than NAN_LIMIT in a row end the run.
+    # Automatic mixed precision (torch.autocast) in training and evaluation; weights, losses, averages and
+    # statistics stay in float32. bf16 needs hardware support. fp16 has a smaller range: losses are scaled, and an
+    # update whose gradients overflow is skipped, while iteration, learning rate and data advance; more than
+    # NAN_LIMIT skipped updates in a row end the run.
     cfg.SOLVER.AMP = CfgNode()
     cfg.SOLVER.AMP.ENABLED = Bool(False)
     cfg.SOLVER.AMP.PRECISION = OneOf("bf16", ("bf16", "fp16"))
 
-    # Clipping of an update's gradients; their norm before it is recorded as grad_norm.
+    # Gradient clipping in each update; the norm before clipping is recorded as grad_norm.
     cfg.SOLVER.CLIP_GRADIENTS = CfgNode()
     cfg.SOLVER.CLIP_GRADIENTS.ENABLED = Bool(False)
-    # value: each number into [-CLIP_VALUE, CLIP_VALUE]. norm: the gradient of each parameter alone, scaled to a
-    # norm of at most CLIP_VALUE. full_model: all gradients together, which is what most papers mean.
+    # value: clamps each gradient element to [-CLIP_VALUE, CLIP_VALUE]. norm: scales the gradient of each parameter
+    # separately to a norm of at most CLIP_VALUE. full_model: scales all gradients together, by their total norm,
+    # which is what most papers mean.
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = OneOf("value", ("value", "norm", "full_model"))
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = Float(1.0, above=0, maximum=3e38)  # float32 ends there
-    # The p of the norm: 2 is the Euclidean length.
+    # The p of the p-norm: 2 is the Euclidean norm.
     cfg.SOLVER.CLIP_GRADIENTS.NORM_TYPE = Float(2.0, above=0)
 
-    # A second model whose weights and buffers are a moving average of the trained one's. It is evaluated
-    # beside it, recorded as digits_test/ema/accuracy, and saved under "ema" in checkpoints.
+    # Exponential moving average (EMA) of the model's weights and buffers. It is evaluated in addition to the
+    # model, recorded as digits_test/ema/accuracy, and saved under "ema" in checkpoints.
     cfg.SOLVER.EMA = CfgNode()
     cfg.SOLVER.EMA.ENABLED = Bool(False)
-    # The average becomes DECAY * average + (1 - DECAY) * model, and so covers about the last 1 / (1 - DECAY)
-    # averagings; at least 0 and below 1. The first averaging copies the model.
+    # average = DECAY * average + (1 - DECAY) * model, which covers about the last 1 / (1 - DECAY) averaging steps;
+    # at least 0 and below 1. The first averaging step copies the model.
     cfg.SOLVER.EMA.DECAY = Float(0.999, minimum=0, below=1)
-    # Updates between two averagings.
+    # Updates between two averaging steps.
     cfg.SOLVER.EMA.PERIOD = Duration(1, minimum=1)
 
-    # What a loss that is infinite or NaN does. raise: ends the run, when the losses are next read: at a record, an
-    # evaluation or a checkpoint. skip: its update is left out, as it is where clipping finds that the gradients'
-    # norm is not finite; iterations, rate and data move on. Each step then waits for the device.
+    # What to do when a loss is infinite or NaN. raise: the run ends, when the losses are next read (at a record,
+    # an evaluation or a checkpoint). skip: the update is skipped, also if clipping finds that the norm of the
+    # gradients is not finite; iteration, learning rate and data advance. With skip each step waits for the device.
     cfg.SOLVER.NAN_POLICY = OneOf("raise", ("raise", "skip"))
-    # skip, or fp16's overflows: updates in a row that may be left out; one more ends the run.
+    # Maximum number of skipped updates in a row (NAN_POLICY skip, or overflows in fp16); one more ends the run.
     cfg.SOLVER.NAN_LIMIT = Int(10, minimum=1)
 
     # Updates between two checkpoints; 0: only at the end.
     cfg.SOLVER.CHECKPOINT_PERIOD = Duration(5000)
-    # Numbered checkpoints that stay, the newest; 0: all. model_best.pth and model_final.pth always stay, and so
-    # does every file that this run did not write.
+    # How many of the newest numbered checkpoints to keep; 0: all. model_best.pth and model_final.pth are always
+    # kept, and so is every file that this run did not write.
     cfg.SOLVER.CHECKPOINT_KEEP = Int(0)
 
     # ---------------------------------------------------------------- evaluation
     cfg.TEST = CfgNode()
     # Updates between two evaluations; 0: only at the end.
     cfg.TEST.EVAL_PERIOD = Duration(0)
-    # Images of one evaluation step.
+    # Images per evaluation step.
     cfg.TEST.IMS_PER_BATCH = Int(256, minimum=1)
-    # The checkpoint of the best evaluation so far is kept as model_best.pth. METRIC is a score by its name in
+    # The checkpoint of the best evaluation so far is kept as model_best.pth. METRIC is the name of a score in
     # metrics.json: digits_test/accuracy, digits_test/ema/loss; "" is off. MODE: whether a higher (max) or a lower
-    # (min) one is better; auto: as the task's score says, and max for a score of a hook of your own. The first
-    # evaluation counts, an equal score is no better, and one that is not finite never is.
+    # (min) score is better; auto: as the task defines it, and max for scores of user-defined hooks. The first
+    # evaluation counts; an equal score is not better, and a score that is not finite is never better.
     cfg.TEST.BEST = CfgNode()
     cfg.TEST.BEST.METRIC = Str("")
     cfg.TEST.BEST.MODE = OneOf("auto", ("auto", "max", "min"))
-    # The run ends, with one more update, after PATIENCE evaluations in a row (0 is off) in which TEST.BEST.METRIC
-    # was not better than ever before by more than MIN_DELTA, in its own unit: 0.001 is 0.1 % of accuracy.
+    # The run ends, after one more update, when PATIENCE evaluations in a row (0 is off) have not improved on the
+    # best TEST.BEST.METRIC so far by more than MIN_DELTA, in the unit of the metric: 0.001 is 0.1 % of accuracy.
     cfg.TEST.EARLY_STOPPING = CfgNode()
     cfg.TEST.EARLY_STOPPING.PATIENCE = Int(0)
     cfg.TEST.EARLY_STOPPING.MIN_DELTA = Float(0.0, minimum=0)
-    # Before each evaluation, BatchNorm's running statistics are replaced by those of the present weights,
-    # over NUM_ITER training batches; training itself is not changed by it.
+    # Before each evaluation, BatchNorm's running statistics are recomputed with the current weights over NUM_ITER
+    # training batches; training itself is not affected.
     cfg.TEST.PRECISE_BN = CfgNode()
     cfg.TEST.PRECISE_BN.ENABLED = Bool(False)
     cfg.TEST.PRECISE_BN.NUM_ITER = Duration(200, minimum=1)
 
     # ---------------------------------------------------------------- several processes
-    # --num-gpus N starts N of them on a machine; docs/DISTRIBUTED.md says how else they come. Each computes its
-    # part of every batch, on a GPU of its own or on some of the cores.
+    # --num-gpus N starts N processes on a machine; docs/DISTRIBUTED.md describes other ways to start them. Each
+    # process computes its share of every batch, on its own GPU or on some of the cores.
     cfg.DISTRIBUTED = CfgNode()
-    # Seconds that a process or a machine waits for another one before it ends with an error, from 1 to a year; an
-    # evaluation or a save keeps the others waiting as long as it lasts.
+    # Seconds that a process or a machine waits for another one before it ends with an error, from 1 to a year.
+    # Processes also wait while another one evaluates or saves, so it must be longer than these take.
     cfg.DISTRIBUTED.TIMEOUT = Int(1800, minimum=1, maximum=365 * 24 * 3600)
-    # Seconds that --num-gpus leaves the processes to save and end after a signal, before it kills them.
+    # Seconds that --num-gpus gives the processes to save and exit after a signal before it kills them.
     cfg.DISTRIBUTED.GRACE = Int(300, minimum=1, maximum=10**9)
-    # How often --num-gpus starts all processes anew after one has failed; they resume from the newest checkpoint.
-    # After exit codes 2, 3 and 4 it does not: they would come again.
+    # How often --num-gpus restarts all processes after one has failed; they resume from the newest checkpoint.
+    # Exit codes 2, 3 and 4 cause no restart: the same error would occur again.
     cfg.DISTRIBUTED.MAX_RESTARTS = Int(0)
-    # The numbers that gradients are sent and averaged in: as they are (float32), or bf16, which is half as much to
-    # send, and rounds.
+    # Data type in which gradients are sent and averaged: float32, or bf16, which halves the communication and
+    # rounds.
     cfg.DISTRIBUTED.GRADIENTS = OneOf("float32", ("float32", "bf16"))
-    # Whether parameters may get no gradient in an update, as those of a branch that is not always taken; else that
-    # is an error on several processes. Each update then takes a little longer: they are looked for.
+    # Whether parameters may receive no gradient in an update, as in a branch that is not always taken;
+    # otherwise this is an error with several processes. Each update then takes slightly longer, to find them.
     cfg.DISTRIBUTED.UNUSED_PARAMETERS = Bool(False)
-    # Whether the same parameters get a gradient in each update: it saves a little time, and lets the others get
-    # none at all, as UNUSED_PARAMETERS does. Not with accumulation.
+    # Whether the same parameters receive a gradient in each update: this saves a little time, and the other
+    # parameters may receive none, as with UNUSED_PARAMETERS. Not with gradient accumulation.
     cfg.DISTRIBUTED.STATIC_GRAPH = Bool(False)
 
     # ---------------------------------------------------------------- run
-    # Where checkpoints, metrics.json, logs and TensorBoard files go.
+    # Folder for checkpoints, metrics.json, logs and TensorBoard files.
     cfg.OUTPUT_DIR = FilePath("./output")
     # Updates between two records in the console, metrics.json and TensorBoard.
     cfg.LOG_PERIOD = Duration(20, minimum=1)
-    # Whether records hold the peak memory so far, in MiB: memory/host_mb and, on CUDA, memory/allocated_mb
-    # (by tensors) and memory/reserved_mb (by torch).
+    # Whether records include the peak memory so far, in MiB: memory/host_mb and, on CUDA, memory/allocated_mb (by
+    # tensors) and memory/reserved_mb (by torch).
     cfg.MEMORY_STATS = Bool(False)
-    # A trace of ITERS iterations, those after the first START updates, into OUTPUT_DIR/profile, for TensorBoard
-    # or chrome://tracing; ITERS 0 is off. Of several processes it is rank 0's.
+    # Traces ITERS iterations, after the first START updates, into OUTPUT_DIR/profile, for TensorBoard or
+    # chrome://tracing; ITERS 0 is off. With several processes rank 0 is traced.
     cfg.PROFILER = CfgNode()
     cfg.PROFILER.START = Duration(0)
     cfg.PROFILER.ITERS = Duration(0)
-    # Initial weights, order of samples and augmentation follow from it.
+    # Seed of the initial weights, the order of the samples and the augmentation.
     cfg.SEED = Int(0, maximum=2**63 - 1)
-    # auto: what is safe and fast on the device, as the log says: TF32 on a GPU that has it, and CUDNN_BENCHMARK;
-    # on a CPU nothing that changes a bit. exact: deterministic kernels only and no TF32, so that a run on a GPU
-    # repeats to the last bit; slower, and an operation that has no such kernel is an error. A CPU repeats also
-    # with auto.
+    # auto: safe and fast settings for the device, which the log lists: TF32 on GPUs that support it, and
+    # CUDNN_BENCHMARK; on a CPU nothing that changes a bit. exact: deterministic kernels only and no TF32, so that
+    # a run on a GPU is reproducible bit for bit; slower, and an operation without a deterministic kernel is an
+    # error. A CPU run is reproducible with auto too.
     cfg.PROFILE = OneOf("auto", ("auto", "exact"))
-    # Let cuDNN try its algorithms and keep the fastest; faster on fixed image sizes, bits may differ. null: with
-    # PROFILE auto where images have one size (ASPECT_RATIO_GROUPING is off).
+    # Whether cuDNN benchmarks its algorithms and uses the fastest: faster for fixed image sizes, bits may differ.
+    # null: on with PROFILE auto if images have one size (ASPECT_RATIO_GROUPING is off).
     cfg.CUDNN_BENCHMARK = OrNull(Bool(True))
 
     return cfg.seal()

@@ -1,4 +1,4 @@
-"""Lengths with a unit ("90ep", "5%") and the one place where they become iterations."""
+"""Durations with a unit ("90ep", "5%") and their conversion to iterations."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from .errors import ConfigError, gathering
 from .fields import WITH_UNIT, Duration, Field
 from .node import CfgNode
 
-# Arguments of torch's schedules that count steps; elsewhere a string stays a string.
+# Arguments of torch's schedulers that count steps; other arguments are not durations.
 _STEP_ARGUMENT = re.compile(r"step_size\w*|\w+_iters|milestones|T_max|T_0|total_steps|steps_per_epoch")
 
-#: From a duration, an integer or a string with a unit, to another one.
+#: A function from a duration (an integer, or a string with a unit) to a duration.
 Change = Callable[[int | str], int | str]
 
 
 def to_iterations(
     value: int | str, *, max_iter: int | Fraction | None = None, iters_per_epoch: Fraction | int | None = None
 ) -> int:
-    """Return a duration in iterations, rounded half up; what is more than nothing is at least 1.
+    """Return a duration in iterations, rounded half up, but at least 1 unless it is 0.
 
     Args:
         value: iterations, or "90ep" (epochs), or "5%" (of `max_iter`).
-        max_iter: the run's length.
-        iters_per_epoch: len(data set) / IMS_PER_BATCH, exact.
+        max_iter: the length of the run.
+        iters_per_epoch: len(data set) / IMS_PER_BATCH, as an exact fraction.
 
     Raises:
-        ConfigError: the unit's length is not known, or the string has no such form.
+        ConfigError: the length of the unit is not known, or the string is not a duration.
 
     >>> to_iterations("2.5%", max_iter=100), to_iterations("5%", max_iter=3)
     (3, 1)
@@ -61,8 +61,8 @@ def resolve_durations(cfg: CfgNode, iters_per_epoch: Fraction | int | None = Non
     """Return a copy of `cfg` in which every duration is an integer in iterations.
 
     Args:
-        cfg: a config with the keys of `get_cfg()`; left as it is.
-        iters_per_epoch: len(data set) / IMS_PER_BATCH; only needed where a value ends in "ep".
+        cfg: a config with the keys of `get_cfg()`; not modified.
+        iters_per_epoch: len(data set) / IMS_PER_BATCH; only needed if a value ends in "ep".
 
     Raises:
         ConfigError: names each key whose value cannot be resolved.
@@ -78,13 +78,13 @@ def resolve_durations(cfg: CfgNode, iters_per_epoch: Fraction | int | None = Non
     whole = _read(key, cfg.source(key), cfg.SOLVER.MAX_ITER, Duration(1, percent=False), in_epochs)
     in_run = partial(to_iterations, max_iter=whole, iters_per_epoch=iters_per_epoch)
     of_schedule = in_run
-    if cfg.SOLVER.LR_STEP_UNIT == "epoch":  # in which the arguments of schedules are counted
+    if cfg.SOLVER.LR_STEP_UNIT == "epoch":  # the unit of the arguments of schedules
         epochs = whole / Fraction(iters_per_epoch) if iters_per_epoch else None
         of_schedule = partial(to_iterations, max_iter=epochs, iters_per_epoch=1)
     resolved = map_durations(cfg, in_run, of_schedule)
     solver = resolved.SOLVER
     if not cfg.is_set("SOLVER.WARMUP_ITERS") and whole <= solver.WARMUP_ITERS:
-        solver["WARMUP_ITERS"] = 0  # the default's share of a very short run, which no one has asked for
+        solver["WARMUP_ITERS"] = 0  # the default in a very short run, which the user has not set
     return resolved
 
 
@@ -92,12 +92,12 @@ def map_durations(cfg: CfgNode, change: Change, of_schedule: Change) -> CfgNode:
     """Return a copy of `cfg` with every duration changed.
 
     Args:
-        cfg: a config with the keys of `get_cfg()`; left as it is.
-        change: for what is counted in iterations.
-        of_schedule: for the arguments of schedules, which are counted in SOLVER.LR_STEP_UNIT.
+        cfg: a config with the keys of `get_cfg()`; not modified.
+        change: the function for durations in iterations.
+        of_schedule: the function for the arguments of schedules, which are counted in SOLVER.LR_STEP_UNIT.
 
     Raises:
-        ConfigError: names each key whose value is no duration, or cannot be changed.
+        ConfigError: names each key whose value is not a duration or cannot be changed.
 
     >>> from warmstart.config import get_cfg
     >>> cfg = get_cfg()
@@ -112,7 +112,7 @@ def map_durations(cfg: CfgNode, change: Change, of_schedule: Change) -> CfgNode:
         if _is_duration(field):
             with gathering(problems):
                 node, name = _holder(resolved, key)
-                # Item access: it takes what is right by construction, and keeps the source of the value.
+                # Item access: the value is valid by construction, and keeps its source.
                 node[name] = _read(key, cfg.source(key), node[name], field, change)
     solver = resolved.SOLVER
     for name in filter(counts_steps, list(solver.LR_SCHEDULER_ARGS)):
@@ -143,7 +143,7 @@ def _entry(key: str, source: str, entry: dict[str, Any], change: Change) -> dict
 
 
 def counts_steps(name: str) -> bool:
-    """Return whether an argument of a schedule, by its name, is a duration.
+    """Return whether an argument of a schedule with this name is a duration.
 
     >>> counts_steps("step_size_up"), counts_steps("gamma")
     (True, False)
@@ -152,12 +152,12 @@ def counts_steps(name: str) -> bool:
 
 
 def _argument(key: str, source: str, value: Any, change: Change) -> Any:
-    """Return an argument of a schedule, or a list of them, changed; null as it is."""
+    """Return an argument of a schedule, or a list of them, changed; null is not changed."""
     if value is None:
         return None
     several = isinstance(value, (list, tuple)) or key.endswith("milestones")
     read = _read(key, source, value, ListOf(Duration(1), ()) if several else Duration(1), change)
-    return list(read) if several else read  # a list, as YAML has it
+    return list(read) if several else read  # a list, as in YAML
 
 
 def _read(key: str, source: str, value: Any, field: Field, change: Change) -> Any:

@@ -1,8 +1,8 @@
-"""The types a config key can be declared with, for single values; compound_fields.py has those for several.
+"""Types of config keys with a single value; compound_fields.py has those with several values.
 
-A field knows three things about its key: what values it takes, how to say so, and an example. The
-value itself lies in the node. Declared types win over what YAML guessed: 1 becomes 1.0 where a float
-is declared, 1e5 becomes 100000 where an int is, and text stays text.
+A field checks the values of its key, describes them and has an example. The value itself is stored in the node.
+Declared types take precedence over YAML's: 1 becomes 1.0 if a float is declared, 1e5 becomes 100000 if an int is
+declared, and text is not converted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WITH_UNIT = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?) ?(ep|%)")
 
 
 def shown(value: Any) -> str:
-    """Return a value for a message: as YAML has it where Python differs, and of a long one both ends.
+    """Return a value as text for a message: in YAML's spelling, and shortened in the middle if it is long.
 
     >>> shown(None), shown(True), shown("1"), shown(1)
     ('null', 'true', "'1'", '1')
@@ -31,18 +31,18 @@ def shown(value: Any) -> str:
     """
     try:
         text = repr(value)
-    except ValueError:  # an int of more digits than Python prints
+    except ValueError:  # an int with more digits than Python prints
         return "a number of very many digits"
     text = {"None": "null", "True": "true", "False": "false"}.get(text, text)
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 60]} ... {text[-55:]}"
 
 
 class Field:
-    """A declared key: its default and the values it takes.
+    """A declared key: its default and its valid values.
 
     Attributes:
-        expected: the values in words, to follow "expected".
-        example: one of them, as a user would type it.
+        expected: the valid values in words, to follow "expected".
+        example: a valid value, as a user would type it.
     """
 
     expected = "a value"
@@ -52,23 +52,24 @@ class Field:
         self.default = self.parse(default)
 
     def parse(self, value: Any) -> Any:
-        """Return `value` in the declared type; ValueError, with a hint or without, where it does not fit."""
+        """Return `value` in the declared type; raise ValueError, optionally with a hint, if it is invalid."""
         raise NotImplementedError
 
     def parse_text(self, text: str) -> Any:
-        """Return what `text` from a command line means for this key; ValueError where it does not fit."""
+        """Return the value of `text` from a command line; raise ValueError if it is invalid."""
         return self.parse(parse_scalar(text))
 
     def read(self, key: str, source: str, value: Any, *, is_text: bool = False) -> Any:
         """Return `value` in the declared type.
 
         Args:
-            key: the key's full name, and `source`: who set it, for the message.
-            value: what the user wrote.
-            is_text: typed on a command line.
+            key: the full name of the key.
+            source: where it was set, for the message.
+            value: the value that the user wrote.
+            is_text: whether it is text from a command line.
 
         Raises:
-            ConfigError: names the key, its source, what is expected, what was found, and an example.
+            ConfigError: names the key, its source, the expected and the actual value, and an example.
 
         >>> Float(0.1, above=0).read("SOLVER.BASE_LR", "x.yaml:3", None)
         Traceback (most recent call last):
@@ -83,7 +84,7 @@ got null (for example: SOLVER.BASE_LR 0.1)
             raise ConfigError(f"{label}: expected {self.expected}; got {shown(value)} ({hint})") from None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Field:
-        return self  # a field never changes, and configs are cloned often
+        return self  # fields are immutable, and configs are cloned often
 
 
 class Bool(Field):
@@ -103,7 +104,7 @@ class Bool(Field):
 
 
 class Float(Field):
-    """A finite number within limits.
+    """A finite number within bounds.
 
     >>> Float(0.1, above=0).parse(1)
     1.0
@@ -132,7 +133,7 @@ class Float(Field):
         super().__init__(default)
 
     def parse(self, value: Any) -> float:
-        """Return a float; numpy's numbers are numbers too."""
+        """Return a float; NumPy numbers are accepted."""
         if isinstance(value, bool) or not isinstance(value, Real):
             raise ValueError
         number = self._convert(value)
@@ -149,7 +150,7 @@ class Float(Field):
     def _convert(self, value: Any) -> float:
         try:
             number = float(value)
-        except OverflowError:  # an int of more than 308 digits
+        except OverflowError:  # an int with more than 308 digits
             raise ValueError from None
         if not math.isfinite(number):
             raise ValueError
@@ -157,7 +158,7 @@ class Float(Field):
 
 
 class Int(Float):
-    """A whole number within limits, also written 1e5.
+    """An integer within bounds, also written as 1e5.
 
     >>> Int(0).parse(1e5)
     100000
@@ -170,15 +171,15 @@ class Int(Float):
         self.example = str(default or 1)
 
     def _convert(self, value: Any) -> int:
-        if value != value // 1:  # also true of nan, and of infinity, whose // is nan
+        if value != value // 1:  # also true for nan, and for infinity, whose // is nan
             raise ValueError
-        if abs(value) > _GREATEST:  # torch counts in 64 bits
+        if abs(value) > _GREATEST:  # torch uses 64-bit integers
             raise ValueError(f"whole numbers go up to {_GREATEST:,}")
         return int(value)
 
 
 class Str(Field):
-    """Text; on the command line whatever stands there, in a file a number must be quoted.
+    """Text; on the command line any word, in a file numbers must be quoted.
 
     >>> Str("").parse_text("2024"), Str("").parse_text("'2024'")
     ('2024', '2024')
@@ -207,7 +208,7 @@ class Str(Field):
 
 
 class FilePath(Str):
-    """The path of a file or folder, which need not be there.
+    """The path of a file or folder, which does not have to exist.
 
     >>> FilePath("").parse("a" * 300)
     Traceback (most recent call last):
@@ -218,14 +219,14 @@ class FilePath(Str):
         """Return the text unchanged."""
         path = super().parse(value)
         if "\0" in path:
-            raise ValueError("a path holds no NUL character")
+            raise ValueError("a path cannot contain a NUL character")
         if any(len(name.encode("utf-8", "surrogatepass")) > 255 for name in path.split("/")):
             raise ValueError("a name in a path has at most 255 bytes")
         return path
 
 
 class OneOf(Str):
-    """One of a few words.
+    """One of several words.
 
     >>> OneOf("linear", ["constant", "linear"]).expected
     'one of constant, linear'
@@ -250,7 +251,7 @@ class OneOf(Str):
 
 
 class Duration(Field):
-    """A length or point in time: iterations, or a string with the unit ep (epochs) or % (of MAX_ITER).
+    """A duration or point in time: iterations, or a string with the unit ep (epochs) or % (of MAX_ITER).
 
     >>> field = Duration("5%")
     >>> field.parse_text("1e3"), field.parse_text("90ep"), field.parse("2.5 %")
@@ -273,12 +274,12 @@ class Duration(Field):
         if not match or (match[2] == "%" and not self.percent):
             raise ValueError
         if float(match[1]) == 0:
-            self.iterations.parse(0)  # nothing of anything is 0, which not every key takes
+            self.iterations.parse(0)  # 0 of any unit is 0 iterations, which not every key accepts
         return match[1] + match[2]
 
 
 class OrNull(Field):
-    """What another field takes, or null, where 0 or "" would already mean something.
+    """The values of another field, or null, for keys for which 0 or "" has a meaning.
 
     >>> OrNull(Float(0.0)).parse_text("null") is None
     True
@@ -291,9 +292,9 @@ class OrNull(Field):
         super().__init__(None)
 
     def parse(self, value: Any) -> Any:
-        """Return None or the inner field's value."""
+        """Return None or the value of the inner field."""
         return None if value is None else self.field.parse(value)
 
     def parse_text(self, text: str) -> Any:
-        """Return None for null, None, ~ and nothing, else the inner field's value."""
+        """Return None for null, None, ~ and empty text, else the value of the inner field."""
         return None if text in ("", "~", "null", "Null", "NULL", "None") else self.field.parse_text(text)

@@ -1,4 +1,4 @@
-"""Code that users name: modules by --import, and functions in them by "module:function"."""
+"""User code: modules that --import names, and functions in them as "module:function"."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from typing import Any
 
 from .errors import ConfigError, nearest
 
-# Those of `import_module`: a config, which may be a stranger's, imports nothing itself.
+# Filled by `import_module` only: a config, which may come from a stranger, cannot import anything.
 _IMPORTED: dict[str, ModuleType] = {}
 
 
 def import_module(name: str, label: str) -> ModuleType:
-    """Return a module from the Python path or the current folder; from then on a config may name its functions.
+    """Import a module from the Python path or the current folder, so that configs may refer to its functions.
 
     Args:
         name: as in an import statement.
-        label: who named it, for messages.
+        label: where it was named, for messages.
 
     Raises:
-        ConfigError: there is no such module; what goes wrong inside it is raised as it is.
+        ConfigError: the module does not exist. Exceptions inside the module are not caught.
 
     >>> import_module("cmath", "command line: --import cmath").__name__
     'cmath'
     """
     _check_name(name, label)
-    # Behind everything else: a user's config.py must not shadow anyone's.
+    # After everything else: a file config.py of the user must not shadow another module.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
@@ -43,12 +43,13 @@ def import_module(name: str, label: str) -> ModuleType:
 
 
 def import_function(path: str, label: str) -> Callable[..., Any]:
-    """Return the function that "module:function" names, of a module that `import_module` was called with.
+    """Return the function "module:function" of a module that was imported by `import_module`.
 
-    A module's submodules and its package count as other modules.
+    Submodules and the package of an imported module are not included.
 
     Raises:
-        ConfigError: the path has no such form, the module was not imported so, or it has no such function.
+        ConfigError: the path is not of this form, the module was not imported by `import_module`, or it does not
+            have the function.
 
     >>> _ = import_module("cmath", "command line: --import cmath")
     >>> import_function("cmath:sqrt", "ARGS")(-9)
@@ -68,7 +69,7 @@ def import_function(path: str, label: str) -> Callable[..., Any]:
         )
     function = getattr(_IMPORTED[module_name], name, None)
     if function is not None and not callable(function):
-        raise ConfigError(f"{label}: {path} is no function, but {function!r}")
+        raise ConfigError(f"{label}: {path} is not a function, but {function!r}")
     if function is None:
         match = nearest(name, dir(_IMPORTED[module_name]))
         hint = f"; did you mean {match!r}?" if match else ""

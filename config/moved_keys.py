@@ -1,4 +1,4 @@
-"""Configs of earlier versions, with today's keys."""
+"""Conversion of configs of earlier versions to the current keys."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .errors import MOVED
 
 
 def with_new_keys(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config, as a plain nested dict, with keys that were renamed under their new names.
+    """Return a config, as a plain nested dict, with renamed keys replaced by their current names.
 
     >>> with_new_keys({"MODEL": {"NAME": "small_cnn"}, "TEST": {"FLIP": True, "EVAL_PERIOD": 7}})
     {'MODEL': {'NAME': 'small_cnn', 'TASK_ARGS': {'flip': True}}, 'TEST': {'EVAL_PERIOD': 7}}

@@ -1,4 +1,4 @@
-"""Opening files for writing, without following symbolic links."""
+"""Writing to files without following symbolic links."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 def no_follow(path: str | os.PathLike[str], flags: int) -> int:
     """Open a regular file and return its descriptor; pass it to `open` as its `opener`.
 
-    A link's target, a device and a pipe are never opened, so a file elsewhere is neither truncated nor extended.
-    Folders on the way to the file may be links.
+    The target of a link, a device or a pipe is never opened, so that no other file is truncated or extended.
+    Folders in the path may be links.
 
     Raises:
-        OSError: the path is a symbolic link or no regular file, or it cannot be opened.
+        OSError: the path is a symbolic link or not a regular file, or it cannot be opened.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -25,16 +25,16 @@ def no_follow(path: str | os.PathLike[str], flags: int) -> int:
     OSError: [Errno ...] it is a symbolic link, and nothing is written through one: ...
     """
     refuse_link(path)  # also where the system has no O_NOFOLLOW
-    # A pipe without a reader would be waited for.
+    # O_NONBLOCK: opening a pipe would wait for a reader.
     flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
     descriptor = os.open(path, flags, 0o666)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     return descriptor
 
 
 def refuse_link(path: str | os.PathLike[str]) -> None:
-    """Raise OSError where a path is a symbolic link, wherever it leads."""
+    """Raise OSError if a path is a symbolic link, whatever its target."""
     if Path(path).is_symlink():
         raise OSError(errno.ELOOP, "it is a symbolic link, and nothing is written through one", str(path))

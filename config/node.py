@@ -1,4 +1,4 @@
-"""CfgNode: fvcore's (and so yacs's) config tree, made strict and told where each value came from."""
+"""CfgNode: the config tree of fvcore (and yacs) with strict checks and the source of each value."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .fields import Field, shown
 from .sources import Assignment, leaves, load_file, pairs
 from .yaml12 import dump_yaml, numbers_in, parse_scalar
 
-# Names in each node's __dict__, beside those of yacs; items of the dict itself are config keys only.
+# Names in the __dict__ of each node, in addition to yacs's; the items of the dict itself are only config keys.
 _FIELDS = "__fields__"  # name -> Field or Open
-_SOURCES = "__sources__"  # name -> who set it; in an open node a dotted path
-_SEALED = "__sealed__"  # declared completely: an unknown name is a typo
+_SOURCES = "__sources__"  # name -> where it was set; in an open node: dotted path -> where it was set
+_SEALED = "__sealed__"  # whether all keys are declared, so that an unknown name is a typo
 _PYTHON = "set in Python"
 
 
@@ -31,11 +31,11 @@ class Difference(NamedTuple):
 
 
 class CfgNode(_CfgNode):  # type: ignore[misc]  # fvcore ships no types
-    """A config tree whose keys are declared with a type; every way to set a key goes through it.
+    """A config tree whose keys are declared with a type, which is checked whenever a key is set.
 
-    A key is declared by its first value (`node.X = 0.1` declares a float) or by a field
-    (`node.X = Float(0.1, above=0)`). After `seal()` an unknown name is an error with the nearest
-    match; new sections (`cfg.MINE = CfgNode({...})`) and new fields remain possible.
+    A key is declared by its first value (`node.X = 0.1` declares a float) or by a field (`node.X = Float(0.1,
+    above=0)`). After `seal()` an unknown name is an error that suggests the most similar key; new sections
+    (`cfg.MINE = CfgNode({...})`) and new fields can still be added.
 
     >>> cfg = CfgNode({"SOLVER": {"BASE_LR": 0.1, "STEPS": (30, 60)}}).seal()
     >>> cfg.merge_from_list(["SOLVER.BASE_LR", "1e-3", "SOLVER.STEPS=90"])
@@ -80,7 +80,7 @@ class CfgNode(_CfgNode):  # type: ignore[misc]  # fvcore ships no types
             self[name] = fields[name].default
 
     def seal(self) -> CfgNode:
-        """Declare this tree complete: from now on an unknown name is an error. Returns the node."""
+        """Declare this tree complete: unknown names are errors from now on. Return the node."""
         self.__dict__[_SEALED] = True
         for value in self.values():
             if isinstance(value, CfgNode):
@@ -88,20 +88,20 @@ class CfgNode(_CfgNode):  # type: ignore[misc]  # fvcore ships no types
         return self
 
     def set_new_allowed(self, is_new_allowed: bool) -> None:
-        """Refused: a switch that lets any key in would let every typo in."""
+        """Raise TypeError: a switch that allows any key would allow every typo."""
         raise TypeError("keys are declared one by one: cfg.NAME = default, or cfg.NAME = Open(...)")
 
     def merge(self, filename: str | Path = "", overrides: Sequence[Any] = (), source: str = "override") -> None:
-        """Merge a YAML file, the `_BASE_` files it names below it, and overrides above it.
+        """Merge the `_BASE_` files of a YAML file, the file, and overrides, in increasing precedence.
 
         Args:
-            filename: the file; `recipe:digits.yaml` names one that ships with the package; "" for none.
-            overrides: `[KEY, VALUE, ...]` or `["KEY=VALUE", ...]`; a key given twice: the last one wins.
-                Strings are read as on a command line, other Python values as they are.
-            source: who wrote the overrides, for messages.
+            filename: the file; `recipe:digits.yaml` is a file that ships with the package; "" for none.
+            overrides: `[KEY, VALUE, ...]` or `["KEY=VALUE", ...]`; of a key given twice the last value is used.
+                Strings are parsed as on a command line, other Python values are used directly.
+            source: where the overrides come from, for messages.
 
         Raises:
-            ConfigError: everything that is wrong in all of them, at once; the config stays as it was.
+            ConfigError: lists all mistakes at once; the config is not changed.
             AttributeError: the config is frozen.
         """
         problems: list[str] = []
@@ -113,7 +113,7 @@ class CfgNode(_CfgNode):  # type: ignore[misc]  # fvcore ships no types
         self._merge(layers, problems)
 
     def merge_from_file(self, cfg_filename: str | Path, allow_unsafe: bool = False) -> None:
-        """Merge a YAML file and the `_BASE_` files it names, as `merge` does."""
+        """Merge a YAML file and its `_BASE_` files, as `merge` does."""
         _refuse_unsafe(allow_unsafe)
         self.merge(cfg_filename)
 
@@ -154,25 +154,25 @@ class CfgNode(_CfgNode):  # type: ignore[misc]  # fvcore ships no types
         return not rest or bool(node.is_new_allowed()) or (len(rest) == 1 and rest[0] in node)
 
     def source(self, key: str) -> str:
-        """Return who has set `key`: "x.yaml:12", "command line", ... or "" where it is at its declaration."""
+        """Return where `key` was set: "x.yaml:12", "command line", ... or "" if it has its default."""
         node, rest = self._find(tuple(key.split(".")))
         return str(node.__dict__[_SOURCES].get(".".join(rest), ""))
 
     def label(self, key: str) -> str:
-        """Return the key and, where it was set, by whom: "SOLVER.BASE_LR (x.yaml:12)"."""
+        """Return the key and its source, if it was set: "SOLVER.BASE_LR (x.yaml:12)"."""
         source = self.source(key)
         return f"{key} ({source})" if source else key
 
     def is_set(self, key: str) -> bool:
-        """Return whether a file, a command line or Python code has set `key`, also to its default."""
+        """Return whether a file, a command line or Python code has set `key`, even to its default."""
         return self.source(key) != ""
 
     def flatten(self) -> dict[str, Any]:
-        """Return every key with its value: {"SOLVER.BASE_LR": 0.001, ...}."""
+        """Return all keys with their values: {"SOLVER.BASE_LR": 0.001, ...}."""
         return {assignment.key: assignment.value for assignment in leaves(self, "")}
 
     def fields(self) -> Iterator[tuple[str, Field]]:
-        """Yield every declared key with its field; keys of open nodes have none."""
+        """Yield every declared key with its field; keys of open nodes have no field."""
         for name, value in self.items():
             if isinstance(value, CfgNode):
                 yield from ((f"{name}.{rest}", field) for rest, field in value.fields())
@@ -180,7 +180,7 @@ class CfgNode(_CfgNode):  # type: ignore[misc]  # fvcore ships no types
                 yield name, self.__dict__[_FIELDS][name]
 
     def differences(self, other: dict[str, Any]) -> list[Difference]:
-        """Return the keys whose value here is not that of `other`, a tree or a plain nested dict."""
+        """Return the keys whose values differ from `other`, a tree or a plain nested dict."""
         theirs = {assignment.key: assignment.value for assignment in leaves(other, "")}
         ours = self.flatten()
         return [
@@ -190,11 +190,11 @@ class CfgNode(_CfgNode):  # type: ignore[misc]  # fvcore ships no types
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the tree as plain nested dicts, the form that a checkpoint holds."""
+        """Return the tree as plain nested dicts, the form in which it is saved in checkpoints."""
         return {k: v.to_dict() if isinstance(v, CfgNode) else v for k, v in self.items()}
 
     def _find(self, path: tuple[str, ...]) -> tuple[CfgNode, tuple[str, ...]]:
-        """Return the last section on the way along `path`, and the rest of the path in it."""
+        """Return the innermost section in `path`, and the rest of the path."""
         node: CfgNode = self
         while path and not node.is_new_allowed() and isinstance(node.get(path[0]), CfgNode):
             node, path = node[path[0]], path[1:]
@@ -203,14 +203,14 @@ class CfgNode(_CfgNode):  # type: ignore[misc]  # fvcore ships no types
     def _merge(self, layers: list[list[Assignment]], problems: list[str]) -> None:
         if self.is_frozen():
             raise AttributeError("the config is frozen: clone() and defrost() it first")
-        # On a copy first: either all of it is right and merged, or nothing has changed.
+        # On a copy first: if there is a mistake, the config is not changed.
         for node in (self.clone(), self):
             for layer in layers:
-                last: dict[tuple[str, ...], Assignment] = {}  # of a key given twice
+                last: dict[tuple[str, ...], Assignment] = {}  # for keys given twice
                 for assignment in layer:
                     with gathering(problems):
                         last |= {a.path: a for a in node._expand(assignment)}
-                # Names before their arguments, in whatever order they were typed: a new name clears them.
+                # Names before their arguments, in whatever order they were typed: a new name clears the arguments.
                 for assignment in sorted(last.values(), key=lambda a: node._find(a.path)[0].is_new_allowed()):
                     with gathering(problems):
                         node._assign(assignment)
@@ -218,7 +218,7 @@ class CfgNode(_CfgNode):  # type: ignore[misc]  # fvcore ships no types
                 raise ConfigError(list(dict.fromkeys(problems)))
 
     def _expand(self, assignment: Assignment) -> list[Assignment]:
-        """Return one assignment a key, where a mapping is given for a section or within an open node."""
+        """Return one assignment per key, if a mapping is assigned to a section or in an open node."""
         node, rest = self._find(assignment.path)
         if rest and not node.is_new_allowed():
             return [assignment]
@@ -226,14 +226,14 @@ class CfgNode(_CfgNode):  # type: ignore[misc]  # fvcore ships no types
         try:
             value = parse_scalar(value) if is_text else value
         except ValueError as error:
-            raise ConfigError(f"{key} ({source}): not a whole list or mapping: {error}; got {value!r}") from None
+            raise ConfigError(f"{key} ({source}): invalid list or mapping: {error}; got {value!r}") from None
         if isinstance(value, dict):
             inner = leaves(value, source, assignment.path)
             return [expanded for leaf in inner for expanded in self._expand(leaf)]
         if rest:
             value = numbers_in(value) if isinstance(value, str) else value
             return [assignment._replace(value=value, is_text=False)]
-        if value is not None:  # `SOLVER:` with nothing below it is nothing
+        if value is not None:  # `SOLVER:` with nothing below it has no effect
             example = f"{key}.{next(iter(node), 'NAME')}"
             raise ConfigError(f"{key} ({source}): expected keys with values, as {example}; got {shown(value)}")
         return []

@@ -1,13 +1,13 @@
-"""Text from elsewhere, made fit for a terminal and a log: names, paths, values, what a file holds."""
+"""Escaping of untrusted text (names, paths, values, content of files) for terminals and logs."""
 
 from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    r"""Return a text in one line, each character that is not printable as its escape, as in `repr`.
+    r"""Return a text in one line, with each character that is not printable replaced by its escape, as in `repr`.
 
-    Line breaks are among them, with which a name could begin a line of its own in a log, and so are control
-    characters of terminals (ESC) and of the direction of writing, which make a line look like another one.
+    This includes line breaks, with which a name could start a separate line in a log, and control characters of
+    terminals (ESC) and of the writing direction, which can disguise a line.
 
     >>> for text in ("a name", "a\nname", "\x1b[2Jname", "na\u202eme"):
     ...     print(printable(text))

@@ -1,4 +1,4 @@
-"""Checking a config's open arguments against the signature of what they are for."""
+"""Checks of arguments in a config against the signature of the function they are for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .errors import ConfigError, nearest
 from .fields import Bool, Field, Float, Int, OrNull, Str, shown
 from .node import CfgNode
 
-# Declared types that say plainly what they take; the others are left to the function itself.
+# Annotations that are checked here; all others are left to the function.
 _DECLARED = re.compile(r"(Optional\[)?(bool|int|float|str)(?(1)\])( \| None)?")
 _TYPES: dict[str, Field] = {"bool": Bool(False), "int": Int(0, minimum=None), "float": Float(0.0), "str": Str("")}
 
@@ -23,14 +23,14 @@ def check_arguments(
     arguments: Mapping[str, Any],
     given: Collection[str] = (),
 ) -> None:
-    """Raise ConfigError where `function` would not take `arguments`.
+    """Raise ConfigError if `function` does not accept `arguments`.
 
     Args:
-        label: the key that holds the arguments, as the user writes it.
+        label: the key that contains the arguments, as the user writes it.
         name: the name of `function`, as the user writes it.
-        function: a class or function, or its signature; one that takes **kwargs gets anything.
-        arguments: what the user wrote; of an open node the message tells where each was set, too.
-        given: arguments that the caller fills itself, and the user may not.
+        function: a class or function, or its signature; with **kwargs it accepts all names.
+        arguments: the user's arguments; for an open node the message also says where each was set.
+        given: arguments that the caller fills in, which the user may not set.
 
     >>> def StepLR(optimizer, step_size: int, gamma: float = 0.1): ...
     >>> check_arguments("ARGS", "StepLR", StepLR, {"step_size": 3}, given=["optimizer"])
@@ -68,7 +68,7 @@ def check_arguments(
 
 
 def call(label: str, name: str, function: Callable[..., Any], /, *args: Any, **arguments: Any) -> Any:
-    """Return `function(*args, **arguments)`; what it refuses becomes a ConfigError that names the key.
+    """Return `function(*args, **arguments)`; convert its exceptions to a ConfigError that names the key.
 
     >>> call("MODEL.ARGS", "int", int, "x")
     Traceback (most recent call last):
@@ -79,16 +79,16 @@ def call(label: str, name: str, function: Callable[..., Any], /, *args: Any, **a
     except ConfigError:
         raise
     except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
-        reason = str(error).partition("\nException raised from")[0]  # behind it torch lists its own calls
+        reason = str(error).partition("\nException raised from")[0]  # after it torch lists a stack trace
         raise ConfigError(f"{label}: {name} refuses it: {reason}") from error
 
 
 def _mismatch(parameter: inspect.Parameter, value: Any) -> str:
-    """Return what the parameter's declared type takes where `value` is not that, else ""."""
+    """Return the expected values in words if `value` does not match the parameter's annotation, else ""."""
     kind = parameter.annotation
     # Annotations are strings under `from __future__ import annotations`.
     match = _DECLARED.fullmatch(kind if isinstance(kind, str) else inspect.formatannotation(kind))
-    if not match or value is parameter.default:  # `x: int = None` takes None
+    if not match or value is parameter.default:  # `x: int = None` accepts None
         return ""
     field = _TYPES[match[2]]
     if match[1] or match[3]:

@@ -1,4 +1,4 @@
-"""Reading regular files and nothing else, and small ones whole, up to a size that their kind never reaches."""
+"""Reading of regular files only, and of small files up to a size limit."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-# Far above any config, pointer, list of checkpoints or of weights that people write.
+# Far above the size of any config, pointer, list of checkpoints or file of class weights.
 _LIMIT = 2**20
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a regular file to be read; anything else is refused.
+    """Open a regular file for reading; anything else is refused.
 
-    A device such as /dev/zero has no end, and opening a FIFO waits for its writer.
+    A device such as /dev/zero has no end, and opening a FIFO waits for a writer.
 
     Args:
         path: the file; links are followed.
 
     Raises:
-        OSError: there is no such file, it cannot be read, or it is no regular file.
+        OSError: the file does not exist, cannot be read, or is not a regular file.
 
     >>> open_regular("/dev/zero")
     Traceback (most recent call last):
@@ -40,10 +40,10 @@ def read_small(path: str | Path, limit: int = _LIMIT) -> bytes:
 
     Args:
         path: the file; links are followed.
-        limit: bytes that it may have at most.
+        limit: maximum size in bytes.
 
     Raises:
-        OSError: what `open_regular` raises; it is larger than that.
+        OSError: as for `open_regular`; or the file is larger than the limit.
     """
     with open_regular(path) as file:
         content = file.read(limit + 1)
@@ -53,10 +53,10 @@ def read_small(path: str | Path, limit: int = _LIMIT) -> bytes:
 
 
 def read_small_text(path: str | Path, limit: int = _LIMIT) -> str:
-    """Return the same as text.
+    """Return the content of a regular file as text.
 
     Raises:
         UnicodeDecodeError: it is not UTF-8.
-        OSError: what `read_small` raises.
+        OSError: as for `read_small`.
     """
     return read_small(path, limit).decode("utf-8")

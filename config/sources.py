@@ -1,4 +1,4 @@
-"""Where values come from: files with what they inherit, command lines, Python; each value with its source."""
+"""Sources of config values: files with their base files, command lines, Python."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from .yaml12 import KEY, Loader
 
 BASE_KEY = "_BASE_"
 NO_CONFIG = "expected `KEY: value` lines"
-_MOST_FILES = 100  # that a config is made of
+_MOST_FILES = 100  # per config, including base files
 
 
 class Assignment(NamedTuple):
-    """One value for one key, and who set it."""
+    """One value for one key, and where it was set."""
 
     path: tuple[str, ...]
     value: Any
     source: str
-    is_text: bool = False  # typed on a command line: the key's type decides what the text means
+    is_text: bool = False  # from a command line: the type of the key decides how the text is parsed
 
     @property
     def key(self) -> str:
-        """The path as users write it."""
+        """The path as a dotted key."""
         return ".".join(self.path)
 
 
 def leaves(tree: dict[Any, Any], source: str, prefix: tuple[str, ...] = ()) -> Iterator[Assignment]:
-    """Yield one assignment for each value of nested dicts; an empty dict gives nothing.
+    """Yield one assignment for each value in nested dicts; an empty dict yields nothing.
 
     >>> [(a.key, a.value) for a in leaves({"SOLVER": {"GAMMA": 0.1}, "TEST.EVAL_PERIOD": 5}, "")]
     [('SOLVER.GAMMA', 0.1), ('TEST.EVAL_PERIOD', 5)]
@@ -53,12 +53,12 @@ def pairs(words: Sequence[Any], source: str, is_key: Callable[[str], bool]) -> l
     """Return the assignments of `[KEY, VALUE, ...]`, `["KEY=VALUE", ...]` or a mixture.
 
     Args:
-        words: keys are strings; values are strings, read as on a command line, or Python values.
-        source: who wrote them.
-        is_key: tells whether a word names a key, to find out which key lacks its value.
+        words: keys are strings; values are strings, parsed as on a command line, or Python values.
+        source: where they come from.
+        is_key: returns whether a word is a key, to find out which key lacks its value.
 
     Raises:
-        ConfigError: a key has no value, or something else than a key stands where one should.
+        ConfigError: a key has no value, or there is another word in place of a key.
 
     >>> [a.value for a in pairs(["SOLVER.BASE_LR", 0.1, "OUTPUT_DIR=a=b"], "", str.isupper)]
     [0.1, 'a=b']
@@ -68,7 +68,7 @@ def pairs(words: Sequence[Any], source: str, is_key: Callable[[str], bool]) -> l
     while rest:
         word = rest.pop(0)
         key, equals, value = word.partition("=") if isinstance(word, str) else ("", "", "")
-        # Only a dotted key: `OUTPUT_DIR TEST` is a value that happens to be called like a section.
+        # Only for dotted keys: in `OUTPUT_DIR TEST` the value has the name of a section by coincidence.
         follows = rest[0] if rest and isinstance(rest[0], str) and "." in rest[0] else ""
         lacks_value = not equals and (not rest or is_key(follows))
         if not key or (lacks_value and not is_key(key)):
@@ -87,15 +87,15 @@ def load_file(name: str | Path) -> list[list[Assignment]]:
     """Read a YAML config and the files it inherits from.
 
     Args:
-        name: the file; `recipe:digits.yaml` names one that ships with the package.
+        name: the file; `recipe:digits.yaml` is a file that ships with the package.
 
     Returns:
-        One list of assignments a file, the most basic file first. A mapping is never a value here:
-        `{A: {B: 1}}` gives the path `("A", "B")`. An empty mapping gives nothing.
+        One list of assignments per file, base files first. A mapping is never a value: `{A: {B: 1}}` gives the
+        path `("A", "B")`. An empty mapping gives nothing.
 
     Raises:
-        ConfigError: a file is missing, is not plain YAML, is not a mapping, holds a key twice, or
-            inherits from itself, or from more than 100 files.
+        ConfigError: a file is missing, is not plain YAML, is not a mapping, has a duplicate key, inherits from
+            itself, or inherits from more than 100 files.
     """
     layers = list(islice(_with_bases(_locate(str(name), Path()), [], {}), _MOST_FILES + 1))
     if len(layers) > _MOST_FILES:
@@ -108,8 +108,8 @@ def _locate(name: str, folder: Path) -> Path:
         path = folder / os.path.expanduser(name)
         try:
             os.path.realpath(path)
-        except ValueError:  # a NUL character, half a surrogate
-            raise ConfigError(f"{name!r} is no file's path") from None
+        except ValueError:  # a NUL character, a lone surrogate
+            raise ConfigError(f"{name!r} is not a valid path") from None
         return path
     recipes = Path(__file__).parent / "recipes"
     path = recipes / name.removeprefix("recipe:")
@@ -120,7 +120,7 @@ def _locate(name: str, folder: Path) -> Path:
 
 
 def _with_bases(path: Path, chain: list[Path], known: dict[Path, list[Assignment]]) -> Iterator[list[Assignment]]:
-    """Yield the assignments of a file behind those of its bases; `known` are those of files read before."""
+    """Yield the assignments of the base files of a file, then its own; `known` caches them by file."""
     resolved = path.resolve()
     chain = [*chain, resolved]
     if len(chain) > _MOST_FILES:
@@ -149,7 +149,7 @@ def _locate_base(base: Any, path: Path, chain: list[Path], source: str) -> Path:
     located = _locate(base, path.parent)
     if located.resolve() in chain:
         cycle = " -> ".join(p.name for p in [*chain, located])
-        raise ConfigError(f"{source}: {BASE_KEY} goes in a circle: {cycle}")
+        raise ConfigError(f"{source}: {BASE_KEY} has a cycle: {cycle}")
     if not os.path.exists(located):
         raise ConfigError(f"{source}: {BASE_KEY} {base}: there is no file {located}")
     return located
@@ -167,7 +167,7 @@ def _load_one(path: Path) -> list[Assignment]:
         found = _parse(text, path)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        # Names of anchors may be lines of a file that is no config; `<block end>` is PyYAML's own word.
+        # Names of anchors may be lines of a file that is not a config; `<block end>` comes from PyYAML.
         problem = re.sub(r" '[^'<]{2,}'", "", ", ".join(filter(None, (error.context, error.problem))))
         raise ConfigError(f"{path}{line}: not valid YAML: {problem}") from None
     except RecursionError:
@@ -197,7 +197,9 @@ def _parse(text: str, path: Path) -> list[Assignment]:
 
 
 def _flatten(loader: Loader, node: yaml.MappingNode, prefix: tuple[str, ...], path: Path) -> list[Assignment]:
-    loader.flatten_mapping(node)  # resolves `<<`: what is merged comes first, what stands here wins
+    loader.flatten_mapping(
+        node
+    )  # resolves `<<`: merged values come first, and values of this mapping override them
     values = {str(loader.construct_object(key, deep=True)): (key, value) for key, value in node.value}
     found: list[Assignment] = []
     for name, (key, value) in values.items():

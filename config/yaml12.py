@@ -1,7 +1,7 @@
-"""YAML as plain data: numbers as in YAML 1.2, no tags, no doubled keys.
+"""YAML as plain data: numbers as in YAML 1.2, no tags, no duplicate keys.
 
-PyYAML follows YAML 1.1, where `1e-4` is text, `010` is 8, `12:30` is 750 and `on` is true. Configs
-are full of the first and never mean the others.
+PyYAML follows YAML 1.1, in which `1e-4` is text, `010` is 8, `12:30` is 750 and `on` is true. Numbers such as 1e-4
+are common in configs, and the other conversions are never intended.
 """
 
 from __future__ import annotations
@@ -11,34 +11,36 @@ from typing import Any
 
 import yaml
 
-KEY = re.compile(r"[\w.-]{1,100}")  # any other may be a line of a file that is no config, and is not repeated
+KEY = re.compile(
+    r"[\w.-]{1,100}"
+)  # anything else may be a line of a file that is not a config, and is not repeated in messages
 
-# A word of a list, with braces that YAML itself would not take inside it: shard-{0..9}.tar
+# A word of a list, with braces that YAML does not allow inside it: shard-{0..9}.tar
 _WORD = r"""(?:[^\s,\[\](){}'"]|\{[^\[\](){}'"]*\})+"""
 
-_MOST_VALUES = 50_000  # of a document
-_LONGEST_LIST = 2**16  # characters of a list that is written as text
+_MOST_VALUES = 50_000  # per document
+_LONGEST_LIST = 2**16  # characters of a list given as text
 
 
 class Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with the core schema of YAML 1.2; tags and doubled keys are errors."""
+    """PyYAML's safe loader with the core schema of YAML 1.2; tags and duplicate keys are errors."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
 
     def __init__(self, stream: Any) -> None:
         super().__init__(stream)
-        self._open: list[str | None] = []  # anchors, or None, of the nodes that are being composed
-        self._count = 0  # values so far, what an alias stands for written out
-        self._counts: dict[str, int] = {}  # values that an anchor stands for
+        self._open: list[str | None] = []  # the anchors, or None, of the nodes that are being composed
+        self._count = 0  # values so far, with aliases expanded
+        self._counts: dict[str, int] = {}  # values below each anchor, with aliases expanded
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Refuse tags (`!!python/...`), before anything could be made of them."""
+        """Refuse tags (`!!python/...`), before any object is constructed from them."""
         event = self.peek_event()  # type: ignore[no-untyped-call]
         name: Any = getattr(event, "anchor", None)
         within_itself = isinstance(event, yaml.AliasEvent) and name in self._open
         if within_itself:
             raise yaml.MarkedYAMLError(
-                problem="an alias stands within its own value", problem_mark=event.start_mark
+                problem="an alias refers to a value that contains it", problem_mark=event.start_mark
             )
         if len(self._open) > 50:
             raise yaml.MarkedYAMLError(problem="it is nested too deeply", problem_mark=event.start_mark)
@@ -55,14 +57,14 @@ class Loader(yaml.SafeLoader):
             self._open.pop()
         is_alias = isinstance(event, yaml.AliasEvent)
         self._count += self._counts[str(name)] if is_alias else 1
-        if self._count > _MOST_VALUES:  # a few lines of aliases can stand for billions
+        if self._count > _MOST_VALUES:  # a few lines of aliases can expand to billions
             raise yaml.MarkedYAMLError(problem=f"more than {_MOST_VALUES:,} values", problem_mark=event.start_mark)
         if name is not None and not is_alias:
             self._counts[name] = self._count - before
         return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Refuse a key that stands twice in one mapping; YAML forbids it, PyYAML takes the last."""
+        """Refuse duplicate keys in a mapping; YAML forbids them, PyYAML uses the last one."""
         node = super().compose_mapping_node(anchor)
         lines: dict[str, int] = {}
         for key, _ in node.value:
@@ -77,7 +79,7 @@ class Loader(yaml.SafeLoader):
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         """Return a decimal, 0o17 or 0x1f."""
         text = str(self.construct_scalar(node))
-        if text.startswith(("0o", "0x")) and len(text) > 1000:  # Python would read, but not print it
+        if text.startswith(("0o", "0x")) and len(text) > 1000:  # Python would parse it, but not print it
             raise ValueError("a number of more than 1,000 digits")
         return int(text, 0) if text.startswith(("0o", "0x")) else int(text)
 
@@ -88,11 +90,11 @@ class Loader(yaml.SafeLoader):
 
 class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
-        return True  # a value that two keys share is written out twice
+        return True  # a value that two keys share is written twice
 
 
-# Chapter 10.3.2 of YAML 1.2; the first letters only speed PyYAML's look-up. The dumper keeps those of 1.1
-# too: text that either version would read as something else is quoted.
+# Chapter 10.3.2 of YAML 1.2; the first letters only speed up PyYAML's lookup. The dumper also keeps the resolvers
+# of 1.1, so that text which either version would convert is quoted.
 for _tag, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", [*"~nN", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", [*"tTfF"]),
@@ -108,7 +110,7 @@ for _tag, _pattern, _first in (
         _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
 Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
 Loader.add_constructor("tag:yaml.org,2002:float", Loader.construct_yaml_float)
-# PyYAML writes these line breaks as they are, and reads them as \n.
+# PyYAML writes these line breaks unescaped, and reads them as \n.
 _Dumper.add_representer(
     str,
     lambda dumper, value: dumper.represent_scalar(
@@ -122,10 +124,10 @@ for _type in (list, tuple):
 
 
 def parse_scalar(text: str) -> Any:
-    """Return what `text` means as a YAML 1.2 value; text that is no valid YAML is returned as it is.
+    """Return the value of `text` as YAML 1.2; text that is not valid YAML is returned unchanged.
 
     Raises:
-        ValueError: it begins as a list or mapping, but is none.
+        ValueError: the text starts like a list or mapping, but is not valid.
 
     >>> parse_scalar("1e-4"), parse_scalar("[1e-4, 2]"), parse_scalar("true"), parse_scalar("on")
     (0.0001, [0.0001, 2], True, 'on')
@@ -142,10 +144,10 @@ def parse_scalar(text: str) -> Any:
 def split_list(text: str) -> list[Any]:
     """Return the entries of a list on a command line, "1,2" or "(1, 2)" or "[1, 2]", each as text.
 
-    Braces inside a word belong to it, as in names of many files.
+    Braces inside a word are part of it, as in patterns of file names.
 
     Raises:
-        ValueError: it is no such list.
+        ValueError: the text is not such a list.
 
     >>> split_list("(100,)"), split_list("a, 'b,c'"), split_list("")
     (['100'], ['a', 'b,c'], [])
@@ -166,7 +168,7 @@ def split_list(text: str) -> list[Any]:
 
 
 def numbers_in(text: str) -> Any:
-    """Return the list that "0.9,0.999" or "(0.9, 0.999)" means where no type says so; other text as it is.
+    """Return the list of numbers in "0.9,0.999" or "(0.9, 0.999)", for values without a type; else the text.
 
     >>> numbers_in("(30, 60)"), numbers_in("a,b"), numbers_in("3")
     ([30, 60], 'a,b', '3')
@@ -181,7 +183,7 @@ def numbers_in(text: str) -> Any:
 
 
 def dump_yaml(tree: dict[str, Any], **kwargs: Any) -> str:
-    """Return nested dicts as YAML that `Loader` reads back to the same; `kwargs` are those of yaml.dump.
+    """Return nested dicts as YAML that `Loader` reads back unchanged; `kwargs` are passed to yaml.dump.
 
     >>> print(dump_yaml({"STEPS": (30, 60), "NAME": "1e5"}), end="")
     STEPS: [30, 60]

@@ -1,8 +1,8 @@
-"""Draw every schedule that a config can name, and write GALLERY.md with the keys that made each picture.
+"""The script that draws every schedule and writes GALLERY.md with the keys of each picture.
 
     python docs/gallery.py [FOLDER]
 
-FOLDER is docs/ by default; the pictures go into FOLDER/gallery. A schedule that is new needs its keys in SETTINGS.
+FOLDER is docs/ by default; the pictures are written to FOLDER/gallery. A new schedule needs its keys in SETTINGS.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from warmstart.solver import (
     schedule_names,
 )
 
-SIZE = (5.2, 2.9)  # inches; with the momentum below, higher
+SIZE = (5.2, 2.9)  # inches; higher with the momentum below
 COMMON = """\
 MAX_ITER: 1000
 BASE_LR: 0.1
 WARMUP_ITERS: 50
 """
-# The keys of SOLVER, beside those in COMMON, that make the picture of each schedule.
+# The keys of SOLVER for the picture of each schedule, in addition to COMMON.
 SETTINGS = {
     "WarmupMultiStepLR": "STEPS: [60%, 85%]\nGAMMA: 0.3",
     "WarmupCosineLR": "BASE_LR_END: 0.001",
@@ -65,9 +65,9 @@ LR_FACTORS:
 NOTES = {
     "LambdaLR": 'After `register_lr_lambda("inverse_sqrt", lambda t: (100 / (100 + t)) ** 0.5)`.',
     "MultiplicativeLR": 'After `register_lr_lambda("one_percent_less", lambda t: 0.99 if t % 5 == 0 else 1.0)`.',
-    "ReduceLROnPlateau": "With a metric that is looked at every 25 updates and has its best value after 300.",
+    "ReduceLROnPlateau": "With a metric that is recorded every 25 updates and has its best value after 300.",
 }
-# Pictures of several curves: the keys that all of them have, and those of each by its name in the legend.
+# Pictures of several curves: their common keys, and the keys of each curve by its name in the legend.
 COMPARED = {
     "Warm-up methods": (
         "WARMUP_ITERS: 400\nWARMUP_FACTOR: 0.05\nSTEPS: []",
@@ -107,15 +107,17 @@ def main(folder: Path) -> None:
 HEAD = """\
 # Every schedule, drawn
 
-`python docs/gallery.py` makes this page; [SCHEDULES.md](SCHEDULES.md) has the formulas. All pictures have these
-keys, and those that stand below them:
+[SCHEDULES.md](SCHEDULES.md) has the formulas. To plot the schedule of your config:
+`python tools/plot_lr.py --config-file x.yaml`.
+
+All pictures on this page use these keys, and the keys below each picture:
 
 ```yaml
 SOLVER:
 {common}
 ```
 
-To see your own: `python tools/plot_lr.py --config-file x.yaml`.
+`python docs/gallery.py` writes this page.
 """
 
 
@@ -128,7 +130,7 @@ def config(*texts: str) -> CfgNode:
 
 
 def after_a_plateau(cfg: CfgNode) -> Curve:
-    """Return the curve of a run whose metric gets better for 300 updates and then no more."""
+    """Return the curve of a run whose metric improves for 300 updates and then stops improving."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=cfg.SOLVER.BASE_LR)
     scheduler = build_lr_scheduler(cfg, optimizer)
     rates, falls = [], []
@@ -143,11 +145,11 @@ def after_a_plateau(cfg: CfgNode) -> Curve:
 
 
 def section(folder: Path, name: str, curves: list[Curve], keys: str, note: str) -> str:
-    """Draw a picture and return its part of the page."""
+    """Draw a picture and return its section of the page."""
     file = f"gallery/{name.replace(' ', '_')}.png"
     width, height = SIZE
     save_picture(plan_picture(curves, (width, height + any(curve.momentum for curve in curves))), folder / file)
-    with Image.open(folder / file) as image:  # 64 colours are enough, and a third of the bytes
+    with Image.open(folder / file) as image:  # 64 colours are enough, at a third of the file size
         small = image.convert("RGB").quantize(64)
     small.save(folder / file, optimize=True)
     lines = [f"## {name}", "", f"![{name}]({file})", "", "```yaml", "SOLVER:", _indented(keys), "```", ""]

@@ -1,4 +1,4 @@
-"""The solver: optimizers with their parameter groups, and rates that are functions of the iteration."""
+"""Optimizers, parameter groups, and learning rate schedules that are functions of the iteration."""
 
 from .ascii_plot import ascii_plot
 from .build import build_optimizer, check_solver
@@ -7,7 +7,9 @@ from .build_schedule import build_lr_scheduler, build_schedule, check_schedule, 
 from .clipping import GradientClipping, build_gradient_clipping
 from .describe import describe_drops, describe_groups, describe_plan
 from .ema import EMA, build_ema
-from .lr_scheduler import GroupSchedules, MetricLR, Progress, ScheduleLR, WarmupCosineLR, WarmupMultiStepLR
+from .lr_lambdas import register_lr_lambda
+from .lr_scheduler import GroupSchedules, ScheduleLR
+from .metric_scheduler import MetricLR, Progress
 from .muon import MuonWithAdamW
 from .optimizers import register_optimizer
 from .param_groups import GroupRule, get_default_optimizer_params
@@ -16,7 +18,7 @@ from .picture import new_picture, picture_path, plan_picture, save_picture
 from .plan import Curve, build_plan, scheduler_plan
 from .registry import PLATEAU, SCHEDULES, register_lr_scheduler, schedule_names
 from .schedules import Group, Schedule, drops
-from .torch_schedules import register_lr_lambda
+from .warmup_schedulers import WarmupCosineLR, WarmupMultiStepLR
 
 __all__ = [
     "EMA",

@@ -1,4 +1,4 @@
-"""Curves as pictures made of characters, for a terminal."""
+"""Plots of curves in characters, for a terminal."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _MARGIN = 10  # columns left of the chart, for the values and the axis
 
 
 def ascii_plot(curves: Sequence[Curve], width: int = 80, height: int = 16) -> str:
-    """Return the rate over the run in characters, and below it the momentum where that moves.
+    """Return a plot of the learning rate over the run, and below it the momentum if it changes.
 
-    A column stands for the iterations that fall into it, from their lowest value to their highest. On the
-    axis, w marks the ends of warm-up and d the drops.
+    A column covers several iterations, from their lowest to their highest value. On the axis, w marks the ends of
+    warm-up and d the drops.
 
     Args:
-        curves: one or more, with names where there are several; of more than 100 so many are drawn.
-        width: columns in all.
-        height: rows of the rate's chart.
+        curves: one or more, with names if there are several; at most 100 of them are drawn.
+        width: total number of columns.
+        height: rows of the learning rate chart.
 
     >>> from .schedules import MultiStep
     >>> print(ascii_plot([Curve("default", 60, MultiStep((30, 45), 0.5), drops=(30, 45))], 40, 5))
@@ -54,19 +54,19 @@ def ascii_plot(curves: Sequence[Curve], width: int = 80, height: int = 16) -> st
 def _chart(
     series: Sequence[tuple[str, Curve, Schedule]], width: int, height: int, low: float = math.inf
 ) -> list[str]:
-    """Return the lines of one chart, whose values reach down to `low` at least."""
+    """Return the lines of one chart, whose value axis starts at `low` or below."""
     columns, length = width - _MARGIN, max(curve.length for _, curve, _ in series)
     drawn = [(symbol, _columns(curve, schedule, columns, length)) for symbol, curve, schedule in series]
     values = [value for _, found in drawn for column in found for value in column]
     low, high = min([low, *values]), max(values, default=1.0)
-    step = (high - low) / (height - 1) or 1.0  # a flat line lies at the bottom
+    step = (high - low) / (height - 1) or 1.0  # a flat line is drawn at the bottom
     canvas = [[" "] * columns for _ in range(height)]
     for symbol, found in drawn:
         for column, inside in enumerate(found):
             rows = [round((value - low) / step) for value in (min(inside), max(inside))] if inside else [0, -1]
             for row in range(rows[0], rows[1] + 1):
                 canvas[row][column] = symbol
-    every = next(every for every in (3, 2, 1) if (height - 1) % every == 0)  # so that both ends have their value
+    every = next(every for every in (3, 2, 1) if (height - 1) % every == 0)  # so that both ends have a label
     lines = []
     for row in reversed(range(height)):
         value = f"{low + row * step:.3g}" if row % every == 0 else ""

@@ -1,4 +1,4 @@
-"""From a config to an optimizer."""
+"""The optimizer that a config describes."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from .muon import MuonWithAdamW
 from .optimizers import OPTIMIZERS, REFUSED, check_ranges, fastest_kind
 from .schedules import Group
 
-# Arguments of optimizers that have a key of their own.
+# Arguments of optimizers that have a separate key.
 _KEYS = {
     "lr": "BASE_LR",
     "momentum": "MOMENTUM",
     "nesterov": "NESTEROV",
     "weight_decay": "WEIGHT_DECAY",
 }
-# What is asked of an optimizer by each key that not all of them can give.
+# The argument that an optimizer needs for each key that not all optimizers support.
 _OPTIONAL_KEYS = {
     "MOMENTUM": "momentum",
     "NESTEROV": "nesterov",
@@ -47,14 +47,14 @@ _OPTIONAL_KEYS = {
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
-    """Return the optimizer of a model that is on its device already.
+    """Return the optimizer for a model that is already on its device.
 
-    Its groups are those of `build_param_groups`. It is of the kind that `fastest_kind` finds, unless
-    OPTIMIZER_ARGS sets fused or foreach.
+    Its parameter groups are built by `build_param_groups`. It uses the implementation that `fastest_kind` selects,
+    unless OPTIMIZER_ARGS sets fused or foreach.
 
     Raises:
-        ConfigError: what the optimizer is asked for does not go together or does not suit the model, or nothing
-            is to be trained.
+        ConfigError: the settings contradict each other or do not suit the model, or the model has no trainable
+            parameters.
 
     >>> from warmstart.config import get_cfg
     >>> cfg = get_cfg()
@@ -70,16 +70,15 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     optimizer = _construct(cfg, cls, groups, arguments)
     has_momentum = cls is torch.optim.SGD and (arguments["momentum"] or moves_momentum(cfg))
     if has_momentum and arguments.get("fused") and not arguments.get("dampening"):
-        # torch's fused SGD cannot begin twice: it fails where a parameter's first gradient comes later than
-        # the others', and goes on from unset memory where a scaler skips the first update. Zeros give the
-        # same first update.
+        # torch's fused SGD fails if the first gradient of a parameter comes later than the others', and
+        # reads uninitialized memory if a scaler skips the first update. Zeros give the same first update.
         for parameter in parameters:
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
 
 
 def check_solver(cfg: CfgNode, iters_per_epoch: Fraction | int | None = None) -> None:
-    """Raise ConfigError for all that is wrong with SOLVER and can be known without a model.
+    """Raise ConfigError for all mistakes in SOLVER that can be found without a model.
 
     >>> from warmstart.config import get_cfg
     >>> cfg = get_cfg()
@@ -93,7 +92,7 @@ leave it out or set it to 0; optimizers that have it: ...RMSprop, SGD
     groups = None
     with gathering(problems):
         cls, arguments = _optimizer(cfg)
-        # A parameter of two dimensions is one that every optimizer takes.
+        # Every optimizer accepts a parameter with two dimensions.
         parameters = [nn.Parameter(torch.zeros(1, 1))]
         (group,) = _construct(cfg, cls, parameters, arguments).param_groups
         groups = [Group(cfg.SOLVER.BASE_LR, momentum=own_momentum(group))]
@@ -106,7 +105,7 @@ leave it out or set it to 0; optimizers that have it: ...RMSprop, SGD
 
 
 def _optimizer(cfg: CfgNode) -> tuple[Callable[..., Optimizer], dict[str, Any]]:
-    """Return the class that SOLVER names and the arguments that it gives, checked."""
+    """Return the optimizer class in SOLVER and its arguments, checked."""
     solver, name = cfg.SOLVER, cfg.SOLVER.OPTIMIZER
     if name in REFUSED:
         raise ConfigError(f"{cfg.label('SOLVER.OPTIMIZER')}: {name} {REFUSED[name]}; choose another")
@@ -119,14 +118,14 @@ def _optimizer(cfg: CfgNode) -> tuple[Callable[..., Optimizer], dict[str, Any]]:
         problems.append(f"{cfg.label('SOLVER.NESTEROV')}: Nesterov momentum needs SOLVER.MOMENTUM above 0")
     own = solver.OPTIMIZER_ARGS.clone()
     for argument in _KEYS:
-        own.pop(argument, None)  # _misplaced has spoken of them
+        own.pop(argument, None)  # reported by _misplaced
     with gathering(problems):
         check_arguments("SOLVER.OPTIMIZER_ARGS", name, cls, own, given=["params", *_KEYS])
     if problems:
         raise ConfigError(problems)
     call("SOLVER.OPTIMIZER_ARGS", name, check_ranges, name, own)
     keys = {argument: solver[key] for argument, key in _KEYS.items() if argument in takes}
-    # Torch wants tuples where YAML has lists.
+    # torch needs tuples instead of YAML's lists.
     return cls, keys | {k: tuple(value) if isinstance(value, list) else value for k, value in own.items()}
 
 
@@ -137,20 +136,20 @@ def _construct(
     label = "SOLVER.OPTIMIZER_ARGS" if cfg.SOLVER.OPTIMIZER_ARGS else cfg.label("SOLVER.OPTIMIZER")
     try:
         optimizer: Optimizer = call(label, name, cls, parameters, **arguments)
-    except RuntimeError as error:  # torch's word for fused and foreach together
+    except RuntimeError as error:  # raised by torch for fused together with foreach
         raise ConfigError(f"{label}: {name} refuses it: {error}") from error
     return optimizer
 
 
 def _misplaced(cfg: CfgNode, takes: Collection[str]) -> list[str]:
-    """Return what is wrong with settings that the optimizer does not have, or that stand in two places."""
+    """Return the mistakes in settings that the optimizer does not have, or that have a separate key."""
     problems = [
         f"{cfg.label(f'SOLVER.OPTIMIZER_ARGS.{argument}')}: set SOLVER.{key} instead"
         for argument, key in _KEYS.items()
         if argument in cfg.SOLVER.OPTIMIZER_ARGS
     ]
     for key, argument in _OPTIONAL_KEYS.items():
-        # Its default asks for nothing: MOMENTUM is 0.9 and simply not used.
+        # The default is not an error: MOMENTUM is 0.9, and simply not used.
         if argument not in takes and cfg.is_set(f"SOLVER.{key}") and cfg.SOLVER[key]:
             off = "false" if cfg.SOLVER[key] is True else "0"
             problems.append(_lacking(cfg, f"SOLVER.{key}", argument, f"leave it out or set it to {off}"))

@@ -1,4 +1,4 @@
-"""From a config to pure functions: the rate, and where it moves the momentum, of each parameter group."""
+"""The schedules that a config describes, as pure functions: learning rate and momentum of each parameter group."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from typing import Any
 
 from warmstart.config import CfgNode, ConfigError, call, check_arguments, unknown_name
 
-from .lr_scheduler import GroupSchedules, Progress
+from .compose import Delayed, HeldInEpoch, Multiplied, PerEpoch, Sequential
+from .decays import Cosine, Poly, StableDecay
+from .lr_lambdas import Checked
+from .lr_scheduler import GroupSchedules
+from .metric_scheduler import Progress
 from .plateau import Plateau
 from .registry import COMPOSED_SCHEDULES, KEYED_SCHEDULES, PLATEAU, SCHEDULES, schedule_names
-from .schedules import Cosine, Group, Level, MultiStep, Poly, Schedule, StableDecay, StepWithFixedGamma
-from .torch_schedules import MOMENTA, TORCH_SCHEDULES, Checked
-from .warmup import Delayed, HeldInEpoch, Interpolate, Multiplied, PerEpoch, Product, Sequential, Warmup
+from .schedules import Group, Level, MultiStep, Schedule, StepWithFixedGamma
+from .torch_schedules import MOMENTA, TORCH_SCHEDULES
+from .warmup import Interpolate, Product, Warmup
 
-# What the caller of a schedule's factory fills in where its signature has it.
+# Parameters of a schedule's factory that are filled in here if its signature has them.
 _FILLED_IN = ("num_iters", "group")
 
 
@@ -29,18 +33,18 @@ def build_curves(
     """Return the schedules of a config, warm-up included.
 
     Args:
-        cfg: durations are integers, and `check_schedule` has seen it.
-        iters_per_epoch: only needed where LR_STEP_UNIT is epoch.
-        progress: what metrics have done so far.
+        cfg: durations are integers, and `check_schedule` has accepted it.
+        iters_per_epoch: iterations per epoch; only needed if LR_STEP_UNIT is epoch.
+        progress: the effect of metrics so far.
 
     Raises:
-        ConfigError: a schedule refuses its settings.
+        ConfigError: a schedule rejects its settings.
     """
     solver, name = cfg.SOLVER, cfg.SOLVER.LR_SCHEDULER_NAME
     progress = progress or Progress()
     warmup = Warmup(solver.WARMUP_METHOD, solver.WARMUP_FACTOR, solver.WARMUP_ITERS, progress.warmup_end)
     epoch = Fraction(iters_per_epoch or 1) if solver.LR_STEP_UNIT == "epoch" else None
-    # No lambdas here: whoever copies a scheduler to another process pickles it.
+    # No lambdas: a scheduler can be pickled, to copy it to another process.
     if name in KEYED_SCHEDULES:
         return GroupSchedules(partial(_for_any, _with_warmup(cfg, warmup, epoch)))
     if name == PLATEAU:
@@ -49,7 +53,7 @@ def build_curves(
 
 
 def _with_warmup(cfg: CfgNode, warmup: Warmup, epoch: Fraction | None) -> Schedule:
-    """Return a schedule whose settings are keys of SOLVER; it runs from iteration 0 unless rescaled."""
+    """Return a schedule whose settings are keys of SOLVER; it starts at iteration 0 unless it is rescaled."""
     solver = cfg.SOLVER
     if solver.RESCALE_INTERVAL:
         schedule: Schedule = Delayed(_keyed(cfg, solver.MAX_ITER - warmup.end), warmup.end)
@@ -61,11 +65,11 @@ def _with_warmup(cfg: CfgNode, warmup: Warmup, epoch: Fraction | None) -> Schedu
 
 
 def _keyed(cfg: CfgNode, length: int) -> Schedule:
-    """Return such a schedule without warm-up, fitted into `length` iterations."""
+    """Return such a schedule without warm-up, rescaled to `length` iterations."""
     solver, name, end = cfg.SOLVER, cfg.SOLVER.LR_SCHEDULER_NAME, cfg.SOLVER.MAX_ITER
 
     def fitted(t: int) -> int:
-        return int(-(-t * length // end))  # rounded up: exact, since these are integers
+        return int(-(-t * length // end))  # rounded up, exactly: these are integers
 
     if name == "WarmupCosineLR":
         return Cosine(length, _end_factor(cfg))
@@ -94,14 +98,14 @@ def _end_factor(cfg: CfgNode) -> float:
 
 
 def named_schedules(cfg: CfgNode) -> dict[str, Mapping[str, Any]]:
-    """Return the arguments of the schedule and of those that it is made of, by their names."""
+    """Return the arguments of the schedule and of its parts, by their names."""
     solver = cfg.SOLVER
     parts = {entry["NAME"]: entry.get("ARGS", {}) for entry in (*solver.LR_PHASES, *solver.LR_FACTORS)}
     return {solver.LR_SCHEDULER_NAME: solver.LR_SCHEDULER_ARGS} | parts
 
 
 def moves_momentum(cfg: CfgNode) -> bool:
-    """Return whether the schedule, or one that it is made of, may move the momentum."""
+    """Return whether the schedule, or a part of it, may change the momentum."""
     return not MOMENTA.keys().isdisjoint(named_schedules(cfg))
 
 
@@ -118,14 +122,14 @@ def _for_any(schedule: Schedule, group: Group) -> Schedule:
 
 
 def _reduced(plateau: Plateau, reductions: int, warmup: Warmup, group: Group) -> Schedule:
-    """Return the rate after so many reductions."""
+    """Return the schedule after a number of reductions."""
     rate: float = call("SOLVER.LR_SCHEDULER_ARGS", PLATEAU, plateau.rate, group, reductions)
     return Product(warmup, Level(group.factor(rate)))
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One schedule of torch's names or a registered one, as the config has it."""
+    """A torch or registered schedule with the arguments in the config."""
 
     label: str
     name: str
@@ -143,7 +147,7 @@ class _Part:
                 f"{self.label}: {self.name} was registered with a factory that returns {schedule!r}; it must "
                 "return a function from the iteration to a factor"
             )
-        # Schedules of ours give floats; what a user's gives is looked at.
+        # Built-in schedules return floats; the values of user-defined ones are checked.
         return schedule if self.name in TORCH_SCHEDULES else Checked(schedule, f"{self.label}: {self.name}")
 
     def momentum(self, group: Group) -> Schedule:
@@ -161,13 +165,13 @@ class _Part:
 
 @dataclass(frozen=True)
 class _AfterWarmup:
-    """Schedules that count from the end of warm-up: one, several in turn, or several multiplied.
+    """Schedules that count from the end of warm-up: one, several in sequence, or several multiplied.
 
     Args:
-        warmup: what comes before.
+        warmup: the warm-up before them.
         parts: the schedules.
-        ends: where all but the last of them end; None: they are multiplied.
-        epoch: iterations of an epoch, where epochs are counted.
+        ends: the iterations at which all parts but the last end; None: the parts are multiplied.
+        epoch: iterations per epoch if epochs are counted; else None.
     """
 
     warmup: Warmup
@@ -193,7 +197,7 @@ class _AfterWarmup:
 
 
 def _after_warmup(cfg: CfgNode, warmup: Warmup, epoch: Fraction | None) -> GroupSchedules:
-    """Return schedules whose settings are arguments, checked."""
+    """Return the schedules whose settings are arguments, checked."""
     name, left = cfg.SOLVER.LR_SCHEDULER_NAME, cfg.SOLVER.MAX_ITER - warmup.end
     if epoch is not None:
         left = max(1, round(left / epoch))
@@ -202,18 +206,18 @@ def _after_warmup(cfg: CfgNode, warmup: Warmup, epoch: Fraction | None) -> Group
     else:
         parts, ends = [_Part("SOLVER.LR_SCHEDULER_ARGS", name, dict(cfg.SOLVER.LR_SCHEDULER_ARGS), left)], None
         _check_part(parts[0], cfg.SOLVER.LR_SCHEDULER_ARGS)
-    moving = [part.name for part in parts if part.moves_momentum]
+    curves = _AfterWarmup(warmup, tuple(parts), ends, epoch)
+    moving = [part.name for part in curves.parts if part.moves_momentum]
     if len(moving) > 1 and ends is None:
         raise ConfigError(
-            f"{cfg.label('SOLVER.LR_FACTORS')}: {' and '.join(moving)} cannot both move the momentum; set "
+            f"{cfg.label('SOLVER.LR_FACTORS')}: {' and '.join(moving)} cannot both change the momentum; set "
             "cycle_momentum: false in the ARGS of one"
         )
-    curves = _AfterWarmup(warmup, tuple(parts), ends, epoch)
     return GroupSchedules(curves.rate, curves.momentum if moving else None)
 
 
 def _composed_parts(cfg: CfgNode, left: int) -> tuple[list[_Part], tuple[int, ...] | None]:
-    """Return the schedules of LR_PHASES or LR_FACTORS, and for phases where all but the last end."""
+    """Return the schedules in LR_PHASES or LR_FACTORS, and for phases the ends of all but the last."""
     key = COMPOSED_SCHEDULES[cfg.SOLVER.LR_SCHEDULER_NAME]
     entries, in_turn = cfg.SOLVER[key], key == "LR_PHASES"
     parts: list[_Part] = []
@@ -240,6 +244,6 @@ def _composed_parts(cfg: CfgNode, left: int) -> tuple[list[_Part], tuple[int, ..
 
 
 def _check_part(part: _Part, arguments: Mapping[str, Any]) -> None:
-    # Whoever registers a schedule may let users set num_iters; none of torch's has an argument of that name.
+    # A registered schedule may let users set num_iters; no scheduler of torch has an argument with that name.
     given = [name for name in _FILLED_IN if name not in arguments or part.name in TORCH_SCHEDULES]
     check_arguments(part.label, part.name, SCHEDULES[part.name], arguments, given=given)

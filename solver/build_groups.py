@@ -1,4 +1,4 @@
-"""From a config to parameter groups: norm and bias rules, layer-wise decay, SOLVER.PARAM_GROUPS, Muon's split."""
+"""The parameter groups that a config describes: norm and bias rules, LAYER_DECAY, PARAM_GROUPS, Muon's split."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from .param_groups import GroupRule, get_default_optimizer_params
 def build_param_groups(
     cfg: CfgNode, model: nn.Module, decays: bool, for_muon: bool = False
 ) -> list[dict[str, Any]]:
-    """Return the groups of `get_default_optimizer_params`, as all keys of SOLVER together ask for them.
+    """Return the groups of `get_default_optimizer_params` for the settings in SOLVER.
 
     Args:
         cfg: the config.
-        model: its parameters with requires_grad are taken.
-        decays: whether the optimizer has weight decay.
-        for_muon: whether Muon's parameters stand in groups of their own, see `hidden_matrices`.
+        model: its parameters with requires_grad are used.
+        decays: whether the optimizer supports weight decay.
+        for_muon: whether Muon's parameters are put into separate groups, see `hidden_matrices`.
 
     Raises:
-        ConfigError: a rule or LAYER_DECAY does not suit the model, or nothing is to be trained.
+        ConfigError: a rule or LAYER_DECAY does not suit the model, or the model has no trainable parameters.
 
     >>> from warmstart.config import get_cfg
     >>> cfg = get_cfg()
@@ -57,13 +57,13 @@ def build_param_groups(
     if for_muon:
         groups = split_groups(groups, model)
         if not any(group["use_muon"] for group in groups):
-            none = "this model has nothing for Muon to train, no weight of a linear or convolution layer"
-            raise ConfigError(f"{cfg.label('SOLVER.OPTIMIZER')}: {none} before the last one; use AdamW")
+            none = "this model has no parameters for Muon: no weights of linear or convolution layers"
+            raise ConfigError(f"{cfg.label('SOLVER.OPTIMIZER')}: {none} before the last layer; use AdamW")
     return groups
 
 
 def check_param_groups(cfg: CfgNode) -> None:
-    """Raise ConfigError for all that is wrong with PARAM_GROUPS and LAYER_DECAY and can be known without a model.
+    """Raise ConfigError for all mistakes in PARAM_GROUPS and LAYER_DECAY that can be found without a model.
 
     >>> from warmstart.config import get_cfg
     >>> cfg = get_cfg()
@@ -71,7 +71,7 @@ def check_param_groups(cfg: CfgNode) -> None:
     >>> check_param_groups(cfg)
     Traceback (most recent call last):
     warmstart.config.errors.ConfigError: SOLVER.PARAM_GROUPS (override): rule 1, MATCH 'fc': LR and LR_FACTOR \
-both set the rate; give one of them
+both set the learning rate; give one of them
     """
     problems: list[str] = []
     with gathering(problems):
@@ -93,11 +93,11 @@ def _rules(cfg: CfgNode) -> list[GroupRule]:
         try:
             re.compile(match)
         except re.error as error:
-            problems.append(f"{where}: is no regular expression: {error}")
+            problems.append(f"{where}: is not a regular expression: {error}")
         if not match:
-            problems.append(f"{where}: is empty and so matches everything; write '.' if that is meant")
+            problems.append(f"{where}: is empty and matches everything; write '.' if that is intended")
         if "LR" in entry and "LR_FACTOR" in entry:
-            problems.append(f"{where}: LR and LR_FACTOR both set the rate; give one of them")
+            problems.append(f"{where}: LR and LR_FACTOR both set the learning rate; give one of them")
         if not {"LR", "LR_FACTOR", "WEIGHT_DECAY"} & entry.keys():
             problems.append(f"{where}: changes nothing; give it LR, LR_FACTOR or WEIGHT_DECAY")
         if name in names:

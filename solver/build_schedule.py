@@ -1,4 +1,4 @@
-"""From a config to the schedule of its learning rate, and to a scheduler that follows it."""
+"""The learning rate schedule that a config describes, and the scheduler that follows it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from torch.optim.optimizer import Optimizer
 from warmstart.config import CfgNode, ConfigError, resolve_durations, unknown_name
 
 from .build_curves import build_curves, build_plateau, named_schedules
-from .lr_scheduler import MetricLR, Progress, ScheduleLR, own_momentum
+from .lr_scheduler import ScheduleLR, own_momentum
+from .metric_scheduler import MetricLR, Progress
 from .registry import COMPOSED_SCHEDULES, KEYED_SCHEDULES, PLATEAU, SCHEDULES, schedule_names
 from .schedules import Group, Schedule
 from .torch_schedules import MOMENTA
 
 logger = logging.getLogger(__name__)
 
-# Of iterations, since floats tell no more of them apart (2^53), and no run takes as many.
+# Iterations: below the limit for exact floats (2^53), and more than any run has.
 _LONGEST = 10**15
-_LONGEST_WALK = 10**7  # a few seconds and 300 MB
+_LONGEST_PRODUCT = 10**7  # iterations of MultiplicativeLR: a few seconds and 300 MB
 
 
 def build_lr_scheduler(
@@ -30,17 +31,17 @@ def build_lr_scheduler(
     iters_per_epoch: Fraction | int | None = None,
     last_epoch: int = -1,
 ) -> ScheduleLR:
-    """Return the scheduler of an optimizer; see `ScheduleLR` for what it promises, `MetricLR` for metrics.
+    """Return the scheduler for an optimizer: a `ScheduleLR`, or a `MetricLR` if metrics drive the schedule.
 
     Args:
-        cfg: durations may still have units.
-        optimizer: its groups' rates are the base rates.
-        iters_per_epoch: len(data set) / IMS_PER_BATCH; only needed where a duration ends in "ep" or
+        cfg: durations may have units.
+        optimizer: the learning rates of its groups are the base learning rates.
+        iters_per_epoch: len(data set) / IMS_PER_BATCH; only needed if a duration ends in "ep" or
             LR_STEP_UNIT is epoch.
-        last_epoch: -1 to start; k where updates 0 to k are done.
+        last_epoch: -1 to start; k if updates 0 to k are completed.
 
     Raises:
-        ConfigError: as `build_schedule`; or the optimizer has not what the schedule moves.
+        ConfigError: as `build_schedule`; or the optimizer lacks a setting that the schedule changes (momentum).
 
     >>> import torch
     >>> from warmstart.config import get_cfg
@@ -57,7 +58,7 @@ def build_lr_scheduler(
         for index, group in enumerate(optimizer.param_groups)
     ]
     check_schedule(cfg, iters_per_epoch, groups)
-    _log_what_has_no_effect(cfg, optimizer)
+    _log_settings_without_effect(cfg, optimizer)
     solver, after = cfg.SOLVER, partial(build_curves, cfg, iters_per_epoch)
     if follows_metrics(cfg):
         plateau = build_plateau(cfg) if solver.LR_SCHEDULER_NAME == PLATEAU else None
@@ -66,12 +67,12 @@ def build_lr_scheduler(
 
 
 def build_schedule(cfg: CfgNode, iters_per_epoch: Fraction | int | None = None) -> Schedule:
-    """Return the factor of the base rate as a function of the iteration, warm-up included.
+    """Return the factor of the base learning rate as a function of the iteration, warm-up included.
 
-    It is that of a group at BASE_LR, and where metrics drive it, as if none came.
+    The schedule of a group at BASE_LR; if metrics drive it, as if there were no metrics.
 
     Raises:
-        ConfigError: the name or an argument is unknown, or the plan is impossible.
+        ConfigError: the name or an argument is unknown, or the schedule is impossible.
 
     >>> from warmstart.config import get_cfg
     >>> cfg = get_cfg()
@@ -86,14 +87,14 @@ def build_schedule(cfg: CfgNode, iters_per_epoch: Fraction | int | None = None) 
 
 
 def follows_metrics(cfg: CfgNode) -> bool:
-    """Return whether metrics drive the schedule, or end its warm-up."""
+    """Return whether metrics drive the schedule or end its warm-up."""
     return bool(cfg.SOLVER.LR_SCHEDULER_NAME == PLATEAU or cfg.SOLVER.WARMUP_UNTIL.METRIC)
 
 
 def check_schedule(
     cfg: CfgNode, iters_per_epoch: Fraction | int | None = None, groups: Sequence[Group] | None = None
 ) -> None:
-    """Raise ConfigError for all that is wrong with the schedule's keys.
+    """Raise ConfigError for all mistakes in the keys of the schedule.
 
     Args:
         cfg: durations are integers.
@@ -107,7 +108,7 @@ def check_schedule(
     if problems:
         raise ConfigError(problems)
     curves = build_curves(cfg, iters_per_epoch)
-    # A user's function is asked at both ends, unless asking for the end means walking there.
+    # User-defined functions are evaluated at both ends, unless the end takes as many calls as iterations.
     last = 1 if "MultiplicativeLR" in named_schedules(cfg) else cfg.SOLVER.MAX_ITER - 1
     for group in groups or [Group(cfg.SOLVER.BASE_LR)]:
         schedule = curves.rate(group)
@@ -118,7 +119,7 @@ def check_schedule(
 
 
 def _misplaced(cfg: CfgNode) -> list[str]:
-    """Return what is wrong with keys that belong to another schedule than the one that is named."""
+    """Return the mistakes in keys that belong to a schedule other than the selected one."""
     solver, name = cfg.SOLVER, cfg.SOLVER.LR_SCHEDULER_NAME
     problems = []
     for owner, key in COMPOSED_SCHEDULES.items():
@@ -152,7 +153,7 @@ def _misplaced(cfg: CfgNode) -> list[str]:
 
 
 def _impossible(cfg: CfgNode, iters_per_epoch: Fraction | int | None) -> list[str]:
-    """Return what is wrong with the plan's lengths and with warm-up."""
+    """Return the mistakes in the length of the run, its epochs and the warm-up."""
     solver, problems = cfg.SOLVER, []
     warmup, length = solver.WARMUP_ITERS, solver.MAX_ITER
     if length > _LONGEST:
@@ -166,10 +167,10 @@ def _impossible(cfg: CfgNode, iters_per_epoch: Fraction | int | None) -> list[st
             + (f"{length // 20}, or 0 for no warm-up" if length >= 20 else "0, for no warm-up")
         )
     steps = length if solver.LR_STEP_UNIT == "iter" else length / (iters_per_epoch or 1)
-    if "MultiplicativeLR" in named_schedules(cfg) and steps > _LONGEST_WALK:
+    if "MultiplicativeLR" in named_schedules(cfg) and steps > _LONGEST_PRODUCT:
         problems.append(
-            f"{cfg.label('SOLVER.LR_SCHEDULER_NAME')}: MultiplicativeLR multiplies its way to each iteration: "
-            f"too long in a run of {length:,}; give LambdaLR the product as a function of the iteration"
+            f"{cfg.label('SOLVER.LR_SCHEDULER_NAME')}: MultiplicativeLR multiplies the factors of all iterations, "
+            f"which takes too long in a run of {length:,}; use LambdaLR with the product as a function"
         )
     if warmup and solver.WARMUP_METHOD == "exponential" and not solver.WARMUP_FACTOR:
         problems.append(
@@ -189,7 +190,7 @@ def _impossible(cfg: CfgNode, iters_per_epoch: Fraction | int | None) -> list[st
     return problems
 
 
-def _log_what_has_no_effect(cfg: CfgNode, optimizer: Optimizer) -> None:
+def _log_settings_without_effect(cfg: CfgNode, optimizer: Optimizer) -> None:
     solver, name = cfg.SOLVER, cfg.SOLVER.LR_SCHEDULER_NAME
     late = [step for step in solver.STEPS if step >= solver.MAX_ITER]
     if late and name == "WarmupMultiStepLR":
@@ -213,8 +214,8 @@ def _log_what_has_no_effect(cfg: CfgNode, optimizer: Optimizer) -> None:
     for part, arguments in named_schedules(cfg).items():
         if part in MOMENTA and len(rates) > 1 and not isinstance(arguments["max_lr"], (list, tuple)):
             logger.info(
-                "%s gives all parameter groups the rates of its max_lr; their own (%s) have no part in it. For "
-                "others, give max_lr as a list, one rate a group",
+                "%s sets the learning rates of all parameter groups from max_lr; their own (%s) have no effect; "
+                "for different learning rates, set max_lr to a list with one value per group",
                 part,
                 ", ".join(f"{rate:g}" for rate in rates),
             )

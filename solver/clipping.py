@@ -1,4 +1,4 @@
-"""Clipping of an update's gradients."""
+"""Gradient clipping."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from warmstart.config import CfgNode
 
 
 def build_gradient_clipping(cfg: CfgNode) -> GradientClipping | None:
-    """Return what SOLVER.CLIP_GRADIENTS describes, or None where it is off.
+    """Return the gradient clipping that SOLVER.CLIP_GRADIENTS describes, or None if it is off.
 
     >>> from warmstart.config import get_cfg
     >>> cfg = get_cfg()
@@ -32,11 +32,11 @@ class GradientClipping:
     """Clips gradients in place, without waiting for the device.
 
     Attributes:
-        clip_type: "value" takes each number into [-clip_value, clip_value]; "norm" scales the gradient of each
-            parameter, where its norm is larger, down to clip_value; "full_model" does so with all of them
-            as one vector, whose direction stays.
+        clip_type: "value" clamps each element to [-clip_value, clip_value]; "norm" scales the gradient of each
+            parameter separately to a norm of at most clip_value; "full_model" scales all gradients together, as
+            one vector, whose direction is preserved.
         clip_value: above 0.
-        norm_type: the p of the norm.
+        norm_type: the p of the p-norm.
 
     >>> import torch
     >>> parameter = nn.Parameter(torch.zeros(2))
@@ -50,7 +50,7 @@ class GradientClipping:
     norm_type: float = 2.0
 
     def __call__(self, parameters: Iterable[nn.Parameter]) -> Tensor:
-        """Clip the gradients of `parameters`; return the norm of all of them before, a 0-dim tensor."""
+        """Clip the gradients of `parameters` and return their total norm before clipping, a 0-dim tensor."""
         parameters = list(parameters)
         norm = get_total_norm([p.grad for p in parameters if p.grad is not None], self.norm_type)
         if self.clip_type == "full_model":
@@ -60,6 +60,6 @@ class GradientClipping:
                 clip_grad_norm_(parameter, self.clip_value, self.norm_type)
         else:
             clip_grad_value_(parameters, self.clip_value)
-        if hasattr(norm, "full_tensor"):  # of gradients in parts, which may lie in the host's memory
+        if hasattr(norm, "full_tensor"):  # of sharded gradients, which may be in host memory
             norm = norm.full_tensor().to(norm.device_mesh.device_type)  # type: ignore[attr-defined]
         return norm

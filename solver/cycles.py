@@ -1,4 +1,4 @@
-"""Schedules that come back up: waves, restarts, triangles, one cycle. Pure functions as in schedules.py."""
+"""Schedules that increase again, as pure functions: waves, restarts, triangles, one cycle."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from .schedules import Schedule, check_at_least
 class CosineWaves:
     """e + (1 - e)(1 + cos(pi t / T)) / 2 with e = end_factor, T = half_period: down, up and down again.
 
+    torch's CosineAnnealingLR in closed form.
+
     Raises:
-        ValueError: half_period is below 1.
+        ValueError: half_period is below 1, or end_factor is negative.
 
     >>> [round(CosineWaves(10, 0.5)(t), 3) for t in (0, 9, 10, 11, 20, 1_000_010)]
     [1.0, 0.512, 0.5, 0.512, 1.0, 0.5]
@@ -35,12 +37,12 @@ class CosineWaves:
 
 @dataclass(frozen=True)
 class WarmRestarts:
-    """Half a cosine wave from 1 to end_factor, begun anew after `first`, first m, first m^2 ... iterations.
+    """Half a cosine wave from 1 to end_factor, restarted after `first`, first m, first m^2 ... iterations.
 
     SGDR (Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983), m = multiplier.
 
     Raises:
-        ValueError: first or multiplier is below 1.
+        ValueError: first or multiplier is below 1, or end_factor is negative.
 
     >>> [round(WarmRestarts(4, 2)(t), 3) for t in (0, 2, 3, 4, 8, 11, 12)]
     [1.0, 0.5, 0.146, 1.0, 0.5, 0.038, 1.0]
@@ -60,7 +62,7 @@ class WarmRestarts:
         length = self.first
         if self.multiplier == 1:
             t %= length
-        while t >= length:  # as many rounds as there were restarts, of which the lengths grow by powers
+        while t >= length:  # one round per restart: few, because the lengths grow geometrically
             t -= length
             length *= self.multiplier
         return self.end_factor + (1 - self.end_factor) * (1 + cos(pi * t / length)) / 2
@@ -68,15 +70,15 @@ class WarmRestarts:
 
 @dataclass(frozen=True)
 class Cyclic:
-    """low + (high - low) height(t) scale(...): a triangle wave, up in `up` and down in `down` iterations.
+    """low + (high - low) height(t) scale(...): a triangle wave, rising for `up` and falling for `down` iterations.
 
     Smith 2017 (https://arxiv.org/abs/1506.01186).
 
     Args:
-        low, high: values at the foot and the top.
-        up, down: iterations.
-        scale: what the height of each cycle is multiplied by.
-        per_iteration: whether `scale` gets the iteration; else it gets the number of the cycle: 1, 2, ...
+        low, high: values at the bottom and the top.
+        up, down: numbers of iterations.
+        scale: returns the factor by which the height of a cycle is multiplied.
+        per_iteration: whether `scale` is called with the iteration; else with the number of the cycle: 1, 2, ...
 
     Raises:
         ValueError: up or down is below 1.
@@ -106,9 +108,9 @@ class Cyclic:
 
 @dataclass(frozen=True)
 class Anneal:
-    """Goes from values[0] to values[1] until ends[0], on to values[2] until ends[1], ...; then stays.
+    """From values[0] to values[1] at ends[0], then to values[2] at ends[1], ...; constant after the last end.
 
-    The way is half a cosine wave, or a straight line. What OneCycleLR is made of.
+    Each part is half a cosine wave, or a straight line. OneCycleLR is built from it.
 
     >>> schedule = Anneal((1.0, 3.0), (0.0, 1.0, 0.5), is_cosine=False)
     >>> [schedule(t) for t in (0, 1, 2, 3, 1_000_000)]
@@ -134,7 +136,7 @@ class Anneal:
 
 @dataclass(frozen=True)
 class Cumulative:
-    """factor(1) factor(2) ... factor(t): walks once, then remembers.
+    """The product factor(1) factor(2) ... factor(t); products are computed once and cached.
 
     >>> schedule = Cumulative(lambda t: 0.5)
     >>> [schedule(t) for t in (0, 1, 3, 2)]

@@ -1,4 +1,4 @@
-"""What a run is about to do, in words: the plan of its learning rate and the parameter groups."""
+"""Descriptions of a run for the log: the learning rate plan and the parameter groups."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .schedules import drops
 
 
 def describe_plan(cfg: CfgNode, dataset_size: int) -> str:
-    """Return the plan of a run in one line; the final rate is that of its last update.
+    """Return the plan of a run in one line; the final rate is the learning rate of the last update.
 
     Args:
-        cfg: durations may still have units.
-        dataset_size: samples in the training set.
+        cfg: durations may have units.
+        dataset_size: number of samples in the training set.
 
     Raises:
-        ConfigError: the plan is impossible.
+        ConfigError: the schedule is impossible.
 
     >>> from warmstart.config import get_cfg
     >>> cfg = get_cfg()
@@ -53,10 +53,10 @@ def describe_plan(cfg: CfgNode, dataset_size: int) -> str:
 
 
 def describe_drops(found: Sequence[int], most: int) -> str:
-    """Return iterations in words, and of more than `most` the first three and how many there are.
+    """Return a list of iterations as text; if there are more than `most`, the first three and their number.
 
     Args:
-        found: of more than MOST_DROPS the first ones.
+        found: the iterations, at most the first MOST_DROPS.
         most: 3 or more.
 
     >>> describe_drops([1000, 2000], 5), describe_drops(range(10, 400, 10), 5)
@@ -79,7 +79,7 @@ def _or_earlier(cfg: CfgNode) -> str:
 
 
 def describe_groups(optimizer: Optimizer) -> str:
-    """Return one line a parameter group, in columns: name, tensors, parameters, base rate, decay.
+    """Return one line per parameter group: name, tensors, parameters, base learning rate, weight decay.
 
     >>> import torch
     >>> from .param_groups import get_default_optimizer_params

@@ -1,4 +1,4 @@
-"""Layer-wise decay of the rate: the nearer a layer stands to the input, the slower it learns."""
+"""Layer-wise learning rate decay: layers closer to the input learn more slowly."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from warmstart.config import ConfigError
 
 
 class LayerRate(NamedTuple):
-    """What layer a parameter belongs to: the name of its groups, and the factor of its rate."""
+    """The layer of a parameter: the name of its groups, and the factor of its learning rate."""
 
     name: str
     factor: float
 
 
 def layer_rates(model: nn.Module, decay: float, label: str) -> dict[str, LayerRate]:
-    """Return each parameter's layer by the parameter's name; the factor is decay ** (last layer - layer).
+    """Return the layer of each parameter by its name; the factor is decay ** (last layer - layer).
 
     Args:
-        model: one of torchvision's families in `FAMILIES`, or of a subclass.
-        decay: SOLVER.LAYER_DECAY.
+        model: a model of a torchvision family in `FAMILIES`, or of a subclass.
+        decay: the value of SOLVER.LAYER_DECAY.
         label: the key, for the message.
 
     Raises:
-        ConfigError: another model.
+        ConfigError: the model belongs to no such family.
 
     >>> from torchvision.models import resnet18
     >>> rates = layer_rates(resnet18(), 0.5, "SOLVER.LAYER_DECAY")
@@ -41,13 +41,14 @@ def layer_rates(model: nn.Module, decay: float, label: str) -> dict[str, LayerRa
 
 
 def layer_ids(model: nn.Module, label: str) -> dict[str, int]:
-    """Return the number of the layer of each parameter, by the parameter's name.
+    """Return the layer number of each parameter by its name.
 
-    0 is the stem or embedding, then come the blocks, and last the head with the norm before it. So BEiT
-    (Bao et al. 2021, https://arxiv.org/abs/2106.08254) numbers a transformer's. In Swin and ConvNeXt, a layer
-    between two stages belongs to the first block of the stage it leads to, as in the fine-tuning recipe of
-    ConvNeXt (Liu et al. 2022, https://arxiv.org/abs/2201.03545), which further joins three blocks at a time
-    to one layer; here each is its own. A parameter that a subclass adds belongs to the head.
+    The stem or embedding is layer 0, followed by the blocks; the head, with the norm layer before it, is the last
+    layer. This is the numbering of BEiT for transformers (Bao et al. 2021, https://arxiv.org/abs/2106.08254). In
+    Swin and ConvNeXt, a downsampling layer between two stages belongs to the first block of the next stage, as in
+    the fine-tuning recipe of ConvNeXt (Liu et al. 2022, https://arxiv.org/abs/2201.03545), which also combines
+    each three blocks to one layer; here every block is a layer. Parameters that a subclass adds belong to the
+    head.
 
     Args:
         model, label: as for `layer_rates`.
@@ -61,16 +62,16 @@ def layer_ids(model: nn.Module, label: str) -> dict[str, int]:
 
 
 def check_layer_decay(name: str, label: str) -> None:
-    """Raise ConfigError where torchvision's model `name` has no layers to tell apart.
+    """Raise ConfigError if LAYER_DECAY does not support torchvision's model `name`.
 
-    Of a name that is not torchvision's nothing is known before the model is built.
+    Other models can be checked only after they are built.
 
     >>> check_layer_decay("vgg11", "SOLVER.LAYER_DECAY")
     Traceback (most recent call last):
-    warmstart.config.errors.ConfigError: SOLVER.LAYER_DECAY: not known for vgg11; set it to 1, or take a model of \
-torchvision's ConvNeXt, ResNet, SwinTransformer, VisionTransformer
+    warmstart.config.errors.ConfigError: SOLVER.LAYER_DECAY: not supported for vgg11; set it to 1, or use a model \
+of torchvision's ConvNeXt, ResNet, SwinTransformer, VisionTransformer
     """
-    from torchvision import models  # takes seconds, which only who needs it should pay
+    from torchvision import models  # here because it takes seconds
 
     if name in models.list_models(module=models):
         family = inspect.signature(models.get_model_builder(name), eval_str=True).return_annotation
@@ -79,8 +80,8 @@ torchvision's ConvNeXt, ResNet, SwinTransformer, VisionTransformer
 
 
 def _unsupported(label: str, name: str) -> ConfigError:
-    families = ", ".join(sorted(FAMILIES))
-    return ConfigError(f"{label}: not known for {name}; set it to 1, or take a model of torchvision's {families}")
+    fix = f"set it to 1, or use a model of torchvision's {', '.join(sorted(FAMILIES))}"
+    return ConfigError(f"{label}: not supported for {name}; {fix}")
 
 
 def _is_family(cls: type) -> bool:
@@ -88,7 +89,7 @@ def _is_family(cls: type) -> bool:
 
 
 def _nearest(known: dict[str, int], name: str, otherwise: int) -> int:
-    """Return the number of the module or parameter in `known` that `name` is, or stands in."""
+    """Return the number in `known` of the parameter `name`, or of the innermost module that contains it."""
     while name and name not in known:
         name = name.rpartition(".")[0]
     return known.get(name, otherwise)
@@ -107,7 +108,7 @@ def _transformer(model: Any) -> dict[str, int]:
 
 
 def _stages(model: Any) -> dict[str, int]:
-    # features: the stem, a stage, and then in turn a layer that shrinks the image and a stage.
+    # features: the stem, a stage, and then alternately a downsampling layer and a stage.
     known = {"features.0": 0}
     for stage in range(1, len(model.features), 2):
         first = max(known.values()) + 1

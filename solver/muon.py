@@ -1,4 +1,4 @@
-"""Muon for the matrices inside a model and AdamW for everything else, as one optimizer."""
+"""Muon for the hidden weight matrices of a model and AdamW for all other parameters, as one optimizer."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention)
 
 
 class MuonWithAdamW(Optimizer):
-    """torch's Muon on the groups that say `"use_muon": True`, torch's AdamW on all others.
+    """torch's Muon for parameter groups with `"use_muon": True`, torch's AdamW for all others.
 
-    The arithmetic is that of `torch.optim.Muon` (torch 2.9 or later) and `torch.optim.AdamW`, bit for bit.
-    Torch's Muon takes parameters of two dimensions; the weight of a convolution is shown to it as a matrix
-    of one row an output channel, as Muon's author does (Jordan 2024,
-    https://kellerjordan.github.io/posts/muon). `split_groups` makes the groups for a model.
+    Results are identical to `torch.optim.Muon` (torch 2.9 or later) and `torch.optim.AdamW`, bit for bit. torch's
+    Muon accepts parameters with two dimensions; the weight of a convolution is passed to it as a matrix with one
+    row per output channel, as in the implementation of Muon's author (Jordan 2024,
+    https://kellerjordan.github.io/posts/muon). `split_groups` creates the groups for a model.
 
-    Arguments are Muon's own but for these:
+    Arguments are the same as for torch's Muon, except:
 
     Args:
-        params: parameter groups; bare parameters are AdamW's.
-        lr: one rate for both kinds, made to suit both by `adjust_lr_fn`.
-        adjust_lr_fn: "match_rms_adamw", other than torch's default, makes Muon's updates as large as AdamW's
-            usually are, so that a rate and a decay tuned for AdamW suit all groups (Liu et al. 2025,
-            https://arxiv.org/abs/2502.16982). Muon's author uses "original", with rates about 20 times higher.
-        adamw_betas, adamw_eps: AdamW's betas and eps.
-        fused: AdamW's kind.
+        params: parameter groups; parameters without a group are trained by AdamW.
+        lr: one learning rate for both, suited to both by `adjust_lr_fn`.
+        adjust_lr_fn: "match_rms_adamw" (not torch's default) gives Muon's updates the usual size of AdamW's, so
+            that a learning rate and weight decay tuned for AdamW suit all groups (Liu et al. 2025,
+            https://arxiv.org/abs/2502.16982). Muon's author uses "original", with learning rates about 20 times
+            higher.
+        adamw_betas, adamw_eps: betas and eps of AdamW.
+        fused: whether AdamW uses its fused implementation; None: torch's choice.
 
     Raises:
-        ValueError: a value that torch's classes refuse, or a vector in a group of Muon's.
+        ValueError: torch's classes reject a value, or a group of Muon contains a vector.
 
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> group = {"name": "default", "params": list(model.named_parameters())}
@@ -57,7 +58,7 @@ class MuonWithAdamW(Optimizer):
         adamw_eps: float = 1e-8,
         fused: bool | None = None,
     ) -> None:
-        # They hold no parameters: they check the arguments, know the defaults, and work on what step() lends.
+        # Without parameters: they check the arguments, have the defaults, and update the groups that step() lends.
         self._muon = torch.optim.Muon(
             [{"params": []}], lr, weight_decay, momentum, nesterov, ns_coefficients, eps, ns_steps, adjust_lr_fn
         )
@@ -65,7 +66,7 @@ class MuonWithAdamW(Optimizer):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "use_muon": False})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group, with the settings of its kind only: Muon's have a momentum, AdamW's betas."""
+        """Add a group with the settings of its optimizer only: momentum for Muon, betas for AdamW."""
         kind = self._muon if param_group.get("use_muon") else self._adamw
         super().add_param_group({**kind.defaults, **param_group})
         group = self.param_groups[-1]
@@ -77,7 +78,7 @@ class MuonWithAdamW(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Do one update; the rate, decay, momentum and betas are those that the groups hold now."""
+        """Perform one update with the current learning rate, weight decay, momentum and betas of each group."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -96,18 +97,18 @@ class MuonWithAdamW(Optimizer):
         return loss
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy needs; torch's own leaves out all that it does not know."""
+        """Return the state for copies, including the two optimizers, which torch's method omits."""
         return {**super().__getstate__(), "_muon": self._muon, "_adamw": self._adamw}
 
     def _matrices(self, parameters: Iterable[Tensor]) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        """Yield each parameter that has a gradient as a matrix in the same memory, and its state so too."""
+        """Yield each parameter with a gradient as a matrix that shares its memory, and its state likewise."""
         for p in parameters:
             if p.grad is None:
                 continue
             state = self.state[p]
             if "momentum_buffer" not in state:
                 state["momentum_buffer"] = torch.zeros_like(p.grad)
-            # Columns in the order of the memory, which with channels_last is another than that of the dimensions.
+            # Columns in memory order, which differs from the order of the dimensions with channels_last.
             order = (0, *sorted(range(1, p.ndim), key=p.stride, reverse=True))
             matrix = p.detach().permute(order).flatten(1)
             matrix.grad = p.grad.permute(order).flatten(1)
@@ -115,18 +116,18 @@ class MuonWithAdamW(Optimizer):
 
 
 def _lend(optimizer: Optimizer, groups: list[dict[str, Any]], state: defaultdict[Tensor, Any]) -> None:
-    """Let `optimizer` update groups that are not its own; afterwards it keeps no gradient alive."""
+    """Let `optimizer` update the given groups once, and drop its references to them afterwards."""
     optimizer.param_groups, optimizer.state = groups, state
     optimizer.step()
     optimizer.param_groups, optimizer.state = [], defaultdict(dict)
 
 
 def split_groups(groups: Iterable[dict[str, Any]], model: nn.Module) -> list[dict[str, Any]]:
-    """Return the groups with Muon's parameters apart from AdamW's: "norm" stays, "default muon" is new.
+    """Return the groups with Muon's parameters split off into separate groups, such as "default muon".
 
     Args:
-        groups: as `get_default_optimizer_params` gives them.
-        model: the model that they are of.
+        groups: as returned by `get_default_optimizer_params`.
+        model: the model that the parameters belong to.
     """
     hidden = set(hidden_matrices(model))
     split = []
@@ -140,15 +141,15 @@ def split_groups(groups: Iterable[dict[str, Any]], model: nn.Module) -> list[dic
 
 
 def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters that Muon is for: matrices that map what a layer gives to what the next one takes.
+    """Return the parameters that Muon should train: the weight matrices of hidden layers.
 
-    These are the weights of linear, attention and convolution layers, the first layer's too. AdamW's stay:
+    These are the weights of linear, attention and convolution layers, including the first layer. AdamW trains:
 
-    - the last layer of the model, in the order of its modules: the classifier's head. Its rows are classes, and
+    - the last layer of the model in module order, which is the head of a classifier: its rows are classes, and
       Muon's author found AdamW better there.
-    - embeddings, also where a linear layer shares them: an update touches few of their rows.
-    - convolutions with groups: each group is a matrix of its own, in a depthwise one a single row.
-    - all that is no weight of a layer: biases, norms, position embeddings, tables.
+    - embeddings, also if a linear layer shares their weight: an update changes only few of their rows.
+    - convolutions with groups: each group is a separate matrix, a single row in a depthwise convolution.
+    - everything else: biases, norm layers, position embeddings, tables.
 
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8), nn.Flatten(), nn.Linear(8, 2))
     >>> [tuple(parameter.shape) for parameter in hidden_matrices(model)]

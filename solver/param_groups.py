@@ -1,4 +1,4 @@
-"""Which parameter gets which rate and weight decay: as few groups as that takes."""
+"""Parameter groups: learning rate and weight decay of each parameter, in as few groups as possible."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from warmstart.config import ConfigError
 
 from .layer_decay import LayerRate
 
-# nn.RMSNorm is not among them, as in detectron2, whose rule this is.
+# Without nn.RMSNorm, as in detectron2, whose rule this is.
 NORM_LAYERS = (
     nn.BatchNorm1d,
     nn.BatchNorm2d,
@@ -30,20 +30,20 @@ NORM_LAYERS = (
 )
 
 
-_SHOWN_RULES = 3  # of those that set nothing
+_SHOWN_RULES = 3  # of the rules without effect
 
 
 @dataclass(frozen=True)
 class GroupRule:
-    """What is set for the parameters whose names `match` finds: an entry of SOLVER.PARAM_GROUPS.
+    """The settings of the parameters whose names match a regex: an entry in SOLVER.PARAM_GROUPS.
 
     Args:
-        match: a regex, looked for anywhere in a parameter's full name (re.search): "^fc" binds it to the
-            beginning, "bias$" to the end.
-        name: of the groups that come of it.
-        lr: the rate; None: as without the rule.
-        lr_factor: multiple of the rate that the parameter has without the rule.
-        weight_decay: the decay; None: as without the rule.
+        match: a regex, searched for in the full name of a parameter (re.search): "^fc" matches at the beginning,
+            "bias$" at the end.
+        name: the name of the resulting groups.
+        lr: the learning rate; None: as without the rule.
+        lr_factor: multiple of the learning rate that the parameter has without the rule.
+        weight_decay: the weight decay; None: as without the rule.
     """
 
     match: str
@@ -61,7 +61,7 @@ class _Setting(NamedTuple):
 class _Member(NamedTuple):
     name: str
     parameter: nn.Parameter
-    kind: str  # a key of what _settings returns
+    kind: str  # a key of the dict that _settings returns
 
 
 _NO_LAYER = LayerRate("", 1.0)
@@ -80,30 +80,31 @@ def get_default_optimizer_params(
 ) -> list[dict[str, Any]]:
     """Return parameter groups for an optimizer, with the norm and bias rules of detectron2.
 
-    A bias is a parameter whose own name is exactly "bias" (so not "in_proj_bias"); a norm layer is one
-    of `NORM_LAYERS` or a subclass. Where both rules speak, that for biases wins. Then comes the factor of
-    the parameter's layer, and then the first of `rules` that matches; what that does not name stays. Frozen
-    parameters are left out, shared ones stand once, each under its first name. Kinds with equal settings are
-    one group; groups come in the order layers, rules, and within these default, norm, bias, norm bias, but
-    those at base_lr first; parameters in the model's.
+    A bias is a parameter whose last name component is exactly "bias" (not "in_proj_bias"); a norm layer is an
+    instance of `NORM_LAYERS`. For the bias of a norm layer the rule for biases applies. After that, the learning
+    rate is multiplied by the factor of the parameter's layer, and then the first matching entry of `rules`
+    applies; settings that it does not mention stay. Frozen parameters are omitted; a shared parameter is included
+    once, under its first name. Parameters with equal settings are in one group. Groups without a rule come first,
+    by layer, then the groups of each rule, in the order default, norm, bias, norm bias; but groups at base_lr
+    precede all others. Parameters are in the order of the model.
 
     Args:
-        model: its parameters with requires_grad are taken.
-        base_lr: None leaves rates to the optimizer's own.
-        weight_decay: None leaves decay to the optimizer's own.
-        weight_decay_norm: for parameters of norm layers; None: no rule for them.
-        bias_lr_factor: rate of biases, as a multiple of base_lr.
-        weight_decay_bias: for biases; None: no rule for their decay.
-        layers: the layer of each parameter by its name, as `layer_rates` gives them.
-        rules: ordered.
+        model: its parameters with requires_grad are used.
+        base_lr: the base learning rate; None: the optimizer's default.
+        weight_decay: None: the optimizer's default.
+        weight_decay_norm: weight decay of the parameters of norm layers; None: no special rule.
+        bias_lr_factor: learning rate of biases, as a multiple of base_lr.
+        weight_decay_bias: weight decay of biases; None: no special rule.
+        layers: the layer of each parameter by its name, as returned by `layer_rates`.
+        rules: in order of precedence.
 
     Returns:
-        One dict a group: "name", "params" as (name, parameter) pairs (so that the optimizer's state
-        keeps "param_names"), and where they are given "lr" and "weight_decay".
+        One dict per group: "name", "params" as (name, parameter) pairs (so that the optimizer's state
+        has "param_names"), and "lr" and "weight_decay" if they are given.
 
     Raises:
-        ValueError: a factor without a base_lr.
-        ConfigError: a rule that no parameter follows, or two groups of one name.
+        ValueError: a factor is given without base_lr.
+        ConfigError: a rule applies to no parameter, or two groups would have the same name.
 
     >>> model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 2))
     >>> rules = [GroupRule("^2", name="head", lr_factor=10.0)]
@@ -115,27 +116,28 @@ def get_default_optimizer_params(
     """
     factors = {bias_lr_factor, *(rule.lr_factor for rule in rules)} - {1.0}
     if base_lr is None and (factors or layers):
-        factor = f"bias_lr_factor {bias_lr_factor}" if bias_lr_factor != 1.0 else "a factor of the rate"
+        factor = f"bias_lr_factor {bias_lr_factor}" if bias_lr_factor != 1.0 else "a learning rate factor"
         raise ValueError(f"{factor} needs a base_lr to multiply")
     settings = _settings(base_lr, weight_decay, weight_decay_norm, bias_lr_factor, weight_decay_bias)
     found = list(_trainable(model))
     followed = _follow(rules, [member.name for member in found])
-    # By the number of the rule, 0 for none, and by the layer, which says nothing where the rule sets the rate.
-    parts: dict[tuple[int, LayerRate], list[_Member]] = {}
+    # By the number of the rule (0: none) and by the layer, which does not matter if the rule sets the learning
+    # rate.
+    members: dict[tuple[int, LayerRate], list[_Member]] = {}
     for member in found:
         number = followed[member.name]
         has_rate = number > 0 and rules[number - 1].lr is not None
         layer = _NO_LAYER if has_rate else (layers or {}).get(member.name, _NO_LAYER)
-        parts.setdefault((number, layer), []).append(member)
+        members.setdefault((number, layer), []).append(member)
     groups = []
-    layers_of = Counter(number for number, _ in parts)
-    for number, layer in sorted(parts):
+    layers_of = Counter(number for number, _ in members)
+    for number, layer in sorted(members):
         rule = rules[number - 1] if number else None
         several = layers_of[number] > 1
         words = ([rule.name] if rule else []) + ([layer.name] if several or not rule else [])
         adjusted = {kind: _adjusted(setting, layer, rule) for kind, setting in settings.items()}
-        groups += _group(parts[number, layer], adjusted, " ".join(words))
-    # The first group's rate is recorded as "lr", which should be the rate that the user set.
+        groups += _group(members[number, layer], adjusted, " ".join(words))
+    # The learning rate of the first group is recorded as "lr", which should be the one that the user has set.
     groups.sort(key=lambda group: group.get("lr") != base_lr)
     _check_names([group["name"] for group in groups])
     return groups
@@ -144,7 +146,7 @@ def get_default_optimizer_params(
 def _settings(
     lr: float | None, decay: float | None, norm: float | None, bias_lr_factor: float, bias: float | None
 ) -> dict[str, _Setting]:
-    """Return rate and decay of each kind of parameter, in the order of the groups."""
+    """Return learning rate and weight decay of each kind of parameter, in the order of the groups."""
     bias_lr = lr if lr is None else lr * bias_lr_factor
 
     def first(*decays: float | None) -> float | None:
@@ -168,7 +170,7 @@ def _adjusted(setting: _Setting, layer: LayerRate, rule: GroupRule | None) -> _S
 
 
 def _group(members: list[_Member], settings: Mapping[str, _Setting], prefix: str) -> list[dict[str, Any]]:
-    """Return a group for each setting that some member has."""
+    """Return one group for each distinct setting of the members."""
     groups = []
     for setting in dict.fromkeys(settings.values()):
         kinds = [k for k, own in settings.items() if own == setting and any(m.kind == k for m in members)]
@@ -176,7 +178,7 @@ def _group(members: list[_Member], settings: Mapping[str, _Setting], prefix: str
             continue
         chosen = [member for member in members if member.kind in kinds]
         name = _kind_name(kinds)
-        if prefix:  # which is enough for the only group that has it
+        if prefix:  # sufficient if it is the only group with this prefix
             name = prefix if name == "default" or len(chosen) == len(members) else f"{prefix} {name}"
         group: dict[str, Any] = {"name": name, "params": [(member.name, member.parameter) for member in chosen]}
         if setting.lr is not None:
@@ -188,14 +190,14 @@ def _group(members: list[_Member], settings: Mapping[str, _Setting], prefix: str
 
 
 def _kind_name(kinds: list[str]) -> str:
-    """Return a short name for a group of one or several kinds, another for each group of a model."""
+    """Return a short name for a group of one or several kinds, unique within a model."""
     if "default" in kinds:
         return "default"
     return "+".join(kind for kind in kinds if kind != "norm bias") or "norm bias"
 
 
 def _follow(rules: Sequence[GroupRule], names: list[str]) -> dict[str, int]:
-    """Return for each name the number of the first rule that matches it, counted from 1; 0: none does."""
+    """Return for each name the number of the first rule that matches it, from 1; 0: no rule matches."""
     followed = dict.fromkeys(names, 0)
     for number, rule in enumerate(rules, start=1):
         search = re.compile(rule.match).search
@@ -207,14 +209,15 @@ def _follow(rules: Sequence[GroupRule], names: list[str]) -> dict[str, int]:
         match = rules[number - 1].match
         taken = [name for name in names if re.search(match, name)]
         if taken:
-            reason = f"rule {followed[taken[0]]} above it has all that it matches, as {taken[0]}; put it first"
+            above = f"rule {followed[taken[0]]} above it"
+            reason = f"{above} matches all of its parameters, such as {taken[0]}; put this rule first"
         else:
             plain = re.sub(r"\\[AbBdDsSwWZ]|[^\w.]", "", match)
             near = difflib.get_close_matches(plain, names, n=3, cutoff=0.0)
-            reason = f"matches no parameter that is trained; the nearest names are {', '.join(near)}"
+            reason = f"matches no trainable parameter; the nearest names are {', '.join(near)}"
         problems.append(f"rule {number}, MATCH {match!r}: {reason}")
     if idle[_SHOWN_RULES:]:
-        problems.append(f"{len(idle) - _SHOWN_RULES:,} more of the {len(rules):,} rules set nothing either")
+        problems.append(f"{len(idle) - _SHOWN_RULES:,} more of the {len(rules):,} rules have no effect either")
     if problems:
         raise ConfigError(problems)
     return followed
@@ -227,7 +230,7 @@ def _check_names(names: list[str]) -> None:
 
 
 def _trainable(model: nn.Module) -> Iterator[_Member]:
-    """Yield each parameter that is trained once."""
+    """Yield each trainable parameter once."""
     seen = set()
     for prefix, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):

@@ -1,4 +1,4 @@
-"""fvcore's ParamSchedulers: functions of the share of the run that is done, "where" in [0, 1]."""
+"""Schedulers for fvcore's ParamSchedulers, which are functions of the completed fraction of the run, in [0, 1]."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ _LAST = 1 - 2e-6
 class ShareOfRun:
     """multiplier(min(t, N) / N) with N = num_iters.
 
-    Where a multiplier refuses its end, as half of fvcore's do, the value just before it holds from
-    there on.
+    If a multiplier raises at the end of the run, as half of fvcore's do, the value just before the end is kept.
 
     >>> from fvcore.common.param_scheduler import StepParamScheduler
     >>> schedule = ShareOfRun(StepParamScheduler(4, [1.0, 0.5]), 4)
@@ -47,13 +46,16 @@ class ShareOfRun:
 
 
 class LRMultiplier(ScheduleLR):
-    """Rate = base * multiplier(min(t, max_iter) / max_iter), for any ParamScheduler of fvcore.
+    """Learning rate = base * multiplier(min(t, max_iter) / max_iter), for any ParamScheduler of fvcore.
 
     Args:
         optimizer: as for `ScheduleLR`.
-        multiplier: from where in [0, 1] to a factor.
-        max_iter: the run's length.
-        last_iter: -1 to start; k where updates 0 to k are done.
+        multiplier: from the completed fraction of the run, in [0, 1], to a factor.
+        max_iter: length of the run in iterations.
+        last_iter: -1 to start; k if updates 0 to k are completed.
+
+    Raises:
+        ValueError: max_iter is below 1.
 
     >>> import torch
     >>> from fvcore.common.param_scheduler import CosineParamScheduler
@@ -74,17 +76,17 @@ class LRMultiplier(ScheduleLR):
 
 
 class WarmupParamScheduler(ParamScheduler):  # type: ignore[misc]  # fvcore ships no types
-    """A ramp from warmup_factor * scheduler(0) to the scheduler's value at its end, then the scheduler.
+    """A ramp from warmup_factor * scheduler(0) to the scheduler's value at the end of warm-up, then the scheduler.
 
     Args:
-        scheduler: what follows.
+        scheduler: the ParamScheduler after warm-up.
         warmup_factor: from 0 to 1.
-        warmup_length: the warm-up's share of the run, from 0 to less than 1.
-        warmup_method: one of those that `Warmup` knows; "constant" is no ramp.
-        rescale_interval: fit the whole of the scheduler into what is left after warm-up.
+        warmup_length: the length of warm-up as a fraction of the run, from 0 to below 1.
+        warmup_method: a method of `Warmup`; "constant" stays at the start of the ramp.
+        rescale_interval: whether the scheduler is rescaled to the part of the run after warm-up.
 
     Raises:
-        ValueError: one of them is out of range.
+        ValueError: an argument is out of range.
 
     >>> from fvcore.common.param_scheduler import LinearParamScheduler
     >>> warmup = WarmupParamScheduler(LinearParamScheduler(1.0, 0.0), 0.5, 0.5)
@@ -104,7 +106,7 @@ class WarmupParamScheduler(ParamScheduler):  # type: ignore[misc]  # fvcore ship
         rescale_interval: bool = False,
     ) -> None:
         if not 0 <= warmup_length < 1:
-            raise ValueError(f"warmup_length is a share of the run, 0 or more and below 1; got {warmup_length}")
+            raise ValueError(f"warmup_length is a fraction of the run, 0 or more and below 1; got {warmup_length}")
         self.warmup = Warmup(warmup_method, warmup_factor, 1)
         self.scheduler = scheduler
         self.length = warmup_length
@@ -113,7 +115,7 @@ class WarmupParamScheduler(ParamScheduler):  # type: ignore[misc]  # fvcore ship
         self.end = scheduler(self._inner(warmup_length))
 
     def __call__(self, where: float) -> float:
-        """Return the factor at `where`, from 0 to 1."""
+        """Return the factor at the completed fraction `where` of the run, in [0, 1]."""
         if where < self.length:
             return float(self.start + (self.end - self.start) * self.warmup.share(where / self.length))
         return float(self.scheduler(self._inner(where)))

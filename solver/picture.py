@@ -1,4 +1,4 @@
-"""Curves as pictures; matplotlib is imported when the first one is drawn."""
+"""Pictures of curves, drawn by matplotlib, which is imported only when needed."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _MOST_MARKS = 50  # of drops: more would hide the curve
 
 
 def picture_path(text: str) -> Path:
-    """Return the path of a picture that is to be written.
+    """Return the path of a picture to be written.
 
     Raises:
-        ValueError: it is no kind of picture that we draw, or its folder does not exist.
+        ValueError: its format is not supported, its folder does not exist, or it is a symbolic link.
 
     >>> picture_path("lr.jpg")
     Traceback (most recent call last):
@@ -44,10 +44,10 @@ def picture_path(text: str) -> Path:
 
 
 def new_picture(name: str) -> Path:
-    """Return the path of a picture in the current folder whose name nobody has chosen.
+    """Return the path of a picture in the current folder, for a default name.
 
     Raises:
-        ConfigError: something that `save_picture` has not written has that name.
+        ConfigError: the name exists and was not written by `save_picture`.
     """
     path = Path(name)
     if os.path.lexists(path) and not _is_ours(path):
@@ -59,16 +59,16 @@ def new_picture(name: str) -> Path:
 
 
 def plan_picture(curves: Sequence[Curve], size: tuple[float, float] = (8.0, 4.5)) -> Figure:
-    """Return a figure with the rate over the run, and below it the momentum where that moves.
+    """Return a figure with the learning rate over the run, and below it the momentum if it changes.
 
-    The rate of update t is drawn from t to t + 1, so that a drop is vertical. The ends of warm-up and the
+    The learning rate of update t is drawn from t to t + 1, so that a drop is vertical. The ends of warm-up and the
     drops are marked.
 
     Args:
-        curves: one or more, with names where there are several; of more than 100 so many are drawn.
-        size: in inches, at 100 dots each.
+        curves: one or more, with names if there are several; at most 100 of them are drawn.
+        size: width and height in inches, at 100 dots per inch.
     """
-    # Figure alone, never pyplot, which would choose a window system and keep each figure for ever.
+    # Figure, not pyplot, which would select a window system and keep a reference to each figure.
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
@@ -86,7 +86,7 @@ def plan_picture(curves: Sequence[Curve], size: tuple[float, float] = (8.0, 4.5)
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
     low, high = panels[0].get_ylim()
-    panels[0].set_ylim(min(low, -0.05 * high), high)  # how far from 0 a rate is shall be seen
+    panels[0].set_ylim(min(low, -0.05 * high), high)  # include 0, to show the distance from it
     some = f"; {len(curves)} of {given:,} groups are drawn" if len(curves) < given else ""
     panels[-1].set_xlabel(f"iteration{some}")
     panels[-1].margins(x=0.02)
@@ -97,23 +97,23 @@ def plan_picture(curves: Sequence[Curve], size: tuple[float, float] = (8.0, 4.5)
         handles.append(Line2D([], [], linestyle="", marker=marker, color="grey", markeredgecolor="black"))
         labels.append(text)
     if labels:
-        width = 60 + 8 * max(map(len, labels))  # dots for one, so that the names are not cut off at the sides
+        width = 60 + 8 * max(map(len, labels))  # dots per entry, so that names are not cut off at the sides
         columns = max(1, int(size[0] * figure.dpi // width))
         legend = figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
         for entry in legend.get_texts():
-            entry.set_parse_math(False)  # "$" in a name begins no formula
+            entry.set_parse_math(False)  # "$" in a name does not start a formula
     return figure
 
 
 def save_picture(figure: Figure, path: str | Path) -> None:
-    """Write a figure as PNG or SVG, whichever the path ends in; equal figures give equal files.
+    """Write a figure as PNG or SVG, by the suffix of the path; equal figures give equal files.
 
     Raises:
-        OSError: it cannot be written; a file that was there is as it was, unless the disk fails.
+        OSError: it cannot be written; an existing file is unchanged, unless the disk fails.
     """
     import matplotlib
 
-    # Else an SVG holds the time and random names, and a PNG the library's version.
+    # By default an SVG contains the time and random names, and a PNG the version of the library.
     kind = Path(path).suffix.lower().removeprefix(".")
     metadata = {"Date": None} if kind == "svg" else {"Software": _SOFTWARE}
     drawn = io.BytesIO()
@@ -124,7 +124,7 @@ def save_picture(figure: Figure, path: str | Path) -> None:
 
 
 def _is_ours(path: Path) -> bool:
-    """Return whether `save_picture` has written a PNG file, which says so in its first chunks."""
+    """Return whether `save_picture` has written a PNG file, from its metadata."""
     if path.is_symlink() or not path.is_file():
         return False
     with open(path, "rb") as file:
@@ -133,10 +133,10 @@ def _is_ours(path: Path) -> bool:
 
 def _draw(panels: Sequence[Axes], curve: Curve, colour: str, name: str | None) -> None:
     iterations = curve.samples()
-    places = [*iterations, curve.length]  # the last update takes its time too
+    places = [*iterations, curve.length]  # the last update has a width too
     for axes, schedule in zip(panels, (curve.rate, curve.momentum), strict=False):
         if schedule is not None:
-            # An infinite rate, as of a factor that grows for ever, has no place on the axis.
+            # Infinite learning rates, from a factor that grows without limit, cannot be drawn.
             values = [value if math.isfinite(value) else math.nan for value in map(schedule, iterations)]
             label = name if schedule is curve.rate else None
             axes.plot(places, [*values, values[-1]], drawstyle="steps-post", color=colour, label=label)
@@ -154,7 +154,7 @@ def _shown_drops(curve: Curve) -> list[int]:
 
 
 def _marks(curves: Sequence[Curve]) -> list[tuple[str, str]]:
-    """Return what stands in the legend for the marks, with its marker; of a single curve where they are."""
+    """Return the legend texts of the marks with their markers; for a single curve, with the iterations."""
     ends = [t for curve in curves for t in _warmup_ends(curve)]
     falls = [t for curve in curves for t in _shown_drops(curve)]
     exact = len(curves) == 1 and len(falls) <= 5

@@ -1,4 +1,4 @@
-"""The plan of a run as curves: which rate and momentum each update gets, known before the first one."""
+"""The plan of a run as curves: learning rate and momentum of each update, known before the first one."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from .lr_scheduler import GroupSchedules, ScheduleLR
 from .optimizers import OPTIMIZERS
 from .schedules import Group, Schedule, drops
 
-# More drops than these are nothing that a picture or a table could show.
+# A picture or a table cannot show more drops.
 MOST_DROPS = 1000
 _GOLDEN = (math.sqrt(5) - 1) / 2
-# Arguments of schedules that may be lists with one value a group.
+# Arguments of schedules that may be lists with one value per group.
 _PER_GROUP = ("base_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "lr_lambda")
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What the updates of a run get in one parameter group, or in several that get the same.
+    """The learning rate and momentum of one parameter group, or of several with the same values, over a run.
 
     Args:
-        name: of the group or groups.
-        length: updates of the run.
-        rate: from the iteration to the rate.
-        momentum: from the iteration to the momentum or first beta; None where it does not move.
-        warmup_end: the first iteration after warm-up; 0 where there is none.
-        drops: where the rate falls at once; of more than MOST_DROPS the first ones.
+        name: the name of the group or groups.
+        length: number of updates of the run.
+        rate: from the iteration to the learning rate.
+        momentum: from the iteration to the momentum or first beta; None if it does not change.
+        warmup_end: the first iteration after warm-up; 0 without warm-up.
+        drops: the iterations at which the learning rate drops abruptly, at most the first MOST_DROPS.
     """
 
     name: str
@@ -47,10 +47,12 @@ class Curve:
     warmup_end: int = 0
     drops: tuple[int, ...] = ()
 
-    def posts(self) -> list[int]:
-        """Return the iterations between which the curve is smooth, as far as it tells them; the last update too.
+    def turning_points(self) -> list[int]:
+        """Return the first and last iteration and those around drops and the end of warm-up.
 
-        >>> Curve("default", 800, lambda t: 0.1, warmup_end=40, drops=(536,)).posts()
+        Between them the curve is smooth, unless the schedule has drops that it does not report.
+
+        >>> Curve("default", 800, lambda t: 0.1, warmup_end=40, drops=(536,)).turning_points()
         [0, 39, 40, 535, 536, 799]
         """
         turns = (self.warmup_end, *(self.drops if len(self.drops) < MOST_DROPS else ()))
@@ -58,10 +60,10 @@ class Curve:
         return sorted(t for t in {0, *around, self.length - 1} if 0 <= t < self.length)
 
     def samples(self, count: int = 1000) -> list[int]:
-        """Return the iterations that a picture of `count` points needs: all of a short run, and the posts.
+        """Return the iterations to draw in a picture of `count` points: all, or a sample with `turning_points`.
 
-        In a long run one lies in each of `count` equal parts, each time at another place in it: cycles
-        shorter than a part then show as a band, and not as a slow wave that is not there.
+        In a long run there is one in each of `count` equal intervals, at varying positions: cycles shorter than an
+        interval then appear as a band, instead of a slow wave that does not exist (aliasing).
 
         >>> Curve("default", 5_000_000, lambda t: 0.1, drops=(2_500_000,)).samples(4)
         [0, 2022542, 2499999, 2500000, 2795084, 4817627, 4999999]
@@ -69,15 +71,15 @@ class Curve:
         if self.length <= count:
             return list(range(self.length))
         spread = {int((part + part * _GOLDEN % 1) * self.length / count) for part in range(count)}
-        return sorted(spread | set(self.posts()))
+        return sorted(spread | set(self.turning_points()))
 
     def peak(self, count: int = 100_000) -> int:
-        """Return the first iteration with the highest rate; in a run of more than `count`, among so many."""
+        """Return the first iteration with the highest learning rate; in a long run, of about `count` samples."""
         return max(self.samples(count), key=self.rate)
 
 
 def drawn(curves: Sequence[Curve], most: int = 100) -> list[Curve]:
-    """Return curves for a picture: all, or of more than `most` as many, from the first to the last.
+    """Return the curves to draw: all of them, or `most`, evenly spread from the first to the last.
 
     >>> [curve.name for curve in drawn([Curve(name, 9, abs) for name in "abcdefghi"], most=3)]
     ['a', 'e', 'i']
@@ -87,18 +89,18 @@ def drawn(curves: Sequence[Curve], most: int = 100) -> list[Curve]:
 
 
 def build_plan(cfg: CfgNode, iters_per_epoch: Fraction | int | None = None) -> list[Curve]:
-    """Return the curves of a config as far as they are known without a model.
+    """Return the curves of a config, as far as they are known without a model.
 
-    These are the curves of the groups that SOLVER itself tells apart: biases where BIAS_LR_FACTOR is not 1,
-    those of PARAM_GROUPS, and, where an argument of the schedule is a list, one for each of its values. The
-    rates of LAYER_DECAY need the model's layers; the head's, which is highest, stands for them.
+    There is one curve for each group that SOLVER distinguishes: biases if BIAS_LR_FACTOR is not 1, each rule in
+    PARAM_GROUPS, and each value of an argument of the schedule that is a list. The learning rates of LAYER_DECAY
+    depend on the layers of the model; the curve is drawn for the head, which has the highest.
 
     Args:
-        cfg: durations may still have units.
-        iters_per_epoch: len(data set) / IMS_PER_BATCH; only needed where something is counted in epochs.
+        cfg: durations may have units.
+        iters_per_epoch: len(data set) / IMS_PER_BATCH; only needed if something is counted in epochs.
 
     Raises:
-        ConfigError: the plan is impossible.
+        ConfigError: the schedule is impossible.
 
     >>> from warmstart.config import get_cfg
     >>> cfg = get_cfg()
@@ -114,20 +116,20 @@ def build_plan(cfg: CfgNode, iters_per_epoch: Fraction | int | None = None) -> l
 
 
 def scheduler_plan(scheduler: ScheduleLR, length: int) -> list[Curve]:
-    """Return the curves of a scheduler's parameter groups; groups that get the same share one.
+    """Return the curves of a scheduler's parameter groups; groups with equal values share a curve.
 
     Args:
-        scheduler: where metrics drive it, as if no further one came.
-        length: updates of the run.
+        scheduler: if metrics drive it, as if there were no further ones.
+        length: number of updates of the run.
 
     >>> import torch
-    >>> from .lr_scheduler import WarmupCosineLR
+    >>> from .warmup_schedulers import WarmupCosineLR
     >>> groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "name": name} for name in ("a", "b")]
     >>> scheduler = WarmupCosineLR(torch.optim.SGD(groups, lr=0.5), max_iters=60, warmup_iters=6)
     >>> [(curve.name, round(curve.rate(6), 3), curve.warmup_end) for curve in scheduler_plan(scheduler, 60)]
     [('a, b', 0.488, 6)]
     """
-    scheduler.lr_at(0)  # takes up groups that were added since its last step
+    scheduler.lr_at(0)  # adopts groups that were added after its last step
     groups, bases = scheduler.optimizer.param_groups, scheduler.base_lrs
     named = [
         (str(group.get("name", index)), Group(base, index, group.get("initial_momentum"), len(groups)))
@@ -170,7 +172,7 @@ def _scaled(rate: float, factor: Schedule, t: int) -> float:
 
 
 def _groups(cfg: CfgNode) -> list[tuple[str, Group]]:
-    """Return the parameter groups that SOLVER alone tells apart; only a model says which of them it has."""
+    """Return the parameter groups that SOLVER distinguishes; a model may have only some of them."""
     solver = cfg.SOLVER
     momentum = _momentum(cfg)
     entries = [entry.get("ARGS", {}) for entry in (*solver.LR_PHASES, *solver.LR_FACTORS)]
@@ -188,11 +190,11 @@ def _groups(cfg: CfgNode) -> list[tuple[str, Group]]:
 
 
 def _momentum(cfg: CfgNode) -> float | None:
-    """Return the momentum, or first beta, that the optimizer will have; asked of its signature."""
+    """Return the momentum, or first beta, that the optimizer will have, from its signature."""
     name, arguments = cfg.SOLVER.OPTIMIZER, cfg.SOLVER.OPTIMIZER_ARGS
     if name not in OPTIMIZERS:
         raise unknown_name(cfg.label("SOLVER.OPTIMIZER"), "optimizer", name, OPTIMIZERS)
-    # Not by making one: that imports torch's compiler, which takes as long as torch itself.
+    # Not from an instance: building one imports torch's compiler, which takes as long as importing torch.
     takes: Mapping[str, inspect.Parameter] = inspect.signature(OPTIMIZERS[name]).parameters
     if "betas" in takes:
         betas = arguments.get("betas", takes["betas"].default)

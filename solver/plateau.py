@@ -1,4 +1,4 @@
-"""Reducing the rate when a metric has stopped improving; nothing here changes in place."""
+"""Reduction of the learning rate when a metric stops improving, without mutable state."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from .schedules import Group, check_at_least
 
 @dataclass(frozen=True)
 class Patience:
-    """What a plateau remembers of the metrics it was shown."""
+    """The state of a plateau: its memory of the metrics so far.
+
+    Args:
+        best: the best metric; None: there was no finite one.
+        num_bad: metrics in a row that were not better.
+        cooldown: metrics that are still not counted as bad.
+        reductions: how often the learning rates were reduced.
+    """
 
     best: float | None = None
     num_bad: int = 0
@@ -23,20 +30,20 @@ class Patience:
 class Plateau:
     """The rule of torch's ReduceLROnPlateau.
 
-    A metric is better if it beats the best so far by `threshold` (a share of it, or absolute); NaN never
-    is. After more than `patience` metrics that are not better, rates are multiplied by `factor`, but not
-    below `min_lr`, and the next `cooldown` metrics are not counted as bad.
+    A metric is better if it improves on the best so far by `threshold` (relative or absolute); NaN is never
+    better. After more than `patience` metrics in a row that are not better, learning rates are multiplied by
+    `factor`, but not below `min_lr`, and the next `cooldown` metrics are not counted as bad.
 
     Args:
-        mode: "min" or "max": which way is better.
-        factor: below 1.
+        mode: "min" or "max": whether a lower or a higher metric is better.
+        factor: 0 or more and below 1.
         patience, cooldown: numbers of metrics.
-        threshold, threshold_mode: 0 or more; "rel" is a share of the best, "abs" a difference.
-        min_lr: in absolute rates; one, or a list with one a group.
-        eps: 0 or more; a smaller change of a rate than this is left out.
+        threshold, threshold_mode: 0 or more; "rel" is a fraction of the best metric, "abs" a difference.
+        min_lr: learning rate; one for all groups, or a list with one per group.
+        eps: 0 or more; reductions by less than this are skipped.
 
     Raises:
-        ValueError: one of them is out of range.
+        ValueError: an argument is out of range.
 
     >>> plateau, state = Plateau(patience=1, factor=0.5), Patience()
     >>> for metric in (0.9, 0.8, 0.8, 0.8, 0.5):
@@ -60,9 +67,9 @@ class Plateau:
 
     def __post_init__(self) -> None:
         if self.mode not in ("min", "max"):
-            raise ValueError(f"mode is min or max; got {self.mode!r}")
+            raise ValueError(f"mode must be min or max; got {self.mode!r}")
         if self.threshold_mode not in ("rel", "abs"):
-            raise ValueError(f"threshold_mode is rel or abs; got {self.threshold_mode!r}")
+            raise ValueError(f"threshold_mode must be rel or abs; got {self.threshold_mode!r}")
         if not 0 <= self.factor < 1:
             raise ValueError(f"factor must be 0 or more and below 1; got {self.factor}")
         check_at_least("patience", self.patience, 0)
@@ -71,7 +78,7 @@ class Plateau:
         check_at_least("eps", self.eps, 0)
 
     def after(self, state: Patience, metric: float) -> Patience:
-        """Return what is remembered once `metric` is known."""
+        """Return the state after `metric`."""
         if self._better(metric, state.best):
             state = replace(state, best=metric, num_bad=0)
         else:
@@ -83,12 +90,12 @@ class Plateau:
         return state
 
     def rate(self, group: Group, reductions: int) -> float:
-        """Return the rate of a group after so many reductions."""
+        """Return the learning rate of a group after a number of reductions."""
         rate, lowest = group.lr, group.number("min_lr", self.min_lr)
         for _ in range(reductions):
             lower = max(rate * self.factor, lowest)
             if rate - lower <= self.eps:
-                break  # and so it stays
+                break  # all further reductions are skipped too
             rate = lower
         return rate
 

@@ -1,4 +1,4 @@
-"""The schedules that a config can name: torch's, ours and registered ones."""
+"""The schedules that a config can name: torch's, built-in and registered ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from warmstart.config import ConfigError
 from .schedules import Schedule
 from .torch_schedules import TORCH_SCHEDULES
 
-# Schedules whose settings are keys of SOLVER; unless RESCALE_INTERVAL is set they count from the run's start.
+# Schedules whose settings are keys of SOLVER; they count from the start of the run unless RESCALE_INTERVAL is set.
 KEYED_SCHEDULES = (
     "WarmupMultiStepLR",
     "WarmupCosineLR",
@@ -19,13 +19,13 @@ KEYED_SCHEDULES = (
 )
 # Schedules with arguments in LR_SCHEDULER_ARGS; they count from the end of warm-up.
 SCHEDULES: dict[str, Callable[..., Schedule]] = dict(TORCH_SCHEDULES)
-# Those that are made of others, by the key that lists them; and the one that follows a metric.
+# Schedules made of other schedules, with the key that lists these; and the schedule that follows a metric.
 COMPOSED_SCHEDULES = {"SequentialLR": "LR_PHASES", "ChainedScheduler": "LR_FACTORS"}
 PLATEAU = "ReduceLROnPlateau"
 
 
 def schedule_names() -> list[str]:
-    """Return every name that LR_SCHEDULER_NAME takes.
+    """Return all valid names for LR_SCHEDULER_NAME.
 
     >>> "StepLR" in schedule_names()
     True
@@ -34,15 +34,14 @@ def schedule_names() -> list[str]:
 
 
 def register_lr_scheduler(name: str, factory: Callable[..., Schedule]) -> None:
-    """Make `name` usable in SOLVER.LR_SCHEDULER_NAME; warm-up works in front of it.
+    """Register a schedule under a name for SOLVER.LR_SCHEDULER_NAME; warm-up is applied before it.
 
     Args:
         name: the name.
-        factory: a class or function called with LR_SCHEDULER_ARGS, and with `num_iters`, the number of
-            iterations after warm-up, and `group`, the parameter group it is for (a `Group`), where its
-            signature has them. Returns the schedule: a function from the iteration after warm-up (0, 1,
-            2, ...) to a factor of the base rate, defined past the end too. A `drops(end)` as the
-            schedules here have is optional.
+        factory: a class or function that is called with LR_SCHEDULER_ARGS and, if its signature has them, with
+            `num_iters`, the number of iterations after warm-up, and `group`, the parameter group (a `Group`).
+            Returns the schedule: a function from the iteration after warm-up (0, 1, 2, ...) to a factor of the
+            base learning rate, defined after the end of the run too. A method `drops(end)` is optional.
 
     Raises:
         ConfigError: the name is taken.

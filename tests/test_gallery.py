@@ -1,4 +1,4 @@
-"""The gallery shows every schedule there is, and is what its script makes of the code as it stands."""
+"""The gallery, which shows every schedule and is reproduced by its script."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 DOCS = Path(__file__).parent.parent / "docs"
 NAMES = sorted(path.name for path in (DOCS / "gallery").iterdir())
-# In a process of its own: other tests register schedules that no gallery has.
+# In a separate process: other tests register schedules that are not in the gallery.
 LIST = "from warmstart.solver import schedule_names; print(*schedule_names())"
 
 
@@ -24,7 +24,7 @@ def run(*words: str) -> str:
     return done.stdout
 
 
-def test_the_script_makes_the_page_and_the_pictures_that_are_there(tmp_path: Path) -> None:
+def test_the_script_reproduces_the_page_and_its_pictures(tmp_path: Path) -> None:
     run(str(DOCS / "gallery.py"), str(tmp_path))
     assert (tmp_path / "GALLERY.md").read_text() == (DOCS / "GALLERY.md").read_text()
     assert sorted(path.name for path in (tmp_path / "gallery").iterdir()) == NAMES

@@ -38,10 +38,6 @@ FLOORS = {
 }
 # Where torch.distributed may be imported: everything else asks engine/distributed.
 DISTRIBUTED = ("engine/distributed/", "engine/checkpoint/shard", "engine/analysis/link_benchmark.py")
-# Modules that know each other's types alone, until what each needs of the other is written down as a protocol.
-TYPES_ALONE = [
-    {"solver/lr_scheduler.py", "solver/ownership.py"},
-]
 ALONE = {"solver/schedules.py"}  # pure functions: of ours it imports nothing at all
 OF_SCRIPTS = "warmstart.tools"  # what tools share; as scripts they are in no package that could be imported from
 MODULES = sorted(path for folder in LEVELS for path in (ROOT / folder).rglob("*.py"))
@@ -294,9 +290,6 @@ def test_modules_import_each_other_in_no_circle() -> None:
     """Counting imports under TYPE_CHECKING and in functions."""
     files = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in MODULES}
     needs = {name: {module_of(t) for _, t in imports(name, source)} & {*files} for name, source in files.items()}
-    for pair in TYPES_ALONE:
-        for name in pair:
-            needs[name] -= pair
     while free := [name for name in needs if not needs[name] - {name}]:
         for name in free:
             del needs[name]

@@ -1,4 +1,4 @@
-"""Flags and overrides in any order."""
+"""Command lines of flags and overrides in any order."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def parse(*words: str) -> tuple[dict[str, Any], list[str]]:
     "parts",
     list(itertools.permutations([("--config-file", "x.yaml"), ("SOLVER.BASE_LR", "-1e-4"), ("--resume",)])),
 )
-def test_the_planned_command_in_every_order(parts: tuple[tuple[str, ...], ...]) -> None:
+def test_parse_command_line_accepts_every_order(parts: tuple[tuple[str, ...], ...]) -> None:
     assert parse(*itertools.chain(*parts)) == (
         {"config_file": "x.yaml", "resume": ""},
         ["SOLVER.BASE_LR", "-1e-4"],
@@ -67,7 +67,7 @@ def test_the_planned_command_in_every_order(parts: tuple[tuple[str, ...], ...]) 
         ("SOLVER.BASE_LR -1e-4 -h", {}, ["SOLVER.BASE_LR", "-1e-4", "-h"]),
     ],
 )
-def test_flags_and_overrides(
+def test_parse_command_line_separates_flags_and_overrides(
     words: str,
     found: dict[str, Any],
     overrides: list[str],
@@ -75,7 +75,7 @@ def test_flags_and_overrides(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("run", "SEED", "TEST.EVAL_PERIOD"):  # folders; only the first is no key
+    for name in ("run", "SEED", "TEST.EVAL_PERIOD"):  # folders; all but the first are keys too
         (tmp_path / name).mkdir()
     assert parse(*words.split()) == (found, overrides)
 
@@ -99,7 +99,7 @@ def test_flags_and_overrides(
         (["--num-gpus", "two"], "^command line: --num-gpus two: invalid literal"),
     ],
 )
-def test_wrong_flags(words: list[str], message: str) -> None:
+def test_parse_command_line_refuses_wrong_flags(words: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse(*words)
 
@@ -114,5 +114,5 @@ def test_usage() -> None:
         "  --resume [PATH]          continue",
         "  --eval-only              only evaluate",
         "",
-        "config/defaults.py describes every KEY; flags may stand anywhere.",
+        "config/defaults.py describes every KEY; flags may appear anywhere.",
     ]

@@ -24,7 +24,7 @@ NAMES = ListOf(Str("digits_train"), ("digits_train",))
     + [["SOLVER.STEPS", value] for value in ([100, 200], (100, 200), [100.0, 200])]
     + [["SOLVER", {"STEPS": [100, 200]}], ["SOLVER={STEPS: [100, 200]}"]],
 )
-def test_one_list_on_the_command_line_and_in_python(overrides: list[Any]) -> None:
+def test_list_of_on_the_command_line_and_in_python(overrides: list[Any]) -> None:
     cfg = get_cfg()
     cfg.merge_from_list(overrides)
     assert cfg.SOLVER.STEPS == (100, 200)
@@ -34,13 +34,13 @@ def test_one_list_on_the_command_line_and_in_python(overrides: list[Any]) -> Non
 @pytest.mark.parametrize(
     "text", ["[100, 200]", "100,200", "100, 200", "(100, 200)", "\n  - 100\n  - 200", "'100,200'", "[1e2, 2E2]"]
 )
-def test_one_list_in_a_file(merged: Any, text: str) -> None:
+def test_list_of_in_a_file(merged: Any, text: str) -> None:
     assert merged(f"SOLVER:\n  STEPS: {text}\n").SOLVER.STEPS == (100, 200)
 
 
 @pytest.mark.need("F4")
 @pytest.mark.parametrize("text", ["100", "(100,)", "[100]", "100,", "1e2"])
-def test_one_value_is_a_list_of_one(merged: Any, text: str) -> None:
+def test_list_of_accepts_a_single_value(merged: Any, text: str) -> None:
     cfg = merged(f"SOLVER:\n  STEPS: {text}\n")
     assert cfg.SOLVER.STEPS == (100,)
     cfg.merge_from_list(["SOLVER.STEPS", "7", "SOLVER.STEPS", text])
@@ -65,7 +65,7 @@ def test_one_value_is_a_list_of_one(merged: Any, text: str) -> None:
         (ListOf(Bool(True), ()), "true,False", (True, False)),
     ],
 )
-def test_lists_from_words(field: Field, text: str, expected: tuple[Any, ...]) -> None:
+def test_list_of_text_from_the_command_line(field: Field, text: str, expected: tuple[Any, ...]) -> None:
     assert field.parse_text(text) == expected
 
 
@@ -86,12 +86,12 @@ def test_lists_from_words(field: Field, text: str, expected: tuple[Any, ...]) ->
         (OrNull(ListOf(Float(0.25, above=0), ())), "0"),
     ],
 )
-def test_no_such_list(field: Field, value: Any) -> None:
+def test_list_of_refuses_other_values(field: Field, value: Any) -> None:
     with pytest.raises(ConfigError, match=r"^KEY: expected .*a list, each entry "):
         field.read("KEY", "", value, is_text=isinstance(value, str))
 
 
-def test_the_message_of_a_list() -> None:
+def test_list_of_says_what_it_expects() -> None:
     with pytest.raises(ConfigError) as caught:
         STEPS.read("SOLVER.STEPS", "x.yaml:2", None)
     assert str(caught.value) == (
@@ -117,7 +117,9 @@ CROP = ("RandomCrop", {"size": 28, "padding": 4})
         ("", ()),
     ],
 )
-def test_entries(merged: Any, text: str, expected: tuple[Any, ...]) -> None:
+def test_entries_accepts_names_with_and_without_arguments(
+    merged: Any, text: str, expected: tuple[Any, ...]
+) -> None:
     cfg = merged("", "INPUT.TRANSFORMS_TRAIN", text)
     assert expected == cfg.INPUT.TRANSFORMS_TRAIN
     again = get_cfg()
@@ -140,7 +142,7 @@ def test_entries(merged: Any, text: str, expected: tuple[Any, ...]) -> None:
     ]
     + [None, 3, [("A", {}, 1)]],
 )
-def test_no_such_entries(value: Any) -> None:
+def test_entries_refuses_other_forms(value: Any) -> None:
     with pytest.raises(ConfigError, match="^KEY: expected a list of names, each with or without arguments; got "):
         Entries().read("KEY", "", value, is_text=isinstance(value, str))
 
@@ -149,11 +151,11 @@ def test_no_such_entries(value: Any) -> None:
     ("default", "kind"),
     [(True, Bool), (3, Int), (0.5, Float), ("a", Str), ((1, 2), ListOf), ([], ListOf)],
 )
-def test_a_plain_default_declares_its_type(default: Any, kind: type[Field]) -> None:
+def test_field_like_declares_the_type_of_a_default(default: Any, kind: type[Field]) -> None:
     assert type(field_like(default)) is kind
 
 
-def test_a_default_that_declares_nothing_is_refused() -> None:
+def test_field_like_refuses_a_default_without_a_type() -> None:
     with pytest.raises(
         TypeError, match=r"no field for a default of type NoneType; declare one, as OrNull\(Float\(0\)\)"
     ):
@@ -172,12 +174,12 @@ PHASES = Records({"NAME": Str("StepLR"), "ARGS": Arguments(), "UNTIL": Duration(
         ({"NAME": "A", "ARGS": {"x": 1}, "UNTIL": "5%"}, {"NAME": "B"}),
     ],
 )
-def test_records(text: Any) -> None:
+def test_records_accepts_a_list_of_mappings(text: Any) -> None:
     read = PHASES.read("KEY", "", text, is_text=isinstance(text, str))
     assert read == ({"NAME": "A", "ARGS": {"x": 1}, "UNTIL": "5%"}, {"NAME": "B"})
 
 
-def test_one_record_needs_no_list_and_null_arguments_are_none() -> None:
+def test_records_accepts_a_single_mapping_and_null_arguments() -> None:
     assert PHASES.parse_text("{NAME: A, ARGS: , UNTIL: 1e3}") == ({"NAME": "A", "ARGS": {}, "UNTIL": 1000},)
     assert PHASES.parse_text("[]") == ()
 
@@ -201,7 +203,7 @@ def test_one_record_needs_no_list_and_null_arguments_are_none() -> None:
         ("[{NAME: 3}]", "entry 1: NAME is text; got 3"),
     ],
 )
-def test_no_such_records(text: str, hint: str) -> None:
+def test_records_refuses_other_forms(text: str, hint: str) -> None:
     with pytest.raises(ConfigError) as caught:
         PHASES.read("KEY", "x.yaml:3", text, is_text=True)
     assert str(caught.value).startswith(

@@ -1,4 +1,4 @@
-"""The manual of keys keeps its promises."""
+"""The declared keys, their defaults and the recipes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_every_key_has_a_comment_above_it_or_shares_one() -> None:
             assert above.startswith(("#", "cfg.")), f"no comment above {line.strip()}"
 
 
-def test_names_of_detectron2_are_there() -> None:
+def test_get_cfg_has_the_names_of_detectron2() -> None:
     assert {
         *("SOLVER.LR_SCHEDULER_NAME", "SOLVER.BASE_LR", "SOLVER.BASE_LR_END", "SOLVER.MAX_ITER", "SOLVER.STEPS"),
         *("SOLVER.GAMMA", "SOLVER.NUM_DECAYS", "SOLVER.WARMUP_FACTOR", "SOLVER.WARMUP_ITERS"),

@@ -60,7 +60,7 @@ def test_to_iterations(
         ("five", "got 'five'$"),
     ],
 )
-def test_what_is_no_duration(value: str, message: str) -> None:
+def test_to_iterations_refuses_other_text_and_unknown_lengths(value: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         to_iterations(value)
 
@@ -154,6 +154,6 @@ def test_arguments_of_schedules_that_count_steps(argument: str, value: Any, expe
         (["SOLVER.LR_SCHEDULER_ARGS.T_max", "1.5"], r"SCHEDULER_ARGS.T_max \(override\): .*; got 1.5"),
     ],
 )
-def test_what_cannot_be_resolved_names_its_key(overrides: list[Any], message: str) -> None:
+def test_resolve_durations_names_each_key_that_cannot_be_resolved(overrides: list[Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         resolve_durations(config(*overrides))

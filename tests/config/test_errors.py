@@ -1,4 +1,4 @@
-"""The sentences that say what to type instead."""
+"""Error messages and their hints."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KEYS = list(get_cfg()._names())
         ("IMS_PER_BATCH", "did you mean SOLVER.IMS_PER_BATCH or TEST.IMS_PER_BATCH?"),
         ("MODEL.ARG.norm", "did you mean MODEL.ARGS?"),
         ("MAX_EPOCHS", "a length in epochs is written SOLVER.MAX_ITER 90ep"),
-        ("SOLVER._BASE_", "_BASE_ stands at the top level of a file"),
+        ("SOLVER._BASE_", "_BASE_ belongs at the top level of a file"),
         ("SOLVER.XYZ", "config/defaults.py lists all keys"),
         ("1", "config/defaults.py lists all keys"),
     ],
@@ -61,12 +61,12 @@ def test_gathering_takes_config_errors_and_nothing_else() -> None:
     assert problems == ["zero", "one", "two"]
 
 
-def test_the_message_survives_another_process() -> None:
+def test_config_error_can_be_pickled() -> None:
     error = ConfigError(["one", "two"])
     assert str(pickle.loads(pickle.dumps(error))) == "2 problems:\n  one\n  two"
 
 
-def test_the_message_of_very_many_problems_lists_the_first() -> None:
+def test_config_error_lists_the_first_of_many_problems() -> None:
     error = ConfigError([f"problem {n}" for n in range(1000)])
     assert len(error.problems) == 1000
     assert str(error).splitlines()[0] == "1000 problems:"

@@ -1,4 +1,4 @@
-"""What each declared type takes, from files and Python (`parse`) and from a command line (`parse_text`)."""
+"""Values that each declared type accepts, from files and Python (`parse`) and a command line (`parse_text`)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ HUGE = 10**400
         (Duration(1), "0ep", "0ep"),
     ],
 )
-def test_values_that_fit(field: Field, value: Any, expected: Any) -> None:
+def test_fields_parse_python_values(field: Field, value: Any, expected: Any) -> None:
     parsed = field.parse(value)
     assert parsed == expected
     assert type(parsed) is type(expected)
@@ -77,7 +77,7 @@ def test_values_that_fit(field: Field, value: Any, expected: Any) -> None:
         (Duration(1), "'5%'", "5%"),
     ],
 )
-def test_words_that_fit(field: Field, text: str, expected: Any) -> None:
+def test_fields_parse_text_of_a_command_line(field: Field, text: str, expected: Any) -> None:
     parsed = field.parse_text(text)
     assert parsed == expected
     assert type(parsed) is type(expected)
@@ -101,7 +101,7 @@ def test_words_that_fit(field: Field, text: str, expected: Any) -> None:
         (Duration(1, minimum=1, percent=False), ["5%"]),
     ],
 )
-def test_values_that_do_not_fit(field: Field, values: list[Any]) -> None:
+def test_fields_refuse_other_values(field: Field, values: list[Any]) -> None:
     for value in values:
         with pytest.raises(ConfigError, match=r"^KEY \(x.yaml:3\): expected "):
             field.read("KEY", "x.yaml:3", value)
@@ -157,7 +157,7 @@ def test_values_that_do_not_fit(field: Field, values: list[Any]) -> None:
         ),
     ],
 )
-def test_messages(field: Field, value: Any, is_text: bool, message: str) -> None:
+def test_fields_say_what_they_expect(field: Field, value: Any, is_text: bool, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         field.read("KEY", "", value, is_text=is_text)
     assert str(caught.value) == f"KEY: expected {message}"
@@ -188,7 +188,7 @@ def test_shown_of_a_long_value_is_its_ends() -> None:
 
 @pytest.mark.parametrize("field", [Int(0), Duration(1), OrNull(Int(0))])
 @pytest.mark.parametrize("value", ["1e308", "9223372036854775808", 2**63, 1e300])
-def test_a_whole_number_that_torch_cannot_count_to_is_refused(field: Field, value: Any) -> None:
+def test_int_refuses_numbers_above_64_bits(field: Field, value: Any) -> None:
     message = r"^X \(x.yaml:1\): expected .*; got .* \(whole numbers go up to 9,223,372,036,854,775,807\)$"
     with pytest.raises(ConfigError, match=message):
         field.read("X", "x.yaml:1", value, is_text=isinstance(value, str))
@@ -197,12 +197,12 @@ def test_a_whole_number_that_torch_cannot_count_to_is_refused(field: Field, valu
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
-        ("a\0b", "a path holds no NUL character"),
+        ("a\0b", "a path cannot contain a NUL character"),
         ("x" * 256, "a name in a path has at most 255 bytes"),
         ("a/" + "é" * 128, "a name in a path has at most 255 bytes"),
     ],
 )
-def test_text_that_is_no_path_is_refused(path: str, reason: str) -> None:
+def test_file_path_refuses_text_that_is_not_a_path(path: str, reason: str) -> None:
     with pytest.raises(ConfigError, match=rf"^OUTPUT_DIR \(x.yaml:1\): expected text; got .* \({reason}\)$"):
         FilePath("").read("OUTPUT_DIR", "x.yaml:1", path)
     assert FilePath("").parse("/".join(["x" * 255] * 3)) == "/".join(["x" * 255] * 3)

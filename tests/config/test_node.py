@@ -16,7 +16,7 @@ Merged = Callable[..., CfgNode]
 
 
 @pytest.mark.need("F2")
-def test_everything_wrong_in_file_and_overrides_is_told_at_once(merged: Merged) -> None:
+def test_merge_reports_all_mistakes_in_file_and_overrides_at_once(merged: Merged) -> None:
     text = "MODEL:\n  WETGHTS: a.pth\nSOLVER:\n  BASE_LR: fast\n  STEPS: [1, two]\n"
     with pytest.raises(ConfigError) as caught:
         merged(text, "SOLVER.GAMA", "1", "SEED", "-1")
@@ -88,7 +88,7 @@ def test_has_key(key: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "x.pth", "SOLVER.LR", "SOLVER.BASE_LR.X", "SEED.", "solver"])
-def test_has_not_key(key: str) -> None:
+def test_has_key_is_false_for_unknown_keys(key: str) -> None:
     assert not get_cfg().has_key(key)
 
 
@@ -123,7 +123,7 @@ def test_open_arguments_nest_and_replace() -> None:
     ("overrides", "message"),
     [
         (["MODEL.ARGS", "3"], r"MODEL.ARGS \(override\): expected keys with values, as MODEL.ARGS.NAME; got 3"),
-        (["MODEL.ARGS.a", "[1, 2"], r"MODEL.ARGS.a \(override\): not a whole list or mapping: .*; got '\[1, 2'"),
+        (["MODEL.ARGS.a", "[1, 2"], r"MODEL.ARGS.a \(override\): invalid list or mapping: .*; got '\[1, 2'"),
         (["MODEL={ARGS: 1, NAME: x}"], r"MODEL.ARGS \(override\): expected keys with values"),
         (["SOLVER", "1"], r"SOLVER \(override\): expected keys with values, as SOLVER.OPTIMIZER; got 1"),
         (["SOLVER={BASE_LR: 1, X: 2}"], "override: unknown key SOLVER.X; config/defaults.py lists all keys"),
@@ -131,10 +131,10 @@ def test_open_arguments_nest_and_replace() -> None:
             ["SOLVER.STEPS.0", "3"],
             "override: unknown key SOLVER.STEPS.0; SOLVER.STEPS expects a list, each entry ",
         ),
-        (["_BASE_", "x.yaml"], "override: unknown key _BASE_; _BASE_ stands at the top level of a file"),
+        (["_BASE_", "x.yaml"], "override: unknown key _BASE_; _BASE_ belongs at the top level of a file"),
     ],
 )
-def test_wrong_overrides(overrides: list[Any], message: str) -> None:
+def test_merge_from_list_refuses_wrong_overrides(overrides: list[Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         get_cfg().merge_from_list(overrides)
 
@@ -175,7 +175,7 @@ def test_a_new_name_in_a_file_drops_the_arguments_of_its_base(merged: Merged, wr
     assert other.SOLVER.OPTIMIZER_ARGS.to_dict() == {"amsgrad": True}
 
 
-def test_what_is_set_in_python_is_checked_and_typed_too() -> None:
+def test_assignment_in_python_is_checked_and_typed() -> None:
     cfg = get_cfg()
     cfg.SOLVER.BASE_LR = 1
     cfg.SOLVER.STEPS = [5, 6]
@@ -200,7 +200,9 @@ def test_what_is_set_in_python_is_checked_and_typed_too() -> None:
         (None, "SOLVER", CfgNode({"X": 3}), "^set in Python: unknown key SOLVER.X; "),
     ],
 )
-def test_what_is_wrong_in_python(section: str | None, name: str, value: Any, message: str) -> None:
+def test_assignment_in_python_refuses_wrong_values_and_names(
+    section: str | None, name: str, value: Any, message: str
+) -> None:
     cfg = get_cfg()
     with pytest.raises(ConfigError, match=message):
         setattr(cfg[section] if section else cfg, name, value)
@@ -220,7 +222,7 @@ def test_users_add_sections_and_keys_of_their_own_after_seal() -> None:
         cfg.merge_from_list(["MINE.FACTOR", "0", "MINE.CONT", "1"])
 
 
-def test_no_switch_lets_any_key_in() -> None:
+def test_set_new_allowed_is_refused() -> None:
     with pytest.raises(TypeError, match="keys are declared one by one"):
         get_cfg().set_new_allowed(True)
 
@@ -259,7 +261,7 @@ def test_a_dump_merges_to_the_same_config(merged: Merged) -> None:
 @pytest.mark.parametrize(
     "copied", [CfgNode.clone, copy.deepcopy, copy.copy, lambda cfg: pickle.loads(pickle.dumps(cfg))]
 )
-def test_a_copy_is_whole(copied: Callable[[CfgNode], CfgNode]) -> None:
+def test_a_copy_of_a_config_is_complete_and_independent(copied: Callable[[CfgNode], CfgNode]) -> None:
     cfg = get_cfg()
     cfg.merge_from_list(RICH)
     cfg.freeze()
@@ -277,7 +279,7 @@ def test_a_copy_is_whole(copied: Callable[[CfgNode], CfgNode]) -> None:
     assert len(cfg.SOLVER.OPTIMIZER_ARGS) == 4
 
 
-def test_a_frozen_config_takes_nothing() -> None:
+def test_a_frozen_config_refuses_all_changes() -> None:
     cfg = get_cfg()
     cfg.freeze()
     for change in (
@@ -295,7 +297,7 @@ def test_a_frozen_config_takes_nothing() -> None:
     assert cfg.SEED == 1
 
 
-def test_yacs_users_find_what_they_know() -> None:
+def test_config_node_has_the_methods_of_yacs() -> None:
     cfg = get_cfg()
     assert isinstance(cfg, dict)
     assert "BASE_LR: 0.001" in str(cfg)

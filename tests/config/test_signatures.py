@@ -1,4 +1,4 @@
-"""Arguments checked against what takes them."""
+"""Arguments checked against signatures."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Anything:
         {"size": 3, "any": 0.5},
     ],
 )
-def test_arguments_that_fit(arguments: dict[str, Any]) -> None:
+def test_check_arguments_accepts_matching_arguments(arguments: dict[str, Any]) -> None:
     check_arguments("ARGS", "takes", takes, arguments)
 
 
@@ -56,7 +56,9 @@ def test_arguments_that_fit(arguments: dict[str, Any]) -> None:
         ({"rat": 1, "flag": "x"}, r"(?s)^3 problems:.*'rat'.*true or false.*needs it"),
     ],
 )
-def test_arguments_that_do_not_fit(arguments: dict[str, Any], message: str) -> None:
+def test_check_arguments_refuses_unknown_missing_and_wrong_arguments(
+    arguments: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         check_arguments("ARGS", "takes", takes, arguments)
 
@@ -80,7 +82,7 @@ def test_optional_types(annotation: Any, value: Any, expected: str) -> None:
     assert _mismatch(parameter, value) == expected
 
 
-def test_what_the_caller_gives_the_user_may_not() -> None:
+def test_check_arguments_refuses_arguments_that_the_caller_fills_in() -> None:
     check_arguments("ARGS", "SGD", torch.optim.SGD, {"dampening": 0.1}, given=("params", "lr"))
     with pytest.raises(ConfigError, match="^ARGS.lr: SGD takes no argument 'lr'. It takes: momentum, dampening, "):
         check_arguments("ARGS", "SGD", torch.optim.SGD, {"lr": 0.1}, given=("params", "lr"))
@@ -88,7 +90,7 @@ def test_what_the_caller_gives_the_user_may_not() -> None:
         check_arguments("ARGS", "Anything", Anything, {"first": 1, "x": 2}, given=("first",))
 
 
-def test_an_open_node_tells_where_each_argument_was_set(merged: Any) -> None:
+def test_check_arguments_of_an_open_node_names_the_source_of_each_argument(merged: Any) -> None:
     cfg = merged("MODEL:\n  ARGS:\n    size: big\n", "MODEL.ARGS.rat", "1")
     with pytest.raises(ConfigError) as caught:
         check_arguments("MODEL.ARGS", "takes", takes, cfg.MODEL.ARGS)
@@ -98,7 +100,7 @@ def test_an_open_node_tells_where_each_argument_was_set(merged: Any) -> None:
     ]
 
 
-def test_what_a_function_refuses_names_the_key() -> None:
+def test_call_names_the_key_of_arguments_that_the_function_refuses() -> None:
     assert call("ARGS", "takes", takes, 3) == 3
     for error in (TypeError("a bad type"), ValueError("a bad value")):
         with pytest.raises(ConfigError, match=f"^ARGS: it refuses it: {error}$") as caught:
@@ -114,7 +116,7 @@ def _raising(error: Exception) -> None:
     raise error
 
 
-def test_an_empty_open_node_is_no_arguments() -> None:
+def test_check_arguments_of_an_empty_open_node() -> None:
     node: CfgNode = get_cfg().MODEL.ARGS
     with pytest.raises(ConfigError, match="needs it"):
         check_arguments("MODEL.ARGS", "takes", takes, node)

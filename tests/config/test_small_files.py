@@ -1,4 +1,4 @@
-"""What is read whole is a regular file of a bounded size."""
+"""Reading of regular files up to a size limit."""
 
 from __future__ import annotations
 
@@ -31,9 +31,7 @@ def test_read_small_reads_no_more_than_the_limit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["/dev/zero", "/dev/null", "fifo", "socket"])
-def test_read_small_opens_nothing_but_regular_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
-) -> None:
+def test_read_small_opens_only_regular_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     monkeypatch.chdir(tmp_path)  # a socket's path is short
     os.mkfifo(tmp_path / "fifo")
     with socket.socket(socket.AF_UNIX) as listener:
@@ -42,7 +40,7 @@ def test_read_small_opens_nothing_but_regular_files(
             read_small(tmp_path / path)
 
 
-def test_read_small_says_what_the_system_says_of_other_paths(tmp_path: Path) -> None:
+def test_read_small_raises_the_errors_of_the_system(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError):
         read_small(tmp_path)
     with pytest.raises(FileNotFoundError):
@@ -51,7 +49,7 @@ def test_read_small_says_what_the_system_says_of_other_paths(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("via_base", [False, True])
 @pytest.mark.parametrize("path", ["/dev/zero", "fifo"])
-def test_a_config_that_is_no_regular_file_is_refused(
+def test_load_file_refuses_a_path_that_is_not_a_regular_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, via_base: bool
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Files, what they inherit, and everything that can be wrong with them."""
+"""Config files, their base files, and their mistakes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_one_config_in_many_spellings(merged: Merged, text: str | bytes) -> None
 
 
 @pytest.mark.parametrize("text", ["", "# only a comment\n", "SOLVER:\n", "SOLVER: {}\n", "MODEL:\n  ARGS:\n"])
-def test_nothing_is_nothing(merged: Merged, text: str) -> None:
+def test_an_empty_file_or_section_changes_nothing(merged: Merged, text: str) -> None:
     assert values(merged(text)) == {}
 
 
@@ -77,8 +77,8 @@ SOLVER:
             "INPUT:\n  TRANSFORMS_TRAIN:\n  - RandomCrop:\n      size: 1\n      size: 2\n",
             "x.yaml:5: not valid YAML: size is written twice, first in line 4; keep one",
         ),
-        ("SOLVER: &s\n  a: *s\n", "x.yaml:2: not valid YAML: an alias stands within its own value"),
-        ("SOLVER:\n  STEPS: &s [*s]\n", "x.yaml:2: not valid YAML: an alias stands within its own value"),
+        ("SOLVER: &s\n  a: *s\n", "x.yaml:2: not valid YAML: an alias refers to a value that contains it"),
+        ("SOLVER:\n  STEPS: &s [*s]\n", "x.yaml:2: not valid YAML: an alias refers to a value that contains it"),
         ("SEED: " + 5000 * "9", "x.yaml: not valid YAML: Exceeds the limit"),
         (b"OUTPUT_DIR: a\x07", "x.yaml: not valid YAML: unacceptable character #x0007"),
         (b"OUTPUT_DIR: \xe9", "x.yaml: cannot read the config file: it is not UTF-8 text"),
@@ -104,7 +104,7 @@ SOLVER:
         ("1: 2\n[a]: 3\n", "x.yaml:2: not valid YAML: expected `KEY: value` lines"),
     ],
 )
-def test_wrong_files_say_where_and_what(merged: Merged, text: str | bytes, message: str) -> None:
+def test_load_file_names_file_line_and_mistake(merged: Merged, text: str | bytes, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         merged(text)
 
@@ -202,14 +202,14 @@ def test_a_base_is_looked_for_beside_its_file_and_in_the_package(write: Write, t
     ("base", "message"),
     [
         ("gone.yaml", "^x.yaml:2: _BASE_ gone.yaml: there is no file gone.yaml$"),
-        ("x.yaml", "^x.yaml:2: _BASE_ goes in a circle: x.yaml -> x.yaml$"),
-        ("[y.yaml]", "^y.yaml:1: _BASE_ goes in a circle: x.yaml -> y.yaml -> x.yaml$"),
+        ("x.yaml", "^x.yaml:2: _BASE_ has a cycle: x.yaml -> x.yaml$"),
+        ("[y.yaml]", "^y.yaml:1: _BASE_ has a cycle: x.yaml -> y.yaml -> x.yaml$"),
         ("", "^x.yaml:2: _BASE_ expects a file's path; got null$"),
         ("[3]", "^x.yaml:2: _BASE_ expects a file's path; got 3$"),
         ("recipe:gone.yaml", "^recipe:gone.yaml: no such recipe; "),
     ],
 )
-def test_wrong_bases(merged: Merged, write: Write, base: str, message: str) -> None:
+def test_load_file_refuses_wrong_bases(merged: Merged, write: Write, base: str, message: str) -> None:
     write("_BASE_: x.yaml\n", "y.yaml")
     with pytest.raises(ConfigError, match=message):
         merged(f"SEED: 1\n_BASE_: {base}\n")
@@ -242,7 +242,7 @@ def test_a_chain_of_bases_that_is_too_long_is_refused(write: Write) -> None:
         load_file(Path(path).with_name("0.yaml"))
 
 
-def test_a_base_may_be_inherited_on_two_ways(merged: Merged, write: Write) -> None:
+def test_load_file_accepts_a_base_that_is_inherited_twice(merged: Merged, write: Write) -> None:
     write("SEED: 1\nLOG_PERIOD: 1\n", "top.yaml")
     write("_BASE_: top.yaml\nSEED: 2\n", "left.yaml")
     write("_BASE_: top.yaml\nLOG_PERIOD: 3\n", "right.yaml")
@@ -301,6 +301,6 @@ def test_pairs(words: list[Any], expected: list[tuple[str, Any, bool]]) -> None:
         ([3, 4], "^line: expected a key such as SOLVER.BASE_LR; got 3 "),
     ],
 )
-def test_odd_lists_name_the_word_that_is_odd(words: list[Any], message: str) -> None:
+def test_pairs_names_the_word_that_has_no_key_or_value(words: list[Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         pairs(words, "line", get_cfg().has_key)

@@ -18,7 +18,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_module_of_the_current_folder_stands_behind_all_others(folder: Path) -> None:
+def test_import_module_finds_the_current_folder_after_all_others(folder: Path) -> None:
     (folder / "json.py").write_text("raise AssertionError")
     assert import_module("mine_for_a_test", "KEY").number == 3
     assert sys.path[-1] == str(folder)
@@ -46,7 +46,7 @@ def test_import_function_imports_nothing_itself(path: str) -> None:
     ("imported", "path"),
     [("json", "json.decoder:JSONDecoder"), ("json.decoder", "json:dumps"), ("os.path", "os:_exit")],
 )
-def test_import_function_takes_submodules_and_packages_for_other_modules(imported: str, path: str) -> None:
+def test_import_function_treats_submodules_and_packages_as_other_modules(imported: str, path: str) -> None:
     import_module(imported, "KEY")
     with pytest.raises(ConfigError, match=f"if you trust it, add --import {path.partition(':')[0]}$"):
         import_function(path, "KEY")
@@ -59,22 +59,22 @@ def test_import_function_takes_submodules_and_packages_for_other_modules(importe
         (":half", 'KEY: expected "module:function"'),
         ("mine_for_a_test:", 'KEY: expected "module:function"'),
         ("mine_for_a_test:hal", "KEY: the module mine_for_a_test has no function 'hal'; did you mean 'half'?"),
-        ("mine_for_a_test:number", "KEY: mine_for_a_test:number is no function, but 3"),
+        ("mine_for_a_test:number", "KEY: mine_for_a_test:number is not a function, but 3"),
         ("mine_for_a_test.py:half", "takes a module's name; write mine_for_a_test"),
     ],
 )
-def test_no_such_function(path: str, message: str) -> None:
+def test_import_function_refuses_unknown_functions_and_modules(path: str, message: str) -> None:
     import_module("mine_for_a_test", "KEY")
     with pytest.raises(ConfigError) as caught:
         import_function(path, "KEY")
     assert message in str(caught.value)
 
 
-def test_no_such_module() -> None:
+def test_import_module_refuses_unknown_modules() -> None:
     with pytest.raises(ConfigError, match="^KEY: no such module on the Python path or in the current folder$"):
         import_module("gone_for_a_test", "KEY")
 
 
-def test_what_goes_wrong_inside_a_module_is_not_hidden() -> None:
+def test_import_module_shows_errors_inside_the_module() -> None:
     with pytest.raises(ModuleNotFoundError, match="not_there_at_all"):
         import_module("broken_for_a_test", "KEY")

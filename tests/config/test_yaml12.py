@@ -57,14 +57,14 @@ def test_nan_is_a_float() -> None:
 
 
 @pytest.mark.parametrize("text", ["[1, 2", "{", "{a: 1, a: 2}", "[!!int 3]"])
-def test_what_begins_as_a_list_or_mapping_must_be_one(text: str) -> None:
+def test_parse_scalar_refuses_a_broken_list_or_mapping(text: str) -> None:
     with pytest.raises(ValueError, match="expected|written twice|takes no tags"):
         parse_scalar(text)
 
 
 @pytest.mark.need("F4")
 @pytest.mark.parametrize("text", ["1,2", "1, 2", "(1, 2)", "[1, 2]", "(1,2,)", " [1,2] ", "'1', \"2\""])
-def test_one_list_in_many_forms(text: str) -> None:
+def test_split_list_accepts_all_forms_of_a_list(text: str) -> None:
     assert split_list(text) == ["1", "2"]
 
 
@@ -81,7 +81,7 @@ def test_braces_within_a_word_belong_to_it(text: str, entries: list[str]) -> Non
 
 
 @pytest.mark.parametrize("text", ["1,,2", "[1", "(1], 2", "x-{a,b", "x-{a,,{b}"])
-def test_broken_lists_are_refused(text: str) -> None:
+def test_split_list_refuses_broken_lists(text: str) -> None:
     with pytest.raises(ValueError, match="^$"):
         split_list(text)
 
@@ -125,7 +125,7 @@ def test_numbers_with_commas_are_a_list_where_no_type_is_declared(text: str, val
     ]
     + [True, [0.9, 0.95], [["A", {}], ["B", {"c": 1}]], {"a": {"b": ["1"]}}],
 )
-def test_what_is_dumped_is_read_back(value: Any) -> None:
+def test_dump_yaml_is_read_back_unchanged(value: Any) -> None:
     text = dump_yaml({"KEY": value, "AGAIN": value})
     assert yaml.load(text, Loader) == {"KEY": value, "AGAIN": value}
     assert "&id" not in text

@@ -1,6 +1,6 @@
-"""How much is tried: a short run that is the same each time, or with FUZZ_EXAMPLES=N a long one that is not.
+"""Settings of the fuzz tests: a short deterministic run, or with FUZZ_EXAMPLES=N a long random one.
 
-A failure prints the smallest input that hypothesis finds, and a `@reproduce_failure` line that brings it back.
+A failure prints the smallest input that hypothesis finds, and a `@reproduce_failure` line to reproduce it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whatever has happened to a checkpoint's bytes or content ends in an equal state or in one clear error."""
+"""Fuzz tests of checkpoints: damaged bytes or content give an equal state or one clear error."""
 
 from __future__ import annotations
 
@@ -120,7 +120,9 @@ def damaged(data: bytes, damage: list[tuple[str, float, int, bytes]]) -> bytes:
 
 
 @given(damages)
-def test_a_damaged_file_is_refused_or_read_whole(run: Run, damage: list[tuple[str, float, int, bytes]]) -> None:
+def test_a_damaged_file_is_refused_or_read_completely(
+    run: Run, damage: list[tuple[str, float, int, bytes]]
+) -> None:
     file = run.folder / "damaged.pth"
     file.write_bytes(damaged(run.newest.read_bytes(), damage))
     if not is_refused(lambda: load_checkpoint(file)):
@@ -129,7 +131,7 @@ def test_a_damaged_file_is_refused_or_read_whole(run: Run, damage: list[tuple[st
 
 @FEWER
 @given(damages)
-def test_a_resume_falls_back_to_the_newest_file_that_is_whole(
+def test_a_resume_falls_back_to_the_newest_complete_file(
     run: Run, tmp_path_factory: pytest.TempPathFactory, damage: list[tuple[str, float, int, bytes]]
 ) -> None:
     folder = tmp_path_factory.mktemp("damaged")
@@ -214,7 +216,7 @@ def test_another_pickle_is_refused(run: Run, pickled: bytes, in_archive: bool) -
 
 
 def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Yield where each value stands; of long lists the ends."""
+    """Yield the path of each value; of long lists only the ends."""
     if path:
         yield path
     if isinstance(value, dict):
@@ -272,9 +274,9 @@ def test_a_changed_content_is_taken_as_it_is_or_refused(run: Run, change: list[t
         if part != "scheduler":
             assert tensors(state[part]) == tensors(run.content[part]), part
     assert same(iteration, content["iteration"])
-    # A parameter may have no moments, as one without a gradient; but not some of them.
-    for number, moments in state["optimizer"]["state"].items():
-        assert not moments or moments.keys() >= run.content["optimizer"]["state"][number].keys()
+    # The state of a parameter may be empty, as without a gradient, but not incomplete.
+    for number, entries in state["optimizer"]["state"].items():
+        assert not entries or entries.keys() >= run.content["optimizer"]["state"][number].keys()
     assert iteration >= 0
     assert type(iteration) is int
 

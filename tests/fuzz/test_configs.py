@@ -1,4 +1,4 @@
-"""Whatever stands in a YAML file or on a command line ends in a config or in one clear error."""
+"""Fuzz tests of configs: any YAML file or command line gives a config or one clear error."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ documents = st.binary() | st.one_of(
     st.text(),
 ).map(lambda text: text.encode("utf-8", "surrogatepass"))
 
-# What stands on a command line holds no NUL.
+# A command line cannot contain NUL.
 words = (texts | st.text(max_size=8)).map(lambda text: text.replace("\0", ""))
 flags = st.sampled_from(
     [flag.name for flag in FLAGS] + ["--import", "--config-file", "--print-config", "--x", "--"]
@@ -141,7 +141,7 @@ solvers = st.one_of(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One for all examples, since a file of its own for each takes its time."""
+    """One for all examples, because a separate folder for each would take too long."""
     return tmp_path_factory.mktemp("configs")
 
 

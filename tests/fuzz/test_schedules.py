@@ -1,4 +1,4 @@
-"""Whatever the settings of a schedule: stepping, asking and resuming give the same finite rates."""
+"""Fuzz tests of schedules: stepping, lr_at and resuming give the same finite learning rates."""
 
 from __future__ import annotations
 
@@ -123,12 +123,12 @@ def build(cfg: CfgNode) -> Any:
 
 
 def written(scheduler: Any) -> list[tuple[float, Any]]:
-    """Return what stands in the optimizer's groups: the rate, and the momentum or betas."""
+    """Return the learning rate, and the momentum or betas, of the optimizer's groups."""
     return [(group["lr"], group.get("betas", group.get("momentum"))) for group in scheduler.optimizer.param_groups]
 
 
 @given(settings, schedules, st.integers(0, 60), st.lists(st.floats(0, 2), min_size=8, max_size=8))
-def test_stepping_asking_and_resuming_agree(
+def test_step_lr_at_and_resume_agree(
     solver: dict[str, Any], schedule: dict[str, Any], stop: int, metrics: list[float]
 ) -> None:
     cfg = get_cfg()

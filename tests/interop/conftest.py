@@ -1,4 +1,4 @@
-"""Two schedules, each built both ways, and the rates that a plain loop uses: the yardstick for others' loops."""
+"""Two schedules, each built in both ways, and the learning rates of a plain loop as the reference."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def config() -> Callable[[str], CfgNode]:
 
 @pytest.fixture(params=SCHEDULERS.values(), ids=list(SCHEDULERS))
 def fresh(request: pytest.FixtureRequest) -> Callable[[], Parts]:
-    """Makes the parts of a run that has not begun."""
+    """Return a function that builds the model, optimizer and scheduler of a new run."""
 
     def make() -> Parts:
         model = nn.Linear(3, 2)
@@ -73,7 +73,7 @@ def batches() -> DataLoader[torch.Tensor]:
 
 @pytest.fixture
 def plain_loop(fresh: Callable[[], Parts]) -> list[list[float]]:
-    """The rates that a loop written by hand uses."""
+    """The learning rates that a plain loop uses."""
     model, optimizer, scheduler, used = fresh()
     for _ in range(UPDATES):
         optimizer.zero_grad()

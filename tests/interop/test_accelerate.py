@@ -1,4 +1,4 @@
-"""accelerate: a prepared scheduler steps where the optimizer did; once a process, unless batches are split."""
+"""Schedulers with accelerate: a prepared scheduler steps with the optimizer, once per process."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_rates_are_those_of_a_plain_loop(
 
 
 @pytest.mark.need("B5", "B15")
-def test_a_run_goes_on_from_its_saved_state(
+def test_a_run_continues_from_its_saved_state(
     fresh: Fresh, batches: DataLoader[Tensor], plain_loop: list[list[float]], tmp_path: Path
 ) -> None:
     accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2)

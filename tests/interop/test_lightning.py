@@ -1,4 +1,4 @@
-"""Lightning: a scheduler of interval "step" steps after each update, whatever an update is made of."""
+"""Schedulers with Lightning: with interval "step" they step after each update."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_the_rates_are_those_of_a_plain_loop(
 # It is about which samples come next, not about rates.
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
 @pytest.mark.parametrize("stop", [5, 6])  # within an epoch of 3 updates, and at the end of one
-def test_a_run_goes_on_from_its_checkpoint(
+def test_a_run_continues_from_its_checkpoint(
     fresh: Fresh, batches: DataLoader[Tensor], plain_loop: list[list[float]], tmp_path: Path, stop: int
 ) -> None:
     checkpoint = tmp_path / "half.ckpt"

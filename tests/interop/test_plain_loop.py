@@ -1,4 +1,4 @@
-"""The yardstick itself: a loop written by hand uses the curve that was asked for."""
+"""The reference for other loops: a plain loop uses the configured curve."""
 
 from __future__ import annotations
 

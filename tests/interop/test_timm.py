@@ -1,4 +1,4 @@
-"""The table for those who come from timm, in docs/SCHEDULES.md: its rows are computed with timm itself."""
+"""The table "Coming from timm" in docs/SCHEDULES.md, compared with timm."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 from warmstart.config import get_cfg
 from warmstart.solver import build_lr_scheduler, build_schedule, register_lr_lambda
-from warmstart.solver.torch_schedules import LAMBDAS
+from warmstart.solver.lr_lambdas import LAMBDAS
 
 TEXT = (Path(__file__).parents[2] / "docs" / "SCHEDULES.md").read_text(encoding="utf-8")
 TABLE = TEXT.partition("### Coming from timm")[2]
@@ -24,7 +24,7 @@ LENGTH = 24  # past the end of each row, of cycles too
 
 @pytest.fixture(scope="module")
 def timm() -> Any:
-    """timm's schedulers; not imported before a test asks for them, since that takes seconds."""
+    """timm's schedulers, imported only when a test needs them, because that takes seconds."""
     return pytest.importorskip("timm.scheduler", reason="timm is missing: pip install -e '.[bench]'")
 
 
@@ -83,7 +83,7 @@ def test_a_formula_of_timm_as_a_registered_function(timm: Any, monkeypatch: pyte
     def tanh(t: int) -> float:
         return (1 - math.tanh(-7 + 10 * t / 8)) / 2 if t < 8 else 0.0
 
-    monkeypatch.setattr("warmstart.solver.torch_schedules.LAMBDAS", LAMBDAS.copy())
+    monkeypatch.setattr("warmstart.solver.lr_lambdas.LAMBDAS", LAMBDAS.copy())
     register_lr_lambda("timm_tanh", tanh)
     theirs = list(curve_of_timm(timm, "TanhLRScheduler", f"t_initial=8, {THEIRS}, warmup_prefix=True"))
     ours = curve_here(f"{OURS} LR_SCHEDULER_NAME=LambdaLR LR_SCHEDULER_ARGS={{lr_lambda: timm_tanh}}")

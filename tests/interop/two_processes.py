@@ -1,4 +1,4 @@
-"""Run by test_accelerate.py: writes the rates that each process of a run used, one JSON file a process.
+"""A script for test_accelerate.py that writes the learning rates of each process, one JSON file per process.
 
 torchrun --standalone --nproc-per-node 2 tests/interop/two_processes.py FOLDER CONFIG...
 """

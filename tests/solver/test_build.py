@@ -41,7 +41,9 @@ def test_the_default_is_torchs_sgd_bit_for_bit(cfg_with: Cfg) -> None:
         ({"OPTIMIZER_ARGS": {"fused": True, "foreach": True}}, "SGD refuses it: "),
     ],
 )
-def test_what_the_class_itself_refuses_names_the_key(keys: dict[str, Any], message: str, cfg_with: Cfg) -> None:
+def test_check_solver_names_the_key_of_arguments_that_the_class_refuses(
+    keys: dict[str, Any], message: str, cfg_with: Cfg
+) -> None:
     with pytest.raises(ConfigError, match=f"SOLVER.OPTIMIZER.*{message}"):
         check_solver(cfg_with(**keys))
     with pytest.raises(ConfigError, match=f"SOLVER.OPTIMIZER.*{message}"):
@@ -77,8 +79,8 @@ MISTAKES = [
         r"SOLVER.OPTIMIZER \(merged config\): no optimizer is called 'Adamw'; did you mean 'AdamW'\? Known: ASGD,",
     ),
     ({"OPTIMIZER": "Optimizer"}, "no optimizer is called 'Optimizer'"),
-    ({"OPTIMIZER": "LBFGS"}, "LBFGS evaluates the loss several times an update.*; choose another"),
-    ({"OPTIMIZER": "SparseAdam"}, "SparseAdam takes sparse gradients only.*; choose another"),
+    ({"OPTIMIZER": "LBFGS"}, "LBFGS evaluates the loss several times per update.*; choose another"),
+    ({"OPTIMIZER": "SparseAdam"}, "SparseAdam accepts only sparse gradients.*; choose another"),
     (
         {"OPTIMIZER": "AdamW", "MOMENTUM": 0.9},
         r"SOLVER.MOMENTUM \(merged config\): AdamW has no momentum; leave it out or set it to 0; optimizers that "
@@ -118,16 +120,16 @@ MISTAKES = [
             f"SOLVER.OPTIMIZER_ARGS: {name} refuses it: {argument} {message}; got ",
         )
         for name, argument, value, message in (
-            ("SGD", "dampening", -1.0, r"must lie in \[0, 1\]"),
-            ("RMSprop", "alpha", 2.0, r"must lie in \[0, 1\]"),
+            ("SGD", "dampening", -1.0, r"must be in \[0, 1\]"),
+            ("RMSprop", "alpha", 2.0, r"must be in \[0, 1\]"),
             ("ASGD", "lambd", -1.0, "must be 0 or more"),
             ("ASGD", "alpha", -1.0, "must be 0 or more"),
             ("ASGD", "t0", -1.0, "must be 0 or more"),
             ("Adafactor", "eps", [None, math.inf], "must be 0 or more"),
             ("Rprop", "etas", [0.5, math.inf], "must be 0 or more"),
             ("Rprop", "step_sizes", [math.nan, 50], "must be 0 or more"),
-            ("Rprop", "step_sizes", ["x", 50], "is numbers"),
-            ("Rprop", "step_sizes", [50], "is 2 numbers"),
+            ("Rprop", "step_sizes", ["x", 50], "must be numbers"),
+            ("Rprop", "step_sizes", [50], "must be 2 numbers"),
         )
     ),
 ]
@@ -140,14 +142,14 @@ def test_mistakes_are_refused_before_anything_is_built(keys: dict[str, Any], mes
         check_solver(cfg_with(**keys))
 
 
-def test_the_build_functions_check_too(cfg_with: Cfg, optimizer_with: Make) -> None:
+def test_build_optimizer_and_build_lr_scheduler_check_their_settings(cfg_with: Cfg, optimizer_with: Make) -> None:
     with pytest.raises(ConfigError, match="warm-up of 9 iterations never ends"):
         build_lr_scheduler(cfg_with(MAX_ITER=5, WARMUP_ITERS=9), optimizer_with(1.0))
     with pytest.raises(ConfigError, match="Adam has no momentum"):
         build_optimizer(cfg_with(OPTIMIZER="Adam", MOMENTUM=0.5), nn.Linear(2, 2))
 
 
-def test_all_mistakes_are_told_at_once(cfg_with: Cfg) -> None:
+def test_check_solver_reports_all_mistakes_at_once(cfg_with: Cfg) -> None:
     cfg = cfg_with(OPTIMIZER="Adam", MOMENTUM=0.5, OPTIMIZER_ARGS={"lr": 1, "beta": 1}, STEPS=[9, 3])
     with pytest.raises(ConfigError) as caught:
         check_solver(cfg)
@@ -169,5 +171,5 @@ def test_all_mistakes_are_told_at_once(cfg_with: Cfg) -> None:
         {"BASE_LR": 0.1, "BASE_LR_END": 0.2},
     ],
 )
-def test_what_is_not_used_does_no_harm(keys: dict[str, Any], cfg_with: Cfg) -> None:
+def test_check_solver_accepts_settings_that_are_not_used(keys: dict[str, Any], cfg_with: Cfg) -> None:
     check_solver(cfg_with(**keys))

@@ -119,7 +119,7 @@ def test_rules_from_a_command_line(cfg_with: Cfg) -> None:
         {"LR_SCHEDULER_NAME": "CyclicLR", "LR_SCHEDULER_ARGS": {"base_lr": 0.01, "max_lr": 0.1}},
     ],
 )
-def test_a_factor_of_zero_is_a_group_that_stands_still(schedule: dict[str, Any], cfg_with: Cfg) -> None:
+def test_lr_factor_0_keeps_the_parameters_of_a_group(schedule: dict[str, Any], cfg_with: Cfg) -> None:
     model = network()
     cfg = cfg_with(BASE_LR=0.1, MAX_ITER=10, WARMUP_ITERS=2, PARAM_GROUPS=[{"MATCH": "^stem", "LR_FACTOR": 0}])
     cfg.merge_from_other_cfg({"SOLVER": schedule})
@@ -148,7 +148,7 @@ class Losses(nn.Module):
 
 
 @pytest.mark.parametrize("name", ["SGD", "AdamW", "Muon"])
-def test_a_run_goes_on_with_other_rules(name: str, cfg_with: Cfg) -> None:
+def test_a_resumed_run_accepts_other_rules(name: str, cfg_with: Cfg) -> None:
     if name == "Muon" and not hasattr(torch.optim, "Muon"):
         pytest.skip("this torch has no Muon")
 
@@ -165,7 +165,7 @@ def test_a_run_goes_on_with_other_rules(name: str, cfg_with: Cfg) -> None:
     regrouped.load_state_dict(copy.deepcopy(first.state_dict()))
     rates = {n: g["lr"] for g in regrouped.optimizer.param_groups for n in g["param_names"]}
     assert (rates["net.fc.weight"], rates["net.stem.weight"]) == (0.05, 0.1)
-    moments = [
+    states = [
         {
             n: optimizer.state[p]
             for g in optimizer.param_groups
@@ -173,10 +173,10 @@ def test_a_run_goes_on_with_other_rules(name: str, cfg_with: Cfg) -> None:
         }
         for optimizer in (first.optimizer, regrouped.optimizer)
     ]
-    assert moments[0].keys() == moments[1].keys()
-    for parameter, state in moments[0].items():
+    assert states[0].keys() == states[1].keys()
+    for parameter, state in states[0].items():
         assert state
-        assert all(torch.equal(value, moments[1][parameter][key]) for key, value in state.items())
+        assert all(torch.equal(value, states[1][parameter][key]) for key, value in state.items())
     regrouped.train()
     assert regrouped.iteration == 4
 
@@ -189,10 +189,10 @@ WHERE = r"SOLVER.PARAM_GROUPS \(merged config\): rule "
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ([{"MATCH": "fc("}], WHERE + r"1, MATCH 'fc\(': is no regular expression: missing \), unterminated"),
+        ([{"MATCH": "fc("}], WHERE + r"1, MATCH 'fc\(': is not a regular expression: missing \), unterminated"),
         (
             [{"MATCH": "fc", "LR": 0.1, "LR_FACTOR": 2}],
-            WHERE + "1, MATCH 'fc': LR and LR_FACTOR both set the rate; give one of them$",
+            WHERE + "1, MATCH 'fc': LR and LR_FACTOR both set the learning rate; give one of them$",
         ),
         (
             [{"MATCH": "fc", "LR": 1}, {"MATCH": "bn", "NAME": "norms"}],
@@ -202,7 +202,7 @@ WHERE = r"SOLVER.PARAM_GROUPS \(merged config\): rule "
             [{"MATCH": "fc", "LR": 1, "NAME": "x"}, {"MATCH": "bn", "LR": 2, "NAME": "x"}],
             WHERE + "2, MATCH 'bn': an earlier rule is called 'x' too; give one of them another NAME$",
         ),
-        ([{"MATCH": "", "LR": 1}], WHERE + "1, MATCH '': is empty and so matches everything; write '.' if"),
+        ([{"MATCH": "", "LR": 1}], WHERE + "1, MATCH '': is empty and matches everything; write '.' if"),
     ],
 )
 def test_mistakes_in_rules_are_found_without_a_model(
@@ -217,12 +217,13 @@ def test_mistakes_in_rules_are_found_without_a_model(
     [
         (
             [{"MATCH": r"^fc1\.", "LR": 1}],
-            WHERE + r"1, MATCH '\^fc1.*': matches no parameter that is trained; the nearest names are fc.bias, ",
+            WHERE + r"1, MATCH '\^fc1.*': matches no trainable parameter; the nearest names are fc.bias, ",
         ),
-        ([{"MATCH": "frozen", "LR": 1}], "matches no parameter that is trained; the nearest names are "),
+        ([{"MATCH": "frozen", "LR": 1}], "matches no trainable parameter; the nearest names are "),
         (
             [{"MATCH": "[wb]", "LR": 1}, {"MATCH": "bias", "LR": 2}],
-            WHERE + "2, MATCH 'bias': rule 1 above it has all that it matches, as stem.bias; put it first$",
+            WHERE
+            + "2, MATCH 'bias': rule 1 above it matches all of its parameters, such as stem.bias; put this rule",
         ),
         (
             [{"MATCH": "fc", "LR": 1, "NAME": "norm"}],
@@ -239,7 +240,7 @@ def test_rules_that_do_not_suit_the_model(rules: list[dict[str, Any]], message: 
         build_optimizer(cfg, model)
 
 
-def test_all_rules_that_match_nothing_are_told_at_once(cfg_with: Cfg) -> None:
+def test_all_rules_that_match_nothing_are_reported_at_once(cfg_with: Cfg) -> None:
     cfg = cfg_with(PARAM_GROUPS=[{"MATCH": "head", "LR": 1}, {"MATCH": "^fc", "LR": 2}, {"MATCH": "zz", "LR": 3}])
     with pytest.raises(ConfigError) as caught:
         build_optimizer(cfg, network())
@@ -278,12 +279,12 @@ def test_layer_decay_is_above_0_and_at_most_1(value: float) -> None:
         get_cfg().merge_from_list(["SOLVER.LAYER_DECAY", value])
 
 
-def test_ten_thousand_rules_that_match_nothing_are_told_by_the_first_three(cfg_with: Cfg) -> None:
+def test_of_ten_thousand_rules_that_match_nothing_three_are_shown(cfg_with: Cfg) -> None:
     rules = [{"MATCH": f"^nothing{number}$", "LR": 1.0} for number in range(10_000)]
     cfg = cfg_with(PARAM_GROUPS=[*rules, {"MATCH": "fc", "LR": 0.5}])
     with pytest.raises(ConfigError) as caught:
         build_optimizer(cfg, network())
     told = caught.value.problems
     assert len(told) == 4
-    assert "rule 3, MATCH '^nothing2$': matches no parameter that is trained; the nearest names are" in told[2]
-    assert told[3].endswith("9,997 more of the 10,001 rules set nothing either")
+    assert "rule 3, MATCH '^nothing2$': matches no trainable parameter; the nearest names are" in told[2]
+    assert told[3].endswith("9,997 more of the 10,001 rules have no effect either")

@@ -1,4 +1,4 @@
-"""From a config to its schedule: lengths, blends, composed schedules, metrics, and every mistake."""
+"""Schedules of a config: lengths, blends, composed schedules, metrics, and every mistake."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ from warmstart.solver import (
     register_lr_scheduler,
     schedule_names,
 )
+from warmstart.solver.lr_lambdas import LAMBDAS
 from warmstart.solver.plateau import Plateau
 from warmstart.solver.registry import SCHEDULES
-from warmstart.solver.torch_schedules import LAMBDAS, MOMENTA, TORCH_SCHEDULES
+from warmstart.solver.torch_schedules import MOMENTA, TORCH_SCHEDULES
 
 Cfg = Callable[..., CfgNode]
 Make = Callable[..., torch.optim.Optimizer]
@@ -344,7 +345,7 @@ def test_a_list_of_another_length_is_refused(
         build_lr_scheduler(cfg, optimizer_with(0.3, 0.7))
 
 
-def test_rates_that_a_cycle_does_not_use_are_told(
+def test_base_rates_that_one_cycle_does_not_use_are_logged(
     cfg_with: Cfg, optimizer_with: Make, logged: list[logging.LogRecord]
 ) -> None:
     cfg = cfg_with(LR_SCHEDULER_NAME="OneCycleLR", LR_SCHEDULER_ARGS={"max_lr": 0.5})
@@ -352,7 +353,9 @@ def test_rates_that_a_cycle_does_not_use_are_told(
     assert logged == []
     build_lr_scheduler(cfg, optimizer_with(0.3, 0.7))
     (line,) = [record.getMessage() for record in logged]
-    assert line.startswith("OneCycleLR gives all parameter groups the rates of its max_lr; their own (0.3, 0.7)")
+    assert line.startswith(
+        "OneCycleLR sets the learning rates of all parameter groups from max_lr; their own (0.3, 0.7)"
+    )
 
 
 # ---------------------------------------------------------------- epochs
@@ -378,7 +381,7 @@ def test_units_of_arguments_in_epochs(cfg_with: Cfg) -> None:
         arguments["T_max"] = t_max
         schedule = build_schedule(cfg_with(MAX_ITER="6ep", WARMUP_ITERS=0, **keys), 10)
         assert [schedule(t) for t in (0, 9, 10, 20, 30)] == pytest.approx([1, 1, 0.75, 0.25, 0])
-    del arguments["T_max"]  # the whole run, of 6 epochs
+    del arguments["T_max"]  # by default the full run, of 6 epochs
     schedule = build_schedule(cfg_with(MAX_ITER="6ep", WARMUP_ITERS=0, **keys), 10)
     assert [schedule(t) for t in (0, 9, 30, 59, 60)] == pytest.approx([1, 1, 0.5, 0.066987298, 0])
 
@@ -414,7 +417,7 @@ def test_a_plateau_ignores_metrics_during_warm_up(cfg_with: Cfg, optimizer_with:
 
 
 @pytest.mark.need("B14")
-def test_patience_goes_on_where_it_was(cfg_with: Cfg, optimizer_with: Make) -> None:
+def test_patience_continues_after_a_resume(cfg_with: Cfg, optimizer_with: Make) -> None:
     arguments = {"patience": 2, "factor": 0.5, "cooldown": 1}
     cfg = cfg_with(LR_SCHEDULER_NAME="ReduceLROnPlateau", LR_SCHEDULER_ARGS=arguments, WARMUP_ITERS=0)
     metrics = [0.5, 0.6, 0.7, 0.8, 0.9, 0.4, 0.5, 0.5, 0.5, 0.5]
@@ -463,7 +466,7 @@ def test_a_metric_ends_warm_up(cfg_with: Cfg, optimizer_with: Make) -> None:
     assert resumed.state_dict() == scheduler.state_dict()
 
 
-def test_what_counts_from_the_end_of_warm_up_follows_it(cfg_with: Cfg, optimizer_with: Make) -> None:
+def test_schedules_count_from_the_end_of_warm_up_that_a_metric_set(cfg_with: Cfg, optimizer_with: Make) -> None:
     until = {"METRIC": "total_loss", "BELOW": 1.0}
     cfg = cfg_with(LR_SCHEDULER_NAME="CosineAnnealingLR", MAX_ITER=30, WARMUP_ITERS=20, WARMUP_UNTIL=until)
     scheduler = build_lr_scheduler(cfg, optimizer_with(1.0))
@@ -487,7 +490,7 @@ import_module(__name__, "as with --import")  # for functions in here
 
 
 def test_a_registered_lambda(cfg_with: Cfg, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("warmstart.solver.torch_schedules.LAMBDAS", LAMBDAS.copy())
+    monkeypatch.setattr("warmstart.solver.lr_lambdas.LAMBDAS", LAMBDAS.copy())
     register_lr_lambda("inverse", lambda t: 1 / (1 + t))
     keys = {"LR_SCHEDULER_NAME": "LambdaLR", "WARMUP_ITERS": 0}
     schedule = build_schedule(cfg_with(LR_SCHEDULER_ARGS={"lr_lambda": "inverse"}, **keys))
@@ -654,7 +657,8 @@ MISTAKES = [
             "LR_SCHEDULER_NAME": "ChainedScheduler",
             "LR_FACTORS": [{"NAME": "OneCycleLR", "ARGS": {"max_lr": 0.1}}] * 2,
         },
-        "SOLVER.LR_FACTORS .*: OneCycleLR and OneCycleLR cannot both move the momentum; set cycle_momentum: false",
+        "SOLVER.LR_FACTORS .*: OneCycleLR and OneCycleLR cannot both change the momentum; set "
+        "cycle_momentum: false in the ARGS of one",
     ),
     (
         {"LR_SCHEDULER_NAME": "StepLR", "LR_SCHEDULER_ARGS": {"step_size": 3}, "LR_METRIC": "total_loss"},
@@ -676,7 +680,7 @@ MISTAKES = [
             "LR_SCHEDULER_NAME": "CyclicLR",
             "LR_SCHEDULER_ARGS": {"base_lr": 0.1, "max_lr": 0.2, "scale_mode": "epochs"},
         },
-        "SOLVER.LR_SCHEDULER_ARGS: CyclicLR refuses it: scale_mode is cycle or iterations; got 'epochs'",
+        "SOLVER.LR_SCHEDULER_ARGS: CyclicLR refuses it: scale_mode must be cycle or iterations; got 'epochs'",
     ),
     (
         {"LR_SCHEDULER_NAME": "LinearLR", "LR_SCHEDULER_ARGS": {"total_iters": 10**400}},
@@ -684,7 +688,7 @@ MISTAKES = [
     ),
     (
         {"LR_SCHEDULER_NAME": "ReduceLROnPlateau", "LR_SCHEDULER_ARGS": {"mode": "lower"}},
-        "ReduceLROnPlateau refuses it: mode is min or max; got 'lower'",
+        "ReduceLROnPlateau refuses it: mode must be min or max; got 'lower'",
     ),
     (
         {"LR_SCHEDULER_NAME": "ReduceLROnPlateau", "LR_SCHEDULER_ARGS": {"pateince": 3}},
@@ -696,7 +700,7 @@ MISTAKES = [
     ),
     (
         {"LR_SCHEDULER_NAME": "CyclicLR", "LR_SCHEDULER_ARGS": {"base_lr": 0.1, "max_lr": 1, "mode": "square"}},
-        "CyclicLR refuses it: mode is one of triangular, triangular2, exp_range; got 'square'",
+        "CyclicLR refuses it: mode must be one of triangular, triangular2, exp_range; got 'square'",
     ),
     (
         {
@@ -770,10 +774,10 @@ def of_numpy(t: int) -> Any:
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        ("nothing", "nothing: takes the count and returns a number, but at 0: float.. argument must be"),
-        ("late", "late: takes the count and returns a number, but at 59: float.. argument must be"),
-        ("not_a_number", "not_a_number: returned nan at 0; a factor is finite"),
-        ("without_argument", "without_argument: takes the count and returns a number, but at 0: .*0 positional"),
+        ("nothing", "nothing: must take the count and return a number; at 0: float.. argument must be"),
+        ("late", "late: must take the count and return a number; at 59: float.. argument must be"),
+        ("not_a_number", "not_a_number: returned nan at 0; a factor must be finite"),
+        ("without_argument", "without_argument: must take the count and return a number; at 0: .*0 positional"),
     ],
 )
 def test_a_function_that_gives_no_number_is_refused_before_anything_is_built(
@@ -815,7 +819,7 @@ def test_the_last_phase_may_say_where_it_ends(cfg_with: Cfg) -> None:
     assert [schedule(t) for t in (4, 6, 8)] == pytest.approx([1.0, 0.5, 0.0])
 
 
-def test_a_phase_that_is_not_reached_is_told(
+def test_a_phase_that_is_not_reached_is_logged(
     cfg_with: Cfg, optimizer_with: Make, logged: list[logging.LogRecord]
 ) -> None:
     phases = [{"NAME": "ExponentialLR", "ARGS": {"gamma": 0.9}, "UNTIL": "80%"}, {"NAME": "CosineAnnealingLR"}]
@@ -864,7 +868,7 @@ def test_a_scheduler_can_be_pickled(name: str, cfg_with: Cfg, optimizer_with: Ma
         ),
         (
             {"LR_SCHEDULER_NAME": "MultiStepLR", "LR_SCHEDULER_ARGS": {"milestones": None}},
-            "MultiStepLR refuses it: milestones is a list of iterations, such as .30, 60.; got None",
+            "MultiStepLR refuses it: milestones must be a list of iterations, such as .30, 60.; got None",
         ),
         (
             {"LR_SCHEDULER_NAME": "SequentialLR", "LR_PHASES": [{"NAME": "SequentialLR"}]},
@@ -876,7 +880,7 @@ def test_a_scheduler_can_be_pickled(name: str, cfg_with: Cfg, optimizer_with: Ma
         ),
     ],
 )
-def test_messages_name_the_place(keys: dict[str, Any], message: str, cfg_with: Cfg) -> None:
+def test_messages_name_the_source_of_a_key(keys: dict[str, Any], message: str, cfg_with: Cfg) -> None:
     with pytest.raises(ConfigError, match=message.replace("\\\\", "\\")):
         check_solver(cfg_with(**keys))
 

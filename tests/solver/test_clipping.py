@@ -108,6 +108,6 @@ def test_the_config_decides() -> None:
         ("NORM_TYPE=-1", "expected a number above 0; got '-1'"),
     ],
 )
-def test_what_is_wrong_is_said(word: str, message: str) -> None:
+def test_config_refuses_wrong_values_in_clip_gradients(word: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         get_cfg().merge_from_list([f"SOLVER.CLIP_GRADIENTS.{word}"])

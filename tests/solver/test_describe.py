@@ -116,5 +116,5 @@ def test_more_iterations_than_any_run_takes_are_refused(cfg_with: Cfg) -> None:
 
 def test_a_product_that_is_multiplied_for_hours_is_refused(cfg_with: Cfg) -> None:
     solver = {"LR_SCHEDULER_NAME": "MultiplicativeLR", "LR_SCHEDULER_ARGS": {"lr_lambda": lambda t: 1.0}}
-    with pytest.raises(ConfigError, match="too long in a run of 10,000,001; give LambdaLR the product"):
+    with pytest.raises(ConfigError, match="too long in a run of 10,000,001; use LambdaLR with the product"):
         describe_plan(cfg_with(MAX_ITER=10_000_001, **solver), 1000)

@@ -1,4 +1,4 @@
-"""The figures and examples of docs/SCHEDULES.md are what the code gives."""
+"""The figures and examples of docs/SCHEDULES.md and docs/OPTIMIZERS.md, compared with the code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from torchvision.models import resnet18
 
-from warmstart.config import get_cfg
+from warmstart.config import get_cfg, resolve_durations
 from warmstart.solver import build_optimizer, build_schedule, registry, schedule_names
 from warmstart.solver.optimizers import OPTIMIZERS, REFUSED
 
@@ -24,7 +24,7 @@ def shown(factor: float) -> str:
 
 @pytest.mark.usefixtures("math_imported")
 @pytest.mark.parametrize(("keys", "cells"), ROWS, ids=[keys for keys, _ in ROWS])
-def test_the_figures_of_a_row(keys: str, cells: str) -> None:
+def test_figures_of_a_row(keys: str, cells: str) -> None:
     common = re.search(r"`(MAX_ITER=.+?)`", FIGURES)
     head = re.search(r"^\| keys of SOLVER \|(.+)\|$", FIGURES, re.MULTILINE)
     assert common is not None
@@ -43,16 +43,18 @@ def test_each_name_is_documented_and_has_figures() -> None:
 
 
 @pytest.mark.parametrize("block", re.findall(r"^```yaml\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL))
-def test_the_yaml_can_be_used(block: str, tmp_path: Path) -> None:
+def test_yaml_in_schedules_md_can_be_used(block: str, tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(block)
     cfg = get_cfg()
     cfg.merge_from_file(tmp_path / "x.yaml")
-    schedule = build_schedule(cfg)
-    assert schedule(0) == pytest.approx(0.0001 if "SequentialLR" in block else 0.1)
-    assert schedule(cfg.SOLVER.MAX_ITER // 2) == 1.0
+    schedule, max_iter = build_schedule(cfg, 100), resolve_durations(cfg, 100).SOLVER.MAX_ITER
+    starts = {"WarmupCosineLR": 0.001, "SequentialLR": 0.0001, "WARMUP_UNTIL": 0.1}
+    (start,) = [factor for name, factor in starts.items() if name in block]
+    assert schedule(0) == pytest.approx(start)
+    assert schedule(max_iter // 2) == pytest.approx(0.5 if "WarmupCosineLR" in block else 1.0)
 
 
-def test_the_example_can_be_registered_and_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_example_of_schedules_md_can_be_registered_and_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry.SCHEDULES, "Descent", None)  # puts back what there was: nothing
     monkeypatch.delitem(registry.SCHEDULES, "Descent")
     (block,) = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
@@ -64,7 +66,7 @@ def test_the_example_can_be_registered_and_used(monkeypatch: pytest.MonkeyPatch)
     assert [schedule(t) for t in (2, 6, 9, 10, 99)] == pytest.approx([1, 0.5, 0.125, 0.1, 0.1])
 
 
-def test_the_yaml_of_the_parameter_groups_can_be_used(tmp_path: Path) -> None:
+def test_yaml_in_optimizers_md_can_be_used(tmp_path: Path) -> None:
     text = (DOCS / "OPTIMIZERS.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     (tmp_path / "x.yaml").write_text(block)
@@ -76,7 +78,7 @@ def test_the_yaml_of_the_parameter_groups_can_be_used(tmp_path: Path) -> None:
     assert rates["layer08"] == pytest.approx(0.00075)
 
 
-def test_every_optimizer_is_in_the_table() -> None:
+def test_every_optimizer_is_in_the_table_of_optimizers_md() -> None:
     table = (DOCS / "OPTIMIZERS.md").read_text(encoding="utf-8").partition("## Parameter groups")[0]
     named = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.+?) \|", table, re.MULTILINE)))
     assert sorted(named) == sorted({*OPTIMIZERS} | {*REFUSED})

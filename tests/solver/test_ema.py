@@ -45,7 +45,7 @@ def test_weights_and_statistics_are_averaged_and_counts_are_copied() -> None:
 
 
 @pytest.mark.need("E4")
-def test_batch_norms_count_of_batches_does_not_stand_still() -> None:
+def test_ema_copies_the_number_of_batches_of_batch_norm() -> None:
     model = nn.BatchNorm1d(1)
     ema = EMA(model, decay=0.999)
     for iteration in range(1, 6):
@@ -73,7 +73,7 @@ def test_decay_0_is_the_model_itself() -> None:
     assert ema.model.weight.tolist() == [6.0]
 
 
-def test_until_the_first_averaging_it_is_the_model_as_it_was_given() -> None:
+def test_ema_before_the_first_averaging_step_is_the_initial_model() -> None:
     model = Scale()
     model.set(3.0)
     ema = EMA(model, decay=0.5, period=10)
@@ -82,7 +82,7 @@ def test_until_the_first_averaging_it_is_the_model_as_it_was_given() -> None:
     assert ema.model.weight.tolist() == [3.0]
 
 
-def test_nobody_trains_the_average() -> None:
+def test_ema_model_has_no_gradients() -> None:
     model = Scale()
     ema = EMA(model, decay=0.5)
     assert not any(parameter.requires_grad for parameter in ema.model.parameters())
@@ -120,7 +120,7 @@ def test_the_state_has_the_models_own_names_and_continues_bit_for_bit() -> None:
         assert torch.equal(second.state_dict()["model"][name], tensor), name
 
 
-def test_begun_again_it_is_the_model_of_now() -> None:
+def test_ema_restart_copies_the_current_model() -> None:
     model = Scale()
     ema = EMA(model, decay=0.5)
     for iteration, value in enumerate((2.0, 6.0), start=1):

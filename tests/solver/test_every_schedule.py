@@ -1,4 +1,4 @@
-"""What holds for each schedule a config can name, and for those that later join the registry."""
+"""Properties of every schedule in the registry."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_the_state_is_a_few_numbers(name: str) -> None:
 @pytest.mark.need("A4", "A5", "B6")
 def test_short_runs_and_far_past_the_end(name: str, length: int) -> None:
     optimizer = optimizer_with(0.1)
-    # Phases that the run does not reach are no mistake.
+    # Phases that the run does not reach are not a mistake.
     scheduler = build(name, optimizer, f"MAX_ITER={length}", f"WARMUP_ITERS={length // 2}", "STEPS=100%")
     for _ in range(3 * length):
         optimizer.step()
@@ -178,7 +178,7 @@ def test_short_runs_and_far_past_the_end(name: str, length: int) -> None:
         assert 0 <= rates_of(optimizer)[0] <= 0.1
     past = scheduler.lr_at(10**4 if name == "MultiplicativeLR" else PAST)[0]
     assert 0 <= past <= 0.1
-    if name in ONE_WAY and name not in ("CosineAnnealingLR", "ChainedScheduler"):  # as in torch, waves go on
+    if name in ONE_WAY and name not in ("CosineAnnealingLR", "ChainedScheduler"):  # as in torch, waves continue
         assert past <= scheduler.lr_at(length)[0]
 
 
@@ -206,7 +206,7 @@ def test_without_warm_up_the_first_update_has_the_base_rate(name: str) -> None:
 
 @every_name
 @pytest.mark.need("A1", "A2", "S7")
-def test_the_config_rules_over_what_was_saved(name: str) -> None:
+def test_the_config_overrides_saved_settings(name: str) -> None:
     old = optimizer_with(0.1, 0.02)
     scheduler = build(name, old)
     for _ in range(40):
@@ -225,7 +225,7 @@ def test_the_config_rules_over_what_was_saved(name: str) -> None:
 
 @every_name
 @pytest.mark.need("A1", "A2")
-def test_another_schedule_goes_on_from_the_same_iteration(name: str) -> None:
+def test_another_schedule_continues_from_the_same_iteration(name: str) -> None:
     old = optimizer_with(0.1)
     scheduler = build("OneCycleLR", old)
     for _ in range(40):
@@ -261,7 +261,7 @@ def test_a_group_added_at_k_follows_from_its_own_base_rate(name: str) -> None:
 
 @every_name
 @pytest.mark.need("B12")
-def test_a_group_that_stands_still_stays_there(name: str) -> None:
+def test_a_group_with_base_rate_0_keeps_it(name: str) -> None:
     optimizer = optimizer_with(0.1, 0.0)
     scheduler = build(name, optimizer)
     for _ in range(N):
@@ -285,7 +285,7 @@ def test_a_rate_that_is_a_tensor_stays_the_same_object(name: str) -> None:
 
 @every_name
 @pytest.mark.need("B5")
-def test_a_copy_goes_its_own_way(name: str) -> None:
+def test_a_copy_of_a_scheduler_is_independent(name: str) -> None:
     scheduler = build(name, optimizer_with(0.1))
     scheduler.step()
     twin = copy.deepcopy(scheduler)

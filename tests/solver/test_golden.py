@@ -1,4 +1,4 @@
-"""The curves that torch's and detectron2's own schedulers gave, with the momentum where it moves."""
+"""Golden curves, recorded from torch's and detectron2's schedulers, with the momentum if it changes."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ class WithExtra(torchvision.models.ResNet):
         self.extra = nn.Linear(2, 2)
 
 
-def test_what_a_subclass_adds_belongs_to_the_head() -> None:
+def test_layer_ids_assign_parameters_of_a_subclass_to_the_head() -> None:
     ids = layer_ids(WithExtra(), "SOLVER.LAYER_DECAY")
     assert (ids["extra.weight"], ids["fc.weight"], ids["layer4.0.conv1.weight"]) == (5, 5, 4)
 
@@ -155,7 +155,7 @@ def test_groups_of_a_config(cfg_with: Cfg) -> None:
     assert sorted(names) == sorted(name for name, _ in model.named_parameters())
 
 
-def test_rules_come_on_top(cfg_with: Cfg) -> None:
+def test_param_groups_rules_apply_after_layer_decay(cfg_with: Cfg) -> None:
     rules = [
         {"MATCH": r"\.mlp\.", "LR_FACTOR": 10, "NAME": "mlp"},
         {"MATCH": r"^heads", "LR_FACTOR": 2, "NAME": "head"},
@@ -166,14 +166,14 @@ def test_rules_come_on_top(cfg_with: Cfg) -> None:
     assert [rates[name] for name in ("mlp layer01", "mlp layer03", "head", "attention")] == [1.25, 5.0, 2.0, 0.3]
 
 
-def test_one_is_off(cfg_with: Cfg) -> None:
+def test_layer_decay_1_is_off(cfg_with: Cfg) -> None:
     model = torchvision.models.resnet18()
     assert list(groups(cfg_with(LAYER_DECAY=1), copy.deepcopy(model))) == ["default", "norm"]
 
 
 MESSAGE = (
-    r"SOLVER.LAYER_DECAY \(override\): not known for {}; set it to 1, or take a model of torchvision's ConvNeXt, "
-    "ResNet, SwinTransformer, VisionTransformer$"
+    r"SOLVER.LAYER_DECAY \(override\): not supported for {}; set it to 1, or use a model of torchvision's "
+    "ConvNeXt, ResNet, SwinTransformer, VisionTransformer$"
 )
 
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from warmstart.solver import GroupSchedules, MetricLR, ScheduleLR, WarmupCosineLR, WarmupMultiStepLR
+from warmstart.solver.decays import Cosine
 from warmstart.solver.plateau import Plateau
-from warmstart.solver.schedules import Cosine, Level, MultiStep
+from warmstart.solver.schedules import Level, MultiStep
 
 Make = Callable[..., torch.optim.Optimizer]
 
@@ -63,7 +64,7 @@ def test_step_takes_no_argument(optimizer_with: Make) -> None:
     assert scheduler.last_epoch == 0
 
 
-def test_only_optimizers() -> None:
+def test_a_scheduler_refuses_other_objects_than_optimizers() -> None:
     with pytest.raises(TypeError, match="expected an Optimizer; got list"):
         ScheduleLR([], Cosine(3))  # type: ignore[arg-type]
 
@@ -146,7 +147,7 @@ def test_a_changed_base_rate_rules_over_the_checkpoint(optimizer_with: Make, opt
 
 
 @pytest.mark.need("A2")
-def test_an_extended_run_goes_on_on_its_new_curve(optimizer_with: Make) -> None:
+def test_a_run_with_a_larger_max_iter_continues_on_the_new_curve(optimizer_with: Make) -> None:
     optimizer = optimizer_with(1.0)
     scheduler = WarmupCosineLR(optimizer, 200, 0.5, 0)
     scheduler.load_state_dict({"last_epoch": 100})  # of a run of 100
@@ -212,7 +213,7 @@ WRITERS: dict[str, Callable[[torch.optim.Optimizer], ScheduleLR]] = {
 @pytest.mark.need("B13")
 @pytest.mark.parametrize("make", WRITERS.values(), ids=list(WRITERS))
 @pytest.mark.parametrize("kind", ["one", "three", "tensors", "tensors put there since"])
-def test_after_each_step_the_scheduled_rate_stands_in_every_group(
+def test_step_sets_the_scheduled_learning_rate_in_every_group(
     make: Callable[[torch.optim.Optimizer], ScheduleLR], kind: str, optimizer_with: Make
 ) -> None:
     base = (1.0,) if kind == "one" else (1.0, 0.25, 0.125)
@@ -277,7 +278,7 @@ def test_a_whole_number_as_rate(optimizer_with: Make) -> None:
 
 
 @pytest.mark.parametrize("how", ["deepcopy", "save"])
-def test_copies_live_on_their_own(optimizer_with: Make, how: str) -> None:
+def test_copies_of_a_scheduler_are_independent(optimizer_with: Make, how: str) -> None:
     scheduler = multi_step(optimizer_with(1.0))
     scheduler.step()
     if how == "deepcopy":
@@ -299,7 +300,7 @@ def test_copies_live_on_their_own(optimizer_with: Make, how: str) -> None:
         (lambda o: WarmupMultiStepLR(o, [9, 6]), r"milestones must increase; got \(9, 6\)"),
         (lambda o: WarmupMultiStepLR(o, [6], warmup_method="exp"), "no warm-up is called 'exp'"),
         (lambda o: WarmupCosineLR(o, 0), "num_iters must be 1 or more; got 0"),
-        (lambda o: WarmupCosineLR(o, 10, warmup_factor=2.0), r"a warm-up factor must lie in \[0, 1\]; got 2.0"),
+        (lambda o: WarmupCosineLR(o, 10, warmup_factor=2.0), r"a warm-up factor must be in \[0, 1\]; got 2.0"),
     ],
 )
 def test_impossible_settings(optimizer_with: Make, make: Callable[[Any], Any], message: str) -> None:
@@ -311,7 +312,7 @@ def test_impossible_settings(optimizer_with: Make, make: Callable[[Any], Any], m
 
 @pytest.mark.need("B12")
 @pytest.mark.parametrize("ask", ["lr_at", "momentum_at", "get_lr", "nothing"])
-def test_asking_between_a_new_group_and_its_first_step_changes_nothing(ask: str) -> None:
+def test_lr_at_between_a_new_group_and_its_first_step_changes_nothing(ask: str) -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
     scheduler = ScheduleLR(optimizer, MultiStep((2,), 0.1))
     for _ in range(5):
@@ -361,9 +362,9 @@ def test_a_tensor_rate_in_one_of_several_groups_stays_a_tensor(optimizer_with: M
 
 
 @pytest.mark.parametrize("wrong", ["5", -3, 2.5, None, True, torch.tensor(3)])
-def test_a_state_that_is_none_changes_nothing(wrong: Any, optimizer_with: Make) -> None:
+def test_load_state_dict_refuses_an_invalid_state_and_changes_nothing(wrong: Any, optimizer_with: Make) -> None:
     scheduler = ScheduleLR(optimizer_with(0.1), MultiStep((2,), 0.1), last_epoch=4)
-    with pytest.raises(ValueError, match='"last_epoch" is a number of iterations; got '):
+    with pytest.raises(ValueError, match='"last_epoch" must be a number of iterations; got '):
         scheduler.load_state_dict({"last_epoch": wrong})
     assert scheduler.last_epoch == 5
 

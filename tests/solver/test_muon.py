@@ -65,7 +65,7 @@ def pickled(optimizer: MuonWithAdamW, model: nn.Module) -> MuonWithAdamW:
 
 @pytest.mark.parametrize("again", [lambda optimizer, model: optimizer, saved_and_loaded, copied, pickled])
 @pytest.mark.parametrize("fused", [True, False])
-def test_it_is_torchs_muon_and_torchs_adamw_bit_for_bit(again: Any, fused: bool) -> None:
+def test_muon_with_adamw_equals_torchs_muon_and_adamw_bit_for_bit(again: Any, fused: bool) -> None:
     ours, theirs = mlp(), mlp()
     optimizer = composite(
         ours, lr=0.02, weight_decay=0.1, momentum=0.9, nesterov=False, adamw_betas=(0.8, 0.99), fused=fused
@@ -109,7 +109,7 @@ def test_a_convolution_is_a_matrix_of_one_row_an_output_channel(memory_format: t
     assert (conv.detach() - weight).abs().max() > 0.05
 
 
-def test_a_gradient_that_lies_otherwise_in_memory_than_its_parameter() -> None:
+def test_muon_with_adamw_of_a_gradient_with_another_memory_format() -> None:
     torch.manual_seed(0)
     weight, gradient = torch.randn(4, 3, 2, 2), torch.randn(4, 3, 2, 2)
     results = []
@@ -150,7 +150,7 @@ def test_parameters_without_a_gradient_stay_as_they_are() -> None:
     assert torch.equal(model[0].weight, before)
 
 
-def test_it_keeps_no_gradient_alive() -> None:
+def test_muon_with_adamw_keeps_no_gradient_alive() -> None:
     model = mlp()
     optimizer = composite(model)
     update(model, optimizer, seed=0)
@@ -237,14 +237,16 @@ def test_on_cuda_the_adamw_part_is_fused(cfg_with: Cfg) -> None:
     assert not equal(model, before)
 
 
-def test_what_it_refuses(cfg_with: Cfg) -> None:
+def test_muon_with_adamw_refuses_unsuitable_parameters_and_settings(cfg_with: Cfg) -> None:
     with pytest.raises(
         ValueError, match=r"Muon takes matrices and weights of convolutions, not .* of shape \(3,\)"
     ):
         MuonWithAdamW([{"params": [nn.Parameter(torch.zeros(3))], "use_muon": True}])
     with pytest.raises(ConfigError, match="SOLVER.OPTIMIZER_ARGS: Muon refuses it: Adjust learning rate function"):
         build_optimizer(cfg_with(OPTIMIZER="Muon", OPTIMIZER_ARGS={"adjust_lr_fn": "fast"}), mlp())
-    with pytest.raises(ConfigError, match=r"SOLVER.OPTIMIZER \(merged config\): this model has nothing for Muon"):
+    with pytest.raises(
+        ConfigError, match=r"SOLVER.OPTIMIZER \(merged config\): this model has no parameters for Muon"
+    ):
         build_optimizer(cfg_with(OPTIMIZER="Muon"), nn.Linear(2, 2))
 
 
@@ -265,7 +267,7 @@ class Tied(nn.Module):
         self.head = nn.Linear(4, 2)
 
 
-def test_weights_of_layers_inside_the_model_are_muons() -> None:
+def test_hidden_matrices_are_the_weights_of_inner_layers() -> None:
     model = Tied()
     hidden = set(hidden_matrices(model))
     assert [name for name, parameter in model.named_parameters() if parameter in hidden] == [
@@ -279,5 +281,5 @@ def test_weights_of_layers_inside_the_model_are_muons() -> None:
     ]
 
 
-def test_a_model_without_layers_has_none() -> None:
+def test_hidden_matrices_of_a_model_without_layers() -> None:
     assert hidden_matrices(nn.LayerNorm(3)) == []

@@ -61,7 +61,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any, up
 @pytest.mark.need("E13")
 @pytest.mark.parametrize("build", [convolutions, Attention])
 @pytest.mark.parametrize("name", USABLE)
-def test_every_optimizer_trains_and_goes_on_from_its_saved_state_bit_for_bit(
+def test_every_optimizer_trains_and_continues_from_its_saved_state_bit_for_bit(
     name: str, build: Callable[[], nn.Module], cfg_with: Cfg
 ) -> None:
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""One scheduler an optimizer: the one built last, whoever made the others and however they are stepped."""
+"""One scheduler per optimizer: the one that was built last."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def warns(problem: str) -> Any:
     return pytest.warns(UserWarning, match=f"^{re.escape(sentence)}$")
 
 
-def test_the_older_one_raises_and_changes_nothing(optimizer: Optimizer) -> None:
+def test_an_older_scheduler_raises_and_changes_nothing(optimizer: Optimizer) -> None:
     older = drops(optimizer)
     older.step()
     newer = wave(optimizer)
@@ -63,14 +63,14 @@ def test_the_older_one_raises_and_changes_nothing(optimizer: Optimizer) -> None:
     assert older.lr_at(9) == [0.25]  # asking does no harm
 
 
-def test_the_older_one_of_a_metric_raises(optimizer: Optimizer) -> None:
+def test_an_older_scheduler_with_metrics_raises(optimizer: Optimizer) -> None:
     older = plateau(optimizer)
     wave(optimizer)
     with refuses("WarmupCosineLR was built after this MetricLR"):
         older.observe(1.0)
 
 
-def test_of_three_the_last_one_steps(optimizer: Optimizer) -> None:
+def test_only_the_last_of_three_schedulers_steps(optimizer: Optimizer) -> None:
     first, second, third = drops(optimizer), wave(optimizer), plateau(optimizer)
     with refuses("WarmupCosineLR was built after this WarmupMultiStepLR"):
         first.step()
@@ -80,7 +80,7 @@ def test_of_three_the_last_one_steps(optimizer: Optimizer) -> None:
         third.step()
 
 
-def test_a_live_older_one_is_warned_of_once_where_step_was_called(optimizer: Optimizer) -> None:
+def test_a_referenced_older_scheduler_causes_one_warning_at_the_line_of_step(optimizer: Optimizer) -> None:
     older = drops(optimizer)
     older.step()
     newer = wave(optimizer)
@@ -91,7 +91,7 @@ def test_a_live_older_one_is_warned_of_once_where_step_was_called(optimizer: Opt
     assert newer.last_epoch == 2
 
 
-def test_one_whose_variable_holds_the_newer_one_says_nothing(optimizer: Optimizer) -> None:
+def test_an_older_scheduler_without_references_causes_no_warning(optimizer: Optimizer) -> None:
     scheduler: ScheduleLR = drops(optimizer)
     gone = weakref.ref(scheduler)
     scheduler.step()
@@ -102,7 +102,7 @@ def test_one_whose_variable_holds_the_newer_one_says_nothing(optimizer: Optimize
     assert optimizer.param_groups[0]["lr"] == scheduler.lr_at(1)[0]
 
 
-def test_settings_that_are_refused_take_over_nothing(optimizer: Optimizer) -> None:
+def test_a_scheduler_that_cannot_be_built_replaces_none(optimizer: Optimizer) -> None:
     scheduler = drops(optimizer)
     with pytest.raises(ValueError, match="num_iters must be 1 or more"):
         WarmupCosineLR(optimizer, 0)
@@ -111,7 +111,7 @@ def test_settings_that_are_refused_take_over_nothing(optimizer: Optimizer) -> No
     scheduler.step()
 
 
-def test_rates_that_are_loaded_are_written_over_by_the_newer_one_alone(optimizer: Optimizer) -> None:
+def test_loaded_learning_rates_are_overwritten_by_the_newest_scheduler_only(optimizer: Optimizer) -> None:
     older, newer = drops(optimizer), wave(optimizer)
     newer.load_state_dict({"last_epoch": 2})
     optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
@@ -119,7 +119,7 @@ def test_rates_that_are_loaded_are_written_over_by_the_newer_one_alone(optimizer
     assert older.last_epoch == 0
 
 
-def test_an_optimizer_does_not_gather_hooks(optimizer: Optimizer) -> None:
+def test_an_optimizer_does_not_accumulate_hooks(optimizer: Optimizer) -> None:
     for _ in range(5):
         wave(optimizer)
     assert len(optimizer._optimizer_step_pre_hooks) == 1
@@ -128,7 +128,7 @@ def test_an_optimizer_does_not_gather_hooks(optimizer: Optimizer) -> None:
 
 @pytest.mark.parametrize("how", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
 @pytest.mark.parametrize("older_first", [True, False])
-def test_copies_of_two_know_which_one_was_last(
+def test_copies_of_two_schedulers_keep_their_order(
     how: Callable[[Any], Any], older_first: bool, optimizer: Optimizer
 ) -> None:
     older, newer = drops(optimizer), wave(optimizer)
@@ -173,7 +173,7 @@ def test_sequential_lr_of_torch_over_two_of_ours_is_refused(optimizer: Optimizer
         torchs.SequentialLR(optimizer, [drops(optimizer), wave(optimizer)], [3])
 
 
-def test_what_sequential_lr_calls_is_refused(optimizer: Optimizer) -> None:
+def test_methods_that_sequential_lr_calls_raise(optimizer: Optimizer) -> None:
     scheduler = wave(optimizer)  # torch before 2.7 calls these first
     with refuses_among("SequentialLR", "WarmupCosineLR"):
         scheduler._initial_step()
@@ -207,7 +207,7 @@ def test_chained_scheduler_over_one_of_ours_alone_steps_it(optimizer: Optimizer)
     assert scheduler.last_epoch == 1
 
 
-def test_a_live_one_of_torchs_is_warned_of(optimizer: Optimizer) -> None:
+def test_a_referenced_scheduler_of_torch_causes_a_warning(optimizer: Optimizer) -> None:
     older = torchs.LinearLR(optimizer, 0.1, total_iters=3)
     scheduler = wave(optimizer)
     optimizer.step()
@@ -218,7 +218,7 @@ def test_a_live_one_of_torchs_is_warned_of(optimizer: Optimizer) -> None:
     assert optimizer.param_groups[0]["lr"] == scheduler.lr_at(2)[0] == pytest.approx(0.5)
 
 
-def test_one_of_torchs_that_is_gone_says_nothing(optimizer: Optimizer) -> None:
+def test_a_deleted_scheduler_of_torch_causes_no_warning(optimizer: Optimizer) -> None:
     scheduler: Any = torchs.LinearLR(optimizer, 0.1, total_iters=3)
     scheduler = wave(optimizer)
     optimizer.step()
@@ -226,7 +226,7 @@ def test_one_of_torchs_that_is_gone_says_nothing(optimizer: Optimizer) -> None:
     assert optimizer.param_groups[0]["lr"] == scheduler.get_last_lr()[0] == pytest.approx(0.8535534)
 
 
-def test_one_of_torchs_over_another_optimizer_says_nothing(optimizer: Optimizer) -> None:
+def test_a_scheduler_of_torch_over_another_optimizer_causes_no_warning(optimizer: Optimizer) -> None:
     other = SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     theirs = [torchs.StepLR(other, 3), torchs.StepLR(optimizer, 3)]
     del theirs[1]

@@ -81,7 +81,7 @@ def test_as_few_groups_as_the_settings_need(
     assert names(get_default_optimizer_params(model, **settings)) == expected
 
 
-def test_what_is_not_given_is_left_to_the_optimizer(model: nn.Module) -> None:
+def test_settings_that_are_not_given_are_left_to_the_optimizer(model: nn.Module) -> None:
     (group,) = get_default_optimizer_params(model)
     assert set(group) == {"name", "params"}
     optimizer = torch.optim.AdamW([group])
@@ -93,7 +93,7 @@ def test_a_bias_factor_needs_a_rate(model: nn.Module) -> None:
         get_default_optimizer_params(model, bias_lr_factor=2.0)
 
 
-def test_only_a_parameter_called_bias_is_one() -> None:
+def test_a_bias_is_a_parameter_with_exactly_that_name() -> None:
     groups = get_default_optimizer_params(nn.MultiheadAttention(4, 1), weight_decay=0.1, weight_decay_bias=0.0)
     assert names(groups) == {
         "default": ["in_proj_weight", "in_proj_bias", "out_proj.weight"],
@@ -121,11 +121,11 @@ def test_norm_layers(layer: nn.Module) -> None:
     assert names(groups) == {"norm": ["weight", "bias"]}
 
 
-def test_a_norm_without_parameters_of_its_own_counts_too() -> None:
+def test_norm_layers_include_local_response_norm() -> None:
     assert isinstance(nn.LocalResponseNorm(2), NORM_LAYERS)
 
 
-def test_frozen_parameters_are_left_out_and_shared_ones_stand_once(model: nn.Module) -> None:
+def test_frozen_parameters_are_omitted_and_shared_ones_included_once(model: nn.Module) -> None:
     model[0].weight.requires_grad_(False)
     model.append(nn.Linear(4, 2))
     model[3].weight = model[2].weight
@@ -150,7 +150,7 @@ def test_the_state_keeps_names(model: nn.Module) -> None:
 
 
 def test_a_factor_needs_a_rate(model: nn.Module) -> None:
-    with pytest.raises(ValueError, match="a factor of the rate needs a base_lr to multiply"):
+    with pytest.raises(ValueError, match="a learning rate factor needs a base_lr to multiply"):
         get_default_optimizer_params(model, rules=[GroupRule("2", "head", lr_factor=2.0)])
 
 

@@ -95,9 +95,9 @@ def test_no_warm_up_is_the_scheduler_itself() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda inner: WarmupParamScheduler(inner, 0.1, 1.0), "warmup_length is a share of the run"),
-        (lambda inner: WarmupParamScheduler(inner, 0.1, 500), "warmup_length is a share of the run.*got 500"),
-        (lambda inner: WarmupParamScheduler(inner, 2.0, 0.1), r"a warm-up factor must lie in \[0, 1\]; got 2.0"),
+        (lambda inner: WarmupParamScheduler(inner, 0.1, 1.0), "warmup_length is a fraction of the run"),
+        (lambda inner: WarmupParamScheduler(inner, 0.1, 500), "warmup_length is a fraction of the run.*got 500"),
+        (lambda inner: WarmupParamScheduler(inner, 2.0, 0.1), r"a warm-up factor must be in \[0, 1\]; got 2.0"),
         (lambda inner: WarmupParamScheduler(inner, 0.1, 0.1, "exp"), "no warm-up is called 'exp'"),
     ],
 )

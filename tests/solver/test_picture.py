@@ -55,7 +55,7 @@ def test_a_plan_says_where_it_turns() -> None:
     assert (curve.name, curve.length, curve.warmup_end, curve.drops) == ("default", 800, 40, (536, 736))
     assert [curve.rate(t) for t in (0, 40, 536, 736)] == pytest.approx([0.0001, 0.1, 0.01, 0.001])
     assert curve.momentum is None
-    assert curve.posts() == [0, 39, 40, 535, 536, 735, 736, 799]
+    assert curve.turning_points() == [0, 39, 40, 535, 536, 735, 736, 799]
 
 
 def test_groups_have_a_curve_each_where_rates_differ_and_share_one_where_they_do_not() -> None:
@@ -92,12 +92,12 @@ def test_momentum_is_drawn_where_it_moves(words: list[Any], momenta: list[float]
     assert len(plan_picture([curve]).axes) == (2 if momenta else 1)
 
 
-def test_what_cannot_be_planned_is_refused() -> None:
+def test_build_plan_refuses_an_impossible_config() -> None:
     with pytest.raises(ConfigError, match=r"^SOLVER.OPTIMIZER \(override\): no optimizer is called 'Adma'"):
         plan("SOLVER.OPTIMIZER", "Adma")
     with pytest.raises(ConfigError, match="CyclicLR.*cycle_momentum needs an optimizer with momentum or betas"):
         plan(*WAVE, "SOLVER.OPTIMIZER", "Adagrad")
-    with pytest.raises(ConfigError, match=r"PARAM_GROUPS.*LR and LR_FACTOR both set the rate"):
+    with pytest.raises(ConfigError, match=r"PARAM_GROUPS.*LR and LR_FACTOR both set the learning rate"):
         plan("SOLVER.PARAM_GROUPS", "[{MATCH: fc, LR: 1, LR_FACTOR: 1}]")
 
 
@@ -176,7 +176,7 @@ def test_cycles_shorter_than_a_point_show_as_a_band(up: int) -> None:
         assert max(part) > 0.09
 
 
-def test_marks_and_names_stand_in_the_legend() -> None:
+def test_the_legend_has_marks_and_names() -> None:
     (curve,) = plan("SOLVER.MAX_ITER", 800, "SOLVER.STEPS", "67%,92%", "SOLVER.WARMUP_ITERS", "5%")
 
     def legend(curves: list[Curve]) -> list[str]:
@@ -278,7 +278,7 @@ def test_text_of_a_run_shorter_than_its_columns() -> None:
     ]
 
 
-def test_text_of_a_rate_that_is_always_nothing() -> None:
+def test_text_of_a_learning_rate_that_is_always_0() -> None:
     lines = ascii_plot([Curve("x", 2, lambda t: 0.0)], width=20, height=3).splitlines()
     assert lines[3] == "       0 |**********"
 

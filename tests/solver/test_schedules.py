@@ -10,29 +10,11 @@ from pathlib import Path
 import pytest
 
 from warmstart.solver import schedules
+from warmstart.solver.compose import Delayed, HeldInEpoch, Multiplied, PerEpoch, Sequential
 from warmstart.solver.cycles import CosineWaves
-from warmstart.solver.schedules import (
-    Constant,
-    Cosine,
-    Exponential,
-    Group,
-    MultiStep,
-    Poly,
-    StableDecay,
-    Step,
-    StepWithFixedGamma,
-    drops,
-)
-from warmstart.solver.warmup import (
-    Delayed,
-    HeldInEpoch,
-    Interpolate,
-    Multiplied,
-    PerEpoch,
-    Product,
-    Sequential,
-    Warmup,
-)
+from warmstart.solver.decays import Cosine, Exponential, Poly, StableDecay
+from warmstart.solver.schedules import Constant, Group, MultiStep, Step, StepWithFixedGamma, drops
+from warmstart.solver.warmup import Interpolate, Product, Warmup
 
 LINEAR, CONSTANT = Warmup("linear", 0.25, 4), Warmup("constant", 0.25, 4)
 HALVES = MultiStep((2, 6), gamma=0.5)
@@ -109,7 +91,7 @@ def test_milestones_of_long_runs_fall_exactly() -> None:
 
 
 @pytest.mark.need("B4")
-def test_never_above_one_and_the_same_when_asked_again() -> None:
+def test_schedules_are_at_most_1_and_repeatable() -> None:
     schedule = Product(Warmup("linear", 0.001, 100), Cosine(1000))
     first = [schedule(t) for t in range(1100)]
     assert max(first) <= 1
@@ -130,7 +112,7 @@ def test_never_above_one_and_the_same_when_asked_again() -> None:
             lambda: Warmup("quadratic", 0.1, 4),
             "no warm-up is called 'quadratic'; known: constant, linear, gradual",
         ),
-        (lambda: Warmup("linear", 1.5, 4), r"a warm-up factor must lie in \[0, 1\]; got 1.5"),
+        (lambda: Warmup("linear", 1.5, 4), r"a warm-up factor must be in \[0, 1\]; got 1.5"),
         (lambda: Warmup("linear", 0.5, -1), "the length of warm-up must be 0 or more; got -1"),
     ],
 )
@@ -139,12 +121,16 @@ def test_impossible_settings(make: type, message: str) -> None:
         make()
 
 
-def test_module_imports_neither_ours_nor_torch() -> None:
-    tree = ast.parse(Path(schedules.__file__).read_text())
+@pytest.mark.parametrize("name", ["schedules", "decays", "cycles", "warmup", "compose"])
+def test_pure_schedules_import_only_the_standard_library_and_schedules(name: str) -> None:
+    tree = ast.parse(Path(schedules.__file__).with_name(f"{name}.py").read_text())
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    standard = "__future__ bisect collections.abc dataclasses itertools math sys types typing"
-    assert imported == {*standard.split()}
+    imported |= {
+        "." * node.level + str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
+    }
+    assert {module for module in imported if module.startswith(".")} == ({".schedules"} - {f".{name}"})
+    standard = "__future__ bisect collections.abc dataclasses fractions heapq itertools math sys types typing"
+    assert {module for module in imported if not module.startswith(".")} <= {*standard.split()}
 
 
 STEPS = [
@@ -165,7 +151,7 @@ STEPS = [
 
 
 @pytest.mark.parametrize("schedule", STEPS, ids=lambda schedule: repr(schedule)[:60])
-def test_drops_are_where_the_factor_falls(schedule: schedules.Schedule) -> None:
+def test_drops_are_the_iterations_at_which_the_factor_falls(schedule: schedules.Schedule) -> None:
     for end in (1, 2, 10, 50, 60):
         falls = [t for t in range(1, end) if schedule(t) < schedule(t - 1)]
         assert list(drops(schedule, end)) == falls
@@ -186,7 +172,7 @@ ENDLESS = [
 
 
 @pytest.mark.parametrize("schedule", ENDLESS, ids=lambda schedule: repr(schedule)[:60])
-def test_drops_of_a_run_without_end_are_told_one_at_a_time(schedule: schedules.Schedule) -> None:
+def test_drops_are_lazy_for_a_run_without_an_end(schedule: schedules.Schedule) -> None:
     first = list(itertools.islice(drops(schedule, 10**15), 50))
     assert len(set(first)) == 50
     assert first == sorted(first)
@@ -212,7 +198,7 @@ def test_the_start_of_an_epoch_is_exact_far_from_0(length: Fraction) -> None:
         (lambda: Group(0.1).number("max_lr", -1), "max_lr must be 0 or more; got -1"),
     ],
 )
-def test_nonsense_is_refused(make: Callable[[], object], message: str) -> None:
+def test_schedules_refuse_values_out_of_range(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
 

@@ -122,7 +122,7 @@ SEED 1 --lr=3 -> command line: unknown flag --lr; known: --config-file, --import
 --config-file twice.yaml -> twice.yaml:4: not valid YAML: SEED is written twice, first in line 1; keep one
 --config-file unsafe.yaml -> unsafe.yaml:2: not valid YAML: a config is plain data and takes no tags; got !!python
 --config-file based-on-unsafe.yaml -> unsafe.yaml:2: not valid YAML: ... takes no tags; got !!python
---config-file a.yaml -> b.yaml:1: _BASE_ goes in a circle: a.yaml -> b.yaml -> a.yaml
+--config-file a.yaml -> b.yaml:1: _BASE_ has a cycle: a.yaml -> b.yaml -> a.yaml
 --config-file orphan.yaml -> orphan.yaml:2: _BASE_ gone.yaml: there is no file gone.yaml
 --config-file dashless.yaml -> dashless.yaml:3: unknown key ... INPUT.TRANSFORMS_TRAIN expects a list of names
 --config-file args.yaml -> MODEL.ARGS.norn (args.yaml:3): small_cnn takes no argument 'norn'; did you mean 'norm'?
@@ -137,7 +137,7 @@ SOLVER.CHECKPOINT_KEEP -1 -> SOLVER.CHECKPOINT_KEEP (command line): expected a w
 CUDNN_BENCHMARK yes -> CUDNN_BENCHMARK (command line): expected null or true or false; got 'yes'
 SEED null -> SEED (command line): expected a whole number of at least 0 ... got 'null' (for example: SEED 1)
 SOLVER.STEPS [[1]] -> SOLVER.STEPS (command line): expected a list, each entry a number of iterations, 1 or more
-SOLVER.OPTIMIZER_ARGS.dampening [0.9 -> SOLVER.OPTIMIZER_ARGS.dampening (command line): not a whole list or mapping
+SOLVER.OPTIMIZER_ARGS.dampening [0.9 -> SOLVER.OPTIMIZER_ARGS.dampening (command line): invalid list or mapping
 INPUT.TRANSFORMS_TEST 3 -> INPUT.TRANSFORMS_TEST (command line): expected a list of names, each with or
 SOLVER.MAX_ITER 90epochs -> SOLVER.MAX_ITER (command line): expected a number of iterations ... such as "90ep"; got
 SOLVER.MAX_ITER 5% -> SOLVER.MAX_ITER (command line): expected a number of iterations, 1 or more, or a string with
@@ -370,7 +370,7 @@ KNOWN = "Known: digits_test/accuracy, digits_test/top5, digits_test/loss"
         (
             "SOLVER.LR_SCHEDULER_NAME ReduceLROnPlateau SOLVER.LR_METRIC digits_test/accuracy"
             " SOLVER.LR_SCHEDULER_ARGS.mode highest",
-            "SOLVER.LR_SCHEDULER_ARGS: ReduceLROnPlateau refuses it: mode is min or max; got 'highest'",
+            "SOLVER.LR_SCHEDULER_ARGS: ReduceLROnPlateau refuses it: mode must be min or max; got 'highest'",
         ),
         (
             "SOLVER.LR_SCHEDULER_NAME ReduceLROnPlateau SOLVER.LR_METRIC digits_test/los",

@@ -467,7 +467,7 @@ def test_a_pipe_and_a_device_are_not_opened(special: str, tmp_path: Path) -> Non
         path = Path("/dev/null")
     for mode in ("ab", "wb", "r+b"):
         with (
-            pytest.raises(OSError, match="it is no regular file|No such device"),
+            pytest.raises(OSError, match="it is not a regular file|No such device"),
             open(path, mode, opener=no_follow),
         ):
             pass
