@@ -6,14 +6,38 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from warmstart.solver import EMA
 
 from ..distributed import comm
+from ..distributed.strategy import Strategy
 from .non_finite import non_finite_names
 from .optimizer_state import load_optimizer_state
 from .update import Update
 
 logger = logging.getLogger(__name__)
+
+
+def load_model(model: nn.Module, state: Mapping[str, Any], strategy: Strategy) -> None:
+    """Load a model's state, full or sharded, all of it and in its own types.
+
+    Raises:
+        RuntimeError: it has other names or shapes.
+        TypeError: a tensor is of another type, which torch would convert.
+    """
+    own = model.state_dict()
+    for name, value in state.items():
+        found, expected = getattr(value, "dtype", None), getattr(own.get(name), "dtype", None)
+        if expected is not None and found is not None and found != expected:
+            raise TypeError(f"{name} is of {found}, and the model's is of {expected}")
+    model.load_state_dict(strategy.local_state(state, model))
+
+
+def load_ema(ema: EMA, state: Mapping[str, Any], strategy: Strategy) -> None:
+    """Load the state of a moving average; raises as `load_model` does."""
+    load_model(ema.model, state["model"], strategy)
+    ema.load_state_dict({**state, "model": ema.model.state_dict()})
 
 
 class TrainingState:
@@ -53,10 +77,10 @@ class TrainingState:
 
         Raises:
             KeyError: a part is missing.
-            RuntimeError: the model's parameters are others.
+            RuntimeError, TypeError: the state is of another model.
             ValueError: the optimizer's parameters have other names.
         """
-        self.model.load_state_dict(self.strategy.local_state(state["model"], self.model))
+        load_model(self.model, state["model"], self.strategy)
         self._load_average(state.get("ema"))
         if self.scaler is not None and state.get("scaler"):
             self.scaler.load_state_dict(state["scaler"])
@@ -65,7 +89,7 @@ class TrainingState:
 
     def _load_average(self, saved: Mapping[str, Any] | None) -> None:
         if self.ema is not None and saved is not None:
-            self.ema.load_state_dict({**saved, "model": self.strategy.local_state(saved["model"], self.ema.model)})
+            load_ema(self.ema, saved, self.strategy)
         elif self.ema is not None:
             self.ema.restart(self.model)
             logger.info("the checkpoint has no moving average: SOLVER.EMA begins with its weights")

@@ -16,6 +16,7 @@ from ..distributed.strategy import Strategy
 from ..loop.hook import OWN_STATE
 from ..loop.optimizer_state import missing_optimizer_state
 from ..loop.trainer import Trainer
+from ..loop.training_state import load_ema, load_model
 from ..runtime.device import versions
 from ..runtime.states import read_state
 from .scores import why_stopped
@@ -56,10 +57,9 @@ def load_models(model: nn.Module, ema: EMA | None, start: Mapping[str, Any], str
         ConfigError: they are of another model.
     """
     with _fitting():
-        model.load_state_dict(strategy.local_state(start["model"], model))
+        load_model(model, start["model"], strategy)
         if ema is not None:
-            averaged = strategy.local_state(start["ema"]["model"], ema.model)
-            ema.load_state_dict({**start["ema"], "model": averaged})
+            load_ema(ema, start["ema"], strategy)
 
 
 @contextmanager

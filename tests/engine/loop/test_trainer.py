@@ -1072,6 +1072,16 @@ def test_loading_optimizer_state_lists_parameter_names_that_differ() -> None:
         own.load_state_dict({**trainer.state_dict(), "optimizer": state})
 
 
+@pytest.mark.parametrize("part", ["model", "ema"])
+def test_loading_refuses_a_tensor_of_another_type_which_torch_would_convert(part: str) -> None:
+    trainer = make_trainer([], max_iter=1, decay=0.5)
+    state = copy.deepcopy(trainer.state_dict())
+    weights = state["model"] if part == "model" else state["ema"]["model"]
+    weights["net.bias"] = weights["net.bias"].long()
+    with pytest.raises(TypeError, match=r"^net.bias is of torch.int64, and the model's is of torch.float32$"):
+        trainer.load_state_dict(state)
+
+
 def test_a_hook_that_is_new_to_a_resumed_run_starts_as_it_is() -> None:
     class Counts(HookBase):
         def load_state_dict(self, state: dict[str, Any]) -> None:
