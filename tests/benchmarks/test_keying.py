@@ -21,7 +21,7 @@ def script() -> dict[str, Any]:
     return runpy.run_path(str(SCRIPT))
 
 
-def test_each_part_has_a_line(
+def test_each_part_of_keying_has_a_line(
     script: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["keying.py", "--data", "digits", "--rounds", "2", "--samples", "256"])

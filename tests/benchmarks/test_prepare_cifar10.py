@@ -76,7 +76,7 @@ def test_the_arrays_are_the_images_of_the_sheets(
         ("file missing", "No such file or directory"),
     ],
 )
-def test_what_is_not_the_original_is_one_sentence_and_nothing_is_written(
+def test_sheets_that_are_not_the_original_are_refused_and_nothing_is_written(
     script: dict[str, Any],
     package: Path,
     monkeypatch: pytest.MonkeyPatch,

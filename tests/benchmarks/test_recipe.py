@@ -42,7 +42,7 @@ def test_warm_seeds_score_as_the_tool_does(run: Any, tmp_path: Path, score: str)
     assert line["overrides"] == WORDS
 
 
-def test_a_command_of_its_own_gives_the_same_score(run: Any) -> None:
+def test_a_separate_command_gives_the_same_score(run: Any) -> None:
     whole, learning = run("--seeds", "1"), run("--seeds", "1", "--warm")
     assert (whole["n"], whole["timed"], whole["score_std"]) == (1, "the whole command", None)
     assert learning["score_mean"] == whole["score_mean"]

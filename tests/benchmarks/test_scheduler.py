@@ -53,7 +53,7 @@ def test_a_contender_follows_its_schedule(script: dict[str, Any], name: str) -> 
     assert optimizer.param_groups[0]["lr"] == pytest.approx(RATES[name], rel=1e-5)
 
 
-def test_one_line_a_contender_and_number_of_groups(
+def test_each_contender_and_number_of_groups_has_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = "scheduler.py --groups 1 3 --rounds 3 --steps 5 --contenders ours torch:MultiStepLR"
@@ -70,7 +70,7 @@ def test_one_line_a_contender_and_number_of_groups(
         assert ("warmstart" in line["versions"]) == line["contender"].startswith("ours:")
 
 
-def test_a_contender_that_is_not_installed_is_left_out(
+def test_scheduler_skips_a_contender_that_is_not_installed(
     script: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

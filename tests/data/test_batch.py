@@ -49,7 +49,7 @@ def test_batch_unpacks_to_its_images_and_targets() -> None:
     assert [*batch] == [batch.images, batch.targets]
 
 
-def test_batch_map_changes_every_tensor_of_images_and_targets_and_leaves_the_rest() -> None:
+def test_batch_map_changes_only_the_tensors_of_images_and_targets() -> None:
     batch = detection()
     mapped = batch.map(lambda tensor: tensor + 1)
     assert type(mapped) is Batch
@@ -125,7 +125,7 @@ def test_batch_split_cuts_tensors_by_sample_as_views() -> None:
 
 
 @pytest.mark.need("E12")
-def test_batch_split_cuts_lists_by_sample_and_no_boxes() -> None:
+def test_batch_split_splits_lists_by_sample_and_leaves_boxes_together() -> None:
     batch = detection()
     first, second = batch.split(2)
     assert (len(first), len(second)) == (1, 1)
@@ -175,7 +175,7 @@ def test_batch_split_cuts_dicts_of_tensors_and_lists_entry_by_entry() -> None:
     ],
     ids=["tensor", "list", "none", "fewer targets", "number", "fewer names", "fewer numbers"],
 )
-def test_batch_split_refuses_what_has_no_equal_parts(batch: Batch, message: str) -> None:
+def test_batch_split_refuses_unequal_parts(batch: Batch, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         batch.split(4)
 
@@ -232,11 +232,11 @@ def test_split_batch_copies_nothing() -> None:
 
 @pytest.mark.need("B16")
 @pytest.mark.parametrize("tensor", [torch.zeros(6, 2), torch.zeros(0, 2), torch.tensor(1.0)])
-def test_split_batch_refuses_what_has_no_equal_parts(tensor: Tensor) -> None:
+def test_split_batch_refuses_unequal_parts(tensor: Tensor) -> None:
     count = len(tensor) if tensor.ndim else 0
     with pytest.raises(
         ValueError,
-        match=f"a batch of {count} samples cannot be cut into 4 equal micro-batches: .* is a multiple of 4$",
+        match=f"a batch of {count} samples cannot be cut into 4 equal micro-batches: .* must be a multiple of 4$",
     ):
         split_batch((tensor,), 4)
 
@@ -276,7 +276,7 @@ def test_batch_pickles_transposed_and_repeated_tensors_by_their_values() -> None
     assert [target.tolist() for target in again.targets] == [[1.0, 1.0, 1.0]] * 2
 
 
-def test_batch_pickles_named_tuples_numbers_and_nothing_as_they_are() -> None:
+def test_batch_pickles_named_tuples_numbers_and_none_as_they_are() -> None:
     again = pickle.loads(pickle.dumps(Batch(torch.zeros(1, 1), {"a": Named(torch.ones(1), 5), "b": [None, (1,)]})))
     assert again.targets == {"a": Named(torch.ones(1), 5), "b": [None, (1,)]}
     assert type(again.targets["a"]) is Named

@@ -122,7 +122,7 @@ def as_a_user(home: Path, *words: str, tool: str = "train_net") -> subprocess.Co
     )
 
 
-def test_a_user_in_a_folder_of_their_own_trains_with_two_workers_as_without(home: Path, folder: Path) -> None:
+def test_depth_trains_in_a_users_folder_with_two_workers_as_without(home: Path, folder: Path) -> None:
     shutil.rmtree(home / "out", ignore_errors=True)
     words = [*SHORT, "TEST.EVAL_PERIOD=0", *NO_HOOKS]
     done = as_a_user(home, *words, "DATALOADER.NUM_WORKERS=2")
@@ -135,7 +135,7 @@ def test_a_user_in_a_folder_of_their_own_trains_with_two_workers_as_without(home
     assert records(home / "out") == records()
 
 
-def test_a_run_that_a_signal_cuts_and_resumes_is_the_unbroken_one(own_names: None) -> None:
+def test_depth_interrupted_by_a_signal_and_resumed_equals_the_uninterrupted_run(own_names: None) -> None:
     class Signal(HookBase):
         def after_step(self, trainer: Any) -> None:
             if trainer.iteration == 6 and not resuming:
@@ -158,7 +158,7 @@ def test_a_run_that_a_signal_cuts_and_resumes_is_the_unbroken_one(own_names: Non
     assert {"scenes_test/abs_rel", "scenes_test/ema/abs_rel"} < {*records()[-1]}
 
 
-def test_an_evaluation_by_itself_gives_the_scores_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_depth_evaluated_separately_gives_the_scores_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     found: dict[str, float] = {}
     monkeypatch.setattr(run_evaluate, "log_scores", lambda scores, task: found.update(scores))
     assert train_net.main(SHORT) == 0
@@ -167,7 +167,7 @@ def test_an_evaluation_by_itself_gives_the_scores_of_the_run(monkeypatch: pytest
     assert found == scores_of(records()[-1])
 
 
-def test_the_best_checkpoint_is_that_of_the_lowest_error_and_patience_ends_the_run(depth: ModuleType) -> None:
+def test_depth_keeps_the_checkpoint_of_the_lowest_error_and_stops_early(depth: ModuleType) -> None:
     words = [*SHORT, "TEST.EARLY_STOPPING.PATIENCE=1", "TEST.EARLY_STOPPING.MIN_DELTA=100", "SOLVER.MAX_ITER=40"]
     assert train_net.main(words) == 0
     assert final()["iteration"] == 9  # the second evaluation, at 8, was no better; one more update ends the run
@@ -177,14 +177,14 @@ def test_the_best_checkpoint_is_that_of_the_lowest_error_and_patience_ends_the_r
     assert final(name="model_best.pth")["iteration"] == min(errors, key=lambda iteration: errors[iteration])
 
 
-def test_the_plain_loop_gives_the_same_weights() -> None:
+def test_depth_in_the_plain_loop_gives_the_same_weights() -> None:
     assert train_net.main([*SHORT, *NO_HOOKS]) == 0
     assert plain_train_net.main([*SHORT, *NO_HOOKS]) == 0
     plain = torch.load(OUT / "plain_model_final.pth", weights_only=True)
     assert_same_bits(plain["model"], final()["model"], "model")
 
 
-def test_the_learning_rate_finder_trains_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_learning_rate_finder_trains_depth(capsys: pytest.CaptureFixture[str]) -> None:
     assert find_lr.main([*SHORT, "SOLVER.IMS_PER_BATCH=8", "--iters", "40", "--max-lr", "1"]) == 0
     assert "the loss falls fastest at the rate " in capsys.readouterr().out
     assert not OUT.exists()
@@ -202,7 +202,7 @@ class Flat(nn.Module):
         return output
 
 
-def test_micro_batches_add_up_to_the_batch(own_names: None) -> None:
+def test_depth_micro_batches_add_up_to_the_batch(own_names: None) -> None:
     catalog.register_model("flat", Flat)
     words = [word for word in SHORT if "width" not in word] + ["MODEL.NAME=flat"]
     assert train_net.main(words) == 0
@@ -213,7 +213,9 @@ def test_micro_batches_add_up_to_the_batch(own_names: None) -> None:
         assert parts == pytest.approx(whole, rel=1e-4)
 
 
-def test_half_precision_computes_the_loss_in_float32(monkeypatch: pytest.MonkeyPatch, depth: ModuleType) -> None:
+def test_depth_in_half_precision_computes_the_loss_in_float32(
+    monkeypatch: pytest.MonkeyPatch, depth: ModuleType
+) -> None:
     """A CPU without bf16 gives the same numbers, slowly."""
     monkeypatch.setattr(precision, "has_bf16", lambda device: True)
     types: list[torch.dtype] = []
@@ -242,7 +244,7 @@ class OwnLosses(Flat):
         return {"loss_l1": (maps.exp() - targets).abs().mean(), "train/depth": targets.mean()}
 
 
-def test_a_model_that_returns_losses_is_trained_on_them(own_names: None) -> None:
+def test_depth_trains_on_losses_that_the_model_returns(own_names: None) -> None:
     catalog.register_model("own_losses", OwnLosses)
     words = [word for word in SHORT if "width" not in word] + ["MODEL.NAME=own_losses", "SOLVER.MAX_ITER=6"]
     assert train_net.main(words) == 0
@@ -273,7 +275,7 @@ class Coded(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         "[{RandomResizedCrop: {size: [16, 20], interpolation: 0}}, RandomHorizontalFlip]",
     ],
 )
-def test_depth_moves_with_its_image(transforms: str, own_names: None) -> None:
+def test_depth_maps_are_transformed_with_their_image(transforms: str, own_names: None) -> None:
     info = DatasetInfo(size=16, num_classes=0, channels=1, image_size=(32, 32))
     data_sets.register_dataset("coded", lambda root, download: Coded(), info)
     cfg = get_cfg()
@@ -286,7 +288,7 @@ def test_depth_moves_with_its_image(transforms: str, own_names: None) -> None:
     assert corners != {Coded()[index][1][0, 0, 0].item() for index in range(16)}
 
 
-def test_the_loss_of_two_known_pixels(depth: ModuleType) -> None:
+def test_depth_loss_of_two_known_pixels(depth: ModuleType) -> None:
     """One of unknown depth beside them. Off by 1 and 3: 5 - 4 weight; both by 2: 4 - 4 weight."""
     info = DatasetInfo(size=1, num_classes=0, channels=3, image_size=(1, 3))
     batch = Batch(torch.zeros(1, 3, 1, 3), torch.tensor([[[[1.0, 1.0, 0.0]]]]))
@@ -297,7 +299,7 @@ def test_the_loss_of_two_known_pixels(depth: ModuleType) -> None:
             assert {name: value.item() for name, value in found.items()} == {"loss_depth": loss, "train/bias": 2.0}
 
 
-def test_scores_of_three_known_pixels(depth: ModuleType) -> None:
+def test_depth_scores_of_three_known_pixels(depth: ModuleType) -> None:
     """Depth 2, 4 and 1 predicted as 3, 4 and 1.1, and a pixel of unknown depth."""
     scores = depth.DepthScores()
     assert scores.state() is None
@@ -306,7 +308,7 @@ def test_scores_of_three_known_pixels(depth: ModuleType) -> None:
     assert scores.compute() == pytest.approx(expected, rel=1e-6)
 
 
-def test_ranks_give_the_scores_of_one_process_to_the_bit(depth: ModuleType) -> None:
+def test_depth_scores_of_several_ranks_equal_one_process_to_the_bit(depth: ModuleType) -> None:
     random = torch.Generator().manual_seed(0)
     batches = [tuple(torch.rand(5, 1, 8, 8, generator=random) + 0.1 for _ in range(2)) for _ in range(7)]
     whole, ranks = depth.DepthScores(), [depth.DepthScores() for _ in range(3)]
@@ -320,7 +322,7 @@ def test_ranks_give_the_scores_of_one_process_to_the_bit(depth: ModuleType) -> N
     assert merged.compute() == whole.compute()
 
 
-def test_a_picture_shows_depth_beside_the_image(depth: ModuleType) -> None:
+def test_depth_draws_the_prediction_beside_the_image(depth: ModuleType) -> None:
     task = depth.Depth(DatasetInfo(size=1, num_classes=0, channels=3, image_size=(4, 4)))
     image = torch.full((3, 4, 4), 7, dtype=torch.uint8)
     prediction = torch.full((1, 4, 4), 4.0)
@@ -363,8 +365,8 @@ def test_a_picture_shows_depth_beside_the_image(depth: ModuleType) -> None:
         ),
         (
             ["DATALOADER.SAMPLER_TRAIN=WeightedTrainingSampler"],
-            "DATALOADER.SAMPLER_TRAIN (command line): WeightedTrainingSampler goes by the class of each"
-            " sample, and the training set has ",
+            "DATALOADER.SAMPLER_TRAIN (command line): WeightedTrainingSampler needs the class of each"
+            " sample, but the training set has ",
         ),
         (
             ["DATALOADER.BACKEND=resident"],
@@ -376,7 +378,9 @@ def test_a_picture_shows_depth_beside_the_image(depth: ModuleType) -> None:
         ),
     ],
 )
-def test_mistakes_get_one_sentence(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_depth_mistakes_are_reported_in_one_sentence(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as caught:
         run_tool(functools.partial(train_net.main, [*SHORT, *words]))
     assert caught.value.code == 2
@@ -386,7 +390,7 @@ def test_mistakes_get_one_sentence(words: list[str], message: str, capsys: pytes
     assert not OUT.exists()
 
 
-def test_a_map_of_another_size_is_refused_by_its_sample(depth: ModuleType) -> None:
+def test_depth_refuses_a_map_of_another_size_with_its_sample(depth: ModuleType) -> None:
     task = depth.Depth(DatasetInfo(size=1, num_classes=0, channels=3, image_size=(4, 4)))
     sample = task.sample(torch.zeros(3, 4, 4, dtype=torch.uint8), torch.ones(1, 4, 5))
     message = r"^a: sample 7 has depth of shape \(1, 4, 5\); its image needs \(1, 4, 4\)$"
@@ -401,7 +405,7 @@ register_model("flat", lambda num_classes, in_channels: nn.Conv2d(in_channels, n
 
 
 @pytest.mark.slow
-def test_two_ranks_train_and_score_as_one(home: Path, folder: Path) -> None:
+def test_depth_on_two_ranks_trains_and_scores_as_on_one(home: Path, folder: Path) -> None:
     """Without BatchNorm's statistics, which are each rank's own, gradients differ by rounding alone."""
     (folder / "depth.py").write_text((home / "depth.py").read_text() + FLAT)
     words = [word for word in SHORT if "width" not in word] + ["MODEL.NAME=flat"]
@@ -419,7 +423,7 @@ def test_two_ranks_train_and_score_as_one(home: Path, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_to_the_bits_of_the_unbroken_one(home: Path, folder: Path) -> None:
+def test_depth_killed_and_resumed_ends_with_the_bits_of_the_uninterrupted_run(home: Path, folder: Path) -> None:
     words = [*SHORT, "SOLVER.CHECKPOINT_PERIOD=5", "SOLVER.MAX_ITER=20"]
     shutil.copy(home / "depth.py", folder)
     assert as_a_user(folder, *words, "OUTPUT_DIR=whole").returncode == 0
@@ -453,7 +457,7 @@ register_hook("kill", lambda cfg: Kill())
 
 
 @pytest.mark.slow
-def test_the_example_reaches_its_score(home: Path) -> None:
+def test_depth_reaches_its_score(home: Path) -> None:
     done = as_a_user(home, *EXAMPLE, "OUTPUT_DIR=full")
     assert done.returncode == 0, done.stderr
     assert min(record.get("scenes_test/abs_rel", 1.0) for record in records(home / "full")) < 0.055

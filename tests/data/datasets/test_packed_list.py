@@ -25,7 +25,7 @@ RECORDS: list[Any] = [("cats/ä.png", 0), ("", 7), None, {"boxes": [1.5, 2.5]}, 
 
 
 @pytest.mark.parametrize("records", [RECORDS, RECORDS[:1], []])
-def test_records_are_a_sequence_like_the_list_they_came_from(records: list[Any]) -> None:
+def test_flat_records_behave_like_the_list_they_were_made_of(records: list[Any]) -> None:
     flat: FlatRecords[Any] = FlatRecords(iter(records))
     assert isinstance(flat, Sequence)
     assert len(flat) == len(records)
@@ -39,7 +39,7 @@ def test_records_are_a_sequence_like_the_list_they_came_from(records: list[Any])
             flat[index]
 
 
-def test_records_survive_copies_and_pickling() -> None:
+def test_flat_records_survive_copies_and_pickling() -> None:
     for again in (copy.deepcopy(FlatRecords(RECORDS)), pickle.loads(pickle.dumps(FlatRecords(RECORDS)))):
         assert list(again) == RECORDS
 
