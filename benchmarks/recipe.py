@@ -124,7 +124,7 @@ def main() -> None:
         "score_std": round(statistics.stdev(scores), 5) if len(scores) > 1 else None,
         "score_min": round(min(scores), 5),
         "score_max": round(max(scores), 5),
-        "timed": "learning" if arguments.warm else "the whole command",
+        "timed": "learning" if arguments.warm else "the full command",
         "seconds_median": round(statistics.median(seconds), 3 if arguments.warm else 1),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores",
         "versions": {

@@ -122,17 +122,23 @@ def as_a_user(home: Path, *words: str, tool: str = "train_net") -> subprocess.Co
     )
 
 
-def test_depth_trains_in_a_users_folder_with_two_workers_as_without(home: Path, folder: Path) -> None:
-    shutil.rmtree(home / "out", ignore_errors=True)
+def test_depth_is_imported_from_the_users_folder(home: Path) -> None:
+    """By the command; the slow tests train in this way."""
+    done = as_a_user(home, *SHORT, "--print-config")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "TASK: depth" in done.stdout
+
+
+def test_depth_trains_with_two_workers_as_without(capfd: pytest.CaptureFixture[str]) -> None:
     words = [*SHORT, "TEST.EVAL_PERIOD=0", *NO_HOOKS]
-    done = as_a_user(home, *words, "DATALOADER.NUM_WORKERS=2")
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    assert "data: scenes_train, 512 images of 3x32x32, 1 output\n" in done.stdout
-    assert "scenes_test after 12 iterations: abs_rel " in done.stdout
+    assert train_net.main([*words, "DATALOADER.NUM_WORKERS=2", "OUTPUT_DIR=two"]) == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    assert "data: scenes_train, 512 images of 3x32x32, 1 output\n" in out
+    assert "scenes_test after 12 iterations: abs_rel " in out
     assert train_net.main(words) == 0
-    assert_same_bits(final(home / "out")["model"], final()["model"], "model")
-    assert records(home / "out") == records()
+    assert_same_bits(final(Path("two"))["model"], final()["model"], "model")
+    assert records(Path("two")) == records()
 
 
 def test_depth_interrupted_by_a_signal_and_resumed_equals_the_uninterrupted_run(own_names: None) -> None:
