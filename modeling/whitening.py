@@ -54,8 +54,8 @@ def patch_whitening(batches: Iterable[Tensor], size: int, images: int = 5000, ep
         seen += len(batch)
         if seen >= images:
             break
-    moments = total / total[-1, -1]
-    mean = moments[-1, :-1]
-    values, vectors = torch.linalg.eigh(moments[:-1, :-1] - torch.outer(mean, mean))
+    averages = total / total[-1, -1]
+    mean = averages[-1, :-1]
+    values, vectors = torch.linalg.eigh(averages[:-1, :-1] - torch.outer(mean, mean))
     filters: Tensor = vectors.T / (values[:, None].clamp(min=0) + eps).sqrt()
     return filters.view(len(filters), -1, size, size).float()

@@ -1,7 +1,7 @@
 """The endless order of training samples.
 
 The sample at a position is a function of (SEED, position), where position = iteration * IMS_PER_BATCH + slot.
-There is no other state: a run that resumes at iteration 1,000,000 asks for position 1,000,000 * IMS_PER_BATCH.
+No further state is kept: a run that resumes at iteration 1,000,000 asks for position 1,000,000 * IMS_PER_BATCH.
 """
 
 from __future__ import annotations

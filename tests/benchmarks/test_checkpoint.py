@@ -1,4 +1,4 @@
-"""The instrument, not what it measures: contenders save what they should, and say when training may go on."""
+"""The benchmark checkpoint.py itself: contenders save what they should, and report when training may continue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The instrument, not what it measures: contenders load what they should, and the lines say what was asked for."""
+"""The benchmark data.py itself: contenders load what they should, and its lines report the requested figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The instrument, not what it measures: every part has its line, and keys are what they should be."""
+"""The benchmark keying.py itself: one line per part, and correct keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The instrument, not what it measures: all contenders do the same work, and the lines say what was asked for."""
+"""The benchmark loop.py itself: all contenders do the same work, and its lines report the requested figures."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_loop_skips_a_contender_that_is_not_installed(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert script["installed"](["bare", "careful", "ours", "ignite"]) == ["bare", "careful", "ours"]
     said = capsys.readouterr().err
-    assert said == "ignite is left out: pytorch-ignite is not installed; pip install -e '.[bench]'\n"
+    assert said == "ignite is skipped: pytorch-ignite is not installed; pip install -e '.[bench]'\n"
 
 
 @pytest.mark.slow

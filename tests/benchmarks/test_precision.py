@@ -1,4 +1,4 @@
-"""The instrument, not what it measures: variants are what their names say, and lines tell what was asked for."""
+"""The benchmark precision.py itself: variants match their names, and its lines report the requested figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sheets become arrays only where they are the original data."""
+"""The conversion of CIFAR-10: sheets become arrays only if they hold the original data."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_the_arrays_are_the_images_of_the_sheets(
         ("labels swapped", "data_batch_1.png with its labels is not the original: MD5"),
         ("label missing", "99 labels for 100 images of train"),
         ("class", "the classes of train are not equally frequent"),
-        ("size", "test_batch.png is no sheet of 32x32 RGB images"),
+        ("size", "test_batch.png is not a sheet of 32x32 RGB images"),
         ("file missing", "No such file or directory"),
     ],
 )

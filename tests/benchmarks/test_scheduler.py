@@ -1,4 +1,4 @@
-"""The instrument, not what it measures: contenders follow their schedules, and the lines say what they should."""
+"""The benchmark scheduler.py itself: contenders follow their schedules, and its lines report the right figures."""
 
 from __future__ import annotations
 
@@ -76,4 +76,4 @@ def test_scheduler_skips_a_contender_that_is_not_installed(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert script["installed"](["floor", "timm:CosineLRScheduler"]) == ["floor"]
     said = capsys.readouterr().err
-    assert said == "timm:CosineLRScheduler is left out: timm is not installed; pip install -e '.[bench]'\n"
+    assert said == "timm:CosineLRScheduler is skipped: timm is not installed; pip install -e '.[bench]'\n"

@@ -1,4 +1,4 @@
-"""The instrument, not what it measures: every contender comes to its end, and the lines say what was asked for."""
+"""The benchmark startup.py itself: every contender finishes, and its lines report the requested figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs that are killed and resumed end as the unbroken one does; and the instrument sees it where they do not."""
+"""The torture test: killed and resumed runs end like the uninterrupted one, and differences are detected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches: cut by sample, moved, pinned, and sent between processes as few buffers."""
+"""Batches: split by sample, moved, pinned, and sent between processes as few buffers."""
 
 from __future__ import annotations
 
@@ -321,7 +321,7 @@ def test_batch_of_lists_from_a_worker_holds_a_descriptor_a_data_type() -> None:
     next(batches)
     before = open_files()
     held = [next(batches) for _ in range(20)]
-    assert open_files() - before <= 2 * (len(held) + 2)  # and those of two that are under way
+    assert open_files() - before <= 2 * (len(held) + 2)  # and the files of two that are in flight
     assert len(tensors([held[0].images, held[0].targets, held[0].indices])) == 7
     assert all(tensor.is_shared() for batch in held for tensor in tensors([batch.images, batch.targets]))
     assert held[19].targets[0]["boxes"].equal(detection().targets[0]["boxes"])

@@ -1,4 +1,4 @@
-"""A task from a user's own folder: every promise that holds for the tasks that come along holds for it."""
+"""A user-defined task in a user's folder, with the guarantees of the built-in tasks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from ..engine.dying import assert_same_bits
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLE = ["--import", "depth", "--config-file", "depth.yaml"]
-# 12 updates, evaluated after 4, 8 and 12; a cut of 32 pixels from 40 and flips are left as the example has them.
+# 12 updates, evaluated after 4, 8 and 12; the example's crops of 32 pixels from 40 and its flips are kept.
 SHORT = [
     *EXAMPLE,
     "SOLVER.MAX_ITER=12",
@@ -48,14 +48,14 @@ SHORT = [
     "LOG_PERIOD=3",
     "OUTPUT_DIR=out",
 ]
-# The plain loop has no hooks, and so neither of these.
+# The plain loop has no hooks, so it supports neither of these.
 NO_HOOKS = ["TEST.BEST.METRIC=", "TEST.EARLY_STOPPING.PATIENCE=0"]
 OUT = Path("out")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def names_of_the_example() -> Iterator[None]:
-    """What the example registers is gone after these tests."""
+    """Undo the example's registrations after these tests."""
     registries: list[dict[str, Any]] = [catalog._REGISTRY, data_sets._REGISTRY, task_registry._REGISTRY]
     before = [dict(names) for names in registries]
     yield
@@ -67,13 +67,13 @@ def names_of_the_example() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder somewhere else, with a copy of the example."""
+    """A user's folder outside the repository, with a copy of the example."""
     return shutil.copytree(ROOT / "examples" / "depth", tmp_path_factory.mktemp("user") / "depth")
 
 
 @pytest.fixture(autouse=True)
 def folder(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder: an empty one but for the config; the module is on the path."""
+    """The current folder: empty except for the config; the module is on the path."""
     shutil.copy(home / "depth.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(home))
@@ -87,7 +87,7 @@ def depth(folder: Path) -> ModuleType:
 
 @pytest.fixture
 def own_names(depth: ModuleType) -> Iterator[None]:
-    """Models, data sets and hooks that a test registers are gone after it; those of the example stay."""
+    """Undo a test's registrations of models, data sets and hooks, but keep the example's."""
     registries: list[dict[str, Any]] = [catalog._REGISTRY, data_sets._REGISTRY, _HOOKS]
     before = [dict(names) for names in registries]
     yield
@@ -101,7 +101,7 @@ def scores_of(record: dict[str, float]) -> dict[str, float]:
 
 
 def records(out: Path = OUT) -> list[dict[str, float]]:
-    """The lines of metrics.json without the times."""
+    """The lines of metrics.json without times."""
     lines = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
     return [{name: line[name] for name in line if not name.endswith("time")} for line in lines]
 
@@ -111,7 +111,7 @@ def final(out: Path = OUT, name: str = "model_final.pth") -> dict[str, Any]:
 
 
 def as_a_user(home: Path, *words: str, tool: str = "train_net") -> subprocess.CompletedProcess[str]:
-    """Run the tool by its path, in the folder that holds the module."""
+    """Run the tool by its path, in the folder of the module."""
     return subprocess.run(
         [sys.executable, str(ROOT / "tools" / f"{tool}.py"), *words],
         cwd=home,
@@ -153,7 +153,7 @@ def test_depth_interrupted_by_a_signal_and_resumed_equals_the_uninterrupted_run(
     register_hook("signal", lambda cfg: Signal())
     with pytest.raises(Interrupted):
         train_net.main(words)
-    assert final(name="model_0000006.pth")["iteration"] == 7  # the iteration under way was finished
+    assert final(name="model_0000006.pth")["iteration"] == 7  # the current iteration was finished
     assert not (OUT / "model_final.pth").exists()
     resuming = True
     assert train_net.main([*words, "--resume"]) == 0
@@ -412,7 +412,7 @@ register_model("flat", lambda num_classes, in_channels: nn.Conv2d(in_channels, n
 
 @pytest.mark.slow
 def test_depth_on_two_ranks_trains_and_scores_as_on_one(home: Path, folder: Path) -> None:
-    """Without BatchNorm's statistics, which are each rank's own, gradients differ by rounding alone."""
+    """Without BatchNorm, whose statistics differ between ranks, gradients differ by rounding alone."""
     (folder / "depth.py").write_text((home / "depth.py").read_text() + FLAT)
     words = [word for word in SHORT if "width" not in word] + ["MODEL.NAME=flat"]
     for more in (["OUTPUT_DIR=one"], ["OUTPUT_DIR=two", "--num-gpus=2"]):

@@ -1,4 +1,4 @@
-"""From a config to a model."""
+"""Models built from a config."""
 
 import logging
 import subprocess

@@ -1,4 +1,4 @@
-"""A model is tried on images of the right size before anything is written, at the cost of no random number."""
+"""The trial of a model on the size of its images, before anything is written and without random numbers."""
 
 from __future__ import annotations
 

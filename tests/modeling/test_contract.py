@@ -1,4 +1,4 @@
-"""What may stand in a model's forward."""
+"""The parameters of a model's forward."""
 
 from __future__ import annotations
 

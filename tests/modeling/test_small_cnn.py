@@ -1,4 +1,4 @@
-"""The small CNN: its sizes, its norms, what it refuses, and that it learns the digits."""
+"""The small CNN: sizes, norms, refused values, and learning the digits."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""speed_net: its layers as they begin, its first layer by the images, what it refuses."""
+"""speed_net: initial layers, a first layer initialised from images, and refused values."""
 
 from __future__ import annotations
 

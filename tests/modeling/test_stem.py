@@ -42,7 +42,7 @@ def test_small_forms_keep_the_resolution_first(name: str, last: int) -> None:
     model = small(name, 3).eval()
     heights: list[int] = []
     for module in model.modules():
-        # Kernels of one pixel also stand behind global pooling, in squeeze-and-excitation.
+        # Kernels of one pixel also occur after global pooling, in squeeze-and-excitation.
         if isinstance(module, nn.Conv2d) and module.kernel_size > (1, 1):
             module.register_forward_hook(lambda _, inputs, output: heights.append(output.shape[2]))
     model(torch.randn(1, 3, 32, 32))

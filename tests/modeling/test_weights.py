@@ -1,4 +1,4 @@
-"""Weights from files: what fits is taken, what does not is named, what is no weights file is refused."""
+"""Weights from files: fitting tensors are loaded, others reported, and files without weights refused."""
 
 import copy
 import os
@@ -377,7 +377,7 @@ def test_load_weights_ignores_wrappers_in_the_file_or_around_the_model(
 
 
 def test_load_weights_reads_old_names_into_a_wrapped_model(tmp_path: Path) -> None:
-    """The class translates them by the version of its module, which stands under another name in the model."""
+    """The class translates them by the version of its module, which has another name in the model."""
     path = saved(tmp_path / "old.pth", old_vit(8))
     assert load_weights(nn.DataParallel(vit(8)), path) == f"loaded 20/20 tensors from {path}"
 

@@ -1,4 +1,4 @@
-"""Filters that whiten patches: what comes out is uncorrelated and of variance 1, for any images."""
+"""Filters that whiten patches: their outputs are uncorrelated with variance 1, for any images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from warmstart.modeling import patch_whitening
 
 
 def blurred(count: int, channels: int = 3, seed: int = 0) -> Tensor:
-    """Return images whose pixels and channels hang together, as those of photographs do; their mean is 0.5."""
+    """Return images whose pixels and channels are correlated, as in photographs; their mean is 0.5."""
     noise = torch.randn(count, channels, 12, 14, generator=torch.Generator().manual_seed(seed))
     return F.avg_pool2d(noise, 3, stride=1) + 0.3 * noise[:, :1, 1:-1, 1:-1] + 0.5
 

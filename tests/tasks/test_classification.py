@@ -1,4 +1,4 @@
-"""Losses of logits, of auxiliary logits and of a model's own; scores by hand."""
+"""Classification: losses of logits, auxiliary logits and the model itself; scores computed by hand."""
 
 import math
 from collections import namedtuple
@@ -138,7 +138,7 @@ def test_the_loss_of_half_precision_logits_is_float32() -> None:
 
 
 class Focal(nn.Module):
-    """A user's own model: its losses in training, logits else."""
+    """A user-defined model that returns losses in training and logits otherwise."""
 
     def __init__(self) -> None:
         super().__init__()

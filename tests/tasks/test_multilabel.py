@@ -1,4 +1,4 @@
-"""Multi-label classification: losses, scores, and data that it refuses."""
+"""Multi-label classification: losses, scores, and refused data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Regression: losses and predictions in units, scores, statistics of the training set, data that it refuses."""
+"""Regression: losses, predictions in units, scores, statistics of the training set, and refused data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs of multi-label classification and regression: resumed, on several ranks, evaluated on their own."""
+"""Runs of multi-label classification and regression: resumed, on several ranks, evaluated separately."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user's own task can do wrong gets one sentence that says what was expected, and exit code 2."""
+"""Mistakes in user-defined tasks: one sentence that says what was expected, and exit code 2."""
 
 from __future__ import annotations
 
@@ -318,13 +318,13 @@ def test_a_predict_that_returns_none_is_refused(capsys: pytest.CaptureFixture[st
 
 def test_an_exception_in_update_keeps_its_traceback() -> None:
     def update(self: Errors, predictions: Tensor, targets: Tensor) -> None:
-        raise IndexError("of the user's own code")
+        raise IndexError("in user-defined code")
 
     evaluator = type("Evaluator", (Errors,), {"update": update})
     register_task("sum", spoilt(evaluator=lambda self: evaluator()))
-    with pytest.raises(IndexError, match="of the user's own code"):
+    with pytest.raises(IndexError, match="in user-defined code"):
         run_tool(functools.partial(train_net.main, WORDS))
-    assert "IndexError: of the user's own code" in Path("out/log.txt").read_text()
+    assert "IndexError: in user-defined code" in Path("out/log.txt").read_text()
 
 
 @pytest.mark.parametrize(

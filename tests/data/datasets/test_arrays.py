@@ -1,4 +1,4 @@
-"""Data sets in memory, and the .npz and idx files they come from."""
+"""Data sets in memory, and the .npz and idx files they are read from."""
 
 from __future__ import annotations
 

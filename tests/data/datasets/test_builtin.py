@@ -1,4 +1,4 @@
-"""The data sets that come along, read from small files in the official layouts."""
+"""The built-in data sets, read from small files in the official layouts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images from files: what PIL makes of them, whoever decodes them."""
+"""Decoding of image files: every decoder returns what PIL returns."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def by_pil(path: Path) -> torch.Tensor:
 
 
 def turned() -> Image.Exif:
-    """A camera's note that the picture stands on its side."""
+    """EXIF data that says the picture is rotated."""
     exif = Image.Exif()
     exif[0x0112] = 6
     return exif

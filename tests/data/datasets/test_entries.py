@@ -1,4 +1,4 @@
-"""Entries of DATASETS.TRAIN and DATASETS.TEST: their forms, and options by the builder's signature."""
+"""Entries of DATASETS.TRAIN and DATASETS.TEST: their forms, and their options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sizes of images from the heads of their files, and data sets whose images make no batch."""
+"""Image sizes from file headers, and data sets whose images cannot form a batch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def fresh() -> None:
 
 
 def folder(path: Path, sizes: dict[int, tuple[int, int]], count: int = 9) -> str:
-    """Write images of 40x60, but those of `sizes`, (height, width); return the data set's name."""
+    """Write images of 40x60, except the ones in `sizes`, (height, width); return the data set's name."""
     for index in range(count):
         file = path / "ab"[index % 2] / f"{index:04}.png"
         file.parent.mkdir(exist_ok=True, parents=True)

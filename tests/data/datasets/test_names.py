@@ -1,4 +1,4 @@
-"""The names under which data sets are scored."""
+"""Names of data sets in scores."""
 
 from __future__ import annotations
 

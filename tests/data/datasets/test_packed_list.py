@@ -1,4 +1,4 @@
-"""Records in one buffer: as a list to whoever reads them, and no burden to loading processes."""
+"""Records in one buffer: they behave like a list, and worker processes share them."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_an_image_folder_keeps_its_list_of_files_flat(tmp_path: Path) -> None:
 
 
 class Listed:
-    """Images whose label stands in a list of records."""
+    """Images whose label comes from a list of records."""
 
     def __init__(self, records: Sequence[tuple[str, int]]) -> None:
         self.records = records

@@ -1,4 +1,4 @@
-"""Targets that are numbers: what is known of all of them, and where from."""
+"""Numeric targets: their statistics, and where these come from."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_dataset_info_reads_an_attribute_of_targets(name: str) -> None:
 @pytest.mark.parametrize(
     ("returned", "targets"),
     [
-        ([0.1, 0.2, 0.3], [10.0, 20.0, 30.0]),  # a target_transform stands in between
+        ([0.1, 0.2, 0.3], [10.0, 20.0, 30.0]),  # as with a target_transform
         ([0.1, 0.2, 0.3], ["0.1", "0.2", "0.3"]),
         ([0.1, 0.2, 0.3], [0.1, 0.2]),
         ([[1.0], [1.0, 2.0], []], [[1.0], [1.0, 2.0], []]),

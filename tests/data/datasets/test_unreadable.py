@@ -1,4 +1,4 @@
-"""Images that cannot be read: what is said of them, and what the loaders give instead."""
+"""Unreadable images: how they are reported, and what the loaders return instead."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from warmstart.data.transforms.image import ImageTransform
 
 from ...built import build_test_loader, build_train_loader, classification
 
-GREY = ImageTransform([], [0.0], [1 / 255])  # a pixel's value, as it lies in the file
+GREY = ImageTransform([], [0.0], [1 / 255])  # returns pixel values as they are in the file
 
 NO_WORKERS = ("DATALOADER.NUM_WORKERS", 0, "DATALOADER.BACKEND", "worker")
 WHY = "it is not an image in a format that PIL decodes itself"

@@ -1,4 +1,4 @@
-"""Tar archives as data sets: webdataset's samples in its order, by index; archives that will not do are told."""
+"""Tar archives as data sets: webdataset's samples in its order, by index; unsuitable archives are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The digits file that ships is what its script makes."""
+"""The script that makes the shipped digits file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders of images, converted once: what the worker loader would read, or a sentence; never half a file."""
+"""Folders of images, converted once: the worker loader's images or one clear error, and never half a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every random choice of loading follows from (SEED, iteration, slot), whoever loads and wherever it begins."""
+"""Keyed random numbers: every random choice depends on (SEED, iteration, slot) alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MixUp and CutMix by torchvision's names, and what is drawn for them."""
+"""MixUp and CutMix by torchvision's names, and their random draws."""
 
 from __future__ import annotations
 

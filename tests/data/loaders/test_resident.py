@@ -1,4 +1,4 @@
-"""Batches cut out of memory: what torchvision would make of each image, and the same wherever a run begins."""
+"""The resident loader: batches as torchvision would make them, the same from any iteration."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_channels_last_holds_the_same_values(steps: list[Any], channels: int, si
 
 
 def test_boxes_are_erased_as_torchvision_erases_them() -> None:
-    """How many images are hit, how much of each, how far boxes are from square, and where they lie."""
+    """The share of images hit, the area of boxes, their deviation from squares, and their positions."""
     torch.manual_seed(0)
     pixels = torch.full((4000, 1, 16, 12), 200, dtype=torch.uint8)
     step = v2.RandomErasing(p=0.6, scale=(0.05, 0.6), ratio=(0.2, 5), value=7)

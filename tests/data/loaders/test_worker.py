@@ -1,4 +1,4 @@
-"""The loaders: the same batches for any number of workers, from any iteration, and nothing left behind."""
+"""The worker loader: the same batches for any number of workers, from any iteration, and nothing left behind."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ def test_a_pass_holds_each_sample_as_often_as_its_factor_rounded_up_or_down() ->
 def test_over_all_offsets_each_sample_occurs_exactly_as_often_as_its_factor(
     monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """Where factors are quarters, four offsets stand for all."""
+    """If factors are quarters, four offsets represent all."""
     counts = np.zeros(4)
     for quarter in range(4):
         monkeypatch.setattr(torch, "randint", lambda *_, quarter=quarter, **__: torch.tensor(quarter * 2**30 + 5))

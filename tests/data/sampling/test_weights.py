@@ -1,4 +1,4 @@
-"""Which samples come how often and share a batch: the factors, and the config's keys for them."""
+"""Repeat factors and aspect-ratio groups, and the config's keys for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Transforms of whole batches: torchvision's bytes where the draw is forced, its chances where it is free."""
+"""Batched transforms: torchvision's bytes for a given draw, and its distribution for free draws."""
 
 from __future__ import annotations
 

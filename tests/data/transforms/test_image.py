@@ -1,4 +1,4 @@
-"""Transforms by name and the normalisation behind them."""
+"""Transforms by name, and the normalisation after them."""
 
 from __future__ import annotations
 
