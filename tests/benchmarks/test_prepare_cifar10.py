@@ -25,7 +25,7 @@ def script() -> dict[str, Any]:
 
 @pytest.fixture
 def package(tmp_path: Path, script: dict[str, Any]) -> Path:
-    """A package of 20 images a sheet, two of each class, whose sums the script is told."""
+    """A package of 20 images per sheet, two of each class, whose MD5 sums the script is given."""
     folder = tmp_path / "package"
     folder.mkdir()
     rng = np.random.default_rng(0)

@@ -50,7 +50,21 @@ def test_warm_seeds_score_as_the_tool_does(run: Any, last_records: list[dict[str
     assert line["overrides"] == WORDS
 
 
-def test_a_separate_command_gives_the_same_score(run: Any, last_records: list[dict[str, float]]) -> None:
+def test_a_separate_command_gives_the_same_score(
+    run: Any, last_records: list[dict[str, float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command runs in this process, which saves its imports."""
+    commands = []
+
+    def run_command(command: list[str], **options: Any) -> None:
+        commands.append(command[:2])
+        assert options["check"]
+        assert train_net.main(command[2:]) == 0
+
+    monkeypatch.setattr("subprocess.run", run_command)
     line = run("--seeds", "1")
+    tool = SCRIPT.parent.parent / "tools" / "train_net.py"
+    assert tool.is_file()
+    assert commands == [[sys.executable, str(tool)]]
     assert (line["n"], line["timed"], line["score_std"]) == (1, "the full command", None)
     assert line["score_mean"] == round(last_records[0]["digits_test/accuracy"], 5)

@@ -109,7 +109,7 @@ def test_a_shard_folder_that_no_checkpoint_names_is_detected(script: dict[str, A
 def test_a_kill_hits_all_processes_of_a_launcher_or_one_rank(
     script: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: bool
 ) -> None:
-    """In the place of the ranks: two shells, of which each has started a process."""
+    """Instead of ranks: two shells, each of which has started a process."""
     launcher = """
 import subprocess, sys, time
 ranks = [subprocess.Popen(["sh", "-c", "sleep 60 & wait"]) for _ in range(2)]
@@ -126,7 +126,7 @@ sys.exit(137)
     life._process = subprocess.Popen([sys.executable, "-c", launcher])
     found: list[tuple[int, int]] = []
     while len(found) < 5:
-        time.sleep(0.5)  # in which they get on: who is frozen again and again starts nothing
+        time.sleep(0.5)  # for them to make progress: a process that is frozen repeatedly starts nothing
         found = frozen(life._process.pid)
         assert [state(pid) for pid, _ in found] == ["T"] * len(found)
         for pid, _ in found:

@@ -18,7 +18,7 @@ META = torch.device("meta")
 
 
 def detection() -> Batch:
-    """Two images of other sizes; the first one has four boxes, the second one none."""
+    """Two images of different sizes; the first one has four boxes, the second one none."""
     images = [torch.full((3, 4, 6), 1.0), torch.full((3, 5, 5), 2.0)]
     targets = [
         {"boxes": torch.arange(16.0).view(4, 4), "labels": torch.tensor([7, 8, 9, 7]), "name": "a"},
@@ -33,7 +33,7 @@ def tensors(value: Any) -> list[Tensor]:
     return found
 
 
-# What a batch is.
+# Basics.
 
 
 @pytest.mark.parametrize("images", [torch.zeros(3, 1, 2, 2), [torch.zeros(1, 2, 2)] * 3], ids=["tensor", "list"])
@@ -111,7 +111,7 @@ def test_map_tensors_keeps_named_tuples_and_goes_into_batches() -> None:
     assert mapped["batch"].images[1].unique().tolist() == [-2.0]
 
 
-# Cutting.
+# Splitting.
 
 
 def test_batch_split_cuts_tensors_by_sample_as_views() -> None:
@@ -298,7 +298,7 @@ Named = namedtuple("Named", "value number")
 
 
 class Detections(Dataset[Batch]):
-    """Whole batches, as our loaders' workers make them."""
+    """Complete batches, as our loaders' workers make them."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -329,7 +329,7 @@ def test_batch_of_lists_from_a_worker_holds_a_descriptor_a_data_type() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="forks this process, which may have used the GPU")
 def test_batch_that_a_dataloader_pins_stays_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch's own function, which returns what it does not know as it is, in silence."""
+    """torch's own function, which silently returns objects of unknown types as they are."""
     from torch.utils.data._utils.pin_memory import pin_memory
 
     monkeypatch.setattr(Tensor, "pin_memory", lambda tensor, *device: tensor + 100)

@@ -240,7 +240,7 @@ def test_depth_in_half_precision_computes_the_loss_in_float32(
 
 
 class OwnLosses(Flat):
-    """Returns losses of its own in training, and asks for the targets by name."""
+    """Computes its own losses in training, and takes the targets by name."""
 
     def forward(self, images: Tensor, targets: Tensor | None = None) -> Any:
         maps = self.conv(images)
@@ -261,7 +261,7 @@ def test_depth_trains_on_losses_that_the_model_returns(own_names: None) -> None:
 
 
 class Coded(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
-    """Images whose depth is their own brightness, from 1 to 255: what is moved apart no longer agrees."""
+    """Images whose depth is their own brightness, from 1 to 255, so that any relative shift is detected."""
 
     def __len__(self) -> int:
         return 16

@@ -316,7 +316,7 @@ def test_read_tensor_file_refuses_a_missing_file(tmp_path: Path) -> None:
 
 
 def test_load_weights_refuses_a_file_of_which_only_counters_fit(tmp_path: Path) -> None:
-    """mobilenet_v3_small has 20 layers with a num_batches_tracked under a name of resnet18's; here it is one."""
+    """mobilenet_v3_small has 20 layers with a num_batches_tracked under a name of resnet18; here there is one."""
     other = nn.ModuleDict({"features": nn.Linear(4, 9), "1": nn.BatchNorm1d(6)})
     path = saved(tmp_path / "other.pth", other.state_dict())
     with pytest.raises(ConfigError) as error:

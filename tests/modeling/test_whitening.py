@@ -19,7 +19,7 @@ def blurred(count: int, channels: int = 3, seed: int = 0) -> Tensor:
 
 
 def outputs(images: Tensor, filters: Tensor) -> Tensor:
-    """Return what each filter gives, (filters, places)."""
+    """Return the output of each filter, (filters, positions)."""
     return F.conv2d(images, filters).transpose(0, 1).flatten(1)
 
 

@@ -15,7 +15,7 @@ from warmstart.data.datasets.registry import checked_label, is_in_memory, is_use
 
 
 class _Pairs:
-    """A user's data set: a list of samples."""
+    """A user-defined data set: a list of samples."""
 
     def __init__(self, samples: list[tuple[Any, Any]]) -> None:
         self.samples = samples

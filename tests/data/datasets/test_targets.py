@@ -17,7 +17,7 @@ from warmstart.data.datasets.targets import read_targets, target_statistics
 
 
 class Mine:
-    """A user's data set of black images."""
+    """A user-defined data set of black images."""
 
     def __init__(self, returned: Any, **attributes: Any) -> None:
         self.returned = returned

@@ -45,7 +45,7 @@ def loader(dataset: Any, policy: Any, workers: int = 0, transform: ImageTransfor
 
 
 def seen(images: Tensor) -> list[int]:
-    """Return which image each of a batch is."""
+    """Return the number of each image in a batch."""
     return [round(float(image[0, 0, 0])) - 30 for image in images]
 
 

@@ -35,14 +35,14 @@ AUGMENTED = (
 
 
 def take(loader: TrainLoader, start: int, count: int) -> Bytes:
-    """Return `count` batches as bytes and labels, and end what loads them."""
+    """Return `count` batches as bytes and labels, and end the workers."""
     batches = [*itertools.islice(loader.batches(start), count)]
     loader.close()
     return [(images.numpy().tobytes(), labels.tolist()) for images, labels in batches]
 
 
 class Draw:
-    """A user's transform: its image is a number each from torch's, python's and numpy's generator, of 24 bits."""
+    """A user-defined transform: its image is a 24-bit number from each of the three generators."""
 
     def __call__(self, image: Tensor) -> Tensor:
         drawn = int(torch.randint(2**24, ())), random.getrandbits(24), int(np.random.randint(2**24))

@@ -16,7 +16,7 @@ from warmstart.data.transforms.batched import batched_form
 
 
 def pictures(count: int = 40, channels: int = 3) -> Tensor:
-    """Noise, and what arithmetic with colours stumbles over: black, white, grey, few levels, pure colours."""
+    """Noise, and difficult cases of colour arithmetic: black, white, grey, few levels, pure colours."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, channels, 17, 18), dtype=torch.uint8, generator=generator)
     images[0], images[1], images[2] = 0, 255, images[2, :1]

@@ -22,7 +22,7 @@ RGB = np.random.RandomState(0).randint(0, 256, (8, 10, 3), np.uint8)
 
 
 class Add:
-    """A user's transform."""
+    """A user-defined transform."""
 
     def __init__(self, amount: int) -> None:
         self.amount = amount
