@@ -197,7 +197,7 @@ SOLVER.CLIP_GRADIENTS.CLIP_VALUE 1e308 -> SOLVER.CLIP_GRADIENTS.CLIP_VALUE (comm
 DISTRIBUTED.TIMEOUT 1000000000000000000 -> DISTRIBUTED.TIMEOUT (command line): expected a whole number
 DATALOADER.NUM_WORKERS 1000000000 -> DATALOADER.NUM_WORKERS (command line): expected null or a whole number of at
 DATASETS.TRAIN npz:trillion.npz -> DATASETS.TRAIN (command line): npz:trillion.npz cannot be read: the array images
-DATASETS.TRAIN npz:label.npz -> DATASETS.TRAIN (command line): npz:label.npz ... sample 0 has label 2000000000, and
+DATASETS.TRAIN npz:label.npz -> DATASETS.TRAIN (command line): npz:label.npz ... sample 0 has label 2000000000
 DATASETS.TRAIN npz:fifo -> DATASETS.TRAIN (command line): npz:fifo cannot be read: ... not a regular file
 DATASETS.TRAIN npz:/dev/zero -> DATASETS.TRAIN (command line): npz:/dev/zero cannot be read: ... not a regular file
 DATASETS.TRAIN webdataset:{0..999999999}.tar -> DATASETS.TRAIN (command line): ... means 1,000,000,000 shards
