@@ -85,8 +85,18 @@ def read_targets(dataset: Any) -> npt.NDArray[Any] | None:
     return checked_targets(targets)
 
 
+def targets_attribute(dataset: Any) -> str:
+    """Return which of the attributes `targets` and `labels` a data set has, the first one first; "" if neither.
+
+    >>> from types import SimpleNamespace
+    >>> targets_attribute(SimpleNamespace(labels=[0])), targets_attribute([])
+    ('labels', '')
+    """
+    return next((name for name in ("targets", "labels") if hasattr(dataset, name)), "")
+
+
 def _numbers(dataset: Any) -> npt.NDArray[Any]:
-    name = next((name for name in ("targets", "labels") if hasattr(dataset, name)), "")
+    name = targets_attribute(dataset)
     numbers = np.asarray(getattr(dataset, name)) if name else np.empty(0, object)
     has_form = numbers.ndim in (1, 2) and len(numbers) == len(dataset) and numbers.size > 0
     if numbers.dtype.kind not in "biuf" or not has_form:

@@ -13,7 +13,7 @@ from warmstart.config import open_regular, read_small_text
 
 from ..datasets.arrays import ArrayDataset, read_npy
 from ..datasets.registry import MapDataset, checked_label
-from ..datasets.targets import of_each_sample
+from ..datasets.targets import of_each_sample, targets_attribute
 from ..datasets.unreadable import sample_path
 from .stream import Groups
 
@@ -127,8 +127,8 @@ def aspect_groups(dataset: MapDataset) -> Groups | None:
 
 
 def _labels(dataset: Any) -> npt.NDArray[Any]:
-    name = next((name for name in ("targets", "labels") if hasattr(dataset, name)), None)
-    if name is None:
+    name = targets_attribute(dataset)
+    if not name:
         raise LookupError("an attribute targets or labels, one integer per sample")
     return _of_shape(np.asarray(getattr(dataset, name)), name, (len(dataset),))
 
