@@ -1,14 +1,14 @@
-"""Images a second of data loaders, as one JSON line a loader and number of workers.
+"""Images per second of data loaders, as one JSON line per loader and number of workers.
 
     python benchmarks/data.py --data fashion_mnist --root DIR --loaders bare torch worker resident --workers 0 2
 
-Every loader gives shuffled batches, randomly cropped with padding, flipped, made float and normalised. "bare" is
-the limit: batches gathered from one tensor in such an order, made float and normalised, with no augmentation.
-"torch" is a DataLoader with torchvision's transforms of tensors, as one writes it by hand, "pil" the same with PIL
-images, as in most examples. All take turns, `rounds` times, each for `seconds` at a stretch, after what was loaded
-ahead is used up; `images_per_s` is the median. `cpu_us_per_image` is the time on the processor, that of workers
-included, where the system tells. With `--device cuda`, the default where there is one, batches count when they are
-there: "bare" gathers on the device, DataLoaders pin their batches and these are copied, ours as in training.
+Every loader yields shuffled batches, randomly cropped with padding, flipped, converted to float and normalised.
+"bare" is the limit: batches gathered from one tensor in shuffled order, converted to float and normalised, without
+augmentation. "torch" is a handwritten DataLoader with torchvision's transforms of tensors, "pil" the same with PIL
+images, as in most examples. All take turns, `rounds` times, each for `seconds` at a time, after prefetched batches
+are used up; `images_per_s` is the median. `cpu_us_per_image` is CPU time, including the workers', if the system
+reports it. With `--device cuda`, the default if there is one, batches count once they are on the device: "bare"
+gathers there, DataLoaders pin their batches, which are then copied, and ours are copied as in training.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from warmstart.data.datasets.registry import build_dataset
 from warmstart.engine.loop.prefetch import prefetched
 from warmstart.tasks import build_task
 
-AHEAD = 12  # batches that workers may have loaded already
+AHEAD = 12  # batches that workers may have prefetched
 
 Batches = Iterator[Any]
 
@@ -69,7 +69,7 @@ def train_set(data: str) -> str:
 
 
 class Look(NamedTuple):
-    """What a contender needs to know of a data set: the images' height and width, and their normalisation."""
+    """Properties of a data set that contenders need: the images' height and width, and their normalisation."""
 
     size: int
     mean: tuple[float, ...]
@@ -77,19 +77,19 @@ class Look(NamedTuple):
 
 
 def look_at(data: str, root: str) -> Look:
-    """Return what is known of a data set of square images."""
+    """Return the properties of a data set of square images."""
     info = dataset_info(train_set(data), root)
     assert info.image_size is not None
     return Look(info.image_size[0], info.mean or (0.5,) * info.channels, info.std or (0.25,) * info.channels)
 
 
 class ByHand(Dataset[Any]):
-    """Samples as one writes it by hand.
+    """A handwritten data set.
 
     Args:
-        images: (N, C, H, W) uint8, or PIL images.
-        labels: N.
-        transform: of each image.
+        images: (N, C, H, W) uint8, or N PIL images.
+        labels: (N,).
+        transform: applied to each image.
     """
 
     def __init__(self, images: Any, labels: torch.Tensor, transform: Callable[[Any], torch.Tensor]) -> None:
@@ -105,7 +105,7 @@ class ByHand(Dataset[Any]):
 
 
 def copied(loader: DataLoader[Any], device: str) -> Batches:
-    """Yield the batches of one pass after the other, on the device."""
+    """Yield the batches of one pass after another, on the device."""
     while True:
         for images, labels in loader:
             yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
@@ -141,7 +141,7 @@ def start(name: str, data: str, root: str, batch_size: int, workers: int, device
 
 
 def bare(images: torch.Tensor, labels: torch.Tensor, mean: Any, std: Any, batch_size: int) -> Batches:
-    """Yield batches that are only gathered, made float and normalised."""
+    """Yield batches that are only gathered, converted to float and normalised."""
     shift, scale = (torch.tensor(values, device=images.device).view(-1, 1, 1) * 255 for values in (mean, std))
     scale = 1 / scale
     for epoch in itertools.count():
@@ -152,19 +152,19 @@ def bare(images: torch.Tensor, labels: torch.Tensor, mean: Any, std: Any, batch_
 
 
 def cpu_seconds() -> float:
-    """Return the seconds on the processor of this process and its living children."""
+    """Return the CPU seconds of this process and its living children."""
     ticks = 0
     for child in multiprocessing.active_children():
         try:
             fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:  # no such file system
+        except OSError:  # no /proc
             return float("nan")
         ticks += int(fields[11]) + int(fields[12])
     return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def stretch(batches: Batches, seconds: float, workers: int, device: str = "cpu") -> tuple[float, float]:
-    """Return images a second, and microseconds on the processor an image."""
+    """Return images per second, and microseconds of CPU time per image."""
     for _ in range(AHEAD if workers else 1):
         next(batches)
     finish(device)
@@ -176,13 +176,13 @@ def stretch(batches: Batches, seconds: float, workers: int, device: str = "cpu")
 
 
 def images_in(batch: Any) -> int:
-    """Return the number of images of a batch, ours or one by hand; a function, so that nothing holds the batch."""
+    """Return the number of images in a batch; a function, so that no variable keeps the batch alive."""
     _, labels = batch
     return len(labels)
 
 
 def finish(device: str) -> None:
-    """Wait for what is still under way on the device."""
+    """Wait until the device has finished."""
     if device != "cpu":
         torch.cuda.synchronize(device)
 
@@ -213,7 +213,7 @@ def main() -> None:
     by_hand = {workers: rate for (name, workers), rate in speed.items() if name == "torch"}
     for (name, workers), rounds in found.items():
         rate = speed[name, workers]
-        # Ours beside as many workers; what takes none beside the best.
+        # Compared with the same number of workers; a loader without workers is compared with the best.
         other = by_hand.get(workers) if name in ("torch", "pil", "worker") else max(by_hand.values(), default=None)
         line = {
             **{"loader": name, "workers": workers, "data": given.data, "batch_size": given.batch_size},

@@ -1,9 +1,9 @@
-"""Milliseconds to decode a JPEG file, as one JSON line a decoder: torchvision, pil and, on CUDA, nvjpeg.
+"""Milliseconds to decode a JPEG file, as one JSON line per decoder: torchvision, pil and, on CUDA, nvjpeg.
 
     python benchmarks/decoding.py --height 375 --width 500
 
-The files are waves with noise on them, of the size of photographs as ImageNet has them. The decoders take turns;
-`ms` is the median over the rounds of the processor's time, on CUDA of the clock's.
+The files show waves with noise, in the size of ImageNet's photographs. The decoders take turns; `ms` is the median
+over the rounds of CPU time, or of wall-clock time for nvjpeg.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main() -> None:
             photo(given.height, given.width, number).save(path, quality=85 + 7 * (number % 2))
         kilobytes = sum(path.stat().st_size for path in paths) / 1000 / len(paths)
         for decoder in decoders:
-            read_image(paths[0], decoder)  # imports and starts what it needs
+            read_image(paths[0], decoder)  # imports and initialises the decoder
         for _ in range(given.rounds):
             for decoder in decoders:
                 clock = time.perf_counter if decoder == "nvjpeg" else time.process_time

@@ -1,21 +1,21 @@
-"""What an update costs as a run grows: in length, in parameter groups, in hooks; as JSON lines.
+"""The cost of an update as a run grows: in length, in parameter groups, in hooks; as JSON lines.
 
     python benchmarks/growth.py length --updates 1000000
     python benchmarks/growth.py groups --counts 1 10 100 1000 10000
     python benchmarks/growth.py hooks --counts 0 10 100 1000
 
-"length" is one run, a network of two layers on batches that lie in memory, with all that a run has by default;
-one line for each tenth of it: `us_per_iter` is the median over stretches of 1,000 updates, records and all;
-`memory_mb` the resident memory at its end; `record_bytes` what a record takes in metrics.json. The first stretch
-is left out: lr.png is drawn in it.
+"length" is one run with all defaults, of a network of two layers on batches in memory, with one line for each
+tenth: `us_per_iter` is the median over stretches of 1,000 updates, records included; `memory_mb` the resident
+memory at the end; `record_bytes` the bytes per record in metrics.json. The first stretch is excluded, because
+lr.png is drawn in it.
 
-"groups" trains as many numbers, each a parameter and a group of its own, by SGD with momentum; so does "bare", a
-loop that does nothing else. `over_bare_us_per_group` is what our loop, a cosine and a record every 20 updates add.
+"groups" trains as many numbers, each a parameter in a separate group, by SGD with momentum; so does "bare", a loop
+that does nothing else. `over_bare_us_per_group` is the cost of our loop, a cosine and a record every 20 updates.
 
-"hooks" adds hooks to a run of that tiny network: "inherits" has nothing to do in any event, "waits" has something
-to do after the last update alone. `over_none_us` is what all of them add to an update.
+"hooks" adds hooks to a run of that tiny network: "inherits" does nothing in any event, "waits" acts only after the
+last update. `over_none_us` is what all of them together add to an update.
 
-"groups" and "hooks" take turns, `rounds` times; figures are medians, in time on the processor.
+The variants of "groups" and "hooks" take turns, `rounds` times; figures are medians of CPU time.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ from warmstart.solver import build_lr_scheduler
 from warmstart.tasks import build_task
 
 STRETCH = 1000  # updates
-WARM_UP = 20  # updates that are not timed, of "groups" and "hooks"
+WARM_UP = 20  # updates that are not timed in "groups" and "hooks"
 
 
 class Sum(nn.Module):
-    """So many numbers, each a parameter; the loss is half of the square of each, added up."""
+    """`count` numbers, each a parameter; the loss is half the sum of their squares."""
 
     def __init__(self, count: int) -> None:
         super().__init__()
@@ -60,14 +60,14 @@ class Sum(nn.Module):
 
 
 class Inherits(HookBase):
-    """Has nothing to do."""
+    """A hook that does nothing."""
 
     def __init__(self, number: int) -> None:
         self.number = number
 
     @property
     def name(self) -> str:
-        """Return a name of its own."""
+        """Return a unique name."""
         return f"hook {self.number}"
 
 
@@ -82,7 +82,7 @@ class Waits(Inherits):
 
 
 class Clock(HookBase):
-    """Notes the time on the processor when the updates begin that count."""
+    """Measures CPU time from the first timed update on."""
 
     def __init__(self) -> None:
         self.begin = 0.0
@@ -93,12 +93,12 @@ class Clock(HookBase):
             self.begin = time.process_time()
 
     def after_train(self, trainer: Trainer) -> None:
-        """Stop it."""
+        """Stop the clock."""
         self.us = (time.process_time() - self.begin) / (trainer.iteration - WARM_UP) * 1e6
 
 
 class Mark(HookBase):
-    """Notes the time, the memory and the length of metrics.json after each stretch of updates."""
+    """Records the time, the memory and the length of metrics.json after each stretch of updates."""
 
     period = STRETCH
 
@@ -139,14 +139,14 @@ def length(updates: int) -> Iterator[dict[str, Any]]:
 
 
 def in_groups(count: int) -> tuple[Sum, Optimizer]:
-    """Return that many numbers, each in a group of its own, with a rate of its own."""
+    """Return `count` numbers, each in a separate group with a separate learning rate."""
     model = Sum(count)
     groups = [{"params": [number], "lr": 2.0**-10} for number in model.numbers]
     return model, SGD(groups, lr=2.0**-10, momentum=0.9, fused=True)
 
 
 def bare(count: int, updates: int) -> float:
-    """Return microseconds of an update by a loop that does nothing else."""
+    """Return microseconds per update of a loop that does nothing else."""
     model, optimizer = in_groups(count)
     begin = 0.0
     for iteration in range(updates):
@@ -159,7 +159,7 @@ def bare(count: int, updates: int) -> float:
 
 
 def ours(count: int, updates: int, hooks: list[HookBase]) -> float:
-    """Return microseconds of an update by our loop, with a cosine and these hooks."""
+    """Return microseconds per update of our loop, with a cosine and these hooks."""
     cfg = get_cfg()
     cfg.merge_from_list(["SOLVER.MAX_ITER", updates, "SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR"])
     cfg.merge_from_list(["SOLVER.WARMUP_ITERS", 0])
@@ -204,7 +204,7 @@ def hooks(counts: list[int], rounds: int, updates: int) -> Iterator[dict[str, An
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Send what the block prints nowhere."""
+    """Discard what the block prints."""
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         yield
 

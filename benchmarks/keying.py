@@ -1,13 +1,12 @@
-"""Microseconds that keyed random numbers cost a sample, and their share of its loading, as JSON lines.
+"""Microseconds that keyed random numbers cost per sample, and their share of loading it, as JSON lines.
 
     python benchmarks/keying.py --data fashion_mnist --root DIR
 
-"loading" is what a sample takes with DATALOADER.BACKEND worker in this process, cropped and flipped, its keying
-included. "key" computes a sample's key; "torch", "random" and "numpy" each start a generator from one; "batch"
-keeps and restores torch's state around a batch. Keying is key + torch + batch with torchvision's transforms, and
-the same with all three generators where a transform is a user's own. All take turns, `rounds` times; `us` is the
-median of the rounds, on the processor, less what an empty call takes, and `share` the median of the ratios to
-"loading".
+"loading" is the time for a sample with DATALOADER.BACKEND worker in this process, cropped and flipped, keying
+included. "key" computes a sample's key; "torch", "random" and "numpy" each seed a generator with it; "batch" saves
+and restores torch's state around a batch. Keying is key + torch + batch with torchvision's transforms, and the
+same with all three generators with a user-defined transform. All take turns, `rounds` times; `us` is the median
+over the rounds of CPU time minus an empty call, and `share` the median of the ratios to "loading".
 """
 
 from __future__ import annotations
@@ -50,13 +49,13 @@ def configured(data: str, root: str, batch_size: int) -> CfgNode:
 
 
 def keep_for_a_batch(everything: bool) -> None:
-    """Do what is done around each batch."""
+    """Save and restore the generators as is done around each batch."""
     with random_numbers_kept(everything):
         pass
 
 
 def parts(batch_size: int) -> dict[str, tuple[Callable[[int], object], int]]:
-    """Return what is measured: calls with a position, and for how many samples one call is."""
+    """Return the measured parts: calls with a position, and the number of samples that one call serves."""
     return {
         "nothing": (lambda position: None, 1),
         "key": (lambda position: sample_key(0, position), 1),
@@ -71,7 +70,7 @@ def parts(batch_size: int) -> dict[str, tuple[Callable[[int], object], int]]:
 
 
 def microseconds(call: Callable[[int], object], count: int) -> float:
-    """Return what one of `count` calls takes on the processor."""
+    """Return the CPU time of one of `count` calls."""
     begin = time.process_time()
     for position in range(count):
         call(position)

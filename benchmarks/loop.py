@@ -1,23 +1,23 @@
-"""Microseconds that a training loop adds to an update, as one JSON line a contender.
+"""Microseconds that a training loop adds to an update, as one JSON line per contender.
 
     pip install -e '.[bench]' && python benchmarks/loop.py --workload overhead --rounds 4 --picture loop.png
     python benchmarks/loop.py --workload cnn --root DIR --contenders bare careful ours
 
-"bare" is the limit: a loop by hand that does nothing but update, with rates worked out before. "careful" is such
-a loop with all that people add to it; the other contenders are loops of frameworks, and `benchmarks/loops` says
-what each of them is told. All train the same network from the same weights, with the same fused SGD in the same
-groups, at the same rates: linear warm-up and two drops. All record every 20 updates. `--workload overhead` is a
-network of two layers on batches of 32 that lie in memory, the same list for all, so that what remains is the loop.
+"bare" is the limit: a handwritten loop that does nothing but update, with precomputed learning rates. "careful" is
+such a loop with everything that people add to it; the other contenders are loops of frameworks, set up in
+`benchmarks/loops`. All train the same network from the same weights, with the same fused SGD in the same groups,
+at the same learning rates: linear warm-up and two drops. All record every 20 updates. `--workload overhead` is a
+network of two layers on batches of 32 in memory, the same list for all, so that the loop is all that remains.
 `cnn` is small_cnn on Fashion-MNIST's files, in batches of 128, cropped and flipped: "bare" and "ours" with our
-resident loader, all others with a DataLoader of `--workers` processes, "torch" in benchmarks/data.py.
+resident loader, all others with a DataLoader with `--workers` processes, which is "torch" in benchmarks/data.py.
 
-Each run is a process of its own; contenders take turns, `rounds` times, and figures are medians. The stream of
-batches takes the time, for all in the same way: from when the batch behind the first tenth is asked for until the
-last one is. So neither start nor end counts, nor checkpoints, the first of which are due at the end; all else that
-a loop does does. `cpu_us_per_iter` is time on the processor, with that of loading processes. `same_weights` says
-whether each run ended with the weights, to the last bit, of the first run here that had the same `loader`.
+Each run is a separate process; contenders take turns, `rounds` times, and figures are medians. The stream of
+batches measures the time, in the same way for all: from the request for the batch after the first tenth to the
+request for the last one. So start and end do not count, nor do checkpoints, the first of which are due at the end;
+everything else that a loop does counts. `cpu_us_per_iter` is CPU time, including the workers'. `same_weights` says
+whether each run ended with the weights, to the last bit, of the first run here with the same `loader`.
 
-detectron2 cannot be installed from a package index, and MosaicML's composer demands a torch before 2.7.1.
+detectron2 cannot be installed from a package index, and MosaicML's composer requires a torch before 2.7.1.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ ITERATIONS = {"overhead": 3000, "cnn": 300}
 
 
 class Run(NamedTuple):
-    """What is known of one run.
+    """The results of one run.
 
     Args:
-        us: microseconds of an iteration.
-        cpu_us: on the processor.
-        images: of a batch.
-        loader: where the batches came from.
-        weights: digest of the final ones.
+        us: microseconds per iteration.
+        cpu_us: microseconds of CPU time per iteration.
+        images: images per batch.
+        loader: the loader that made the batches.
+        weights: digest of the final weights.
     """
 
     us: float
@@ -74,32 +74,32 @@ def run(name: str, workload: str, iterations: int, root: str, workers: int, thre
 
 
 def silence() -> None:
-    """Send stdout and stderr nowhere: what a contender says is written, but not shown."""
+    """Redirect stdout and stderr to the null device: contenders pay for writing, but nothing is shown."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
 
 
 def run_apart(*arguments: Any) -> Run:
-    """Do the same in a process that ends with it: nobody pays for what others have imported or left behind."""
+    """Do the same in a separate process, so that nobody pays for what others have imported or left behind."""
     with ProcessPoolExecutor(1, get_context("spawn"), silence) as pool:
         return pool.submit(run, *arguments).result()
 
 
 def installed(names: list[str]) -> list[str]:
-    """Return the contenders that are here; say of each other one what is missing."""
+    """Return the contenders that are installed; report what is missing for each of the others."""
     found = []
     for name in names:
         package = PACKAGES.get(name, "")
         if name != "ours" and package and importlib.util.find_spec(name) is None:
-            print(f"{name} is left out: {package} is not installed; pip install -e '.[bench]'", file=sys.stderr)
+            print(f"{name} is skipped: {package} is not installed; pip install -e '.[bench]'", file=sys.stderr)
         else:
             found.append(name)
     return found
 
 
 def line(name: str, found: dict[str, list[Run]]) -> dict[str, Any]:
-    """Return what is printed of a contender, but for the settings of the run."""
+    """Return the printed results of a contender, without the settings of the run."""
     runs, package = found[name], PACKAGES.get(name)
     us, limit = (statistics.median(run.us for run in found[which]) for which in (name, "bare"))
     reference = next(other for others in found.values() for other in others if other.loader == runs[0].loader)
@@ -121,7 +121,7 @@ def line(name: str, found: dict[str, list[Run]]) -> dict[str, Any]:
 
 
 def draw(lines: list[dict[str, Any]], path: Path) -> None:
-    """Save a picture of what each contender adds, the least at the top."""
+    """Save a picture of the time that each contender adds, the least at the top."""
     from matplotlib.figure import Figure
 
     shown = sorted((line for line in lines if line["contender"] != "bare"), key=lambda line: -line["over_bare_us"])
@@ -130,7 +130,7 @@ def draw(lines: list[dict[str, Any]], path: Path) -> None:
     colors = ["tab:orange" if line["contender"] == "ours" else "tab:blue" for line in shown]
     bars = axes.barh([line["contender"] for line in shown], [line["over_bare_us"] for line in shown], color=colors)
     axes.bar_label(bars, fmt="%.0f", padding=3)
-    axes.set_xlabel(f"microseconds an update over a bare loop ({lines[0]['workload']})")
+    axes.set_xlabel(f"microseconds per update over a bare loop ({lines[0]['workload']})")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path)
 

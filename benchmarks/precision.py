@@ -1,12 +1,12 @@
-"""What an update costs in each kind of arithmetic, as JSON lines.
+"""The cost of an update in each kind of arithmetic, as JSON lines.
 
     python benchmarks/precision.py --model resnet18 --batch 128 --rounds 7
 
-Each variant is a config of its own: the model it builds, its optimizer and the trainer's own update, on one batch
-that lies on the device. The variants take turns, `rounds` times, a few updates each; `ms_per_update` is the median
-of the rounds, `ratio_to_auto` the median of the ratios in a round. `first_seconds` is the first update, with the
-compilation, or what is left of it where torch's cache knows it (give an empty folder with
-TORCHINDUCTOR_CACHE_DIR, then the same one again). A variant that the device cannot do is a line with `refused`.
+Each variant is a separate config, which determines the model, its optimizer and the trainer's update, on one batch
+on the device. The variants take turns, `rounds` times, a few updates each; `ms_per_update` is the median of the
+rounds, `ratio_to_auto` the median of the ratios within a round. `first_seconds` is the first update, including
+compilation, or what remains of it with torch's cache (set TORCHINDUCTOR_CACHE_DIR to an empty folder, then use it
+again). A variant that the device does not support is a line with `refused`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from warmstart.tasks import build_task
 AMP = ["SOLVER.AMP.ENABLED", True]
 LAST = ["MODEL.CHANNELS_LAST", True]
 COMPILE = ["MODEL.COMPILE", "default"]
-# The first, which is every key at its default, is what the others are compared with.
+# The others are compared with the first, which has every key at its default.
 VARIANTS: dict[str, list[object]] = {
     "auto": [],
     "exact": ["PROFILE", "exact"],
@@ -47,7 +47,7 @@ VARIANTS: dict[str, list[object]] = {
 
 
 class Variant:
-    """A trainer for one kind of arithmetic, with its own switches of torch."""
+    """A trainer for one kind of arithmetic, with its settings of torch."""
 
     def __init__(self, name: str, model: str, side: int, batch: int) -> None:
         self.cfg = get_cfg()
@@ -78,12 +78,12 @@ class Variant:
         self.first = self.seconds(1)
 
     def prepare(self) -> torch.device:
-        """Set torch's switches, which are the process's, to this variant's."""
+        """Apply this variant's settings of torch, which are global to the process."""
         torch.use_deterministic_algorithms(False)
         return prepare_torch(self.cfg)
 
     def seconds(self, updates: int) -> float:
-        """Do so many updates and return how long they took."""
+        """Do `updates` updates and return the seconds they took."""
         self.prepare()
         self.wait()
         start = time.perf_counter()
@@ -92,7 +92,7 @@ class Variant:
             self.trainer.iteration += 1
         self.wait()
         taken = time.perf_counter() - start
-        self.trainer.losses = type(self.trainer.losses)()  # of synthetic images: nobody reads them
+        self.trainer.losses = type(self.trainer.losses)()  # nobody reads the losses of synthetic images
         return taken
 
     def wait(self) -> None:
@@ -102,7 +102,7 @@ class Variant:
 
 
 def main() -> None:
-    """Measure what is asked for and print one line a variant."""
+    """Measure the requested variants and print one line for each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="small_cnn")
     parser.add_argument("--side", type=int, default=32, help="pixels of a side of an image")

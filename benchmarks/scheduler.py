@@ -1,13 +1,13 @@
-"""Microseconds per step() of learning-rate schedulers, as one JSON line a contender and number of groups.
+"""Microseconds per step() of learning-rate schedulers, as one JSON line per contender and number of groups.
 
     pip install -e '.[bench]' && python benchmarks/scheduler.py --groups 1 3 200
 
-All contenders take turns, `rounds` times, with `steps` calls at a stretch; `us_per_step` is the median of
-the rounds, in time on the processor, so that other processes count little. Only these calls are timed, and
-all of them between warm-up and the schedule's end. Ours writes each rate in each of them, drops or not.
-"floor" is what a cosine costs that is written by hand, without warm-up. timm is told the count, so it
-pays for a counter; mmengine has a list of schedulers, and each is stepped. detectron2 cannot be installed
-from a package index: LRMultiplier is ours, over a function of fvcore.
+All contenders take turns, `rounds` times, with `steps` calls at a time; `us_per_step` is the median over the
+rounds of CPU time, so that other processes matter little. Only these calls are timed, all of them between warm-up
+and the schedule's end. Ours writes every learning rate in each call, whether it changes or not. "floor" is a
+handwritten cosine without warm-up. timm is told the count, so it pays for a counter; mmengine has a list of
+schedulers, each of which is stepped. detectron2 cannot be installed from a package index: LRMultiplier is ours,
+over a function of fvcore.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from warmstart.config import get_cfg
 from warmstart.solver import LRMultiplier, build_lr_scheduler
 
 WARMUP = 100
-START = 0.001  # of warm-up, as a share of the base rate
+START = 0.001  # learning rate at the start of warm-up, relative to the base learning rate
 
 Step = Callable[[], object]
-# From an optimizer and the length of the schedule to what its loop calls after each update.
+# Takes an optimizer and the length of the schedule, and returns what a loop calls after each update.
 Contender = Callable[[Optimizer, int], Step]
 
 
 def floor(optimizer: Optimizer, length: int) -> Step:
-    """Return a cosine as one writes it by hand."""
+    """Return a handwritten cosine."""
     groups = optimizer.param_groups
     bases = [group["lr"] for group in groups]
     counter = itertools.count(1)
@@ -132,29 +132,29 @@ CONTENDERS: dict[str, Contender] = {
 
 
 def package_of(name: str) -> str:
-    """Return what has to be installed for a contender besides torch; "" for nothing."""
+    """Return the package that a contender needs besides torch; "" if it needs none."""
     kind = name.partition(":")[0]
     return {"floor": "", "torch": "", "ours": "warmstart"}.get(kind, kind)
 
 
 def installed(names: list[str]) -> list[str]:
-    """Return the contenders that are here; say of each other one what is missing."""
+    """Return the contenders that are installed; report what is missing for each of the others."""
     found = []
     for name in names:
         package = package_of(name)
         if package and importlib.util.find_spec(package) is None:
-            print(f"{name} is left out: {package} is not installed; pip install -e '.[bench]'", file=sys.stderr)
+            print(f"{name} is skipped: {package} is not installed; pip install -e '.[bench]'", file=sys.stderr)
         else:
             found.append(name)
     return found
 
 
 def prepare(name: str, groups: int, length: int) -> Step:
-    """Return the step of a contender that has its own optimizer."""
+    """Return the step of a contender with a separate optimizer."""
     parameters = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 0.1 * 0.99**i} for i in range(groups)]
     optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
     step = CONTENDERS[name](optimizer, length)
-    optimizer.step()  # torch and mmengine warn of a scheduler that steps before its optimizer ever has
+    optimizer.step()  # torch and mmengine warn if a scheduler steps before its optimizer has
     return step
 
 
@@ -173,7 +173,7 @@ def measure(names: list[str], groups: int, rounds: int, steps: int) -> dict[str,
 
 
 def line(name: str, times: list[float], floor_times: list[float]) -> dict[str, Any]:
-    """Return what is printed of a contender, but for the settings of the run."""
+    """Return the printed results of a contender, without the settings of the run."""
     middle, package = statistics.median(times), package_of(name)
     return {
         "us_per_step": round(middle, 3),
@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("--contenders", nargs="+", default=known, choices=known)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    wanted = {"floor", *arguments.contenders}  # the floor is what ratios are to
+    wanted = {"floor", *arguments.contenders}  # ratios are relative to the floor
     names = installed([name for name in CONTENDERS if wanted & {name, name.partition(":")[0]}])
     for groups in arguments.groups:
         found = measure(names, groups, arguments.rounds, arguments.steps)

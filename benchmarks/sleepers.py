@@ -1,4 +1,4 @@
-"""Ranks whose computing takes no core: a model whose passes sleep, and what sends its weights and gradients."""
+"""Ranks whose computing takes no core: a model whose passes sleep, and its communication."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from warmstart.modeling import build_model
 from warmstart.solver import build_ema, build_optimizer
 from warmstart.tasks import build_task
 
-# Torch's newest names for them; the older ones warn there.
+# The newest torch has new names for these, and warns about the older ones.
 all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
 class Nap(torch.autograd.Function):
-    """Passes its input on, after some time in which the rank's core is free."""
+    """Returns its input after some time during which the rank's core is free."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, seconds: float) -> Tensor:
@@ -47,7 +47,7 @@ class Nap(torch.autograd.Function):
 
 
 class Sleeper(nn.Module):
-    """A layer with a weight of so many numbers, whose passes take so many seconds."""
+    """A layer with a weight of `numbers` values, whose passes take `seconds`."""
 
     def __init__(self, numbers: int, seconds: float) -> None:
         super().__init__()
@@ -78,9 +78,9 @@ class Run:
 
     Args:
         cfg: resolved.
-        mode: ddp; "ddp in two levels": within machines and between them; fsdp: sends what it can beside the
-            passes; "fsdp in turn": as torch does it over gloo.
-        per_machine: ranks in a machine.
+        mode: ddp; "ddp in two levels": within machines and between them; fsdp: overlaps communication with the
+            passes if possible; "fsdp in turn": as torch does it over gloo.
+        per_machine: ranks per machine.
     """
 
     def __init__(self, cfg: CfgNode, mode: str, per_machine: int) -> None:
@@ -117,7 +117,7 @@ class Run:
         return time.perf_counter() - begin
 
     def held(self) -> dict[str, int]:
-        """Return the bytes that this rank holds of weights, gradients, the optimizer's state and the average."""
+        """Return the bytes of weights, gradients, optimizer state and average that this rank holds."""
         parameters = [*self.model.parameters()]
         state = [value for each in self.optimizer.state.values() for value in each.values()]
         held: dict[str, list[Any]] = {
@@ -129,7 +129,7 @@ class Run:
         return {what: sum(local(tensor).nbytes for tensor in tensors) for what, tensors in held.items()}
 
     def gradient(self) -> float:
-        """Return the mean of this rank's gradients: that of all ranks' ones, so 1 for each micro-batch."""
+        """Return the mean of this rank's gradients, which are averaged over ranks: 1 for each micro-batch."""
         return torch.cat([local(it.grad) for it in self.model.parameters()]).mean().item()
 
     def _backward(self) -> None:
@@ -138,13 +138,13 @@ class Run:
 
 
 def local(tensor: Any) -> Tensor:
-    """Return a tensor, or this rank's part of one that lies in parts."""
+    """Return a tensor, or this rank's shard of a sharded one."""
     found: Tensor = tensor.to_local() if is_sharded_tensor(tensor) else tensor
     return found
 
 
 def send_beside(model: nn.Module) -> Beside:
-    """Have a sharded model send what it can beside its passes."""
+    """Make a sharded model overlap communication with its passes."""
     sums = Beside()
     units = [module for module in model.modules() if isinstance(module, FSDPModule)]
     layers = [module for module in units if module is not model]
@@ -157,10 +157,10 @@ def send_beside(model: nn.Module) -> Beside:
 
 
 class TwoLevels:
-    """Sums within machines, then between them, and spreads; for a hook of DistributedDataParallel's.
+    """Sums within machines, then between them, and broadcasts; for DistributedDataParallel's communication hook.
 
     Args:
-        per_machine: ranks in a machine.
+        per_machine: ranks per machine.
     """
 
     def __init__(self, per_machine: int) -> None:
@@ -168,7 +168,7 @@ class TwoLevels:
         self._thread = ThreadPoolExecutor(1)
 
     def mean(self, bucket: Tensor) -> torch.futures.Future[Tensor]:
-        """Begin with a bucket, behind those before it, and return what will hold the mean over all ranks."""
+        """Queue a bucket after the earlier ones, and return a future of the mean over all ranks."""
         found: torch.futures.Future[Tensor] = torch.futures.Future()
         self._thread.submit(self._mean, bucket, found)
         return found
@@ -183,7 +183,7 @@ class TwoLevels:
 
 
 def groups(per_machine: int) -> tuple[dist.ProcessGroup, dist.ProcessGroup]:
-    """Return this rank's machine, and its likes in other machines."""
+    """Return the group of this rank's machine, and the group of its counterparts in other machines."""
     ranks = dist.get_world_size()
     machines = [list(range(first, first + per_machine)) for first in range(0, ranks, per_machine)]
     inside, _ = dist.new_subgroups_by_enumeration(machines)
@@ -194,16 +194,17 @@ def groups(per_machine: int) -> tuple[dist.ProcessGroup, dist.ProcessGroup]:
 
 
 class Beside:
-    """A reduce-scatter that goes on beside the backward pass, as NCCL's does; for `set_custom_reduce_scatter`.
+    """A reduce-scatter that overlaps with the backward pass, as NCCL's does; for `set_custom_reduce_scatter`.
 
-    gloo's is an all-reduce; here each rank sends every other one its part, which is as many bytes as a ring sends.
+    gloo's is an all-reduce; here each rank sends every other rank its shard, which is as many bytes as a ring
+    sends.
     """
 
     def __init__(self) -> None:
         self._under_way: tuple[Any, Tensor, Tensor] | None = None
 
     def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Return memory for what is sent or received."""
+        """Return memory for sending or receiving."""
         return torch.empty(*size, dtype=dtype, device=device)
 
     def __call__(
@@ -214,14 +215,14 @@ class Beside:
         op: Any,
         async_op: bool = False,
     ) -> None:
-        """Wait for the one before, as FSDP2's streams do, and begin this one."""
+        """Wait for the previous call, as FSDP2's streams do, and begin this one."""
         self.finish()
         received = torch.empty_like(input_tensor)
         work = dist.all_to_all_single(received, input_tensor, group=group, async_op=True)
         self._under_way = work, received, output_tensor
 
     def finish(self) -> None:
-        """Wait for the one under way, and average what it has brought."""
+        """Wait for the pending call, and average what it has received."""
         if self._under_way is not None:
             work, received, output = self._under_way
             work.wait()

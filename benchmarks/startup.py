@@ -1,13 +1,13 @@
-"""Seconds from a command to its first update, as one JSON line a contender.
+"""Seconds from a command to its first update, as one JSON line per contender.
 
     python benchmarks/startup.py --rounds 8
 
-"imports" is `python -c "import torch, torchvision"`. "bare" is the least that one could write by hand: torch, a
-model, SGD, one batch of the digits; "train_net" runs the digits' recipe up to the end of its first update.
-"bare_resnet18" and "train_net_resnet18" are the same with torchvision's model; "plot_lr", "print_config", "help"
-run to their end. Each is a process of its own; all take turns, `rounds` times. `wall_s` and `cpu_s` are medians,
-from the start of the process to its last line, the interpreter's exit left out; `cpu_s` is user and system time,
-which other work on the machine disturbs less. `ratio_to_imports` is that of `cpu_s`.
+"imports" is `python -c "import torch, torchvision"`. "bare" is the minimal handwritten script: torch, a model,
+SGD, one batch of the digits; "train_net" runs the digits' recipe up to the end of its first update.
+"bare_resnet18" and "train_net_resnet18" are the same with torchvision's model; "plot_lr", "print_config" and
+"help" run to their end. Each is a separate process; all take turns, `rounds` times. `wall_s` and `cpu_s` are
+medians, from the start of the process to its last line, without the interpreter's exit; `cpu_s` is user and system
+time, which other work on the machine affects less. `ratio_to_imports` is the ratio of `cpu_s`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
-# What each contender ends with, as a module. The monotonic clock is one for all processes of a machine.
+# The module with which each contender ends. All processes of a machine share the monotonic clock.
 STAMP = """
 import json, time
 
@@ -63,7 +63,7 @@ optimizer.step()
 stamp()
 """
 
-# A user's hook: it runs after the first update, before anything is recorded.
+# A user-defined hook: it runs after the first update, before anything is recorded.
 HOOK = """
 import os
 from stamp import stamp
@@ -101,7 +101,7 @@ CONTENDERS = {
 
 
 def measure(name: str) -> tuple[float, float]:
-    """Return the seconds of one process: on the clock, and on the processor."""
+    """Return the wall-clock and CPU seconds of one process."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "stamp.py").write_text(STAMP)
         Path(folder, "hook.py").write_text(HOOK)
@@ -126,7 +126,7 @@ def main() -> None:
     names = [name for name in CONTENDERS if name in {"imports", *given.contenders}]
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for name in names:
-        measure(name)  # files that are read for the first time come from the disk
+        measure(name)  # warm-up: brings files into the page cache
     for _ in range(given.rounds):
         for name in names:
             found[name].append(measure(name))

@@ -1,16 +1,16 @@
-"""Kill training runs at any instant, resume them, and compare what they end with: one JSON line a configuration.
+"""Torture test: training runs are killed at any instant, resumed and compared; one JSON line per configuration.
 
     python benchmarks/torture.py --kills 100 --seed 0
 
-For each configuration one run is left alone. Others are killed (SIGKILL) and resumed until they are done, and then
-everything must be equal: each checkpoint to the last bit, metrics.json and TensorBoard but for times, and nothing
-may be missing or left over. A kill comes
-at an instant drawn uniformly from the length of the whole command, or right after something appeared in the
-run's folder: a temporary checkpoint, a new pointer, a line of metrics.json, a file of parts. It hits the process
-alone or, as a batch system does, its whole group; in configurations of two ranks all of them, or one, whose end
-the launcher and the other one see. After each kill what a resume takes must be whole, and no older than before.
-`kills` counts those that found a process to kill, `ranks_killed` those of them that hit one rank, `runs` the
-comparisons; `mismatches` counts runs that differ, whose folders stay. The exit code is 1 where one does.
+For each configuration one run is left alone. Others are killed (SIGKILL) and resumed until they finish, and then
+everything must be equal: each checkpoint to the last bit, metrics.json and TensorBoard except for times, and
+nothing may be missing or left over. A kill comes at an instant drawn uniformly from the duration of the command,
+or right after something has appeared in the run's folder: a temporary checkpoint, a new pointer, a line of
+metrics.json, a file of a sharded checkpoint. It hits the process alone or, as a batch system does, its process
+group; in configurations of two ranks it hits all of them, or one, whose end the launcher and the other rank see.
+After each kill the checkpoint that a resume would use must be complete, and no older than before. `kills` counts
+the kills that found a process, `ranks_killed` those that hit a single rank, `runs` the comparisons; `mismatches`
+counts runs that differ, whose folders are kept. The exit code is 1 if there are any.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ from warmstart.engine.checkpoint.sharded import FOLDER as SHARDS
 from warmstart.engine.checkpoint.sharded import KEY as IN_PARTS
 
 TOOL = Path(__file__).parent.parent / "tools" / "train_net.py"
-MOST_KILLS = 6  # of one run: so many that it goes on from checkpoints that were themselves written after a resume
+MOST_KILLS = 6  # per run: enough to resume from checkpoints that were themselves written after a resume
 TIMES = ("time", "data_time")  # names in a record
-LONGEST = 300  # seconds that a life may take: one that hangs is a mismatch
+LONGEST = 300  # seconds that a life may take: a hang is a mismatch
 RANK_KILLED = 128 + signal.SIGKILL  # the launcher's exit code
 
 BASE = (
@@ -110,10 +110,10 @@ CONFIGS: dict[str, tuple[str, ...]] = {
         *("SOLVER.CHECKPOINT_KEEP=2", "TEST.EVAL_PERIOD=10", "TEST.BEST.METRIC=digits_test/accuracy"),
     ),
 }
-RANKS = {"two_ranks": 2, "parts": 2, "parts_keep_two": 2}  # of one where none are said
-# What may change from one life of a run to the next, without a change of the result.
+RANKS = {"two_ranks": 2, "parts": 2, "parts_keep_two": 2}  # the others have one
+# Overrides that may change from one life of a run to the next without changing the result.
 VARIED: dict[str, tuple[str, ...]] = {"workers": ("DATALOADER.NUM_WORKERS=0", "DATALOADER.NUM_WORKERS=2")}
-# Seconds by which the clock of a life is off, where it is not right in all of them.
+# Seconds by which the clock is off in the lives of a run.
 CLOCKS: dict[str, tuple[float, ...]] = {"clock": (0, -7200, 3600, -86400)}
 OFF = """
 import runpy, sys, time
@@ -126,7 +126,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 @dataclass
 class Report:
-    """What came of one configuration."""
+    """The results for one configuration."""
 
     kills: int = 0
     ranks_killed: int = 0
@@ -153,7 +153,7 @@ class Life:
         with open(self._errors, "wb") as errors:
             self._process = subprocess.Popen(
                 [sys.executable, *command, "--resume", *several, *words, f"OUTPUT_DIR={folder}"],
-                # Also what a launcher would delete at its end.
+                # TMPDIR: also for files that a launcher would delete at its end.
                 env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder.parent)},
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
@@ -165,13 +165,14 @@ class Life:
         return self._process.poll() is None
 
     def kill(self, group: bool, rng: random.Random) -> bool:
-        """Kill it as it stands, as a whole or one process; return whether that is one of several ranks.
+        """Kill all its processes or one of them; return whether that is one of several ranks.
 
         Args:
-            group: whether with its loading processes and its ranks; else alone, or one rank where it has them.
-            rng: says which.
+            group: whether to kill its workers and ranks too; else the process alone, or one rank if it has
+                several.
+            rng: chooses the rank.
         """
-        if not self.alive:  # and its number may be another one's by now
+        if not self.alive:  # its process id may have been reused by now
             return False
         if self.ranks == 1:
             with contextlib.suppress(ProcessLookupError):
@@ -181,9 +182,9 @@ class Life:
         ranks = [pid for pid, parent in found if parent == self._process.pid]
         one = not group and len(ranks) == self.ranks
         victims = [rng.choice(ranks)] if one else [pid for pid, _ in found]
-        for pid, _ in found:  # nobody has waited for them: the numbers are still theirs
+        for pid, _ in found:  # nobody has reaped them, so the ids are still theirs
             os.kill(pid, signal.SIGKILL if pid in victims else signal.SIGCONT)
-        # Ranks are no children of ours, and hold the folder until they are gone.
+        # Ranks are not children of this process, and hold the folder until they are gone.
         while any(parent_and_state(pid)[1] not in GONE for pid in victims):
             time.sleep(0.001)
         return one
@@ -192,7 +193,7 @@ class Life:
         """Wait for its end and return the exit code, negative for a signal.
 
         Raises:
-            TimeoutExpired: it hangs; it has been killed.
+            TimeoutExpired: it hung, and has been killed.
         """
         try:
             return self._process.wait(LONGEST)
@@ -203,23 +204,23 @@ class Life:
             raise
 
     def complaint(self) -> str:
-        """Return the last line that it said on stderr."""
+        """Return the last line that it wrote to stderr."""
         return (self._errors.read_text(errors="replace").strip().splitlines() or ["no message"])[-1]
 
 
-GONE = ("Z", "X", "")  # states of a process that runs no more
+GONE = ("Z", "X", "")  # states of a process that no longer runs
 
 
 def parent_and_state(pid: int) -> tuple[int, str]:
-    """Return the parent of a process, and its state, a letter of Linux's; 0 and "" where there is none."""
+    """Return the parent of a process, and its state, one of Linux's letters; 0 and "" if it does not exist."""
     with contextlib.suppress(OSError):
-        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]  # behind the name
+        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]  # after the name
         return int(parent), state
     return 0, ""
 
 
 def frozen(root: int) -> list[tuple[int, int]]:
-    """Stop a child of ours and all that it has started, so that nothing is started meanwhile.
+    """Stop a child process and all its descendants, so that they start no further ones.
 
     Returns:
         Each process that was still running, and its parent; the root first.
@@ -229,7 +230,10 @@ def frozen(root: int) -> list[tuple[int, int]]:
         pid, parent = waiting.pop(0)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGSTOP)
-        while (state := parent_and_state(pid)[1]) not in ("T", *GONE):  # it may be starting one at this instant
+        while (state := parent_and_state(pid)[1]) not in (
+            "T",
+            *GONE,
+        ):  # it may be starting a process at this instant
             time.sleep(0.0001)
         if state == "T":
             found.append((pid, parent))
@@ -269,17 +273,17 @@ AIMS_IN_PARTS = AIMS | {"parts": parts, "parts again": parts}
 
 
 def wait_for_instant(life: Life, seconds: float) -> None:
-    """Return when the process has lived so long, or has ended."""
+    """Return when the process has lived for `seconds`, or has ended."""
     while life.alive and time.monotonic() - life.started < seconds:
         time.sleep(0.001)
 
 
 def wait_for_change(life: Life, look: Callable[[Path], object], times: int) -> None:
-    """Return as soon as what `look` sees has changed so often, or the process has ended."""
+    """Return as soon as the result of `look` has changed `times` times, or the process has ended."""
     seen = look(life.folder)
     while times and life.alive:
         now = look(life.folder)
-        # Temporaries come and go: only what comes counts.
+        # Temporary files come and go: only new ones count.
         times -= now != seen and bool(now)
         seen = now
         time.sleep(0.0002)
@@ -295,17 +299,17 @@ def killed_run(
     ranks: int = 1,
     clocks: Sequence[float] = (0,),
 ) -> Report:
-    """Train into `folder` with at most so many kills; return what came of it, `first` is what went wrong.
+    """Train into `folder` with at most `most` kills; return the results, with the first problem in `first`.
 
     Args:
         folder: does not exist yet.
         words: overrides.
-        varied: further overrides, of which each life gets one.
-        seconds: length of the unbroken command.
+        varied: further overrides, one of which each life gets.
+        seconds: duration of the uninterrupted command.
         most: kills after which the run is left alone.
-        rng: says when to kill.
+        rng: decides when to kill.
         ranks: processes that train together.
-        clocks: seconds by which the clock may be off, of which each life gets one.
+        clocks: seconds by which the clock may be off, one of which each life gets.
     """
     report, reached = Report(runs=1, resumes=-1), 0
     aims = AIMS_IN_PARTS if "MODEL.PARALLEL=fsdp" in words else AIMS
@@ -345,10 +349,10 @@ def killed_run(
 
 
 def newest(folder: Path) -> int:
-    """Return the iteration of the checkpoint that a resume takes, read with all its parts; 0 before the first.
+    """Return the iteration of the checkpoint that a resume uses, read with all its shards; 0 before the first.
 
     Raises:
-        ConfigError: it is not whole.
+        ConfigError: it is incomplete.
     """
     name = newest_name(folder)
     return int(load_checkpoint(folder / name)["iteration"]) if name else 0
@@ -358,7 +362,7 @@ def newest(folder: Path) -> int:
 
 
 def compare(whole: Path, killed: Path) -> Iterator[str]:
-    """Yield where the folders of two runs differ."""
+    """Yield the differences between the folders of two runs."""
     names = checkpoints(whole)
     yield from differences(records_of_start(whole), records_of_start(killed), "files")
     yield from differences(names, checkpoints(killed), "files")
@@ -373,19 +377,19 @@ def compare(whole: Path, killed: Path) -> Iterator[str]:
 
 
 def checkpoints(folder: Path) -> list[str]:
-    """Return the names of the checkpoints, and of what a kill has left behind."""
+    """Return the names of the checkpoints, and of files that a kill has left behind."""
     return sorted(name for name in _names(folder) if name.endswith((".pth", ".tmp", ".lock", ".pth.cut")))
 
 
 def named_parts(folder: Path) -> list[str]:
-    """Return the folders of parts that the checkpoints name, also those that were set aside."""
+    """Return the shard folders that the checkpoints name, including checkpoints that were set aside."""
     files = folder.glob("model_*.pth*") if (folder / SHARDS).is_dir() else ()
     contents = [torch.load(path, map_location="meta", weights_only=True) for path in files]
     return sorted({content[IN_PARTS]["folder"] for content in contents if IN_PARTS in content})
 
 
 def records_of_start(folder: Path) -> list[str]:
-    """Return which of the files are there that each start writes; what they say may differ."""
+    """Return which of the files that each start writes exist; their contents may differ."""
     return [name for name in ("config.yaml", "log.txt", PICTURE) if (folder / name).is_file()]
 
 
@@ -402,10 +406,10 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return what TensorBoard shows: step and value of each scalar but times."""
+    """Return what TensorBoard shows: steps and values of each scalar, except times."""
     from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells of each restart
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it logs each restart
     found = EventAccumulator(str(folder), size_guidance={SCALARS: 0}).Reload()
     tags = [tag for tag in found.Tags()["scalars"] if tag not in TIMES]
     return {tag: [(event.step, event.value) for event in found.Scalars(tag)] for tag in tags}
@@ -437,7 +441,7 @@ _MISSING = _Missing()
 
 def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        # Bit for bit: torch.equal takes 0.0 for -0.0.
+        # Bit for bit: torch.equal treats 0.0 and -0.0 as equal.
         return a.dtype == b.dtype and a.shape == b.shape and a.numpy().tobytes() == b.numpy().tobytes()
     if isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b):
         return True
@@ -449,17 +453,17 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-# ---------------------------------------------------------------- the whole
+# ---------------------------------------------------------------- running
 
 
 def torture(name: str, kills: int, seed: int, device: str, folder: Path) -> dict[str, Any]:
-    """Do a configuration and return its line; folders of runs that differ stay in `folder`."""
+    """Run a configuration and return its line; folders of runs that differ stay in `folder`."""
     words = [*BASE, *CONFIGS[name], f"MODEL.DEVICE={device}"]
     started, report, rng = time.monotonic(), Report(), random.Random(f"{seed} {name}")
     whole, ranks = folder / name / "whole", RANKS.get(name, 1)
     life = Life(whole, words, ranks)
     if life.end() != 0:
-        raise RuntimeError(f"{name}: the unbroken run ended with {life.end()}: {life.complaint()}")
+        raise RuntimeError(f"{name}: the uninterrupted run ended with {life.end()}: {life.complaint()}")
     seconds = time.monotonic() - life.started
     while report.kills < kills:
         run = folder / name / f"run{report.runs}"
@@ -489,13 +493,13 @@ def torture(name: str, kills: int, seed: int, device: str, folder: Path) -> dict
 
 
 def known_configs() -> list[str]:
-    """Return the configurations whose keys there are."""
+    """Return the configurations whose keys exist."""
     cfg = get_cfg()
     return [name for name, words in CONFIGS.items() if all(cfg.has_key(word.partition("=")[0]) for word in words)]
 
 
 def main() -> int:
-    """Do all configurations, print their lines, and return the exit code."""
+    """Run all configurations, print their lines, and return the exit code."""
     known = known_configs()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20, help="in each configuration")

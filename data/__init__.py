@@ -1,8 +1,8 @@
-"""Data sets by name, transforms by name, and loaders whose stream follows from SEED and iteration."""
+"""Data sets and transforms by name, and loaders whose batches depend on SEED and the iteration alone."""
 
 from .batch import Batch, Sample, SampleTask, map_tensors, split_batch, stack_images, to_device
 from .build import build_test_loader, build_train_loader, check_data
-from .datasets import builtin as catalog  # noqa: F401  # registers the data sets that come along
+from .datasets import builtin as catalog  # noqa: F401  # registers the built-in data sets
 from .datasets.decode import UnreadableImageError, read_image
 from .datasets.entries import DatasetEntry
 from .datasets.names import named_sets

@@ -1,4 +1,4 @@
-"""Samples, batches, and what the loaders need to know of a task."""
+"""Samples, batches, and the interface that the loaders expect of a task."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from torch.utils.data import get_worker_info
 
 from warmstart.config import ConfigError
 
-#: One sample: "image", its targets under names of the task's choice, and "index", which the loader sets.
+#: One sample: "image", its targets under names that the task chooses, and "index", which the loader sets.
 Sample = dict[str, Any]
 
 _ALIGNMENT = 16  # bytes to which each tensor in a packed buffer is aligned
 
 
 class Batch:
-    """Images, their targets, and which samples they are.
+    """Images, their targets, and their indices in the data set.
 
-    Iterating gives `images, targets`, so that `model(*batch)` and `images, targets = batch` work.
+    Iteration yields images and targets, so `model(*batch)` and `images, targets = batch` work.
 
     Args:
         images: a tensor (N, C, H, W), or a list of N tensors (C, H, W) of any sizes.
-        targets: a tensor (N, ...), a list with one entry an image, or a dict of such.
-        indices: (N,) int64 on the CPU, the samples' places in the data set; None if they are not known.
+        targets: a tensor (N, ...), a list with one entry per image, or a dict of these.
+        indices: (N,) int64 on the CPU, the samples' indices in the data set; None if they are not known.
 
     >>> batch = Batch(torch.zeros(4, 3, 8, 8), torch.tensor([5, 0, 2, 2]), torch.tensor([10, 11, 12, 13]))
     >>> images, targets = batch
@@ -56,7 +56,7 @@ class Batch:
         return Batch(map_tensors(function, self.images), map_tensors(function, self.targets), self.indices)
 
     def to(self, device: torch.device | str) -> Batch:
-        """Return the batch on a device; from pinned memory the copy does not block."""
+        """Return the batch on a device; a copy from pinned memory does not block."""
         return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
@@ -64,7 +64,7 @@ class Batch:
         return self.map(lambda tensor: tensor.pin_memory())
 
     def split(self, parts: int) -> list[Batch]:
-        """Return the batch cut into `parts` batches of equal size, by sample; tensors are views.
+        """Split the batch into `parts` batches of equal size along the samples; tensors are views.
 
         Raises:
             ValueError: `parts` does not divide the number of samples, or a target does not have one entry for
@@ -108,10 +108,10 @@ def to_device(batch: Any, device: torch.device) -> Any:
 
 
 def split_batch(batch: Any, parts: int) -> list[Any]:
-    """Return a batch cut into `parts` of equal size, by sample: a `Batch`, or a tuple, list or dict of fields.
+    """Split a batch into `parts` of equal size along the samples: a `Batch`, or a tuple, list or dict of fields.
 
-    A field is cut along dim 0 if it is a tensor, and by entry if it is a list with one entry a sample; what is in
-    tuples, dicts and other lists is cut likewise. Anything else, such as a number, is in each part.
+    A tensor is split along dim 0, and a list with one entry per sample by entry; the contents of tuples, dicts and
+    other lists are split in the same way. Anything else, such as a number, is repeated in each part.
 
     Raises:
         ValueError: `parts` does not divide the number of samples, or a field does not have one entry for each.
@@ -128,13 +128,13 @@ def split_batch(batch: Any, parts: int) -> list[Any]:
 
 
 class _Cut:
-    """Cuts the fields of a batch of `count` samples into `parts`."""
+    """Splits the fields of a batch of `count` samples into `parts`."""
 
     def __init__(self, count: int, parts: int) -> None:
         if not count or count % parts:
             raise ValueError(
-                f"a batch of {count} samples cannot be cut into {parts} equal micro-batches: give batches whose"
-                f" number of samples is a multiple of {parts}"
+                f"a batch of {count} samples cannot be cut into {parts} equal micro-batches: the number of samples"
+                f" must be a multiple of {parts}"
             )
         self.count, self.parts, self.size = count, parts, count // parts
 
@@ -154,7 +154,7 @@ class _Cut:
         return [field] * self.parts
 
     def _is_by_sample(self, field: list[Any]) -> bool:
-        """Return whether a list has an entry a sample; else each of its entries is a field with all samples."""
+        """Return whether a list has one entry per sample; otherwise each entry is a field of all samples."""
         kinds = (Tensor, Mapping, list, tuple)
         all_fields = bool(field) and all(isinstance(each, kinds) and _count(each) == self.count for each in field)
         return len(field) == self.count or not all_fields
@@ -163,7 +163,7 @@ class _Cut:
         if count != self.count:
             raise ValueError(
                 f"a batch of {self.count} samples with {what} cannot be cut into {self.parts} micro-batches: each"
-                " tensor has one entry a sample along dim 0, each list one entry a sample"
+                " tensor must have one entry per sample along dim 0, and each list one entry per sample"
             )
 
 
@@ -181,7 +181,7 @@ def _like(field: Any, values: list[Any]) -> Any:
 
 
 def stack_images(images: Sequence[Tensor]) -> Tensor:
-    """Return images (C, H, W) of one size as a batch (N, C, H, W).
+    """Stack images (C, H, W) of the same size into a batch (N, C, H, W).
 
     Raises:
         ConfigError: they differ in size.
@@ -193,14 +193,14 @@ def stack_images(images: Sequence[Tensor]) -> Tensor:
         if len(sizes) < 2:
             raise
         raise ConfigError(
-            "images of one batch differ in size after the transforms: "
+            "the images of a batch differ in size after the transforms: "
             f"{', '.join(sorted(sizes))} (C x H x W); end INPUT.TRANSFORMS_TRAIN and "
             "INPUT.TRANSFORMS_TEST with {Resize: {size: [224, 224]}} or a crop"
         ) from None
 
 
 class SampleTask(Protocol):
-    """What the loaders need of a task; `warmstart.tasks.Task` explains each of them."""
+    """The part of a task that the loaders use; `warmstart.tasks.Task` documents each member."""
 
     normalise: bool
     mixes: bool
@@ -211,23 +211,23 @@ class SampleTask(Protocol):
         """Whether the resident loader can serve the task."""
 
     def sample(self, image: Tensor, target: Any) -> Sample:
-        """Return the sample of what a data set gave."""
+        """Return the sample made of what the data set returned."""
 
     def check(self, sample: Sample, where: str) -> None:
         """Refuse a sample that cannot be trained on."""
 
     def finish(self, sample: Sample) -> Sample:
-        """Return the sample as it is used once the transforms have run."""
+        """Return the sample in its final form, after the transforms."""
 
     def collate(self, samples: Sequence[Sample], training: bool) -> Batch:
         """Return a batch of samples."""
 
     def resident_targets(self, targets: Tensor, name: str) -> Tensor:
-        """Return the targets of a data set that is held in memory, checked."""
+        """Return the checked targets of a data set that is held in memory."""
 
 
 class _Place(NamedTuple):
-    """Where a packed tensor lies in the buffer of its data type; `begin` is -1 if it is the buffer itself."""
+    """The position of a packed tensor in the buffer of its data type; `begin` is -1 if it is the buffer itself."""
 
     dtype: torch.dtype
     begin: int
@@ -235,9 +235,9 @@ class _Place(NamedTuple):
 
 
 def _pack(fields: list[Any]) -> tuple[list[Any], dict[torch.dtype, Tensor]]:
-    """Return fields with a place for each tensor, and one buffer for each data type.
+    """Return the fields with a `_Place` for each tensor, and one buffer for each data type.
 
-    A tensor that is the only one of its type is its own buffer: strides and shared memory stay.
+    The only tensor of a data type serves as the buffer itself and so keeps its strides and shared memory.
     """
     found: dict[torch.dtype, list[Tensor]] = {}
     for tensor in _tensors(fields):
@@ -260,14 +260,14 @@ def _pack(fields: list[Any]) -> tuple[list[Any], dict[torch.dtype, Tensor]]:
 
 
 def _tensors(fields: list[Any]) -> list[Tensor]:
-    """Return the tensors in nested fields, in the order in which `map_tensors` meets them."""
+    """Return the tensors in nested fields, in the order in which `map_tensors` visits them."""
     found: list[Tensor] = []
     map_tensors(lambda tensor: found.append(tensor) or tensor, fields)  # type: ignore[func-returns-value]
     return found
 
 
 def _empty(size: int, dtype: torch.dtype) -> Tensor:
-    """Return memory for `size` values; in a worker it is shared with the main process, so nothing is copied."""
+    """Return memory for `size` values; a worker shares it with the main process, so nothing is copied."""
     if get_worker_info() is None or not size:
         return torch.empty(size, dtype=dtype)
     shared = torch.UntypedStorage._new_shared(size * dtype.itemsize)  # type: ignore[no-untyped-call]  # as torch does
@@ -275,7 +275,7 @@ def _empty(size: int, dtype: torch.dtype) -> Tensor:
 
 
 def _unpack(placed: list[Any], buffers: Mapping[torch.dtype, Tensor]) -> Batch:
-    """Return the batch of what `_pack` returned; its tensors are views of the buffers."""
+    """Rebuild the batch from what `_pack` returned; its tensors are views of the buffers."""
 
     def restore(value: Any) -> Any:
         if isinstance(value, _Place):

@@ -1,4 +1,4 @@
-"""The memory that a device has, and what of it is free."""
+"""Total and free memory of a device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def total_memory(device: torch.device | str) -> int:
-    """Return the bytes of memory that a device has; a system that does not tell has no end of it.
+    """Return the bytes of memory that a device has, or `sys.maxsize` if the system does not report it.
 
     >>> total_memory("cpu") > 10**8
     True
@@ -24,7 +24,7 @@ def total_memory(device: torch.device | str) -> int:
 
 
 def free_memory(device: torch.device | str = "cpu") -> int:
-    """Return the bytes of memory that a device has left; a system that does not tell has no end of it.
+    """Return the bytes of memory that are free on a device, or `sys.maxsize` if the system does not report it.
 
     >>> 0 < free_memory() <= max(total_memory("cpu"), sys.maxsize)
     True
@@ -39,7 +39,7 @@ def free_memory(device: torch.device | str = "cpu") -> int:
 
 
 def require_memory(needed: int, what: str, device: torch.device | str = "cpu") -> None:
-    """Raise MemoryError where a device has no `needed` bytes left.
+    """Raise MemoryError if a device has fewer than `needed` bytes free.
 
     >>> require_memory(10**18, "the array images")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -51,7 +51,7 @@ def require_memory(needed: int, what: str, device: torch.device | str = "cpu") -
 
 
 def gigabytes(count: int) -> str:
-    """Return a number of bytes in words, also one that no float holds.
+    """Return a number of bytes as text in gigabytes; it may exceed what a float can represent.
 
     >>> gigabytes(1_600_000_000), gigabytes(10**12)
     ('2 GB', '1,000 GB')

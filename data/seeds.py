@@ -1,4 +1,4 @@
-"""Random numbers by key: functions of seed, iteration and slot alone."""
+"""Keyed random numbers: functions of seed, iteration and slot alone."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-# Each purpose has its own output of splitmix64(SEED): 0 the keys of samples, 1 their order, 2 numbers of blocks,
-# 3 and 4 the order in either group, 5 which group begins, 6 mixing, 7 what a model draws in its forward.
+# Each purpose has its own output of splitmix64(SEED): 0 sample keys, 1 sample order, 2 the resident loader's
+# blocks, 3 and 4 the order in each aspect-ratio group, 5 which group begins, 6 MixUp and CutMix, 7 draws in a
+# forward pass.
 _WORD = (1 << 64) - 1
 
 
@@ -29,11 +30,10 @@ def splitmix64(seed: int, n: int) -> int:
 
 
 def sample_key(seed: int, position: int) -> int:
-    """Return the 64-bit key of all random numbers that the sample at `position` is given.
+    """Return the 64-bit key of all random numbers used for the sample at `position`.
 
-    torch's CPU generator seeds itself from the low 32 bits alone; these are mixed as well as the
-    rest, so keys next to each other start unrelated streams, and any two keys share one with
-    probability 2^-32.
+    torch's CPU generator seeds itself from the low 32 bits alone. These are mixed as well as the other bits, so
+    adjacent keys start unrelated streams, and any two keys share a stream with probability 2^-32.
 
     >>> sample_key(0, 0), sample_key(0, 1)
     (12035550249420947055, 12935080325729570654)
@@ -42,7 +42,7 @@ def sample_key(seed: int, position: int) -> int:
 
 
 def forward_key(seed: int, position: int) -> int:
-    """Return the 64-bit key of what the model draws for the micro-batch whose first sample is at `position`.
+    """Return the 64-bit key of the model's random draws for the micro-batch whose first sample is at `position`.
 
     >>> forward_key(0, 0) == sample_key(0, 0)
     False
@@ -51,12 +51,12 @@ def forward_key(seed: int, position: int) -> int:
 
 
 def block_numbers(seed: int, block: int, *shape: int) -> torch.Tensor:
-    """Return the uniform random numbers, float32 from [0, 1), that block number `block` of a stream is given.
+    """Return the uniform random numbers, float32 in [0, 1), of block number `block` of a stream.
 
     Args:
         seed: SEED.
         block: from 0.
-        *shape: of what is returned; the same for all blocks.
+        *shape: shape of the result; the same for all blocks.
 
     >>> numbers = block_numbers(0, 5, 2, 1)
     >>> numbers.equal(block_numbers(0, 5, 2, 1)), numbers.equal(block_numbers(0, 6, 2, 1))
@@ -67,22 +67,22 @@ def block_numbers(seed: int, block: int, *shape: int) -> torch.Tensor:
 
 
 def seed_random_numbers(key: int, everything: bool) -> None:
-    """Start torch's global CPU generator at `key`; with `everything` also python's and numpy's.
+    """Seed torch's global CPU generator with `key`; with `everything`, Python's and numpy's as well.
 
-    torch.manual_seed would reach every device and take a hundred times as long.
+    torch.manual_seed would seed every device and take a hundred times as long.
     """
     torch.default_generator.manual_seed(key)
     if everything:
         random.seed(key)
-        # torch seeds itself from the other half: from one seed the two would draw equal numbers.
+        # The half that torch does not use: seeded alike, the two would draw equal numbers.
         np.random.seed(key >> 32)
 
 
 @contextmanager
 def random_numbers_kept(everything: bool) -> Iterator[None]:
-    """Give torch's global CPU generator its state back at the end; with `everything` also python's and numpy's.
+    """Restore the state of torch's global CPU generator on exit; with `everything`, Python's and numpy's as well.
 
-    Those two take 100 microseconds, torch's two.
+    The latter two take 100 microseconds, torch's takes 2.
 
     >>> with random_numbers_kept(everything=False):
     ...     inside = torch.rand(1)

@@ -1,4 +1,4 @@
-"""Models by name: torchvision's and registered ones."""
+"""Models by name: torchvision's models and registered ones."""
 
 from .build import build_model, check_model, read_weights_file
 from .build_trial import check_images, parameter_bytes

@@ -1,4 +1,4 @@
-"""Activation checkpointing: activations are recomputed in the backward pass instead of stored."""
+"""Activation checkpointing: recomputation of activations in the backward pass instead of storing them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from torch.utils.checkpoint import checkpoint
 
 
 def checkpoint_activations(model: nn.Module, patterns: Sequence[str]) -> list[str]:
-    """Let modules store only their inputs in training; return their names. Losses and gradients keep their bits.
+    """Make modules store only their inputs in training; return their names. Losses and gradients keep their bits.
 
-    A module inside one that matches is part of it. Each chosen module gets a `forward` of its own, an attribute
-    that calls the one of its class; so names, classes and hooks stay as they are, and copies recompute themselves.
+    A module inside a matching one is part of it. Each chosen module gets an instance attribute `forward` that
+    calls the method of its class; so names, classes and hooks are unchanged, and copies of the module recompute
+    too.
 
     Args:
-        model: is changed.
-        patterns: regular expressions, found anywhere in a module's full name.
+        model: modified in place.
+        patterns: regular expressions that are searched for in the full names of modules.
 
     Raises:
-        ValueError: a pattern matches no module, or one whose `forward` is not the one of its class.
+        ValueError: a pattern matches no module, or matches a module with an instance attribute `forward`.
 
     >>> model = nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), nn.Linear(4, 1))
     >>> checkpoint_activations(model, ["^0"])
@@ -36,15 +37,15 @@ def checkpoint_activations(model: nn.Module, patterns: Sequence[str]) -> list[st
     for pattern in patterns:
         if not any(re.search(pattern, name) for name in modules):
             outermost = ", ".join(name for name, _ in model.named_children())
-            raise ValueError(f"{pattern!r} matches no module; there are {outermost}, and those inside of them")
+            raise ValueError(f"{pattern!r} matches no module; there are {outermost}, and the modules inside them")
     chosen: list[str] = []
     for name, module in modules.items():  # a module comes before those inside of it
         inside = chosen and name.startswith(f"{chosen[-1]}.")
         if not inside and any(re.search(pattern, name) for pattern in patterns):
             if "forward" in vars(module):
-                raise ValueError(f"{name} sets `forward` on the instance, which hides the one of its class")
+                raise ValueError(f"{name} sets `forward` on the instance, which hides the method of its class")
             chosen.append(name)
-            module.forward = functools.partial(_recomputed, module)  # copies and pickles with its module
+            module.forward = functools.partial(_recomputed, module)  # is copied and pickled with its module
     return chosen
 
 
@@ -57,9 +58,9 @@ def _recomputed(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
 
 
 def _contexts(module: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Return what surrounds the two computations: the second begins with the buffers of the first, on copies.
+    """Return the contexts of the two computations: the second works on copies of the buffers that the first had.
 
-    So BatchNorm's statistics move once, and the vectors of a spectral norm are those that were used.
+    So BatchNorm's statistics are updated once, and spectral norm recomputes with the same vectors.
     """
     buffers = [
         (owner, name, buffer.clone())

@@ -1,4 +1,4 @@
-"""Builds the model from a config."""
+"""The model, built from a config."""
 
 from __future__ import annotations
 
@@ -31,20 +31,21 @@ logger = logging.getLogger(__name__)
 def build_model(
     cfg: CfgNode, trust: bool = False, weights: bool | WeightsFile = True, extra_outputs: int = 0
 ) -> nn.Module:
-    """Return the model, which turns images into what the task makes losses and predictions of.
+    """Return the model, whose outputs the task turns into losses and predictions.
 
     Reads MODEL, whose NUM_CLASSES and IN_CHANNELS must be filled in. The model is on the CPU, in training mode,
-    and random but for MODEL.WEIGHTS: who wants it reproducible seeds before.
+    and initialised randomly except for MODEL.WEIGHTS; seed torch first to make it reproducible.
 
     Args:
         cfg: the config.
         trust: whether code in the file that MODEL.WEIGHTS names may run.
-        weights: what was read of that file; False leaves it alone, for a model that gets all weights afterwards.
-        extra_outputs: outputs beyond MODEL.NUM_CLASSES, as `Task.extra_outputs` says.
+        weights: the contents of that file; True reads it, False ignores it, for a model that gets all weights
+            later.
+        extra_outputs: outputs beyond MODEL.NUM_CLASSES, see `Task.extra_outputs`.
 
     Raises:
-        ConfigError: what `check_model` raises, NUM_CLASSES or IN_CHANNELS still 0, values that the model
-            refuses, weights that are not there, cannot be read, or are those of another model.
+        ConfigError: `check_model` raises it, NUM_CLASSES or IN_CHANNELS is still 0, the model refuses a value, or
+            the weights do not exist, cannot be read, or belong to another model.
 
     >>> from warmstart.config import get_cfg
     >>> cfg = get_cfg()
@@ -74,10 +75,11 @@ def build_model(
 
 
 def read_weights_file(cfg: CfgNode, trust: bool = False) -> WeightsFile | None:
-    """Return what the file that MODEL.WEIGHTS names holds, None where it names none.
+    """Return the contents of the file that MODEL.WEIGHTS names; None if it is not set.
 
     Raises:
-        ConfigError: no such file, damaged, or more in it than tensors and plain values, unless `trust`.
+        ConfigError: the file does not exist, is damaged, or, unless `trust`, holds more than tensors and plain
+            values.
     """
     if not cfg.MODEL.WEIGHTS:
         return None
@@ -88,14 +90,14 @@ def read_weights_file(cfg: CfgNode, trust: bool = False) -> WeightsFile | None:
 
 
 def build_untrained(cfg: CfgNode, extra_outputs: int = 0) -> nn.Module:
-    """Return the model as `build_model` does, before weights are read and the layout is set."""
+    """Return the model as `build_model` does, before weights are loaded and the memory format is set."""
     model = _build(cfg, extra_outputs)
-    takes_targets(model)  # refuses a forward that nobody could call
+    takes_targets(model)  # refuses a forward that training could not call
     return model
 
 
 def check_model(cfg: CfgNode) -> None:
-    """Raise ConfigError for all that can be refused without building: names, arguments.
+    """Raise ConfigError for names and arguments that can be refused without building the model.
 
     >>> from warmstart.config import get_cfg
     >>> cfg = get_cfg()
@@ -118,7 +120,7 @@ def _build(cfg: CfgNode, extra_outputs: int) -> nn.Module:
     if builder is not None:
         try:
             model = call("MODEL.ARGS", name, builder, num_classes=classes, in_channels=channels, **arguments)
-        except (RuntimeError, MemoryError) as error:  # torch has no numbers, or no memory, for such sizes
+        except (RuntimeError, MemoryError) as error:  # sizes too large for torch's integers or for memory
             if not is_ours(builder):
                 raise
             raise ConfigError(f"MODEL.ARGS: {name} refuses it: {str(error).splitlines()[0]}") from error
@@ -133,7 +135,7 @@ def _build(cfg: CfgNode, extra_outputs: int) -> nn.Module:
             f" got a {type(model).__name__}"
         )
     lazy = [name for name, tensor in [*model.named_parameters(), *model.named_buffers()] if is_lazy(tensor)]
-    if lazy:  # the optimizer is made before a first batch, or a checkpoint, could tell
+    if lazy:  # the optimizer is built before a first batch or a checkpoint could determine the shape
         raise ConfigError(
             f"{cfg.label('MODEL.NAME')}: the shape of {lazy[0]} in {name} is not known before a first batch;"
             " name the sizes of lazy modules, or let the builder pass a batch through the model"

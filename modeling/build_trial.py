@@ -1,4 +1,4 @@
-"""Whether a model takes the images that it will be given, tried without memory, random numbers or arithmetic."""
+"""A trial of the model on the shape of its images, on the meta device: without memory or arithmetic."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ Shape = tuple[int, int, int]  # (C, H, W)
 
 
 def check_images(cfg: CfgNode, shape: Shape, key: str, batch: int = 2, trains: bool = False) -> None:
-    """Raise ConfigError where the model fails on such images.
+    """Raise ConfigError if the model fails on images of this shape.
 
-    A copy on torch's meta device is tried, whose tensors have shapes and no numbers. So are models of torchvision
-    and of this package alone: other code may do anything when it is built or called, and fails with a traceback.
+    A copy on torch's meta device is tried, whose tensors have shapes but no data. Only models of torchvision and
+    of this package are tried: user-defined code may do anything when it is built or called, and fails with a
+    traceback.
 
     Args:
         cfg: the config, whose MODEL is filled in.
-        shape: of an image.
-        key: the key that gives images their size, for the message.
-        batch: images of a batch.
-        trains: whether training mode is tried, else evaluation mode.
+        shape: shape of an image.
+        key: the key that determines the size of images, for the message.
+        batch: images per batch.
+        trains: whether to try training mode instead of evaluation mode.
 
     >>> from warmstart.config import get_cfg
     >>> cfg = get_cfg()
@@ -35,22 +36,22 @@ def check_images(cfg: CfgNode, shape: Shape, key: str, batch: int = 2, trains: b
     >>> check_images(cfg, (3, 64, 64), "INPUT.TRANSFORMS_TEST")
     Traceback (most recent call last):
     warmstart.config.errors.ConfigError: MODEL.NAME (override): vit_b_16 fails on 2 images of 3x64x64: Wrong \
-image height! Expected 224 but got 64!; change their size in INPUT.TRANSFORMS_TEST, or take another model
+image height! Expected 224 but got 64!; change their size in INPUT.TRANSFORMS_TEST, or choose another model
     """
     problem = _try(_text_of(cfg), shape, batch, trains)
-    if problem.startswith("MODEL."):  # the model's own sentence for users
+    if problem.startswith("MODEL."):  # the model's own message for users
         raise ConfigError(problem)
     if problem:
         images = f"{batch} image{'' if batch == 1 else 's'} of {'x'.join(map(str, shape))}"
         more = "SOLVER.IMS_PER_BATCH, " if trains and batch == 1 else ""
         raise ConfigError(
             f"{cfg.label('MODEL.NAME')}: {cfg.MODEL.NAME} fails on {images}: {problem}; change their size in"
-            f" {key}, {more}or take another model"
+            f" {key}, {more}or choose another model"
         )
 
 
 def parameter_bytes(cfg: CfgNode) -> int:
-    """Return the memory that the model's parameters take; 0 where it is not known without building it."""
+    """Return the memory in bytes that the model's parameters take; 0 if it is not known without building it."""
     model = _on_meta(_text_of(cfg))
     return 0 if model is None else sum(p.numel() * p.element_size() for p in model.parameters())
 
@@ -59,10 +60,10 @@ def _text_of(cfg: CfgNode) -> str:
     return cfg.MODEL.dump()  # type: ignore[no-any-return]
 
 
-# By the text of MODEL, since a config is resolved several times in a run.
+# Cached by the text of MODEL, because a config is resolved several times in a run.
 @functools.cache
 def _try(text: str, shape: Shape, batch: int, trains: bool) -> str:
-    """Return what the model says against the images, or ""."""
+    """Return the error that the model raises for such images, or ""."""
     model = _on_meta(text)
     if model is None:
         return ""
@@ -79,7 +80,7 @@ def _try(text: str, shape: Shape, batch: int, trains: bool) -> str:
 
 @functools.cache
 def _on_meta(text: str) -> torch.nn.Module | None:
-    """Return the model without memory; None where it is other code's, or cannot be built so."""
+    """Return the model on the meta device; None if it is user-defined or cannot be built there."""
     cfg = get_cfg()
     cfg.merge_from_other_cfg({"MODEL": yaml.safe_load(text)})
     builder = registered_builder(cfg.MODEL.NAME)
@@ -88,5 +89,5 @@ def _on_meta(text: str) -> torch.nn.Module | None:
     try:
         with torch.device("meta"):
             return build_untrained(cfg)
-    except Exception:  # building it for real says what is wrong, if anything is
+    except Exception:  # building it on a real device will report the problem, if there is one
         return None

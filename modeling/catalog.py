@@ -1,4 +1,4 @@
-"""The models there are: registered ones, and torchvision's by the names torchvision gives them."""
+"""The catalog of models: registered ones, and torchvision's under torchvision's names."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ _REGISTRY: dict[str, Callable[..., nn.Module]] = {"small_cnn": SmallCNN, "speed_
 
 _LIST_ALL = 'python -c "import torchvision.models as m; print(*m.list_models(module=m))"'
 
-# Arguments of torchvision's that another key stands for.
+# Arguments of torchvision's models that are set by another key.
 _OTHER_KEYS = {
     "num_classes": "set MODEL.NUM_CLASSES",
     "weights": "set MODEL.WEIGHTS to a file",
     "progress": "set MODEL.WEIGHTS to a file",
     "transform_input": "set INPUT.MEAN and INPUT.STD",
 }
-# A class of torchvision's demands its structure, which the functions resnet18, ... give it, and these,
-# for which the functions have defaults.
+# Arguments that torchvision's classes require and its functions (resnet18, ...) have defaults for. The other
+# required ones describe the structure, which the functions fix.
 _DEMANDED_BUT_FREE = {"dropout", "image_size", "input_size"}
 
 
 def register_model(name: str, builder: Callable[..., nn.Module]) -> None:
-    """Make `name` usable in MODEL.NAME; it goes before a model of torchvision with the same name.
+    """Make `name` usable in MODEL.NAME; it takes precedence over a torchvision model with the same name.
 
     Args:
         name: the name.
-        builder: a class or function called with the keywords num_classes and in_channels (both int) and
-            those of MODEL.ARGS. Returns a module whose forward turns images (N, in_channels, H, W) into
-            what the task makes losses and predictions of, such as logits (N, num_classes) for classification. A
-            forward that has a parameter named `targets` gets the batch's targets in training, and None in
-            evaluation mode. If it returns losses in training, a dict with a 0-dim tensor under each name, the
-            model is trained on the sum of these alone; names that begin with `train/` are only recorded. The
-            module may set first weights by training images, see `InitsFromImages`.
+        builder: a class or function called with the keywords num_classes and in_channels (both int) and those in
+            MODEL.ARGS. It returns a module whose forward takes images (N, in_channels, H, W) and returns the
+            output that the task expects, such as logits (N, num_classes) for classification. A forward with a
+            parameter named `targets` gets the batch's targets in training, and None in evaluation mode. If it
+            returns losses in training, a dict of 0-dim tensors by name, the model is trained on their sum alone;
+            names that begin with `train/` are only recorded. The module may initialise weights from training
+            images, see `InitsFromImages`.
 
     Raises:
         ConfigError: the name is taken, or the builder does not take the two keywords.
@@ -71,12 +71,12 @@ def model_names() -> list[str]:
 
 
 def registered_builder(name: str) -> Callable[..., nn.Module] | None:
-    """Return the builder registered as `name`, None where there is none."""
+    """Return the builder registered as `name`; None if there is none."""
     return _REGISTRY.get(name)
 
 
 def is_ours(builder: Callable[..., nn.Module]) -> bool:
-    """Return whether a registered builder is one of this package.
+    """Return whether a registered builder belongs to this package.
 
     >>> is_ours(SmallCNN), is_ours(nn.Linear)
     (True, False)
@@ -85,7 +85,7 @@ def is_ours(builder: Callable[..., nn.Module]) -> bool:
 
 
 def check_name(name: str, label: str) -> None:
-    """Raise ConfigError, with the names most like it, where no model is called `name`."""
+    """Raise ConfigError, with the most similar names, if no model is called `name`."""
     if name not in _REGISTRY and name not in _torchvision_names():
         near = difflib.get_close_matches(name.lower(), _torchvision_names(), n=4)
         error = unknown_name(label, "model", name, [*_REGISTRY, *near])
@@ -93,7 +93,7 @@ def check_name(name: str, label: str) -> None:
 
 
 def check_model_arguments(name: str, arguments: Mapping[str, Any], label: str) -> None:
-    """Raise ConfigError where the model does not take `arguments`; names them as keys below `label`."""
+    """Raise ConfigError if the model does not take `arguments`, which the message names as keys below `label`."""
     if name in _REGISTRY:
         check_arguments(label, name, _REGISTRY[name], arguments, given=("num_classes", "in_channels"))
         return
@@ -103,7 +103,7 @@ def check_model_arguments(name: str, arguments: Mapping[str, Any], label: str) -
         raise ConfigError(elsewhere)
 
     def builder() -> None:
-        """Stand for torchvision's function, whose own signature says only **kwargs."""
+        """Stand in for torchvision's function, whose own signature says only **kwargs."""
 
     builder.__signature__ = _torchvision_signature(name)  # type: ignore[attr-defined]
     check_arguments(label, name, builder, arguments)
@@ -130,26 +130,26 @@ def build_torchvision(name: str, num_classes: int, arguments: dict[str, Any]) ->
     """
     from torchvision.models import get_model
 
-    # Without it GoogLeNet and Inception v3 warn, and then do what True does.
+    # Without the argument GoogLeNet and Inception v3 warn and then behave as for True.
     defaults: dict[str, Any] = (
         {"init_weights": True} if "init_weights" in _torchvision_signature(name).parameters else {}
     )
     try:
         return get_model(name, num_classes=num_classes, **(defaults | arguments))  # type: ignore[no-any-return]
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError) as error:
-        # What torchvision does with a value it does not expect, where it looks at it at all.
+        # What torchvision's models raise for unexpected values, if they check them at all.
         raise ValueError(str(error) or type(error).__name__) from error
 
 
 def _torchvision_names() -> list[str]:
-    # Imported where it is needed: it takes seconds, which a registered model should not cost.
+    # Imported only when needed: it takes seconds, which a run with a registered model should not pay.
     import torchvision.models
 
     return torchvision.models.list_models(module=torchvision.models)  # type: ignore[no-any-return]
 
 
 def _torchvision_signature(name: str) -> inspect.Signature:
-    """Return the arguments that a config can give to torchvision's model `name`; none is needed."""
+    """Return the arguments that a config can give to torchvision's model `name`; all are optional."""
     parameters = inspect.signature(torchvision_class(name), eval_str=True).parameters.values()
     free = [
         p.replace(default=None if p.default is p.empty else p.default)
@@ -157,6 +157,6 @@ def _torchvision_signature(name: str) -> inspect.Signature:
         if p.name not in _OTHER_KEYS
         and p.kind is p.POSITIONAL_OR_KEYWORD
         and (p.default is not p.empty or p.name in _DEMANDED_BUT_FREE)
-        and "Callable" not in str(p.annotation)  # a config holds no functions
+        and "Callable" not in str(p.annotation)  # a config cannot hold functions
     ]
     return inspect.Signature(free)

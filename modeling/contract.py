@@ -1,4 +1,4 @@
-"""What training passes to a model's forward."""
+"""The arguments that training passes to a model's forward."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 
 from warmstart.config import ConfigError
 
-_OTHERS_NAMES = ("target", "label", "labels")  # of what is called `targets` here
+_OTHER_NAMES = ("target", "label", "labels")  # names that other code uses for `targets`
 
 
 def takes_targets(model: nn.Module) -> bool:
@@ -17,7 +17,7 @@ def takes_targets(model: nn.Module) -> bool:
     Such a model is called as `model(images, targets=targets)` in training, and with None in evaluation mode.
 
     Raises:
-        ConfigError: forward needs more than images and `targets`, or has another name for these.
+        ConfigError: forward requires more than images and `targets`, or uses another name for `targets`.
 
     >>> takes_targets(nn.Linear(4, 2))
     False
@@ -28,9 +28,9 @@ def takes_targets(model: nn.Module) -> bool:
     for each in named:
         if each is parameters[0] or each.name == "targets":
             continue
-        if each.name in _OTHERS_NAMES or each.default is each.empty:
+        if each.name in _OTHER_NAMES or each.default is each.empty:
             raise ConfigError(
                 f"MODEL.NAME: forward of {name} has a parameter {each.name!r}, but only images and `targets` are"
-                " passed to it; rename it to `targets` if these are meant, else give it a default"
+                " passed to it; rename it to `targets` if it takes the targets, else give it a default"
             )
     return any(each.name == "targets" for each in named)

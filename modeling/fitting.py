@@ -1,4 +1,4 @@
-"""Which tensors of a file belong to a model: by name and shape, whatever wrapped either of them."""
+"""The matching of a file's tensors to a model, by name and shape, regardless of wrappers around either."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from torch.nn.parameter import is_lazy
 
 from warmstart.config import ConfigError
 
-_SHOWN = 3  # names of skipped tensors, of each kind, in the report
+_SHOWN = 3  # skipped tensors of each kind that the report names
 
-# Entries that programs save a model's state under, and its moving average's; ours are the first of each.
+# Entries under which programs save a model's state, and its moving average; ours are the first of each.
 _MODEL = ("model", "state_dict", "model_state_dict")
 _AVERAGE = ("ema", "model_ema", "state_dict_ema", "ema_state_dict")
 
-_DEPTH = 4  # of entries in entries
+_DEPTH = 4  # of nested entries
 
-# What a wrapper, a Lightning module or a self-supervised one puts before the names of the model inside it.
+# Prefixes that a wrapper, a Lightning module or a self-supervised one adds to the names of the model inside it.
 _OUTER = re.compile(r"^(?:(?:module|_orig_mod|model|backbone)\.)+")
-# What torch's wrappers put into names further inside.
+# Infixes that torch's wrappers add to the names of inner modules.
 _INNER = re.compile(r"(?<=\.)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-# torchvision's published DenseNets still have the names of 2017: norm.1 is norm1 today.
+# torchvision's published DenseNet weights still use the names of 2017: norm.1 is norm1 today.
 _DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(\d)")
 
 
 class WeightsFile(NamedTuple):
-    """What was read for MODEL.WEIGHTS.
+    """The contents of the file in MODEL.WEIGHTS.
 
     Args:
-        path: of the file.
-        content: as `read_tensor_file` returns it.
-        entry: "model", "ema" for the moving average, or "auto": the model where the file has it, else the average.
+        path: path of the file.
+        content: the result of `read_tensor_file`.
+        entry: "model", "ema" for the moving average, or "auto": the model if the file has it, else the average.
     """
 
     path: Path
@@ -48,34 +48,34 @@ class WeightsFile(NamedTuple):
 def fit_weights(
     model: nn.Module, file: WeightsFile, label: str, partial: bool = False, num_classes: int | None = None
 ) -> str:
-    """Copy into `model` the tensors of a file that it has under the same name and in the same shape.
+    """Copy into `model` those tensors of a file whose names and shapes match.
 
-    Args: as for `load_weights`.
+    Args: see `load_weights`.
 
     Returns:
         A sentence that says how many tensors were loaded, and which were skipped.
 
     Raises:
-        ConfigError: the file fits too little of the model, which may have been changed by then.
+        ConfigError: too little of the file fits the model, which may already have been modified.
     """
     found, average = _state(file, label)
-    own: dict[str, Any] = model.state_dict(keep_vars=True)  # the tensors themselves: tied ones are one object
+    own: dict[str, Any] = model.state_dict(keep_vars=True)  # the tensors themselves: tied ones are the same object
     names = _own_names(found, own)
     if any(value is None and names[name] in own for name, value in found.items()):
         raise ConfigError(
-            f"{label}: the weights of {file.path} lie in parts beside it; write them into one file with "
-            f"tools/export_weights.py {file.path} weights.safetensors, and give that one"
+            f"{label}: {file.path} is a sharded checkpoint; write its weights into one file with "
+            f"tools/export_weights.py {file.path} weights.safetensors, and name that file"
         )
     state, problems = _fitting(found, names, own)
     state._metadata = _versions(found, own)  # type: ignore[attr-defined]
     try:
         result = model.load_state_dict(state, strict=False)
-    except RuntimeError as error:  # a tensor that the class renames, and that then does not fit
+    except RuntimeError as error:  # a tensor that the class renames and that then does not fit
         reason = " ".join(str(error).split())
         raise ConfigError(f"{label}: {file.path} does not fit the model: {reason}") from None
 
     loaded = {id(own[name]) for name in own if name not in result.missing_keys}
-    counted: dict[int, str] = {}  # weights and statistics, tied ones once, by their first name
+    counted: dict[int, str] = {}  # first names of weights and statistics; tied ones count once
     for name, tensor in own.items():
         if _counts(tensor):
             counted.setdefault(id(tensor), name)
@@ -92,8 +92,8 @@ def fit_weights(
     too_little = _too_little(weights, loaded, head_parameters(model, num_classes), source)
     if too_little and not partial:
         raise ConfigError(
-            f"{label}: {too_little}: {listed}; name a file of this model, or set MODEL.WEIGHTS_PARTIAL to true, to"
-            " take what fits"
+            f"{label}: {too_little}: {listed}; name a file of this model, or set MODEL.WEIGHTS_PARTIAL to true to"
+            " load what fits"
         )
     report = f"loaded {len(loaded & counted.keys())}/{len(counted)} tensors from {source}"
     report = f"{report}; skipped: {listed}" if listed else report
@@ -101,11 +101,11 @@ def fit_weights(
 
 
 def head_parameters(model: nn.Module, num_classes: int | None = None) -> list[nn.Parameter]:
-    """Return the parameters of the classifier: of the last layer with weights for each of `num_classes` outputs.
+    """Return the parameters of the classifier: the last layer with weights for each of `num_classes` outputs.
 
     Args:
-        model: any.
-        num_classes: None takes the last layer with a matrix, whatever its outputs.
+        model: any model.
+        num_classes: number of outputs; None: the last layer with a weight matrix, whatever its outputs.
 
     >>> model = nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 3), nn.BatchNorm1d(3))
     >>> [tuple(each.shape) for each in head_parameters(model, 3)], len(head_parameters(model, 5))
@@ -126,7 +126,7 @@ def head_parameters(model: nn.Module, num_classes: int | None = None) -> list[nn
 def _too_little(
     weights: Sequence[nn.Parameter], loaded: set[int], head: Sequence[nn.Parameter], source: str
 ) -> str:
-    """Return what is wrong where no parameter was loaded, or less than half of the values outside of the head."""
+    """Return the problem if no parameter was loaded, or less than half of the values outside the head; else ""."""
     if weights and not any(id(each) in loaded for each in weights):
         return f"no parameter of {source} fits the model"
     in_head = {id(each) for each in head}
@@ -138,7 +138,7 @@ def _too_little(
 
 
 def _state(file: WeightsFile, label: str) -> tuple[Mapping[str, Any], bool]:
-    """Return what a file has under the names of tensors, and whether it is a moving average."""
+    """Return the state dict in a file, and whether it is a moving average."""
     content, state, average = file.content, None, False
     if isinstance(content, Mapping):
         states = {kind: _first(content, kind) for kind in (_MODEL, _AVERAGE)}
@@ -165,14 +165,14 @@ def _first(content: Mapping[str, Any], entries: Iterable[str]) -> Mapping[str, A
 def _fitting(
     found: Mapping[str, Any], names: Mapping[str, str], own: Mapping[str, Any]
 ) -> tuple[OrderedDict[str, Any], dict[str, str]]:
-    """Return what of a file goes into the model by its names there, and why which of the rest does not."""
+    """Return the tensors of a file that fit the model, by their names in it, and the reasons why others do not."""
     state: OrderedDict[str, Any] = OrderedDict()
     problems: dict[str, str] = {}
-    first: dict[int, str] = {}  # the name that gives a tied tensor its values
+    first: dict[int, str] = {}  # the name under which a tied tensor gets its values
     for file_name, value in found.items():
         name, tensor = names[file_name], _tensor(value)
         ours = own.get(name)
-        if not isinstance(ours, Tensor) and name in own:  # what a module's get_extra_state has returned
+        if not isinstance(ours, Tensor) and name in own:  # extra state, from a module's get_extra_state
             state[name] = value
         elif tensor is None:
             if name in own:
@@ -182,7 +182,7 @@ def _fitting(
         elif tensor.shape != ours.shape:
             problems[name] = f"{name} {tuple(tensor.shape)} does not fit {tuple(ours.shape)}"
         elif ours.is_floating_point() and not tensor.is_floating_point():
-            problems[name] = f"{name} is of {tensor.dtype}, not of a floating-point type"
+            problems[name] = f"{name} has dtype {tensor.dtype}, not a floating-point type"
         elif first.setdefault(id(ours), name) != name and not torch.equal(tensor, state[first[id(ours)]]):
             problems[name] = f"{name} differs from {first[id(ours)]}, which it is tied to"
         else:
@@ -191,7 +191,7 @@ def _fitting(
 
 
 def _own_names(found: Iterable[str], own: Mapping[str, Any]) -> dict[str, str]:
-    """Return the name that a model has for each name in a file, or would have if it had such a tensor."""
+    """Return the model's name for each name in a file, or the name it would have if there were such a tensor."""
     by_core: dict[str, str | None] = {}
     for name in own:
         core = _core(name)
@@ -211,7 +211,7 @@ def _own_names(found: Iterable[str], own: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _core(name: str) -> str:
-    """Return a name without what wrappers add to it.
+    """Return a name without the parts that wrappers add to it.
 
     >>> _core("model._orig_mod.layer1._checkpoint_wrapped_module.conv.weight")
     'layer1.conv.weight'
@@ -220,7 +220,7 @@ def _core(name: str) -> str:
 
 
 def _versions(found: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the version of each module in a file, by which some of torchvision's classes read older ones."""
+    """Return the version of each module in a file; some of torchvision's classes use it to read older files."""
     own_versions: dict[str, Any] = own._metadata  # type: ignore[attr-defined]
     versions = getattr(found, "_metadata", None)
     if versions is None:
@@ -230,17 +230,17 @@ def _versions(found: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any
 
 
 def _tensor(value: Any) -> Tensor | None:
-    """Return a value as a tensor; None where it is none, and no array that could be one."""
+    """Return a value as a tensor; None if it is neither a tensor nor an array that torch can convert."""
     if isinstance(value, (np.ndarray, np.generic)):
         try:
             return torch.as_tensor(value)
-        except (TypeError, ValueError):  # of text or objects, or with negative strides
+        except (TypeError, ValueError):  # an array of text or objects, or with negative strides
             return None
     return value if isinstance(value, Tensor) else None
 
 
 def _counts(tensor: Any) -> bool:
-    """Return whether a tensor is a weight or a statistic, and no counter such as num_batches_tracked."""
+    """Return whether a tensor is a weight or a statistic, not a counter such as num_batches_tracked."""
     return isinstance(tensor, Tensor) and (is_lazy(tensor) or tensor.ndim > 0 or tensor.is_floating_point())
 
 

@@ -14,12 +14,11 @@ NORMS = ("batch", "group", "none")
 class SmallCNN(nn.Module):
     """Three 3x3 convolutions of `width`, 2 `width` and 4 `width` channels, and a linear classifier.
 
-    Each is followed by its norm and ReLU; 2x2 max-pooling stands between them, the mean over all places
-    and dropout before the classifier. Takes images of at least 4x4 pixels, any size, and is made for 8x8
-    to 32x32.
+    Each convolution is followed by its norm and ReLU, with 2x2 max-pooling between them; global average pooling
+    and dropout precede the classifier. Takes images of any size from 4x4 pixels, and is designed for 8x8 to 32x32.
 
     Args:
-        num_classes: outputs.
+        num_classes: number of outputs.
         in_channels: channels of the images.
         norm: "batch", "group" (4 groups) or "none", which gives the convolutions a bias instead.
         dropout: share of the classifier's inputs set to 0 in training, in [0, 1).
@@ -63,7 +62,7 @@ def _block(in_channels: int, out_channels: int, norm: str) -> nn.Sequential:
     conv = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=norm == "none")
     layers: dict[str, list[nn.Module]] = {
         "batch": [nn.BatchNorm2d(out_channels)],
-        # Groups must divide the channels, which may be as few as the width.
+        # The number of groups must divide the channels, which may be as few as `width`.
         "group": [nn.GroupNorm(math.gcd(4, out_channels), out_channels)],
         "none": [],
     }

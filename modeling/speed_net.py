@@ -1,4 +1,4 @@
-"""A convolutional network that learns small images in few passes."""
+"""A convolutional network that learns small images in few epochs."""
 
 from __future__ import annotations
 
@@ -18,23 +18,22 @@ SMALLEST = 9  # pixels a side: the patches of 2x2 leave 8, and three times half 
 class SpeedNet(nn.Module):
     """A fixed first layer that whitens 2x2 patches, three groups of two convolutions, and a linear classifier.
 
-    A group is a 3x3 convolution, 2x2 max-pooling and a 3x3 convolution, BatchNorm and GELU behind either. At the
-    start each convolution hands on its inputs in as many of its outputs (identity filters), and is random in the
-    rest. BatchNorm has a bias but no weight. The highest value of all places goes to the classifier.
+    A group is a 3x3 convolution, 2x2 max-pooling and a 3x3 convolution; BatchNorm and GELU follow the pooling and
+    the second convolution. As many outputs of each convolution as it has inputs start as identity filters, the
+    others are random. BatchNorm has a bias but no weight. Global max pooling precedes the classifier.
 
-    The first layer's weights are set by `init_from_images` and never trained; its bias is. Before that they are
-    random.
+    The first layer's weights are random until `init_from_images` sets them, and are not trained; its bias is.
 
-    The design is that of Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv:2404.00498, which
+    The design follows Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv:2404.00498, which
     builds on Page 2019, "How to Train Your ResNet".
 
     Args:
-        num_classes: outputs.
+        num_classes: number of outputs.
         in_channels: channels C of the images; the first layer has 8 C outputs.
         widths: channels of the three groups.
-        bn_momentum: the share of a batch in BatchNorm's running statistics, above 0 and at most 1: runs of few
-            updates need more than torch's 0.1.
-        head_scale: the logits are this times the classifier's outputs.
+        bn_momentum: weight of a batch in BatchNorm's running statistics, above 0 and at most 1: short runs need
+            more than torch's 0.1.
+        head_scale: factor by which the classifier's outputs are multiplied to give the logits.
 
     Raises:
         ConfigError: a value that is not allowed, named as MODEL.ARGS; images of fewer than 9x9 pixels.
@@ -55,7 +54,7 @@ class SpeedNet(nn.Module):
         super().__init__()
         whole = isinstance(widths, Sequence) and all(type(width) is int and width > 0 for width in widths)
         if not whole or len(widths) != 3:
-            raise ConfigError(f"MODEL.ARGS.widths: expected three whole numbers above 0; got {widths!r}")
+            raise ConfigError(f"MODEL.ARGS.widths: expected three integers above 0; got {widths!r}")
         if not 0 < bn_momentum <= 1:
             raise ConfigError(f"MODEL.ARGS.bn_momentum: expected a number above 0, at most 1; got {bn_momentum!r}")
         self.head_scale = head_scale
@@ -70,7 +69,7 @@ class SpeedNet(nn.Module):
     def init_from_images(self, batches: Iterator[Tensor]) -> None:
         """Set the first layer's weights to the whitening filters of training images, and their negatives."""
         first = next(batches)
-        _check_size(first)  # here too: before the run has written anything
+        _check_size(first)  # here too, to fail before the run has written anything
         filters = patch_whitening(itertools.chain([first], batches), size=2)
         with torch.no_grad():
             self.whiten.weight.copy_(torch.cat([filters, -filters]))
@@ -86,8 +85,8 @@ def _check_size(images: Tensor) -> None:
     height, width = images.shape[-2:]
     if min(height, width) < SMALLEST:
         raise ConfigError(
-            f"MODEL.NAME: speed_net needs images of at least {SMALLEST}x{SMALLEST} pixels, and these have"
-            f" {height}x{width}; enlarge them in INPUT, or take small_cnn"
+            f"MODEL.NAME: speed_net needs images of at least {SMALLEST}x{SMALLEST} pixels, but these have"
+            f" {height}x{width}; enlarge them in INPUT, or choose small_cnn"
         )
 
 

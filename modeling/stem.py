@@ -1,4 +1,4 @@
-"""First layers for images other than 224x224 pixels of three colours."""
+"""First layers for small images and for other numbers of channels than three."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch import nn
 
 from warmstart.config import ConfigError
 
-# How many of a family's layers that shrink the image, counted from the input, keep its size in the small
-# form. That divides the image's sides by 8 from input to last layer where the published form does by 32
-# (AlexNet and SqueezeNet, which pad their pooling less: by 4).
+# How many of a family's downsampling layers, counted from the input, keep the image's size in the small form. From
+# input to last layer that form divides the sides of the image by 8, and the published one by 32 (in AlexNet and
+# SqueezeNet, which pad their pooling less, by 4).
 _KEPT = {
     "AlexNet": 2,
     "ConvNeXt": 1,  # the patches of 4x4
@@ -20,30 +20,30 @@ _KEPT = {
     "MNASNet": 2,
     "MobileNetV2": 2,
     "MobileNetV3": 2,
-    "RegNet": 3,  # the first block shrinks in both of its branches
+    "RegNet": 3,  # the first block downsamples in both of its branches
     "ResNet": 2,
     "ShuffleNetV2": 2,
     "SqueezeNet": 2,
     "SwinTransformer": 1,  # the patches of 4x4
-    "VGG": -2,  # its first layers are fine as they are: the last two poolings go
+    "VGG": -2,  # its first layers are fine as they are: the last two pooling layers are removed
 }
 
 
 def check_small(name: str, family: type[nn.Module], label: str) -> None:
-    """Raise ConfigError where models of the class `family` have no small form."""
+    """Raise ConfigError if models of the class `family` have no small form."""
     if family.__name__ not in _KEPT:
         raise ConfigError(
             f"{label}: {name} has no form for images of up to 32x32 pixels; set MODEL.STEM standard and enlarge"
-            f" the images (INPUT.TRANSFORMS_TRAIN), or take a model of {', '.join(_KEPT)}"
+            f" the images (INPUT.TRANSFORMS_TRAIN), or choose a model of {', '.join(_KEPT)}"
         )
 
 
 def make_small(model: nn.Module, family: type[nn.Module]) -> None:
-    """Change a model of torchvision's, of the class `family`, so that it suits 8x8 to 32x32 pixels.
+    """Adapt a torchvision model, of the class `family`, to images of 8x8 to 32x32 pixels.
 
-    The first layers that shrink the image keep its size: their stride becomes 1, kernels larger than
-    3x3 become 3x3, with new weights, and pooling goes. So He et al. 2015, arXiv:1512.03385, section 4.2,
-    begin their CIFAR-10 networks. All other parameters keep name and shape.
+    The first downsampling layers keep the image's size: their stride becomes 1, kernels larger than 3x3 become 3x3
+    with new weights, and pooling layers are removed, as in the CIFAR-10 networks of He et al. 2015,
+    arXiv:1512.03385, section 4.2. All other parameters keep their names and shapes.
 
     >>> from torchvision.models import ResNet, resnet18
     >>> model = resnet18()
@@ -51,19 +51,19 @@ def make_small(model: nn.Module, family: type[nn.Module]) -> None:
     >>> model.conv1, model.maxpool
     (Conv2d(3, 64, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), bias=False), Identity())
     """
-    shrinking = [
+    downsampling = [
         name
         for name, module in model.named_modules()
         if isinstance(module, (nn.Conv2d, nn.MaxPool2d)) and module.stride not in (1, (1, 1))
     ]
     count = _KEPT[family.__name__]
-    for name in shrinking[:count] if count > 0 else shrinking[count:]:
+    for name in downsampling[:count] if count > 0 else downsampling[count:]:
         layer = model.get_submodule(name)
         model.set_submodule(name, _same_size(layer) if isinstance(layer, nn.Conv2d) else nn.Identity())
 
 
 def set_in_channels(model: nn.Module, channels: int) -> None:
-    """Let the model's first convolution take images of `channels` channels, with new weights.
+    """Make the model's first convolution take images of `channels` channels, with new weights if that changes it.
 
     >>> model = nn.Sequential(nn.Conv2d(3, 8, kernel_size=3))
     >>> set_in_channels(model, 1)
@@ -84,7 +84,7 @@ def _same_size(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 def _like(conv: nn.Conv2d, **changes: Any) -> nn.Conv2d:
-    """Return a new convolution as `conv`, a first layer, but for `changes`."""
+    """Return a new convolution with the settings of `conv`, a first layer, except for `changes`."""
     settings: dict[str, Any] = {
         "in_channels": conv.in_channels,
         "out_channels": conv.out_channels,

@@ -1,4 +1,4 @@
-"""Tasks: everything that depends on the kind of target, and nothing else."""
+"""Tasks: the code that depends on the kind of target."""
 
 from .build import build_task, default_arguments, evaluation_arguments
 from .classification import Classification

@@ -1,4 +1,4 @@
-"""Builds the task that a config names."""
+"""The task, built from a config."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from warmstart.data import DatasetInfo, num_outputs, train_info
 from .registry import task_class, task_names
 from .task import Score, Task
 
-#: Keys that only some tasks read, by what Task attribute `reads` calls them.
+#: Keys that only some tasks read; `Task.reads` lists those that a task reads.
 _NOT_COMMON = ("MODEL.STEM", "INPUT.MEAN", "INPUT.STD")
 
 
@@ -23,8 +23,8 @@ def build_task(cfg: CfgNode) -> Task:
     Reads MODEL.TASK, MODEL.TASK_ARGS and what `train_info` reads.
 
     Raises:
-        ConfigError: an unknown name, arguments that it does not take, values that it refuses, a training set that
-            is none for it, MODEL.NUM_CLASSES that does not fit, or a key that it does not read.
+        ConfigError: the name is unknown, the task refuses an argument or value, it does not suit the training set
+            or MODEL.NUM_CLASSES, or a key is set that it does not read.
 
     >>> task = build_task(get_cfg())
     >>> type(task).__name__, [score.name for score in task.scores]
@@ -48,19 +48,19 @@ def build_task(cfg: CfgNode) -> Task:
 
 
 def _check_scores(cfg: CfgNode, task: Task) -> None:
-    """Raise ConfigError if a task's scores are none, or have one name."""
+    """Raise ConfigError if a task's scores are not `Score` objects, or share a name."""
     who, scores = f"{cfg.label('MODEL.TASK')}: {type(task).__name__}.scores", task.scores
     if not isinstance(scores, Sequence) or not all(isinstance(score, Score) for score in scores):
         raise ConfigError(f'{who} is {scores!r}; give a list of warmstart.tasks.Score, as [Score("accuracy")]')
     names = [score.name for score in scores]
     if len({*names}) < len(names):
-        raise ConfigError(f"{who} has several of one name: {', '.join(names)}; give each its own")
+        raise ConfigError(f"{who} has several scores of the same name: {', '.join(names)}; give each its own name")
 
 
 def _told(train: DatasetInfo, outputs: int) -> DatasetInfo:
-    """Return what is known of the training set once MODEL.NUM_CLASSES is `outputs`; 0: it says nothing.
+    """Return the training set's info completed by MODEL.NUM_CLASSES, `outputs`; 0: it is not set.
 
-    Of a data set that does not tell what its targets are, it may be the number of classes or of numbers.
+    If the kind of targets is not known, `outputs` may be the number of classes or the numbers per target.
     """
     if not outputs or train.num_values:
         return train
@@ -68,20 +68,20 @@ def _told(train: DatasetInfo, outputs: int) -> DatasetInfo:
 
 
 def _check_outputs(cfg: CfgNode, task: Task) -> None:
-    """Raise ConfigError if MODEL.NUM_CLASSES is not what the task, or else the training set, needs."""
+    """Raise ConfigError if MODEL.NUM_CLASSES contradicts the task or, if it does not care, the training set."""
     given = cfg.MODEL.NUM_CLASSES
     if not task.num_outputs:
         num_outputs(cfg, train_info(cfg))
     elif given not in (0, task.num_outputs):
         raise ConfigError(
-            f"{cfg.label('MODEL.NUM_CLASSES')}: is {given}, and for these targets MODEL.TASK {cfg.MODEL.TASK}"
-            f" needs {task.num_outputs} output{'s' if task.num_outputs > 1 else ''} of the model; give 0 to take"
-            " its number"
+            f"{cfg.label('MODEL.NUM_CLASSES')}: is {given}, but for these targets MODEL.TASK {cfg.MODEL.TASK}"
+            f" needs {task.num_outputs} output{'s' if task.num_outputs > 1 else ''} of the model; set it to 0 to"
+            " use that number"
         )
 
 
 def _check_read(cfg: CfgNode, task: Task) -> None:
-    """Raise ConfigError for keys that are set and that the task does not read."""
+    """Raise ConfigError for keys that are set but that the task does not read."""
     read = {*task.reads, *(("INPUT.MEAN", "INPUT.STD") if task.normalise else ())}
     given, defaults = cfg.flatten(), get_cfg().flatten()
     problems = [
@@ -109,6 +109,6 @@ def default_arguments(name: str) -> dict[str, Any]:
 
 
 def evaluation_arguments(name: str) -> tuple[str, ...]:
-    """Return the names of the task's arguments that change evaluations alone."""
+    """Return the names of the task's arguments that affect only evaluation."""
     cls = task_class(name)
     return () if cls is None else tuple(cls.evaluation_args)

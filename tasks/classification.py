@@ -1,4 +1,4 @@
-"""Image classification: one class for each image."""
+"""Image classification: one class per image."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class Classification(Task):
     """The model returns logits (N, num_classes); targets are class indices (N,).
 
     Trains on the mean cross-entropy, `loss_cls`, and on one weighted loss for each auxiliary classifier,
-    `loss_aux1` and `loss_aux2`, or `loss_aux`; records `train/error`, the share of images whose highest logit is
-    not the target (of mixed ones, the class with the largest share). Scores: `accuracy` and, with more than five
-    classes, `top5`, the share of labels that are the highest and among the five highest logits; `loss`, the mean
-    cross-entropy, never smoothed.
+    `loss_aux1` and `loss_aux2`, or `loss_aux`. Records `train/error`, the share of images whose highest logit is
+    not the target; for mixed images the target is the class with the largest share. Scores: `accuracy`, the share
+    of images whose label has the highest logit; with more than five classes `top5`, the share whose label is among
+    the five highest; `loss`, the mean cross-entropy without smoothing.
 
     Args:
-        info: of the training set.
+        info: info on the training set.
         label_smoothing: s, at least 0 and below 1. Each training target t becomes (1 - s) t + s / num_classes:
             Szegedy et al. 2015, arXiv:1512.00567, section 7. 0.1 and 0.2 are usual.
-        flip: whether predictions are the mean of the logits of an image and of its mirror image, left for right:
-            twice the work.
+        flip: whether to average the logits of an image and of its horizontal mirror image in predictions, which
+            doubles the work.
 
     Raises:
         ConfigError: the number of classes is not known, or `label_smoothing` is out of range.
@@ -65,7 +65,7 @@ class Classification(Task):
         return {"image": image, "label": target}
 
     def check(self, sample: Sample, where: str) -> None:
-        """Refuse a label that is no whole number from 0 to num_classes - 1."""
+        """Refuse a label that is not an integer from 0 to num_classes - 1."""
         sample["label"] = checked_label(sample["label"], self.num_classes, where)
 
     def resident_targets(self, targets: Tensor, name: str) -> Tensor:
@@ -86,8 +86,8 @@ class Classification(Task):
         """Return the model's losses, which cannot be smoothed."""
         if self.label_smoothing:
             raise ConfigError(
-                f"MODEL.TASK_ARGS.label_smoothing: is {self.label_smoothing:g}, and the model computes its own"
-                " losses, which it does not change; set it to 0, and smooth the targets in the model"
+                f"MODEL.TASK_ARGS.label_smoothing: is {self.label_smoothing:g}, but the model computes its own"
+                " losses, which it does not affect; set it to 0, and smooth the targets in the model"
             )
         return losses
 
@@ -97,20 +97,20 @@ class Classification(Task):
         return (logits + forward(images.flip(-1)).float()) / 2 if self.flip else logits
 
     def evaluator(self) -> _Scores:
-        """Return what counts hits and sums the cross-entropy."""
+        """Return an evaluator that counts hits and sums the cross-entropy."""
         return _Scores()
 
     def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
-        # In float32 also where the model runs in half precision; float() returns a float32 tensor as it is.
+        # In float32 even if the model runs in half precision; float() returns a float32 tensor as it is.
         return F.cross_entropy(logits.float(), targets, label_smoothing=self.label_smoothing)
 
 
 class _Scores:
-    """Accuracy and top-5 accuracy by torchmetrics, and the mean cross-entropy."""
+    """Accuracy and top-5 accuracy, computed by torchmetrics, and the mean cross-entropy."""
 
     def __init__(self) -> None:
         self._metrics: Any = None
-        # Not torchmetrics' mean: it waits for the device at each batch to look for NaN, and leaves NaN out.
+        # Not torchmetrics' mean, which synchronises with the device at each batch to check for NaN, and drops NaN.
         self._loss: Tensor | float = 0.0
         self._samples = 0
 
@@ -128,7 +128,7 @@ class _Scores:
         return None if self._metrics is None else (self._metrics.to("cpu"), float(self._loss), self._samples)
 
     def merge(self, states: Sequence[Any]) -> None:
-        """Add the states up."""
+        """Add up the states."""
         self._metrics = states[0][0]
         for name, metric in self._metrics.items():
             for others, _, _ in states[1:]:
@@ -143,7 +143,7 @@ class _Scores:
 
 
 def _metrics(num_classes: int) -> Any:
-    from torchmetrics import MetricCollection  # slow to import: only who evaluates pays
+    from torchmetrics import MetricCollection  # slow to import, and needed only for evaluation
     from torchmetrics.classification import MulticlassAccuracy
 
     ranks = {"accuracy": 1} | ({"top5": 5} if num_classes > 5 else {})
@@ -156,4 +156,4 @@ def _metrics(num_classes: int) -> Any:
 
 def _error(logits: Tensor, targets: Tensor) -> Tensor:
     classes = targets.argmax(dim=1) if targets.ndim == 2 else targets
-    return (logits.argmax(dim=1) != classes).float().mean()  # of whole numbers: no gradient
+    return (logits.argmax(dim=1) != classes).float().mean()  # computed from integers, so it has no gradient

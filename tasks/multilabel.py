@@ -1,4 +1,4 @@
-"""Multi-label image classification: any number of K classes for each image."""
+"""Multi-label image classification: any number of K classes per image."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ _GAMMA, _ALPHA = 2.0, 0.25
 class MultilabelClassification(Task):
     """The model returns logits (N, K); targets are 0 or 1 for each class, (N, K).
 
-    Trains on `loss_cls`, the mean over all N x K of the binary cross-entropy or the focal loss, and on a weighted
-    one for each auxiliary classifier, as `Classification` does. Records `train/error`, the share of images of
-    which some logit has the wrong sign.
+    Trains on `loss_cls`, the binary cross-entropy or focal loss averaged over all N x K outputs, and on a weighted
+    loss for each auxiliary classifier, as `Classification` does. Records `train/error`, the share of images with
+    at least one logit of the wrong sign.
 
-    Scores: `mAP`, the average precision, sum of precision times gain in recall over all thresholds without
-    interpolation, averaged over the classes of which the test set has a positive (NaN if there is none); `f1`,
-    macro: averaged over the classes that are a target or predicted somewhere (0 if there is none); `exact_match`,
-    the share of images with all K predictions right; `loss`, the mean binary cross-entropy, also if trained on
-    focal loss.
+    Scores: `mAP`, the average precision (the sum of precision times gain in recall over all thresholds, without
+    interpolation) averaged over the classes with a positive in the test set (NaN if there are none); `f1`,
+    averaged over the classes that occur in a target or prediction (0 if there are none); `exact_match`, the share
+    of images with all K predictions right; `loss`, the mean binary cross-entropy, even if training uses the focal
+    loss.
 
     Args:
-        info: of the training set.
-        loss: bce, or focal: (1 - p)^gamma times the cross-entropy, where p is the probability given to the truth.
-            Lin et al. 2017, arXiv:1708.02002.
-        gamma: of the focal loss, at least 0; more weighs what is right already less.
-        alpha: of the focal loss, the weight of positives, from 0 to 1; that of negatives is 1 - alpha. None: both
-            1.
+        info: info on the training set.
+        loss: bce, or focal: (1 - p)^gamma times the cross-entropy, where p is the predicted probability of the
+            true value. Lin et al. 2017, arXiv:1708.02002.
+        gamma: exponent of the focal loss, at least 0; a higher one gives well-classified examples less weight.
+        alpha: weight of positives in the focal loss, from 0 to 1; negatives have weight 1 - alpha. None: both have
+            weight 1.
         threshold: probability above which a class is predicted, for `f1` and `exact_match`.
-        flip: whether predictions are the mean of the logits of an image and of its mirror image, left for right:
-            twice the work.
+        flip: whether to average the logits of an image and of its horizontal mirror image in predictions, which
+            doubles the work.
 
     Raises:
-        ConfigError: the number of classes is not known, targets are of another form, or an argument is out of
-            range or has no effect.
+        ConfigError: the number of classes is not known, targets have another form, or an argument is out of range
+            or has no effect.
 
     >>> task = MultilabelClassification(DatasetInfo(100, 0, channels=1, image_size=(8, 8), num_values=2))
     >>> logits, targets = torch.tensor([[0.0, 2.0], [-1.0, 0.0]]), torch.tensor([[1.0, 1.0], [1.0, 0.0]])
@@ -81,7 +81,7 @@ class MultilabelClassification(Task):
         _require(0 < threshold < 1, "threshold", "a number above 0 and below 1", threshold)
         if loss != "focal" and (gamma, alpha) != (_GAMMA, _ALPHA):
             raise ConfigError(
-                f"MODEL.TASK_ARGS.{'gamma' if gamma != _GAMMA else 'alpha'}: only the focal loss has it, and"
+                f"MODEL.TASK_ARGS.{'gamma' if gamma != _GAMMA else 'alpha'}: only the focal loss has it, but"
                 f" loss is {loss}; leave it out, or set loss to focal"
             )
         self.loss, self.gamma, self.alpha = loss, gamma, -1.0 if alpha is None else alpha
@@ -108,10 +108,10 @@ class MultilabelClassification(Task):
         return losses | {"train/error": wrong.any(dim=1).float().mean()}
 
     def own_losses(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the model's losses, which are not changed."""
+        """Return the model's losses unchanged."""
         if self.loss != "bce":
             raise ConfigError(
-                f"MODEL.TASK_ARGS.loss: is {self.loss}, and the model computes its own losses; leave it out"
+                f"MODEL.TASK_ARGS.loss: is {self.loss}, but the model computes its own losses; leave it out"
             )
         return losses
 
@@ -121,31 +121,31 @@ class MultilabelClassification(Task):
         return (logits + forward(images.flip(-1)).float()) / 2 if self.flip else logits
 
     def evaluator(self) -> _Scores:
-        """Return what keeps all logits and labels, since a precision is of their order."""
+        """Return an evaluator that keeps all logits and labels, because precision depends on their ranking."""
         return _Scores(self.threshold)
 
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         logits = require_shape(logits, self.num_outputs)
         if self.loss == "bce":
             return F.binary_cross_entropy_with_logits(logits, targets)
-        from torchvision.ops import sigmoid_focal_loss  # slow to import: only who trains on it pays
+        from torchvision.ops import sigmoid_focal_loss  # slow to import, and needed only for this loss
 
         loss: Tensor = sigmoid_focal_loss(logits, targets, self.alpha, self.gamma, reduction="mean")
         return loss
 
 
 class _Scores:
-    """Scores of all logits and labels, which stay on their device until the end.
+    """Scores computed from all logits and labels, which stay on their device until the end.
 
-    torchmetrics' MultilabelAveragePrecision would do most of it, but counts a class without a positive as 0, and
-    takes logits for probabilities if all of a batch are from 0 to 1.
+    torchmetrics' MultilabelAveragePrecision does something similar, but counts a class without positives as 0, and
+    takes logits for probabilities if all in a batch are between 0 and 1.
     """
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
         self._logits: list[Tensor] = []
         self._labels: list[Tensor] = []
-        self._losses: list[Tensor] = []  # the sum over a batch
+        self._losses: list[Tensor] = []  # the sum over each batch
 
     def update(self, predictions: Tensor, targets: Tensor) -> None:
         """Take logits (N, K) and labels (N, K)."""
@@ -176,23 +176,23 @@ class _Scores:
             "mAP": math.fsum(found) / len(found) if found else math.nan,
             "f1": float(f1.mean()) if len(f1) else 0.0,
             "exact_match": float((predicted == labels).all(dim=1).double().mean()),
-            # Rounded once: the order in which ranks have summed batches up does not matter.
+            # Rounded once, so the order in which ranks have summed batches does not matter.
             "loss": math.fsum(torch.hstack(self._losses).tolist()) / labels.numel(),
         }
 
 
 def average_precision(scores: Tensor, labels: Tensor) -> float:
-    """Return the average precision of a class: sum over thresholds of precision times what recall has gained.
+    """Return the average precision of a class: the sum over thresholds of precision times gain in recall.
 
     Args:
-        scores: (N,), higher for what is more likely a positive; equal ones are above a threshold together.
-        labels: (N,) truth values, at least one of them true.
+        scores: (N,), higher for more likely positives; equal scores pass a threshold together.
+        labels: (N,) booleans, at least one of them true.
 
     >>> round(average_precision(torch.tensor([0.9, 0.8, 0.7]), torch.tensor([True, False, True])), 4)
     0.8333
     """
     scores, order = scores.sort(descending=True)
-    is_last = torch.ones_like(scores, dtype=torch.bool)  # of equal ones
+    is_last = torch.ones_like(scores, dtype=torch.bool)  # among equal scores
     is_last[:-1] = scores[1:] != scores[:-1]
     hits = labels[order].cumsum(dim=0)[is_last]
     precision = hits / (is_last.nonzero().flatten() + 1).double()
@@ -204,12 +204,12 @@ def _number_of_classes(info: DatasetInfo) -> int:
     form = "0 or 1 for each of K classes as targets, of shape (N, K)"
     if info.num_classes and not info.num_values:
         raise ConfigError(
-            f"DATASETS.TRAIN: MODEL.TASK multilabel_classification needs {form}, and the training set has a class"
+            f"DATASETS.TRAIN: MODEL.TASK multilabel_classification needs {form}, but the training set has a class"
             " index for each image; set MODEL.TASK to classification"
         )
     if not info.num_values:
         raise ConfigError(
-            f"DATASETS.TRAIN: MODEL.TASK multilabel_classification needs {form}, and the training set does not say"
+            f"DATASETS.TRAIN: MODEL.TASK multilabel_classification needs {form}, but the training set does not say"
             " how many; set MODEL.NUM_CLASSES, register it with a DatasetInfo that has num_values, or give it an"
             " attribute targets"
         )

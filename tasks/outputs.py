@@ -1,4 +1,4 @@
-"""Outputs of a model: one tensor a batch, and in training those of auxiliary classifiers."""
+"""Model outputs: one tensor per batch, and in training also the outputs of auxiliary classifiers."""
 
 from __future__ import annotations
 
@@ -9,28 +9,27 @@ from torch import Tensor
 
 from warmstart.config import ConfigError
 
-# Weights of the auxiliary classifiers' losses, by the names torchvision gives their outputs. GoogLeNet's
-# two: Szegedy et al. 2014, arXiv:1409.4842, section 5. Inception v3's one: the authors' own code
-# (TF-Slim); the paper, arXiv:1512.00567, gives no number.
+# Weights of the auxiliary classifiers' losses, by torchvision's names for their outputs. For GoogLeNet's two:
+# Szegedy et al. 2014, arXiv:1409.4842, section 5. For Inception v3's one: the authors' code (TF-Slim); the paper,
+# arXiv:1512.00567, gives no number.
 AUX_WEIGHTS = {"aux_logits1": 0.3, "aux_logits2": 0.3, "aux_logits": 0.4}
 
 
 def named_outputs(output: Any) -> dict[str, Tensor]:
-    """Return a model's outputs in training by their names: "logits", and those of auxiliary classifiers.
+    """Return a model's outputs in training by name: "logits", and the outputs of auxiliary classifiers.
 
     Raises:
         ConfigError: the model returns something else.
     """
     if isinstance(output, Tensor):
         return {"logits": output}
-    names = getattr(output, "_fields", ())  # GoogLeNet and Inception v3 give a named tuple
+    names = getattr(output, "_fields", ())  # GoogLeNet and Inception v3 return a named tuple
     if "logits" in names and AUX_WEIGHTS.keys() >= {*names} - {"logits"}:
         return output._asdict()  # type: ignore[no-any-return]
     what = f"{type(output).__name__} of {', '.join(names)}" if names else type(output).__name__
     raise ConfigError(
-        f"MODEL.NAME: the model returns a {what} in training; return logits, a tensor (N, num_classes), or"
-        " losses, a"
-        ' dict such as {"loss_focal": loss}'
+        f"MODEL.NAME: the model returns a {what} in training; return logits, a tensor (N, num_classes), or losses,"
+        ' a dict such as {"loss_focal": loss}'
     )
 
 
@@ -38,8 +37,8 @@ def aux_losses(outputs: dict[str, Tensor], loss: Callable[[Tensor], Tensor]) -> 
     """Return the weighted losses of auxiliary classifiers: `loss_aux1` and `loss_aux2`, or `loss_aux`.
 
     Args:
-        outputs: as `named_outputs` returns them.
-        loss: of an output.
+        outputs: the result of `named_outputs`.
+        loss: function that returns the loss of an output.
     """
     return {
         name.replace("aux_logits", "loss_aux"): weight * loss(outputs[name])
@@ -52,7 +51,7 @@ def require_logits(output: Any) -> Tensor:
     """Return a model's output in evaluation mode.
 
     Raises:
-        ConfigError: it is no tensor.
+        ConfigError: it is not a tensor.
     """
     if not isinstance(output, Tensor):
         raise ConfigError(
@@ -66,7 +65,7 @@ def require_shape(output: Tensor, count: int) -> Tensor:
     """Return an output as float32.
 
     Raises:
-        ConfigError: it is not of shape (N, count), and so would be broadcast against targets in silence.
+        ConfigError: its shape is not (N, count), so it would be silently broadcast against targets.
     """
     if output.ndim != 2 or output.shape[1] != count:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""The tasks by name."""
+"""The registry of tasks."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def register_task(name: str, cls: type[Task]) -> None:
     kinds = {parameter.kind for parameter in parameters}
     if inspect.Parameter.VAR_KEYWORD in kinds:
         raise ConfigError(
-            f"task {name!r}: {cls.__name__}.__init__ takes **kwargs, so that a misspelt MODEL.TASK_ARGS would"
-            " have no effect; name its arguments"
+            f"task {name!r}: {cls.__name__}.__init__ takes **kwargs, so a misspelt MODEL.TASK_ARGS would have no"
+            " effect; name its arguments"
         )
     _REGISTRY[name] = cls
 
@@ -58,5 +58,5 @@ def task_names() -> list[str]:
 
 
 def task_class(name: str) -> type[Task] | None:
-    """Return the task registered as `name`, None if there is none."""
+    """Return the task registered as `name`; None if there is none."""
     return _REGISTRY.get(name)

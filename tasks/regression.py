@@ -1,4 +1,4 @@
-"""Regression: K numbers for each image."""
+"""Regression: K numbers per image."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ logger = logging.getLogger(__name__)
 
 _LOSSES = ("l1", "l2", "huber")
 _DELTA = 1.0
-_FINE = 2.0**-14  # standard deviation / mean below which float32, 24 bits, leaves fewer than 10 to the deviation
+_FINE = 2.0**-14  # std / mean below which float32's 24 bits leave fewer than 10 for deviations from the mean
 
 
 class Regression(Task):
-    """The model returns (N, K); targets are numbers (N, K), in batches also if K is 1.
+    """The model returns (N, K); targets are numbers, in batches always of shape (N, K).
 
-    A target t is standardised as (t - mean) / std, of the training set by default, and the model learns that; a
-    prediction is output * std + mean, in the targets' own units. Trains on `loss_l1`, `loss_l2` or `loss_huber`,
-    the mean over all N x K of the standardised error, and on a weighted one for each auxiliary classifier, as
-    `Classification` does. Records `train/mae`, as the score.
+    The model learns standardised targets, (t - mean) / std, with the mean and std of the training set by default;
+    a prediction is output * std + mean, in the units of the targets. Trains on `loss_l1`, `loss_l2` or
+    `loss_huber`, the standardised error averaged over all N x K outputs, and on a weighted loss for each auxiliary
+    classifier, as `Classification` does. Records `train/mae`, defined like the score.
 
-    Scores, in the targets' own units, each computed for each of the K numbers and averaged over them: `mae`, the
-    mean absolute error; `rmse`, the root of the mean squared error; `r2`, 1 - the sum of squared errors / that of
+    Scores, in the units of the targets, computed for each of the K numbers and averaged over them: `mae`, the mean
+    absolute error; `rmse`, the root mean squared error; `r2`, 1 - the sum of squared errors / the sum of squared
     deviations from the mean of the test set (if all targets are equal: 1 if all predictions are right, else 0).
 
     Args:
-        info: of the training set.
-        loss: l1, the absolute error; l2, the squared one; huber, 0.5 e^2 up to an absolute error e of delta, and
+        info: info on the training set.
+        loss: l1, the absolute error; l2, the squared error; huber, 0.5 e^2 up to an absolute error e of delta, and
             delta (e - 0.5 delta) beyond (Huber 1964, doi:10.1214/aoms/1177703732).
-        delta: of the Huber loss, in standard deviations, above 0.
-        mean: K numbers; None: those of the training set.
-        std: K numbers above 0; None: those of the training set (of the population); 1 for a number that is the
-            same in every sample.
+        delta: parameter of the Huber loss, in standard deviations, above 0.
+        mean: K numbers; None: the means over the training set.
+        std: K numbers above 0; None: the population standard deviations over the training set, with 1 for a number
+            that is the same in every sample.
 
     Raises:
-        ConfigError: K, mean or std are not known, the targets do not vary enough for float32, or an argument is
-            out of range or has no effect.
+        ConfigError: K, mean or std is not known, the targets do not vary enough for float32, or an argument is out
+            of range or has no effect.
 
     >>> info = DatasetInfo(9, 0, channels=1, image_size=(8, 8), num_values=1, value_mean=(5.0,), value_std=(2.0,))
     >>> task, outputs = Regression(info), torch.tensor([[1.0], [0.0]])
@@ -76,7 +76,7 @@ class Regression(Task):
             raise ConfigError(f"MODEL.TASK_ARGS.delta: expected a number above 0; got {delta:g}")
         if loss != "huber" and delta != _DELTA:
             raise ConfigError(
-                f"MODEL.TASK_ARGS.delta: only the Huber loss has it, and loss is {loss}; leave it out, or set"
+                f"MODEL.TASK_ARGS.delta: only the Huber loss has it, but loss is {loss}; leave it out, or set"
                 " loss to huber"
             )
         self.loss, self.delta = loss, delta
@@ -112,15 +112,15 @@ class Regression(Task):
         return losses | {"train/mae": errors.mean()}
 
     def own_losses(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the model's losses, of targets in their own units."""
+        """Return the model's losses, which it computes from targets in their own units."""
         if self.loss != "l1":
             raise ConfigError(
-                f"MODEL.TASK_ARGS.loss: is {self.loss}, and the model computes its own losses; leave it out"
+                f"MODEL.TASK_ARGS.loss: is {self.loss}, but the model computes its own losses; leave it out"
             )
         if self.resolved_args != {"mean": [0.0] * self.num_outputs, "std": [1.0] * self.num_outputs}:
             raise ConfigError(
-                "MODEL.TASK_ARGS.mean: the model computes its own losses of targets that are not standardised,"
-                f" so its outputs are not, either; set mean to {[0.0] * self.num_outputs} and std to"
+                "MODEL.TASK_ARGS.mean: the model computes its own losses from targets that are not standardised,"
+                f" so its outputs are not standardised either; set mean to {[0.0] * self.num_outputs} and std to"
                 f" {[1.0] * self.num_outputs}"
             )
         return losses
@@ -132,11 +132,11 @@ class Regression(Task):
         return outputs * std + mean
 
     def evaluator(self) -> _Scores:
-        """Return what sums up errors."""
+        """Return an evaluator that sums up errors."""
         return _Scores(self.resolved_args["mean"])
 
     def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        if self._mean.device != device:  # once: a copy in every iteration would wait for the device
+        if self._mean.device != device:  # once: a copy in every iteration would synchronise with the device
             self._mean, self._std = self._mean.to(device), self._std.to(device)
         return self._mean, self._std
 
@@ -148,10 +148,10 @@ class Regression(Task):
 
 
 class _Scores:
-    """Errors summed up in float64, by batch: the sum of these is rounded once, so that no order of them matters.
+    """Errors summed in float64 for each batch; the total is rounded once, so the order of batches does not matter.
 
     Args:
-        mean: K numbers near the targets, which are subtracted before squares are summed up.
+        mean: K numbers near the targets, which are subtracted before squares are summed.
     """
 
     def __init__(self, mean: Sequence[float]) -> None:
@@ -200,11 +200,11 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _number_of_values(info: DatasetInfo, mean: Sequence[float] | None) -> int:
-    """Return K: of a data set of class indices 1; of one that does not tell as many as there are means."""
+    """Return K: 1 for class indices; if the data set's targets are not known, the number of means."""
     known = info.num_values or len(info.value_mean) or int(info.num_classes > 0)
     if not known and mean is None:
         raise ConfigError(
-            "DATASETS.TRAIN: MODEL.TASK regression needs numbers as targets, (N,) or (N, K), and the training"
+            "DATASETS.TRAIN: MODEL.TASK regression needs numbers as targets, (N,) or (N, K), but the training"
             " set does not say how many; give it an attribute targets, register it with a DatasetInfo that has"
             " num_values, value_mean and value_std, or set MODEL.TASK_ARGS.mean and std"
         )
@@ -212,12 +212,12 @@ def _number_of_values(info: DatasetInfo, mean: Sequence[float] | None) -> int:
 
 
 def _statistic(name: str, given: Any, known: tuple[float, ...], count: int) -> list[float]:
-    """Return MODEL.TASK_ARGS.mean or std as it is given, or as the training set has it."""
+    """Return MODEL.TASK_ARGS.mean or std if it is given, else the training set's."""
     if given is None:
         if not known:
             raise ConfigError(
-                f"MODEL.TASK_ARGS.{name}: the training set does not tell it; give {count} numbers, such as"
-                f" {[float(name == 'std')] * count}, which leave targets as they are, or give the data set an"
+                f"MODEL.TASK_ARGS.{name}: the training set does not provide it; give a list of {count}, such as"
+                f" {[float(name == 'std')] * count}, which leaves targets as they are, or give the data set an"
                 " attribute targets"
             )
         return [*known]
@@ -226,7 +226,7 @@ def _statistic(name: str, given: Any, known: tuple[float, ...], count: int) -> l
         above = " above 0" if name == "std" else ""
         raise ConfigError(
             f"MODEL.TASK_ARGS.{name}: expected a list of {count} number{'s' if count > 1 else ''}{above}, or"
-            f" null for those of the training set; got {given}"
+            f" null to use the training set's; got {given}"
         )
     return [float(each) for each in given]
 
@@ -236,7 +236,7 @@ def _is_list(value: Any) -> bool:
 
 
 def _not_constant(number: int, std: float, mean: float) -> float:
-    """Return a standard deviation, or 1 if it is 0, and say so."""
+    """Return a standard deviation, or 1 with a warning if it is 0."""
     if std == 0:
         text = "MODEL.TASK_ARGS.std: number %d of the targets is %g in every sample; its std is taken as 1"
         logger.warning(text, number, mean)
@@ -247,6 +247,6 @@ def _require_variation(info: DatasetInfo) -> None:
     for number, (mean, std) in enumerate(zip(info.value_mean, info.value_std, strict=False)):
         if 0 < std < _FINE * abs(mean):
             raise ConfigError(
-                f"DATASETS.TRAIN: number {number} of the targets varies by {std:g} around {mean:.9g}, and"
-                " float32 has too few digits for that; subtract a constant from it in the data set"
+                f"DATASETS.TRAIN: number {number} of the targets varies by {std:g} around {mean:.9g}, for which"
+                " float32 has too few digits; subtract a constant from it in the data set"
             )

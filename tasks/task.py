@@ -1,4 +1,4 @@
-"""The interface of a task, of its scores and of what computes them."""
+"""The interfaces of tasks, scores and evaluators."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from torch import Tensor
 from warmstart.config import ConfigError
 from warmstart.data import Batch, DatasetInfo, Sample, stack_images
 
-#: Calls the model: `forward(images)`. It holds DDP, FSDP2, compile and autocast; outputs in half precision come
-#: back in float32.
+#: Calls the model: `forward(images)`. It includes DDP, FSDP2, compile and autocast; outputs in half precision are
+#: returned in float32.
 Forward = Callable[..., Any]
 
 
 @dataclass(frozen=True)
 class Score:
-    """A number that an evaluation gives.
+    """A number that an evaluation computes.
 
     Args:
-        name: as in a record, behind the data set's name and a slash: "accuracy".
-        higher_is_better: which of two is better; the best checkpoint and early stopping follow it.
-        percent: whether it is a share from 0 to 1, which the console shows in percent.
+        name: the name, such as "accuracy"; in records the data set's name and a slash precede it.
+        higher_is_better: whether the higher of two values is better, for the best checkpoint and early stopping.
+        percent: whether it is a share from 0 to 1, which the console shows as a percentage.
     """
 
     name: str
@@ -40,40 +40,41 @@ class Evaluator(Protocol):
         """Take the predictions for a batch, as `Task.predict` returns them, and the batch's targets."""
 
     def state(self) -> Any:
-        """Return what this rank has seen, to be pickled, with tensors on the CPU; None if it has seen nothing."""
+        """Return this rank's state, picklable and with tensors on the CPU; None if it has seen no batch."""
 
     def merge(self, states: Sequence[Any]) -> None:
-        """Replace what this evaluator has seen by the states of all ranks, in their order, its own among them."""
+        """Replace this evaluator's state by the states of all ranks, its own included, in rank order."""
 
     def compute(self) -> Mapping[str, float]:
-        """Return each of the task's scores by its name."""
+        """Return the task's scores by name."""
 
 
 class Task(ABC):
-    """What depends on the kind of target: samples, batches, losses, predictions, scores, pictures.
+    """The code that depends on the kind of target: samples, batches, losses, predictions, scores, pictures.
 
-    A subclass implements `sample`, `losses`, `predict` and `evaluator`; the rest has defaults. It is made with
-    what is known of the training set and with MODEL.TASK_ARGS as keywords, which are checked against the signature
-    of its `__init__`; `super().__init__()` need not be called.
+    A subclass implements `sample`, `losses`, `predict` and `evaluator`; the other methods have defaults. It is
+    constructed with the training set's `DatasetInfo` and MODEL.TASK_ARGS as keywords, which are checked against
+    the signature of its `__init__`; `super().__init__()` need not be called.
 
         dataset[i] -> sample -> check -> transforms -> finish -> collate -> Batch -> losses
         Batch -> predict -> evaluator.update -> states of all ranks -> merge -> compute
 
     Attributes:
-        scores: what an evaluation gives, in the order of records; may depend on the instance.
-        normalise: whether INPUT.MEAN and INPUT.STD are applied. Images reach `losses` and `predict` as float in
-            [0, 1] (before that normalisation) in every case.
+        scores: the scores of an evaluation, in the order of records; may depend on the instance.
+        normalise: whether INPUT.MEAN and INPUT.STD are applied. `losses` and `predict` always get images as
+            floats, in [0, 1] before this normalisation.
         extra_outputs: outputs of the model beyond MODEL.NUM_CLASSES, such as 1 for a background class.
-        num_outputs: outputs of the model, of which MODEL.NUM_CLASSES may say no other number; 0:
-            MODEL.NUM_CLASSES, or one for each class of the training set.
-        draws_in_forward: whether random numbers that the model draws in training follow from SEED, iteration and
-            sample, so that they do not depend on the number of ranks; for models that sample inside (detectors).
+        num_outputs: outputs of the model, which MODEL.NUM_CLASSES must not contradict; 0: MODEL.NUM_CLASSES, or
+            one per class of the training set.
+        draws_in_forward: whether to seed the generators before each forward pass in training by SEED, iteration
+            and sample, so that random draws do not depend on the number of ranks; for models that sample inside
+            (detectors).
         mixes: whether targets are class indices (N,), which MixUp and CutMix turn into shares (N, num_classes).
-        reads: config keys that this task reads and not every task does: MODEL.STEM. A key that is set and that
-            nobody reads is an error.
-        evaluation_args: names of TASK_ARGS that change evaluations alone, so that a resumed run may change them.
-        resolved_args: TASK_ARGS that follow from the training set, for the run's config to hold; they replace what
-            was given.
+        reads: config keys that this task reads but not every task does: MODEL.STEM. Setting a key that the task
+            does not read is an error.
+        evaluation_args: names of TASK_ARGS that affect only evaluation, so a resumed run may change them.
+        resolved_args: TASK_ARGS that follow from the training set; they replace the given ones in the run's
+            config.
     """
 
     scores: Sequence[Score] = ()
@@ -87,39 +88,39 @@ class Task(ABC):
     resolved_args: Mapping[str, Any] = {}
 
     def __init__(self, info: DatasetInfo) -> None:  # noqa: B027  # optional
-        """Make the task for a training set.
+        """Create the task for a training set.
 
         Args:
-            info: what is known of the training set; num_classes is MODEL.NUM_CLASSES if that is set. Of a set that
-                does not tell what its targets are, num_values is that, too.
+            info: info on the training set; num_classes is MODEL.NUM_CLASSES if that is set, and so is num_values
+                if the kind of targets is not known.
         """
 
     @abstractmethod
     def sample(self, image: Tensor, target: Any) -> Sample:
-        """Return a sample: the image under "image", and targets under names of the task's choice.
+        """Return a sample: the image under "image", and targets under names that the task chooses.
 
         Args:
             image: uint8 (C, H, W).
-            target: as the data set returns it.
+            target: the target that the data set returned.
         """
 
     def check(self, sample: Sample, where: str) -> None:  # noqa: B027  # optional
         """Raise ConfigError if a sample cannot be trained on; called right after `sample`.
 
         Args:
-            sample: what `sample` returned.
-            where: which one it is: "digits_train: sample 7".
+            sample: the result of `sample`.
+            where: the sample, for messages: "digits_train: sample 7".
         """
 
     def finish(self, sample: Sample) -> Sample:
-        """Return a sample as it is used once the transforms have run, such as without boxes of no area."""
+        """Return a sample in its final form after the transforms, for example without boxes of zero area."""
         return sample
 
     def collate(self, samples: Sequence[Sample], training: bool) -> Batch:
-        """Return a batch: by default the images stacked, and the one other entry of the samples stacked.
+        """Return a batch: by default the stacked images and targets; several targets are a dict of stacks.
 
         Args:
-            samples: at least one; each holds its place in the data set under "index", too.
+            samples: at least one; each also holds its index in the data set under "index".
             training: whether the batch is for training.
 
         Raises:
@@ -131,14 +132,14 @@ class Task(ABC):
         return Batch(images, targets[names[0]] if len(names) == 1 else targets)
 
     def resident_targets(self, targets: Tensor, name: str) -> Tensor:
-        """Return the targets of a data set that is held in memory, as `collate` would stack them.
+        """Return the targets of a data set that is held in memory, stacked as `collate` stacks them.
 
-        A task that implements it can be served by the resident loader, whose transforms work on whole batches of
-        images and leave targets as they are.
+        A task that implements this can use the resident loader, whose transforms work on batches of images and
+        leave targets as they are.
 
         Args:
-            targets: (N, ...), as the data set's array has them.
-            name: the data set's, for messages.
+            targets: (N, ...), the data set's array.
+            name: the data set's name, for messages.
 
         Raises:
             ConfigError: one of them is wrong.
@@ -154,17 +155,17 @@ class Task(ABC):
     def losses(self, forward: Forward, batch: Batch) -> dict[str, Tensor]:
         """Return the losses of a micro-batch by name, 0-dim tensors; training minimises their sum.
 
-        Values whose names begin with `train/` are recorded and not summed.
+        Values whose names begin with `train/` are recorded but not summed.
 
         Args:
-            forward: calls the model with images; is called once.
+            forward: calls the model with images; call it exactly once.
             batch: on the model's device.
         """
 
     def own_losses(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return what to train on if the model itself returns losses; by default these.
+        """Return the losses to train on if the model itself returns losses; by default these.
 
-        `losses` is then not asked to compute others: nobody's loss is replaced.
+        `losses` is not called then: a model's losses are never replaced.
 
         Raises:
             ConfigError: a setting of the task would have no effect on them.
@@ -182,7 +183,7 @@ class Task(ABC):
 
     @abstractmethod
     def evaluator(self) -> Evaluator:
-        """Return what computes the scores of one pass over a test set."""
+        """Return a new evaluator for one pass over a test set."""
 
     def draw(self, image: Tensor, prediction: Any) -> Tensor:
         """Return a picture of a prediction, uint8 (3, H, W); by default the prediction as text on the image.
@@ -201,30 +202,30 @@ class Task(ABC):
 
 
 def _stacked(values: Sequence[Any]) -> Any:
-    """Return one value a sample as one tensor; as a list if they are no numbers, or tensors of several shapes."""
+    """Stack one value per sample; return a list if they are not numbers, or tensors of several shapes."""
     if all(isinstance(value, Tensor) for value in values):
         same = len({value.shape for value in values}) == 1
         return torch.stack([value.as_subclass(Tensor) for value in values]) if same else list(values)
     try:
         return torch.tensor(values) if isinstance(values[0], (bool, int, float)) else list(values)
-    except (TypeError, ValueError):  # of several kinds
+    except (TypeError, ValueError):  # values of several kinds
         return list(values)
 
 
 def _numbers(count: int) -> str:
-    return f"{count} numbers for each" if count > 1 else "a number that is no class index for each"
+    return f"{count} numbers for each" if count > 1 else "a number that is not a class index for each"
 
 
 def require_classes(info: DatasetInfo) -> int:
     """Return the number of classes of the training set.
 
     Raises:
-        ConfigError: it is not known, or targets are no class indices.
+        ConfigError: it is not known, or targets are not class indices.
     """
     if info.num_values and not info.num_classes:
         raise ConfigError(
-            "DATASETS.TRAIN: MODEL.TASK classification needs class indices as targets, a whole number from 0 for"
-            f" each image, and the training set has {_numbers(info.num_values)}; set MODEL.TASK to regression, or"
+            "DATASETS.TRAIN: MODEL.TASK classification needs class indices as targets, an integer from 0 for"
+            f" each image, but the training set has {_numbers(info.num_values)}; set MODEL.TASK to regression, or"
             " to multilabel_classification if each is 0 or 1"
         )
     if not info.num_classes:

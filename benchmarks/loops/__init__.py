@@ -1,4 +1,4 @@
-"""What benchmarks/loop.py times: one function a contender, which trains and returns the network."""
+"""The contenders of benchmarks/loop.py: one function each, which trains and returns the network."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONTENDERS: dict[str, Callable[[Work], nn.Module]] = {
     "transformers": transformers,
     "lightning": lightning,
 }
-# What has to be installed for them.
+# The packages that they need.
 PACKAGES = {name: name for name in CONTENDERS if name not in ("bare", "ours", "careful")} | {
     "ignite": "pytorch-ignite",
     "ours": "warmstart",

@@ -1,4 +1,4 @@
-"""Loops as people write them."""
+"""Handwritten loops."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .work import BASE_LR, GAMMA, LOG_PERIOD, WARMUP_FACTOR, WARMUP_ITERS, Loss,
 
 
 def bare(work: Work) -> nn.Module:
-    """Train, and do nothing else: the limit. The rates were worked out before."""
+    """Train, and do nothing else: the limit. The learning rates are precomputed."""
     net = work.net()
     model, optimizer = Loss(net), work.optimizer(net)
     rates = [BASE_LR * factor for factor in work.factors()]

@@ -1,7 +1,7 @@
 """The loops of other frameworks, each as lean as its documentation shows it.
 
-All of them record loss and rate every 20 updates, into TensorBoard, without a progress bar and without validation;
-where a framework saves checkpoints by itself, the first one is due when the clock has stopped.
+All of them record loss and learning rate in TensorBoard every 20 updates, without a progress bar or validation; if
+a framework saves checkpoints by itself, the first one is due after the clock has stopped.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .work import GAMMA, LOG_PERIOD, WARMUP_FACTOR, WARMUP_ITERS, Loss, Work
 
 
 def ignite(work: Work) -> nn.Module:
-    """Train with ignite's Engine: an update function, and handlers for rate, TensorBoard and checkpoints."""
+    """Train with ignite's Engine: an update function, and handlers for schedule, TensorBoard and checkpoints."""
     from ignite.engine import Engine, Events
     from ignite.handlers import Checkpoint, DiskSaver, TensorboardLogger
     from ignite.handlers.param_scheduler import LRScheduler
@@ -46,7 +46,7 @@ def ignite(work: Work) -> nn.Module:
 def mmengine(work: Work) -> nn.Module:
     """Train with mmengine's Runner and its default hooks.
 
-    Its linear warm-up is whole one update before its `end`.
+    Its linear warm-up is complete one update before its `end`.
     """
     from mmengine.model import BaseModel
     from mmengine.optim import LinearLR, MultiStepLR, OptimWrapper
@@ -105,7 +105,7 @@ def accelerate(work: Work) -> nn.Module:
 
 
 def transformers(work: Work) -> nn.Module:
-    """Train with transformers.Trainer; gradients are not clipped, as they are not elsewhere."""
+    """Train with transformers.Trainer; gradients are not clipped, as in the other loops."""
     from transformers import Trainer, TrainingArguments
 
     class Model(nn.Module):
@@ -141,7 +141,7 @@ def transformers(work: Work) -> nn.Module:
 
 
 def lightning(work: Work) -> nn.Module:
-    """Train with Lightning's Trainer, its TensorBoard logger, and callbacks for rates and checkpoints."""
+    """Train with Lightning's Trainer, its TensorBoard logger, and callbacks for learning rates and checkpoints."""
     from lightning.pytorch import LightningModule, Trainer
     from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
     from lightning.pytorch.loggers import TensorBoardLogger

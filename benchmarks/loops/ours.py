@@ -21,9 +21,9 @@ class _LossAlone(Classification):
 
 
 def ours(work: Work) -> nn.Module:
-    """Train as tools/train_net.py does: rates, console, log.txt, metrics.json, TensorBoard, checkpoints, signals.
+    """Train as tools/train_net.py does: schedule, console, log files, TensorBoard, checkpoints, signals.
 
-    The task computes the loss. In "cnn" `build_trainer` makes everything, and the training error is recorded too.
+    The task computes the loss. In "cnn" `build_trainer` builds everything, and the training error is recorded too.
     """
     setup_logging(work.folder)
     if work.workload == "cnn":

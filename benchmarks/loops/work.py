@@ -1,4 +1,4 @@
-"""What all contenders have in common: network, optimizer, rates, batches, and the clock."""
+"""The common parts of all contenders: network, optimizer, learning rates, batches, and the clock."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ LOG_PERIOD = 20
 INPUTS, HIDDEN, CLASSES = 64, 32, 10  # of the workload "overhead"
 IN_MEMORY = 64  # batches of it
 
-# Powers of two all of them, so that no way to compute a rate rounds it.
+# All powers of two, so that no way of computing a learning rate rounds it.
 BASE_LR, WARMUP_ITERS, WARMUP_FACTOR, GAMMA = 2**-4, 16, 0.25, 0.25
 
 
 class Stream:
-    """One pass over `length` batches that takes the time itself, the same way for every contender.
+    """One pass over `length` batches that measures the time itself, in the same way for every contender.
 
-    The clock runs from when the batch behind the first `skip` is asked for until the last one is.
+    The clock runs from the request for the batch after the first `skip` to the request for the last one.
     """
 
-    dataset = None  # mmengine looks at it
+    dataset = None  # mmengine reads it
 
     def __init__(self, source: Iterable[Any], length: int, skip: int) -> None:
         self.source, self.length, self.skip = source, length, skip
@@ -48,7 +48,7 @@ class Stream:
         return self.length
 
     def __iter__(self) -> Iterator[Any]:
-        """Yield the batches; what a DataLoader draws follows from the seed set here."""
+        """Yield the batches; the seed set here determines what a DataLoader draws."""
         torch.manual_seed(0)
         source = iter(self.source)
         yield from islice(source, self.skip)
@@ -62,7 +62,7 @@ class Stream:
         return iter(self)
 
     def us_per_iter(self) -> tuple[float, float]:
-        """Return microseconds, and those on the processor, of an iteration."""
+        """Return the microseconds per iteration, in wall-clock and CPU time."""
         (begin, used), (end, used_then) = self.times
         count = self.length - self.skip - 1
         return (end - begin) / count * 1e6, (used_then - used) / count * 1e6
@@ -86,10 +86,10 @@ class Work:
 
     Args:
         workload: "overhead" or "cnn".
-        cfg: resolved; what each contender's parts are built from.
-        loader: where the batches come from: "memory", or "resident" or "DataLoader".
+        cfg: the resolved config, from which each contender's parts are built.
+        loader: the source of the batches: "memory", or "resident" or "DataLoader".
         stream: the batches.
-        folder: an empty one, to log into.
+        folder: an empty folder for logs.
     """
 
     workload: str
@@ -104,7 +104,7 @@ class Work:
         return int(self.cfg.SOLVER.MAX_ITER)
 
     def net(self) -> nn.Module:
-        """Return the network, which gives logits, with the same weights each time."""
+        """Return the network, which returns logits, with the same weights each time."""
         torch.manual_seed(self.cfg.SEED)
         if self.workload == "cnn":
             return SmallCNN(num_classes=self.cfg.MODEL.NUM_CLASSES, in_channels=self.cfg.MODEL.IN_CHANNELS)
@@ -115,12 +115,12 @@ class Work:
         return build_optimizer(self.cfg, net)
 
     def factors(self) -> list[float]:
-        """Return the rate of each update, and of one more, as a factor of the base rate."""
+        """Return the learning rate of each update, and of one more, relative to the base learning rate."""
         scheduler = build_lr_scheduler(self.cfg, self.optimizer(self.net()))
         return [scheduler.lr_at(t)[0] / BASE_LR for t in range(self.iterations + 1)]
 
     def torch_scheduler(self, optimizer: Optimizer) -> LambdaLR:
-        """Return these rates as a scheduler of torch's, which looks them up."""
+        """Return these learning rates as a scheduler of torch, which looks them up."""
         factors = self.factors()
         return LambdaLR(optimizer, lambda t: factors[t])
 
@@ -129,10 +129,10 @@ def prepare(name: str, workload: str, iterations: int, folder: Path, root: str, 
     """Return the work of the contender called `name`.
 
     Args:
-        name: of the contender.
+        name: name of the contender.
         workload: "overhead" or "cnn".
         iterations: updates, at least 32.
-        folder: an empty one.
+        folder: an empty folder.
         root: DATASETS.ROOT; for "cnn".
         workers: of the DataLoader; for "cnn".
     """

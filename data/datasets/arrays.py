@@ -1,4 +1,4 @@
-"""Data sets that lie in memory as one array of images, and the files they are read from."""
+"""Data sets held in memory as one array of images, and the files they are read from."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from warmstart.config import open_regular
 from ..memory import require_memory
 from .targets import checked_targets
 
-_MOST_CLASSES = 10**6  # that are counted from labels
+_MOST_CLASSES = 10**6  # that labels without class names may imply
 
 
 class ArrayDataset:
@@ -27,11 +27,11 @@ class ArrayDataset:
 
     Args:
         images: uint8, (N, H, W) or (N, H, W, C).
-        labels: class indices, (N,) whole numbers from 0; or (N,) floats, or (N, K) numbers or truth values.
-        classes: the names of the classes, or of the K numbers; () where they have none.
+        labels: class indices, (N,) integers from 0; or (N,) floats, or (N, K) numbers or booleans.
+        classes: the names of the classes, or of the K numbers; () if they have none.
 
     Raises:
-        ValueError: wrong dtype or shape, unequal lengths, negative class indices, numbers that are not finite.
+        ValueError: wrong dtype or shape, unequal lengths, negative class indices, or numbers that are not finite.
 
     >>> dataset = ArrayDataset(np.zeros((5, 8, 8), np.uint8), np.arange(5))
     >>> len(dataset), dataset.num_classes, dataset[4][1]
@@ -49,7 +49,7 @@ class ArrayDataset:
         is_index = targets.ndim == 1 and targets.dtype == np.int64
         if is_index and len(labels) and labels.min() < 0:
             raise ValueError(
-                f"labels begin at 0; got {labels.min()}; numbers that are no classes are saved as floats"
+                f"labels begin at 0; got {labels.min()}; save targets that are not class indices as floats"
             )
         self.num_classes = (len(classes) or count_classes(labels)) if is_index else 0
         self.images: npt.NDArray[np.uint8] = images
@@ -67,10 +67,10 @@ class ArrayDataset:
 
 
 def count_classes(labels: npt.NDArray[Any]) -> int:
-    """Return one more than the highest label, which is how many classes there are where they have no names.
+    """Return one more than the highest label: the number of classes if they have no names.
 
     Raises:
-        ValueError: that would be more than a million, for which a model has no room.
+        ValueError: there would be more than a million classes, too many for a model.
 
     >>> count_classes(np.array([0, 4])), count_classes(np.array([], int))
     (5, 0)
@@ -78,8 +78,8 @@ def count_classes(labels: npt.NDArray[Any]) -> int:
     count = int(labels.max()) + 1 if len(labels) else 0
     if count > _MOST_CLASSES:
         raise ValueError(
-            f"sample {int(labels.argmax())} has label {count - 1}, and there would be as many classes; number the"
-            f" classes from 0 on, up to {_MOST_CLASSES:,} of them"
+            f"sample {int(labels.argmax())} has label {count - 1}, which implies {count} classes; number the"
+            f" classes from 0, at most {_MOST_CLASSES:,} of them"
         )
     return count
 
@@ -91,25 +91,25 @@ def as_tensors(dataset: Any) -> tuple[Tensor, Tensor]:
     >>> images.shape, labels.tolist()
     (torch.Size([5, 3, 8, 6]), [0, 1, 2, 3, 4])
     """
-    # A copy only where the array is not whole or not ours to write, as one that lies in a file's bytes.
+    # Copies only an array that is not contiguous or not writable, such as a view of a file's bytes.
     pixels = torch.from_numpy(np.require(dataset.images, requirements=["C", "W"]))
     return pixels.permute(0, 3, 1, 2) if pixels.ndim == 4 else pixels[:, None], torch.from_numpy(dataset.labels)
 
 
 def read_npz(path: Path, *names: str) -> dict[str, npt.NDArray[Any]]:
-    """Return arrays of an `.npz` file; pickled objects are refused.
+    """Return arrays from an `.npz` file; pickled objects are refused.
 
     Args:
         path: the file.
-        names: of the arrays; without any it is all of them.
+        names: names of the arrays; all arrays if none is given.
 
     Raises:
-        OSError: there is no such file, or it cannot be read.
-        ValueError: it is no such file, lacks an array, is damaged, too large, or holds Python objects.
+        OSError: the file does not exist or cannot be read.
+        ValueError: it is not an `.npz` file, lacks an array, is damaged, too large, or holds Python objects.
     """
     with open_regular(path) as file:
         if not is_zipfile(file):
-            raise ValueError(f"{path} is no .npz file, as np.savez writes them")
+            raise ValueError(f"{path} is not an .npz file, as np.savez writes them")
         try:
             with ZipFile(file) as archive:
                 entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
@@ -123,7 +123,7 @@ def read_npz(path: Path, *names: str) -> dict[str, npt.NDArray[Any]]:
                     with archive.open(entries[name]) as array:
                         arrays[name] = read_npy(array, entries[name].file_size, f"the array {name}")
                 return arrays
-        # RuntimeError: it wants a password. NotImplementedError: a compression that python does not know.
+        # RuntimeError: it is encrypted. NotImplementedError: a compression that Python does not know.
         except (BadZipFile, EOFError, zlib.error, RuntimeError) as error:
             raise ValueError(f"{path} is damaged: {error}") from error
 
@@ -132,12 +132,12 @@ def read_npy(file: IO[bytes], size: int, what: str = "the array") -> npt.NDArray
     """Return the array in an open `.npy` file; pickled objects are refused.
 
     Args:
-        file: at its beginning, and able to go back there.
-        size: the file's bytes; memory is taken for so many alone, whatever its header claims.
-        what: its name, for messages.
+        file: a seekable file, at its beginning.
+        size: the file's bytes; no more memory than this is allocated, whatever the header claims.
+        what: the array's name, for messages.
 
     Raises:
-        ValueError: it is damaged, does not fit into memory, or holds Python objects.
+        ValueError: the file is damaged, does not fit into memory, or holds Python objects.
 
     >>> from io import BytesIO
     >>> file = BytesIO()
@@ -149,7 +149,7 @@ def read_npy(file: IO[bytes], size: int, what: str = "the array") -> npt.NDArray
     """
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     version = np.lib.format.read_magic(file)
-    if version in readers:  # the third is for names in other alphabets, which our arrays do not have
+    if version in readers:  # version 3 differs only in field names beyond Latin-1, which our arrays do not have
         shape, _, dtype = readers[version](file)
         claimed, found = math.prod(shape) * dtype.itemsize, size - file.tell()
         if not dtype.hasobject and claimed != found:
@@ -164,14 +164,14 @@ def read_npy(file: IO[bytes], size: int, what: str = "the array") -> npt.NDArray
 
 
 def read_idx(path: Path) -> npt.NDArray[np.uint8]:
-    """Return the bytes of an idx file, MNIST's format, also gzipped, in their shape.
+    """Return the array of bytes in an idx file (MNIST's format), gzipped or not.
 
     Format: two zero bytes, the type (8: unsigned byte), the number of dimensions, each dimension as
-    a big-endian 32-bit integer, the values. torchvision has a reader, but none for gzipped files.
+    a big-endian 32-bit integer, the values. torchvision's reader does not take gzipped files.
 
     Raises:
-        OSError: there is no such file, or it cannot be read.
-        ValueError: it is no idx file of bytes, is cut short, or does not fit into memory.
+        OSError: the file does not exist or cannot be read.
+        ValueError: it is not an idx file of bytes, is truncated, or does not fit into memory.
     """
     with open_regular(path) as raw, gzip.open(raw) if path.suffix == ".gz" else raw as file:
         try:
@@ -180,7 +180,7 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
                 raise ValueError(f"{path} is not an idx file of unsigned bytes")
             shape = tuple(np.frombuffer(file.read(4 * mark[3]), ">u4").tolist())
             require_memory(math.prod(shape), str(path))
-            content = file.read(math.prod(shape) + 1)  # gzip compares its checksum where it finds the end
+            content = file.read(math.prod(shape) + 1)  # one more byte: gzip verifies its checksum at the end
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise ValueError(f"{path} is damaged: {error}") from error
         except MemoryError as error:

@@ -1,4 +1,4 @@
-"""The data sets that can be named without further ado: digits, torchvision's, folders and arrays."""
+"""The built-in data sets: digits, torchvision's, image folders, arrays and shards."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .webdataset import build_shards
 _DIGITS = tuple("0123456789")
 _ATTRIBUTES = {"even": (0, 2, 4, 6, 8), "prime": (2, 3, 5, 7), "from 5 on": (5, 6, 7, 8, 9), "loop": (0, 6, 8, 9)}
 _NUMBERS = ("digit", "ink")
-# Of the digits and of their ink, as `target_statistics` finds them.
+# Mean and standard deviation of the digits and of their ink, as `target_statistics` computes them.
 _DIGITS_MEAN_STD = {
     "train": ((4.470424495476688, 30.544349611800186), (2.870190060248092, 3.389295609000553)),
     "test": ((4.572222222222222, 30.477073120915033), (2.8402475548514263, 3.261779447895257)),
@@ -34,30 +34,30 @@ _FASHION = (
 
 @dataclass(frozen=True)
 class _Digits:
-    """The UCI optical digits that ship with the package; `root` is not looked at."""
+    """The UCI optical digits that ship with the package; `root` is ignored."""
 
     part: str  # train or test
-    kind: str = "classes"  # what targets are: classes, attributes or numbers
+    kind: str = "classes"  # of the targets: classes, attributes or numbers
 
     def __call__(self, root: str, download: bool) -> MapDataset:
         names = f"{self.part}_images", f"{self.part}_labels"
         arrays = read_npz(Path(__file__).parent.parent / "digits" / "digits.npz", *names)
         images, digits = (arrays[name] for name in names)
-        if self.kind == "attributes":  # (N, 4) truth values
+        if self.kind == "attributes":  # (N, 4) booleans
             attributes = [np.isin(digits, having) for having in _ATTRIBUTES.values()]
             return ArrayDataset(images, np.stack(attributes, axis=1), tuple(_ATTRIBUTES))
-        if self.kind == "numbers":  # (N, 2) floats: the digit, and the mean of its pixels in percent of white
+        if self.kind == "numbers":  # (N, 2) floats: the digit, and the mean of its pixels as a percentage of white
             return ArrayDataset(images, np.stack([digits, images.mean(axis=(1, 2)) / 2.55], axis=1), _NUMBERS)
         return ArrayDataset(images, digits, _DIGITS)
 
 
 @dataclass(frozen=True)
 class _Idx:
-    """MNIST and sets of its form, from torchvision's folders or from a folder with the four idx files.
+    """MNIST and data sets in its format, from torchvision's folders or a folder with the four idx files.
 
-    The files, gzipped or not, may lie in ROOT/<torchvision's name>/raw, where torchvision puts them,
-    in ROOT/<name>, as Debian's dataset-fashion-mnist has them, or in ROOT itself; all these sets call
-    their files alike, so files in ROOT itself are taken for whichever set is asked for.
+    The files, gzipped or not, are looked for in ROOT/<torchvision's name>/raw, where torchvision puts them, in
+    ROOT/<name>, as in Debian's dataset-fashion-mnist, and in ROOT itself. Their names are the same for every such
+    data set, so files in ROOT itself are used for whichever is asked for.
     """
 
     loader: str
@@ -98,7 +98,7 @@ class _Cifar:
 
 
 def _torchvision(loader: str, root: str, train: bool, download: bool) -> Any:
-    # Imported where a set is built: it takes as long as torch itself, and a plan needs nothing but sizes.
+    # Imported only when a set is built: it takes as long as torch itself, and planning a run needs only sizes.
     import torchvision
 
     build = getattr(torchvision.datasets, loader)
@@ -108,10 +108,10 @@ def _torchvision(loader: str, root: str, train: bool, download: bool) -> Any:
             return build(str(Path(root).expanduser()), train=train, download=download)
     except (URLError, ConnectionError, TimeoutError) as error:
         raise OSError(f"the download failed ({error})") from error
-    except RuntimeError as error:  # torchvision's word for missing, damaged and not downloadable
+    except RuntimeError as error:  # what torchvision raises for missing, damaged and not downloadable files
         if download:
             raise OSError(f"the download failed ({error})") from error
-        raise FileNotFoundError(f"no whole {loader}") from error
+        raise FileNotFoundError(f"no complete {loader}") from error
 
 
 def _image_folder(path: str, download: bool) -> MapDataset:

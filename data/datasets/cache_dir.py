@@ -1,4 +1,4 @@
-"""The folder for what is made of data once and used by later runs, and how a file comes to lie there whole."""
+"""The cache folder for converted data that later runs use, and atomic writes to it."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from typing import BinaryIO
 
 from warmstart.config import refuse_link
 
-_ABANDONED = 24 * 3600  # seconds without a write after which an unfinished file has lost its writer
+_ABANDONED = 24 * 3600  # seconds without a write after which an unfinished file counts as abandoned
 
 
 def cache_folder(cache: str) -> Path:
-    """Return the folder that DATASETS.CACHE means; it need not be there yet.
+    """Return the folder that DATASETS.CACHE means; it need not exist yet.
 
     >>> cache_folder("").name, cache_folder("kept").name
     ('warmstart', 'kept')
     """
     if cache:
         return Path(cache).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME", "")  # to be ignored unless absolute, its specification says
+    base = os.environ.get("XDG_CACHE_HOME", "")  # the specification says to ignore relative paths
     return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "warmstart"
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Let a file be written under another name, then give it its own: other processes see all of it or nothing.
+    """Write a file under a temporary name and rename it at the end: other processes see all of it or nothing.
 
-    Where the block fails, nothing is left. Its folder is made; what writers of the same file have left there
-    unfinished, a day ago or more, is deleted.
+    If the block fails, nothing is left behind. The folder is created if needed, and unfinished files that earlier
+    writers of the same file left there a day ago or more are deleted.
 
     Raises:
-        OSError: the file cannot be written, or its name is that of a symbolic link or a folder, which stays.
+        OSError: the file cannot be written, or its name belongs to a symbolic link or a folder, which is kept.
     """
     folder = path.parent
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Images from their files, as RGB tensors."""
+"""Decoding of image files into RGB tensors."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ from torch import Tensor
 
 from warmstart.config import open_regular
 
-# What PIL decodes itself. For EPS it starts Ghostscript, which runs the program that such a file is.
+# Formats that PIL decodes itself. For EPS it starts Ghostscript, which would execute the file as a program.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "PPM", "WEBP", "TIFF", "JPEG2000", "AVIF", "ICO", "TGA")
 
 
 class UnreadableImageError(OSError):
-    """A file is no image that can be decoded whole; the message says why."""
+    """A file is not an image that can be decoded completely; the message says why."""
 
 
 def read_image(path: str | os.PathLike[str], decoder: str = "torchvision") -> Tensor:
     """Return the image in a file as RGB (3, H, W), uint8.
 
-    What comes out is what PIL's `convert("RGB")` gives, with each decoder but nvjpeg, whose pixels may differ a
-    little: transparency is dropped, and the orientation in a camera's notes is not looked at.
+    The pixels equal the result of PIL's `convert("RGB")`, except with nvjpeg, whose pixels may differ slightly.
+    Transparency is dropped, and the EXIF orientation is ignored.
 
     Args:
-        path: of the file.
+        path: path of the file.
         decoder: torchvision: torchvision.io for JPEG files, which takes 30 % less time than PIL. nvjpeg: the
-            same on the current CUDA device, where the image then lies. pil: PIL. Other files, and JPEG files of
-            four colours, are PIL's in any case.
+            same on the current CUDA device, to which the image is returned. pil: PIL. Files in other formats and
+            CMYK JPEG files are always decoded by PIL.
 
     Raises:
-        UnreadableImageError: the file is no image, is cut short or damaged.
-        OSError: it cannot be opened, or is no regular file.
+        UnreadableImageError: the file is not an image, is truncated or damaged.
+        OSError: it cannot be opened, or is not a regular file.
     """
     with open_regular(path) as file:
         return decode_image(np.fromfile(file, np.uint8), decoder)
 
 
 def decode_image(content: npt.NDArray[np.uint8], decoder: str = "torchvision") -> Tensor:
-    """Return the same for the bytes of such a file, (size,).
+    """Return the image in the bytes of a file, (size,), as `read_image` does.
 
     Raises:
-        UnreadableImageError: they are no image, are cut short or damaged.
+        UnreadableImageError: the bytes are not an image, are truncated or damaged.
     """
     image = None
     if decoder != "pil" and content[:3].tobytes() == b"\xff\xd8\xff":
@@ -57,7 +57,7 @@ def decode_image(content: npt.NDArray[np.uint8], decoder: str = "torchvision") -
 
 
 def _jpeg(content: Tensor, device: str) -> Tensor | None:
-    """Return the image in a JPEG file; None where it is for PIL to decode, or to say what is wrong with it."""
+    """Return the image in a JPEG file; None if PIL must decode it or report what is wrong with it."""
     try:
         from torchvision.io import decode_jpeg
 
@@ -66,7 +66,7 @@ def _jpeg(content: Tensor, device: str) -> Tensor | None:
             image: Tensor = decode_jpeg(content, device=device)
     except (ImportError, RuntimeError):
         return None
-    if len(image) == 4:  # CMYK: each library has its own formula
+    if len(image) == 4:  # CMYK: the libraries convert it to RGB differently
         return None
     return image.expand(3, -1, -1)
 
@@ -75,15 +75,15 @@ def _any_kind(content: npt.NDArray[np.uint8]) -> Tensor:
     from PIL import Image, UnidentifiedImageError
 
     Image.init()
-    formats = [name for name in _FORMATS if name in Image.OPEN]  # which AVIF is not with each release
+    formats = [name for name in _FORMATS if name in Image.OPEN]  # not every release of PIL has AVIF
     try:
         with Image.open(io.BytesIO(content.tobytes()), formats=formats) as picture:
             pixels = np.array(picture.convert("RGB"))
     except MemoryError:
         raise
     except UnidentifiedImageError as error:
-        raise UnreadableImageError("it is no image of a kind that PIL decodes itself") from error
-    except Exception as error:  # damaged files bring PIL to errors of every kind
+        raise UnreadableImageError("it is not an image in a format that PIL decodes itself") from error
+    except Exception as error:  # damaged files make PIL raise errors of every kind
         raise UnreadableImageError(" ".join(str(error).split()) or type(error).__name__) from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
 

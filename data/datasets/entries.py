@@ -12,18 +12,18 @@ from typing import Any
 from warmstart.config import ConfigError, check_arguments, nearest
 
 ROOT = "{ROOT}"  # in a path: DATASETS.ROOT
-_SHARED = ("path", "name")  # of the options of every kind, those that no builder is called with
+_SHARED = ("path", "name")  # options of every kind, which are not passed to its builder
 
 
 @dataclass(frozen=True)
 class DatasetEntry:
-    """What one entry of DATASETS.TRAIN or DATASETS.TEST says.
+    """One entry of DATASETS.TRAIN or DATASETS.TEST.
 
     Args:
         kind: a kind such as "imagefolder", or a registered name.
-        path: what the kind reads; None for a registered name.
+        path: the path that the kind reads; None for a registered name.
         options: keyword arguments of the registered builder.
-        name: what the set is called in scores and messages; "" if it has no name yet.
+        name: name of the set in scores and messages; "" if it has no name yet.
 
     >>> print(DatasetEntry("digits_test"), DatasetEntry("imagefolder", "photos/val", name="val"))
     digits_test val (imagefolder:photos/val)
@@ -43,19 +43,19 @@ class DatasetEntry:
         return f"{self.name} ({self.text})" if self.name not in ("", self.text) else self.text
 
 
-EntryLike = str | Mapping[str, Any] | DatasetEntry  # what functions take for one data set
+EntryLike = str | Mapping[str, Any] | DatasetEntry  # the forms in which functions accept a data set
 
 
 def entry_of(value: EntryLike, root: str = ROOT, label: str = "data set") -> DatasetEntry:
     """Return the entry that `value` means: a registered name, KIND:PATH, NAME=KIND:PATH or {KIND: options}.
 
     Args:
-        value: the entry in a config, or one that is parsed already.
-        root: DATASETS.ROOT, in place of {ROOT}.
+        value: the entry in a config, or one that is already parsed.
+        root: DATASETS.ROOT, which replaces {ROOT}.
         label: the key that holds the value, for messages.
 
     Raises:
-        ConfigError: the name cannot be one, the path is not text, or a mapping has another form.
+        ConfigError: the name is invalid, the path is not text, or a mapping has another form.
 
     >>> entry_of("val=npz:{ROOT}/x.npz", root="datasets")
     DatasetEntry(kind='npz', path='datasets/x.npz', options={}, name='val')
@@ -100,12 +100,12 @@ def _checked_name(name: Any, label: str) -> str:
     if not isinstance(name, str):
         raise ConfigError(f"{label}: a data set's name is text; write it in quotes: name: '{name}'")
     if problem := problem_of(name):
-        raise ConfigError(f"{label}: {name!r} cannot be a data set's name, since {problem}; choose another one")
+        raise ConfigError(f"{label}: {name!r} cannot be a data set's name because {problem}; choose another one")
     return name
 
 
 def problem_of(name: str) -> str:
-    """Return why `name` cannot be a data set's, nor come before the slash of a score; "" if it can.
+    """Return why `name` cannot name a data set, nor precede the slash in a score's name; "" if it can.
 
     >>> problem_of("val"), problem_of("a/val")
     ('', "it holds '/'")
@@ -122,9 +122,9 @@ def check_options(entry: DatasetEntry, builder: Callable[..., Any], filled: int,
     """Raise ConfigError if the builder of a data set does not take the entry's options.
 
     Args:
-        entry: its kind is that of the builder.
+        entry: an entry whose kind the builder is registered for.
         builder: a function or class.
-        filled: how many positional arguments the caller gives it.
+        filled: how many positional arguments the caller passes to it.
         label: the key that holds the entry.
 
     >>> def build(path, download, label: str = "class"): ...
@@ -135,7 +135,7 @@ def check_options(entry: DatasetEntry, builder: Callable[..., Any], filled: int,
     """
     try:
         parameters = list(inspect.signature(builder).parameters.values())
-    except ValueError:  # of a function in C
+    except ValueError:  # a function in C has no signature
         return
     keyword = inspect.Parameter.KEYWORD_ONLY
     ours = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][:filled]
@@ -161,7 +161,7 @@ def registered_names(registered: Iterable[str]) -> list[str]:
 
 
 def unknown_entry(entry: DatasetEntry, registered: Collection[str], label: str) -> ConfigError:
-    """Return the error for an entry that nothing is registered for; it says what to write.
+    """Return the error for an entry that nothing is registered for; its message says what to write.
 
     >>> print(unknown_entry(entry_of("npy:x"), ["npz:", "digits_test"], "DATASETS.TEST"))
     DATASETS.TEST: no data set is called 'npy:x'; did you mean 'npz:x'? Known: digits_test, npz:PATH

@@ -1,4 +1,4 @@
-"""Sizes of images from the heads of their files, without reading a pixel."""
+"""Image sizes from file headers, without decoding pixels."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .unreadable import sample_path
 
 Size = tuple[int, int]  # (height, width)
 
-_LOOKED_AT = 1000  # files of a data set
+_LOOKED_AT = 1000  # files per data set
 
 
 def head_size(file: IO[bytes]) -> Size:
     """Return (height, width) of the image in an open file.
 
     Raises:
-        OSError: it is no image of a kind that PIL knows, or one of more pixels than PIL reads.
+        OSError: it is not an image in a format that PIL knows, or has more pixels than PIL reads.
     """
     from PIL import Image
 
@@ -33,10 +33,10 @@ def head_size(file: IO[bytes]) -> Size:
 
 
 def head_sizes(dataset: Any) -> set[Size]:
-    """Return the sizes of a data set's images: of all, or of 1,000 evenly spaced ones.
+    """Return the sizes of a data set's images: of all of them, or of 1,000 evenly spaced ones.
 
-    Files that are no images are passed over. A data set with a method `size_of`, as shards have, is asked; others
-    are looked at where `read_image` reads their files, since another function may give images of other sizes.
+    Files that are not images are passed over. The sizes come from the data set's method `size_of` if it has one,
+    as shards do, and otherwise from its files if `read_image` reads them: another loader may change the sizes.
 
     >>> head_sizes([1, 2, 3])
     set()
@@ -53,13 +53,13 @@ def head_sizes(dataset: Any) -> set[Size]:
             else:
                 with open_regular(sample_path(dataset, index)) as file:
                     sizes.add(head_size(file))
-        except OSError:  # for the loader to say
+        except OSError:  # the loader will report it
             continue
     return sizes
 
 
 def extremes(sizes: set[Size]) -> tuple[Size, ...]:
-    """Return the smallest and the largest size, the widest and the highest: what transforms must cope with.
+    """Return the sizes of the least and greatest area and aspect ratio: the extremes that transforms must handle.
 
     >>> extremes({(10, 10), (20, 30), (30, 20), (40, 40)})
     ((10, 10), (20, 30), (30, 20), (40, 40))

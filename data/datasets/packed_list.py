@@ -1,4 +1,4 @@
-"""Many small records in one piece of memory, which loading processes share."""
+"""Many small records in one block of memory that worker processes share."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ T = TypeVar("T")
 
 
 class FlatRecords(Sequence[T], Generic[T]):
-    """A sequence of small Python values that does not grow with the number of loading processes.
+    """A sequence of small Python values whose memory does not grow with the number of workers.
 
     A forked process shares its parent's memory until either writes to it, and Python writes to an object whenever
-    it looks at it, to count references. So each worker ends up with its own copy of a list of records. Here they
-    lie pickled in one buffer, and an object is made of a record when it is asked for, in a few microseconds.
+    it is accessed, to count references. So each worker ends up with its own copy of a list of records. Here the
+    records are pickled in one buffer, and each is unpickled on access, in a few microseconds.
 
     Args:
-        records: what can be pickled; changes to them afterwards are not seen.
+        records: picklable values; later changes to them have no effect.
 
     >>> records = FlatRecords([("cats/1.png", 0), ("dogs/7.png", 1)])
     >>> len(records), records[-1], records[:1]
@@ -32,7 +32,7 @@ class FlatRecords(Sequence[T], Generic[T]):
         for record in records:
             buffer += pickle.dumps(record, pickle.HIGHEST_PROTOCOL)
             ends.append(len(buffer))
-        # Tensors: to processes that are started afresh torch hands them on as shared memory.
+        # Tensors, which torch passes to spawned processes as shared memory.
         self._bytes = torch.frombuffer(buffer or bytearray(1), dtype=torch.uint8)
         self._ends = torch.tensor(ends)
 

@@ -1,4 +1,4 @@
-"""The registry of data sets: names, how to build them, and what is known of them without building."""
+"""The registry of data sets: names, builders, and what is known of a data set without building it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .unreadable import first_readable, read_sample
 
 
 class MapDataset(Protocol):
-    """What a builder returns: samples by index, such as a torch.utils.data.Dataset."""
+    """What a builder returns: samples by index, as a torch.utils.data.Dataset has them."""
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -30,30 +30,30 @@ class MapDataset(Protocol):
     def __getitem__(self, index: int, /) -> tuple[Any, Any]:
         """Return (image, target).
 
-        The image is a PIL image, an array (H, W) or (H, W, C), or a uint8 tensor (C, H, W); the target is what the
-        task expects, such as a class index for classification.
+        The image is a PIL image, an array (H, W) or (H, W, C), or a uint8 tensor (C, H, W). The target is whatever
+        the task expects, such as a class index for classification.
         """
 
 
-Builder = Callable[..., MapDataset]  # (root, download), the cache for a set that asks for it, and options
+Builder = Callable[..., MapDataset]  # (root, download), the cache if it is registered as `cached`, and options
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What a model and a plan need to know of a data set.
+    """Properties of a data set that determine the model and the length of a run.
 
     Args:
         size: number of samples.
-        num_classes: labels run from 0 to num_classes - 1; 0 if the data set has no classes, or does not tell.
+        num_classes: labels run from 0 to num_classes - 1; 0 if there are no classes or their number is unknown.
         channels: 1 for grey, 3 for RGB images.
-        image_size: (H, W); None where images differ.
-        sizes: where they differ, the extreme ones of those that are known.
-        mean: of each channel over the training set, images in [0, 1]; () where unknown.
-        std: the standard deviation, likewise.
-        classes: names of the classes, or of the numbers of a target; () where they have none.
-        num_values: numbers of each target, if it is no class index; 0 if it is one, or the data set does not tell.
-        value_mean: of each number over all targets, class indices taken as numbers too; () where unknown.
-        value_std: the standard deviation (of the population), likewise.
+        image_size: (H, W); None if images differ in size.
+        sizes: the extremes of the known sizes, if images differ in size.
+        mean: mean of each channel over the training set, for images in [0, 1]; () if unknown.
+        std: standard deviation of each channel; () if unknown.
+        classes: names of the classes, or of the numbers of a target; () if they have none.
+        num_values: how many numbers a target has; 0 if targets are class indices or unknown.
+        value_mean: mean of each number over all targets, with class indices taken as numbers; () if unknown.
+        value_std: population standard deviation of each number; () if unknown.
     """
 
     size: int
@@ -70,7 +70,7 @@ class DatasetInfo:
 
     @property
     def known_sizes(self) -> tuple[tuple[int, int], ...]:
-        """The sizes that transforms must cope with, as far as they are known."""
+        """The sizes that transforms must handle, as far as they are known."""
         return self.sizes or ((self.image_size,) if self.image_size else ())
 
 
@@ -91,18 +91,18 @@ def register_dataset(
     """Make `name` usable in DATASETS.TRAIN and DATASETS.TEST.
 
     Args:
-        name: the name; one that ends in a colon, such as "npz:", stands for all names that begin so.
-        builder: called with (root, download), DATASETS.ROOT and DATASETS.DOWNLOAD; for a name with a
-            colon root is the path that the user wrote. Its other parameters are options, as in
+        name: the name; a name that ends in a colon, such as "npz:", matches every name that begins with it.
+        builder: called with (root, download), which are DATASETS.ROOT and DATASETS.DOWNLOAD; for a name with a
+            colon, root is the path that the user wrote. Its other parameters are options, as in
             {mine: {path: PATH, option: value}} or {name: {option: value}}, and are checked against its signature;
-            no option is called `path` or `name`. Returns a data set with `__len__` and
-            `__getitem__(i) -> (image, label)`; where files are missing it raises FileNotFoundError.
-        info: what is known of the data set without options; None: it is built and looked at when someone asks.
-        in_memory: whether the builder returns an `ArrayDataset`, which DATALOADER.BACKEND resident takes.
+            no option may be called `path` or `name`. Returns a data set with `__len__` and
+            `__getitem__(i) -> (image, label)`; raises FileNotFoundError if files are missing.
+        info: properties of the data set without options; None: found by building it when they are needed.
+        in_memory: whether the builder returns an `ArrayDataset`, which DATALOADER.BACKEND resident requires.
         cached: whether the builder is called with a third argument, DATASETS.CACHE.
 
     Raises:
-        ConfigError: the name is taken, or holds "=" or a colon that is not its end.
+        ConfigError: the name is taken, or contains "=" or a colon before its end.
 
     >>> register_dataset("npz:", print)
     Traceback (most recent call last):
@@ -116,7 +116,7 @@ def register_dataset(
 
 
 def dataset_names() -> list[str]:
-    """Return all names, sorted; those with a path behind a colon as `npz:PATH`.
+    """Return all names, sorted; names that take a path are given as `npz:PATH`.
 
     >>> [name for name in dataset_names() if name.startswith(("digits", "npz"))]
     ['digits_attributes_test', 'digits_attributes_train', 'digits_numbers_test', 'digits_numbers_train', \
@@ -135,7 +135,7 @@ def is_users_own(name: EntryLike) -> bool:
 
 
 def is_in_memory(name: EntryLike) -> bool:
-    """Return whether the data set is built as one array of images.
+    """Return whether the data set is built as a single array of images.
 
     >>> is_in_memory("digits_train"), is_in_memory("imagefolder:cats")
     (True, False)
@@ -146,17 +146,17 @@ def is_in_memory(name: EntryLike) -> bool:
 def dataset_info(
     name: EntryLike, root: str, download: bool = False, label: str = "data set", cache: str = ""
 ) -> DatasetInfo:
-    """Return what is known of the data set `name`; nothing is read where it is registered.
+    """Return the properties of the data set `name`; nothing is read if they are registered.
 
     Args:
         name: a registered name, or an entry as DATASETS.TRAIN takes it.
         root: the folder that holds data sets, DATASETS.ROOT.
-        download: whether a data set that must be built may be fetched.
+        download: whether a data set that must be built may be downloaded.
         label: the key that holds the name, for messages.
         cache: DATASETS.CACHE.
 
     Raises:
-        ConfigError: no such name or option; files missing or wrong, where it must be built.
+        ConfigError: unknown name or option; files are missing or invalid if it must be built.
 
     >>> dataset_info("cifar10_test", root="nowhere").size
     10000
@@ -174,12 +174,12 @@ def build_dataset(
     Args:
         name: a registered name, or an entry as DATASETS.TRAIN takes it.
         root: the folder that holds data sets, DATASETS.ROOT.
-        download: whether the builder may fetch what is not there.
+        download: whether the builder may download missing files.
         label: the key that holds the name, for messages.
         cache: DATASETS.CACHE.
 
     Raises:
-        ConfigError: no such name or option, missing files, wrong content, no samples.
+        ConfigError: unknown name or option, missing files, invalid content, or no samples.
 
     >>> image, digit = build_dataset("digits_test", root="nowhere")[0]
     >>> image.shape, digit
@@ -203,7 +203,7 @@ def build_dataset(
     size, info = len(dataset), _info_of(found, entry)
     if info is not None and size != info.size:
         raise ConfigError(
-            f"{label}: {entry} holds {size:,} samples where {info.size:,} are expected; its files are not whole"
+            f"{label}: {entry} holds {size:,} samples where {info.size:,} are expected; its files are incomplete"
         )
     if not size:
         raise ConfigError(f"{label}: {entry} holds no samples")
@@ -214,7 +214,7 @@ def checked_label(value: Any, num_classes: int, where: str) -> int:
     """Return a sample's label as an int from 0 to num_classes - 1.
 
     Raises:
-        ConfigError: it is no whole number, or outside; `where` names the sample.
+        ConfigError: it is not an integer, or out of range; `where` names the sample.
 
     >>> checked_label(10, 10, "mine: sample 7")
     Traceback (most recent call last):
@@ -232,10 +232,10 @@ def checked_label(value: Any, num_classes: int, where: str) -> int:
 
 
 def _look_up(entry: DatasetEntry, label: str) -> _Registered:
-    """Return what is registered for an entry.
+    """Return the registration that an entry refers to.
 
     Raises:
-        ConfigError: nothing is, or its builder does not take the options.
+        ConfigError: there is none, or its builder does not take the options.
     """
     found = _REGISTRY.get(entry.kind if entry.path is None else f"{entry.kind}:")
     if found is None or entry.path == "":
@@ -245,24 +245,24 @@ def _look_up(entry: DatasetEntry, label: str) -> _Registered:
 
 
 def _info_of(found: _Registered, entry: DatasetEntry) -> DatasetInfo | None:
-    """Return the registered info; options may change what it says."""
+    """Return the registered info; None for an entry with options, which may change it."""
     return None if entry.options else found.info
 
 
-# A folder of a million files is listed once in a run, not for each question about it.
+# Cached: a folder of a million files is listed once per run.
 @functools.cache
 def _info_by_looking(
     found: _Registered, entry: DatasetEntry, root: str, download: bool, label: str, cache: str
 ) -> DatasetInfo:
-    del found  # part of the key: what is registered anew is looked at anew
+    del found  # part of the cache key: a name that is registered again is inspected again
     return _look_at(build_dataset(entry, root, download, label, cache), f"{label}: {entry}")
 
 
 def _look_at(dataset: MapDataset, where: str) -> DatasetInfo:
-    """Find a data set's info from its attributes, its first, middle and last image, and the heads of others."""
+    """Derive a data set's info from its attributes, three of its images, and the headers of others."""
     places = (0, len(dataset) // 2, len(dataset) - 1)
     read = functools.partial(_read_at, dataset)
-    with random_numbers_kept(everything=True):  # what a damaged file does, is for the loader to say
+    with random_numbers_kept(everything=True):  # damaged files are passed over here; the loader reports them
         found = [first_readable(read, place, len(dataset), where)[0] for place in places]
         shapes = [tuple(to_tensor(image).shape) for image, _, _ in found]
     classes = tuple(map(str, getattr(dataset, "classes", ())))
@@ -284,12 +284,12 @@ def _read_at(dataset: MapDataset, index: int) -> tuple[Any, Any, int]:
 
 
 def _value_info(dataset: MapDataset, found: list[tuple[int, Any]], where: str) -> dict[str, Any]:
-    """Return num_values, value_mean and value_std as far as the data set tells; `found` are targets by index."""
+    """Return num_values, value_mean and value_std as far as known; `found` holds (index, target) pairs."""
     try:
         targets = read_targets(dataset)
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from None
-    # The attribute need not be what samples have: a target_transform stands in between.
+    # The attribute may differ from the samples' targets: a target_transform may change them.
     if targets is None or not all(_same(target, targets[index]) for index, target in found):
         return {}
     mean, std = target_statistics(targets)

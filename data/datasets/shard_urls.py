@@ -1,4 +1,4 @@
-"""The files that a name of many shards means; those at URLs are copied first."""
+"""Paths of shards from a pattern with braces; shards at URLs are copied into the cache first."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from .cache_dir import whole_file
 logger = logging.getLogger(__name__)
 
 _LETTERS = string.ascii_uppercase + string.ascii_lowercase
-_MOST = 10**6  # shards of a data set
+_MOST = 10**6  # shards per data set
 _RANGE = re.compile(r"(?:(-?[0-9]+)\.\.(-?[0-9]+)|([A-Za-z])\.\.([A-Za-z]))(?:\.\.(-?[0-9]+))?")
 
 
 def shard_paths(pattern: str, folder: Path, download: bool) -> list[Path]:
     """Return the paths of shards, in order.
 
-    Shards at URLs are copied by the package webdataset, once: into random places of an archive no URL can be read.
+    The package webdataset copies shards at URLs once, because random access to an archive needs a local file.
 
     Args:
-        pattern: a path or URL, with braces for many: "x-{000..146}.tar".
-        folder: for copies.
-        download: whether what is not there yet may be copied.
+        pattern: a path or URL, with braces for several: "x-{000..146}.tar".
+        folder: folder for the copies.
+        download: whether missing shards may be copied.
 
     Raises:
-        FileNotFoundError: a shard is not there.
-        OSError: one could not be copied.
-        ValueError: the braces do not close, the URL is of a kind that cannot be copied, copies are not allowed, or
-            the package is not installed.
+        FileNotFoundError: a shard does not exist.
+        OSError: a shard could not be copied.
+        ValueError: the braces are not closed, the URL's scheme is not supported, copies are not allowed, or the
+            package is not installed.
 
     >>> shard_paths("pipe:rm x.tar", Path("kept"), download=True)
     Traceback (most recent call last):
@@ -50,7 +50,7 @@ def shard_paths(pattern: str, folder: Path, download: bool) -> list[Path]:
 
 
 def count_names(pattern: str) -> int:
-    """Return how many names a pattern with braces means, without making them.
+    """Return how many names a pattern with braces expands to, without expanding it.
 
     >>> count_names("{train,val{0,1}}-{000..146}.tar"), count_names("{0..999999999}"), count_names("{0..9..3}")
     (441, 1000000000, 4)
@@ -58,7 +58,7 @@ def count_names(pattern: str) -> int:
     counts: list[int] = []
 
     def of(text: str) -> int:
-        """Return the product over the braces in a text, each of which is a number of `counts`."""
+        """Return the product of the counts of the braces in a text, in which each is an index into `counts`."""
         return math.prod(counts[int(number)] for number in re.findall("\0([0-9]+)\0", text))
 
     def counted(braces: re.Match[str]) -> str:
@@ -78,12 +78,12 @@ def count_names(pattern: str) -> int:
 
 
 def _expand(pattern: str) -> Iterable[str]:
-    """Return the names that a pattern with braces means; one without is itself."""
+    """Return the names that a pattern with braces expands to; a pattern without braces is returned as it is."""
     if "{" not in pattern:
         return [pattern]
     count = count_names(pattern)
     if count > _MOST:
-        raise ValueError(f"{pattern} stands for {count:,} shards, of which there can be {_MOST:,}")
+        raise ValueError(f"{pattern} means {count:,} shards; the limit is {_MOST:,}")
     try:
         from braceexpand import braceexpand
     except ImportError:
@@ -94,7 +94,7 @@ def _expand(pattern: str) -> Iterable[str]:
 def _local(url: str, folder: Path, download: bool) -> Path:
     """Return the path of a shard."""
     scheme = urlparse(url).scheme
-    if len(scheme) < 2:  # a drive's letter is none
+    if len(scheme) < 2:  # one letter is a drive, not a scheme
         return Path(url).expanduser()
     if scheme == "pipe":
         raise ValueError("pipe: runs a command, which a config never does; copy the shards and give their paths")
@@ -109,13 +109,13 @@ def _local(url: str, folder: Path, download: bool) -> Path:
     if path.is_file():
         return path
     if not download:
-        raise ValueError(f"{url} is not copied into {folder} yet; set DATASETS.DOWNLOAD true to let it be")
+        raise ValueError(f"{url} has not been copied into {folder} yet; set DATASETS.DOWNLOAD true to allow it")
     logger.info(f"Copying {url} to {path}, once")
     try:
         with whole_file(path) as file, gopen(url) as stream:
             shutil.copyfileobj(stream, file)
     except OSError as error:
-        exited = re.search(r"exit -?[0-9]+", str(error))  # what is around it is Python's view of the command
+        exited = re.search(r"exit -?[0-9]+", str(error))  # the rest of the text is Python's view of the command
         reason = f"its opener ended with {exited[0]}" if exited else str(error)
         raise OSError(f"{url} could not be copied to {folder}: {reason}") from None
     return path

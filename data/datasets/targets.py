@@ -1,4 +1,4 @@
-"""Targets that are numbers: all of a data set's, and one sample's."""
+"""Numeric targets, of a data set and of a single sample."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 def checked_targets(targets: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return targets (N,) or (N, K) as int64 if they are whole numbers or truth values, else as float64.
+    """Return targets (N,) or (N, K) as int64 if they are integers or booleans, else as float64.
 
     Raises:
-        ValueError: they are no numbers, of another shape, or one is not finite as float32.
+        ValueError: they are not numbers, have another shape, or one is not finite as float32.
 
     >>> checked_targets(np.array([[True, False]])), checked_targets(np.array([0.5], np.float32))
     (array([[1, 0]]), array([0.5]))
@@ -46,9 +46,9 @@ def checked_targets(targets: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def target_statistics(targets: npt.NDArray[Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the mean and the standard deviation of each number over all targets, of the population.
+    """Return the mean and the population standard deviation of each number over all targets.
 
-    Sums are correctly rounded, so that every machine finds the same bits.
+    Sums are correctly rounded, so that every machine computes the same bits.
 
     Args:
         targets: (N,) or (N, K), N at least 1.
@@ -59,7 +59,7 @@ def target_statistics(targets: npt.NDArray[Any]) -> tuple[tuple[float, ...], tup
     means, stds = [], []
     for column in targets.reshape(len(targets), -1).T.astype(np.float64):
         means.append(math.fsum(column.tolist()) / len(column))
-        # Else the rounded mean of equal values could leave a tiny deviation.
+        # Otherwise the rounded mean of equal values could leave a tiny deviation.
         constant = (column == column[0]).all()
         variance = math.fsum(np.square(column - means[-1]).tolist()) / len(column)
         stds.append(0.0 if constant else math.sqrt(variance))
@@ -67,9 +67,9 @@ def target_statistics(targets: npt.NDArray[Any]) -> tuple[tuple[float, ...], tup
 
 
 def read_targets(dataset: Any) -> npt.NDArray[Any] | None:
-    """Return the targets of all samples, from an attribute `targets`, as torchvision's sets have, or `labels`.
+    """Return all samples' targets, from an attribute `targets`, as torchvision's data sets have, or `labels`.
 
-    None if there is none, or it does not hold one number or K numbers a sample.
+    None if there is no such attribute, or if it does not hold one number or K numbers per sample.
 
     Raises:
         ValueError: one is not finite.
@@ -85,8 +85,18 @@ def read_targets(dataset: Any) -> npt.NDArray[Any] | None:
     return checked_targets(targets)
 
 
+def targets_attribute(dataset: Any) -> str:
+    """Return which of the attributes `targets` and `labels` a data set has, the first one first; "" if neither.
+
+    >>> from types import SimpleNamespace
+    >>> targets_attribute(SimpleNamespace(labels=[0])), targets_attribute([])
+    ('labels', '')
+    """
+    return next((name for name in ("targets", "labels") if hasattr(dataset, name)), "")
+
+
 def _numbers(dataset: Any) -> npt.NDArray[Any]:
-    name = next((name for name in ("targets", "labels") if hasattr(dataset, name)), "")
+    name = targets_attribute(dataset)
     numbers = np.asarray(getattr(dataset, name)) if name else np.empty(0, object)
     has_form = numbers.ndim in (1, 2) and len(numbers) == len(dataset) and numbers.size > 0
     if numbers.dtype.kind not in "biuf" or not has_form:
@@ -95,7 +105,7 @@ def _numbers(dataset: Any) -> npt.NDArray[Any]:
 
 
 def of_each_sample(dataset: Any, read: Callable[[Any], npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """Return what `read` tells of a data set, an entry a sample, also of those that torch has joined or cut."""
+    """Return what `read` returns for a data set, one entry per sample, looking into ConcatDataset and Subset."""
     if isinstance(dataset, ConcatDataset):
         return np.concatenate([of_each_sample(part, read) for part in dataset.datasets])
     if isinstance(dataset, Subset):
@@ -107,13 +117,13 @@ def checked_numbers(target: Any, count: int, where: str, binary: bool = False) -
     """Return a sample's target as a tensor (count,), float32.
 
     Args:
-        target: `count` numbers in any form; for a count of 1 the number alone will do.
+        target: `count` numbers in any form; for a count of 1 also a plain number.
         count: how many there must be.
         where: the sample, for messages: "mine: sample 7".
         binary: whether each must be 0 or 1.
 
     Raises:
-        ConfigError: it is something else, or one number is not finite.
+        ConfigError: it is something else, or a number is not finite.
 
     >>> checked_numbers([1, 0, True], 3, "mine: sample 7", binary=True)
     tensor([1., 0., 1.])
@@ -140,11 +150,11 @@ def checked_number_array(targets: Tensor, count: int, name: str, binary: bool = 
     Args:
         targets: of all samples.
         count: how many numbers a target has.
-        name: the data set's, for messages.
+        name: the data set's name, for messages.
         binary: whether each number must be 0 or 1.
 
     Raises:
-        ConfigError: the shape is another, or a number is wrong; the first such sample is named.
+        ConfigError: the shape differs, or a number is wrong; the message names the first such sample.
 
     >>> checked_number_array(torch.tensor([[0, 1], [0, 2]]), 2, "mine", binary=True)
     Traceback (most recent call last):

@@ -1,4 +1,4 @@
-"""Samples that cannot be read: which errors say so, which file it was, and what is read in their place."""
+"""Unreadable samples: the errors that mark them, their files, and the samples that replace them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from warmstart.config import ConfigError
 
 T = TypeVar("T")
 
-_IN_A_ROW = 100  # unreadable samples after which it is not the files
+_IN_A_ROW = 100  # unreadable samples after which the files are not to blame
 _OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
-class UnreadableSample(Exception):  # what the loader is told, not what a user sees
+class UnreadableSample(Exception):  # for the loader; users see a ConfigError or a warning
     """A sample's file cannot be read.
 
     >>> print(UnreadableSample(7, "dogs/7.png", "image file is truncated"))
@@ -35,8 +35,8 @@ def read_sample(dataset: Any, index: int) -> tuple[Any, Any]:
 
     Raises:
         ConfigError: the data set returns something else.
-        UnreadableSample: its file is missing or damaged: the data set has raised an OSError, as PIL does and
-            `read_image`. Any other error is a mistake in somebody's code, and comes through.
+        UnreadableSample: its file is missing or damaged: the data set has raised an OSError, as PIL and
+            `read_image` do. Any other error is a bug in somebody's code, and is passed through.
     """
     try:
         sample = dataset[index]
@@ -53,13 +53,13 @@ def read_sample(dataset: Any, index: int) -> tuple[Any, Any]:
 
 
 def first_readable(read: Callable[[int], T], index: int, size: int, name: str) -> tuple[T, list[UnreadableSample]]:
-    """Return the first sample from `index` on that can be read, and what was met before it.
+    """Return the first readable sample from `index` on, and the errors of the samples before it.
 
     Args:
         read: returns a sample by its index, or raises UnreadableSample.
-        index: where to begin; behind the last sample comes the first.
+        index: where to begin; the last sample is followed by the first.
         size: samples in the data set.
-        name: the data set's, for messages.
+        name: the data set's name, for messages.
 
     Raises:
         ConfigError: a hundred in a row cannot be read.
@@ -74,13 +74,13 @@ def first_readable(read: Callable[[int], T], index: int, size: int, name: str) -
         except UnreadableSample as error:
             unread.append(error)
     raise ConfigError(
-        f"{name}: none of the {len(unread)} samples from {index} on can be read; look whether the drive is there "
+        f"{name}: none of the {len(unread)} samples from {index} on can be read; check that the drive is mounted "
         f"({unread[-1]})"
     )
 
 
 def sample_path(dataset: Any, index: int) -> str:
-    """Return the file of a sample of a data set that has pairs (file, label) as `samples`, as torchvision's do.
+    """Return a sample's file if the data set has pairs (file, label) as `samples`, like torchvision's; else "".
 
     >>> from types import SimpleNamespace
     >>> folder = SimpleNamespace(samples=[("cats/1.png", 0), ("dogs/7.png", 1)])

@@ -1,7 +1,7 @@
 """Data sets in shards: tar archives of images and labels, as the package webdataset writes them.
 
-An archive is walked through once, to note where its images begin; any sample is then one read. So with shards too
-the stream of samples follows from the position alone, as it could not if archives were read from their beginnings.
+Each archive is indexed once; after that, any sample takes one read. So the sample at a position depends on the
+position alone for shards too, which sequential reading of archives would not allow.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ from .shard_urls import shard_paths
 
 logger = logging.getLogger(__name__)
 
-_LONG = 5  # seconds of indexing that is announced
-_BLOCK = 512  # bytes of a tar archive's unit
+_LONG = 5  # expected seconds from which indexing is announced
+_BLOCK = 512  # bytes of a tar block
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 class Fields(NamedTuple):
-    """Which members of a sample are its image and its label, by what stands behind the first dot of their names.
+    """The members of a sample that are its image and its label, by the part of their names after the first dot.
 
     Attributes:
-        image: "" is any ending that torchvision takes for an image's.
-        label: of a file that holds a whole number as text.
+        image: ending of the image; "" is any ending that torchvision accepts for images.
+        label: ending of the file that holds the label, an integer as text.
     """
 
     image: str = ""
     label: str = "cls"
 
     def kind(self, ending: str) -> str:
-        """Return what a member is: image, label, or "" for what is left alone.
+        """Return the kind of a member: image, label, or "" if it is ignored.
 
         >>> Fields().kind("jpg"), Fields().kind("seg.png"), Fields(image="seg.png").kind("seg.png")
         ('image', '', 'image')
@@ -62,22 +62,22 @@ class Fields(NamedTuple):
 
 
 class ShardedImages:
-    """Images and labels in archives, by index: those of the first shard, as they lie there, then the next one's.
+    """Images and labels in archives, by index: shard after shard, in the order of each archive.
 
     Args:
         shards: the archives, uncompressed.
-        indices: what `index_shard` returns for each.
+        indices: the result of `index_shard` for each.
 
     Attributes:
         targets: all labels, (N,) int64.
-        num_classes: one more than the highest of them.
+        num_classes: one more than the highest label.
         decoder: INPUT.DECODER.
     """
 
     def __init__(self, shards: Sequence[Path], indices: Sequence[npt.NDArray[np.int64]]) -> None:
         self._shards = [str(shard) for shard in shards]
         self._ends = np.cumsum([len(index) for index in indices])
-        # Arrays, whose elements no one counts references to: they do not grow with the number of workers.
+        # Arrays, whose elements have no reference counts: their memory does not grow with the number of workers.
         self._begins, self._bytes, self.targets = np.concatenate(indices).T.copy()
         self.num_classes = count_classes(self.targets)
         self.decoder = "torchvision"
@@ -90,29 +90,29 @@ class ShardedImages:
         """Return the image as RGB (3, H, W), uint8, and its label.
 
         Raises:
-            OSError: the image is damaged, the archive gone or shorter than it was.
+            OSError: the image is damaged, or the archive is missing or shorter than it was.
         """
         label = int(self.targets[index])
         return decode_image(self._content(index), self.decoder), label
 
     @property
     def samples(self) -> Sequence[tuple[str, int]]:
-        """(archive/member, label) of each, for messages; names are read from the archives when asked for."""
+        """(archive/member, label) of each sample, for messages; names are read from the archives on access."""
         return _Samples(self)
 
     @functools.cached_property
     def sizes(self) -> npt.NDArray[np.int64]:
-        """(height, width) of each image, from the heads of all."""
+        """(height, width) of each image, from the image headers."""
         sizes = np.empty((len(self), 2), np.int64)
         for index in range(len(self)):
             try:
                 sizes[index] = self.size_of(index)
             except OSError:
-                raise ValueError(f"{self.samples[index][0]} is no image of a kind that PIL knows") from None
+                raise ValueError(f"{self.samples[index][0]} is not an image in a format that PIL knows") from None
         return sizes
 
     def size_of(self, index: int) -> tuple[int, int]:
-        """Return (height, width) of an image; OSError where it is none."""
+        """Return (height, width) of an image; raise OSError if it is not an image."""
         return head_size(io.BytesIO(self._content(index).tobytes()))
 
     def _shard(self, index: int) -> str:
@@ -136,25 +136,25 @@ class _Samples(Sequence[tuple[str, int]]):
     def __getitem__(self, index: Any) -> Any:
         images = self._images
         shard, name, label = images._shard(index), "?", int(images.targets[index])
-        with suppress(OSError, tarfile.TarError):  # the head is the block in front of the content
+        with suppress(OSError, tarfile.TarError):  # the header is the block before the content
             head = np.fromfile(shard, np.uint8, _BLOCK, offset=int(images._begins[index]) - _BLOCK)
             name = tarfile.TarInfo.frombuf(head.tobytes(), "utf-8", "surrogateescape").name
         return f"{shard}/{name}", label
 
 
 def build_shards(text: str, download: bool, cache: str) -> ShardedImages:
-    """Build from the shards that a name means; their indices lie in the cache, and are made where they do not.
+    """Build the data set from its shards; indices that are not in the cache are made and stored there.
 
     Args:
-        text: what stands behind "webdataset:": a path or URL with braces, as "x-{000..146}.tar", and behind a "#"
-            which members are read, as "image=png&label=cls2".
+        text: what follows "webdataset:": a path or URL with braces, such as "x-{000..146}.tar", and after "#" the
+            members to read, such as "image=png&label=cls2".
         download: whether shards at URLs may be copied into the cache.
         cache: DATASETS.CACHE.
 
     Raises:
-        FileNotFoundError: a shard is not there.
-        OSError: one cannot be read or copied, the cache not written.
-        ValueError: the text is wrong, or an archive damaged, compressed, or not of images with labels.
+        FileNotFoundError: a shard does not exist.
+        OSError: a shard cannot be read or copied, or the cache cannot be written.
+        ValueError: the text is wrong, or an archive is damaged, compressed, or does not hold images with labels.
     """
     pattern, _, options = text.partition("#")
     fields, folder = _fields(options), cache_folder(cache)
@@ -165,18 +165,18 @@ def build_shards(text: str, download: bool, cache: str) -> ShardedImages:
         indices.append(_kept_index(shard, fields, folder))
         seconds = (time.monotonic() - begin) / count * len(shards)
         if count == 1 and seconds > _LONG:
-            logger.info(f"Indexing {len(shards):,} shards, once: about {seconds:,.0f} s; kept in {folder}")
+            logger.info(f"Indexing {len(shards):,} shards, once: about {seconds:,.0f} s; cached in {folder}")
     return ShardedImages(shards, indices)
 
 
 def index_shard(path: Path, fields: Fields) -> npt.NDArray[np.int64]:
-    """Return (first byte, bytes, label) of each image of a tar archive, in their order, (N, 3).
+    """Return (first byte, bytes, label) of each image of a tar archive, in archive order, (N, 3).
 
-    Files whose names are alike up to their first dot, folders included, are one sample.
+    Files whose paths are equal up to the first dot of their names form one sample.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is compressed, damaged or cut short; a sample has no image or no label, or two.
+        OSError: the archive cannot be read.
+        ValueError: it is compressed, damaged or truncated; a sample has no image or no label, or two.
 
     >>> import tempfile
     >>> with tempfile.NamedTemporaryFile(suffix=".tar") as file:
@@ -211,7 +211,7 @@ def index_shard(path: Path, fields: Fields) -> npt.NDArray[np.int64]:
 
 @contextmanager
 def _archive(path: Path) -> Iterator[tarfile.TarFile]:
-    """Open an archive to walk through all of it, which the block must do; then it is known to be whole."""
+    """Open an archive that the block reads to its end; on exit it is verified to be complete."""
     with open(path, "rb") as file:
         try:
             with tarfile.open(fileobj=file, mode="r:") as tar:
@@ -222,12 +222,12 @@ def _archive(path: Path) -> Iterator[tarfile.TarFile]:
             for mark, kind in _COMPRESSED.items():
                 if begin.startswith(mark):
                     raise ValueError(
-                        f"{path} is compressed ({kind}), so that no image can be read by itself; unpack it"
+                        f"{path} is compressed ({kind}), so its images cannot be read individually; unpack it"
                     ) from None
-            raise ValueError(f"{path} is no tar archive, or damaged: {error}") from None
+            raise ValueError(f"{path} is not a tar archive, or is damaged: {error}") from None
         file.seek(tar.offset)
-        if file.read(_BLOCK) != bytes(_BLOCK):  # tarfile takes any other end for one too
-            raise ValueError(f"{path} is damaged or cut short at byte {tar.offset:,}")
+        if file.read(_BLOCK) != bytes(_BLOCK):  # tarfile accepts any other end as well
+            raise ValueError(f"{path} is damaged or truncated at byte {tar.offset:,}")
 
 
 def _label(path: Path, member: tarfile.TarInfo, tar: tarfile.TarFile) -> int:
@@ -235,7 +235,7 @@ def _label(path: Path, member: tarfile.TarInfo, tar: tarfile.TarFile) -> int:
     assert file is not None, "a regular file"
     text = file.read(100)
     if not re.fullmatch(rb"\s*[0-9]{1,18}\s*", text):
-        raise ValueError(f"{path}: {member.name}: a label is a whole number from 0; got {text[:20]!r}")
+        raise ValueError(f"{path}: {member.name}: a label is an integer from 0; got {text[:20]!r}")
     return int(text)
 
 
@@ -250,21 +250,21 @@ def _fields(options: str) -> Fields:
     try:
         return Fields(**dict(parse_qsl(options, strict_parsing=True)) if options else {})
     except (TypeError, ValueError):
-        wanted = "image=ENDING, label=ENDING, or both with & between"
-        raise ValueError(f"behind # stands {wanted}; got {options!r}") from None
+        wanted = "image=ENDING, label=ENDING, or both joined by &"
+        raise ValueError(f"after # write {wanted}; got {options!r}") from None
 
 
 def _check_index(index: npt.NDArray[Any], size: int) -> None:
-    """Raise ValueError where an index is not one of an archive of so many bytes."""
+    """Raise ValueError if an index cannot belong to an archive of `size` bytes."""
     if index.dtype != np.int64 or index.ndim != 2 or index.shape[1] != 3:
-        raise ValueError(f"it holds {index.dtype} {index.shape}, not three whole numbers a sample")
+        raise ValueError(f"it holds {index.dtype} {index.shape}, not three integers per sample")
     begins, lengths, _ = index.T
     if (index < 0).any() or (begins > size).any() or (lengths > size - begins).any():
-        raise ValueError("it holds places that the archive does not have")
+        raise ValueError("it holds positions outside the archive")
 
 
 def _kept_index(path: Path, fields: Fields, folder: Path) -> npt.NDArray[np.int64]:
-    """Return a shard's index, read from the cache where the shard has not changed since it was made."""
+    """Return a shard's index, from the cache if the shard has not changed since it was indexed."""
     stat = path.stat()
     known = json.dumps([os.path.abspath(path), stat.st_size, stat.st_mtime_ns, fields])
     kept = folder / f"{hashlib.sha256(known.encode()).hexdigest()[:32]}.npz"

@@ -1,4 +1,7 @@
-"""Makes digits.npz from scikit-learn's copy: `python -m warmstart.data.digits.build_digits OUT`."""
+"""The script that makes digits.npz from scikit-learn's copy.
+
+Usage: `python -m warmstart.data.digits.build_digits OUT`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-TRAIN_SIZE = 1437  # of 1,797; the other 360 are the test part
+TRAIN_SIZE = 1437  # of 1,797; the other 360 are the test set
 
 
 def split_digits(
@@ -18,7 +21,7 @@ def split_digits(
     """Return the arrays of digits.npz: `train_images`, `train_labels`, `test_images`, `test_labels`.
 
     The values 0 to 16 become 0 to 255, rounded half up: 8 becomes 128. The split is numpy's legacy
-    permutation with seed 0, whose stream numpy keeps for good.
+    permutation with seed 0, whose stream numpy guarantees to keep.
 
     Args:
         images: (1797, 8, 8), values 0 to 16.
@@ -38,7 +41,7 @@ def main(arguments: list[str]) -> None:
     """Write the file to the path given as the only argument."""
     if len(arguments) != 1:
         sys.exit("usage: python -m warmstart.data.digits.build_digits OUT")
-    from sklearn.datasets import load_digits  # of the extra `dev`
+    from sklearn.datasets import load_digits  # from the extra `dev`
 
     digits = load_digits()
     arrays: dict[str, Any] = split_digits(digits.images, digits.target)

@@ -1,4 +1,4 @@
-"""What every training loader has in common."""
+"""The base class of training loaders."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from ..datasets.registry import MapDataset
 from ..datasets.unreadable import sample_path
 from ..sampling.stream import SampleOrder, SampleStream
 
-_SHOWN = 16  # samples of a batch, in a message
+_SHOWN = 16  # samples of a batch that a message lists
 
 
 class TrainLoader(ABC):
-    """The endless stream of training batches, from any iteration.
+    """The endless stream of training batches, starting at any iteration.
 
     Args:
         dataset: the samples.
-        seed: SEED, which the order follows from.
+        seed: SEED, which determines the order.
         batch_size: IMS_PER_BATCH, over all ranks together; may exceed the size of the data set.
-        slots: the places in each batch that are loaded here, in their order, from 0; None: all.
-        stream: which sample stands where; None: all, shuffled anew in each pass.
+        slots: the positions in each batch that are loaded here, in order, from 0; None: all.
+        stream: the order of samples; None: all samples, reshuffled for each pass.
     """
 
     def __init__(
@@ -47,20 +47,20 @@ class TrainLoader(ABC):
         """Yield the batches of iterations `start`, `start` + 1, ... without end.
 
         Returns:
-            A generator, which touches no sample before `start`. Its close() ends what it has begun.
+            A generator that reads no sample before `start`. Its close() ends the workers it has started.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """End all streams, and processes that load for them."""
+        """End all streams and their workers."""
 
     def sample_indices(self, iteration: int) -> list[int]:
-        """Return the indices, in the data set, of the samples that batch number `iteration`, from 0, has here."""
+        """Return the data set indices of the samples that are loaded here for iteration `iteration`, from 0."""
         order = self.stream.order(iteration * self.batch_size, self.batch_size)
         return [int(index) for index in order[self.slots]]
 
     def describe_samples(self, iteration: int) -> str:
-        """Return the same for a message: at most 16, with their files where the data set tells them.
+        """Return these indices as text for a message: at most 16, with their files if the data set names them.
 
         For example "12 (dogs/7.png), 3 (cats/2.png), ...".
         """

@@ -1,4 +1,4 @@
-"""The choice between the loaders, and what the resident one keeps."""
+"""The choice between the worker loader and the resident loader, and the resident images."""
 
 from __future__ import annotations
 
@@ -27,11 +27,10 @@ from .resident import ResidentSamples
 
 
 def choose_backend(cfg: CfgNode, task: SampleTask) -> str:
-    """Return worker or resident: DATALOADER.BACKEND, where that is auto the faster of those that can do it.
+    """Return worker or resident: DATALOADER.BACKEND, or for auto the faster one that is possible.
 
-    Resident, where nothing keeps the data sets from it, all images take at most a quarter of the device's memory,
-    and folders are converted or can be.
-
+    Auto means resident if nothing prevents it, all images take at most a quarter of the device's memory, and
+    folders are converted already or can be.
     """
     if cfg.DATALOADER.BACKEND != "auto":
         return str(cfg.DATALOADER.BACKEND)
@@ -39,7 +38,7 @@ def choose_backend(cfg: CfgNode, task: SampleTask) -> str:
 
 
 def not_resident(cfg: CfgNode, task: SampleTask) -> list[str]:
-    """Return what keeps the data sets of a config from being resident: [] where nothing does."""
+    """Return the reasons why the data sets of a config cannot be resident; [] if they can."""
     if not task.resident:
         return [f"MODEL.TASK {cfg.MODEL.TASK} loads sample by sample"]
     names = [*training_sets(cfg), *named_test_sets(cfg).values()]
@@ -54,14 +53,14 @@ def not_resident(cfg: CfgNode, task: SampleTask) -> list[str]:
     if not problems:
         problems = list(dict.fromkeys(image.problem for image in _resident_images(cfg) if image.problem))
     if cfg.INPUT.DECODER == "nvjpeg" and any(map(_is_folder, names)):
-        problems.append("INPUT.DECODER nvjpeg reads each file anew for each batch")
+        problems.append("INPUT.DECODER nvjpeg reads every file again for each batch")
     if not problems and cfg.DATALOADER.UNREADABLE == "skip" and any(map(_is_folder, training_sets(cfg))):
-        problems.append("DATALOADER.UNREADABLE skip passes over files while it trains")
+        problems.append("DATALOADER.UNREADABLE skip passes over files during training")
     return problems
 
 
 def describe_loader(cfg: CfgNode, task: SampleTask) -> str:
-    """Return which loader a config gets, and what it takes or why it is not the faster one."""
+    """Return which loader a config uses, with its memory or workers, and why it is not the faster one."""
     problems = not_resident(cfg, task)
     if choose_backend(cfg, task) == "resident":
         return f"resident, {_megabytes(cfg)}"
@@ -71,7 +70,7 @@ def describe_loader(cfg: CfgNode, task: SampleTask) -> str:
 
 
 def _not_by_itself(cfg: CfgNode) -> list[str]:
-    """Return what keeps `auto` from a resident loader that is possible."""
+    """Return the reasons why `auto` does not choose a resident loader although it is possible."""
     images = _resident_images(cfg)
     problems = []
     if sum(image.bytes for image in images) > total_memory(device_of(cfg)) // 4:
@@ -86,15 +85,15 @@ def _megabytes(cfg: CfgNode) -> str:
 
 
 class _Images(NamedTuple):
-    """The images of a data set, once they are resident."""
+    """Requirements of a data set's images for being resident."""
 
     bytes: int = 0
-    problem: str = ""  # why they cannot be
-    has_room: bool = True  # whether what has to be converted can be kept
+    problem: str = ""  # why they cannot be resident
+    has_room: bool = True  # whether the cache has room for converted images
 
 
 def _resident_images(cfg: CfgNode) -> list[_Images]:
-    """Return what becomes of each data set."""
+    """Return the `_Images` of each data set."""
     train, found = train_info(cfg), []
     joined = [("TRAIN", training_sets(cfg)), *(("TEST", [name]) for name in named_test_sets(cfg).values())]
     for key, names in joined:
@@ -113,14 +112,14 @@ def _resident_images(cfg: CfgNode) -> list[_Images]:
 
 @dataclass(frozen=True)
 class _Pipeline:
-    """What is done to images before they are cached, and afterwards; `known` is what tells two apart."""
+    """The transforms before images are cached and those after; `known` identifies a pipeline."""
 
     known: str
     once: Steps = field(compare=False)
     rest: Steps = field(compare=False)
 
 
-# A folder of a million files is listed once in a run, not for each question about it.
+# Cached: a folder of a million files is listed once per run.
 @functools.cache
 def _look_at_folder(name: DatasetEntry, place: tuple[str, bool, str], pipeline: _Pipeline, cache: str) -> _Images:
     try:
@@ -135,9 +134,9 @@ def _is_folder(name: DatasetEntry) -> bool:
 
 
 def _split_steps(names: Sequence[DatasetEntry], steps: Steps) -> tuple[Steps, Steps]:
-    """Return what is done to the images of folders before they are cached, and what is left to do.
+    """Return the steps that are applied to the images of folders before they are cached, and the remaining steps.
 
-    Folders joined with arrays are cached as they are: an array has no such step done.
+    Folders joined with arrays are cached untransformed, because all steps remain to be applied to arrays.
     """
     count = len(stages(steps).once) if all(map(_is_folder, names)) else 0
     return steps[:count], steps[count:]
@@ -146,17 +145,17 @@ def _split_steps(names: Sequence[DatasetEntry], steps: Steps) -> tuple[Steps, St
 def resident_samples(
     cfg: CfgNode, task: SampleTask, transforms: str, dataset: MapDataset, names: Sequence[DatasetEntry]
 ) -> ResidentSamples:
-    """Return the images of a data set on MODEL.DEVICE; folders among them are converted where they are not yet.
+    """Return the images of a data set on MODEL.DEVICE; folders that are not converted yet are converted.
 
     Args:
         cfg: the config.
         task: checks the targets.
         transforms: TRANSFORMS_TRAIN or TRANSFORMS_TEST.
-        dataset: the samples, those of several sets joined.
-        names: of these sets.
+        dataset: the samples; several data sets are joined.
+        names: the entries of the joined data sets.
 
     Raises:
-        ConfigError: what keeps them from being resident, a wrong target, no room in memory or in DATASETS.CACHE.
+        ConfigError: they cannot be resident, a target is wrong, or memory or DATASETS.CACHE has no room.
     """
     transform = image_transform(cfg, transforms, train_info(cfg), task.normalise)
     once, steps = _split_steps(names, transform.steps)

@@ -1,4 +1,4 @@
-"""Where resident images lie: padded beside their mirror images, in flat memory that crops are copied out of."""
+"""Storage of resident images: padded, beside their mirror images, in flat memory from which crops are copied."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ..transforms.image import Transform
 
 Steps = Sequence[tuple[str, Transform]]  # (name, transform) in order
 
-_PIECE = 1024  # images that are transformed at once while the store is filled
+_PIECE = 1024  # images that are transformed at once when the store is filled
 
 
 class Stages(NamedTuple):
-    """The steps of a pipeline by when they are done.
+    """The steps of a pipeline, divided by the time at which they are applied.
 
     Attributes:
-        once: what is the same for all images, in front of all else.
-        crop: a RandomCrop next to it, in either order with
-        flip: a RandomHorizontalFlip; None where there is none.
-        rest: what each batch goes through.
+        once: leading steps that treat all images alike, applied when the store is filled.
+        crop: a RandomCrop that follows them, before or after `flip`; None if there is none.
+        flip: a RandomHorizontalFlip that follows them; None if there is none.
+        rest: steps that are applied to each batch.
     """
 
     once: list[tuple[str, Transform]]
@@ -51,16 +51,16 @@ def stages(steps: Steps) -> Stages:
 
 
 class Layout:
-    """How an image lies in a store: padded, and beside its mirror image where it may be flipped.
+    """The layout of an image in a store: padded, and beside its mirror image if it may be flipped.
 
     Args:
         steps: (name, transform) in order.
-        shape: (C, H, W) of an image, as the data set gives it.
+        shape: (C, H, W) of an image in the data set.
 
     Attributes:
-        stages: the steps by when they are done.
-        shape: (mirrored, C, padded H, padded W) of what lies there for an image; mirrored is 1 or 2.
-        cut: (H, W) of a crop; the whole where none is cropped.
+        stages: the steps, divided by the time at which they are applied.
+        shape: (mirrored, C, padded H, padded W) of the stored image; mirrored is 1 or 2.
+        cut: (H, W) of a crop; the full size if images are not cropped.
     """
 
     def __init__(self, steps: Steps, shape: tuple[int, int, int]) -> None:
@@ -73,23 +73,23 @@ class Layout:
         self.shape = (2 if self.flip_probability > 0 else 1, channels, padded_height, padded_width)
 
     def prepared(self, images: Tensor) -> Tensor:
-        """Return images (N, C, H, W) as they are once what is the same for all is done, padded."""
+        """Return images (N, C, H, W) after the steps that treat all images alike, padded."""
         for _, step in self.stages.once:
             images = step(images)
         return images if self.stages.crop is None else pad_for_crop(self.stages.crop, images)[0]
 
     def bytes(self, count: int) -> int:
-        """Return the bytes of so many images."""
-        # A block may end behind its image, by less than a row.
+        """Return the bytes of `count` images."""
+        # A block may extend past its image by less than a row.
         return count * math.prod(self.shape) + self.shape[-1] * self.shape[1]
 
 
 def resident_bytes(count: int, shape: tuple[int, int, int], steps: Steps) -> int:
-    """Return the memory that images take once they are resident.
+    """Return the memory in bytes that resident images take.
 
     Args:
-        count: images.
-        shape: (C, H, W) of each, as the data set gives it.
+        count: number of images.
+        shape: (C, H, W) of each image in the data set.
         steps: (name, transform) in order.
 
     >>> from torchvision.transforms import v2
@@ -103,15 +103,15 @@ def resident_bytes(count: int, shape: tuple[int, int, int], steps: Steps) -> int
 class Store:
     """Images on a device, and crops of them.
 
-    A crop of h rows is one block of a channel's memory, h padded rows long, from its first pixel on; what is too
-    much of each row is cut off behind. torch can look at flat memory as all such blocks, overlapping, and copy
-    some. Where channels come last, or nothing is cropped, a block holds all channels.
+    A crop of h rows is one block of a channel's memory, h padded rows long, that begins at the crop's first pixel;
+    the surplus of each row is sliced off afterwards. torch can view flat memory as all such overlapping blocks,
+    and copy some of them. If channels come last, or nothing is cropped, a block holds all channels.
 
     Args:
         parts: uint8 (N, C, H, W), joined end to end.
-        steps: (name, transform) in order; what stands behind a crop and a flip is left to others.
-        device: where they are to lie.
-        channels_last: whether an image lies as (H, W, C), and crops with it.
+        steps: (name, transform) in order; steps after a crop and a flip are not applied here.
+        device: the device that holds the images.
+        channels_last: whether images, and so crops, are stored as (H, W, C).
 
     Raises:
         MemoryError: they do not fit.
@@ -153,7 +153,7 @@ class Store:
         self._shape = (height, padded_width, channels) if channels_last else (channels, height, padded_width)
 
     def starts(self, indices: Tensor, numbers: Tensor) -> Tensor:
-        """Return where the blocks of each sample begin, (..., blocks), for numbers (..., draws)."""
+        """Return the offsets at which the blocks of each sample begin, (..., blocks), for numbers (..., draws)."""
         starts = indices * self._strides[0]
         if self._p > 0:
             starts = starts + (numbers[..., -1] < self._p) * self._strides[1]
@@ -170,8 +170,8 @@ class Store:
 
 
 def _fill(places: Tensor, parts: Sequence[Tensor], layout: Layout, device: torch.device | str) -> None:
-    """Put images into their places (N, mirrored, C, H, W); no more than a piece of them is copied at a time."""
-    for piece in (piece for part in parts for piece in torch.split(part, _PIECE)):
+    """Copy images into their places (N, mirrored, C, H, W), at most `_PIECE` at a time."""
+    for piece in (each for part in parts for each in torch.split(part, _PIECE)):
         prepared, place, places = layout.prepared(piece), places[: len(piece)], places[len(piece) :]
         if prepared.shape[1:] != place.shape[2:]:
             sizes = ("x".join(map(str, shape)) for shape in (place.shape[2:], prepared.shape[1:]))

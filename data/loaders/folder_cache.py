@@ -1,6 +1,6 @@
-"""A folder of images as one array: converted once, then mapped from a file.
+"""A folder of images as one array: converted once, then memory-mapped from a file.
 
-Each image is what the worker loader makes of it up to the first random transform, by the same calls.
+Each image equals the worker loader's image before the first random transform; it is made by the same calls.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from .crop_store import Steps
 logger = logging.getLogger(__name__)
 
 _PIECE = 256  # images that are converted before they are written
-_LONG = 5  # seconds of a conversion that is announced
-_CHECKSUM = 4  # bytes of it, behind the pixels
-# Large enough for any padding, and of shapes that nothing but a fixed size makes the same.
+_LONG = 5  # expected seconds from which a conversion is announced
+_CHECKSUM = 4  # bytes of the checksum, which follows the pixels
+# Large enough for any padding, and of shapes that only a transform to a fixed size makes equal.
 _ODD_SIZES = ((701, 1100), (1100, 701), (1501, 1500))
 
 
 class FolderImages:
-    """The images of a folder as its files are now, behind what is done to all of them alike.
+    """The images of a folder, from the current state of its files, after the transforms that treat all alike.
 
     Args:
-        dataset: torchvision's ImageFolder, or what else has its `root` and `samples`, pairs (file, label).
-        once: (name, transform) of what is the same for all images, in front of all else.
+        dataset: torchvision's ImageFolder, or a data set with its `root` and `samples`, pairs (file, label).
+        once: (name, transform) of the leading steps that treat all images alike.
         cache: DATASETS.CACHE.
 
     Attributes:
-        path: where they lie converted, or will.
+        path: the file for the converted images, whether or not it exists yet.
     """
 
     def __init__(self, dataset: Any, once: Steps, cache: str = "") -> None:
@@ -62,10 +62,10 @@ class FolderImages:
 
     @functools.cached_property
     def shape(self) -> tuple[int, int, int]:
-        """Return (C, H, W) of every image; known before they are read, at most the heads of all files are.
+        """Return (C, H, W), the shape of every image; at most the headers of the files are read for it.
 
         Raises:
-            ValueError: they differ in size, or a file is no image; the message names the first.
+            ValueError: images differ in size, or a file is not an image; the message names the first.
         """
         channels, height, width = self._image(0).shape
         shape = (channels, height, width)
@@ -74,27 +74,27 @@ class FolderImages:
         return shape
 
     def has_room(self) -> bool:
-        """Return whether they are converted, or can be: the folder may be written to and has the space."""
+        """Return whether the images are converted, or can be: the cache folder is writable and has room."""
         if self._has_size(self.shape):
             return True
         folder = next(each for each in self.path.absolute().parents if each.exists())
         return os.access(folder, os.W_OK) and shutil.disk_usage(folder).free >= self._bytes(self.shape)
 
     def load(self) -> tuple[Tensor, Tensor]:
-        """Return them, (N, C, H, W) uint8, mapped from `path`, where they are put if they are not there whole.
+        """Return the images, (N, C, H, W) uint8, and the labels, (N,) int64.
 
-        Behind them the labels, (N,) int64.
+        The images are memory-mapped from `path`; they are converted first if the file is missing or damaged.
 
         Raises:
-            ValueError: they differ in size, or a file is no image; the message names the first.
+            ValueError: images differ in size, or a file is not an image; the message names the first.
             OSError: the file cannot be written.
         """
         if not self._is_whole():
             try:
                 self._convert()
-            except OSError as error:  # a full disk names no file
+            except OSError as error:  # the error of a full disk does not name the file
                 raise OSError(error.errno, error.strerror, str(self.path)) from error
-        # "c" writes nothing back, but is writable, without which torch warns.
+        # "c" (copy on write) leaves the file as it is; torch warns about read-only memory.
         images = torch.from_numpy(np.memmap(self.path, np.uint8, "c", shape=(len(self), *self.shape)))
         return images, torch.tensor([label for _, label in self._dataset.samples])
 
@@ -108,7 +108,7 @@ class FolderImages:
         return image
 
     def _ends_with_one_size(self) -> bool:
-        """Return whether the transforms give images of one size, whatever size they get."""
+        """Return whether the transforms return images of the same size for inputs of any size."""
         channels, sizes = len(to_tensor(self._dataset[0][0])), set()
         for size in _ODD_SIZES if self._once else ():
             image = torch.zeros(channels, *size, dtype=torch.uint8)
@@ -118,7 +118,7 @@ class FolderImages:
         return len(sizes) == 1
 
     def _has_size(self, shape: tuple[int, int, int]) -> bool:
-        """Return whether the file is there and as long as it should be."""
+        """Return whether the file exists and has the expected length."""
         size = self._bytes(shape) + _CHECKSUM
         return self.path.is_file() and self.path.stat().st_size == size
 
@@ -150,7 +150,7 @@ class FolderImages:
             seconds = (time.monotonic() - begin) / len(images) * count
             if first == 0 and seconds > _LONG:
                 logger.info(
-                    f"Converting {count:,} images of {self._dataset.root}, once: about {seconds:,.0f} s; kept in"
+                    f"Converting {count:,} images of {self._dataset.root}, once: about {seconds:,.0f} s; cached in"
                     f" {self.path}"
                 )
         file.write(checksum.to_bytes(_CHECKSUM, "little"))
@@ -158,7 +158,7 @@ class FolderImages:
 
 @dataclass(frozen=True)
 class _Files:
-    """Files as they are now: `digest` is of their names, sizes and times of change."""
+    """The current state of files: `digest` hashes their names, sizes and modification times."""
 
     paths: tuple[str, ...] = field(compare=False, repr=False)
     digest: str
@@ -191,6 +191,6 @@ def _require_one_size(files: _Files) -> None:
 def _differ(paths: Sequence[str], index: int, size: tuple[int, ...], first: tuple[int, ...]) -> ValueError:
     sizes = ["x".join(map(str, each)) for each in (size, first)]
     return ValueError(
-        f"{paths[index]} is {sizes[0]}, but {paths[0]} is {sizes[1]}, and no transform to one size, as"
-        " {Resize: {size: [64, 64]}}, stands in front of all others"
+        f"{paths[index]} is {sizes[0]}, but {paths[0]} is {sizes[1]}, and no transform to one size, such as"
+        " {Resize: {size: [64, 64]}}, comes first"
     )

@@ -1,4 +1,4 @@
-"""Samples whose random numbers follow from their place in the stream, and batches made of them."""
+"""Samples whose random numbers depend on their position in the stream alone, and batches of them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ..datasets.unreadable import UnreadableSample, first_readable, read_sample
 from ..seeds import sample_key, seed_random_numbers
 from ..transforms.image import ImageTransform
 
-Place = tuple[int, int]  # (position, index): the key of the random numbers, the sample in the data set
+Place = tuple[int, int]  # (position, index): the key of the random numbers, and the sample in the data set
 Unreadable = Literal["raise", "replace", "leave out"]
-Loaded = tuple[Batch | None, list[tuple[int, str]]]  # a batch, and (index, why) of what could not be read
+Loaded = tuple[Batch | None, list[tuple[int, str]]]  # a batch, and (index, why) of unreadable samples
 
 
 class KeyedSamples(Dataset[Sample]):
@@ -29,15 +29,15 @@ class KeyedSamples(Dataset[Sample]):
     Args:
         dataset: samples by index.
         task: makes a sample of what the data set returns, checks it, and makes batches of samples.
-        transform: is applied to each sample.
+        transform: applied to each sample.
         seed: SEED.
         name: the data set's name, for messages.
-        seed_everything: whether python's and numpy's generators are keyed beside torch's, for users'
-            own code; torchvision draws from torch's.
-        on_cuda: whether images come from the data set on the current CUDA device: its generator, which a transform
-            may draw from there, is then keyed too.
-        unreadable: what a sample that cannot be read does. raise: ends the run. replace: the next one that can be
-            read takes its place, with the random numbers of that place. leave out: its batch is smaller.
+        seed_everything: whether to seed Python's and numpy's generators as well, for user-defined code;
+            torchvision draws from torch's.
+        on_cuda: whether the data set returns images on the current CUDA device, whose generator is then seeded as
+            well, because transforms may draw from it.
+        unreadable: how to treat a sample that cannot be read. raise: end the run. replace: use the next readable
+            one, with the random numbers of this position. leave out: make the batch smaller.
     """
 
     def __init__(
@@ -80,10 +80,10 @@ class KeyedSamples(Dataset[Sample]):
         return sample
 
     def __getitems__(self, places: list[Place]) -> tuple[list[Sample], list[UnreadableSample]]:
-        """Return the samples at these places, and which were met that cannot be read.
+        """Return the samples at these places, and the errors of those that cannot be read.
 
         Raises:
-            ConfigError: one cannot be read, and none is to stand in for it.
+            ConfigError: a sample cannot be read, and `unreadable` is raise; or a hundred in a row cannot be read.
         """
         samples: list[Sample] = []
         unread: list[UnreadableSample] = []
@@ -105,16 +105,16 @@ class KeyedSamples(Dataset[Sample]):
 
 
 def make_sample(task: SampleTask, image: Any, target: Any, where: str) -> Sample:
-    """Return the sample that a task makes of what a data set returned, checked.
+    """Return the checked sample that a task makes of what a data set returned.
 
     Args:
         task: the task.
-        image: as the data set returns it.
-        target: likewise.
+        image: the image that the data set returned.
+        target: the target that the data set returned.
         where: the sample, for messages: "digits_train: sample 7".
 
     Raises:
-        ConfigError: the target is wrong, or the task's sample() returns something else than a sample.
+        ConfigError: the target is wrong, or the task's sample() does not return a sample.
     """
     sample = task.sample(to_tensor(image), target)
     made = sample.get("image") if isinstance(sample, dict) else None
@@ -128,7 +128,7 @@ def make_sample(task: SampleTask, image: Any, target: Any, where: str) -> Sample
 
 
 def _described(sample: Any) -> str:
-    """Return what something is that is no sample."""
+    """Return a description of a value that is not a sample, for messages."""
     if not isinstance(sample, dict):
         return f"a {type(sample).__name__}"
     if "image" not in sample:
@@ -141,13 +141,13 @@ def _described(sample: Any) -> str:
 class Collate:
     """Makes a batch of transformed samples, its images float in [0, 1] and normalised if the task asks for it.
 
-    A worker normalises in memory that it keeps, and copies the result into the memory it shares: with memory that
-    is new for each batch, images of 224 pixels a side take twice as long. A batch that this process has loaded is
-    never written again, since someone may still hold it.
+    A worker normalises in memory that it reuses, and copies the result into shared memory: with new memory for
+    each batch, images of 224 pixels a side take twice as long. Memory of a batch loaded in this process is never
+    reused, because someone may still hold the batch.
 
     Args:
-        task: collates.
-        transform: normalises.
+        task: collates samples.
+        transform: normalises images.
         training: whether batches are for training.
     """
 
@@ -156,10 +156,10 @@ class Collate:
         self._kept = torch.empty(0)
 
     def __call__(self, loaded: Any) -> Loaded:
-        """Return the batch, None if it has no sample, and what could not be read.
+        """Return the batch, None if it has no sample, and (index, why) of the unreadable samples.
 
         Args:
-            loaded: what `KeyedSamples.__getitems__` returns.
+            loaded: the result of `KeyedSamples.__getitems__`.
         """
         samples, unread = loaded
         notes = [(error.index, str(error)) for error in unread]
@@ -175,7 +175,7 @@ class Collate:
         return Batch(images, batch.targets, indices), notes
 
     def _check(self, batch: Any, count: int) -> None:
-        """Raise ConfigError where what the task has made of `count` samples is no batch of them."""
+        """Raise ConfigError if the result of the task's collate() is not a batch of `count` samples."""
         found = ""
         if not isinstance(batch, Batch):
             found = f"a {type(batch).__name__}"

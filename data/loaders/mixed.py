@@ -1,4 +1,4 @@
-"""MixUp and CutMix: transforms of whole training batches, behind the loader that makes them."""
+"""MixUp and CutMix: transforms of complete training batches, applied to another loader's."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from .base import TrainLoader
 
 
 class MixedTrainLoader(TrainLoader):
-    """The batches of another loader, mixed; the random numbers of an iteration follow from SEED and it alone.
+    """Another loader's batches, mixed; the random numbers depend on SEED and the iteration alone.
 
     Sources: Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization", arXiv:1710.09412; Yun et al. 2019,
     "CutMix", arXiv:1905.04899.
 
     Args:
-        loader: gives the batches.
-        mixing: changes them; one of several is drawn for each batch, each as likely.
-        lent: how many samples at the front of each batch are there for others to be mixed with, and not given on.
-
+        loader: yields the batches.
+        mixing: transforms, one of which is drawn for each batch with equal probability.
+        lent: how many samples at the front of each batch serve only as partners for mixing, and are not yielded.
     """
 
     def __init__(self, loader: TrainLoader, mixing: Sequence[Mixing], *, lent: int = 0) -> None:
@@ -37,7 +36,7 @@ class MixedTrainLoader(TrainLoader):
         self._loader, self._mixing, self._lent = loader, mixing, lent
 
     def batches(self, start: int = 0) -> Generator[Batch, None, None]:
-        """Yield batches whose targets are the classes' shares (N, num_classes), float32, without end."""
+        """Yield batches without end; their targets are the shares of the classes, (N, num_classes), float32."""
         seed = splitmix64(self.seed, 6)
         with closing(self._loader.batches(start)) as batches:
             for iteration, batch in enumerate(batches, start):
@@ -49,5 +48,5 @@ class MixedTrainLoader(TrainLoader):
                 yield Batch(images[self._lent :], shares[self._lent :], indices)
 
     def close(self) -> None:
-        """End all streams, and processes that load for them."""
+        """End all streams and their workers."""
         self._loader.close()

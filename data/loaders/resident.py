@@ -1,7 +1,8 @@
-"""Batches cut out of a data set that lies in memory whole, by tensor code that works on a batch at once.
+"""The resident loader: batches from a data set held in device memory, transformed by batched tensor operations.
 
-The order of samples is that of every loader. The random numbers of (iteration, slot) follow from SEED and these
-two alone: those of a block of iterations are drawn at once, from a generator that is started anew for each block.
+Samples come in the same order as with every loader. The random numbers of (iteration, slot) depend on SEED and
+these two alone: numbers for a block of iterations are drawn at once, from a generator that is reseeded for each
+block.
 """
 
 from __future__ import annotations
@@ -26,22 +27,23 @@ _BLOCK = 64  # iterations whose random numbers are drawn at once
 class ResidentSamples:
     """Images on a device, and batches of them, transformed and normalised.
 
-    What is the same for all images is done once. A crop and a flip in front of all else cost nothing but the copy
-    of the batch: each image lies there padded, beside its mirror image, and is cut out where a crop begins.
+    Leading transforms that treat all images alike are applied once. A crop and a flip that follow them cost no
+    more than the copy of the batch: each image is stored padded, beside its mirror image, and crops are copied
+    from it.
 
     Args:
         images: (N, C, H, W) uint8; or several of these, joined end to end.
-        targets: (N, ...), one entry an image.
+        targets: (N, ...), one entry per image.
         steps: (name, transform) in order.
-        mean: one value, or one a channel, of pixels from 0 to 1.
-        std: one value, or one a channel.
-        device: where they are to lie.
+        mean: one value, or one per channel, for pixels in [0, 1].
+        std: one value, or one per channel.
+        device: the device that holds the images.
         memory_format: of the batches: torch.contiguous_format or torch.channels_last. The values are the same.
 
     Raises:
         NoBatchedForm: a transform works image by image only.
         MemoryError: the images do not fit on the device.
-        ValueError: they differ in size.
+        ValueError: the images differ in size.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class ResidentSamples:
         """Yield a batch, images (B, C, H, W) float32 and targets (B, ...), for each row.
 
         Args:
-            indices: (batches, B) int64, of samples.
+            indices: (batches, B) int64, indices of samples.
             numbers: (batches, B, draws) float32, from [0, 1).
         """
         rows = indices
@@ -88,7 +90,7 @@ class ResidentSamples:
         floats = images.to(torch.float32, memory_format=self._format)
         pixels, mean, scale = floats, self._mean, self._scale
         if self._format == torch.channels_last and mean.numel() > 1:
-            # Values for a whole row of pixels: loops over three channels would take many times as long.
+            # Values for an entire row of pixels: loops over three channels would take many times as long.
             count, channels, height, width = images.shape
             pixels = floats.permute(0, 2, 3, 1).view(count, height, width * channels)
             mean, scale = (each.expand(channels, 1, 1).flatten().repeat(width) for each in (mean, scale))
@@ -97,15 +99,15 @@ class ResidentSamples:
 
 
 class ResidentTrainLoader(TrainLoader):
-    """The endless stream of training batches, cut out of memory; they lie on the device of the samples.
+    """The endless stream of training batches on the device that holds the samples.
 
     Args:
-        dataset: the samples one by one, for messages.
-        samples: the same, resident.
-        seed: SEED, which order and random numbers follow from.
+        dataset: the individual samples, for messages.
+        samples: the resident samples.
+        seed: SEED, which determines the order and the random numbers.
         batch_size: IMS_PER_BATCH, over all ranks together; may exceed the size of the data set.
-        slots: the places in each batch that are cut here, in their order, from 0; None: all.
-        stream: which sample stands where; None: all, shuffled anew in each pass.
+        slots: the positions in each batch that are loaded here, in order, from 0; None: all.
+        stream: the order of samples; None: all samples, reshuffled for each pass.
     """
 
     def __init__(
@@ -132,17 +134,17 @@ class ResidentTrainLoader(TrainLoader):
             start += len(numbers)
 
     def close(self) -> None:
-        """Nothing has to be ended."""
+        """Do nothing: there are no workers."""
 
 
 class ResidentEvalLoader:
     """Every sample once, in the data set's order; the last batch may be smaller.
 
     Args:
-        samples: what is evaluated.
+        samples: the samples to evaluate.
         seed: SEED, for transforms that draw.
         batch_size: TEST.IMS_PER_BATCH.
-        rank: which of `world_size` processes this one is: it has batches rank, rank + world_size, ...
+        rank: the rank of this process, which gets batches rank, rank + world_size, ...
         world_size: how many processes share the batches.
     """
 
@@ -166,9 +168,9 @@ class ResidentEvalLoader:
             yield from self._samples.batches(indices, numbers)
 
     def close(self) -> None:
-        """Nothing has to be ended."""
+        """Do nothing: there are no workers."""
 
 
 def _to(device: torch.device, tensor: Tensor) -> Tensor:
-    """Return the tensor on a device; a CUDA device takes it over while this process goes on."""
+    """Return the tensor on a device; the copy to a CUDA device is asynchronous."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

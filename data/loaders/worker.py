@@ -1,4 +1,4 @@
-"""Loading batches on torch's DataLoader, so that no process and no earlier batch has a say in them."""
+"""The worker loader: torch's DataLoader, with batches that depend on neither the workers nor earlier batches."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from .base import TrainLoader
 from .keyed_dataset import Collate, KeyedSamples, Place
 
 logger = logging.getLogger(__name__)
-_LINES = 20  # lines about samples that cannot be read
-_CONSEQUENCE = {"replace": "others took their places", "leave out": "the scores are without them"}
+_LINES = 20  # unreadable samples that are logged individually
+_CONSEQUENCE = {"replace": "others took their places", "leave out": "the scores exclude them"}
 
 
 class WorkerLoader:
     """Batches of given places of `samples`, loaded by `num_workers` processes or, for 0, in this one.
 
-    The global random state of this process is the same after each batch as before it.
+    Loading a batch leaves the global random state of this process unchanged.
 
     Args:
-        samples: the data set, picklable where the platform starts processes afresh.
-        num_workers: loading processes.
-        pin_memory: whether batches lie in page-locked memory, for fast copies to CUDA devices.
+        samples: the data set; must be picklable if the platform spawns processes.
+        num_workers: number of worker processes.
+        pin_memory: whether batches are in page-locked memory, for fast copies to CUDA devices.
         training: whether the batches are for training.
     """
 
@@ -52,13 +52,13 @@ class WorkerLoader:
         self._running: weakref.WeakSet[Generator[Batch, None, None]] = weakref.WeakSet()
 
     def load(self, batches: Iterable[list[Place]]) -> Generator[Batch, None, None]:
-        """Yield a batch for each list of places. Workers start at the first and end with the generator."""
+        """Yield a batch for each list of places. Workers start with the first batch and end with the generator."""
         running = self._load(batches)
         self._running.add(running)
         return running
 
     def close(self) -> None:
-        """End all generators that `load` gave out, and their workers."""
+        """End all generators that `load` returned, and their workers."""
         for running in list(self._running):
             running.close()
 
@@ -84,7 +84,7 @@ class WorkerLoader:
                 share, samples = f"{len(unread):,} of {len(self.samples):,}", self.samples
                 rest = _CONSEQUENCE[samples.unreadable]
                 logger.warning("%s: %s samples cannot be read; %s", samples.name, share, rest)
-            # torch ends workers when the iterator is collected, which an error's traceback puts off.
+            # torch ends workers when the iterator is garbage-collected, which an error's traceback delays.
             if self.num_workers:
                 iterator._shutdown_workers()
 
@@ -99,15 +99,15 @@ class WorkerLoader:
                 torch.cuda.set_rng_state(on_device)
 
     def _tell(self, index: int, why: str) -> None:
-        """Log once, here and not in a worker, that a sample cannot be read; of very many not each."""
+        """Log once per sample, in this process, that it cannot be read; only the first 20 are logged."""
         if index not in self._unread and len(self._unread) < _LINES:
             logger.warning("%s: %s", self.samples.name, why)
         self._unread.add(index)
 
     def _start(self, batches: Iterable[list[Place]]) -> Any:
         with warnings.catch_warnings(), _signals_held():
-            # More workers than cores is the user's choice; forking beside torch's idle threads is what
-            # DataLoader does by design.
+            # More workers than cores are the user's choice; DataLoader forks beside torch's idle threads by
+            # design.
             warnings.filterwarnings("ignore", message="This DataLoader will create")
             warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
             return iter(
@@ -118,20 +118,20 @@ class WorkerLoader:
                     collate_fn=Collate(self.samples.task, self.samples.transform, self.training),
                     pin_memory=self.pin_memory,
                     worker_init_fn=_obey_main_process_only,
-                    generator=torch.Generator(),  # else it draws a seed from the global one
+                    generator=torch.Generator(),  # otherwise it draws a seed from the global generator
                 )
             )
 
 
 class WorkerTrainLoader(TrainLoader):
-    """That stream from a `WorkerLoader`.
+    """The endless stream of training batches from a `WorkerLoader`.
 
     Args:
         loader: loads the samples.
-        seed: SEED, which the order follows from.
+        seed: SEED, which determines the order.
         batch_size: IMS_PER_BATCH, over all ranks together; may exceed the size of the data set.
-        slots: the places in each batch that are loaded here, in their order, from 0; None: all.
-        stream: which sample stands where; None: all, shuffled anew in each pass.
+        slots: the positions in each batch that are loaded here, in order, from 0; None: all.
+        stream: the order of samples; None: all samples, reshuffled for each pass.
     """
 
     def __init__(
@@ -166,8 +166,8 @@ class EvalLoader:
     Args:
         loader: loads the samples.
         batch_size: TEST.IMS_PER_BATCH.
-        groups: samples that are not to share a batch: one group comes after the other, each in order.
-        rank: which of `world_size` processes this one is: it has batches rank, rank + world_size, ...
+        groups: samples that must not share a batch: one group comes after the other, each in order.
+        rank: the rank of this process, which gets batches rank, rank + world_size, ...
         world_size: how many processes share the batches.
     """
 
@@ -197,22 +197,22 @@ class EvalLoader:
         return self._loader.load([(index, index) for index in batch.tolist()] for batch in self._batches)
 
     def close(self) -> None:
-        """End all passes that were left in the middle, and their workers."""
+        """End all unfinished passes and their workers."""
         self._loader.close()
 
 
 @contextmanager
 def _one_sentence() -> Iterator[None]:
-    """Take the worker's traceback, which torch puts into an error's text, off a ConfigError."""
+    """Strip the worker's traceback, which torch adds to an error's text, from a ConfigError."""
     try:
         yield
     except ConfigError as error:
-        # In a ConfigError the line break behind that text has become a backslash and an n.
+        # ConfigError has turned the line break after that text into a backslash and an n.
         raise ConfigError(str(error).removesuffix("\\n").rpartition("ConfigError: ")[2]) from None
 
 
-# What a worker is to sleep through. Without sigwaitinfo, as on macOS and Windows, SIGTERM ends it whoever sent it.
-_SLEPT_THROUGH = {
+# Signals that a worker ignores. Without sigwaitinfo, as on macOS and Windows, SIGTERM ends it whoever sent it.
+_IGNORED = {
     getattr(signal, name)
     for name in ("SIGINT", "SIGUSR1", "SIGHUP", *(["SIGTERM"] if hasattr(signal, "sigwaitinfo") else []))
     if hasattr(signal, name)
@@ -221,11 +221,11 @@ _SLEPT_THROUGH = {
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Hold these signals back: a worker that starts meanwhile is never without protection, not even at first."""
+    """Block these signals, so that a worker started in this block is protected from its first instruction."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SLEPT_THROUGH)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _IGNORED)
     try:
         yield
     finally:
@@ -233,15 +233,15 @@ def _signals_held() -> Iterator[None]:
 
 
 def _obey_main_process_only(worker_id: int) -> None:
-    """Let a worker sleep through signals to the whole group: the main process decides when to stop.
+    """Make a worker ignore signals to its process group: the main process decides when to stop.
 
-    Ctrl-C, `timeout` and batch systems signal every process of a job. A worker that died of it would
-    take the main process down before it has saved. SIGTERM is what the main process itself ends
-    workers with, so a thread looks at who sent it.
+    Ctrl-C, `timeout` and batch systems signal every process of a job. A worker that died of such a signal would
+    take down the main process before it has saved. The main process itself ends workers with SIGTERM, so a thread
+    checks who sent it.
     """
-    for signum in _SLEPT_THROUGH - {signal.SIGTERM}:
+    for signum in _IGNORED - {signal.SIGTERM}:
         signal.signal(signum, signal.SIG_IGN)
-    if signal.SIGTERM in _SLEPT_THROUGH:
+    if signal.SIGTERM in _IGNORED:
         threading.Thread(target=_leave_when_main_process_says, daemon=True).start()
 
 

@@ -1,4 +1,4 @@
-"""Builds the order of samples from DATALOADER's keys for it."""
+"""The order of training samples, built from DATALOADER's keys."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .stream import GroupedStream, Groups, SampleOrder, SampleStream
 from .weights import aspect_groups, check_weights, class_repeats, labels_of, read_weights, repeat_factors
 
 _REPEAT, _WEIGHTED = "RepeatFactorTrainingSampler", "WeightedTrainingSampler"
-# Keys that one sampler alone reads, and what they are where nobody has set them.
+# Keys that only one sampler reads, and their values if they are not set.
 _OWNED = {
     "REPEAT_THRESHOLD": (_REPEAT, 0.0),
     "REPEAT_SQRT": (_REPEAT, True),
@@ -26,14 +26,14 @@ _OWNED = {
 
 
 def check_sampler(cfg: CfgNode, train: DatasetInfo) -> None:
-    """Raise ConfigError, with all mistakes at once, where DATALOADER's keys do not go together or do not fit.
+    """Raise ConfigError, with all mistakes at once, if DATALOADER's keys contradict each other or the data set.
 
-    Reads a file of weights, but nothing of the data set, whose size and classes `train` tells.
+    Reads the file of weights, but nothing from the data set: its size and classes are in `train`.
     """
     node = cfg.DATALOADER
     problems = [
         f"{cfg.label(f'DATALOADER.{key}')}: only {owner} reads it, and DATALOADER.SAMPLER_TRAIN is"
-        f" {node.SAMPLER_TRAIN}; change that, or leave this out"
+        f" {node.SAMPLER_TRAIN}; change the sampler, or remove this key"
         for key, (owner, unset) in _OWNED.items()
         if node[key] != unset and owner != node.SAMPLER_TRAIN
     ]
@@ -48,7 +48,7 @@ def check_sampler(cfg: CfgNode, train: DatasetInfo) -> None:
     if counts_classes and not train.num_classes:
         has = "numbers as targets" if train.num_values else "no known number of classes"
         problems.append(
-            f"{cfg.label('DATALOADER.SAMPLER_TRAIN')}: {node.SAMPLER_TRAIN} goes by the class of each sample, and"
+            f"{cfg.label('DATALOADER.SAMPLER_TRAIN')}: {node.SAMPLER_TRAIN} needs the class of each sample, but"
             f" the training set has {has}; use TrainingSampler, or {_WEIGHTED} with DATALOADER.SAMPLE_WEIGHTS"
         )
     elif node.CLASS_WEIGHTS:
@@ -64,7 +64,7 @@ def build_order(cfg: CfgNode, dataset: MapDataset, train: DatasetInfo) -> Sample
     """Return the order of training samples that DATALOADER.SAMPLER_TRAIN and ASPECT_RATIO_GROUPING ask for.
 
     Raises:
-        ConfigError: what `check_sampler` raises; the data set does not tell the labels or sizes that are needed.
+        ConfigError: `check_sampler` raises it, or the data set lacks the labels or sizes that are needed.
     """
     check_sampler(cfg, train)
     repeats = _repeats(cfg, dataset, train)
@@ -75,10 +75,10 @@ def build_order(cfg: CfgNode, dataset: MapDataset, train: DatasetInfo) -> Sample
 
 
 def build_groups(cfg: CfgNode, dataset: MapDataset, key: str) -> Groups | None:
-    """Return the samples of either shape, where ASPECT_RATIO_GROUPING is to keep them apart and there are both.
+    """Return the two groups of samples if ASPECT_RATIO_GROUPING is on and there are images of both shapes.
 
     Raises:
-        ConfigError: the data set, which `key` names, does not tell its images' sizes.
+        ConfigError: the sizes of the images of the data set, which `key` names, are not known.
     """
     if not cfg.DATALOADER.ASPECT_RATIO_GROUPING:
         return None
@@ -87,7 +87,7 @@ def build_groups(cfg: CfgNode, dataset: MapDataset, key: str) -> Groups | None:
 
 
 def _repeats(cfg: CfgNode, dataset: MapDataset, train: DatasetInfo) -> npt.NDArray[np.float64] | None:
-    """Return how often each sample comes in a pass, on average; None: once."""
+    """Return how often each sample occurs in a pass, on average; None: once."""
     node = cfg.DATALOADER
     if node.SAMPLER_TRAIN == "TrainingSampler":
         return None
@@ -107,7 +107,7 @@ def _repeats(cfg: CfgNode, dataset: MapDataset, train: DatasetInfo) -> npt.NDArr
 
 
 def _class_weights(cfg: CfgNode, train: DatasetInfo) -> npt.NDArray[np.float64]:
-    """Return one number a class; none if the training set has no classes, as `check_sampler` says."""
+    """Return one weight per class; none if the training set has no classes, which `check_sampler` reports."""
     if not train.num_classes:
         return np.ones(0)
     weights = cfg.DATALOADER.CLASS_WEIGHTS or (1.0,) * train.num_classes
@@ -116,7 +116,7 @@ def _class_weights(cfg: CfgNode, train: DatasetInfo) -> npt.NDArray[np.float64]:
 
 
 def _sample_weights(cfg: CfgNode, train: DatasetInfo) -> npt.NDArray[np.float64] | None:
-    """Return one number a sample; None where DATALOADER.SAMPLE_WEIGHTS is not set."""
+    """Return one weight per sample; None if DATALOADER.SAMPLE_WEIGHTS is not set."""
     path = cfg.DATALOADER.SAMPLE_WEIGHTS
     if not path:
         return None
@@ -136,10 +136,10 @@ def _refused(what: str) -> Iterator[None]:
 
 @contextmanager
 def _told(who: str) -> Iterator[None]:
-    """Say that a data set does not tell what `who` needs to know without reading images."""
+    """Raise ConfigError if a data set lacks what `who` needs to know without decoding images."""
     try:
         yield
     except LookupError as error:
-        raise ConfigError(f"{who} needs what the data set does not tell; give it {error.args[0]}") from None
+        raise ConfigError(f"{who} needs information that the data set lacks; give it {error.args[0]}") from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{who}: {error}") from None

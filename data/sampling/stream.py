@@ -1,7 +1,7 @@
-"""Which sample stands at which place of training, and which random numbers it gets.
+"""The endless order of training samples.
 
-Both are functions of (SEED, position), where position = iteration * IMS_PER_BATCH + slot. Nothing
-else is kept: a run that continues at iteration 1,000,000 asks for position 1,000,000 * IMS_PER_BATCH.
+The sample at a position is a function of (SEED, position), where position = iteration * IMS_PER_BATCH + slot.
+No further state is kept: a run that resumes at iteration 1,000,000 asks for position 1,000,000 * IMS_PER_BATCH.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ import torch
 
 from ..seeds import splitmix64
 
-Groups = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]  # indices of the samples of either
-_ONE = 1 << 32  # a sample once, in the whole numbers that factors are counted in
+Groups = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]  # indices of the samples in each group
+_ONE = 1 << 32  # one occurrence of a sample, in the fixed-point numbers of repeat factors
 
 
 class SampleOrder(Protocol):
-    """Which sample stands at each position; a function of the position alone."""
+    """The sample at each position; a function of the position alone."""
 
     def order(self, first: int, count: int) -> npt.NDArray[np.int64]:
         """Return the indices, in the data set, of the samples at the `count` positions from `first` on."""
 
 
 class SampleStream:
-    """The endless order of samples: one shuffled pass over the data set after the other.
+    """The endless order of samples: one shuffled pass over the data set after another.
 
     Args:
-        seed: SEED; other seeds give other orders.
+        seed: SEED; different seeds give different orders.
         size: samples in the data set, at least 1.
-        repeats: (size,), how often each sample comes in a pass, on average, at least 0; None: once. They are
-            scaled so that their sum, the length of every pass, is whole. A sample with 2.25 comes twice in three
-            passes of four, and three times in the others: each pass draws them anew.
+        repeats: (size,), how often each sample occurs in a pass, on average, at least 0; None: once. They are
+            scaled so that their sum, the length of every pass, is an integer. A sample with 2.25 occurs twice in
+            three passes of four, and three times in the fourth: fractions are drawn for each pass.
 
     >>> stream = SampleStream(seed=0, size=4)
     >>> stream.order(0, 4), stream.order(4, 4)
@@ -50,10 +50,10 @@ class SampleStream:
         self._order_seed = splitmix64(seed, 1)
         self._parts = None if repeats is None else _whole_sum(repeats)
         self._length = size if self._parts is None else int(self._parts.sum()) // _ONE
-        self._last = -1, np.empty(0, np.int64)  # the pass that was asked for last
+        self._last = -1, np.empty(0, np.int64)  # the pass that was computed last
 
     def index(self, position: int) -> int:
-        """Return the index, in the data set, of the sample at `position`: O(1) within a pass."""
+        """Return the data set index of the sample at `position`: O(1) within a pass."""
         return int(self.order(position, 1)[0])
 
     def order(self, first: int, count: int) -> npt.NDArray[np.int64]:
@@ -75,8 +75,8 @@ class SampleStream:
         order: npt.NDArray[np.int64] = torch.randperm(self.size, generator=generator).numpy()
         if self._parts is None:
             return order
-        # Systematic sampling: samples lie end to end, each as long as its factor, and one is taken at every whole
-        # number beyond a random offset. In random order: else some would never share a pass with their neighbours.
+        # Systematic sampling: samples are laid end to end, each as long as its factor, and one is taken at every
+        # integer beyond a random offset. They are shuffled first, or some neighbours would never share a pass.
         offset = int(torch.randint(_ONE, (), generator=generator))
         ends = (np.cumsum(self._parts[order]) + offset) // _ONE
         order = np.repeat(order, np.diff(ends, prepend=0))
@@ -84,26 +84,26 @@ class SampleStream:
 
 
 def _whole_sum(repeats: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Return factors in units of 1 / _ONE, scaled so that they add up to a whole number, at least 1."""
+    """Return factors in units of 1 / _ONE, scaled so that they add up to an integer of at least 1."""
     total = float(repeats.sum())
     length = max(1, round(total))
     assert length < 2**30, "sums of parts fit into 64 bits"
     parts = np.rint(repeats * (length / total * _ONE)).astype(np.int64)
-    parts[parts.argmax()] += length * _ONE - parts.sum()  # what rounding has lost
+    parts[parts.argmax()] += length * _ONE - parts.sum()  # the rounding error
     return parts
 
 
 class GroupedStream:
     """The endless order of samples in batches that never mix two groups.
 
-    Each group has a stream of its own. Which one gives a batch is settled in whole numbers, evenly spread and in
-    proportion to the groups' sizes, so nothing is left out and every batch is whole.
+    Each group has its own stream. Integer arithmetic decides which group a batch comes from: evenly spread, and in
+    proportion to the groups' sizes, so that no sample is skipped and every batch is full.
 
     Args:
         seed: SEED.
-        batch_size: samples of a batch; batch number t takes the positions from t * batch_size on.
-        groups: indices, in the data set, of the samples of either group, at least one in each.
-        repeats: how often each sample of the data set comes, as for `SampleStream`; in each group some must.
+        batch_size: samples per batch; batch number t has the positions from t * batch_size on.
+        groups: data set indices of the samples in each group, at least one in each.
+        repeats: how often each sample occurs, as for `SampleStream`; not all may be 0 in a group.
 
     >>> stream = GroupedStream(seed=0, batch_size=2, groups=(np.arange(4), np.arange(4, 6)))
     >>> stream.order(0, 12).reshape(6, 2).tolist()
@@ -142,6 +142,6 @@ class GroupedStream:
         return np.concatenate(parts)
 
     def _turn(self, batch: int) -> tuple[int, int]:
-        """Return whose batch it is, and how many that group has given before."""
+        """Return the group of a batch, and how many earlier batches came from that group."""
         before, after = ((t * self._first + self._offset) // self._all for t in (batch, batch + 1))
         return (0, before) if after > before else (1, batch - before)

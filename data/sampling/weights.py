@@ -1,4 +1,4 @@
-"""How often each sample comes, and which ones share a batch: from labels and sizes, without reading an image."""
+"""Repeat factors and aspect-ratio groups of samples, from labels and sizes, without decoding images."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from warmstart.config import open_regular, read_small_text
 
 from ..datasets.arrays import ArrayDataset, read_npy
 from ..datasets.registry import MapDataset, checked_label
-from ..datasets.targets import of_each_sample
+from ..datasets.targets import of_each_sample, targets_attribute
 from ..datasets.unreadable import sample_path
 from .stream import Groups
 
 Floats = npt.NDArray[np.float64]
 
-_WEIGHTS_LIMIT = 2**30  # bytes of a text with one number a sample
+_WEIGHTS_LIMIT = 2**30  # bytes of a text file with one number per sample
 
 
 def repeat_factors(labels: npt.NDArray[Any], threshold: float, root: bool = True) -> Floats:
-    """Return how often each sample is to come in a pass: rare classes more than once, the others once.
+    """Return how often each sample should occur in a pass: more than once for rare classes, once for the others.
 
-    A class that is a share f of all samples has the factor max(1, sqrt(threshold / f)); without `root`
-    max(1, threshold / f), which brings rare classes up to about that share.
+    A class with a share f of all samples has the factor max(1, sqrt(threshold / f)); without `root`
+    max(1, threshold / f), which raises rare classes to about that share.
     Source: Gupta, Dollar, Girshick, "LVIS: A dataset for large vocabulary instance segmentation", CVPR 2019.
 
     >>> repeat_factors(np.array([0, 0, 0, 0, 0, 0, 0, 0, 0, 1]), threshold=0.4)[[0, 9]]
     array([1., 2.])
     """
     shares = np.bincount(labels) / len(labels)
-    factors = np.maximum(1.0, threshold / np.maximum(shares, 1 / len(labels)))  # some class may have no sample
+    factors = np.maximum(1.0, threshold / np.maximum(shares, 1 / len(labels)))  # a class may have no samples
     return np.asarray((np.sqrt(factors) if root else factors)[labels])
 
 
 def class_repeats(labels: npt.NDArray[Any], weights: npt.NDArray[Any]) -> Floats:
-    """Return how often each sample is to come in a pass as long as the data set, for given shares of the classes.
+    """Return how often each sample should occur in a pass as long as the data set, for given class weights.
 
     Args:
-        labels: (N,) whole numbers from 0.
-        weights: one number a class: how often it comes beside the others, however many samples it has.
+        labels: (N,) integers from 0.
+        weights: one number per class: how often it occurs relative to the others, whatever its number of samples.
 
     >>> class_repeats(np.array([0, 0, 0, 1]), np.array([1, 1])).round(2)
     array([0.67, 0.67, 0.67, 2.  ])
@@ -53,39 +53,39 @@ def class_repeats(labels: npt.NDArray[Any], weights: npt.NDArray[Any]) -> Floats
 
 
 def read_weights(path: Path) -> Floats:
-    """Return the numbers of a .npy file, or of a text file with white space between them.
+    """Return the numbers in a .npy file, or in a text file that separates them by white space.
 
     Raises:
-        OSError: there is no such file, or it cannot be read.
-        ValueError: it holds something else.
+        OSError: the file does not exist or cannot be read.
+        ValueError: it holds anything but numbers.
     """
     try:
         if path.suffix == ".npy":
             with open_regular(path) as file:
                 return np.array(read_npy(file, path.stat().st_size), np.float64)
     except (EOFError, TypeError, ValueError) as error:
-        raise ValueError(f"it holds something else than numbers ({error})") from None
+        raise ValueError(f"it does not hold numbers alone ({error})") from None
     try:
         return np.array(read_small_text(path, limit=_WEIGHTS_LIMIT).split(), np.float64)
-    except ValueError:  # whose text repeats words of a file that may be any
-        raise ValueError("it holds something else than numbers") from None
+    except ValueError:  # its text would quote from a file that may be any
+        raise ValueError("it does not hold numbers alone") from None
 
 
 def check_weights(weights: npt.ArrayLike, count: int, of_what: str) -> Floats:
-    """Return weights as an array; ValueError where they are not `count` finite numbers from 0, one of them above.
+    """Return weights as an array; ValueError if they are not `count` finite numbers from 0, or are all 0.
 
     >>> check_weights([1, 2], 3, "class")
     Traceback (most recent call last):
-    ValueError: 2 weights where 3 are expected, one a class
+    ValueError: 2 weights where 3 are expected, one per class
     """
     array = np.asarray(weights, np.float64)
     if array.shape != (count,):
-        raise ValueError(f"{array.size:,} weights where {count:,} are expected, one a {of_what}")
+        raise ValueError(f"{array.size:,} weights where {count:,} are expected, one per {of_what}")
     wrong = np.flatnonzero(~(np.isfinite(array) & (array >= 0)))
     if len(wrong):
         raise ValueError(f"{of_what} {wrong[0]} has weight {array[wrong[0]]:g}; weights are finite and 0 or more")
     if not array.any():
-        raise ValueError(f"all weights are 0; give some {of_what} more")
+        raise ValueError(f"all weights are 0; give at least one {of_what} a positive weight")
     return array
 
 
@@ -94,7 +94,7 @@ def labels_of(dataset: MapDataset, num_classes: int) -> npt.NDArray[np.int64]:
 
     Raises:
         LookupError: the data set has neither.
-        ValueError: it is of another form, or holds anything else than whole numbers from 0 to num_classes - 1.
+        ValueError: it has another shape, or holds anything but integers from 0 to num_classes - 1.
 
     >>> from torch.utils.data import Subset
     >>> labels_of(Subset(ArrayDataset(np.zeros((3, 8, 8), np.uint8), np.array([4, 5, 6])), [2, 0]), 10)
@@ -109,14 +109,14 @@ def labels_of(dataset: MapDataset, num_classes: int) -> npt.NDArray[np.int64]:
 
 
 def aspect_groups(dataset: MapDataset) -> Groups | None:
-    """Return the indices of images at least as wide as high, and of the others; None where all are of one kind.
+    """Return the indices of images at least as wide as high, and of the others; None if one group is empty.
 
-    Sizes are those of an attribute `sizes`, (height, width) a sample, or stand in the heads of image files.
+    Sizes come from an attribute `sizes`, (height, width) per sample, or from the headers of image files.
 
     Raises:
         LookupError: the data set has neither.
-        OSError: a file is no image.
-        ValueError: `sizes` is of another form.
+        OSError: a file is not an image.
+        ValueError: `sizes` has another shape.
 
     >>> aspect_groups(ArrayDataset(np.zeros((3, 8, 6), np.uint8), np.arange(3))) is None
     True
@@ -127,9 +127,9 @@ def aspect_groups(dataset: MapDataset) -> Groups | None:
 
 
 def _labels(dataset: Any) -> npt.NDArray[Any]:
-    name = next((name for name in ("targets", "labels") if hasattr(dataset, name)), None)
-    if name is None:
-        raise LookupError("an attribute targets or labels, one whole number a sample")
+    name = targets_attribute(dataset)
+    if not name:
+        raise LookupError("an attribute targets or labels, one integer per sample")
     return _of_shape(np.asarray(getattr(dataset, name)), name, (len(dataset),))
 
 
@@ -143,12 +143,12 @@ def _sizes(dataset: Any) -> npt.NDArray[Any]:
         path = sample_path(dataset, index)
         if not path:
             raise LookupError("an attribute sizes, (height, width) of each image")
-        with Image.open(path) as image:  # reads no pixel
+        with Image.open(path) as image:  # decodes no pixels
             sizes.append((image.height, image.width))
     return np.array(sizes)
 
 
 def _of_shape(values: npt.NDArray[Any], name: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     if values.shape != shape:
-        raise ValueError(f"its attribute {name} is of shape {values.shape}, not {shape}")
+        raise ValueError(f"its attribute {name} has shape {values.shape}, not {shape}")
     return values

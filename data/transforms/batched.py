@@ -1,6 +1,6 @@
-"""Transforms of whole batches: what torchvision's do image by image, done to all images at once.
+"""Batched forms of torchvision's transforms, which treat all images of a batch at once.
 
-A batched transform draws nothing itself: it is a function of the images and of uniform random numbers, some for
+A batched transform draws nothing itself: it is a function of the images and of uniform random numbers, a few for
 each image.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from .batched_color import change_where, color_jitter
 from .image import Transform
 
-_ATTEMPTS = 10  # of RandomErasing, to draw a box that fits
+_ATTEMPTS = 10  # in RandomErasing, to draw a box that fits
 
 
 class NoBatchedForm(ValueError):
@@ -24,11 +24,11 @@ class NoBatchedForm(ValueError):
 
 
 class BatchedTransform(NamedTuple):
-    """Changes each image of a batch by random numbers of its own.
+    """A transform that changes each image of a batch by separate random numbers.
 
     Attributes:
-        draws: how many numbers an image needs.
-        apply: gets images (N, C, H, W) uint8 and numbers (N, draws) float32 from [0, 1), and returns images.
+        draws: how many numbers each image needs.
+        apply: takes images (N, C, H, W) uint8 and numbers (N, draws) float32 in [0, 1), and returns images.
     """
 
     draws: int
@@ -36,7 +36,7 @@ class BatchedTransform(NamedTuple):
 
 
 def batched_form(name: str, step: Transform) -> BatchedTransform:
-    """Return what does to a batch what a transform of torchvision does to each of its images.
+    """Return the batched form of a torchvision transform, which treats each image of a batch as it does.
 
     Args:
         name: the transform's name in a config.
@@ -51,7 +51,7 @@ def batched_form(name: str, step: Transform) -> BatchedTransform:
     [[[[2, 1]]], [[[3, 4]]]]
     """
     if not type(step).__module__.startswith("torchvision."):
-        raise NoBatchedForm(f"{name} is a transform of your own")
+        raise NoBatchedForm(f"{name} is a user-defined transform")
     if name in _SAME_FOR_ALL:
         return BatchedTransform(0, lambda images, numbers: step(images))
     if name not in _FORMS:
@@ -60,7 +60,7 @@ def batched_form(name: str, step: Transform) -> BatchedTransform:
 
 
 def is_same_for_all(name: str) -> bool:
-    """Return whether a transform does the same to each image, whatever is drawn.
+    """Return whether a transform treats all images alike, without randomness.
 
     >>> is_same_for_all("Resize"), is_same_for_all("RandomCrop")
     (True, False)
@@ -69,7 +69,7 @@ def is_same_for_all(name: str) -> bool:
 
 
 def pad_for_crop(step: Any, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-    """Return images as RandomCrop pads them, and the size (height, width) that it then cuts out.
+    """Return images as RandomCrop pads them, and the size (height, width) that it then crops.
 
     Args:
         step: torchvision's RandomCrop.
@@ -77,7 +77,7 @@ def pad_for_crop(step: Any, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
     """
     from torchvision.transforms.v2 import functional
 
-    # Its own method would draw the place of a crop too.
+    # RandomCrop's own method would draw the position of a crop as well.
     left, right, top, bottom = step.padding or (0, 0, 0, 0)
     height, width = step.size
     if step.pad_if_needed:
@@ -88,18 +88,18 @@ def pad_for_crop(step: Any, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
 
 
 def whole_numbers(numbers: Tensor, count: int | Tensor) -> Tensor:
-    """Return whole numbers from 0 to `count` - 1, each as likely, for numbers from [0, 1).
+    """Map numbers in [0, 1) to integers from 0 to `count` - 1 with equal probability.
 
     >>> whole_numbers(torch.tensor([0.0, 0.24, 0.26, 0.99]), 4)
     tensor([0, 0, 1, 3])
     """
     return (
         numbers * count
-    ).long()  # float32 below 1 has 24 bits: times a count below 2^24 it stays below the count
+    ).long()  # a float32 below 1 has 24 bits: times a count below 2^24 it stays below the count
 
 
 def _now_and_then(step: Any) -> BatchedTransform:
-    """Return the form of what does the same to each image that it happens to, and so to a batch of them."""
+    """Return the batched form of a transform that either changes an image in a fixed way or leaves it as it is."""
 
     def apply(images: Tensor, numbers: Tensor) -> Tensor:
         params = step.make_params([images])
@@ -116,7 +116,7 @@ def _crop(step: Any) -> BatchedTransform:
         rows = top[:, None] + torch.arange(height, device=images.device)
         columns = left[:, None] + torch.arange(width, device=images.device)
         samples = torch.arange(len(images), device=images.device)[:, None, None]
-        # Indices on both sides of a slice: their dimensions come first.
+        # Indices on both sides of a slice: their dimensions come first in the result.
         return padded[samples, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
     return BatchedTransform(2, apply)
@@ -124,7 +124,7 @@ def _crop(step: Any) -> BatchedTransform:
 
 def _erase(step: Any) -> BatchedTransform:
     if step.value is None:
-        raise NoBatchedForm("RandomErasing with value random draws too much for each image")
+        raise NoBatchedForm("RandomErasing with value random draws too many numbers for each image")
     low, high = (math.log(ratio) for ratio in step.ratio)
 
     def apply(images: Tensor, numbers: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ def _erase(step: Any) -> BatchedTransform:
         rows, columns = (torch.arange(size, device=images.device) for size in (height, width))
         box = ((rows >= top) & (rows < top + h))[:, :, None] & ((columns >= left) & (columns < left + w))[:, None]
         hit = (numbers[:, 0] < step.p) & fits.any(1)
-        # torch.tensor would wait for a CUDA device.
+        # torch.tensor would synchronise with a CUDA device.
         value = torch.cat([images.new_full((1, 1, 1), each) for each in step.value])
         return torch.where(box[:, None] & hit[:, None, None, None], value, images)
 

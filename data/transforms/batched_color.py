@@ -1,4 +1,4 @@
-"""ColorJitter for a batch: each image by factors of its own, in an order of its own."""
+"""ColorJitter for a batch: factors and their order are drawn for each image separately."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_BLENDS = ("brightness", "contrast", "saturation")  # each mixes an image with another: black, its mean, its greys
+_BLENDS = ("brightness", "contrast", "saturation")  # blend an image with black, its mean grey, its grey version
 
 
 def color_jitter(step: Any) -> tuple[int, Callable[[Tensor, Tensor], Tensor]]:
-    """Return how many numbers an image needs, and what does to a batch what torchvision's ColorJitter does.
+    """Return how many numbers an image needs, and the function that applies torchvision's ColorJitter to a batch.
 
-    Of what is asked for, each image gets one factor and one place in the order, all orders being as likely.
+    For each requested property an image gets one factor and one place in the order; all orders are equally likely.
 
     >>> from torchvision.transforms import v2
     >>> draws, apply = color_jitter(v2.ColorJitter(brightness=(0.5, 1.5)))
@@ -30,7 +30,7 @@ def color_jitter(step: Any) -> tuple[int, Callable[[Tensor, Tensor], Tensor]]:
     def apply(images: Tensor, numbers: Tensor) -> Tensor:
         order, drawn = numbers[:, : len(kinds)], numbers[:, len(kinds) :]
         factors = torch.stack([low + (high - low) * drawn[:, at] for at, (low, high) in enumerate(ranges)], dim=1)
-        # Hue, which costs most, comes behind `before` of the blends; these are gone through in their order.
+        # Hue, which costs most, comes after `before` of the blends, which are applied in their drawn order.
         before = (order[:, : len(blends)] < order[:, -1:]).sum(1)
         turns = order[:, : len(blends)].argsort(dim=1)
         for turn in range(len(blends) + 1):
@@ -45,9 +45,9 @@ def color_jitter(step: Any) -> tuple[int, Callable[[Tensor, Tensor], Tensor]]:
 
 
 def change_where(chosen: Tensor, change: Callable[..., Tensor], images: Tensor, *factors: Tensor) -> Tensor:
-    """Return images, the chosen ones changed; `change` gets images and their factors.
+    """Return images with the chosen ones changed; `change` takes images and their factors.
 
-    A CPU changes no more than these. A CUDA device would first have to tell which they are, and be waited for.
+    On a CPU only these are computed. On a CUDA device all are, because selecting them would synchronise with it.
     """
     if images.is_cuda:
         return torch.where(chosen[:, None, None, None], change(images, *factors), images)
@@ -57,24 +57,24 @@ def change_where(chosen: Tensor, change: Callable[..., Tensor], images: Tensor, 
 
 
 def _blend(images: Tensor, which: Tensor, blends: list[str], factors: Tensor) -> Tensor:
-    """Return factor * image + (1 - factor) * other, for the other that blends[which] of an image asks for."""
+    """Return factor * image + (1 - factor) * other, where blends[which] determines the other of each image."""
     from torchvision.transforms.v2 import functional
 
     others = [torch.zeros((), device=images.device)]
     if blends != ["brightness"]:
-        # torchvision cuts off greys to whole numbers, whose sum is exact.
+        # torchvision truncates greys to integers, whose sum is exact.
         grey = functional.rgb_to_grayscale(images.to(torch.float32)).floor_()
         others += [grey.mean((1, 2, 3), keepdim=True), grey]
     which, factors = which[:, :, None, None], factors[:, :, None, None]
     other = others[0]
     for at, kind in enumerate(blends):
         other = torch.where(which == at, others[_BLENDS.index(kind)], other)
-    # One rounding for both operations, as in torch's a + alpha * b; two would change a pixel now and then.
+    # One rounding for both operations, as in torch's a + alpha * b; two would occasionally change a pixel.
     return torch.addcmul(images * factors, other, 1 - factors).clamp_(0, 255).to(torch.uint8)
 
 
 def _shift_hue(images: Tensor, shifts: Tensor) -> Tensor:
-    """Return RGB images, the hue of each turned by a share of the circle: to HSV, and back.
+    """Return RGB images with the hue of each rotated by a fraction of the circle, by way of HSV.
 
     Source: Smith, "Color gamut transform pairs", SIGGRAPH 1978; the operations are rounded as torchvision's are.
     """

@@ -1,4 +1,4 @@
-"""From an image of a data set to the model's input: transforms by name, then one normalisation."""
+"""The path from a data set's image to the model's input: transforms by name, then normalisation."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from ..seeds import random_numbers_kept
 Transform = Callable[[Tensor], Tensor]
 Entry = tuple[str, Mapping[str, Any]]
 
-_OF_NO_USE_HERE = {
-    # hold other transforms, a function or a tensor, none of which a config can write
+_NOT_OFFERED = {
+    # take other transforms, a function or a tensor, which a config cannot express
     *("Compose", "RandomApply", "RandomChoice", "RandomOrder", "Lambda", "LinearTransformation", "Transform"),
-    # need a whole batch (see mixing.py), or turn one image into several
+    # need a complete batch (see mixup.py), or turn one image into several
     *("CutMix", "MixUp", "FiveCrop", "TenCrop", "UniformTemporalSubsample"),
-    # what happens at the end of every pipeline, by INPUT.MEAN and INPUT.STD
+    # done at the end of every pipeline, by INPUT.MEAN and INPUT.STD
     *("Normalize", "ToDtype", "ConvertImageDtype", "ToTensor", "ToPureTensor", "ToPILImage", "PILToTensor"),
 }
-#: Change boxes or key points, and so are for samples that have them.
+#: Change boxes or key points, and so apply only to samples that have them.
 NEED_TARGETS = {
     *("ClampBoundingBoxes", "ClampKeyPoints", "ConvertBoundingBoxFormat", "RandomIoUCrop"),
     *("SanitizeBoundingBoxes", "SanitizeKeyPoints", "SetClampingMode"),
 }
-MIXING = ("MixUp", "CutMix")  # work on whole batches, at the end of INPUT.TRANSFORMS_TRAIN
-_PLAIN = {Tensor, int, float, bool, str, type(None)}  # of targets that no transform changes
-_REGISTRY: dict[str, Callable[..., Transform]] = {}  # what users registered
+MIXING = ("MixUp", "CutMix")  # work on complete batches, at the end of INPUT.TRANSFORMS_TRAIN
+_PLAIN = {Tensor, int, float, bool, str, type(None)}  # types of targets that no transform changes
+_REGISTRY: dict[str, Callable[..., Transform]] = {}  # user-defined transforms
 
 
 def register_transform(name: str, cls: Callable[..., Transform]) -> None:
@@ -43,11 +43,10 @@ def register_transform(name: str, cls: Callable[..., Transform]) -> None:
 
     Args:
         name: the name.
-        cls: called with the arguments that the config gives; what it returns is called with a uint8
-            image (C, H, W) and returns one. It may draw from torch's, python's and numpy's global
-            generators: all three are seeded for each sample. A sample whose targets are tensors of
-            torchvision.tv_tensors (boxes, masks) is passed as one dict, which only a transform of the class
-            torchvision.transforms.v2.Transform takes.
+        cls: called with the arguments in the config; returns a callable that takes a uint8 image (C, H, W) and
+            returns one. It may draw from torch's, Python's and numpy's global generators: all three are seeded for
+            each sample. A sample whose targets are tensors of torchvision.tv_tensors (boxes, masks) is passed as
+            one dict, which only a torchvision.transforms.v2.Transform takes.
 
     Raises:
         ConfigError: the name is taken.
@@ -64,13 +63,13 @@ def register_transform(name: str, cls: Callable[..., Transform]) -> None:
 @functools.cache
 def _torchvision() -> dict[str, type]:
     """Return torchvision's transforms by their names."""
-    # Imported where it is needed: it takes as long as torch itself, and not every tool looks at images.
+    # Imported only when needed: it takes as long as torch itself, and not every tool reads images.
     from torchvision.transforms import v2
 
     return {
         name: member
         for name, member in vars(v2).items()
-        if inspect.isclass(member) and issubclass(member, v2.Transform) and name not in _OF_NO_USE_HERE
+        if inspect.isclass(member) and issubclass(member, v2.Transform) and name not in _NOT_OFFERED
     }
 
 
@@ -80,7 +79,7 @@ def _transforms() -> dict[str, Callable[..., Transform]]:
 
 
 def check_transforms(entries: Iterable[Entry], label: str) -> None:
-    """Raise ConfigError, with all mistakes at once, where a name or an argument is unknown or wrong.
+    """Raise ConfigError, with all mistakes at once, if a name or an argument is unknown or wrong.
 
     >>> check_transforms([("RandomCrop", {"sise": 28, "size": 28})], "INPUT.TRANSFORMS_TRAIN")
     Traceback (most recent call last):
@@ -92,7 +91,7 @@ def check_transforms(entries: Iterable[Entry], label: str) -> None:
         with gathering(problems):
             known = _transforms()
             if name in MIXING:
-                raise ConfigError(f"{label}: {name} is for INPUT.TRANSFORMS_TRAIN only; leave it out")
+                raise ConfigError(f"{label}: {name} is for INPUT.TRANSFORMS_TRAIN only; remove it")
             if name not in known:
                 raise unknown_name(label, "transform", name, (*known, *MIXING))
             check_arguments(f"{label}: {name}", name, known[name], arguments)
@@ -103,12 +102,12 @@ def check_transforms(entries: Iterable[Entry], label: str) -> None:
 def build_transform(
     entries: Iterable[Entry], mean: Sequence[float], std: Sequence[float], label: str
 ) -> ImageTransform:
-    """Return the whole way from a data set's image to the model's input.
+    """Return the full transform from a data set's image to the model's input.
 
     Args:
-        entries: (name, arguments) in order, as INPUT.TRANSFORMS_TRAIN holds them.
-        mean: one value, or one a channel.
-        std: one value, or one a channel.
+        entries: (name, arguments) in order, as in INPUT.TRANSFORMS_TRAIN.
+        mean: one value, or one per channel.
+        std: one value, or one per channel.
         label: the key that holds `entries`, for messages.
 
     Raises:
@@ -130,12 +129,12 @@ def build_transform(
 
 
 class ImageTransform:
-    """Runs the steps on a uint8 tensor, makes it float in [0, 1], subtracts mean, divides by std.
+    """Applies the steps to a uint8 tensor, converts it to float in [0, 1], subtracts mean, divides by std.
 
     Args:
         steps: (name, transform) in order.
-        mean: one value, or one a channel.
-        std: one value, or one a channel.
+        mean: one value, or one per channel.
+        std: one value, or one per channel.
     """
 
     def __init__(
@@ -147,19 +146,18 @@ class ImageTransform:
 
     @property
     def is_users_own(self) -> bool:
-        """Whether a step is not torchvision's, and so may draw from python's and numpy's generators."""
+        """Whether a step is user-defined, and so may draw from Python's and numpy's generators."""
         return any(name not in _torchvision() for name, _ in self.steps)
 
     def __call__(self, image: Any) -> Tensor:
-        """Return float32 (C, H, W) for an image as `to_tensor` takes it."""
+        """Return float32 (C, H, W) for an image in any form that `to_tensor` takes."""
         return self.normalised(self.augmented({"image": to_tensor(image)})["image"])
 
     def augmented(self, sample: Sample) -> Sample:
-        """Return a sample, which is changed, as the steps leave it: boxes, masks and key points with the image.
+        """Return the sample after the steps, which change boxes, masks and key points along with the image.
 
-        The image is passed alone if no target is a tensor of torchvision.tv_tensors: as a dict each step would
-        take longer.
-
+        The sample itself may be modified. If no target is a tensor of torchvision.tv_tensors, the image is passed
+        alone, because each step takes longer for a dict.
         """
         image = sample["image"]
         if not has_spatial_targets(sample):
@@ -176,18 +174,18 @@ class ImageTransform:
         return {**sample, "image": sample["image"].as_subclass(Tensor)}
 
     def check_targets(self, sample: Sample, label: str) -> None:
-        """Raise ConfigError if a step takes images alone, and the sample has targets that change with them."""
+        """Raise ConfigError if a step takes images alone, but the sample has targets that change with them."""
         from torchvision.transforms import v2
 
         alone = [name for name, step in self.steps if not isinstance(step, v2.Transform)]
         if alone and has_spatial_targets(sample):
             raise ConfigError(
-                f"{label}: {alone[0]} takes images alone, and the samples of this task hold boxes, masks or key"
-                " points too; make it a torchvision.transforms.v2.Transform, which gets the sample as a dict"
+                f"{label}: {alone[0]} takes images alone, but the samples of this task also hold boxes, masks or"
+                " key points; make it a torchvision.transforms.v2.Transform, which gets the sample as a dict"
             )
 
     def output_shape(self, channels: int, image_size: tuple[int, int], label: str) -> tuple[int, int, int]:
-        """Return (C, H, W) of what an image of that size becomes, by trying a black one.
+        """Return (C, H, W) of the transformed image for images of that size, by transforming a black one.
 
         Raises:
             ConfigError: a step, the mean or the std does not fit such images; `label` names the key.
@@ -205,7 +203,7 @@ class ImageTransform:
                 was = "x".join(map(str, tensor.shape))
                 try:
                     tensor = step(tensor)
-                except Exception as error:  # whatever a user's transform raises
+                except Exception as error:  # whatever a user-defined transform raises
                     raise ConfigError(f"{label}: {name} fails on a {was} image (C x H x W): {error}") from error
                 if not isinstance(tensor, Tensor) or tensor.ndim != 3:
                     raise ConfigError(f"{label}: {name} must return an image (C, H, W) as a tensor")
@@ -213,13 +211,13 @@ class ImageTransform:
         return shape[0], shape[1], shape[2]
 
     def normalised(self, images: Tensor, out: Tensor | None = None) -> Tensor:
-        """Return what the steps have made as float32 in [0, 1], mean subtracted, divided by std.
+        """Return transformed images as float32 in [0, 1], with mean subtracted, divided by std.
 
-        A batch at once has the bits that its images have one by one, in a fraction of the time.
+        A batch gives the same bits as its images one by one, in a fraction of the time.
 
         Args:
             images: (C, H, W) or (N, C, H, W).
-            out: float32 memory of that shape, which a uint8 batch is written to.
+            out: float32 tensor of that shape, which the result for a uint8 batch is written to.
 
         >>> transform = build_transform([], [0.5], [0.25], "INPUT.TRANSFORMS_TEST")
         >>> transform.normalised(torch.tensor([[[[0, 255]]], [[[51, 102]]]], dtype=torch.uint8)).flatten()
@@ -227,10 +225,10 @@ class ImageTransform:
         """
         channels = images.shape[-3]
         for key, values in (("MEAN", self.mean), ("STD", self.std)):
-            if len(values) not in (1, channels):  # a grey image would silently become an RGB one
+            if len(values) not in (1, channels):  # broadcasting would silently make a grey image RGB
                 raise ConfigError(
                     f"INPUT.{key} has {len(values)} values, but the images have {channels} channel(s)"
-                    " after the transforms; give one value for all, or one a channel"
+                    " after the transforms; give one value for all, or one per channel"
                 )
         mean, std = self.mean.to(images.device), self.std.to(images.device)
         if images.dtype == torch.uint8:
@@ -251,7 +249,7 @@ def has_spatial_targets(sample: Sample) -> bool:
     for value in sample.values():
         if type(value) not in _PLAIN:
             break
-    else:  # without the import, which takes long
+    else:  # avoids the slow import
         return False
     from torchvision.tv_tensors import TVTensor
 
@@ -259,7 +257,7 @@ def has_spatial_targets(sample: Sample) -> bool:
 
 
 def _with_enums(where: str, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments with text made the enum member it names: `policy: cifar10`."""
+    """Return the arguments with each text replaced by the enum member it names: `policy: cifar10`."""
     parameters = inspect.signature(_transforms()[name]).parameters
     filled = dict(arguments)
     for argument, value in arguments.items():

@@ -1,4 +1,4 @@
-"""MixUp and CutMix: found among the transforms, and drawn by key."""
+"""MixUp and CutMix: their entries among the transforms, and their construction."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from warmstart.config import ConfigError, check_arguments
 
 from .image import MIXING, Entry
 
-Mixing = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # images and class indices to images and shares
+Mixing = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (images, class indices) -> (images, class shares)
 
 
 def split_mixing(entries: Iterable[Entry], label: str) -> tuple[list[Entry], list[Entry]]:
-    """Return the entries of INPUT.TRANSFORMS_TRAIN that work on images, and behind them MixUp and CutMix.
+    """Split the entries of INPUT.TRANSFORMS_TRAIN into those that work on images, and MixUp and CutMix after them.
 
     Raises:
-        ConfigError: one of these two stands before another transform, or has wrong arguments; `label` names the
-            key.
+        ConfigError: MixUp or CutMix precedes another transform, or has wrong arguments; `label` names the key.
 
     >>> split_mixing([("RandomCrop", {"size": 28}), ("MixUp", {"alpha": 0.2})], "INPUT.TRANSFORMS_TRAIN")
     ([('RandomCrop', {'size': 28})], [('MixUp', {'alpha': 0.2})])
@@ -30,7 +29,7 @@ def split_mixing(entries: Iterable[Entry], label: str) -> tuple[list[Entry], lis
             _check(f"{label}: {name}", name, arguments)
             mixing.append((name, arguments))
         elif mixing:
-            raise ConfigError(f"{label}: {mixing[0][0]} mixes whole batches; put it behind {name}, at the end")
+            raise ConfigError(f"{label}: {mixing[0][0]} mixes entire batches; put it after {name}, at the end")
         else:
             images.append((name, arguments))
     return images, mixing
@@ -40,7 +39,7 @@ def build_mixing(entries: Iterable[Entry], num_classes: int) -> list[Mixing]:
     """Return torchvision's MixUp and CutMix for entries that `split_mixing` has checked."""
     from torchvision.transforms import v2
 
-    # A whole alpha, as 1 in YAML, would be a tensor of whole numbers, which no Beta distribution takes.
+    # An integer alpha, such as 1 in YAML, would become an integer tensor, which the Beta distribution refuses.
     return [
         getattr(v2, name)(alpha=float(arguments.get("alpha", 1)), num_classes=num_classes)
         for name, arguments in entries

@@ -1,4 +1,4 @@
-"""Monocular depth: a task, a model and data of one's own, each registered under a name that the config uses.
+"""Monocular depth: a user-defined task, model and data set, each registered under a name that the config uses.
 
 python tools/train_net.py --import depth --config-file depth.yaml
 """
@@ -27,10 +27,10 @@ class Depth(Task):
     """The model returns the logarithm of depth, (N, 1, H, W); targets are depth in metres, 0 where it is unknown.
 
     Args:
-        info: of the training set.
-        variance_weight: from 0, all errors count alike, to 1, an error that is the same in all of an image does
-            not
-            count: one image does not tell how large things are. Eigen et al. 2014, arXiv:1406.2283, equation 4.
+        info: info on the training set.
+        variance_weight: from 0, all errors count alike, to 1, an error that is the same all over an image does not
+            count, because a single image does not reveal absolute scale. Eigen et al. 2014, arXiv:1406.2283,
+            equation 4.
     """
 
     scores = (
@@ -48,11 +48,11 @@ class Depth(Task):
         self.variance_weight = variance_weight
 
     def sample(self, image: Tensor, target: Any) -> Sample:
-        """Return the image and its depth, a mask: transforms move it with the image."""
+        """Return the image and its depth as a mask, which is transformed together with the image."""
         return {"image": image, "depth": Mask(target)}
 
     def check(self, sample: Sample, where: str) -> None:
-        """Refuse a map that is not as large as its image."""
+        """Refuse a map that differs from its image in size."""
         found, size = tuple(sample["depth"].shape), tuple(sample["image"].shape[1:])
         if found != (1, *size):
             raise ConfigError(f"{where} has depth of shape {found}; its image needs {(1, *size)}")
@@ -71,11 +71,11 @@ class Depth(Task):
         return forward(images).exp()
 
     def evaluator(self) -> DepthScores:
-        """Return what computes `scores`."""
+        """Return an evaluator that computes `scores`."""
         return DepthScores()
 
     def draw(self, image: Tensor, prediction: Tensor) -> Tensor:
-        """Return the image and, right of it, its depth: near is yellow, far is dark."""
+        """Return the image with its depth to the right: near is yellow, far is dark."""
         share = ((FAR - prediction[0]) / (FAR - NEAR)).clamp(0, 1)
         colours = torch.from_numpy(
             matplotlib.colormaps["viridis"](share.cpu().numpy(), bytes=True)[..., :3].copy()
@@ -87,7 +87,7 @@ class DepthScores:
     """Mean relative error, root of the mean squared error in metres, share of pixels within a factor of 1.25."""
 
     def __init__(self) -> None:
-        self.images: list[list[float]] = []  # sums over each one, so that those of all ranks add up exactly
+        self.images: list[list[float]] = []  # sums per image, which add up exactly over all ranks
 
     def update(self, predictions: Tensor, targets: Tensor) -> None:
         """Take depths and true depths, both (N, 1, H, W)."""
@@ -108,7 +108,7 @@ class DepthScores:
         self.images = [image for state in states for image in state]
 
     def compute(self) -> dict[str, float]:
-        """Return the scores over all pixels; fsum rounds once, so that the order of images does not matter."""
+        """Return the scores over all pixels; fsum rounds once, so the order of images does not matter."""
         relative, square, near, pixels = map(math.fsum, zip(*self.images, strict=True))
         return {"abs_rel": relative / pixels, "rmse": math.sqrt(square / pixels), "delta1": near / pixels}
 
@@ -136,11 +136,11 @@ def _convolutions(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 class Scenes(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
-    """A disc in front of a slanted wall, lit from the camera: what is twice as far away is half as bright.
+    """A disc in front of a slanted wall, lit from the camera: brightness is inversely proportional to distance.
 
     Args:
-        first: number of the first scene; a scene follows from its number alone.
-        size: how many there are.
+        first: number of the first scene; a scene is a function of its number.
+        size: number of scenes.
     """
 
     def __init__(self, first: int, size: int) -> None:

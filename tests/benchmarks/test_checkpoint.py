@@ -1,4 +1,4 @@
-"""The instrument, not what it measures: contenders save what they should, and say when training may go on."""
+"""The benchmark checkpoint.py itself: contenders save what they should, and report when training may continue."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def script() -> dict[str, Any]:
     return runpy.run_path(str(SCRIPT))
 
 
-def test_the_state_has_the_size_asked_for(script: dict[str, Any]) -> None:
+def test_the_state_has_the_requested_size(script: dict[str, Any]) -> None:
     tensors = script["tensors_of"](script["build_trainer"](20))
     assert sum(tensor.numel() * tensor.element_size() for tensor in tensors) == pytest.approx(20e6, rel=0.1)
 
@@ -33,7 +33,7 @@ def test_the_state_has_the_size_asked_for(script: dict[str, Any]) -> None:
         ("ours", "model_0000000.pth"),
     ],
 )
-def test_a_contender_leaves_weights_and_moments(
+def test_each_contender_saves_weights_and_optimizer_state(
     script: dict[str, Any], tmp_path: Path, name: str, file: str
 ) -> None:
     trainer = script["build_trainer"](2)
@@ -46,7 +46,7 @@ def test_a_contender_leaves_weights_and_moments(
     assert len(saved["optimizer"]["state"]) == 2
 
 
-def test_each_line_says_what_was_measured(
+def test_each_checkpoint_line_says_what_was_measured(
     script: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""The instrument, not what it measures: contenders load what they should, and the lines say what was asked for."""
+"""The benchmark data.py itself: contenders load what they should, and its lines report the requested figures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def script() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["bare", "torch", "pil", "worker", "resident"])
-def test_a_contender_gives_normalised_batches_for_ever_and_all_but_the_limit_change_them(
+def test_each_contender_gives_endless_normalised_batches_and_all_but_the_limit_augment(
     script: dict[str, Any], name: str
 ) -> None:
     batches = script["start"](name, "digits", "", 128, 0)
@@ -37,7 +37,7 @@ def test_a_contender_gives_normalised_batches_for_ever_and_all_but_the_limit_cha
     assert (corners < 0.1) == (name == "bare")  # rows of padding
 
 
-def test_each_line_says_what_was_measured(
+def test_each_data_line_says_what_was_measured(
     script: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = "data.py --data digits --loaders torch worker resident --workers 0 --rounds 2 --seconds 0.02"

@@ -1,4 +1,4 @@
-"""The instrument, not what it measures: each decoder has its line, over files as large as photographs are."""
+"""The benchmark decoding.py itself: one line per decoder, over files of the size of photographs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The instrument, not what it measures: every part has its line, and keys are what they should be."""
+"""The benchmark keying.py itself: one line per part, and correct keys."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def script() -> dict[str, Any]:
     return runpy.run_path(str(SCRIPT))
 
 
-def test_each_part_has_a_line(
+def test_each_part_of_keying_has_a_line(
     script: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["keying.py", "--data", "digits", "--rounds", "2", "--samples", "256"])

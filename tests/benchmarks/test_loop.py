@@ -1,4 +1,4 @@
-"""The instrument, not what it measures: all contenders do the same work, and the lines say what was asked for."""
+"""The benchmark loop.py itself: all contenders do the same work, and its lines report the requested figures."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def printed(output: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in output.splitlines() if line.startswith('{"contender"')]
 
 
-def test_one_line_a_contender_and_all_end_with_the_same_weights(
+def test_each_contender_has_one_line_and_all_end_with_the_same_weights(
     script: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     words = "loop.py --workload overhead --contenders careful ours --rounds 2 --iterations 60 --picture"
@@ -49,13 +49,13 @@ def test_one_line_a_contender_and_all_end_with_the_same_weights(
     assert (tmp_path / "loop.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_other_weights_are_seen(script: dict[str, Any]) -> None:
+def test_different_final_weights_are_detected(script: dict[str, Any]) -> None:
     runs = [script["run"]("bare", "overhead", iterations, "", 0, 1) for iterations in (60, 60, 61)]
     lines = [script["line"](name, {"bare": runs[:2], "ours": runs[2:]}) for name in ("bare", "ours")]
     assert [line["same_weights"] for line in lines] == [True, False]
 
 
-def test_the_clock_runs_from_behind_the_first_tenth_to_the_last_batch(
+def test_the_timed_region_is_from_after_the_first_tenth_to_the_last_batch(
     script: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream = script["prepare"]("bare", "overhead", 40, Path(), "", 0).stream
@@ -74,13 +74,13 @@ def test_the_clock_runs_from_behind_the_first_tenth_to_the_last_batch(
     assert stream.us_per_iter() == pytest.approx((20_000, 10_000))
 
 
-def test_a_contender_that_is_not_installed_is_left_out(
+def test_loop_skips_a_contender_that_is_not_installed(
     script: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert script["installed"](["bare", "careful", "ours", "ignite"]) == ["bare", "careful", "ours"]
     said = capsys.readouterr().err
-    assert said == "ignite is left out: pytorch-ignite is not installed; pip install -e '.[bench]'\n"
+    assert said == "ignite is skipped: pytorch-ignite is not installed; pip install -e '.[bench]'\n"
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The instrument, not what it measures: variants are what their names say, and lines tell what was asked for."""
+"""The benchmark precision.py itself: variants match their names, and its lines report the requested figures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return runpy.run_path(str(SCRIPT))
 
 
-def test_a_line_a_variant_in_their_order(
+def test_each_variant_has_one_line_in_order(
     script: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = "precision.py --side 8 --batch 4 --rounds 3 --updates 1 --variants bf16 channels_last"
@@ -37,7 +37,7 @@ def test_a_line_a_variant_in_their_order(
     assert lines[0]["ratio_to_auto"] == 1
 
 
-def test_a_variant_that_cannot_be_says_so(
+def test_a_variant_that_is_not_possible_is_reported(
     script: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CXX", "nowhere-g++")

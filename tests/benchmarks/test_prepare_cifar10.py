@@ -1,4 +1,4 @@
-"""Sheets become arrays only where they are the original data."""
+"""The conversion of CIFAR-10: sheets become arrays only if they hold the original data."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def script() -> dict[str, Any]:
 
 @pytest.fixture
 def package(tmp_path: Path, script: dict[str, Any]) -> Path:
-    """A package of 20 images a sheet, two of each class, whose sums the script is told."""
+    """A package of 20 images per sheet, two of each class, whose MD5 sums the script is given."""
     folder = tmp_path / "package"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -72,11 +72,11 @@ def test_the_arrays_are_the_images_of_the_sheets(
         ("labels swapped", "data_batch_1.png with its labels is not the original: MD5"),
         ("label missing", "99 labels for 100 images of train"),
         ("class", "the classes of train are not equally frequent"),
-        ("size", "test_batch.png is no sheet of 32x32 RGB images"),
+        ("size", "test_batch.png is not a sheet of 32x32 RGB images"),
         ("file missing", "No such file or directory"),
     ],
 )
-def test_what_is_not_the_original_is_one_sentence_and_nothing_is_written(
+def test_sheets_that_are_not_the_original_are_refused_and_nothing_is_written(
     script: dict[str, Any],
     package: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -1,4 +1,4 @@
-"""The instrument, not what it measures: each number of ranks has its line, with what was predicted beside it."""
+"""The benchmark scaling.py itself: one line per number of ranks, with the prediction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The instrument: bytes sent and held are those of the formulas, and times stand beside those predicted."""
+"""The benchmark scaling_links.py itself: bytes match the formulas, and times come with predictions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The instrument, not what it measures: contenders follow their schedules, and the lines say what they should."""
+"""The benchmark scheduler.py itself: contenders follow their schedules, and its lines report the right figures."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_contender_follows_its_schedule(script: dict[str, Any], name: str) -> 
     assert optimizer.param_groups[0]["lr"] == pytest.approx(RATES[name], rel=1e-5)
 
 
-def test_one_line_a_contender_and_number_of_groups(
+def test_each_contender_and_number_of_groups_has_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = "scheduler.py --groups 1 3 --rounds 3 --steps 5 --contenders ours torch:MultiStepLR"
@@ -70,10 +70,10 @@ def test_one_line_a_contender_and_number_of_groups(
         assert ("warmstart" in line["versions"]) == line["contender"].startswith("ours:")
 
 
-def test_a_contender_that_is_not_installed_is_left_out(
+def test_scheduler_skips_a_contender_that_is_not_installed(
     script: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert script["installed"](["floor", "timm:CosineLRScheduler"]) == ["floor"]
     said = capsys.readouterr().err
-    assert said == "timm:CosineLRScheduler is left out: timm is not installed; pip install -e '.[bench]'\n"
+    assert said == "timm:CosineLRScheduler is skipped: timm is not installed; pip install -e '.[bench]'\n"

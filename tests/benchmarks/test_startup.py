@@ -1,4 +1,4 @@
-"""The instrument, not what it measures: every contender comes to its end, and the lines say what was asked for."""
+"""The benchmark startup.py itself: every contender finishes, and its lines report the requested figures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def printed(
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-def test_each_line_says_what_was_measured(
+def test_each_startup_line_says_what_was_measured(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = printed("--contenders help --rounds 3", monkeypatch, capsys)
@@ -39,9 +39,7 @@ def test_each_line_says_what_was_measured(
 
 
 @pytest.mark.slow
-def test_every_contender_comes_to_its_end(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_contender_finishes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     lines = printed("--rounds 1", monkeypatch, capsys)
     assert [line["contender"] for line in lines] == [
         *("imports", "bare", "train_net", "bare_resnet18", "train_net_resnet18", "plot_lr", "print_config", "help")

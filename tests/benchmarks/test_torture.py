@@ -1,4 +1,4 @@
-"""Runs that are killed and resumed end as the unbroken one does; and the instrument sees it where they do not."""
+"""The torture test: killed and resumed runs end like the uninterrupted one, and differences are detected."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_each_part_of_a_folder_is_compared(script: dict[str, Any], tiny_words: l
     assert found(lambda: (other / events).unlink())[0].startswith("TensorBoard.")
 
 
-def test_a_folder_of_parts_that_no_checkpoint_names_is_seen(script: dict[str, Any], tmp_path: Path) -> None:
+def test_a_shard_folder_that_no_checkpoint_names_is_detected(script: dict[str, Any], tmp_path: Path) -> None:
     for name, folder in (("model_0000003.pth", "a"), ("model_0000006.pth.cut", "b"), ("model_final.pth", None)):
         torch.save({"shards": {"folder": folder}} if folder else {}, tmp_path / name)
     for folder in ("a", "b", "left"):
@@ -106,10 +106,10 @@ def test_a_folder_of_parts_that_no_checkpoint_names_is_seen(script: dict[str, An
 
 @pytest.mark.slow
 @pytest.mark.parametrize("group", [True, False])
-def test_all_processes_of_a_launcher_are_killed_or_one_rank_and_the_others_go_on(
+def test_a_kill_hits_all_processes_of_a_launcher_or_one_rank(
     script: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: bool
 ) -> None:
-    """In the place of the ranks: two shells, of which each has started a process."""
+    """Instead of ranks: two shells, each of which has started a process."""
     launcher = """
 import subprocess, sys, time
 ranks = [subprocess.Popen(["sh", "-c", "sleep 60 & wait"]) for _ in range(2)]
@@ -126,7 +126,7 @@ sys.exit(137)
     life._process = subprocess.Popen([sys.executable, "-c", launcher])
     found: list[tuple[int, int]] = []
     while len(found) < 5:
-        time.sleep(0.5)  # in which they get on: who is frozen again and again starts nothing
+        time.sleep(0.5)  # for them to make progress: a process that is frozen repeatedly starts nothing
         found = frozen(life._process.pid)
         assert [state(pid) for pid, _ in found] == ["T"] * len(found)
         for pid, _ in found:
@@ -148,7 +148,7 @@ sys.exit(137)
 @pytest.mark.parametrize(
     "configs", [["every_step", "workers"], pytest.param(["parts_keep_two"], marks=pytest.mark.soak)]
 )
-def test_killed_three_times_a_configuration_differs_in_nothing(
+def test_a_configuration_killed_three_times_has_no_mismatch(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], configs: list[str]
 ) -> None:
     words = f"torture.py --kills 3 --seed 1 --configs {' '.join(configs)} --jobs {len(configs)}"

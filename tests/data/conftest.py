@@ -1,4 +1,4 @@
-"""What the tests of data sets share."""
+"""Fixtures of the tests of data sets."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from warmstart.data.transforms import image as transforms
 
 @pytest.fixture(autouse=True)
 def _registries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget after each test what it registered."""
+    """Undo each test's registrations."""
     monkeypatch.setattr(datasets, "_REGISTRY", dict(datasets._REGISTRY))
     monkeypatch.setattr(transforms, "_REGISTRY", dict(transforms._REGISTRY))
 
 
 @pytest.fixture
 def sized() -> Callable[[str, int], None]:
-    """Return a function that tells the registry of a small stand-in for a large data set."""
+    """Return a function that sets the registered size of a data set, for a small substitute of a large one."""
 
     def set_size(name: str, size: int) -> None:
         entry = datasets._REGISTRY[name]
@@ -49,7 +49,7 @@ def configured() -> Callable[..., CfgNode]:
 
 @pytest.fixture
 def write_idx() -> Callable[[Path, npt.NDArray[np.uint8]], None]:
-    """Return a function that writes a file as MNIST's authors define it."""
+    """Return a function that writes a file in MNIST's format."""
 
     def write(path: Path, array: npt.NDArray[np.uint8]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Batches: cut by sample, moved, pinned, and sent between processes as few buffers."""
+"""Batches: split by sample, moved, pinned, and sent between processes as few buffers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ META = torch.device("meta")
 
 
 def detection() -> Batch:
-    """Two images of other sizes; the first one has four boxes, the second one none."""
+    """Two images of different sizes; the first one has four boxes, the second one none."""
     images = [torch.full((3, 4, 6), 1.0), torch.full((3, 5, 5), 2.0)]
     targets = [
         {"boxes": torch.arange(16.0).view(4, 4), "labels": torch.tensor([7, 8, 9, 7]), "name": "a"},
@@ -33,7 +33,7 @@ def tensors(value: Any) -> list[Tensor]:
     return found
 
 
-# What a batch is.
+# Basics.
 
 
 @pytest.mark.parametrize("images", [torch.zeros(3, 1, 2, 2), [torch.zeros(1, 2, 2)] * 3], ids=["tensor", "list"])
@@ -49,7 +49,7 @@ def test_batch_unpacks_to_its_images_and_targets() -> None:
     assert [*batch] == [batch.images, batch.targets]
 
 
-def test_batch_map_changes_every_tensor_of_images_and_targets_and_leaves_the_rest() -> None:
+def test_batch_map_changes_only_the_tensors_of_images_and_targets() -> None:
     batch = detection()
     mapped = batch.map(lambda tensor: tensor + 1)
     assert type(mapped) is Batch
@@ -111,7 +111,7 @@ def test_map_tensors_keeps_named_tuples_and_goes_into_batches() -> None:
     assert mapped["batch"].images[1].unique().tolist() == [-2.0]
 
 
-# Cutting.
+# Splitting.
 
 
 def test_batch_split_cuts_tensors_by_sample_as_views() -> None:
@@ -125,7 +125,7 @@ def test_batch_split_cuts_tensors_by_sample_as_views() -> None:
 
 
 @pytest.mark.need("E12")
-def test_batch_split_cuts_lists_by_sample_and_no_boxes() -> None:
+def test_batch_split_splits_lists_by_sample_and_leaves_boxes_together() -> None:
     batch = detection()
     first, second = batch.split(2)
     assert (len(first), len(second)) == (1, 1)
@@ -175,7 +175,7 @@ def test_batch_split_cuts_dicts_of_tensors_and_lists_entry_by_entry() -> None:
     ],
     ids=["tensor", "list", "none", "fewer targets", "number", "fewer names", "fewer numbers"],
 )
-def test_batch_split_refuses_what_has_no_equal_parts(batch: Batch, message: str) -> None:
+def test_batch_split_refuses_unequal_parts(batch: Batch, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         batch.split(4)
 
@@ -232,11 +232,11 @@ def test_split_batch_copies_nothing() -> None:
 
 @pytest.mark.need("B16")
 @pytest.mark.parametrize("tensor", [torch.zeros(6, 2), torch.zeros(0, 2), torch.tensor(1.0)])
-def test_split_batch_refuses_what_has_no_equal_parts(tensor: Tensor) -> None:
+def test_split_batch_refuses_unequal_parts(tensor: Tensor) -> None:
     count = len(tensor) if tensor.ndim else 0
     with pytest.raises(
         ValueError,
-        match=f"a batch of {count} samples cannot be cut into 4 equal micro-batches: .* is a multiple of 4$",
+        match=f"a batch of {count} samples cannot be cut into 4 equal micro-batches: .* must be a multiple of 4$",
     ):
         split_batch((tensor,), 4)
 
@@ -276,7 +276,7 @@ def test_batch_pickles_transposed_and_repeated_tensors_by_their_values() -> None
     assert [target.tolist() for target in again.targets] == [[1.0, 1.0, 1.0]] * 2
 
 
-def test_batch_pickles_named_tuples_numbers_and_nothing_as_they_are() -> None:
+def test_batch_pickles_named_tuples_numbers_and_none_as_they_are() -> None:
     again = pickle.loads(pickle.dumps(Batch(torch.zeros(1, 1), {"a": Named(torch.ones(1), 5), "b": [None, (1,)]})))
     assert again.targets == {"a": Named(torch.ones(1), 5), "b": [None, (1,)]}
     assert type(again.targets["a"]) is Named
@@ -298,7 +298,7 @@ Named = namedtuple("Named", "value number")
 
 
 class Detections(Dataset[Batch]):
-    """Whole batches, as our loaders' workers make them."""
+    """Complete batches, as our loaders' workers make them."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -321,7 +321,7 @@ def test_batch_of_lists_from_a_worker_holds_a_descriptor_a_data_type() -> None:
     next(batches)
     before = open_files()
     held = [next(batches) for _ in range(20)]
-    assert open_files() - before <= 2 * (len(held) + 2)  # and those of two that are under way
+    assert open_files() - before <= 2 * (len(held) + 2)  # and the files of two that are in flight
     assert len(tensors([held[0].images, held[0].targets, held[0].indices])) == 7
     assert all(tensor.is_shared() for batch in held for tensor in tensors([batch.images, batch.targets]))
     assert held[19].targets[0]["boxes"].equal(detection().targets[0]["boxes"])
@@ -329,7 +329,7 @@ def test_batch_of_lists_from_a_worker_holds_a_descriptor_a_data_type() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="forks this process, which may have used the GPU")
 def test_batch_that_a_dataloader_pins_stays_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch's own function, which returns what it does not know as it is, in silence."""
+    """torch's own function, which silently returns objects of unknown types as they are."""
     from torch.utils.data._utils.pin_memory import pin_memory
 
     monkeypatch.setattr(Tensor, "pin_memory", lambda tensor, *device: tensor + 100)

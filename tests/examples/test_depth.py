@@ -1,4 +1,4 @@
-"""A task from a user's own folder: every promise that holds for the tasks that come along holds for it."""
+"""A user-defined task in a user's folder, with the guarantees of the built-in tasks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from ..engine.dying import assert_same_bits
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLE = ["--import", "depth", "--config-file", "depth.yaml"]
-# 12 updates, evaluated after 4, 8 and 12; a cut of 32 pixels from 40 and flips are left as the example has them.
+# 12 updates, evaluated after 4, 8 and 12; the example's crops of 32 pixels from 40 and its flips are kept.
 SHORT = [
     *EXAMPLE,
     "SOLVER.MAX_ITER=12",
@@ -48,14 +48,14 @@ SHORT = [
     "LOG_PERIOD=3",
     "OUTPUT_DIR=out",
 ]
-# The plain loop has no hooks, and so neither of these.
+# The plain loop has no hooks, so it supports neither of these.
 NO_HOOKS = ["TEST.BEST.METRIC=", "TEST.EARLY_STOPPING.PATIENCE=0"]
 OUT = Path("out")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def names_of_the_example() -> Iterator[None]:
-    """What the example registers is gone after these tests."""
+    """Undo the example's registrations after these tests."""
     registries: list[dict[str, Any]] = [catalog._REGISTRY, data_sets._REGISTRY, task_registry._REGISTRY]
     before = [dict(names) for names in registries]
     yield
@@ -67,13 +67,13 @@ def names_of_the_example() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder somewhere else, with a copy of the example."""
+    """A user's folder outside the repository, with a copy of the example."""
     return shutil.copytree(ROOT / "examples" / "depth", tmp_path_factory.mktemp("user") / "depth")
 
 
 @pytest.fixture(autouse=True)
 def folder(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder: an empty one but for the config; the module is on the path."""
+    """The current folder: empty except for the config; the module is on the path."""
     shutil.copy(home / "depth.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(home))
@@ -87,7 +87,7 @@ def depth(folder: Path) -> ModuleType:
 
 @pytest.fixture
 def own_names(depth: ModuleType) -> Iterator[None]:
-    """Models, data sets and hooks that a test registers are gone after it; those of the example stay."""
+    """Undo a test's registrations of models, data sets and hooks, but keep the example's."""
     registries: list[dict[str, Any]] = [catalog._REGISTRY, data_sets._REGISTRY, _HOOKS]
     before = [dict(names) for names in registries]
     yield
@@ -101,7 +101,7 @@ def scores_of(record: dict[str, float]) -> dict[str, float]:
 
 
 def records(out: Path = OUT) -> list[dict[str, float]]:
-    """The lines of metrics.json without the times."""
+    """The lines of metrics.json without times."""
     lines = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
     return [{name: line[name] for name in line if not name.endswith("time")} for line in lines]
 
@@ -111,7 +111,7 @@ def final(out: Path = OUT, name: str = "model_final.pth") -> dict[str, Any]:
 
 
 def as_a_user(home: Path, *words: str, tool: str = "train_net") -> subprocess.CompletedProcess[str]:
-    """Run the tool by its path, in the folder that holds the module."""
+    """Run the tool by its path, in the folder of the module."""
     return subprocess.run(
         [sys.executable, str(ROOT / "tools" / f"{tool}.py"), *words],
         cwd=home,
@@ -122,20 +122,26 @@ def as_a_user(home: Path, *words: str, tool: str = "train_net") -> subprocess.Co
     )
 
 
-def test_a_user_in_a_folder_of_their_own_trains_with_two_workers_as_without(home: Path, folder: Path) -> None:
-    shutil.rmtree(home / "out", ignore_errors=True)
+def test_depth_is_imported_from_the_users_folder(home: Path) -> None:
+    """By the command; the slow tests train in this way."""
+    done = as_a_user(home, *SHORT, "--print-config")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "TASK: depth" in done.stdout
+
+
+def test_depth_trains_with_two_workers_as_without(capfd: pytest.CaptureFixture[str]) -> None:
     words = [*SHORT, "TEST.EVAL_PERIOD=0", *NO_HOOKS]
-    done = as_a_user(home, *words, "DATALOADER.NUM_WORKERS=2")
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    assert "data: scenes_train, 512 images of 3x32x32, 1 output\n" in done.stdout
-    assert "scenes_test after 12 iterations: abs_rel " in done.stdout
+    assert train_net.main([*words, "DATALOADER.NUM_WORKERS=2", "OUTPUT_DIR=two"]) == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    assert "data: scenes_train, 512 images of 3x32x32, 1 output\n" in out
+    assert "scenes_test after 12 iterations: abs_rel " in out
     assert train_net.main(words) == 0
-    assert_same_bits(final(home / "out")["model"], final()["model"], "model")
-    assert records(home / "out") == records()
+    assert_same_bits(final(Path("two"))["model"], final()["model"], "model")
+    assert records(Path("two")) == records()
 
 
-def test_a_run_that_a_signal_cuts_and_resumes_is_the_unbroken_one(own_names: None) -> None:
+def test_depth_interrupted_by_a_signal_and_resumed_equals_the_uninterrupted_run(own_names: None) -> None:
     class Signal(HookBase):
         def after_step(self, trainer: Any) -> None:
             if trainer.iteration == 6 and not resuming:
@@ -147,7 +153,7 @@ def test_a_run_that_a_signal_cuts_and_resumes_is_the_unbroken_one(own_names: Non
     register_hook("signal", lambda cfg: Signal())
     with pytest.raises(Interrupted):
         train_net.main(words)
-    assert final(name="model_0000006.pth")["iteration"] == 7  # the iteration under way was finished
+    assert final(name="model_0000006.pth")["iteration"] == 7  # the current iteration was finished
     assert not (OUT / "model_final.pth").exists()
     resuming = True
     assert train_net.main([*words, "--resume"]) == 0
@@ -158,7 +164,7 @@ def test_a_run_that_a_signal_cuts_and_resumes_is_the_unbroken_one(own_names: Non
     assert {"scenes_test/abs_rel", "scenes_test/ema/abs_rel"} < {*records()[-1]}
 
 
-def test_an_evaluation_by_itself_gives_the_scores_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_depth_evaluated_separately_gives_the_scores_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     found: dict[str, float] = {}
     monkeypatch.setattr(run_evaluate, "log_scores", lambda scores, task: found.update(scores))
     assert train_net.main(SHORT) == 0
@@ -167,7 +173,7 @@ def test_an_evaluation_by_itself_gives_the_scores_of_the_run(monkeypatch: pytest
     assert found == scores_of(records()[-1])
 
 
-def test_the_best_checkpoint_is_that_of_the_lowest_error_and_patience_ends_the_run(depth: ModuleType) -> None:
+def test_depth_keeps_the_checkpoint_of_the_lowest_error_and_stops_early(depth: ModuleType) -> None:
     words = [*SHORT, "TEST.EARLY_STOPPING.PATIENCE=1", "TEST.EARLY_STOPPING.MIN_DELTA=100", "SOLVER.MAX_ITER=40"]
     assert train_net.main(words) == 0
     assert final()["iteration"] == 9  # the second evaluation, at 8, was no better; one more update ends the run
@@ -177,14 +183,14 @@ def test_the_best_checkpoint_is_that_of_the_lowest_error_and_patience_ends_the_r
     assert final(name="model_best.pth")["iteration"] == min(errors, key=lambda iteration: errors[iteration])
 
 
-def test_the_plain_loop_gives_the_same_weights() -> None:
+def test_depth_in_the_plain_loop_gives_the_same_weights() -> None:
     assert train_net.main([*SHORT, *NO_HOOKS]) == 0
     assert plain_train_net.main([*SHORT, *NO_HOOKS]) == 0
     plain = torch.load(OUT / "plain_model_final.pth", weights_only=True)
     assert_same_bits(plain["model"], final()["model"], "model")
 
 
-def test_the_learning_rate_finder_trains_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_learning_rate_finder_trains_depth(capsys: pytest.CaptureFixture[str]) -> None:
     assert find_lr.main([*SHORT, "SOLVER.IMS_PER_BATCH=8", "--iters", "40", "--max-lr", "1"]) == 0
     assert "the loss falls fastest at the rate " in capsys.readouterr().out
     assert not OUT.exists()
@@ -202,7 +208,7 @@ class Flat(nn.Module):
         return output
 
 
-def test_micro_batches_add_up_to_the_batch(own_names: None) -> None:
+def test_depth_micro_batches_add_up_to_the_batch(own_names: None) -> None:
     catalog.register_model("flat", Flat)
     words = [word for word in SHORT if "width" not in word] + ["MODEL.NAME=flat"]
     assert train_net.main(words) == 0
@@ -213,7 +219,9 @@ def test_micro_batches_add_up_to_the_batch(own_names: None) -> None:
         assert parts == pytest.approx(whole, rel=1e-4)
 
 
-def test_half_precision_computes_the_loss_in_float32(monkeypatch: pytest.MonkeyPatch, depth: ModuleType) -> None:
+def test_depth_in_half_precision_computes_the_loss_in_float32(
+    monkeypatch: pytest.MonkeyPatch, depth: ModuleType
+) -> None:
     """A CPU without bf16 gives the same numbers, slowly."""
     monkeypatch.setattr(precision, "has_bf16", lambda device: True)
     types: list[torch.dtype] = []
@@ -232,7 +240,7 @@ def test_half_precision_computes_the_loss_in_float32(monkeypatch: pytest.MonkeyP
 
 
 class OwnLosses(Flat):
-    """Returns losses of its own in training, and asks for the targets by name."""
+    """Computes its own losses in training, and takes the targets by name."""
 
     def forward(self, images: Tensor, targets: Tensor | None = None) -> Any:
         maps = self.conv(images)
@@ -242,7 +250,7 @@ class OwnLosses(Flat):
         return {"loss_l1": (maps.exp() - targets).abs().mean(), "train/depth": targets.mean()}
 
 
-def test_a_model_that_returns_losses_is_trained_on_them(own_names: None) -> None:
+def test_depth_trains_on_losses_that_the_model_returns(own_names: None) -> None:
     catalog.register_model("own_losses", OwnLosses)
     words = [word for word in SHORT if "width" not in word] + ["MODEL.NAME=own_losses", "SOLVER.MAX_ITER=6"]
     assert train_net.main(words) == 0
@@ -253,7 +261,7 @@ def test_a_model_that_returns_losses_is_trained_on_them(own_names: None) -> None
 
 
 class Coded(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
-    """Images whose depth is their own brightness, from 1 to 255: what is moved apart no longer agrees."""
+    """Images whose depth is their own brightness, from 1 to 255, so that any relative shift is detected."""
 
     def __len__(self) -> int:
         return 16
@@ -273,7 +281,7 @@ class Coded(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         "[{RandomResizedCrop: {size: [16, 20], interpolation: 0}}, RandomHorizontalFlip]",
     ],
 )
-def test_depth_moves_with_its_image(transforms: str, own_names: None) -> None:
+def test_depth_maps_are_transformed_with_their_image(transforms: str, own_names: None) -> None:
     info = DatasetInfo(size=16, num_classes=0, channels=1, image_size=(32, 32))
     data_sets.register_dataset("coded", lambda root, download: Coded(), info)
     cfg = get_cfg()
@@ -286,7 +294,7 @@ def test_depth_moves_with_its_image(transforms: str, own_names: None) -> None:
     assert corners != {Coded()[index][1][0, 0, 0].item() for index in range(16)}
 
 
-def test_the_loss_of_two_known_pixels(depth: ModuleType) -> None:
+def test_depth_loss_of_two_known_pixels(depth: ModuleType) -> None:
     """One of unknown depth beside them. Off by 1 and 3: 5 - 4 weight; both by 2: 4 - 4 weight."""
     info = DatasetInfo(size=1, num_classes=0, channels=3, image_size=(1, 3))
     batch = Batch(torch.zeros(1, 3, 1, 3), torch.tensor([[[[1.0, 1.0, 0.0]]]]))
@@ -297,7 +305,7 @@ def test_the_loss_of_two_known_pixels(depth: ModuleType) -> None:
             assert {name: value.item() for name, value in found.items()} == {"loss_depth": loss, "train/bias": 2.0}
 
 
-def test_scores_of_three_known_pixels(depth: ModuleType) -> None:
+def test_depth_scores_of_three_known_pixels(depth: ModuleType) -> None:
     """Depth 2, 4 and 1 predicted as 3, 4 and 1.1, and a pixel of unknown depth."""
     scores = depth.DepthScores()
     assert scores.state() is None
@@ -306,7 +314,7 @@ def test_scores_of_three_known_pixels(depth: ModuleType) -> None:
     assert scores.compute() == pytest.approx(expected, rel=1e-6)
 
 
-def test_ranks_give_the_scores_of_one_process_to_the_bit(depth: ModuleType) -> None:
+def test_depth_scores_of_several_ranks_equal_one_process_to_the_bit(depth: ModuleType) -> None:
     random = torch.Generator().manual_seed(0)
     batches = [tuple(torch.rand(5, 1, 8, 8, generator=random) + 0.1 for _ in range(2)) for _ in range(7)]
     whole, ranks = depth.DepthScores(), [depth.DepthScores() for _ in range(3)]
@@ -320,7 +328,7 @@ def test_ranks_give_the_scores_of_one_process_to_the_bit(depth: ModuleType) -> N
     assert merged.compute() == whole.compute()
 
 
-def test_a_picture_shows_depth_beside_the_image(depth: ModuleType) -> None:
+def test_depth_draws_the_prediction_beside_the_image(depth: ModuleType) -> None:
     task = depth.Depth(DatasetInfo(size=1, num_classes=0, channels=3, image_size=(4, 4)))
     image = torch.full((3, 4, 4), 7, dtype=torch.uint8)
     prediction = torch.full((1, 4, 4), 4.0)
@@ -363,8 +371,8 @@ def test_a_picture_shows_depth_beside_the_image(depth: ModuleType) -> None:
         ),
         (
             ["DATALOADER.SAMPLER_TRAIN=WeightedTrainingSampler"],
-            "DATALOADER.SAMPLER_TRAIN (command line): WeightedTrainingSampler goes by the class of each"
-            " sample, and the training set has ",
+            "DATALOADER.SAMPLER_TRAIN (command line): WeightedTrainingSampler needs the class of each"
+            " sample, but the training set has ",
         ),
         (
             ["DATALOADER.BACKEND=resident"],
@@ -376,7 +384,9 @@ def test_a_picture_shows_depth_beside_the_image(depth: ModuleType) -> None:
         ),
     ],
 )
-def test_mistakes_get_one_sentence(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_depth_mistakes_are_reported_in_one_sentence(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as caught:
         run_tool(functools.partial(train_net.main, [*SHORT, *words]))
     assert caught.value.code == 2
@@ -386,7 +396,7 @@ def test_mistakes_get_one_sentence(words: list[str], message: str, capsys: pytes
     assert not OUT.exists()
 
 
-def test_a_map_of_another_size_is_refused_by_its_sample(depth: ModuleType) -> None:
+def test_depth_refuses_a_map_of_another_size_with_its_sample(depth: ModuleType) -> None:
     task = depth.Depth(DatasetInfo(size=1, num_classes=0, channels=3, image_size=(4, 4)))
     sample = task.sample(torch.zeros(3, 4, 4, dtype=torch.uint8), torch.ones(1, 4, 5))
     message = r"^a: sample 7 has depth of shape \(1, 4, 5\); its image needs \(1, 4, 4\)$"
@@ -401,8 +411,8 @@ register_model("flat", lambda num_classes, in_channels: nn.Conv2d(in_channels, n
 
 
 @pytest.mark.slow
-def test_two_ranks_train_and_score_as_one(home: Path, folder: Path) -> None:
-    """Without BatchNorm's statistics, which are each rank's own, gradients differ by rounding alone."""
+def test_depth_on_two_ranks_trains_and_scores_as_on_one(home: Path, folder: Path) -> None:
+    """Without BatchNorm, whose statistics differ between ranks, gradients differ by rounding alone."""
     (folder / "depth.py").write_text((home / "depth.py").read_text() + FLAT)
     words = [word for word in SHORT if "width" not in word] + ["MODEL.NAME=flat"]
     for more in (["OUTPUT_DIR=one"], ["OUTPUT_DIR=two", "--num-gpus=2"]):
@@ -419,7 +429,7 @@ def test_two_ranks_train_and_score_as_one(home: Path, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_to_the_bits_of_the_unbroken_one(home: Path, folder: Path) -> None:
+def test_depth_killed_and_resumed_ends_with_the_bits_of_the_uninterrupted_run(home: Path, folder: Path) -> None:
     words = [*SHORT, "SOLVER.CHECKPOINT_PERIOD=5", "SOLVER.MAX_ITER=20"]
     shutil.copy(home / "depth.py", folder)
     assert as_a_user(folder, *words, "OUTPUT_DIR=whole").returncode == 0
@@ -453,7 +463,7 @@ register_hook("kill", lambda cfg: Kill())
 
 
 @pytest.mark.slow
-def test_the_example_reaches_its_score(home: Path) -> None:
+def test_depth_reaches_its_score(home: Path) -> None:
     done = as_a_user(home, *EXAMPLE, "OUTPUT_DIR=full")
     assert done.returncode == 0, done.stderr
     assert min(record.get("scenes_test/abs_rel", 1.0) for record in records(home / "full")) < 0.055

@@ -1,4 +1,4 @@
-"""From a config to a model."""
+"""Models built from a config."""
 
 import logging
 import subprocess
@@ -26,19 +26,19 @@ def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog, "_REGISTRY", dict(catalog._REGISTRY))
 
 
-def test_the_default_is_the_small_cnn() -> None:
+def test_build_model_builds_the_small_cnn_by_default() -> None:
     model = build_model(configured())
     assert type(model).__name__ == "SmallCNN"
     assert model.training
     assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
 
 
-def test_extra_outputs_come_on_top_of_the_classes() -> None:
+def test_build_model_adds_extra_outputs_to_the_classes() -> None:
     assert build_model(configured(), extra_outputs=1)(torch.zeros(2, 1, 8, 8)).shape == (2, 11)
 
 
 @pytest.mark.parametrize("stem", ["standard", "auto"])
-def test_torchvisions_model_as_published(stem: str) -> None:
+def test_build_model_builds_torchvisions_model_as_published(stem: str) -> None:
     torch.manual_seed(0)
     model = build_model(configured("MODEL.NAME", "resnet18", "MODEL.IN_CHANNELS", 3, "MODEL.STEM", stem))
     torch.manual_seed(0)
@@ -47,7 +47,7 @@ def test_torchvisions_model_as_published(stem: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), published.parameters(), strict=True))
 
 
-def test_the_same_seed_gives_the_same_model() -> None:
+def test_build_model_gives_the_same_model_for_the_same_seed() -> None:
     cfg = configured("MODEL.NAME", "mobilenet_v3_small", "MODEL.STEM", "small")
     states = []
     for _ in range(2):
@@ -56,7 +56,7 @@ def test_the_same_seed_gives_the_same_model() -> None:
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-def test_weights_of_convolutions_lie_with_the_channels_last_where_they_are_to() -> None:
+def test_build_model_sets_the_channels_last_memory_format() -> None:
     states = []
     for last in (False, True):
         torch.manual_seed(3)
@@ -67,7 +67,7 @@ def test_weights_of_convolutions_lie_with_the_channels_last_where_they_are_to() 
     assert [state[weight].stride() for state in states] == [(576, 9, 3, 1), (576, 1, 192, 64)]
 
 
-def test_small_stem_channels_and_arguments() -> None:
+def test_build_model_applies_the_small_stem_channels_and_arguments() -> None:
     overrides = ["MODEL.NAME", "resnet18", "MODEL.STEM", "small", "MODEL.ARGS.zero_init_residual", "true"]
     model = build_model(configured(*overrides))
     assert model.conv1.weight.shape == (64, 1, 3, 3)
@@ -87,7 +87,7 @@ def test_a_registered_model_gets_sizes_and_arguments(own_registry: None) -> None
     assert model(torch.zeros(2, 1, 4, 4)).shape == (2, 10)
 
 
-def test_arguments_may_have_any_name(own_registry: None) -> None:
+def test_model_arguments_may_have_any_name(own_registry: None) -> None:
     def named(num_classes: int, in_channels: int, name: str, label: str, function: str) -> nn.Module:
         return nn.Linear(in_channels, len(name + label + function))
 
@@ -96,14 +96,14 @@ def test_arguments_may_have_any_name(own_registry: None) -> None:
     assert build_model(cfg).out_features == 3
 
 
-def test_a_registered_builder_returns_a_module(own_registry: None) -> None:
+def test_a_registered_builder_must_return_a_module(own_registry: None) -> None:
     register_model("none", lambda num_classes, in_channels: None)
     message = r"^MODEL.NAME \(override\): the builder of none must return a torch.nn.Module; got a NoneType$"
     with pytest.raises(ConfigError, match=message):
         build_model(configured("MODEL.NAME", "none"))
 
 
-def test_build_model_refuses_lazy_modules_which_no_optimizer_could_be_made_for(own_registry: None) -> None:
+def test_build_model_refuses_lazy_modules(own_registry: None) -> None:
     register_model(
         "lazy", lambda num_classes, in_channels: nn.Sequential(nn.Flatten(), nn.LazyLinear(num_classes))
     )
@@ -113,7 +113,7 @@ def test_build_model_refuses_lazy_modules_which_no_optimizer_could_be_made_for(o
 
 
 @pytest.mark.need("D10")
-def test_weights_are_loaded_and_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_build_model_loads_weights_and_reports_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     old = build_model(configured("MODEL.NUM_CLASSES", 5))
     torch.save({"model": old.state_dict(), "iteration": 7}, tmp_path / "old.pth")
     with caplog.at_level(logging.INFO, logger="warmstart"):
@@ -126,7 +126,7 @@ def test_weights_are_loaded_and_reported(tmp_path: Path, caplog: pytest.LogCaptu
 
 
 @pytest.mark.parametrize("key", ["MODEL.NUM_CLASSES", "MODEL.IN_CHANNELS"])
-def test_sizes_must_be_filled_in(key: str) -> None:
+def test_build_model_refuses_sizes_that_are_not_filled_in(key: str) -> None:
     message = (
         rf"^{key} \(override\): is 0; give the number, or let warmstart.engine.resolve_config take it from the tr"
     )
@@ -148,7 +148,7 @@ def test_sizes_must_be_filled_in(key: str) -> None:
         ),
     ],
 )
-def test_values_that_the_model_refuses(overrides: list[Any], message: str) -> None:
+def test_build_model_reports_values_that_the_model_refuses(overrides: list[Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_model(configured(*overrides))
 
@@ -160,7 +160,7 @@ def test_a_model_without_a_small_form_is_refused_before_it_is_built() -> None:
         check_model(configured("MODEL.NAME", "vit_b_16", "MODEL.STEM", "small"))
 
 
-def test_weights_that_are_gone_are_refused_where_they_are_needed_and_before_anything_is_built(
+def test_missing_weights_are_refused_if_needed_and_before_the_model_is_built(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cfg = configured("MODEL.WEIGHTS", "none.pth")
@@ -178,7 +178,7 @@ def test_an_unknown_name_is_refused_before_anything_is_built() -> None:
             function(configured("MODEL.NAME", "resnet19"))
 
 
-def test_registered_models_do_not_wait_for_torchvision() -> None:
+def test_registered_models_do_not_import_torchvision() -> None:
     code = (
         "import sys; from warmstart.config import get_cfg; from warmstart.modeling import build_model\n"
         "cfg = get_cfg(); cfg.merge_from_list(['MODEL.NUM_CLASSES', 2, 'MODEL.IN_CHANNELS', 1])\n"

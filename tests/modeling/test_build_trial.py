@@ -1,4 +1,4 @@
-"""A model is tried on images of the right size before anything is written, at the cost of no random number."""
+"""The trial of a model on the size of its images, before anything is written and without random numbers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def configured(*overrides: Any) -> CfgNode:
         ("resnet18", 32, 1, True, "Expected more than 1 value per channel when training, .*"),
     ],
 )
-def test_check_images_says_what_the_model_says(
+def test_check_images_reports_the_models_error(
     name: str, size: int, batch: int, trains: bool, reason: str
 ) -> None:
     images = f"{batch} image{'s' * (batch > 1)} of 3x{size}x{size}"
@@ -37,19 +37,19 @@ def test_check_images_says_what_the_model_says(
 
 
 @pytest.mark.parametrize("trains", [True, False])
-def test_check_images_draws_no_number_and_takes_no_memory(trains: bool) -> None:
+def test_check_images_uses_no_random_numbers_and_no_memory(trains: bool) -> None:
     before = torch.get_rng_state()
     cfg = configured("MODEL.NAME", "mobilenet_v3_small", "MODEL.NUM_CLASSES", 10**9)
     check_images(cfg, (3, 10**5, 10**5), "INPUT.X", trains=trains)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_models_own_sentence_is_left_as_it_is() -> None:
-    with pytest.raises(ConfigError, match="^MODEL.NAME: speed_net needs images of at least 9x9 pixels, and these"):
+def test_check_images_passes_on_a_models_own_message() -> None:
+    with pytest.raises(ConfigError, match="^MODEL.NAME: speed_net needs images of at least 9x9 pixels, but these"):
         check_images(configured("MODEL.NAME", "speed_net"), (3, 8, 8), "INPUT.X", trains=True)
 
 
-def test_models_of_other_code_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_images_does_not_try_user_defined_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog, "_REGISTRY", dict(catalog._REGISTRY))
     register_model("mine", lambda num_classes, in_channels: pytest.fail("was built"))
     check_images(configured("MODEL.NAME", "mine"), (3, 8, 8), "INPUT.X")
@@ -57,12 +57,12 @@ def test_models_of_other_code_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("name", ["small_cnn", "resnet18"])
-def test_parameter_bytes_are_those_of_the_model(name: str) -> None:
+def test_parameter_bytes_equal_those_of_the_built_model(name: str) -> None:
     model: nn.Module = build_model(configured("MODEL.NAME", name))
     assert parameter_bytes(configured("MODEL.NAME", name)) == 4 * sum(p.numel() for p in model.parameters())
 
 
 @pytest.mark.parametrize("words", [("MODEL.NUM_CLASSES", 10**18), ("MODEL.ARGS.width", 10**18)])
-def test_sizes_that_torch_has_no_numbers_for_are_one_sentence(words: tuple[Any, ...]) -> None:
+def test_sizes_beyond_torchs_integers_are_refused_in_one_sentence(words: tuple[Any, ...]) -> None:
     with pytest.raises(ConfigError, match="^MODEL.ARGS: small_cnn refuses it: Storage size calculation over"):
         build_model(configured(*words))

@@ -18,7 +18,7 @@ def mine(num_classes: int, in_channels: int, depth: int, scale: float = 1.0) -> 
     return nn.Linear(in_channels, num_classes)
 
 
-def test_names_are_torchvisions_classifiers_and_ours() -> None:
+def test_model_names_are_torchvisions_classifiers_and_ours() -> None:
     register_model("mine", mine)
     names = model_names()
     assert {"mine", "small_cnn", "resnet18", "vit_b_16", "efficientnet_v2_s"} < set(names)
@@ -29,14 +29,14 @@ def test_names_are_torchvisions_classifiers_and_ours() -> None:
     assert len(names) == len(torchvision.models.list_models(module=torchvision.models)) + 3
 
 
-def test_a_name_is_registered_once() -> None:
+def test_register_model_refuses_a_name_that_is_taken() -> None:
     register_model("mine", mine)
     with pytest.raises(ConfigError, match="^a model called 'mine' is registered already; choose another name$"):
         register_model("mine", mine)
 
 
 @pytest.mark.parametrize("builder", [lambda num_classes: None, nn.Identity.forward])
-def test_a_builder_takes_classes_and_channels(builder) -> None:
+def test_register_model_refuses_a_builder_without_classes_and_channels(builder) -> None:
     with pytest.raises(
         ConfigError, match="^the builder of model 'm' must take the keywords num_classes and in_channels$"
     ):
@@ -52,7 +52,7 @@ def test_a_builder_takes_classes_and_channels(builder) -> None:
         ("zebra", 'Known: small_cnn, speed_net, and the others that `python -c "import torchvision.models as m;'),
     ],
 )
-def test_unknown_names(name: str, hint: str) -> None:
+def test_check_name_suggests_similar_names(name: str, hint: str) -> None:
     with pytest.raises(ConfigError) as error:
         check_name(name, "MODEL.NAME (x.yaml:1)")
     message = str(error.value)
@@ -74,7 +74,7 @@ def test_unknown_names(name: str, hint: str) -> None:
         ("mine", {"depth": 3, "scale": 2}),
     ],
 )
-def test_right_arguments(name: str, arguments: dict[str, object]) -> None:
+def test_check_model_arguments_accepts_valid_ones(name: str, arguments: dict[str, object]) -> None:
     register_model("mine", mine)
     check_model_arguments(name, arguments, "MODEL.ARGS")
 
@@ -109,7 +109,7 @@ def test_right_arguments(name: str, arguments: dict[str, object]) -> None:
         ("mine", {}, "MODEL.ARGS.depth: mine needs it; give it a value"),
     ],
 )
-def test_wrong_arguments(name: str, arguments: dict[str, object], message: str) -> None:
+def test_check_model_arguments_refuses_invalid_ones(name: str, arguments: dict[str, object], message: str) -> None:
     register_model("mine", mine)
     with pytest.raises(ConfigError) as error:
         check_model_arguments(name, arguments, "MODEL.ARGS")
@@ -117,7 +117,7 @@ def test_wrong_arguments(name: str, arguments: dict[str, object], message: str) 
 
 
 @pytest.mark.parametrize("name", torchvision.models.list_models(module=torchvision.models))
-def test_every_model_of_torchvisions_says_its_class(name: str) -> None:
+def test_torchvision_class_knows_every_model(name: str) -> None:
     assert issubclass(torchvision_class(name), nn.Module)
     check_model_arguments(name, {}, "MODEL.ARGS")
 
@@ -133,11 +133,13 @@ def test_every_model_of_torchvisions_says_its_class(name: str) -> None:
         ("squeezenet1_1", {"version": "1_0"}, "multiple values"),
     ],
 )
-def test_values_that_torchvision_refuses(name: str, arguments: dict[str, object], message: str) -> None:
+def test_build_torchvision_reports_values_that_torchvision_refuses(
+    name: str, arguments: dict[str, object], message: str
+) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
         build_torchvision(name, 10, arguments)
 
 
-def test_googlenet_is_quiet_and_may_be_told_how_to_begin() -> None:
+def test_googlenet_causes_no_warning_and_takes_init_weights() -> None:
     assert build_torchvision("googlenet", 3, {"aux_logits": False}).fc.out_features == 3
     assert build_torchvision("googlenet", 3, {"init_weights": False}).aux1.fc2.out_features == 3

@@ -1,4 +1,4 @@
-"""What may stand in a model's forward."""
+"""The parameters of a model's forward."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_takes_targets_follows_from_the_signature() -> None:
     assert not takes_targets(nn.Conv2d(1, 1, 1))
 
 
-def test_takes_targets_looks_at_a_forward_set_on_the_instance() -> None:
+def test_takes_targets_inspects_a_forward_set_on_the_instance() -> None:
     model = nn.Identity()
     model.forward = lambda images, targets=None: images  # type: ignore[method-assign]
     assert takes_targets(model)

@@ -1,4 +1,4 @@
-"""The small CNN: its sizes, its norms, what it refuses, and that it learns the digits."""
+"""The small CNN: sizes, norms, refused values, and learning the digits."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ DIGITS = Path(__file__).parents[2] / "data" / "digits" / "digits.npz"
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 17), (28, 28), (32, 32)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_any_small_image_gives_logits(size: tuple[int, int], channels: int) -> None:
+def test_small_cnn_takes_any_small_image(size: tuple[int, int], channels: int) -> None:
     assert SmallCNN(7, channels)(torch.zeros(2, channels, *size)).shape == (2, 7)
 
 
@@ -25,7 +25,9 @@ def test_any_small_image_gives_logits(size: tuple[int, int], channels: int) -> N
     # 3x3 weights 144 + 4608 + 18432, classifier 640 + 10, and 2 (norm) or 1 (bias) a channel, of 112.
     [("batch", nn.BatchNorm2d, 0, 24058), ("group", nn.GroupNorm, 0, 24058), ("none", nn.Conv2d, 3, 23946)],
 )
-def test_norms(norm: str, kind: type[nn.Module], convolution_biases: int, parameters: int) -> None:
+def test_small_cnn_supports_each_norm(
+    norm: str, kind: type[nn.Module], convolution_biases: int, parameters: int
+) -> None:
     model = SmallCNN(10, 1, norm=norm)
     convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     assert sum(isinstance(m, kind) for m in model.modules()) == 3
@@ -34,11 +36,11 @@ def test_norms(norm: str, kind: type[nn.Module], convolution_biases: int, parame
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 6])
-def test_groups_divide_any_width(width: int) -> None:
+def test_small_cnn_group_norm_works_for_any_width(width: int) -> None:
     assert SmallCNN(10, 1, norm="group", width=width)(torch.randn(2, 1, 8, 8)).shape == (2, 10)
 
 
-def test_dropout_acts_in_training_only() -> None:
+def test_small_cnn_dropout_acts_in_training_only() -> None:
     model = SmallCNN(10, 1, norm="none", dropout=0.5)
     images = torch.rand(4, 1, 8, 8)
     assert not torch.equal(model(images), model(images))
@@ -55,12 +57,12 @@ def test_dropout_acts_in_training_only() -> None:
         ({"width": 0}, "MODEL.ARGS.width: expected a whole number of at least 1; got 0"),
     ],
 )
-def test_wrong_values_are_refused(arguments: dict[str, object], message: str) -> None:
+def test_small_cnn_refuses_wrong_values(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=f"^{message}$"):
         SmallCNN(10, 1, **arguments)  # type: ignore[arg-type]
 
 
-def test_learns_the_digits_in_eight_epochs() -> None:
+def test_small_cnn_learns_the_digits_in_eight_epochs() -> None:
     digits = np.load(DIGITS)
     images, test_images = (torch.tensor(digits[f"{part}_images"]).unsqueeze(1) / 255 for part in ("train", "test"))
     labels, test_labels = (torch.tensor(digits[f"{part}_labels"]).long() for part in ("train", "test"))

@@ -1,4 +1,4 @@
-"""speed_net: its layers as they begin, its first layer by the images, what it refuses."""
+"""speed_net: initial layers, a first layer initialised from images, and refused values."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from warmstart.solver import build_optimizer
 
 @pytest.mark.parametrize("size", [(9, 9), (9, 20), (28, 28), (32, 32), (33, 64)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_images_from_9x9_on_give_logits(size: tuple[int, int], channels: int) -> None:
+def test_speed_net_takes_images_from_9x9_pixels(size: tuple[int, int], channels: int) -> None:
     assert SpeedNet(7, channels, widths=(3, 2, 5))(torch.zeros(2, channels, *size)).shape == (2, 7)
 
 
-def test_smaller_images_are_refused() -> None:
-    message = "^MODEL.NAME: speed_net needs images of at least 9x9 pixels, and these have 8x12; enlarge them"
+def test_speed_net_refuses_images_below_9x9_pixels() -> None:
+    message = "^MODEL.NAME: speed_net needs images of at least 9x9 pixels, but these have 8x12; enlarge them"
     with pytest.raises(ConfigError, match=message):
         SpeedNet(10, 1)(torch.zeros(2, 1, 8, 12))
 
@@ -27,20 +27,20 @@ def test_smaller_images_are_refused() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"widths": [64, 256]}, r"widths: expected three whole numbers above 0; got \[64, 256\]"),
-        ({"widths": [64, 256, 0]}, r"widths: expected three whole numbers above 0; got \[64, 256, 0\]"),
-        ({"widths": "abc"}, "widths: expected three whole numbers above 0; got 'abc'"),
-        ({"widths": 64}, "widths: expected three whole numbers above 0; got 64"),
+        ({"widths": [64, 256]}, r"widths: expected three integers above 0; got \[64, 256\]"),
+        ({"widths": [64, 256, 0]}, r"widths: expected three integers above 0; got \[64, 256, 0\]"),
+        ({"widths": "abc"}, "widths: expected three integers above 0; got 'abc'"),
+        ({"widths": 64}, "widths: expected three integers above 0; got 64"),
         ({"bn_momentum": 0.0}, r"bn_momentum: expected a number above 0, at most 1; got 0\.0"),
         ({"bn_momentum": 1.5}, r"bn_momentum: expected a number above 0, at most 1; got 1\.5"),
     ],
 )
-def test_wrong_values_are_refused(arguments: dict[str, object], message: str) -> None:
+def test_speed_net_refuses_wrong_values(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=f"^MODEL.ARGS.{message}$"):
         SpeedNet(10, 3, **arguments)  # type: ignore[arg-type]
 
 
-def test_at_the_start_a_convolution_hands_on_its_inputs() -> None:
+def test_speed_net_convolutions_start_as_identities() -> None:
     """The first one of a group in as many of its outputs; the last one, which has as many, in all."""
     torch.manual_seed(0)
     model = SpeedNet(10, 1, widths=(12, 16, 16))
@@ -52,7 +52,7 @@ def test_at_the_start_a_convolution_hands_on_its_inputs() -> None:
     torch.testing.assert_close(last(images), images)
 
 
-def test_images_set_the_first_layer_to_filters_that_whiten_them_and_their_negatives() -> None:
+def test_init_from_images_sets_whitening_filters_and_their_negatives() -> None:
     torch.manual_seed(0)
     images = nn.functional.avg_pool2d(torch.randn(400, 3, 14, 14), 3, stride=1)
     model = SpeedNet(10, 3)
@@ -64,7 +64,7 @@ def test_images_set_the_first_layer_to_filters_that_whiten_them_and_their_negati
     torch.testing.assert_close(out[12:], -out[:12])
 
 
-def test_what_is_trained_is_all_but_the_first_layers_weight_and_those_of_the_norms() -> None:
+def test_speed_net_trains_all_but_the_first_and_batch_norm_weights() -> None:
     model = SpeedNet(10, 3)
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     norms = {f"groups.{group}.{layer}.weight" for group in (1, 2, 3) for layer in (2, 5)}
@@ -74,7 +74,7 @@ def test_what_is_trained_is_all_but_the_first_layers_weight_and_those_of_the_nor
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
-def test_the_running_statistics_follow_a_batch_by_two_fifths() -> None:
+def test_speed_net_running_statistics_weigh_a_batch_by_two_fifths() -> None:
     model = SpeedNet(10, 1, widths=(2, 2, 2))
     norm = model.groups[1][2]
     norm(torch.full((2, 2, 4, 4), 5.0))
@@ -85,7 +85,7 @@ def test_the_running_statistics_follow_a_batch_by_two_fifths() -> None:
     ("optimizer", "groups"),
     [("SGD", ["default", "norm bias"]), ("Muon", ["default muon", "default", "norm bias"])],
 )
-def test_a_config_builds_and_trains_it(optimizer: str, groups: list[str]) -> None:
+def test_a_config_builds_and_trains_speed_net(optimizer: str, groups: list[str]) -> None:
     cfg = get_cfg()
     cfg.merge_from_list(["MODEL.NAME", "speed_net", "MODEL.ARGS.widths", "[4, 8, 8]", "MODEL.NUM_CLASSES", 10])
     cfg.merge_from_list(["MODEL.IN_CHANNELS", 1, "SOLVER.OPTIMIZER", optimizer])

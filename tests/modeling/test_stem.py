@@ -42,7 +42,7 @@ def test_small_forms_keep_the_resolution_first(name: str, last: int) -> None:
     model = small(name, 3).eval()
     heights: list[int] = []
     for module in model.modules():
-        # Kernels of one pixel also stand behind global pooling, in squeeze-and-excitation.
+        # Kernels of one pixel also occur after global pooling, in squeeze-and-excitation.
         if isinstance(module, nn.Conv2d) and module.kernel_size > (1, 1):
             module.register_forward_hook(lambda _, inputs, output: heights.append(output.shape[2]))
     model(torch.randn(1, 3, 32, 32))
@@ -76,23 +76,23 @@ def test_the_small_resnet_is_the_one_of_cifar() -> None:
     assert list(shapes) == list(published)
 
 
-def test_families_of_3x3_stems_keep_every_shape() -> None:
+def test_small_forms_of_families_with_3x3_stems_keep_every_shape() -> None:
     model = small("mobilenet_v2", 3)
     published = torchvision.models.mobilenet_v2(num_classes=5).state_dict()
     assert {n: t.shape for n, t in model.state_dict().items()} == {n: t.shape for n, t in published.items()}
 
 
 @pytest.mark.parametrize("name", ["vit_b_32", "inception_v3", "maxvit_t"])
-def test_families_without_small_form_are_refused(name: str) -> None:
+def test_check_small_refuses_families_without_a_small_form(name: str) -> None:
     message = (
         rf"^MODEL.STEM \(x.yaml:3\): {name} has no form for images of up to 32x32 pixels; set MODEL.STEM standard"
-        r" and enlarge the images \(INPUT.TRANSFORMS_TRAIN\), or take a model of AlexNet, .*ResNet, .*VGG$"
+        r" and enlarge the images \(INPUT.TRANSFORMS_TRAIN\), or choose a model of AlexNet, .*ResNet, .*VGG$"
     )
     with pytest.raises(ConfigError, match=message):
         check_small(name, torchvision_class(name), "MODEL.STEM (x.yaml:3)")
 
 
-def test_every_family_of_torchvisions_is_known_or_refused() -> None:
+def test_check_small_knows_or_refuses_every_torchvision_family() -> None:
     families = {torchvision_class(n) for n in torchvision.models.list_models(module=torchvision.models)}
     refused = set()
     for family in families:
@@ -114,7 +114,7 @@ def test_every_family_of_torchvisions_is_known_or_refused() -> None:
         ("regnet_x_400mf", 1),
     ],
 )
-def test_other_channels_change_the_first_convolution_only(name: str, channels: int) -> None:
+def test_set_in_channels_changes_the_first_convolution_only(name: str, channels: int) -> None:
     model = torchvision.models.get_model(name)
     before = {n: t.clone() for n, t in model.state_dict().items()}
     set_in_channels(model, channels)
@@ -127,14 +127,14 @@ def test_other_channels_change_the_first_convolution_only(name: str, channels: i
     assert after[first].shape == (out, channels, *kernel)
 
 
-def test_three_channels_change_nothing() -> None:
+def test_set_in_channels_of_three_changes_nothing() -> None:
     model = torchvision.models.resnet18()
     conv = model.conv1
     set_in_channels(model, 3)
     assert model.conv1 is conv
 
 
-def test_new_weights_are_he_initialised_and_biases_zero() -> None:
+def test_set_in_channels_initialises_weights_by_he_and_biases_to_zero() -> None:
     torch.manual_seed(0)
     model = small("alexnet", 1)
     # 64 channels of 3x3: sqrt(2 / 576) = 0.0589, estimated from 576 weights.

@@ -1,4 +1,4 @@
-"""Weights from files: what fits is taken, what does not is named, what is no weights file is refused."""
+"""Weights from files: fitting tensors are loaded, others reported, and files without weights refused."""
 
 import copy
 import os
@@ -45,21 +45,21 @@ def same(one: nn.Module, other: nn.Module) -> bool:
         lambda state: {f"_orig_mod.module.{name}": tensor for name, tensor in state.items()},
     ],
 )
-def test_all_of_it(tmp_path: Path, content) -> None:
+def test_load_weights_loads_a_complete_state_dict(tmp_path: Path, content) -> None:
     old, new = net(), net()
     path = saved(tmp_path / "old.pth", content(old.state_dict()))
     assert load_weights(new, path) == f"loaded 8/8 tensors from {path}"
     assert same(new, old)
 
 
-def test_a_data_parallel_wrappers_file(tmp_path: Path) -> None:
+def test_load_weights_reads_the_file_of_a_data_parallel_wrapper(tmp_path: Path) -> None:
     old, new = net(), net()
     path = saved(tmp_path / "old.pth", nn.DataParallel(old).state_dict())
     assert load_weights(new, path) == f"loaded 8/8 tensors from {path}"
     assert same(new, old)
 
 
-def test_a_model_with_a_part_called_module(tmp_path: Path) -> None:
+def test_load_weights_into_a_model_with_a_submodule_called_module(tmp_path: Path) -> None:
     old, new = (nn.ModuleDict({"module": nn.Linear(2, 2)}) for _ in range(2))
     path = saved(tmp_path / "old.pth", old.state_dict())
     assert load_weights(new, path) == f"loaded 2/2 tensors from {path}"
@@ -68,7 +68,7 @@ def test_a_model_with_a_part_called_module(tmp_path: Path) -> None:
 
 @pytest.mark.need("D10")
 @pytest.mark.parametrize("classes", [2, 5])
-def test_another_number_of_classes(tmp_path: Path, classes: int) -> None:
+def test_load_weights_skips_a_classifier_with_another_number_of_classes(tmp_path: Path, classes: int) -> None:
     old, new = net(3), net(classes)
     head = new[2].weight.clone()
     path = saved(tmp_path / "old.pth", old.state_dict())
@@ -81,7 +81,7 @@ def test_another_number_of_classes(tmp_path: Path, classes: int) -> None:
 
 
 @pytest.mark.need("D10")
-def test_missing_and_extra_tensors_are_named(tmp_path: Path) -> None:
+def test_load_weights_names_missing_and_extra_tensors(tmp_path: Path) -> None:
     state = {"0.weight": torch.ones(4, 4), "0.bias": torch.ones(3), "ema.decay": torch.ones(())}
     state |= {f"head{i}": torch.ones(1) for i in range(5)}
     model = net()
@@ -96,7 +96,7 @@ def test_missing_and_extra_tensors_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.need("D10")
 @pytest.mark.parametrize("state", [{"fc.weight": torch.ones(2)}, {"0.weight": torch.ones(2)}])
-def test_nothing_that_fits_is_an_error(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+def test_load_weights_refuses_a_file_of_which_nothing_fits(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
     path = saved(tmp_path / "old.pth", state)
     with pytest.raises(
         ConfigError, match=r"^MODEL.WEIGHTS \(x.yaml:2\): no parameter of .*old.pth fits the model: "
@@ -104,24 +104,24 @@ def test_nothing_that_fits_is_an_error(tmp_path: Path, state: dict[str, torch.Te
         load_weights(net(), path, "MODEL.WEIGHTS (x.yaml:2)")
 
 
-def test_a_checkpoint_whose_weights_lie_in_parts_is_refused_though_its_buffers_are_there(tmp_path: Path) -> None:
+def test_load_weights_refuses_a_sharded_checkpoint_even_with_buffers(tmp_path: Path) -> None:
     path = saved(tmp_path / "old.pth", {"model": {"0.weight": None, "1.running_mean": torch.ones(4)}})
     with pytest.raises(ConfigError) as error:
         load_weights(net(), path)
     assert str(error.value) == (
-        f"MODEL.WEIGHTS: the weights of {path} lie in parts beside it; write them into one file with "
-        f"tools/export_weights.py {path} weights.safetensors, and give that one"
+        f"MODEL.WEIGHTS: {path} is a sharded checkpoint; write its weights into one file with "
+        f"tools/export_weights.py {path} weights.safetensors, and name that file"
     )
 
 
 @pytest.mark.parametrize("content", [[1, 2], torch.ones(2), {"a": 1}, {}, "text"])
-def test_files_without_named_tensors(tmp_path: Path, content: object) -> None:
+def test_load_weights_refuses_files_without_named_tensors(tmp_path: Path, content: object) -> None:
     with pytest.raises(ConfigError, match="old.pth holds no tensors by the names of a model"):
         load_weights(net(), saved(tmp_path / "old.pth", content))
 
 
 @pytest.mark.parametrize("make", [resnet18, mnasnet0_5])
-def test_torchvisions_models_take_their_own_files(tmp_path: Path, make) -> None:
+def test_load_weights_restores_torchvisions_models(tmp_path: Path, make) -> None:
     old, new = make(num_classes=4), make(num_classes=4)
     path = saved(tmp_path / "old.pth", {f"module.{n}": t for n, t in old.state_dict().items()})
     count = sum("num_batches" not in name for name in old.state_dict())
@@ -129,7 +129,7 @@ def test_torchvisions_models_take_their_own_files(tmp_path: Path, make) -> None:
     assert same(new, old)
 
 
-def test_the_names_of_published_densenets(tmp_path: Path) -> None:
+def test_load_weights_translates_names_of_published_densenets(tmp_path: Path) -> None:
     old, new = densenet121(num_classes=2), densenet121(num_classes=2)
     layer = re.compile(r"(denselayer\d+\.(?:norm|conv))(\d)")
     published = {layer.sub(r"\1.\2", name): tensor for name, tensor in old.state_dict().items()}
@@ -153,7 +153,7 @@ def vit(mlp_dim: int) -> VisionTransformer:
     return VisionTransformer(8, 4, num_layers=1, num_heads=1, hidden_dim=4, mlp_dim=mlp_dim, num_classes=2)
 
 
-def test_names_that_the_model_itself_translates(tmp_path: Path) -> None:
+def test_load_weights_keeps_names_that_the_model_itself_translates(tmp_path: Path) -> None:
     path = saved(tmp_path / "old.pth", old_vit(8))
     assert load_weights(vit(8), path) == f"loaded 20/20 tensors from {path}"
     with pytest.raises(
@@ -174,7 +174,7 @@ class Touch:
 
 @pytest.mark.need("D8")
 @pytest.mark.parametrize("save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
-def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path, save) -> None:
+def test_read_tensor_file_refuses_code_without_running_it(tmp_path: Path, save) -> None:
     trace = tmp_path / "trace"
     save({"0.weight": torch.ones(4, 4), "x": Touch(trace)}, tmp_path / "bad.pth")
     message = (
@@ -187,7 +187,7 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path, save) -> None:
 
 
 @pytest.mark.need("D8")
-def test_code_in_a_file_runs_only_where_its_writer_is_trusted(tmp_path: Path) -> None:
+def test_read_tensor_file_runs_code_only_with_trust(tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     path = saved(tmp_path / "odd.pth", {"0.weight": torch.ones(4, 4), "x": Touch(trace)})
     assert load_weights(net(), path, trust=True).startswith("loaded 1/8 tensors")
@@ -195,7 +195,7 @@ def test_code_in_a_file_runs_only_where_its_writer_is_trusted(tmp_path: Path) ->
 
 
 @pytest.mark.need("D8")
-def test_of_a_trusted_file_that_cannot_be_read_the_reason_is_told(tmp_path: Path) -> None:
+def test_read_tensor_file_gives_the_reason_for_an_unreadable_trusted_file(tmp_path: Path) -> None:
     class Gone:
         pass
 
@@ -216,7 +216,7 @@ def test_of_a_trusted_file_that_cannot_be_read_the_reason_is_told(tmp_path: Path
         load_weights(net(), path, trust=True)
 
 
-def test_a_safetensors_file(tmp_path: Path) -> None:
+def test_load_weights_reads_a_safetensors_file(tmp_path: Path) -> None:
     old, new = net(), net()
     path = tmp_path / "shared.safetensors"
     save_file(old.state_dict(), path)
@@ -225,7 +225,7 @@ def test_a_safetensors_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", pickle.dumps({"a": 1}), "cut", "torch"])
-def test_a_file_that_is_no_safetensors_file(tmp_path: Path, content) -> None:
+def test_read_tensor_file_refuses_a_malformed_safetensors_file(tmp_path: Path, content) -> None:
     path = tmp_path / "shared.safetensors"
     if content == "torch":
         torch.save(net().state_dict(), path)
@@ -241,7 +241,7 @@ def test_a_file_that_is_no_safetensors_file(tmp_path: Path, content) -> None:
 
 
 @pytest.mark.parametrize("keep", [0, 10, 500])
-def test_a_truncated_file(tmp_path: Path, keep: int) -> None:
+def test_read_tensor_file_refuses_a_truncated_file(tmp_path: Path, keep: int) -> None:
     path = saved(tmp_path / "old.pth", net().state_dict())
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(
@@ -250,7 +250,7 @@ def test_a_truncated_file(tmp_path: Path, keep: int) -> None:
         load_weights(net(), path)
 
 
-def test_read_tensor_file_refuses_what_unpacks_to_more_than_it_is(tmp_path: Path) -> None:
+def test_read_tensor_file_refuses_a_compressed_archive(tmp_path: Path) -> None:
     torch.save({"w": torch.zeros(1000)}, tmp_path / "old.pth")
     with (
         zipfile.ZipFile(tmp_path / "old.pth") as old,
@@ -260,14 +260,14 @@ def test_read_tensor_file_refuses_what_unpacks_to_more_than_it_is(tmp_path: Path
             new.writestr(entry.filename, old.read(entry))
         new.writestr("old/data/1", bytes(10**7))
     message = (
-        r"^L: .*/x.pth is refused: it has [0-9,]+ bytes, which unpack to 10,00[0-9],[0-9]+, and torch.save comp"
+        r"^L: .*/x.pth is refused: its [0-9,]+ bytes unpack to 10,00[0-9],[0-9]+, but torch.save does not comp"
     )
     with pytest.raises(ConfigError, match=message):
         read_tensor_file(tmp_path / "x.pth", "L")
 
 
 @pytest.mark.parametrize("in_itself", [False, True])
-def test_read_tensor_file_refuses_references_that_stand_for_billions(
+def test_read_tensor_file_refuses_references_that_expand_to_billions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_itself: bool
 ) -> None:
     monkeypatch.setattr("warmstart.modeling.weights._MOST_VALUES", 10**4)
@@ -277,7 +277,7 @@ def test_read_tensor_file_refuses_references_that_stand_for_billions(
     for _ in range(40):
         content = {"a": content, "b": content}
     torch.save(content, tmp_path / "x.pth")
-    with pytest.raises(ConfigError, match="^L: .*/x.pth is refused: written out it has more than 10,000 values"):
+    with pytest.raises(ConfigError, match="^L: .*/x.pth is refused: it expands to more than 10,000 values"):
         read_tensor_file(tmp_path / "x.pth", "L")
     shared = [torch.zeros(1)] * 3
     torch.save({"a": shared, "b": [shared, shared]}, tmp_path / "y.pth")
@@ -293,11 +293,11 @@ def test_read_tensor_file_refuses_entries_that_share_their_bytes(tmp_path: Path)
             again.filename = data.filename.replace("data/0", f"data/{number}")
             archive.filelist.append(again)
         archive.comment = b"rewritten"  # the list of entries is
-    with pytest.raises(ConfigError, match=r"x.pth is refused: it has .* bytes, which unpack to 40"):
+    with pytest.raises(ConfigError, match=r"x.pth is refused: its .* bytes unpack to 40"):
         read_tensor_file(tmp_path / "x.pth", "L")
 
 
-def test_a_flipped_bit(tmp_path: Path) -> None:
+def test_read_tensor_file_refuses_a_flipped_bit(tmp_path: Path) -> None:
     state = {"0.weight": torch.full((4, 4), 0.1234)}
     path = saved(tmp_path / "old.pth", state)
     content = bytearray(path.read_bytes())
@@ -309,14 +309,14 @@ def test_a_flipped_bit(tmp_path: Path) -> None:
         load_weights(net(), path)
 
 
-def test_no_file(tmp_path: Path) -> None:
+def test_read_tensor_file_refuses_a_missing_file(tmp_path: Path) -> None:
     for path in (tmp_path / "none.pth", tmp_path):
         with pytest.raises(ConfigError, match=f"^MODEL.WEIGHTS: no such file: {path}$"):
             load_weights(net(), path)
 
 
 def test_load_weights_refuses_a_file_of_which_only_counters_fit(tmp_path: Path) -> None:
-    """mobilenet_v3_small has 20 layers with a num_batches_tracked under a name of resnet18's; here it is one."""
+    """mobilenet_v3_small has 20 layers with a num_batches_tracked under a name of resnet18; here there is one."""
     other = nn.ModuleDict({"features": nn.Linear(4, 9), "1": nn.BatchNorm1d(6)})
     path = saved(tmp_path / "other.pth", other.state_dict())
     with pytest.raises(ConfigError) as error:
@@ -326,7 +326,7 @@ def test_load_weights_refuses_a_file_of_which_only_counters_fit(tmp_path: Path) 
         " not fit (4,), 1.running_mean (6,) does not fit (4,) and 1 more like it, 0.weight is not in the file,"
         " 0.bias is not in the file, 2.weight is not in the file and 1 more like it, features.weight is not in the"
         " model, features.bias is not in the model; name a file of this model, or set MODEL.WEIGHTS_PARTIAL to"
-        " true, to take what fits"
+        " true to load what fits"
     )
     assert load_weights(net(), path, partial=True).endswith(
         f"; no parameter of {path} fits the model (MODEL.WEIGHTS_PARTIAL)"
@@ -366,7 +366,7 @@ def test_load_weights_takes_a_backbone_without_a_classifier(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("wrapped", ["module.", "model.", "backbone.", "_orig_mod.", "module.model.", ""])
 @pytest.mark.parametrize("own", ["module", "model", ""])
-def test_load_weights_does_not_mind_wrappers_in_the_file_or_around_the_model(
+def test_load_weights_ignores_wrappers_in_the_file_or_around_the_model(
     tmp_path: Path, wrapped: str, own: str
 ) -> None:
     old, new = net(), net()
@@ -377,7 +377,7 @@ def test_load_weights_does_not_mind_wrappers_in_the_file_or_around_the_model(
 
 
 def test_load_weights_reads_old_names_into_a_wrapped_model(tmp_path: Path) -> None:
-    """The class translates them by the version of its module, which stands under another name in the model."""
+    """The class translates them by the version of its module, which has another name in the model."""
     path = saved(tmp_path / "old.pth", old_vit(8))
     assert load_weights(nn.DataParallel(vit(8)), path) == f"loaded 20/20 tensors from {path}"
 
@@ -415,7 +415,7 @@ def test_load_weights_counts_tied_parameters_once(tmp_path: Path, names: list[st
     assert torch.equal(model.decoder.weight, torch.full((4, 4), 7.0))
 
 
-def test_load_weights_tells_where_tied_parameters_differ_in_the_file(tmp_path: Path) -> None:
+def test_load_weights_reports_tied_parameters_that_differ_in_the_file(tmp_path: Path) -> None:
     content = {"encoder.weight": torch.ones(4, 4), "decoder.weight": torch.zeros(4, 4)}
     model = Tied()
     said = load_weights(model, saved(tmp_path / "old.pth", content))
@@ -444,15 +444,15 @@ def test_load_weights_reads_arrays_of_a_trusted_file(tmp_path: Path) -> None:
     assert same(new, old)
 
 
-def test_load_weights_names_values_that_are_no_weights(tmp_path: Path) -> None:
+def test_load_weights_names_values_that_are_not_weights(tmp_path: Path) -> None:
     content = {"0.weight": torch.ones(4, 4), "0.bias": [1.0, 2.0], "1.weight": torch.ones(4, dtype=torch.int8)}
     said = load_weights(net(), saved(tmp_path / "old.pth", content))
     assert (
-        "skipped: 0.bias is a list, not a tensor, 1.weight is of torch.int8, not of a floating-point type" in said
+        "skipped: 0.bias is a list, not a tensor, 1.weight has dtype torch.int8, not a floating-point type" in said
     )
 
 
-def test_load_weights_hands_over_what_a_module_saves_besides_tensors(tmp_path: Path) -> None:
+def test_load_weights_restores_the_extra_state_of_a_module(tmp_path: Path) -> None:
     class Extra(nn.Linear):
         seen = None
 
@@ -480,9 +480,7 @@ def test_load_weights_hands_over_what_a_module_saves_besides_tensors(tmp_path: P
         (lambda a, b: a, "auto", 0),
     ],
 )
-def test_load_weights_takes_the_entry_that_is_asked_for(
-    tmp_path: Path, content, entry: str, expected: int
-) -> None:
+def test_load_weights_reads_the_requested_entry(tmp_path: Path, content, entry: str, expected: int) -> None:
     states = [net().state_dict() for _ in range(2)]
     model, path = net(), tmp_path / "old.pth"
     said = load_weights(model, saved(path, content(*states)), entry=entry)
@@ -490,7 +488,7 @@ def test_load_weights_takes_the_entry_that_is_asked_for(
     assert torch.equal(model[0].weight, states[expected]["0.weight"])
 
 
-def test_load_weights_refuses_a_file_without_the_entry_that_is_asked_for(tmp_path: Path) -> None:
+def test_load_weights_refuses_a_file_without_the_requested_entry(tmp_path: Path) -> None:
     path = saved(tmp_path / "old.pth", {"model": net().state_dict(), "ema": None})
     with pytest.raises(
         ConfigError, match="old.pth has no moving average; set MODEL.WEIGHTS_ENTRY to auto or model"
@@ -501,8 +499,8 @@ def test_load_weights_refuses_a_file_without_the_entry_that_is_asked_for(tmp_pat
         load_weights(net(), path)
 
 
-def test_load_weights_ends_on_a_file_that_holds_itself(tmp_path: Path) -> None:
+def test_load_weights_refuses_a_file_that_contains_itself(tmp_path: Path) -> None:
     content: dict[str, object] = {"epoch": 1}
     content["model"] = content
-    with pytest.raises(ConfigError, match="since it holds lists or mappings again and again"):
+    with pytest.raises(ConfigError, match="because it holds the same lists or mappings many times"):
         load_weights(net(), saved(tmp_path / "old.pth", content))

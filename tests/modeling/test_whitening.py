@@ -1,4 +1,4 @@
-"""Filters that whiten patches: what comes out is uncorrelated and of variance 1, for any images."""
+"""Filters that whiten patches: their outputs are uncorrelated with variance 1, for any images."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from warmstart.modeling import patch_whitening
 
 
 def blurred(count: int, channels: int = 3, seed: int = 0) -> Tensor:
-    """Return images whose pixels and channels hang together, as those of photographs do; their mean is 0.5."""
+    """Return images whose pixels and channels are correlated, as in photographs; their mean is 0.5."""
     noise = torch.randn(count, channels, 12, 14, generator=torch.Generator().manual_seed(seed))
     return F.avg_pool2d(noise, 3, stride=1) + 0.3 * noise[:, :1, 1:-1, 1:-1] + 0.5
 
 
 def outputs(images: Tensor, filters: Tensor) -> Tensor:
-    """Return what each filter gives, (filters, places)."""
+    """Return the output of each filter, (filters, positions)."""
     return F.conv2d(images, filters).transpose(0, 1).flatten(1)
 
 
 @pytest.mark.parametrize(("channels", "size"), [(3, 2), (1, 3), (4, 1)])
-def test_the_covariance_of_what_the_filters_give_is_the_identity(channels: int, size: int) -> None:
+def test_patch_whitening_outputs_have_the_identity_as_covariance(channels: int, size: int) -> None:
     """torch.cov is the oracle; before, the covariance of neighbours was far from it."""
     images = blurred(600, channels)
     filters = patch_whitening(images.split(100), size, eps=0)
@@ -33,14 +33,14 @@ def test_the_covariance_of_what_the_filters_give_is_the_identity(channels: int, 
     torch.testing.assert_close(torch.cov(outputs(images, filters)), torch.eye(len(filters)), atol=1e-3, rtol=0)
 
 
-def test_a_direction_without_variance_stays_small() -> None:
+def test_patch_whitening_keeps_a_direction_without_variance_small() -> None:
     """Two equal channels: half of the directions have none, up to rounding."""
     images = blurred(100, 1).repeat(1, 2, 1, 1)
     variances = torch.cov(outputs(images, patch_whitening([images], 1, eps=1e-4))).diagonal()
     assert variances.tolist() == pytest.approx([0, 1], abs=1e-3)
 
 
-def test_batches_are_taken_until_there_are_enough_images() -> None:
+def test_patch_whitening_takes_batches_until_there_are_enough_images() -> None:
     taken = []
 
     def batches() -> Iterator[Tensor]:
@@ -53,14 +53,14 @@ def test_batches_are_taken_until_there_are_enough_images() -> None:
     assert torch.equal(filters, patch_whitening(taken, 2))
 
 
-def test_large_offsets_do_not_cost_the_small_eigenvalues_their_digits() -> None:
+def test_patch_whitening_keeps_small_eigenvalues_accurate_despite_large_offsets() -> None:
     images = blurred(200)
     near, far = (outputs(images, patch_whitening([images + offset], 2)) for offset in (0.0, 300.0))
     torch.testing.assert_close(torch.cov(far), torch.cov(near), atol=1e-2, rtol=0)
 
 
 @pytest.mark.gpu
-def test_they_are_made_where_the_images_are() -> None:
+def test_patch_whitening_returns_filters_on_the_device_of_the_images() -> None:
     images = blurred(600).cuda()
     filters = patch_whitening(images.split(100), 2, eps=0)
     assert filters.device == images.device

@@ -1,4 +1,4 @@
-"""Losses of logits, of auxiliary logits and of a model's own; scores by hand."""
+"""Classification: losses of logits, auxiliary logits and the model itself; scores computed by hand."""
 
 import math
 from collections import namedtuple
@@ -49,14 +49,14 @@ class Trained:
         return self.losses(Batch(images, targets))
 
 
-def test_training_gives_the_mean_cross_entropy() -> None:
+def test_losses_are_the_mean_cross_entropy() -> None:
     losses = Trained(Fixed(LOGITS))(torch.zeros(2, 1, 2, 2), TARGETS)
     assert list(losses) == ["loss_cls", "train/error"]
     assert losses["loss_cls"].shape == ()
     assert losses["loss_cls"].item() == pytest.approx(LOSS)
 
 
-def test_mixed_targets_are_shares_of_the_classes() -> None:
+def test_losses_take_mixed_targets_as_class_shares() -> None:
     shares = torch.tensor([[0.25, 0.75], [0.6, 0.4]])
     losses = Trained(Fixed(LOGITS))(torch.zeros(2, 1, 2, 2), shares)
     # The first image costs 0.25 ln(1 + e^-2) + 0.75 ln(1 + e^2), the second 0.6 and 0.4 of the same.
@@ -73,19 +73,19 @@ def test_mixed_targets_are_shares_of_the_classes() -> None:
         (torch.tensor([[0.25, 0.75], [0.6, 0.4]]), 1.2619280110429725),  # 0.9 * 1.27692801 + 0.1 * 1.12692801
     ],
 )
-def test_smoothed_targets_give_a_share_to_all_classes(targets: Tensor, loss: float) -> None:
+def test_label_smoothing_gives_a_share_to_all_classes(targets: Tensor, loss: float) -> None:
     """Also those that MixUp has mixed."""
     model = Trained(Fixed(LOGITS), label_smoothing=0.1)
     assert model(torch.zeros(2, 1, 2, 2), targets)["loss_cls"].item() == pytest.approx(loss)
 
 
-def test_auxiliary_losses_are_smoothed_too() -> None:
+def test_label_smoothing_applies_to_auxiliary_losses() -> None:
     model = Trained(Fixed(GoogLeNetOutputs(LOGITS, LOGITS, LOGITS)), label_smoothing=0.1)
     losses = model(torch.zeros(2, 1, 2, 2), torch.tensor([0, 0]))
     assert losses["loss_aux1"].item() == pytest.approx(0.3 * 0.22692801104297252)
 
 
-def test_the_auxiliary_losses_of_googlenet_count_three_tenths() -> None:
+def test_the_auxiliary_losses_of_googlenet_have_weight_0_3() -> None:
     model = Trained(Fixed(GoogLeNetOutputs(LOGITS, 2 * LOGITS, LOGITS)))
     losses = model(torch.zeros(2, 1, 2, 2), TARGETS)
     assert {name: loss.item() for name, loss in losses.items()} == {
@@ -96,7 +96,7 @@ def test_the_auxiliary_losses_of_googlenet_count_three_tenths() -> None:
     }
 
 
-def test_the_auxiliary_loss_of_inception_counts_four_tenths() -> None:
+def test_the_auxiliary_loss_of_inception_has_weight_0_4() -> None:
     losses = Trained(Fixed(InceptionOutputs(LOGITS, LOGITS)))(torch.zeros(2, 1, 2, 2), TARGETS)
     assert {name: loss.item() for name, loss in losses.items()} == {
         "loss_cls": pytest.approx(1.12692801),
@@ -138,7 +138,7 @@ def test_the_loss_of_half_precision_logits_is_float32() -> None:
 
 
 class Focal(nn.Module):
-    """A user's own model: its losses in training, logits else."""
+    """A user-defined model that returns losses in training and logits otherwise."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -222,7 +222,7 @@ def test_predict_refuses_losses() -> None:
 def test_label_smoothing_of_a_model_with_its_own_losses_is_refused() -> None:
     with pytest.raises(
         ConfigError,
-        match="TASK_ARGS.label_smoothing: is 0.1, and the model computes its own losses, .*; set it to 0",
+        match="TASK_ARGS.label_smoothing: is 0.1, but the model computes its own losses, .*; set it to 0",
     ):
         Trained(Focal(), label_smoothing=0.1)(IMAGES, CLASSES)
 
@@ -248,7 +248,7 @@ def test_scores_count_each_sample_once_over_uneven_batches() -> None:
     assert scores["loss"] == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-6)
 
 
-def test_a_loss_that_is_nan_makes_the_score_nan() -> None:
+def test_a_nan_loss_makes_the_loss_score_nan() -> None:
     nan = torch.full((2, 5), float("nan"))
     scores = score(nn.Identity(), [(torch.eye(5), torch.arange(5)), (nan, torch.tensor([0, 1]))], 5)
     assert math.isnan(scores["loss"])
@@ -278,14 +278,14 @@ def test_flip_averages_the_logits_of_an_image_and_its_mirror_image() -> None:
     assert scores["loss"] == pytest.approx(0.18092451, rel=1e-6)
 
 
-def test_label_smoothing_of_one_is_refused() -> None:
+def test_classification_refuses_label_smoothing_of_one() -> None:
     with pytest.raises(
         ConfigError, match=r"TASK_ARGS.label_smoothing: expected a number of at least 0 and below 1"
     ):
         task(label_smoothing=1.0)
 
 
-def test_a_training_set_without_classes_is_refused() -> None:
+def test_classification_refuses_a_training_set_without_classes() -> None:
     with pytest.raises(
         ConfigError, match="the training set does not say how many classes it has; set MODEL.NUM_C"
     ):
@@ -307,7 +307,7 @@ def test_collate_stacks_images_and_labels() -> None:
         (1.5, "has label 1.5; labels are whole"),
     ],
 )
-def test_check_refuses_a_label_outside_the_classes(label: float, problem: str) -> None:
+def test_check_refuses_a_label_out_of_range(label: float, problem: str) -> None:
     with pytest.raises(ConfigError, match=f"^mine: sample 7 {problem}"):
         task().check({"image": torch.zeros(1, 2, 2), "label": label}, "mine: sample 7")
 

@@ -1,4 +1,4 @@
-"""Multi-label classification: losses, scores, and data that it refuses."""
+"""Multi-label classification: losses, scores, and refused data."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_an_auxiliary_classifier_has_a_loss_of_weight_0_4() -> None:
     assert losses["loss_aux"] == pytest.approx(0.4 * 0.126928, abs=1e-6)
 
 
-def test_scores_by_hand() -> None:
+def test_multilabel_scores_match_values_computed_by_hand() -> None:
     # Class 0 in order of its logits: positive, negative, positive: (1 + 2/3) / 2.
     # Class 1: negative, positive, positive: (1/2 + 2/3) / 2.
     logits = torch.tensor([[3.0, 2.0], [2.0, 1.0], [-1.0, -1.0]])
@@ -85,18 +85,18 @@ def test_scores_by_hand() -> None:
     assert scores["exact_match"] == 0.0
 
 
-def test_a_class_without_positives_does_not_count_for_map() -> None:
+def test_map_ignores_a_class_without_positives() -> None:
     logits = torch.tensor([[3.0, 2.0], [2.0, 1.0]])
     assert scores_of(task_of(2), (logits, torch.tensor([[0.0, 0.0], [1.0, 0.0]])))["mAP"] == 0.5
 
 
-def test_without_any_positive_map_is_nan_and_f1_of_no_prediction_is_0() -> None:
+def test_map_is_nan_without_positives_and_f1_is_0_without_predictions() -> None:
     scores = scores_of(task_of(2), (torch.full((3, 2), -1.0), torch.zeros(3, 2)))
     assert math.isnan(scores["mAP"])
     assert (scores["f1"], scores["exact_match"]) == (0.0, 1.0)
 
 
-def test_the_threshold_is_one_of_probabilities() -> None:
+def test_threshold_is_a_probability() -> None:
     logits, targets = torch.tensor([[1.0], [3.0]]), torch.tensor([[0.0], [1.0]])  # 0.731, 0.953
     assert scores_of(task_of(1), (logits, targets))["exact_match"] == 0.5
     assert scores_of(task_of(1, threshold=0.8), (logits, targets))["exact_match"] == 1.0
@@ -114,7 +114,7 @@ def random_batches(sizes: list[int]) -> list[tuple[Tensor, Tensor]]:
     ]
 
 
-def test_scores_are_those_of_scikit_learn() -> None:
+def test_multilabel_scores_agree_with_scikit_learn() -> None:
     metrics = pytest.importorskip("sklearn.metrics")
     batches = random_batches([40, 40, 17])
     logits, targets = (torch.cat(each).numpy() for each in zip(*batches, strict=True))
@@ -127,7 +127,7 @@ def test_scores_are_those_of_scikit_learn() -> None:
     assert scores["loss"] == pytest.approx(surprise.mean(), rel=1e-9)
 
 
-def test_scores_do_not_depend_on_the_rank_that_has_a_batch() -> None:
+def test_multilabel_scores_do_not_depend_on_the_rank_that_has_a_batch() -> None:
     first, second, third = random_batches([32, 32, 5])
     alone = scores_of(task_of(5), first, second, third)
     evaluators = [task_of(5).evaluator() for _ in range(3)]
@@ -153,8 +153,8 @@ def test_flip_averages_logits_of_the_image_and_its_mirror_image() -> None:
             {"loss": "focl"},
             "MODEL.TASK_ARGS.loss: no loss is called 'focl'; did you mean 'focal'? Known: bce, focal",
         ),
-        ({"gamma": 1.0}, "MODEL.TASK_ARGS.gamma: only the focal loss has it, and loss is bce"),
-        ({"alpha": None}, "MODEL.TASK_ARGS.alpha: only the focal loss has it, and loss is bce"),
+        ({"gamma": 1.0}, "MODEL.TASK_ARGS.gamma: only the focal loss has it, but loss is bce"),
+        ({"alpha": None}, "MODEL.TASK_ARGS.alpha: only the focal loss has it, but loss is bce"),
         ({"loss": "focal", "gamma": -1.0}, "MODEL.TASK_ARGS.gamma: expected a number of at least 0; got -1"),
         (
             {"loss": "focal", "alpha": 1.5},
@@ -163,7 +163,9 @@ def test_flip_averages_logits_of_the_image_and_its_mirror_image() -> None:
         ({"threshold": 1.0}, "MODEL.TASK_ARGS.threshold: expected a number above 0 and below 1; got 1.0"),
     ],
 )
-def test_arguments_out_of_range_or_without_effect_are_refused(arguments: dict[str, Any], message: str) -> None:
+def test_multilabel_refuses_arguments_out_of_range_or_without_effect(
+    arguments: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         task_of(2, **arguments)
 
@@ -179,12 +181,12 @@ def test_arguments_out_of_range_or_without_effect_are_refused(arguments: dict[st
         (None, r"mine: sample 7 has target None; expected 2 numbers"),
     ],
 )
-def test_a_target_of_another_form_is_refused_with_its_sample(target: Any, message: str) -> None:
+def test_multilabel_check_names_the_sample_of_a_target_of_another_form(target: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         task_of(2).check({"image": torch.zeros(1), "labels": target}, "mine: sample 7")
 
 
-def test_targets_in_memory_are_checked_likewise() -> None:
+def test_multilabel_resident_targets_names_the_sample_of_a_wrong_target() -> None:
     task = task_of(2)
     assert task.resident_targets(torch.tensor([[0, 1], [1, 1]]), "mine").tolist() == [[0.0, 1.0], [1.0, 1.0]]
     with pytest.raises(ConfigError, match=r"mine: sample 1 has target \[1.0, 0.5\]; expected 2 numbers, 0 or 1"):
@@ -193,7 +195,7 @@ def test_targets_in_memory_are_checked_likewise() -> None:
         task.resident_targets(torch.tensor([4, 0]), "mine")
 
 
-def test_outputs_of_another_shape_are_refused() -> None:
+def test_multilabel_refuses_outputs_of_another_shape() -> None:
     with pytest.raises(
         ConfigError, match=r"a tensor of shape \(2, 1\); return one of shape \(N, 2\), with 2 outputs"
     ):
@@ -209,7 +211,7 @@ def test_outputs_of_another_shape_are_refused() -> None:
         ),
         (
             ["MODEL.NUM_CLASSES", 3],
-            r"MODEL.NUM_CLASSES \(override\): is 3, and for these targets .* needs 4 outputs",
+            r"MODEL.NUM_CLASSES \(override\): is 3, but for these targets .* needs 4 outputs",
         ),
         (
             ["DATASETS.TEST", "digits_test"],
@@ -225,8 +227,8 @@ def test_outputs_of_another_shape_are_refused() -> None:
         ),
         (
             ["DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler", "DATALOADER.REPEAT_THRESHOLD", 0.1],
-            r"^DATALOADER.SAMPLER_TRAIN \(override\): RepeatFactorTrainingSampler goes by the class of each sample"
-            r", and the training set has numbers as targets; use TrainingSampler, or WeightedTrainingSampler with"
+            r"^DATALOADER.SAMPLER_TRAIN \(override\): RepeatFactorTrainingSampler needs the class of each sample"
+            r", but the training set has numbers as targets; use TrainingSampler, or WeightedTrainingSampler with"
             r" DATALOADER.SAMPLE_WEIGHTS$",
         ),
         (
@@ -236,11 +238,11 @@ def test_outputs_of_another_shape_are_refused() -> None:
                 "DATALOADER.CLASS_WEIGHTS",
                 (1.0, 2.0, 1.0, 1.0),
             ],
-            r"^DATALOADER.SAMPLER_TRAIN \(override\): WeightedTrainingSampler goes by the class of each sample",
+            r"^DATALOADER.SAMPLER_TRAIN \(override\): WeightedTrainingSampler needs the class of each sample",
         ),
     ],
 )
-def test_a_run_that_cannot_work_is_refused_before_it_begins(words: list[Any], message: str) -> None:
+def test_multilabel_configs_that_cannot_work_are_refused_before_the_run(words: list[Any], message: str) -> None:
     cfg = get_cfg()
     cfg.merge_from_list(["MODEL.TASK", "multilabel_classification", "DATASETS.TRAIN", "digits_attributes_train"])
     cfg.merge_from_list(["DATASETS.TEST", "digits_attributes_test", *words])
@@ -248,7 +250,7 @@ def test_a_run_that_cannot_work_is_refused_before_it_begins(words: list[Any], me
         resolve_config(cfg)
 
 
-def test_resolving_twice_changes_nothing() -> None:
+def test_resolving_a_multilabel_config_twice_changes_nothing() -> None:
     cfg = get_cfg()
     cfg.merge_from_list(["MODEL.TASK", "multilabel_classification", "DATASETS.TRAIN", "digits_attributes_train"])
     cfg.merge_from_list(["DATASETS.TEST", "digits_attributes_test"])
@@ -257,7 +259,7 @@ def test_resolving_twice_changes_nothing() -> None:
     assert resolve_config(resolved).to_dict() == resolved.to_dict()
 
 
-def test_the_number_of_classes_may_come_from_the_config(tmp_path: Path) -> None:
+def test_multilabel_number_of_classes_may_come_from_the_config(tmp_path: Path) -> None:
     info = DatasetInfo(10, 0, channels=1, image_size=(8, 8))
     with pytest.raises(ConfigError, match="does not say how many; set MODEL.NUM_CLASSES, register it"):
         MultilabelClassification(info)

@@ -1,4 +1,4 @@
-"""Regression: losses and predictions in units, scores, statistics of the training set, data that it refuses."""
+"""Regression: losses, predictions in units, scores, statistics of the training set, and refused data."""
 
 from __future__ import annotations
 
@@ -53,19 +53,19 @@ def configured(*words: Any) -> CfgNode:
         ({"loss": "huber", "delta": 0.5}, {"loss_huber": 0.5}),  # 0.125 and 0.875
     ],
 )
-def test_losses_are_of_standardised_targets(arguments: dict[str, Any], loss: dict[str, float]) -> None:
+def test_regression_losses_use_standardised_targets(arguments: dict[str, Any], loss: dict[str, float]) -> None:
     losses = losses_of(task_of(**arguments), torch.tensor([[1.5], [2.5]]), [[7.0], [6.0]])
     assert losses == loss | {"train/mae": 2.5}
 
 
-def test_predictions_are_in_the_units_of_the_targets() -> None:
+def test_regression_predictions_are_in_the_units_of_the_targets() -> None:
     task = task_of((5.0, 100.0), (2.0, 10.0))
     assert task.predict(lambda images: torch.tensor([[1.0, -1.0]]), torch.zeros(1, 1, 8, 8)).tolist() == [
         [7.0, 90.0]
     ]
 
 
-def test_given_statistics_take_the_place_of_those_of_the_training_set() -> None:
+def test_given_mean_and_std_replace_those_of_the_training_set() -> None:
     task = task_of(mean=(5.0,), std=(2.0,))
     assert task.resolved_args == {"mean": [5.0], "std": [2.0]}
     info = DatasetInfo(9, 0, 1, (8, 8), num_values=1, value_mean=(5.0,), value_std=(2.0,))
@@ -73,7 +73,7 @@ def test_given_statistics_take_the_place_of_those_of_the_training_set() -> None:
     assert Regression(info, mean=[0.5], std=[4]).resolved_args == {"mean": [0.5], "std": [4.0]}
 
 
-def test_scores_by_hand() -> None:
+def test_regression_scores_match_values_computed_by_hand() -> None:
     # Errors 1 and 3 of targets 0 and 4; errors 0 and 0.
     predictions, targets = torch.tensor([[1.0, 5.0], [7.0, 6.0]]), torch.tensor([[0.0, 5.0], [4.0, 6.0]])
     scores = scores_of(task_of((5.0, 5.0), (1.0, 1.0)), (predictions, targets))
@@ -91,7 +91,7 @@ def random_batches(sizes: list[int]) -> list[tuple[Tensor, Tensor]]:
     return [((noise + truth) * scale + offset, truth * scale + offset) for noise, truth in drawn]
 
 
-def test_scores_are_those_of_scikit_learn() -> None:
+def test_regression_scores_agree_with_scikit_learn() -> None:
     metrics = pytest.importorskip("sklearn.metrics")
     batches = random_batches([40, 40, 17])
     predictions, targets = (torch.cat(each).double().numpy() for each in zip(*batches, strict=True))
@@ -101,7 +101,7 @@ def test_scores_are_those_of_scikit_learn() -> None:
     assert scores["r2"] == pytest.approx(metrics.r2_score(targets, predictions), rel=1e-9)
 
 
-def test_scores_do_not_depend_on_the_rank_that_has_a_batch() -> None:
+def test_regression_scores_do_not_depend_on_the_rank_that_has_a_batch() -> None:
     first, second, third = random_batches([32, 32, 5])
     task = task_of((0.0, 1e6, 1.0), (1.0, 100.0, 0.01))
     alone = scores_of(task, first, second, third)
@@ -139,12 +139,12 @@ def test_a_number_that_never_varies_has_std_1_and_is_named_once(logged: list[log
         ({"loss": "l3"}, "MODEL.TASK_ARGS.loss: no loss is called 'l3'. Known: huber, l1, l2"),
         (
             {"delta": 2.0},
-            "MODEL.TASK_ARGS.delta: only the Huber loss has it, and loss is l1; leave it out, or set",
+            "MODEL.TASK_ARGS.delta: only the Huber loss has it, but loss is l1; leave it out, or set",
         ),
         ({"loss": "huber", "delta": 0.0}, "MODEL.TASK_ARGS.delta: expected a number above 0; got 0"),
         (
             {"mean": [1.0, 2.0]},
-            "MODEL.TASK_ARGS.mean: expected a list of 1 number, or null for those of the training",
+            "MODEL.TASK_ARGS.mean: expected a list of 1 number, or null to use the training set's",
         ),
         ({"mean": 1.0}, "MODEL.TASK_ARGS.mean: expected a list of 1 number, or null"),
         ({"mean": ["a"]}, "MODEL.TASK_ARGS.mean: expected a list of 1 number"),
@@ -152,32 +152,34 @@ def test_a_number_that_never_varies_has_std_1_and_is_named_once(logged: list[log
         ({"std": [0.0]}, "MODEL.TASK_ARGS.std: expected a list of 1 number above 0, or null"),
     ],
 )
-def test_arguments_out_of_range_or_without_effect_are_refused(arguments: dict[str, Any], message: str) -> None:
+def test_regression_refuses_arguments_out_of_range_or_without_effect(
+    arguments: dict[str, Any], message: str
+) -> None:
     info = DatasetInfo(9, 0, 1, (8, 8), num_values=1, value_mean=(5.0,), value_std=(2.0,))
     with pytest.raises(ConfigError, match=re.escape(message)):
         Regression(info, **arguments)
 
 
-def test_targets_that_float32_cannot_tell_apart_are_refused() -> None:
-    message = "number 0 of the targets varies by 100 around 1.6e\\+09, and float32 has too few digits for that"
+def test_regression_refuses_targets_that_float32_cannot_distinguish() -> None:
+    message = "number 0 of the targets varies by 100 around 1.6e\\+09, for which float32 has too few digits"
     with pytest.raises(ConfigError, match=message):
         task_of((1.6e9,), (100.0,))
 
 
-def test_a_data_set_that_does_not_tell_needs_mean_and_std() -> None:
+def test_regression_needs_mean_and_std_if_targets_are_unknown() -> None:
     unknown = DatasetInfo(9, 0, 1, (8, 8))
     with pytest.raises(
-        ConfigError, match="needs numbers as targets, .* and the training set does not say how many"
+        ConfigError, match="needs numbers as targets, .* but the training set does not say how many"
     ):
         Regression(unknown)
     with pytest.raises(
-        ConfigError, match=r"MODEL.TASK_ARGS.std: the training set does not tell it; give 2 numbers"
+        ConfigError, match=r"MODEL.TASK_ARGS.std: the training set does not provide it; give a list of 2"
     ):
         Regression(unknown, mean=[0.0, 1.0])
     assert Regression(unknown, mean=[0.0, 1.0], std=[1.0, 1.0]).num_outputs == 2
     classes = DatasetInfo(9, 10, 1, (8, 8))
     with pytest.raises(
-        ConfigError, match=r"MODEL.TASK_ARGS.mean: the training set does not tell .*such as \[0.0\]"
+        ConfigError, match=r"MODEL.TASK_ARGS.mean: the training set does not provide .*such as \[0.0\]"
     ):
         Regression(classes)
 
@@ -192,7 +194,7 @@ def test_a_data_set_that_does_not_tell_needs_mean_and_std() -> None:
         (1e39, r"mine: sample 7 has target 1e\+39; expected a finite number"),  # infinite as float32
     ],
 )
-def test_a_target_of_another_form_is_refused_with_its_sample(target: Any, message: str) -> None:
+def test_regression_check_names_the_sample_of_a_target_of_another_form(target: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         task_of().check({"image": torch.zeros(1), "values": target}, "mine: sample 7")
 
@@ -200,29 +202,29 @@ def test_a_target_of_another_form_is_refused_with_its_sample(target: Any, messag
 @pytest.mark.parametrize(
     "target", [3, 3.0, np.float32(3), [3], np.array([3]), torch.tensor(3.0), torch.tensor([3])]
 )
-def test_a_number_may_come_in_any_form(target: Any) -> None:
+def test_regression_takes_a_number_in_any_form(target: Any) -> None:
     sample = {"image": torch.zeros(1), "values": target}
     task_of().check(sample, "")
     assert (sample["values"].tolist(), sample["values"].dtype) == ([3.0], torch.float32)
 
 
-def test_a_model_that_computes_its_own_losses_is_not_standardised() -> None:
+def test_regression_refuses_standardisation_for_a_model_with_its_own_losses() -> None:
     losses = {"loss": torch.tensor(1.0)}
     assert task_of((0.0,), (1.0,)).own_losses(losses) is losses
     with pytest.raises(ConfigError, match=r"set mean to \[0.0\] and std to \[1.0\]"):
         task_of().own_losses(losses)
-    with pytest.raises(ConfigError, match="MODEL.TASK_ARGS.loss: is l2, and the model computes its own losses"):
+    with pytest.raises(ConfigError, match="MODEL.TASK_ARGS.loss: is l2, but the model computes its own losses"):
         task_of((0.0,), (1.0,), loss="l2").own_losses(losses)
 
 
-def test_outputs_without_a_second_dimension_are_refused() -> None:
+def test_regression_refuses_outputs_without_a_second_dimension() -> None:
     with pytest.raises(
         ConfigError, match=r"a tensor of shape \(2,\); return one of shape \(N, 1\), with 1 output"
     ):
         losses_of(task_of(), torch.zeros(2), [[0.0], [1.0]])
 
 
-def test_the_resolved_config_keeps_the_statistics_of_the_training_set() -> None:
+def test_the_resolved_config_holds_the_statistics_of_the_training_set() -> None:
     resolved = resolve_config(configured("MODEL.TASK_ARGS.mean", "null"))
     assert resolved.MODEL.NUM_CLASSES == 2
     assert resolved.MODEL.TASK_ARGS.to_dict() == {
@@ -237,7 +239,7 @@ def test_the_resolved_config_keeps_the_statistics_of_the_training_set() -> None:
     assert again.MODEL.TASK_ARGS.mean == resolved.MODEL.TASK_ARGS.mean
 
 
-def test_class_indices_are_numbers_too() -> None:
+def test_regression_takes_class_indices_as_numbers() -> None:
     words = ["DATASETS.TRAIN", "digits_train", "DATASETS.TEST", "digits_test"]
     resolved = resolve_config(configured(*words))
     assert (resolved.MODEL.NUM_CLASSES, resolved.MODEL.TASK_ARGS.mean) == (1, [4.470424495476688])
@@ -250,7 +252,7 @@ def test_class_indices_are_numbers_too() -> None:
     [
         (
             ["MODEL.NUM_CLASSES", 3],
-            r"MODEL.NUM_CLASSES \(override\): is 3, and for these targets .* needs 2 outputs",
+            r"MODEL.NUM_CLASSES \(override\): is 3, but for these targets .* needs 2 outputs",
         ),
         (
             ["DATASETS.TEST", "digits_test"],
@@ -266,7 +268,7 @@ def test_class_indices_are_numbers_too() -> None:
         ),
         (
             ["DATALOADER.SAMPLER_TRAIN", "WeightedTrainingSampler"],
-            r"^DATALOADER.SAMPLER_TRAIN \(override\): WeightedTrainingSampler goes by the class of each sample",
+            r"^DATALOADER.SAMPLER_TRAIN \(override\): WeightedTrainingSampler needs the class of each sample",
         ),
         (
             ["MODEL.TASK", "classification"],
@@ -274,15 +276,15 @@ def test_class_indices_are_numbers_too() -> None:
         ),
     ],
 )
-def test_a_run_that_cannot_work_is_refused_before_it_begins(words: list[Any], message: str) -> None:
+def test_regression_configs_that_cannot_work_are_refused_before_the_run(words: list[Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         resolve_config(configured(*words))
 
 
-def test_classification_refuses_floats_by_the_file(tmp_path: Path) -> None:
+def test_classification_refuses_a_data_set_of_floats(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", images=np.zeros((4, 8, 8), np.uint8), labels=np.arange(4) / 2)
     cfg = configured("MODEL.TASK", "classification", "DATASETS.TRAIN", f"npz:{tmp_path / 'x.npz'}")
     with pytest.raises(
-        ConfigError, match="the training set has a number that is no class index for each; set MODEL"
+        ConfigError, match="the training set has a number that is not a class index for each; set MODEL"
     ):
         build_task(cfg)

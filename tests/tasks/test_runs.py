@@ -1,4 +1,4 @@
-"""Runs of multi-label classification and regression: resumed, on several ranks, evaluated on their own."""
+"""Runs of multi-label classification and regression: resumed, on several ranks, evaluated separately."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def scores(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("backend", ["worker", "resident"])
-def test_a_run_that_is_cut_and_resumed_is_the_unbroken_run(
+def test_an_interrupted_and_resumed_run_equals_the_uninterrupted_one(
     run: Callable[..., CfgNode], tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A CPU without bf16 arithmetic gives the same bits, slowly.
@@ -123,7 +123,7 @@ def test_best_checkpoint_and_plateau_follow_the_direction_of_the_score(run: Call
         run("out", *plateau, watched, f"SOLVER.LR_SCHEDULER_ARGS.mode={'max' if mode == 'min' else 'min'}")
 
 
-def test_an_evaluation_of_its_own_gives_the_scores_of_the_run(
+def test_a_separate_evaluation_gives_the_scores_of_the_run(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train_net.main([*words, "SOLVER.MAX_ITER=5", "SOLVER.STEPS=3"]) == 0
@@ -135,7 +135,7 @@ def test_an_evaluation_of_its_own_gives_the_scores_of_the_run(
 
 
 @no_fork
-def test_two_ranks_are_one_rank(words: list[str], tmp_path: Path) -> None:
+def test_two_ranks_give_the_results_of_one(words: list[str], tmp_path: Path) -> None:
     more = ["MODEL.ARGS={norm: group, width: 4, dropout: 0}", "TEST.EVAL_PERIOD=7", "SOLVER.BASE_LR=0.01"]
     assert train_net.main([*words, *more, f"OUTPUT_DIR={tmp_path / 'one'}", "SOLVER.GRAD_ACCUM_STEPS=2"]) == 0
     ended = trained(tmp_path / "logs", 2, [*words, *more, f"OUTPUT_DIR={tmp_path / 'two'}"])
@@ -147,7 +147,7 @@ def test_two_ranks_are_one_rank(words: list[str], tmp_path: Path) -> None:
 
 
 @no_fork
-def test_a_sharded_model_is_one_rank(words: list[str], tmp_path: Path) -> None:
+def test_a_sharded_model_gives_the_results_of_one_rank(words: list[str], tmp_path: Path) -> None:
     more = ["MODEL.ARGS={norm: group, width: 4, dropout: 0}", "TEST.EVAL_PERIOD=7", "SOLVER.BASE_LR=0.01"]
     assert train_net.main([*words, *more, f"OUTPUT_DIR={tmp_path / 'one'}"]) == 0
     sharded = ["MODEL.PARALLEL=fsdp", "MODEL.FSDP.WRAP=[Conv2d, Linear]", f"OUTPUT_DIR={tmp_path / 'two'}"]

@@ -1,4 +1,4 @@
-"""What a user's own task can do wrong gets one sentence that says what was expected, and exit code 2."""
+"""Mistakes in user-defined tasks: one sentence that says what was expected, and exit code 2."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def error_of(
     return said.removeprefix("error: ").rstrip("\n")
 
 
-def test_the_task_that_is_spoilt_is_fine(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_unspoilt_task_trains(capsys: pytest.CaptureFixture[str]) -> None:
     register_task("sum", Sum)
     assert train_net.main(WORDS) == 0
     assert "sums after 3 iterations: mae " in capsys.readouterr().out
@@ -151,7 +151,7 @@ EXPECTED_SAMPLE = (
         (lambda image: {"image": image.numpy(), "sum": 1.0}, "an image that is a ndarray"),
     ],
 )
-def test_sample_returns_something_else(
+def test_a_wrong_result_of_sample_is_refused(
     made: Callable[[Tensor], Any], found: str, workers: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     register_task("sum", spoilt(sample=lambda self, image, target: made(image)))
@@ -161,7 +161,7 @@ def test_sample_returns_something_else(
     )
 
 
-def test_check_refuses_a_sample(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sample_that_check_refuses_ends_the_run(capsys: pytest.CaptureFixture[str]) -> None:
     def check(self: Task, sample: Any, where: str) -> None:
         if sample["sum"] == 5 / 255:
             raise ConfigError(f"{where} has the sum {sample['sum']:.3f}; sums run from 0 to 0.01")
@@ -186,7 +186,7 @@ EXPECTED_BATCH = (
         (lambda images: Batch(images[:1], torch.zeros(1)), "a Batch of 1 images for 4 samples"),
     ],
 )
-def test_collate_returns_something_else(
+def test_a_wrong_result_of_collate_is_refused(
     made: Callable[[Tensor], Any], found: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def collate(self: Task, samples: Any, training: bool) -> Any:
@@ -223,7 +223,7 @@ EXPECTED_LOSSES = (
         (lambda errors: {}, "returned no loss, but an empty dict"),
     ],
 )
-def test_losses_returns_something_else(
+def test_a_wrong_result_of_losses_is_refused(
     made: Callable[[Tensor], Any], found: str, tool: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def losses(self: Task, forward: Forward, batch: Batch) -> Any:
@@ -235,7 +235,7 @@ def test_losses_returns_something_else(
     assert len(samples.split(", ")) == 4
 
 
-def test_losses_without_a_gradient(capsys: pytest.CaptureFixture[str]) -> None:
+def test_losses_without_a_gradient_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     def losses(self: Task, forward: Forward, batch: Batch) -> Any:
         return {"loss": (forward(batch.images)[:, 0] - batch.targets).abs().mean().detach()}
 
@@ -246,7 +246,9 @@ def test_losses_without_a_gradient(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
-def test_losses_that_are_missing_later_name_the_samples_of_their_batch(capsys: pytest.CaptureFixture[str]) -> None:
+def test_losses_that_change_later_are_refused_with_the_samples_of_the_batch(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     seen: list[Batch] = []
 
     def losses(self: Task, forward: Forward, batch: Batch) -> Any:
@@ -263,7 +265,7 @@ def test_losses_that_are_missing_later_name_the_samples_of_their_batch(capsys: p
     )
 
 
-def test_a_models_own_losses_are_looked_at_likewise(capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_losses_of_a_model_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     class Own(Flat):
         def forward(self, images: Tensor) -> Any:
             return {"loss_own": super().forward(images)}
@@ -288,13 +290,15 @@ def test_a_models_own_losses_are_looked_at_likewise(capsys: pytest.CaptureFixtur
         ({"mae": torch.ones(2)}, "returned tensor([1., 1.]) for mae; return a number"),
     ],
 )
-def test_compute_returns_other_scores(computed: Any, found: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_result_of_compute_is_refused(
+    computed: Any, found: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     evaluator = type("Evaluator", (Errors,), {"compute": lambda self: computed})
     register_task("sum", spoilt(evaluator=lambda self: evaluator()))
     assert error_of(capsys) == f"Spoilt.evaluator().compute() {found}"
 
 
-def test_an_evaluator_lacks_methods(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_evaluator_without_its_methods_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     class Half:
         def update(self, predictions: Any, targets: Any) -> None: ...
         def compute(self) -> dict[str, float]:
@@ -307,20 +311,20 @@ def test_an_evaluator_lacks_methods(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
-def test_predict_returns_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_predict_that_returns_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     register_task("sum", spoilt(predict=lambda self, forward, images: None))
     assert error_of(capsys) == "Spoilt.predict() returned None; return the predictions for the images"
 
 
-def test_an_exception_in_update_is_nobodys_wrong_config_and_keeps_its_traceback() -> None:
+def test_an_exception_in_update_keeps_its_traceback() -> None:
     def update(self: Errors, predictions: Tensor, targets: Tensor) -> None:
-        raise IndexError("of the user's own code")
+        raise IndexError("in user-defined code")
 
     evaluator = type("Evaluator", (Errors,), {"update": update})
     register_task("sum", spoilt(evaluator=lambda self: evaluator()))
-    with pytest.raises(IndexError, match="of the user's own code"):
+    with pytest.raises(IndexError, match="in user-defined code"):
         run_tool(functools.partial(train_net.main, WORDS))
-    assert "IndexError: of the user's own code" in Path("out/log.txt").read_text()
+    assert "IndexError: in user-defined code" in Path("out/log.txt").read_text()
 
 
 @pytest.mark.parametrize(
@@ -330,11 +334,11 @@ def test_an_exception_in_update_is_nobodys_wrong_config_and_keeps_its_traceback(
         ("mae", "is 'mae'; give a list of warmstart.tasks.Score, as [Score(\"accuracy\")]"),
         (
             [Score("mae"), Score("mae", percent=True)],
-            "has several of one name: mae, mae; give each its own",
+            "has several scores of the same name: mae, mae; give each its own name",
         ),
     ],
 )
-def test_scores_are_something_else(scores: Any, found: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_scores_of_a_task_are_refused(scores: Any, found: str, capsys: pytest.CaptureFixture[str]) -> None:
     register_task("sum", spoilt(scores=scores))
     assert error_of(capsys) == f"MODEL.TASK (command line): Spoilt.scores {found}"
     assert not Path("out").exists()
@@ -368,7 +372,7 @@ def test_scores_are_something_else(scores: Any, found: str, capsys: pytest.Captu
         ),
     ],
 )
-def test_keys_that_do_not_go_with_the_task(
+def test_keys_that_the_task_does_not_read_are_refused(
     words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     register_task("sum", Sum)
@@ -400,26 +404,26 @@ NEEDS_INFO = (
         (abstract(predict=Sum.predict), "task 'wrong': Half does not implement evaluator"),
         (
             spoilt(__init__=takes_anything),
-            "task 'wrong': Spoilt.__init__ takes **kwargs, so that a misspelt MODEL.TASK_ARGS would have no"
+            "task 'wrong': Spoilt.__init__ takes **kwargs, so a misspelt MODEL.TASK_ARGS would have no"
             " effect; name its arguments",
         ),
         (spoilt(__init__=takes_no_info), NEEDS_INFO),
         (spoilt(__init__=takes_nothing), NEEDS_INFO),
     ],
 )
-def test_what_cannot_be_registered(cls: Any, message: str) -> None:
+def test_register_task_refuses_unsuitable_classes(cls: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         register_task("wrong", cls)
     assert "wrong" not in tasks.task_names()
 
 
-def test_an_instance_is_no_class() -> None:
+def test_register_task_refuses_an_instance() -> None:
     instance = Sum(DatasetInfo(size=8, num_classes=0, channels=1, image_size=(4, 4)))
     with pytest.raises(ConfigError, match=r"^task 'wrong': .*Sum.* is not a subclass of warmstart\.tasks\.Task$"):
         register_task("wrong", instance)  # type: ignore[arg-type]
 
 
-def test_a_name_is_registered_once() -> None:
+def test_register_task_refuses_a_name_that_is_taken() -> None:
     register_task("sum", Sum)
     with pytest.raises(ConfigError, match=r"^a task called 'sum' is registered already; choose another name$"):
         register_task("sum", Sum)

@@ -156,8 +156,8 @@ DATASETS.TEST digits_test,digits_tset -> DATASETS.TEST (command line): ... 'digi
 DATASETS.TEST imagefoldr:photos -> DATASETS.TEST (command line): ... did you mean 'imagefolder:photos'? Known:
 DATASETS.TEST npz -> DATASETS.TEST (command line): npz needs a path; write npz:PATH or {npz: {path: PATH}}
 DATASETS.TEST wide.npz -> DATASETS.TEST (command line): ... a path needs its kind: write npz:wide.npz. Known:
-DATASETS.TEST a/b=npz:wide.npz -> DATASETS.TEST (command line): 'a/b' cannot be a data set's name, since it holds
-DATASETS.TEST npz:train -> DATASETS.TEST (command line): the scores of npz:train cannot be called 'train', as
+DATASETS.TEST a/b=npz:wide.npz -> DATASETS.TEST (command line): 'a/b' cannot be a data set's name because it holds
+DATASETS.TEST npz:train -> DATASETS.TEST (command line): the scores of npz:train cannot be called 'train'
 DATASETS.TEST digits_test,digits_test -> DATASETS.TEST (command line): digits_test is listed twice; list it once
 DATASETS.TEST npz:wide.npz TEST.BEST.METRIC npz:wide.npz/loss DATASETS.TRAIN npz:wide.npz -> TEST.BEST.METRIC (comm
 DATASETS.TRAIN npz:gone.npz -> DATASETS.TRAIN (command line): npz:gone.npz was not found
@@ -197,15 +197,15 @@ SOLVER.CLIP_GRADIENTS.CLIP_VALUE 1e308 -> SOLVER.CLIP_GRADIENTS.CLIP_VALUE (comm
 DISTRIBUTED.TIMEOUT 1000000000000000000 -> DISTRIBUTED.TIMEOUT (command line): expected a whole number
 DATALOADER.NUM_WORKERS 1000000000 -> DATALOADER.NUM_WORKERS (command line): expected null or a whole number of at
 DATASETS.TRAIN npz:trillion.npz -> DATASETS.TRAIN (command line): npz:trillion.npz cannot be read: the array images
-DATASETS.TRAIN npz:label.npz -> DATASETS.TRAIN (command line): npz:label.npz ... sample 0 has label 2000000000, and
+DATASETS.TRAIN npz:label.npz -> DATASETS.TRAIN (command line): npz:label.npz ... sample 0 has label 2000000000
 DATASETS.TRAIN npz:fifo -> DATASETS.TRAIN (command line): npz:fifo cannot be read: ... not a regular file
 DATASETS.TRAIN npz:/dev/zero -> DATASETS.TRAIN (command line): npz:/dev/zero cannot be read: ... not a regular file
-DATASETS.TRAIN webdataset:{0..999999999}.tar -> DATASETS.TRAIN (command line): ... stands for 1,000,000,000 shards
+DATASETS.TRAIN webdataset:{0..999999999}.tar -> DATASETS.TRAIN (command line): ... means 1,000,000,000 shards
 DATASETS.TRAIN npz:dot.npz DATASETS.TEST [] INPUT.TRANSFORMS_TRAIN [] -> MODEL.NAME ... small_cnn fails on 2 images
 MODEL.NAME vit_b_16 MODEL.STEM standard -> MODEL.NAME ... vit_b_16 fails on 2 images of 1x8x8: Wrong
 MODEL.WEIGHTS fifo -> MODEL.WEIGHTS (command line): no such file: fifo
-MODEL.WEIGHTS bomb.pth -> MODEL.WEIGHTS (command line): bomb.pth is refused: it has ... which unpack to 1,000,000
---resume bomb.pth -> checkpoint: bomb.pth is refused: it has ... bytes, which unpack to 1,000,000
+MODEL.WEIGHTS bomb.pth -> MODEL.WEIGHTS (command line): bomb.pth is refused: its ... unpack to 1,000,000
+--resume bomb.pth -> checkpoint: bomb.pth is refused: its ... bytes unpack to 1,000,000
 --resume=fifo -> checkpoint: no such file: fifo
 --config-file fifo -> fifo: cannot read the config file: not a regular file
 --config-file /dev/zero -> /dev/zero: cannot read the config file: not a regular file
@@ -224,8 +224,8 @@ MODEL.IN_CHANNELS 3 -> MODEL.IN_CHANNELS (command line): the training images hav
 MODEL.DEVICE gpu -> MODEL.DEVICE (command line): expected auto, cpu, cuda or cuda:N; got 'gpu'
 MODEL.TASK_ARGS.label_smoothing 1 -> MODEL.TASK_ARGS.label_smoothing: expected ... at least 0 and below 1; got 1
 MODEL.TASK_ARGS.label_smoothing -0.1 -> MODEL.TASK_ARGS.label_smoothing: expected a number of at least 0 and
-MODEL.NAME speed_net MODEL.ARGS.widths 64 -> MODEL.ARGS.widths: expected three whole numbers above 0; got 64
-MODEL.NAME speed_net -> MODEL.NAME: speed_net needs images of at least 9x9 pixels, and these have 8x8; enlarge them
+MODEL.NAME speed_net MODEL.ARGS.widths 64 -> MODEL.ARGS.widths: expected three integers above 0; got 64
+MODEL.NAME speed_net -> MODEL.NAME: speed_net needs images of at least 9x9 pixels, but these have 8x8; enlarge them
 TEST.BEST.METRIC digits_test/acuracy -> TEST.BEST.METRIC ... did you mean digits_test/accuracy? Known:
 TEST.BEST.METRIC accuracy -> TEST.BEST.METRIC ... Known: digits_test/accuracy, digits_test/top5, digits_test/loss
 TEST.BEST.MODE lowest -> TEST.BEST.MODE (command line): expected one of auto, max, min; got 'lowest'
@@ -283,7 +283,7 @@ def test_wrong_transforms(value: str, answer: str, capsys: pytest.CaptureFixture
         ("[{npz: {path: wide.npz, nam: val}}]", "npz.nam: npz takes no argument 'nam'; did you mean 'name'?"),
         ("[{npz: {path: wide.npz, size: 3}}]", "npz.size: npz takes no argument 'size'. It takes: path, name"),
         ("[{npz: {name: val}}]", "npz needs a path; write npz:PATH or {npz: {path: PATH}}"),
-        ("[{npz: {path: wide.npz, name: a/b}}]", "'a/b' cannot be a data set's name, since it holds '/'"),
+        ("[{npz: {path: wide.npz, name: a/b}}]", "'a/b' cannot be a data set's name because it holds '/'"),
         ("[{imagefoldr: {path: photos}}]", "'imagefoldr:photos'; did you mean 'imagefolder:photos'?"),
         ("[{npz: {path: gone.npz, name: val}}]", r"val \(npz:gone.npz\) was not found in .*/gone.npz .*; correct"),
     ],

@@ -1,4 +1,4 @@
-"""Data sets in memory, and the .npz and idx files they come from."""
+"""Data sets in memory, and the .npz and idx files they are read from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from warmstart.data.datasets.arrays import ArrayDataset, read_idx, read_npz
 
 
-def test_samples_are_an_image_and_a_python_int() -> None:
+def test_array_dataset_samples_are_an_image_and_a_python_int() -> None:
     images = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4)
     image, label = ArrayDataset(images, np.array([7, 9], np.uint8))[1]
     assert image.tolist() == [[12, 13, 14, 15], [16, 17, 18, 19], [20, 21, 22, 23]]
@@ -33,7 +33,7 @@ def test_samples_are_an_image_and_a_python_int() -> None:
         (np.array([[0.5], [1.5]]), [1.5], 0),
     ],
 )
-def test_labels_are_class_indices_or_numbers(labels: Any, label: Any, num_classes: int) -> None:
+def test_array_dataset_takes_class_indices_or_numbers_as_labels(labels: Any, label: Any, num_classes: int) -> None:
     dataset = ArrayDataset(np.zeros((2, 3, 3), np.uint8), labels)
     found = dataset[1][1]
     assert (found.tolist() if isinstance(found, np.ndarray) else found) == label
@@ -57,24 +57,24 @@ def test_labels_are_class_indices_or_numbers(labels: Any, label: Any, num_classe
         (np.zeros((2, 3, 3), np.uint8), np.array([0, -1]), "labels begin at 0; got -1"),
     ],
 )
-def test_wrong_arrays_are_refused(images: Any, labels: Any, message: str) -> None:
+def test_array_dataset_refuses_wrong_arrays(images: Any, labels: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ArrayDataset(images, labels)
 
 
-def test_npz_with_python_objects_is_refused(tmp_path: Path) -> None:
+def test_read_npz_refuses_python_objects(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", images=np.array([{}], object))
     with pytest.raises(ValueError, match="allow_pickle=False"):
         read_npz(tmp_path / "x.npz")
 
 
-def test_a_lone_npy_file_is_no_npz(tmp_path: Path) -> None:
+def test_read_npz_refuses_an_npy_file(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.zeros(3))
-    with pytest.raises(ValueError, match=r"x.npy is no .npz file"):
+    with pytest.raises(ValueError, match=r"x.npy is not an .npz file"):
         read_npz(tmp_path / "x.npy")
 
 
-def test_a_flipped_byte_in_an_npz_is_noticed(tmp_path: Path) -> None:
+def test_read_npz_refuses_a_flipped_byte(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", images=np.zeros(1000, np.uint8))
     content = bytearray((tmp_path / "x.npz").read_bytes())
     content[600] ^= 1
@@ -113,7 +113,7 @@ def write_npz(path: Path, **members: bytes) -> None:
         (b"no array", "."),
     ],
 )
-def test_read_npz_believes_no_header_that_does_not_fit_its_file(
+def test_read_npz_refuses_a_header_that_does_not_match_the_file_size(
     tmp_path: Path, content: bytes, message: str
 ) -> None:
     write_npz(tmp_path / "x.npz", images=content)
@@ -131,7 +131,7 @@ def test_read_npz_takes_no_more_memory_than_is_free(tmp_path: Path, monkeypatch:
     assert read_npz(tmp_path / "x.npz", "labels")["labels"].tolist() == [0, 0, 0]
 
 
-def test_read_npz_reads_what_is_asked_for_and_names_what_is_missing(tmp_path: Path) -> None:
+def test_read_npz_returns_the_named_arrays_and_reports_missing_ones(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "x.npz", images=np.zeros(3), objects=np.array([{}], object))
     assert list(read_npz(tmp_path / "x.npz", "images")) == ["images"]
     with pytest.raises(
@@ -141,7 +141,7 @@ def test_read_npz_reads_what_is_asked_for_and_names_what_is_missing(tmp_path: Pa
 
 
 @pytest.mark.parametrize("read", [read_npz, read_idx])
-def test_files_of_arrays_are_regular_files(tmp_path: Path, read: Callable[..., Any]) -> None:
+def test_read_npz_and_read_idx_refuse_files_that_are_not_regular(tmp_path: Path, read: Callable[..., Any]) -> None:
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path / "fifo", Path("/dev/zero")):
         with pytest.raises(OSError, match="not a regular file"):
@@ -149,15 +149,15 @@ def test_files_of_arrays_are_regular_files(tmp_path: Path, read: Callable[..., A
 
 
 @pytest.mark.parametrize("labels", [[2 * 10**9, 0], [10**6], [2**62]])
-def test_a_label_that_would_make_a_giant_model_is_refused(labels: list[int]) -> None:
+def test_array_dataset_refuses_a_label_that_implies_too_many_classes(labels: list[int]) -> None:
     array = np.array(labels)
-    message = f"^sample 0 has label {labels[0]}, and there would be as many classes; number the classes from 0 on"
+    message = f"^sample 0 has label {labels[0]}, which implies {labels[0] + 1} classes; number the classes from 0"
     with pytest.raises(ValueError, match=message):
         ArrayDataset(np.zeros((len(labels), 3, 3), np.uint8), array)
     assert ArrayDataset(np.zeros((1, 3, 3), np.uint8), np.array([10**6 - 1])).num_classes == 10**6
 
 
-def test_read_idx_takes_no_more_than_its_shape(tmp_path: Path) -> None:
+def test_read_idx_reads_no_more_than_its_shape(tmp_path: Path) -> None:
     bomb = gzip.compress(b"\0\0\x08\x01\0\0\0\x05" + bytes(10**6))
     (tmp_path / "labels.gz").write_bytes(bomb)
     with pytest.raises(ValueError, match=r"labels.gz is damaged: it holds more than the 5 values of its shape"):
@@ -167,7 +167,7 @@ def test_read_idx_takes_no_more_than_its_shape(tmp_path: Path) -> None:
         read_idx(tmp_path / "labels")
 
 
-def test_idx_is_read_plain_and_gzipped(tmp_path: Path, write_idx: Callable[..., None]) -> None:
+def test_read_idx_reads_plain_and_gzipped_files(tmp_path: Path, write_idx: Callable[..., None]) -> None:
     array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
     write_idx(tmp_path / "images", array)
     (tmp_path / "images.gz").write_bytes(gzip.compress((tmp_path / "images").read_bytes()))
@@ -175,7 +175,7 @@ def test_idx_is_read_plain_and_gzipped(tmp_path: Path, write_idx: Callable[..., 
     assert np.array_equal(read_idx(tmp_path / "images.gz"), array)
 
 
-def test_idx_agrees_with_torchvision(tmp_path: Path, write_idx: Callable[..., None]) -> None:
+def test_read_idx_agrees_with_torchvision(tmp_path: Path, write_idx: Callable[..., None]) -> None:
     from torchvision.datasets.mnist import read_image_file
 
     write_idx(tmp_path / "images", np.arange(60, dtype=np.uint8).reshape(5, 3, 4))
@@ -190,13 +190,13 @@ def test_idx_agrees_with_torchvision(tmp_path: Path, write_idx: Callable[..., No
         (b"", "is not an idx file of unsigned bytes"),
     ],
 )
-def test_bad_idx_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+def test_read_idx_refuses_malformed_files(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "labels").write_bytes(content)
     with pytest.raises(ValueError, match=message):
         read_idx(tmp_path / "labels")
 
 
-def test_gzip_cut_short_is_refused(tmp_path: Path) -> None:
+def test_read_idx_refuses_a_truncated_gzip_file(tmp_path: Path) -> None:
     (tmp_path / "labels.gz").write_bytes(gzip.compress(b"\0\0\x08\x01\0\0\0\x05abcde")[:-6])
     with pytest.raises(ValueError, match=r"labels.gz is damaged"):
         read_idx(tmp_path / "labels.gz")

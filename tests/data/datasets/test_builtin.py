@@ -1,4 +1,4 @@
-"""The data sets that come along, read from small files in the official layouts."""
+"""The built-in data sets, read from small files in the official layouts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_digits_are_1437_and_360_images_of_8x8() -> None:
     assert {label for _, label in test} == set(range(10))  # type: ignore[attr-defined]
 
 
-def test_the_mean_and_std_of_digits_are_those_of_the_training_part() -> None:
+def test_digits_info_has_the_mean_and_std_of_the_training_images() -> None:
     train = build_dataset("digits_train", "nowhere")
     assert isinstance(train, ArrayDataset)
     for name in ("digits_train", "digits_test"):
@@ -40,7 +40,7 @@ def test_the_mean_and_std_of_digits_are_those_of_the_training_part() -> None:
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "cifar100"])
-def test_sizes_are_known_without_files(name: str) -> None:
+def test_dataset_info_of_builtin_sets_needs_no_files(name: str) -> None:
     sizes = {"mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000, "cifar100": 50_000}
     assert dataset_info(f"{name}_train", "nowhere").size == sizes[name]
     assert dataset_info(f"{name}_test", "nowhere").size == 10_000
@@ -93,7 +93,9 @@ def test_mnist_agrees_with_torchvision(
         assert label == their_label
 
 
-def test_fewer_images_than_the_real_set_are_refused(tmp_path: Path, write_idx: Callable[..., None]) -> None:
+def test_build_dataset_refuses_fewer_images_than_registered(
+    tmp_path: Path, write_idx: Callable[..., None]
+) -> None:
     write_idx(tmp_path / "train-images-idx3-ubyte", IMAGES)
     write_idx(tmp_path / "train-labels-idx1-ubyte", LABELS)
     with pytest.raises(ConfigError, match="holds 5 samples where 60,000 are expected"):
@@ -101,7 +103,7 @@ def test_fewer_images_than_the_real_set_are_refused(tmp_path: Path, write_idx: C
 
 
 @pytest.mark.parametrize("name", ["mnist_train", "fashion_mnist_test", "cifar10_train", "cifar100_test"])
-def test_missing_files_name_the_folder_and_the_way_out(tmp_path: Path, name: str) -> None:
+def test_missing_files_are_reported_with_the_folder_and_the_fix(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError) as error:
         build_dataset(name, str(tmp_path), label="DATASETS.TRAIN")
     assert str(error.value).startswith(f"DATASETS.TRAIN: {name} was not found in {tmp_path} (no ")
@@ -109,7 +111,7 @@ def test_missing_files_name_the_folder_and_the_way_out(tmp_path: Path, name: str
 
 
 @pytest.mark.parametrize("name", ["mnist_train", "cifar10_train"])
-def test_a_download_that_fails_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_failed_download_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     def download(self: Any) -> None:
         raise URLError("no route to host")
 
@@ -119,7 +121,7 @@ def test_a_download_that_fails_says_so(tmp_path: Path, monkeypatch: pytest.Monke
         build_dataset(name, str(tmp_path), download=True)
 
 
-def test_a_download_is_read_afterwards(
+def test_a_downloaded_data_set_is_read(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     sized: Callable[[str, int], None],
@@ -167,7 +169,7 @@ def _write_cifar(monkeypatch: pytest.MonkeyPatch, root: Path, kind: str) -> None
         ("cifar100_test", "CIFAR100", [1, 9]),
     ],
 )
-def test_cifar_is_read_from_its_authors_files(
+def test_cifar_reads_the_authors_files(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     sized: Callable[[str, int], None],
@@ -189,7 +191,7 @@ def test_damaged_cifar_files_are_not_unpickled(tmp_path: Path, monkeypatch: pyte
     _write_cifar(monkeypatch, tmp_path, "CIFAR10")
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "train_list", official)
     monkeypatch.setattr(pickle, "load", lambda *args, **kwargs: pytest.fail("was unpickled"))
-    with pytest.raises(ConfigError, match="no whole CIFAR10"):
+    with pytest.raises(ConfigError, match="no complete CIFAR10"):
         build_dataset("cifar10_train", str(tmp_path))
 
 
@@ -221,7 +223,7 @@ def test_imagefolder_without_images_is_refused(tmp_path: Path, folder: str, mess
         build_dataset(f"imagefolder:{tmp_path / folder}", "nowhere")
 
 
-def test_npz_gives_images_and_labels(tmp_path: Path) -> None:
+def test_npz_returns_images_and_labels(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", images=np.zeros((4, 5, 6, 3), np.uint8), labels=np.array([0, 1, 2, 1]))
     name = f"npz:{tmp_path / 'x.npz'}"
     values = {"value_mean": (1.0,), "value_std": (0.7071067811865476,)}
@@ -239,12 +241,12 @@ def test_npz_gives_images_and_labels(tmp_path: Path) -> None:
         ({"images": IMAGES[:0], "labels": LABELS[:0]}, "holds no samples"),
     ],
 )
-def test_bad_npz_is_refused_by_name(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
+def test_npz_that_is_malformed_is_refused_by_name(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
     np.savez(tmp_path / "x.npz", **arrays)
     with pytest.raises(ConfigError, match=rf"DATASETS.TRAIN: npz:.*x.npz.*{message}"):
         build_dataset(f"npz:{tmp_path / 'x.npz'}", "nowhere", label="DATASETS.TRAIN")
 
 
-def test_a_missing_npz_is_named(tmp_path: Path) -> None:
+def test_npz_that_is_missing_is_reported_with_its_path(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"x.npz was not found in .*; correct the path"):
         build_dataset(f"npz:{tmp_path / 'x.npz'}", "nowhere")

@@ -1,4 +1,4 @@
-"""Images from files: what PIL makes of them, whoever decodes them."""
+"""Decoding of image files: every decoder returns what PIL returns."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def by_pil(path: Path) -> torch.Tensor:
 
 
 def turned() -> Image.Exif:
-    """A camera's note that the picture stands on its side."""
+    """EXIF data that says the picture is rotated."""
     exif = Image.Exif()
     exif[0x0112] = 6
     return exif
@@ -74,7 +74,7 @@ KINDS: dict[str, tuple[str, Image.Image, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("decoder", ["torchvision", "pil"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_image_is_read_as_pil_reads_it(tmp_path: Path, kind: str, decoder: str) -> None:
+def test_read_image_reads_every_format_as_pil_does(tmp_path: Path, kind: str, decoder: str) -> None:
     name, picture, options = KINDS[kind]
     picture.save(tmp_path / name, **options)
     image = read_image(tmp_path / name, decoder)
@@ -96,11 +96,17 @@ def test_every_kind_of_image_is_read_as_pil_reads_it(tmp_path: Path, kind: str, 
             lambda content: content[:200] + bytes(100) + content[300:],
             "unrecognized|truncated",
         ),
-        ("a.jpg", lambda content: b"<html>not found</html>", "^it is no image of a kind that PIL decodes itself$"),
-        ("a.jpg", lambda content: b"", "^it is no image of a kind that PIL decodes itself$"),
+        (
+            "a.jpg",
+            lambda content: b"<html>not found</html>",
+            "^it is not an image in a format that PIL decodes itself$",
+        ),
+        ("a.jpg", lambda content: b"", "^it is not an image in a format that PIL decodes itself$"),
     ],
 )
-def test_a_damaged_file_is_named_so(tmp_path: Path, name: str, change: Any, reason: str, decoder: str) -> None:
+def test_read_image_reports_damaged_files(
+    tmp_path: Path, name: str, change: Any, reason: str, decoder: str
+) -> None:
     photo(200, 100).save(tmp_path / name)
     (tmp_path / name).write_bytes(change((tmp_path / name).read_bytes()))
     with pytest.raises(UnreadableImageError, match=reason):
@@ -114,12 +120,12 @@ def test_read_image_starts_no_interpreter_for_postscript(tmp_path: Path, monkeyp
     monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)  # it is looked for once
     path = tmp_path / "a.jpg"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(x) show\n%%EOF\n")
-    with pytest.raises(UnreadableImageError, match="it is no image of a kind that PIL decodes itself"):
+    with pytest.raises(UnreadableImageError, match="it is not an image in a format that PIL decodes itself"):
         read_image(path)
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_torchvision_without_decoders_leaves_jpeg_to_pil(
+def test_read_image_uses_pil_if_torchvision_has_no_decoders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torchvision.io.image._has_image_ops", lambda: False)
@@ -127,7 +133,7 @@ def test_a_torchvision_without_decoders_leaves_jpeg_to_pil(
     assert torch.equal(read_image(tmp_path / "a.jpg"), by_pil(tmp_path / "a.jpg"))
 
 
-def test_the_key_says_what_reads_a_folder(
+def test_input_decoder_chooses_the_decoder_of_a_folder(
     tmp_path: Path, configured: Callable[..., CfgNode], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def by_torchvision(*args: Any, **options: Any) -> torch.Tensor:
@@ -142,14 +148,14 @@ def test_the_key_says_what_reads_a_folder(
         assert images.unique().mul(255).tolist() == pytest.approx([value])
 
 
-def test_a_missing_file_is_an_oserror_of_its_own(tmp_path: Path) -> None:
+def test_read_image_raises_file_not_found_for_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_image(tmp_path / "none.jpg")
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", KINDS)
-def test_nvjpeg_reads_every_kind_of_image_onto_the_device(tmp_path: Path, kind: str) -> None:
+def test_nvjpeg_reads_every_format_onto_the_device(tmp_path: Path, kind: str) -> None:
     name, picture, options = KINDS[kind]
     picture.save(tmp_path / name, **options)
     image = read_image(tmp_path / name, "nvjpeg")
@@ -183,7 +189,7 @@ def test_random_numbers_drawn_on_the_device_are_keyed(tmp_path: Path) -> None:
     assert torch.equal(torch.cuda.get_rng_state(), before)
 
 
-def test_a_file_that_is_not_regular_is_an_oserror_of_its_own(tmp_path: Path) -> None:
+def test_read_image_refuses_a_file_that_is_not_regular(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo.jpg")
     for path in (tmp_path / "fifo.jpg", Path("/dev/zero")):
         with pytest.raises(OSError, match="not a regular file"):

@@ -1,4 +1,4 @@
-"""Entries of DATASETS.TRAIN and DATASETS.TEST: their forms, and options by the builder's signature."""
+"""Entries of DATASETS.TRAIN and DATASETS.TEST: their forms, and their options."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from warmstart.data.datasets.entries import DatasetEntry, check_options, entry_o
         (DatasetEntry("npz", "{ROOT}/x", name="val"), DatasetEntry("npz", "sets/x", name="val")),
     ],
 )
-def test_entry_of_every_form(value: Any, expected: DatasetEntry) -> None:
+def test_entry_of_parses_every_form(value: Any, expected: DatasetEntry) -> None:
     assert entry_of(value, "sets") == expected
     assert hash(entry_of(value, "sets")) == hash(expected)
 
@@ -42,7 +42,7 @@ def test_entry_of_leaves_root_where_it_is_not_known() -> None:
     assert entry_of("npz:{ROOT}/x.npz").path == "{ROOT}/x.npz"
 
 
-def test_entries_differ_in_options_and_names() -> None:
+def test_entries_with_other_options_or_names_are_not_equal() -> None:
     one = DatasetEntry("csv", "x", {"a": 1})
     assert one != DatasetEntry("csv", "x")
     assert one != DatasetEntry("csv", "x", {"a": 2})
@@ -58,18 +58,18 @@ def test_entries_differ_in_options_and_names() -> None:
         (DatasetEntry("npz", "x.npz", {"a": 1}, "val"), "npz:x.npz", "val (npz:x.npz)"),
     ],
 )
-def test_an_entry_is_shown_with_its_name(entry: DatasetEntry, text: str, shown: str) -> None:
+def test_str_of_an_entry_shows_its_name(entry: DatasetEntry, text: str, shown: str) -> None:
     assert (entry.text, str(entry)) == (text, shown)
 
 
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("a/b=npz:x", "'a/b' cannot be a data set's name, since it holds '/'; choose another one"),
-        ("a=b=npz:x", "'a=b' cannot be a data set's name, since it holds '='; choose another one"),
-        ("=npz:x", "'' cannot be a data set's name, since it is empty; choose another one"),
-        ({"npz": {"path": "x", "name": ""}}, "'' cannot be a data set's name, since it is empty"),
-        ({"npz": {"path": "x", "name": "a\nb"}}, "since it holds control characters or spaces around it"),
+        ("a/b=npz:x", "'a/b' cannot be a data set's name because it holds '/'; choose another one"),
+        ("a=b=npz:x", "'a=b' cannot be a data set's name because it holds '='; choose another one"),
+        ("=npz:x", "'' cannot be a data set's name because it is empty; choose another one"),
+        ({"npz": {"path": "x", "name": ""}}, "'' cannot be a data set's name because it is empty"),
+        ({"npz": {"path": "x", "name": "a\nb"}}, "because it holds control characters or spaces around it"),
         ({"npz": {"path": "x", "name": 3}}, "a data set's name is text; write it in quotes: name: '3'"),
         ({"npz": {"path": 3}}, "npz: path is text; got 3"),
         ({"npz": {"path": ""}}, "npz: path is text; got ''"),
@@ -82,7 +82,7 @@ def test_an_entry_is_shown_with_its_name(entry: DatasetEntry, text: str, shown: 
         (3, "expected a registered name, KIND:PATH or {KIND: {path: PATH}}; got 3"),
     ],
 )
-def test_entry_of_refuses_what_is_none(value: Any, message: str) -> None:
+def test_entry_of_refuses_malformed_values(value: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=rf"^KEY: .*{re.escape(message)}"):
         entry_of(value, "", "KEY")
 
@@ -116,7 +116,7 @@ class Builder:
         (lambda *args: None, "csv:x", 2),
     ],
 )
-def test_check_options_takes_what_the_builder_takes(builder: Any, value: Any, filled: int) -> None:
+def test_check_options_accepts_options_of_the_builder(builder: Any, value: Any, filled: int) -> None:
     check_options(entry_of(value), builder, filled, "KEY")
 
 
@@ -143,6 +143,6 @@ OF_CSV = "It takes: path, name, label, limit"
         (plain, {"sise": 4}, 2, "sise: csv takes no argument 'sise'; did you mean 'size'? It takes: name, size"),
     ],
 )
-def test_check_options_refuses_all_others(builder: Any, options: Any, filled: int, message: str) -> None:
+def test_check_options_refuses_unknown_options(builder: Any, options: Any, filled: int, message: str) -> None:
     with pytest.raises(ConfigError, match=f"^KEY: csv.{re.escape(message)}$"):
         check_options(entry_of({"csv": options}), builder, filled, "KEY")

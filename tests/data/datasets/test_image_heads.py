@@ -1,4 +1,4 @@
-"""Sizes of images from the heads of their files, and data sets whose images make no batch."""
+"""Image sizes from file headers, and data sets whose images cannot form a batch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def fresh() -> None:
 
 
 def folder(path: Path, sizes: dict[int, tuple[int, int]], count: int = 9) -> str:
-    """Write images of 40x60, but those of `sizes`, (height, width); return the data set's name."""
+    """Write images of 40x60, except the ones in `sizes`, (height, width); return the data set's name."""
     for index in range(count):
         file = path / "ab"[index % 2] / f"{index:04}.png"
         file.parent.mkdir(exist_ok=True, parents=True)
@@ -38,7 +38,7 @@ def folder(path: Path, sizes: dict[int, tuple[int, int]], count: int = 9) -> str
     return f"imagefolder:{path}"
 
 
-def test_head_size_of_what_is_no_image_is_an_oserror() -> None:
+def test_head_size_raises_oserror_for_a_file_that_is_not_an_image() -> None:
     for content in (b"", b"no image", b"\x89PNG\r\n\x1a\n" + bytes(50)):
         with pytest.raises(OSError, match="."):
             head_size(io.BytesIO(content))
@@ -49,13 +49,13 @@ def test_extremes_are_the_smallest_largest_widest_and_highest() -> None:
     assert extremes({(10, 10), (11, 11), (2, 90), (90, 2), (12, 13)}) == ((2, 90), (10, 10), (90, 2))
 
 
-def test_of_many_files_a_thousand_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_head_sizes_reads_at_most_a_thousand_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("warmstart.data.datasets.image_heads._LOOKED_AT", 4)
     info = dataset_info(folder(tmp_path, {2: (50, 50), 3: (70, 70)}), "")  # places 0, 2, 4, 6 of nine
     assert (info.image_size, len(info.sizes)) == (None, 2)
 
 
-def test_files_that_are_no_images_are_passed_over(tmp_path: Path) -> None:
+def test_head_sizes_passes_over_files_that_are_not_images(tmp_path: Path) -> None:
     name = folder(tmp_path, {})
     (tmp_path / "a" / "0002.png").write_bytes(b"no image")
     os.remove(tmp_path / "b" / "0005.png")
@@ -67,7 +67,7 @@ def test_files_that_are_no_images_are_passed_over(tmp_path: Path) -> None:
     assert time.monotonic() - begin < 60
 
 
-def test_a_data_set_that_reads_its_files_itself_is_not_looked_into(tmp_path: Path) -> None:
+def test_head_sizes_ignores_data_sets_with_another_loader(tmp_path: Path) -> None:
     import torchvision
 
     folder(tmp_path, {3: (50, 50)})
@@ -92,7 +92,7 @@ CROPPED = "[{Resize: {size: 32}}, {CenterCrop: {size: 32}}]"
         (("DATALOADER.ASPECT_RATIO_GROUPING", True), True),
     ],
 )
-def test_images_that_make_no_batch_are_refused(
+def test_check_data_refuses_images_of_unequal_sizes_after_the_transforms(
     tmp_path: Path, configured: Configured, words: tuple[Any, ...], fits: bool
 ) -> None:
     name = folder(tmp_path, {3: (60, 40)})
@@ -108,7 +108,7 @@ def test_images_that_make_no_batch_are_refused(
         check_data(cfg)
 
 
-def test_test_sets_are_looked_at_too(tmp_path: Path, configured: Configured) -> None:
+def test_check_data_refuses_unequal_sizes_in_test_sets(tmp_path: Path, configured: Configured) -> None:
     name = folder(tmp_path, {3: (60, 40)})
     words = ("DATASETS.TRAIN", name, "DATASETS.TEST", name, "INPUT.TRANSFORMS_TRAIN", RESIZED)
     with pytest.raises(
@@ -119,7 +119,7 @@ def test_test_sets_are_looked_at_too(tmp_path: Path, configured: Configured) -> 
     check_data(configured(*words, "TEST.IMS_PER_BATCH", 1))
 
 
-def test_an_image_that_is_too_small_for_a_crop_is_refused(tmp_path: Path, configured: Configured) -> None:
+def test_check_data_refuses_an_image_that_is_too_small_for_a_crop(tmp_path: Path, configured: Configured) -> None:
     name = folder(tmp_path, {3: (20, 20)})
     cfg = configured(
         "DATASETS.TRAIN", name, "DATASETS.TEST", [], "INPUT.TRANSFORMS_TRAIN", "[{RandomCrop: {size: 32}}]"
@@ -128,7 +128,7 @@ def test_an_image_that_is_too_small_for_a_crop_is_refused(tmp_path: Path, config
         check_data(cfg)
 
 
-def test_joined_sets_of_unequal_sizes_are_refused(configured: Configured) -> None:
+def test_check_data_refuses_joined_sets_of_unequal_sizes(configured: Configured) -> None:
     for name, size in (("one", (8, 8)), ("two", (9, 9)), ("any", None)):
         register_dataset(name, lambda root, download: None, datasets.DatasetInfo(10, 3, 1, size))  # type: ignore[arg-type,return-value]
     with pytest.raises(ConfigError, match=r"images of one \+ two differ in size.*: those of 8x8 .* those of 9x9"):
@@ -136,7 +136,7 @@ def test_joined_sets_of_unequal_sizes_are_refused(configured: Configured) -> Non
     check_data(configured("DATASETS.TRAIN", "one,any", "DATASETS.TEST", []))  # nothing is known of them
 
 
-def test_a_batch_that_memory_has_no_room_for_is_refused(
+def test_check_data_refuses_a_batch_that_exceeds_memory(
     configured: Configured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     message = r"^SOLVER.IMS_PER_BATCH \(override\): 1,000,000,000 images of 1x8x8 need 456 GB of memory, and .*"

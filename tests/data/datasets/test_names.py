@@ -1,4 +1,4 @@
-"""The names under which data sets are scored."""
+"""Names of data sets in scores."""
 
 from __future__ import annotations
 
@@ -62,68 +62,67 @@ def test_named_sets_returns_entries_with_their_names() -> None:
     [
         (
             ["digits_test", "digits_test"],
-            "digits_test is listed twice; list it once, or give one of them a name of its own: NAME=digits_test",
+            "digits_test is listed twice; list it once, or give one of them another name: NAME=digits_test",
         ),
         (
             ["imagefolder:photos/val", "imagefolder:photos/val/"],
-            "imagefolder:photos/val/ is listed twice; list it once, or give one of them a name of its own: "
+            "imagefolder:photos/val/ is listed twice; list it once, or give one of them another name: "
             "NAME=imagefolder:photos/val/",
         ),
         (
             ["v=npz:a", "v=npz:b"],
-            "the scores of npz:a and npz:b would both be called 'v'; give one of them a name of its own: "
-            "NAME=npz:b",
+            "the scores of npz:a and npz:b would both be called 'v'; give one of them another name: NAME=npz:b",
         ),
         (
             ["imagefolder:photos/val", "npz:photos/val"],
             "the scores of imagefolder:photos/val and npz:photos/val would both be called 'photos_val'; give one "
-            "of them a name of its own: NAME=npz:photos/val",
+            "of them another name: NAME=npz:photos/val",
         ),
         (
             [{"csv": {"path": "x.csv", "label": "a"}}, {"csv": {"path": "x.csv", "label": "b"}}],
-            "the scores of csv:x.csv and csv:x.csv would both be called 'x.csv'; give one of them a name of its "
-            "own: {csv: {path: x.csv, name: NAME, ...}}",
+            "the scores of csv:x.csv and csv:x.csv would both be called 'x.csv'; give one of them another "
+            "name: {csv: {path: x.csv, name: NAME, ...}}",
         ),
         (
             [{"mine": {"size": 1}}, {"mine": {"size": 2}}],
-            "the scores of mine and mine would both be called 'mine'; give one of them a name of its own: "
+            "the scores of mine and mine would both be called 'mine'; give one of them another name: "
             "{mine: {name: NAME, ...}}",
         ),
         (
             ["imagefolder:photos/train"],
-            "the scores of imagefolder:photos/train cannot be called 'train', as records use the word 'train' "
+            "the scores of imagefolder:photos/train cannot be called 'train' because records use the word 'train' "
             "themselves; give it another name: photos_train=imagefolder:photos/train",
         ),
         (
             ["npz:ema"],
-            "the scores of npz:ema cannot be called 'ema', as records use the word 'ema' themselves; give it "
+            "the scores of npz:ema cannot be called 'ema' because records use the word 'ema' themselves; give it "
             "another name: ema_set=npz:ema",
         ),
-        (["lr=npz:x"], "the scores of npz:x cannot be called 'lr', as records use the word 'lr' themselves"),
-        (["memory=npz:x"], "the scores of npz:x cannot be called 'memory', as records use the word"),
+        (["lr=npz:x"], "the scores of npz:x cannot be called 'lr' because records use the word 'lr' themselves"),
+        (["memory=npz:x"], "the scores of npz:x cannot be called 'memory' because records use the word"),
         (
             ["npz:x/rate=0.1"],
-            "the scores of npz:x/rate=0.1 cannot be called 'rate=0.1', since it holds '='; give it another name: "
+            "the scores of npz:x/rate=0.1 cannot be called 'rate=0.1' because it holds '='; give it another name: "
             "x_rate_0.1=npz:x/rate=0.1",
         ),
         (
             ["imagefolder:/"],
-            "the scores of imagefolder:/ cannot be called '', since it is empty; give it another name: "
+            "the scores of imagefolder:/ cannot be called '' because it is empty; give it another name: "
             "NAME=imagefolder:/",
         ),
-        (["imagefolder:.."], "cannot be called '', since it is empty; give it another name: NAME=imagefolder:.."),
-        (["a/b=npz:x"], "'a/b' cannot be a data set's name, since it holds '/'; choose another one"),
+        (["imagefolder:.."], "cannot be called '' because it is empty; give it another name: NAME=imagefolder:.."),
+        (["a/b=npz:x"], "'a/b' cannot be a data set's name because it holds '/'; choose another one"),
         (
             ["mine/set"],
-            "the scores of mine/set cannot be called 'mine/set', since it holds '/'; give it another name: "
+            "the scores of mine/set cannot be called 'mine/set' because it holds '/'; give it another name: "
             "NAME=mine/set",
         ),
     ],
 )
-def test_named_sets_asks_for_a_name_where_there_is_none(values: list[Any], message: str) -> None:
+def test_named_sets_refuses_duplicate_or_invalid_names(values: list[Any], message: str) -> None:
     with pytest.raises(ConfigError, match=f"^DATASETS.TEST: .*{re.escape(message)}"):
         named_sets(values, "sets", "DATASETS.TEST")
 
 
-def test_words_of_records_are_reserved() -> None:
+def test_named_sets_reserves_the_words_of_records() -> None:
     assert {*NO_TEST_SETS} < {*RESERVED}

@@ -1,4 +1,4 @@
-"""Records in one buffer: as a list to whoever reads them, and no burden to loading processes."""
+"""Records in one buffer: they behave like a list, and worker processes share them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RECORDS: list[Any] = [("cats/ä.png", 0), ("", 7), None, {"boxes": [1.5, 2.5]}, 
 
 
 @pytest.mark.parametrize("records", [RECORDS, RECORDS[:1], []])
-def test_records_are_a_sequence_like_the_list_they_came_from(records: list[Any]) -> None:
+def test_flat_records_behave_like_the_list_they_were_made_of(records: list[Any]) -> None:
     flat: FlatRecords[Any] = FlatRecords(iter(records))
     assert isinstance(flat, Sequence)
     assert len(flat) == len(records)
@@ -39,7 +39,7 @@ def test_records_are_a_sequence_like_the_list_they_came_from(records: list[Any])
             flat[index]
 
 
-def test_records_survive_copies_and_pickling() -> None:
+def test_flat_records_survive_copies_and_pickling() -> None:
     for again in (copy.deepcopy(FlatRecords(RECORDS)), pickle.loads(pickle.dumps(FlatRecords(RECORDS)))):
         assert list(again) == RECORDS
 
@@ -63,7 +63,7 @@ def test_an_image_folder_keeps_its_list_of_files_flat(tmp_path: Path) -> None:
 
 
 class Listed:
-    """Images whose label stands in a list of records."""
+    """Images whose label comes from a list of records."""
 
     def __init__(self, records: Sequence[tuple[str, int]]) -> None:
         self.records = records

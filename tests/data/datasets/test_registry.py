@@ -15,7 +15,7 @@ from warmstart.data.datasets.registry import checked_label, is_in_memory, is_use
 
 
 class _Pairs:
-    """A user's data set: a list of samples."""
+    """A user-defined data set: a list of samples."""
 
     def __init__(self, samples: list[tuple[Any, Any]]) -> None:
         self.samples = samples
@@ -49,12 +49,12 @@ def test_a_registered_data_set_gets_root_and_download() -> None:
     assert is_users_own("mine")
 
 
-def test_a_name_is_registered_once() -> None:
+def test_register_dataset_refuses_a_name_that_is_taken() -> None:
     with pytest.raises(ConfigError, match="'digits_train' is registered already; choose another name"):
         register_dataset("digits_train", lambda root, download: _Pairs([]))
 
 
-def test_registered_info_is_given_without_building() -> None:
+def test_dataset_info_returns_registered_info_without_building() -> None:
     info = DatasetInfo(size=5, num_classes=2, channels=3, image_size=None)
     register_dataset("mine", lambda root, download: pytest.fail("was built"), info)
     assert dataset_info("mine", "nowhere") is info
@@ -64,19 +64,21 @@ def test_registered_info_is_given_without_building() -> None:
     ("images", "image_size"),
     [([_image(4, 6)] * 3, (4, 6)), ([_image(4, 6), _image(5, 6), _image(4, 6)], None)],
 )
-def test_info_is_found_by_looking(images: list[Any], image_size: tuple[int, int] | None) -> None:
+def test_dataset_info_inspects_a_set_without_registered_info(
+    images: list[Any], image_size: tuple[int, int] | None
+) -> None:
     register_dataset("mine", lambda root, download: _Named([(image, 0) for image in images]))
     sizes = () if image_size else ((4, 6), (5, 6))
     assert dataset_info("mine", "") == DatasetInfo(3, 2, 3, image_size, classes=("cat", "dog"), sizes=sizes)
 
 
-def test_dataset_info_has_no_classes_if_the_data_set_does_not_tell() -> None:
+def test_dataset_info_has_no_classes_if_they_are_unknown() -> None:
     register_dataset("mine", lambda root, download: _Pairs([(_image(2, 2), 0)]))
     assert dataset_info("mine", "", label="DATASETS.TRAIN").num_classes == 0
 
 
 @pytest.mark.parametrize("name", ["digit_train", "zip:x", "", {"zip": {"path": "x"}}])
-def test_unknown_names_list_the_known_ones(name: Any) -> None:
+def test_build_dataset_lists_the_known_names_for_an_unknown_one(name: Any) -> None:
     with pytest.raises(ConfigError, match=r"DATASETS.TRAIN: no data set is called .* Known: .*npz:PATH"):
         build_dataset(name, "", label="DATASETS.TRAIN")
 
@@ -121,7 +123,7 @@ def test_unknown_names_list_the_known_ones(name: Any) -> None:
         ("x/y.tar", "no data set is called 'x/y.tar'; a path needs its kind: write webdataset:x/y.tar."),
     ],
 )
-def test_a_mistaken_entry_is_told_what_to_write(
+def test_build_dataset_suggests_what_to_write_for_a_mistaken_entry(
     name: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -138,7 +140,7 @@ def test_register_dataset_refuses_a_name_that_no_entry_could_hold(name: str) -> 
         register_dataset(name, lambda root, download: _Pairs([]))
 
 
-def test_a_kind_of_the_users_gets_its_path_the_cache_and_options() -> None:
+def test_a_user_defined_kind_gets_its_path_the_cache_and_options() -> None:
     seen: list[Any] = []
 
     def build(path: str, download: bool, cache: str, label: str = "class", *, sizes: Any = ()) -> _Pairs:
@@ -155,7 +157,7 @@ def test_a_kind_of_the_users_gets_its_path_the_cache_and_options() -> None:
     assert seen == [("x", True, "kept", "class", ())] * 2 + [with_options] * 2
 
 
-def test_a_registered_name_with_options_is_looked_at_and_not_taken_for_the_one_without() -> None:
+def test_dataset_info_inspects_a_registered_name_with_options() -> None:
     def build(root: str, download: bool, size: int = 5) -> _Pairs:
         return _Named([(_image(2, 2), 1)] * size)
 
@@ -167,7 +169,7 @@ def test_a_registered_name_with_options_is_looked_at_and_not_taken_for_the_one_w
     assert [info.size for info in infos] == [5, 5, 7, 6]
 
 
-def test_an_option_that_the_builder_refuses_is_one_sentence() -> None:
+def test_an_option_value_that_the_builder_refuses_is_reported_in_one_sentence() -> None:
     def build(path: str, download: bool, share: float = 1.0) -> _Pairs:
         raise ValueError(f"share is at most 1; got {share}")
 
@@ -176,16 +178,16 @@ def test_an_option_that_the_builder_refuses_is_one_sentence() -> None:
         build_dataset({"mine": {"path": "x", "share": 2.0, "name": "val"}}, "", label="KEY")
 
 
-def test_a_size_that_is_not_the_registered_one_is_refused() -> None:
+def test_build_dataset_refuses_a_size_other_than_the_registered_one() -> None:
     info = DatasetInfo(size=1000, num_classes=2, channels=3, image_size=None)
     register_dataset("mine", lambda root, download: _Pairs([(_image(2, 2), 0)]), info)
     with pytest.raises(
-        ConfigError, match="mine holds 1 samples where 1,000 are expected; its files are not whole"
+        ConfigError, match="mine holds 1 samples where 1,000 are expected; its files are incomplete"
     ):
         build_dataset("mine", "")
 
 
-def test_an_empty_data_set_is_refused() -> None:
+def test_build_dataset_refuses_an_empty_data_set() -> None:
     register_dataset("mine", lambda root, download: _Pairs([]))
     with pytest.raises(ConfigError, match="data set: mine holds no samples"):
         build_dataset("mine", "")
@@ -200,12 +202,12 @@ def test_an_empty_data_set_is_refused() -> None:
         ("cat", "has label 'cat'; labels are whole numbers"),
     ],
 )
-def test_labels_outside_are_refused(label: object, message: str) -> None:
+def test_checked_label_refuses_labels_out_of_range(label: object, message: str) -> None:
     with pytest.raises(ConfigError, match=f"mine: sample 4 {message}"):
         checked_label(label, 3, "mine: sample 4")
 
 
-def test_labels_of_numpy_and_torch_are_taken() -> None:
+def test_checked_label_takes_labels_of_numpy_and_torch() -> None:
     import torch
 
     assert [checked_label(value, 3, "") for value in (np.int64(2), np.uint8(1), torch.tensor(0))] == [2, 1, 0]

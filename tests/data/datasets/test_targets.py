@@ -1,4 +1,4 @@
-"""Targets that are numbers: what is known of all of them, and where from."""
+"""Numeric targets: their statistics, and where these come from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from warmstart.data.datasets.targets import read_targets, target_statistics
 
 
 class Mine:
-    """A user's data set of black images."""
+    """A user-defined data set of black images."""
 
     def __init__(self, returned: Any, **attributes: Any) -> None:
         self.returned = returned
@@ -35,13 +35,13 @@ def info_of(dataset: Any, name: str = "mine") -> DatasetInfo:
     return dataset_info(name, "", label="DATASETS.TRAIN")
 
 
-def test_statistics_are_of_the_population() -> None:
+def test_target_statistics_are_population_statistics() -> None:
     values = np.array([2.0, 4, 4, 4, 5, 5, 7, 9])
     assert target_statistics(values) == ((5.0,), (2.0,))
     assert target_statistics(np.stack([values, np.full(8, 0.1)], axis=1)) == ((5.0, 0.1), (2.0, 0.0))
 
 
-def test_statistics_are_rounded_once_whatever_the_order() -> None:
+def test_target_statistics_are_the_same_for_any_order() -> None:
     values = np.random.default_rng(0).normal(1e6, 1, 999)
     assert target_statistics(values) == target_statistics(values[::-1])
     assert target_statistics(np.array([1e16, 1.0, -1e16]))[0] == (1 / 3,)
@@ -55,14 +55,16 @@ def test_statistics_are_rounded_once_whatever_the_order() -> None:
         (np.array([[1, 0], [0, 0]]), {"num_values": 2, "value_mean": (0.5, 0.0), "value_std": (0.5, 0.0)}),
     ],
 )
-def test_an_npz_tells_its_form_mean_and_std(tmp_path: Path, labels: Any, expected: dict[str, Any]) -> None:
+def test_dataset_info_of_an_npz_has_its_form_mean_and_std(
+    tmp_path: Path, labels: Any, expected: dict[str, Any]
+) -> None:
     np.savez(tmp_path / "x.npz", images=np.zeros((len(labels), 8, 8), np.uint8), labels=labels)
     info = dataset_info(f"npz:{tmp_path / 'x.npz'}", "")
     assert info == replace(DatasetInfo(len(labels), 0, 1, (8, 8)), **expected)
 
 
 @pytest.mark.parametrize("name", ["targets", "labels"])
-def test_a_data_set_tells_by_an_attribute(name: str) -> None:
+def test_dataset_info_reads_an_attribute_of_targets(name: str) -> None:
     values = [[0.5, 1.0], [1.5, 1.0]]
     info = info_of(Mine(values, **{name: torch.tensor(values)}))
     assert (info.num_values, info.value_mean, info.value_std) == (2, (1.0, 1.0), (0.5, 0.0))
@@ -71,18 +73,18 @@ def test_a_data_set_tells_by_an_attribute(name: str) -> None:
 @pytest.mark.parametrize(
     ("returned", "targets"),
     [
-        ([0.1, 0.2, 0.3], [10.0, 20.0, 30.0]),  # a target_transform stands in between
+        ([0.1, 0.2, 0.3], [10.0, 20.0, 30.0]),  # as with a target_transform
         ([0.1, 0.2, 0.3], ["0.1", "0.2", "0.3"]),
         ([0.1, 0.2, 0.3], [0.1, 0.2]),
         ([[1.0], [1.0, 2.0], []], [[1.0], [1.0, 2.0], []]),
         ([{"boxes": []}] * 3, [{"boxes": []}] * 3),
     ],
 )
-def test_an_attribute_that_holds_something_else_tells_nothing(returned: Any, targets: Any) -> None:
+def test_dataset_info_ignores_an_attribute_without_numeric_targets(returned: Any, targets: Any) -> None:
     assert info_of(Mine(returned, targets=targets)) == DatasetInfo(3, 0, 1, (8, 8))
 
 
-def test_targets_of_joined_and_cut_sets_are_those_of_their_samples() -> None:
+def test_read_targets_looks_into_concat_datasets_and_subsets() -> None:
     one, other = (Mine(values, targets=values) for values in ([1.0, 2.0], [3.0, 4.0]))
     joined = ConcatDataset([Subset(one, [1]), other])  # type: ignore[arg-type]
     found = read_targets(joined)
@@ -90,13 +92,13 @@ def test_targets_of_joined_and_cut_sets_are_those_of_their_samples() -> None:
     assert found.tolist() == [2.0, 3.0, 4.0]
 
 
-def test_a_number_that_is_not_finite_is_refused_with_its_sample() -> None:
+def test_checked_targets_names_the_sample_of_a_number_that_is_not_finite() -> None:
     values = [[0.0, 1.0], [0.0, float("nan")]]
     with pytest.raises(ConfigError, match="^DATASETS.TRAIN: mine: sample 1 has target nan; targets are finite"):
         info_of(Mine(values, targets=values))
 
 
-def test_an_npz_with_one_is_refused_with_its_sample(tmp_path: Path) -> None:
+def test_an_npz_with_a_number_that_is_not_finite_is_refused_with_its_sample(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", images=np.zeros((2, 8, 8), np.uint8), labels=np.array([0.0, np.inf]))
     with pytest.raises(
         ConfigError, match="x.npz cannot be read: sample 1 has target inf; targets are finite numbers"
@@ -110,7 +112,7 @@ def configured(*words: Any) -> CfgNode:
     return cfg
 
 
-def test_joined_sets_have_the_mean_and_std_of_the_whole() -> None:
+def test_joined_sets_have_the_mean_and_std_of_all_samples() -> None:
     one, other = np.array([0.0, 0.0, 1.0]), np.array([5.0, 7.0])
     for name, values in (("one", one), ("other", other)):
         register_dataset(name, lambda root, download, values=values: Mine(values, targets=values))
@@ -126,7 +128,7 @@ def test_joined_sets_of_equal_numbers_have_std_0() -> None:
     assert train_info(configured("DATASETS.TRAIN", "one,other")).value_std == (0.0,)
 
 
-def test_sets_of_other_forms_are_not_joined() -> None:
+def test_sets_with_different_forms_of_targets_are_not_joined() -> None:
     with pytest.raises(
         ConfigError, match="targets of digits_numbers_train are 2 numbers each, those of digits_train "
     ):
@@ -135,7 +137,7 @@ def test_sets_of_other_forms_are_not_joined() -> None:
 
 @pytest.mark.parametrize("kind", ["", "attributes_", "numbers_"])
 @pytest.mark.parametrize("part", ["train", "test"])
-def test_what_is_registered_of_digits_is_what_looking_finds(kind: str, part: str) -> None:
+def test_registered_info_of_digits_equals_the_inspected_info(kind: str, part: str) -> None:
     name = f"digits_{kind}{part}"
     dataset, registered = build_dataset(name, ""), dataset_info(name, "")
     found = info_of(dataset)

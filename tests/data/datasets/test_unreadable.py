@@ -1,4 +1,4 @@
-"""Images that cannot be read: what is said of them, and what the loaders give instead."""
+"""Unreadable images: how they are reported, and what the loaders return instead."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from warmstart.data.transforms.image import ImageTransform
 
 from ...built import build_test_loader, build_train_loader, classification
 
-GREY = ImageTransform([], [0.0], [1 / 255])  # a pixel's value, as it lies in the file
+GREY = ImageTransform([], [0.0], [1 / 255])  # returns pixel values as they are in the file
 
 NO_WORKERS = ("DATALOADER.NUM_WORKERS", 0, "DATALOADER.BACKEND", "worker")
-WHY = "it is no image of a kind that PIL decodes itself"
+WHY = "it is not an image in a format that PIL decodes itself"
 
 
 def folder(path: Path, broken: tuple[int, ...] = ()) -> str:
@@ -45,7 +45,7 @@ def loader(dataset: Any, policy: Any, workers: int = 0, transform: ImageTransfor
 
 
 def seen(images: Tensor) -> list[int]:
-    """Return which image each of a batch is."""
+    """Return the number of each image in a batch."""
     return [round(float(image[0, 0, 0])) - 30 for image in images]
 
 
@@ -58,7 +58,7 @@ def train_batches(loader: WorkerLoader, count: int, batch_size: int = 4) -> list
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("made", [WorkerTrainLoader, EvalLoader])
-def test_raise_names_file_index_and_data_set_in_one_sentence(tmp_path: Path, workers: int, made: Any) -> None:
+def test_unreadable_raise_names_file_index_and_data_set(tmp_path: Path, workers: int, made: Any) -> None:
     dataset = build_dataset(folder(tmp_path, broken=(7,)), "")
     options = {"seed": 0} if made is WorkerTrainLoader else {}
     batches = made(loader(dataset, "raise", workers), batch_size=10, **options)
@@ -70,7 +70,7 @@ def test_raise_names_file_index_and_data_set_in_one_sentence(tmp_path: Path, wor
     )
 
 
-def test_raise_also_names_a_file_that_has_gone(tmp_path: Path) -> None:
+def test_unreadable_raise_names_a_file_that_is_missing(tmp_path: Path) -> None:
     dataset = build_dataset(folder(tmp_path), "")
     (tmp_path / "b" / "7.png").unlink()
     with pytest.raises(
@@ -80,7 +80,7 @@ def test_raise_also_names_a_file_that_has_gone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_skip_puts_the_next_readable_image_in_the_place_in_training(
+def test_unreadable_skip_replaces_an_image_by_the_next_readable_one_in_training(
     tmp_path: Path, workers: int, logged: list[logging.LogRecord]
 ) -> None:
     (tmp_path / "whole").mkdir()
@@ -101,7 +101,7 @@ def test_skip_puts_the_next_readable_image_in_the_place_in_training(
     assert lines[-1] == "pets: 3 of 10 samples cannot be read; others took their places"
 
 
-def test_what_stands_in_gets_the_random_numbers_of_the_place(tmp_path: Path) -> None:
+def test_unreadable_skip_gives_the_replacement_the_random_numbers_of_the_position(tmp_path: Path) -> None:
     class Drawing:
         def __len__(self) -> int:
             return 4
@@ -120,7 +120,7 @@ def test_what_stands_in_gets_the_random_numbers_of_the_place(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_skip_leaves_images_out_of_an_evaluation_and_says_so(
+def test_unreadable_skip_drops_images_from_an_evaluation_and_logs_them(
     tmp_path: Path, workers: int, logged: list[logging.LogRecord]
 ) -> None:
     dataset = build_dataset(folder(tmp_path, broken=(0, 4, 5, 6, 7)), "")
@@ -128,12 +128,12 @@ def test_skip_leaves_images_out_of_an_evaluation_and_says_so(
     for _ in range(2):
         assert [seen(images) for images, _ in batches] == [[1, 2, 3], [8, 9]]
     lines = [record.getMessage() for record in logged]
-    total = "pets: 5 of 10 samples cannot be read; the scores are without them"
+    total = "pets: 5 of 10 samples cannot be read; the scores exclude them"
     assert len(lines) == 7  # each file once, the total for each pass
     assert (lines[5], lines[6]) == (total, total)
 
 
-def test_of_very_many_not_each_has_its_line(tmp_path: Path, logged: list[logging.LogRecord]) -> None:
+def test_unreadable_skip_logs_at_most_twenty_samples(tmp_path: Path, logged: list[logging.LogRecord]) -> None:
     class Gone:
         def __len__(self) -> int:
             return 60
@@ -148,7 +148,7 @@ def test_of_very_many_not_each_has_its_line(tmp_path: Path, logged: list[logging
 
 
 @pytest.mark.parametrize(("policy", "size"), [("replace", 100), ("leave out", 1000)])
-def test_where_nothing_can_be_read_the_run_ends(policy: str, size: int) -> None:
+def test_unreadable_skip_ends_the_run_if_no_sample_can_be_read(policy: str, size: int) -> None:
     class Gone:
         tried = 0
 
@@ -181,7 +181,7 @@ def test_where_nothing_can_be_read_the_run_ends(policy: str, size: int) -> None:
         (OSError("a mistake"), "transform"),
     ],
 )
-def test_mistakes_in_code_are_not_skipped(error: Exception, where: str) -> None:
+def test_unreadable_skip_does_not_hide_errors_in_code(error: Exception, where: str) -> None:
     def fail(image: Tensor) -> Tensor:
         raise error
 
@@ -205,12 +205,12 @@ def test_mistakes_in_code_are_not_skipped(error: Exception, where: str) -> None:
             )
 
 
-def test_a_broken_first_image_hides_no_info_of_the_folder(tmp_path: Path) -> None:
+def test_dataset_info_passes_over_a_damaged_first_image(tmp_path: Path) -> None:
     info = dataset_info(folder(tmp_path, broken=(0, 1)), "")
     assert (info.size, info.image_size, info.classes) == (10, (6, 6), ("a", "b"))
 
 
-def test_a_folder_without_a_readable_image_is_refused(tmp_path: Path) -> None:
+def test_dataset_info_refuses_a_folder_without_a_readable_image(tmp_path: Path) -> None:
     name = folder(tmp_path, broken=tuple(range(10)))
     with pytest.raises(
         ConfigError, match=r"data set: imagefolder:.*: none of the 10 samples from 0 on can be read; .*"
@@ -218,7 +218,9 @@ def test_a_folder_without_a_readable_image_is_refused(tmp_path: Path) -> None:
         dataset_info(name, "")
 
 
-def test_the_key_decides(configured: Callable[..., CfgNode], tmp_path: Path) -> None:
+def test_dataloader_unreadable_decides_between_raise_and_skip(
+    configured: Callable[..., CfgNode], tmp_path: Path
+) -> None:
     name = folder(tmp_path, broken=(3,))
     words = ("DATASETS.TRAIN", name, "DATASETS.TEST", name, "SOLVER.IMS_PER_BATCH", 10, *NO_WORKERS)
     with pytest.raises(ConfigError, match=r"3.png\) cannot be read"):

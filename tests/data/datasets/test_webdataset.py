@@ -1,4 +1,4 @@
-"""Tar archives as data sets: webdataset's samples in its order, by index; archives that will not do are told."""
+"""Tar archives as data sets: webdataset's samples in its order, by index; unsuitable archives are refused."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def built(name: str, tmp_path: Path, download: bool = False) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset leaves its files to the collector
-def test_samples_and_their_order_are_webdatasets(pattern: str, tmp_path: Path) -> None:
+def test_shards_have_the_samples_and_order_of_webdataset(pattern: str, tmp_path: Path) -> None:
     webdataset = pytest.importorskip("webdataset")
     theirs = webdataset.WebDataset(pattern.partition(":")[2], shardshuffle=False, empty_check=False)
     theirs = [*theirs.decode("pil").to_tuple("png;jpeg", "cls")]
@@ -117,7 +117,7 @@ def test_samples_and_their_order_are_webdatasets(pattern: str, tmp_path: Path) -
         assert image.permute(1, 2, 0).numpy().tobytes() == np.asarray(their_image.convert("RGB")).tobytes()
 
 
-def test_what_is_known_of_them_comes_from_the_archives(one: str, tmp_path: Path) -> None:
+def test_dataset_info_of_shards_comes_from_the_archives(one: str, tmp_path: Path) -> None:
     info = dataset_info(one, "nowhere", cache=str(tmp_path / "cache"))
     values = {"value_mean": (1.0,), "value_std": (0.816496580927726,)}
     assert info == DatasetInfo(size=6, num_classes=3, channels=3, image_size=(9, 7), **values)
@@ -125,7 +125,7 @@ def test_what_is_known_of_them_comes_from_the_archives(one: str, tmp_path: Path)
     assert built(one, tmp_path).samples[4] == (f"{tmp_path}/one.tar/some/0004.png", 1)
 
 
-def test_image_and_label_are_chosen_behind_the_name(tmp_path: Path) -> None:
+def test_shards_take_the_image_and_label_endings_after_the_hash_sign(tmp_path: Path) -> None:
     members = [("7.jpg", picture(1)), ("7.seg.png", picture(2)), ("7.cls", b"0"), ("7.fine.cls", b"4")]
     write_tar(tmp_path / "x.tar", [("._7.jpg", b"of a Mac"), ("README", b""), *members])
     chosen = built(f"webdataset:{tmp_path}/x.tar#image=seg.png&label=fine.cls", tmp_path)
@@ -137,7 +137,7 @@ def test_image_and_label_are_chosen_behind_the_name(tmp_path: Path) -> None:
     assert built(f"webdataset:{tmp_path}/x.tar", tmp_path).samples[0] == (f"{tmp_path}/x.tar/7.jpg", 0)
 
 
-def test_long_names_and_members_that_are_apart_are_read(tmp_path: Path) -> None:
+def test_shards_with_long_names_and_separated_members_are_read(tmp_path: Path) -> None:
     stem = "a" * 60 + "/" + "b" * 120  # needs a head of its own in the archive
     write_tar(tmp_path / "x.tar", [(f"{stem}.PNG", picture(0)), *samples(range(1, 3)), (f"{stem}.cls", b"2")])
     assert built(f"webdataset:{tmp_path}/x.tar", tmp_path).targets.tolist() == [2, 1, 2]
@@ -145,7 +145,7 @@ def test_long_names_and_members_that_are_apart_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.need("C1", "C3")
 @pytest.mark.parametrize("workers", [0, 2])
-def test_any_iteration_is_that_of_the_straight_stream(
+def test_shards_give_the_same_batches_from_any_iteration(
     pattern: str, sharded: Callable[..., CfgNode], workers: int
 ) -> None:
     pytest.importorskip("braceexpand")
@@ -161,7 +161,7 @@ def test_any_iteration_is_that_of_the_straight_stream(
 
 
 @pytest.mark.need("C3")
-def test_a_far_iteration_reads_its_own_samples_only(
+def test_shards_read_only_the_samples_of_a_distant_iteration(
     one: str, sharded: Callable[..., CfgNode], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loader = build_train_loader(sharded(one))
@@ -175,7 +175,7 @@ def test_a_far_iteration_reads_its_own_samples_only(
     assert len(read) == 4
 
 
-def test_a_run_that_is_continued_ends_with_the_same_weights(one: str, tmp_path: Path) -> None:
+def test_a_resumed_run_on_shards_ends_with_the_same_weights(one: str, tmp_path: Path) -> None:
     def run(folder: str, *words: str) -> dict[str, torch.Tensor]:
         main(
             [
@@ -196,7 +196,7 @@ def test_a_run_that_is_continued_ends_with_the_same_weights(one: str, tmp_path: 
     assert all(torch.equal(whole[name], part[name]) for name in whole)
 
 
-def test_shards_go_with_samplers_groups_and_other_sets(
+def test_shards_work_with_samplers_groups_and_other_sets(
     one: str, tmp_path: Path, sharded: Callable[..., CfgNode]
 ) -> None:
     write_tar(tmp_path / "high.tar", [("1.png", picture(1, (7, 9))), ("1.cls", b"2")])
@@ -212,7 +212,7 @@ def test_shards_go_with_samplers_groups_and_other_sets(
     )
 
 
-def test_each_decoder_reads_them(one: str, sharded: Callable[..., CfgNode]) -> None:
+def test_shards_are_read_by_each_decoder(one: str, sharded: Callable[..., CfgNode]) -> None:
     batches = [
         next(iter(build_test_loader(sharded(one, "INPUT.DECODER", each), one))) for each in ("torchvision", "pil")
     ]
@@ -220,7 +220,7 @@ def test_each_decoder_reads_them(one: str, sharded: Callable[..., CfgNode]) -> N
     assert batches[0].targets.tolist() == [0, 1, 2, 0, 1, 2]
 
 
-def test_a_damaged_image_is_named_by_archive_and_member_or_skipped(
+def test_shards_name_a_damaged_image_by_archive_and_member_or_skip_it(
     tmp_path: Path, sharded: Callable[..., CfgNode]
 ) -> None:
     members = samples(range(6))
@@ -234,7 +234,7 @@ def test_a_damaged_image_is_named_by_archive_and_member_or_skipped(
     assert batch.targets.tolist() == [0, 1, 2, 1, 2]
 
 
-def test_an_archive_that_shrinks_under_a_run_is_an_unreadable_sample(one: str, tmp_path: Path) -> None:
+def test_an_archive_that_shrinks_during_a_run_makes_samples_unreadable(one: str, tmp_path: Path) -> None:
     dataset = built(one, tmp_path)
     with open(tmp_path / "one.tar", "r+b") as file:
         file.truncate(700)
@@ -243,7 +243,7 @@ def test_an_archive_that_shrinks_under_a_run_is_an_unreadable_sample(one: str, t
     assert dataset.samples[5] == (f"{tmp_path}/one.tar/?", 2)
 
 
-def test_an_archive_is_walked_through_once_and_again_when_it_has_changed(
+def test_an_archive_is_indexed_once_and_again_after_it_changes(
     one: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     walked: list[Path] = []
@@ -273,16 +273,16 @@ def test_an_archive_is_walked_through_once_and_again_when_it_has_changed(
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "is no .npz file"),
-        ({"samples": np.zeros((3, 2), np.int64)}, r"it holds int64 \(3, 2\), not three whole numbers a sample"),
+        (b"", "is not an .npz file"),
+        ({"samples": np.zeros((3, 2), np.int64)}, r"it holds int64 \(3, 2\), not three integers per sample"),
         ({"samples": np.zeros((3, 3))}, "it holds float64"),
-        ({"samples": np.array([[0, 10**6, 0]])}, "it holds places that the archive does not have"),
-        ({"samples": np.array([[2**62, 2**62, 0]])}, "it holds places that the archive does not have"),
-        ({"samples": np.array([[0, 10, -1]])}, "it holds places that the archive does not have"),
+        ({"samples": np.array([[0, 10**6, 0]])}, "it holds positions outside the archive"),
+        ({"samples": np.array([[2**62, 2**62, 0]])}, "it holds positions outside the archive"),
+        ({"samples": np.array([[0, 10, -1]])}, "it holds positions outside the archive"),
         ({"others": np.zeros(3)}, "array 'samples' is missing"),
     ],
 )
-def test_a_cached_index_that_is_damaged_is_made_again_in_one_line(
+def test_a_damaged_cached_index_is_rebuilt_with_one_warning(
     one: str, tmp_path: Path, logged: list[Any], content: Any, reason: str
 ) -> None:
     labels = [label for _, label in built(one, tmp_path)]
@@ -313,7 +313,7 @@ def test_a_cached_index_that_is_damaged_is_made_again_in_one_line(
         ),
     ],
 )
-def test_count_names_counts_what_braceexpand_makes(pattern: str) -> None:
+def test_count_names_agrees_with_braceexpand(pattern: str) -> None:
     braceexpand = pytest.importorskip("braceexpand").braceexpand
     assert shard_paths.count_names(pattern) == len(list(braceexpand(pattern)))
 
@@ -328,24 +328,26 @@ def test_count_names_counts_what_braceexpand_makes(pattern: str) -> None:
         ("{0..9}" * 30, "1" + ",000" * 10),
     ],
 )
-def test_more_shards_than_there_can_be_are_refused_unmade(braces: str, count: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=f"stands for {count} shards, of which there can be 1,000,000$"):
+def test_too_many_shards_are_refused_without_expanding_their_names(
+    braces: str, count: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=f"means {count} shards; the limit is 1,000,000$"):
         built(f"webdataset:x-{braces}.tar", tmp_path)
 
 
-def test_a_label_that_would_make_a_giant_model_is_refused(tmp_path: Path) -> None:
+def test_a_shard_label_that_implies_too_many_classes_is_refused(tmp_path: Path) -> None:
     write_tar(tmp_path / "x.tar", [("1.png", picture(1)), ("1.cls", b"2000000000")])
-    with pytest.raises(ConfigError, match="sample 0 has label 2000000000, and there would be as many classes"):
+    with pytest.raises(ConfigError, match="sample 0 has label 2000000000, which implies 2000000001 classes"):
         built(f"webdataset:{tmp_path}/x.tar", tmp_path)
 
 
-def test_a_long_walk_says_so_in_one_line(
+def test_a_long_indexing_is_announced_in_one_line(
     one: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: list[Any]
 ) -> None:
     monkeypatch.setattr(shards, "_LONG", 0)
     built(one, tmp_path)
     (line,) = [record.getMessage() for record in logged]
-    assert line == f"Indexing 1 shards, once: about 0 s; kept in {tmp_path}/cache"
+    assert line == f"Indexing 1 shards, once: about 0 s; cached in {tmp_path}/cache"
 
 
 WHOLE: Members = [("7.png", picture(7)), ("7.cls", b"1")]
@@ -377,24 +379,24 @@ def of(*members: tuple[str, bytes]) -> Callable[[Path], None]:
 
 
 WRONG: list[tuple[Callable[[Path], None], str]] = [
-    (compressed, r"x.tar is compressed \(gzip\), so that no image can be read by itself; unpack it"),
-    (cut_in_an_image, "x.tar is no tar archive, or damaged: unexpected end of data"),
-    (cut_between_members, "x.tar is damaged or cut short at byte 2,048"),
-    (damaged_within, "x.tar is damaged or cut short at byte 1,024"),
-    (lambda path: path.write_bytes(b"no archive" * 99), "x.tar is no tar archive, or damaged: .*"),
-    (lambda path: path.write_bytes(b""), "x.tar is no tar archive, or damaged: empty file"),
+    (compressed, r"x.tar is compressed \(gzip\), so its images cannot be read individually; unpack it"),
+    (cut_in_an_image, "x.tar is not a tar archive, or is damaged: unexpected end of data"),
+    (cut_between_members, "x.tar is damaged or truncated at byte 2,048"),
+    (damaged_within, "x.tar is damaged or truncated at byte 1,024"),
+    (lambda path: path.write_bytes(b"no archive" * 99), "x.tar is not a tar archive, or is damaged: .*"),
+    (lambda path: path.write_bytes(b""), "x.tar is not a tar archive, or is damaged: empty file"),
     (of(("a/7.png", picture(7))), r"x.tar: sample a/7 has no label \(cls\)"),
     (of(*WHOLE, ("8.cls", b"1")), r"x.tar: sample 8 has no image \(jpg, png, ...\)"),
     (of(*WHOLE, ("7.jpg", b"")), "x.tar: 7.jpg is a second image of its sample; name one by #image="),
     (of(*WHOLE, ("7.cls", b"2")), "x.tar: 7.cls is a second label of its sample; name one by #label="),
-    (of(WHOLE[0], ("7.cls", b"cat")), "x.tar: 7.cls: a label is a whole number from 0; got b'cat'"),
-    (of(WHOLE[0], ("7.cls", b"-1")), "x.tar: 7.cls: a label is a whole number from 0; got b'-1'"),
-    (of(WHOLE[0], ("7.cls", b"9" * 40)), "x.tar: 7.cls: a label is a whole number from 0; got b'9{20}'"),
+    (of(WHOLE[0], ("7.cls", b"cat")), "x.tar: 7.cls: a label is an integer from 0; got b'cat'"),
+    (of(WHOLE[0], ("7.cls", b"-1")), "x.tar: 7.cls: a label is an integer from 0; got b'-1'"),
+    (of(WHOLE[0], ("7.cls", b"9" * 40)), "x.tar: 7.cls: a label is an integer from 0; got b'9{20}'"),
 ]
 
 
 @pytest.mark.parametrize(("write", "message"), WRONG, ids=[message for _, message in WRONG])
-def test_an_archive_that_will_not_do_is_one_sentence(
+def test_an_unsuitable_archive_is_refused_in_one_sentence(
     write: Callable[[Path], None], message: str, tmp_path: Path
 ) -> None:
     write(tmp_path / "x.tar")
@@ -404,7 +406,7 @@ def test_an_archive_that_will_not_do_is_one_sentence(
     assert not (tmp_path / "cache").exists()
 
 
-def test_what_is_called_like_a_compressed_file_is_not_taken_for_one(tmp_path: Path) -> None:
+def test_an_uncompressed_archive_with_a_compressed_files_name_is_read(tmp_path: Path) -> None:
     write_tar(tmp_path / "x.tar", [("BZh/1.png", picture(1)), ("BZh/1.cls", b"0")])
     assert len(built(f"webdataset:{tmp_path}/x.tar", tmp_path)) == 1
 
@@ -414,15 +416,15 @@ def test_what_is_called_like_a_compressed_file_is_not_taken_for_one(tmp_path: Pa
     [
         ("gone.tar", r"was not found in .*/gone.tar \(no file gone.tar\); correct the path"),
         ("empty.tar", "holds no samples"),
-        ("x.tar#img=png", "cannot be read: behind # stands image=ENDING, label=ENDING, or both .*; got 'img=png'"),
-        ("x.tar#png", "cannot be read: behind # stands image=ENDING, .*; got 'png'"),
+        ("x.tar#img=png", "cannot be read: after # write image=ENDING, label=ENDING, or both .*; got 'img=png'"),
+        ("x.tar#png", "cannot be read: after # write image=ENDING, .*; got 'png'"),
         (
             "pipe:touch ran",
             "cannot be read: pipe: runs a command, which a config never does; copy the shards and ",
         ),
     ],
 )
-def test_a_wrong_name_is_one_sentence(
+def test_a_wrong_shard_name_is_refused_in_one_sentence(
     name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -435,7 +437,7 @@ def test_a_wrong_name_is_one_sentence(
 @pytest.mark.parametrize(
     ("name", "module"), [("x-{0..3}.tar", "braceexpand"), ("http://host/x.tar", "webdataset")]
 )
-def test_without_the_package_it_says_what_to_install(
+def test_shards_without_the_package_webdataset_say_what_to_install(
     name: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
@@ -445,13 +447,15 @@ def test_without_the_package_it_says_what_to_install(
         built(f"webdataset:{name}", tmp_path)
 
 
-def test_a_cache_that_cannot_be_written_is_one_sentence(one: str, tmp_path: Path) -> None:
+def test_a_shard_cache_that_cannot_be_written_is_refused_in_one_sentence(one: str, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(ConfigError, match=r"/cache/\w+.npz cannot be written: .*; set DATASETS.CACHE elsewhere$"):
         built(one, tmp_path)
 
 
-def test_a_pattern_may_stand_on_the_command_line_as_it_is(pattern: str, sharded: Callable[..., CfgNode]) -> None:
+def test_a_shard_pattern_may_be_given_unquoted_on_the_command_line(
+    pattern: str, sharded: Callable[..., CfgNode]
+) -> None:
     cfg = sharded(f"{pattern},digits_train")
     assert (pattern, "digits_train") == cfg.DATASETS.TRAIN
     again = get_cfg()
@@ -480,7 +484,7 @@ def test_shards_at_urls_are_copied_once(pattern: str, tmp_path: Path, server: st
     pytest.importorskip("webdataset")
     name = f"webdataset:{server}/x-{{0..3}}.tar"
     with pytest.raises(
-        ConfigError, match=r"/x-0.tar is not copied into .*/cache yet; set DATASETS.DOWNLOAD true to"
+        ConfigError, match=r"/x-0.tar has not been copied into .*/cache yet; set DATASETS.DOWNLOAD true to"
     ):
         built(name, tmp_path)
     copied = [(image.sum().item(), label) for image, label in built(name, tmp_path, download=True)]
@@ -492,7 +496,7 @@ def test_shards_at_urls_are_copied_once(pattern: str, tmp_path: Path, server: st
     assert [(image.sum().item(), label) for image, label in built(pattern, tmp_path)] == copied
 
 
-def test_a_shard_that_is_not_at_its_url_leaves_nothing(tmp_path: Path, server: str) -> None:
+def test_a_shard_missing_at_its_url_leaves_no_file(tmp_path: Path, server: str) -> None:
     pytest.importorskip("webdataset")
     message = r"/gone.tar could not be copied to .*/cache: its opener ended with exit [0-9]+$"
     with pytest.raises(ConfigError, match=message):
@@ -500,7 +504,7 @@ def test_a_shard_that_is_not_at_its_url_leaves_nothing(tmp_path: Path, server: s
     assert [*(tmp_path / "cache").iterdir()] == []
 
 
-def test_a_url_that_webdataset_cannot_open_names_those_that_it_can(tmp_path: Path) -> None:
+def test_a_url_scheme_that_webdataset_cannot_open_lists_the_supported_ones(tmp_path: Path) -> None:
     pytest.importorskip("webdataset")
     with pytest.raises(
         ConfigError, match="webdataset opens no s3 URLs, only http, https, .*gs.*; copy the shards and"

@@ -1,4 +1,4 @@
-"""The digits file that ships is what its script makes."""
+"""The script that makes the shipped digits file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from warmstart.data.digits import build_digits
 SHIPPED = Path(build_digits.__file__).with_name("digits.npz")
 
 
-def test_the_script_makes_the_file_that_ships(tmp_path: Path) -> None:
+def test_build_digits_makes_the_file_that_ships(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     build_digits.main([str(tmp_path / "digits.npz")])
     with np.load(SHIPPED) as shipped, np.load(tmp_path / "digits.npz") as made:
@@ -20,7 +20,7 @@ def test_the_script_makes_the_file_that_ships(tmp_path: Path) -> None:
         assert all(np.array_equal(shipped[name], made[name]) for name in shipped.files)
 
 
-def test_values_0_to_16_become_0_to_255_and_every_sample_is_kept_once() -> None:
+def test_split_digits_scales_values_and_keeps_every_sample_once() -> None:
     values = np.arange(1797 * 64).reshape(1797, 8, 8) % 17
     arrays = build_digits.split_digits(values.astype(float), np.arange(1797) % 10)
     assert np.unique(arrays["train_images"]).tolist() == [
@@ -30,6 +30,6 @@ def test_values_0_to_16_become_0_to_255_and_every_sample_is_kept_once() -> None:
     assert np.bincount(labels).tolist() == [180] * 7 + [179] * 3
 
 
-def test_the_script_says_how_to_call_it() -> None:
+def test_build_digits_prints_its_usage_without_arguments() -> None:
     with pytest.raises(SystemExit, match="usage: python -m warmstart.data.digits.build_digits OUT"):
         build_digits.main([])

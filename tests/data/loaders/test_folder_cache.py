@@ -1,4 +1,4 @@
-"""Folders of images, converted once: what the worker loader would read, or a sentence; never half a file."""
+"""Folders of images, converted once: the worker loader's images or one clear error, and never half a file."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ RESIZED = "[{Resize: {size: [8, 6]}}, {Grayscale: {num_output_channels: 3}}, {Ra
     ("folder", "transforms"),
     [("equal", "[]"), ("equal", RESIZED), ("unequal", RESIZED), ("unequal", "[{Resize: 12}, {CenterCrop: 8}]")],
 )
-def test_batches_are_those_of_the_worker_loader_also_from_the_cache(
+def test_converted_folders_give_the_worker_loaders_batches_also_from_the_cache(
     folder: str, transforms: str, request: pytest.FixtureRequest, folder_config: Configured
 ) -> None:
     transforms = transforms.replace("Resize: 12", "Resize: {size: 12}").replace("Crop: 8", "Crop: {size: 8}")
@@ -114,7 +114,7 @@ def test_a_folder_joined_with_an_array_is_one_set(equal: Path, tmp_path: Path, f
     assert torch.equal((next(build_train_loader(worker).batches()).images * 255).round(), (images * 255).round())
 
 
-def test_a_folder_is_read_once_and_mapped_then(equal: Path, tmp_path: Path) -> None:
+def test_a_folder_is_converted_once_and_then_memory_mapped(equal: Path, tmp_path: Path) -> None:
     folder, read = ImageFolder(equal), []
 
     class Counted(ImageFolder):
@@ -150,7 +150,9 @@ def test_a_folder_is_read_once_and_mapped_then(equal: Path, tmp_path: Path) -> N
     ],
     ids=["cut", "empty", "one bit", "checksum", "foreign", "longer"],
 )
-def test_a_damaged_file_is_replaced(damage: Callable[[bytes], bytes], equal: Path, tmp_path: Path) -> None:
+def test_a_damaged_converted_file_is_replaced(
+    damage: Callable[[bytes], bytes], equal: Path, tmp_path: Path
+) -> None:
     whole = FolderImages(ImageFolder(equal), [], str(tmp_path)).load()[0].clone()
     folder = FolderImages(ImageFolder(equal), [], str(tmp_path))
     content = folder.path.read_bytes()
@@ -159,7 +161,7 @@ def test_a_damaged_file_is_replaced(damage: Callable[[bytes], bytes], equal: Pat
     assert folder.path.read_bytes() == content
 
 
-def test_another_folder_or_other_transforms_have_another_file(equal: Path, tmp_path: Path) -> None:
+def test_another_folder_or_other_transforms_get_another_converted_file(equal: Path, tmp_path: Path) -> None:
     def path(*steps: Any, root: Path | str = equal) -> Path:
         named = [(type(step).__name__, step) for step in steps]
         return FolderImages(ImageFolder(root), named, str(tmp_path / "cache")).path
@@ -178,7 +180,9 @@ def test_another_folder_or_other_transforms_have_another_file(equal: Path, tmp_p
     assert len(set(seen)) == len(seen) == 7
 
 
-def test_two_at_once_both_get_all_of_it(equal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_concurrent_conversions_both_get_all_images(
+    equal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each waits for the other in the middle of its conversion."""
     import threading
 
@@ -200,7 +204,7 @@ def test_two_at_once_both_get_all_of_it(equal: Path, tmp_path: Path, monkeypatch
     assert len(files_in(tmp_path / "cache")) == 1
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(
+def test_a_full_disk_is_reported_in_one_sentence_and_leaves_no_file(
     equal: Path, tmp_path: Path, folder_config: Configured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cfg = folder_config(equal)
@@ -220,13 +224,15 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(
     assert files_in(tmp_path / "cache") == []
 
 
-def test_a_cache_that_is_a_file_is_one_sentence(equal: Path, tmp_path: Path, folder_config: Configured) -> None:
+def test_a_cache_that_is_a_file_is_refused_in_one_sentence(
+    equal: Path, tmp_path: Path, folder_config: Configured
+) -> None:
     (tmp_path / "cache").write_text("")
     with pytest.raises(ConfigError, match="^DATASETS.CACHE .* cannot be written: .*; name a folder with room"):
         build_train_loader(folder_config(equal))
 
 
-def test_what_a_killed_conversion_left_goes_after_a_day(equal: Path, tmp_path: Path) -> None:
+def test_temporary_files_of_a_killed_conversion_are_deleted_after_a_day(equal: Path, tmp_path: Path) -> None:
     folder = FolderImages(ImageFolder(equal), [], str(tmp_path / "cache"))
     folder.path.parent.mkdir()
     names = (f"{folder.path.stem}.{16 * '1'}", f"{folder.path.stem}.{16 * '2'}", "x", f"{folder.path.stem}.notes")
@@ -239,7 +245,7 @@ def test_what_a_killed_conversion_left_goes_after_a_day(equal: Path, tmp_path: P
     assert files_in(folder.path.parent) == sorted([folder.path, young, *foreign])
 
 
-def test_a_long_conversion_says_so_in_one_line(
+def test_a_long_conversion_is_announced_in_one_line(
     equal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: list[LogRecord]
 ) -> None:
     monkeypatch.setattr(cached, "_PIECE", 5)
@@ -250,10 +256,10 @@ def test_a_long_conversion_says_so_in_one_line(
     folder.load()
     (line,) = [record.getMessage() for record in logged]
     assert line.startswith(f"Converting 12 images of {equal}, once: about ")
-    assert line.endswith(f" s; kept in {folder.path}")
+    assert line.endswith(f" s; cached in {folder.path}")
 
 
-def test_the_default_cache_is_the_systems(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_default_cache_is_in_the_systems_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder("") == tmp_path / "warmstart"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
@@ -276,20 +282,22 @@ def test_a_store_is_filled_piece_by_piece(
     assert taken == [(1, 189), (5, 12 * 189), (5, 12 * 189), (2, 12 * 189)]  # a try, then views of one map
 
 
-def test_images_of_other_sizes_name_the_first_file_and_both_sizes(equal: Path, folder_config: Configured) -> None:
+def test_images_of_unequal_sizes_are_reported_with_the_first_file_and_both_sizes(
+    equal: Path, folder_config: Configured
+) -> None:
     Image.new("RGB", (7, 8)).save(equal / "b" / "03.png")
     Image.new("RGB", (1, 1)).save(equal / "b" / "07.png")
     with pytest.raises(ConfigError) as error:
         check_data(folder_config(equal, "SOLVER.IMS_PER_BATCH", 1, "TEST.IMS_PER_BATCH", 1))
     assert str(error.value).endswith(
         f": resident is not possible: {equal}/b/03.png is 8x7, but {equal}/a/00.png is 9x7, and no transform to"
-        " one size, as {Resize: {size: [64, 64]}}, stands in front of all others; use worker"
+        " one size, such as {Resize: {size: [64, 64]}}, comes first; use worker"
     )
     check_data(folder_config(equal, "INPUT.TRANSFORMS_TRAIN", RESIZED, "INPUT.TRANSFORMS_TEST", RESIZED))
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n cut"])
-def test_a_file_that_is_no_image_is_named(content: bytes, equal: Path, folder_config: Configured) -> None:
+def test_a_file_that_is_not_an_image_is_named(content: bytes, equal: Path, folder_config: Configured) -> None:
     (equal / "b" / "03.png").write_bytes(content)
     with pytest.raises(
         ConfigError, match=f"resident is not possible: {equal}/b/03.png cannot be read: .*; use worker"
@@ -301,7 +309,7 @@ def test_a_file_that_is_no_image_is_named(content: bytes, equal: Path, folder_co
         build_train_loader(folder_config(equal))
 
 
-def test_an_image_that_is_cut_short_is_found_when_it_is_read(equal: Path, folder_config: Configured) -> None:
+def test_a_truncated_image_is_reported_when_it_is_read(equal: Path, folder_config: Configured) -> None:
     file = equal / "b" / "03.png"
     file.write_bytes(file.read_bytes()[:-60])
     cfg = folder_config(equal)
@@ -310,7 +318,7 @@ def test_an_image_that_is_cut_short_is_found_when_it_is_read(equal: Path, folder
         build_train_loader(cfg)
 
 
-def test_auto_takes_a_folder_that_can_be_converted(
+def test_auto_chooses_resident_for_a_folder_that_can_be_converted(
     equal: Path, tmp_path: Path, folder_config: Configured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cfg = folder_config(equal, "DATALOADER.BACKEND", "auto", "MODEL.DEVICE", "cpu")
@@ -320,7 +328,7 @@ def test_auto_takes_a_folder_that_can_be_converted(
 
 
 @pytest.mark.parametrize("what", ["space", "permission"])
-def test_auto_leaves_a_folder_where_it_is_when_the_cache_cannot_take_it(
+def test_auto_chooses_worker_if_the_cache_has_no_room(
     what: str, equal: Path, tmp_path: Path, folder_config: Configured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if what == "space":
@@ -333,9 +341,7 @@ def test_auto_leaves_a_folder_where_it_is_when_the_cache_cannot_take_it(
     assert describe_loader(cfg).endswith(f" (resident: DATASETS.CACHE, {cache}, cannot be written or is full)")
 
 
-def test_auto_leaves_a_folder_whose_unreadable_images_are_passed_over(
-    equal: Path, folder_config: Configured
-) -> None:
+def test_auto_chooses_worker_for_a_folder_with_unreadable_skip(equal: Path, folder_config: Configured) -> None:
     cfg = folder_config(equal, "DATALOADER.BACKEND", "auto", "DATALOADER.UNREADABLE", "skip")
     assert choose_backend(cfg) == "worker"
     with pytest.raises(
@@ -344,7 +350,7 @@ def test_auto_leaves_a_folder_whose_unreadable_images_are_passed_over(
         check_data(folder_config(equal, "DATALOADER.UNREADABLE", "skip"))
 
 
-def test_sets_of_other_sizes_are_refused_unless_a_transform_makes_them_equal(
+def test_sets_of_unequal_sizes_are_refused_unless_a_transform_makes_them_equal(
     configured: Configured, tmp_path: Path
 ) -> None:
     sets = []

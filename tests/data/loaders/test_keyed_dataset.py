@@ -1,4 +1,4 @@
-"""Every random choice of loading follows from (SEED, iteration, slot), whoever loads and wherever it begins."""
+"""Keyed random numbers: every random choice depends on (SEED, iteration, slot) alone."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ AUGMENTED = (
 
 
 def take(loader: TrainLoader, start: int, count: int) -> Bytes:
-    """Return `count` batches as bytes and labels, and end what loads them."""
+    """Return `count` batches as bytes and labels, and end the workers."""
     batches = [*itertools.islice(loader.batches(start), count)]
     loader.close()
     return [(images.numpy().tobytes(), labels.tolist()) for images, labels in batches]
 
 
 class Draw:
-    """A user's transform: its image is a number each from torch's, python's and numpy's generator, of 24 bits."""
+    """A user-defined transform: its image is a 24-bit number from each of the three generators."""
 
     def __call__(self, image: Tensor) -> Tensor:
         drawn = int(torch.randint(2**24, ())), random.getrandbits(24), int(np.random.randint(2**24))
@@ -189,7 +189,7 @@ QUIET = pytest.mark.filterwarnings("ignore:The image decoding and encoding capab
 
 @QUIET
 @pytest.mark.parametrize("name", NAMES)
-def test_a_transform_of_torchvision_draws_from_torchs_generator_alone(name: str) -> None:
+def test_torchvision_transforms_draw_from_torchs_generator_alone(name: str) -> None:
     """So keying that one is enough: the same key gives the same image, whatever the others hold."""
     transform = build_transform([(name, ARGUMENTS.get(name, {}))], [0.0], [1.0], "X")
     image = np.random.default_rng(0).integers(0, 200, (24, 28, 3), np.uint8)
@@ -210,7 +210,7 @@ def test_a_transform_of_torchvision_draws_from_torchs_generator_alone(name: str)
 
 
 @QUIET
-def test_every_transform_of_torchvision_gives_the_same_bytes_in_two_workers() -> None:
+def test_every_torchvision_transform_gives_the_same_bytes_in_two_workers() -> None:
     """Image number i goes through transform number i, over and over."""
     steps = [build_transform([(name, ARGUMENTS.get(name, {}))], [0.0], [1.0], "X").steps[0][1] for name in NAMES]
     images = np.random.default_rng(0).integers(0, 200, (len(steps), 24, 28, 3), np.uint8)
@@ -248,7 +248,7 @@ def test_every_transform_of_torchvision_gives_the_same_bytes_in_two_workers() ->
     ],
     ids=["here", "worker", "resident"],
 )
-def test_the_parts_of_all_ranks_joined_are_the_batch_of_one_process(
+def test_the_parts_of_all_ranks_form_the_batch_of_one_process(
     configured: Configured, loading: tuple[Any, ...], world_size: int
 ) -> None:
     cfg = configured(*AUGMENTED, *loading)
@@ -261,7 +261,7 @@ def test_the_parts_of_all_ranks_joined_are_the_batch_of_one_process(
 
 
 @pytest.mark.parametrize("backend", ["worker", "resident"])
-def test_a_rank_names_its_own_samples(configured: Configured, backend: str) -> None:
+def test_a_rank_describes_its_own_samples(configured: Configured, backend: str) -> None:
     cfg = configured(*AUGMENTED, "DATALOADER.BACKEND", backend)
     whole = build_train_loader(cfg).sample_indices(119)
     parts = [build_train_loader(cfg, rank, 3).sample_indices(119) for rank in range(3)]

@@ -1,4 +1,4 @@
-"""MixUp and CutMix by torchvision's names, and what is drawn for them."""
+"""MixUp and CutMix by torchvision's names, and their random draws."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def plain_and_mixed(configured: Configured, noise_npz: Path) -> Callable[..., An
     return make
 
 
-def test_mixup_is_the_published_formula_with_the_sample_before(plain_and_mixed: Callable[..., Any]) -> None:
+def test_mixup_applies_the_published_formula_with_the_preceding_sample(
+    plain_and_mixed: Callable[..., Any],
+) -> None:
     shares = []
     for (images, labels), (mixed, targets) in plain_and_mixed("[{MixUp: {alpha: 0.4}}]", 4):
         other = images.roll(1, 0)
@@ -54,7 +56,7 @@ def test_mixup_is_the_published_formula_with_the_sample_before(plain_and_mixed: 
     assert len(set(shares)) == 4
 
 
-def test_cutmix_puts_in_a_box_and_its_share(plain_and_mixed: Callable[..., Any]) -> None:
+def test_cutmix_pastes_a_box_and_mixes_labels_by_its_area(plain_and_mixed: Callable[..., Any]) -> None:
     areas = []
     for (images, labels), (mixed, targets) in plain_and_mixed("[CutMix]", 8):
         changed = (mixed != images).sum((0, 1)) > 8  # of 16 images, some of which share a value
@@ -67,7 +69,7 @@ def test_cutmix_puts_in_a_box_and_its_share(plain_and_mixed: Callable[..., Any])
     assert len(set(areas)) > 3
 
 
-def test_of_two_each_gets_half_of_the_batches(plain_and_mixed: Callable[..., Any]) -> None:
+def test_mixup_and_cutmix_together_each_mix_half_of_the_batches(plain_and_mixed: Callable[..., Any]) -> None:
     cut = 0
     for (images, _), (mixed, _) in plain_and_mixed("[{MixUp: {alpha: 8}}, {CutMix: {alpha: 8}}]", 100):
         same = (mixed == images) | (mixed == images.roll(1, 0))
@@ -77,7 +79,7 @@ def test_of_two_each_gets_half_of_the_batches(plain_and_mixed: Callable[..., Any
 
 @pytest.mark.need("C1", "C5", "C6")
 @pytest.mark.parametrize("backend", ["worker", "resident"])
-def test_what_is_drawn_follows_from_seed_and_iteration(configured: Configured, backend: str) -> None:
+def test_mixing_draws_depend_on_seed_and_iteration_alone(configured: Configured, backend: str) -> None:
     def cfg(*words: Any) -> CfgNode:
         return configured("INPUT.TRANSFORMS_TRAIN", BOTH, "DATALOADER.BACKEND", backend, *words)
 
@@ -94,7 +96,7 @@ def test_what_is_drawn_follows_from_seed_and_iteration(configured: Configured, b
 
 @pytest.mark.parametrize("backend", ["worker", "resident"])
 @pytest.mark.parametrize("world_size", [2, 4])
-def test_the_parts_of_all_ranks_joined_are_the_batch_of_one_process(
+def test_the_parts_of_all_ranks_form_the_mixed_batch_of_one_process(
     configured: Configured, backend: str, world_size: int
 ) -> None:
     cfg = configured("INPUT.TRANSFORMS_TRAIN", BOTH, "DATALOADER.BACKEND", backend, "SOLVER.IMS_PER_BATCH", 12)
@@ -106,7 +108,7 @@ def test_the_parts_of_all_ranks_joined_are_the_batch_of_one_process(
         assert torch.cat([part.targets for part in parts]).equal(labels)
 
 
-def test_both_loaders_mix_alike(configured: Configured) -> None:
+def test_both_loaders_give_the_same_mixed_batches(configured: Configured) -> None:
     one, other = (
         batches(configured("INPUT.TRANSFORMS_TRAIN", BOTH, "DATALOADER.BACKEND", backend), 6)
         for backend in ("worker", "resident")
@@ -122,20 +124,22 @@ def test_both_loaders_mix_alike(configured: Configured) -> None:
         (
             "TRAIN",
             "[MixUp, {RandomCrop: {size: 8}}]",
-            "MixUp mixes whole batches; put it behind RandomCrop, at the end",
+            "MixUp mixes entire batches; put it after RandomCrop, at the end",
         ),
         ("TRAIN", "[{MixUp: {alpha: 0}}]", r"MixUp.alpha: MixUp expects a number above 0, such as 0.2; got 0"),
         ("TRAIN", "[{CutMix: {alpha: x}}]", "CutMix.alpha: CutMix expects a number"),
         ("TRAIN", "[{MixUp: {num_classes: 3}}]", "MixUp takes no argument 'num_classes'. It takes: alpha"),
         ("TRAIN", "[Mixup]", "no transform is called 'Mixup'; did you mean 'MixUp'?"),
-        ("TEST", "[MixUp]", "INPUT.TRANSFORMS_TEST .*: MixUp is for INPUT.TRANSFORMS_TRAIN only; leave it out"),
+        ("TEST", "[MixUp]", "INPUT.TRANSFORMS_TEST .*: MixUp is for INPUT.TRANSFORMS_TRAIN only; remove it"),
     ],
 )
-def test_a_mistake_is_one_sentence(configured: Configured, key: str, transforms: str, message: str) -> None:
+def test_wrong_mixing_entries_are_refused_in_one_sentence(
+    configured: Configured, key: str, transforms: str, message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         check_data(configured(f"INPUT.TRANSFORMS_{key}", transforms))
 
 
-def test_the_names_are_taken() -> None:
+def test_register_transform_refuses_the_names_of_mixing() -> None:
     with pytest.raises(ConfigError, match="a transform called 'MixUp' exists already"):
         register_transform("MixUp", lambda: torch.clone)

@@ -1,4 +1,4 @@
-"""Batches cut out of memory: what torchvision would make of each image, and the same wherever a run begins."""
+"""The resident loader: batches as torchvision would make them, the same from any iteration."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def cut(samples: ResidentSamples, indices: list[int], numbers: list[list[float]]
     ],
     ids=["padded", "uneven", "reflected", "inside"],
 )
-def test_each_place_of_a_crop_is_cut_out_flipped_or_not(crop: v2.RandomCrop, order: str) -> None:
+def test_each_crop_position_is_copied_flipped_or_not(crop: v2.RandomCrop, order: str) -> None:
     pixels = images()
     samples = resident(
         pixels, *((crop, v2.RandomHorizontalFlip()) if order == "crop flip" else (v2.RandomHorizontalFlip(), crop))
@@ -74,7 +74,7 @@ def test_each_place_of_a_crop_is_cut_out_flipped_or_not(crop: v2.RandomCrop, ord
         assert labels.tolist() == [3, 0]
 
 
-def test_what_is_the_same_for_all_is_done_wherever_it_stands() -> None:
+def test_transforms_that_treat_all_images_alike_work_at_any_position() -> None:
     pixels = images(height=8, width=8)
     resize, pad, flip = v2.Resize([4, 6]), v2.Pad(1, fill=7), v2.RandomHorizontalFlip()
     batch, _ = cut(resident(pixels, resize, flip, pad), [0, 1], [[0.1], [0.9]])
@@ -83,7 +83,7 @@ def test_what_is_the_same_for_all_is_done_wherever_it_stands() -> None:
     assert torch.equal(batch[1], expected[1])
 
 
-def test_a_crop_behind_other_transforms_is_the_same_crop() -> None:
+def test_a_crop_after_other_transforms_is_the_same_crop() -> None:
     pixels = images()
     crop = v2.RandomCrop(5, padding=1)
     in_front, _ = cut(resident(pixels, crop), [2, 4], [[0.3, 0.8], [0.9, 0.1]])
@@ -132,7 +132,7 @@ def test_channels_last_holds_the_same_values(steps: list[Any], channels: int, si
 
 
 def test_boxes_are_erased_as_torchvision_erases_them() -> None:
-    """How many images are hit, how much of each, how far boxes are from square, and where they lie."""
+    """The share of images hit, the area of boxes, their deviation from squares, and their positions."""
     torch.manual_seed(0)
     pixels = torch.full((4000, 1, 16, 12), 200, dtype=torch.uint8)
     step = v2.RandomErasing(p=0.6, scale=(0.05, 0.6), ratio=(0.2, 5), value=7)
@@ -155,7 +155,7 @@ def test_boxes_are_erased_as_torchvision_erases_them() -> None:
     assert torch.equal(boxes, ours.sum((1, 2, 3)))  # one whole box each
 
 
-def test_crops_and_flips_cover_all_places_evenly() -> None:
+def test_crops_and_flips_are_uniform_over_all_positions() -> None:
     transforms = "[{RandomCrop: {size: 8, padding: 1}}, RandomHorizontalFlip]"
     loader = build_train_loader(configured("INPUT.TRANSFORMS_TRAIN", transforms))
     pixels = as_tensors(loader.dataset)[0]
@@ -190,7 +190,7 @@ AUGMENTED = (
 
 @pytest.mark.need("C1", "C3", "C5")
 @pytest.mark.parametrize("start", [0, 1, 63, 64, 65, 89, 90, 1_000_000])
-def test_a_resume_anywhere_gives_the_same_batches(start: int) -> None:
+def test_the_resident_loader_gives_the_same_batches_from_any_iteration(start: int) -> None:
     """Within a block of random numbers, at its edge, at the edge of an epoch, and far behind."""
     loader = build_train_loader(configured(*AUGMENTED))
     early = max(0, start - 3)
@@ -205,7 +205,7 @@ def test_a_resume_anywhere_gives_the_same_batches(start: int) -> None:
 
 
 @pytest.mark.need("C1")
-def test_order_and_labels_are_those_of_the_worker_loader_and_without_random_transforms_the_images_too() -> None:
+def test_the_resident_loader_agrees_with_the_worker_loader_except_for_random_transforms() -> None:
     cfgs = [configured("DATALOADER.BACKEND", backend) for backend in ("resident", "worker")]
     loaders = [build_train_loader(cfg) for cfg in cfgs]
     streams = [loader.batches(80) for loader in loaders]
@@ -240,21 +240,21 @@ def test_two_passes_never_repeat_an_augmentation_and_other_seeds_give_others() -
     assert not torch.equal(first, other)
 
 
-def test_the_global_generators_are_left_alone() -> None:
+def test_the_resident_loader_leaves_the_global_generators_alone() -> None:
     state = torch.get_rng_state()
     stream = build_train_loader(configured(*AUGMENTED)).batches()
     next(stream)
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_several_sets_are_one() -> None:
+def test_joined_sets_are_resident_as_one() -> None:
     cfg = configured("DATASETS.TRAIN", ["digits_train", "digits_test"], "SOLVER.IMS_PER_BATCH", 1797)
     _, labels = next(build_train_loader(cfg).batches())
     assert len(labels) == 1797
 
 
 @pytest.mark.parametrize("shape", [(4, 8, 6), (4, 8, 6, 3)])
-def test_images_that_lie_in_a_files_bytes_are_taken_too(shape: tuple[int, ...]) -> None:
+def test_read_only_images_of_a_file_are_accepted(shape: tuple[int, ...]) -> None:
     """They are read-only, of which torch warns."""
     pixels = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
     pixels.flags.writeable = False
@@ -264,7 +264,7 @@ def test_images_that_lie_in_a_files_bytes_are_taken_too(shape: tuple[int, ...]) 
     assert labels.tolist() == [0, 1, 2, 3]
 
 
-def test_transforms_without_a_batched_form_are_refused_all_at_once() -> None:
+def test_all_transforms_without_a_batched_form_are_refused_at_once() -> None:
     cfg = configured("INPUT.TRANSFORMS_TRAIN", "[{RandomRotation: {degrees: 5}}, RandAugment]")
     with pytest.raises(ConfigError) as error:
         check_data(cfg)
@@ -278,16 +278,16 @@ def test_transforms_without_a_batched_form_are_refused_all_at_once() -> None:
 @pytest.mark.parametrize(
     ("name", "step", "problem"),
     [
-        ("mine", lambda image: image, "mine is a transform of your own"),
-        ("RandomErasing", v2.RandomErasing(value="random"), "RandomErasing with value random draws too much"),
+        ("mine", lambda image: image, "mine is a user-defined transform"),
+        ("RandomErasing", v2.RandomErasing(value="random"), "RandomErasing with value random draws too many"),
     ],
 )
-def test_what_has_no_batched_form_says_why(name: str, step: Any, problem: str) -> None:
+def test_batched_form_says_why_a_transform_has_none(name: str, step: Any, problem: str) -> None:
     with pytest.raises(NoBatchedForm, match=problem):
         batched_form(name, step)
 
 
-def test_a_label_outside_names_the_sample(tmp_path: Path) -> None:
+def test_the_resident_loader_names_the_sample_of_a_label_out_of_range(tmp_path: Path) -> None:
     path = tmp_path / "odd.npz"
     np.savez(path, images=np.zeros((40, 8, 8), np.uint8), labels=np.r_[np.zeros(30), 12, np.zeros(9)].astype(int))
     cfg = configured("DATASETS.TEST", f"npz:{path}")
@@ -295,7 +295,7 @@ def test_a_label_outside_names_the_sample(tmp_path: Path) -> None:
         build_test_loader(cfg, f"npz:{path}")
 
 
-def test_memory_is_looked_for_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resident_samples_check_free_memory_first(monkeypatch: pytest.MonkeyPatch) -> None:
     require_memory(10**6, "it")
     with pytest.raises(MemoryError, match="it needs 1,000,000,000,000,000 bytes of memory on cpu, and "):
         require_memory(10**15, "it")
@@ -311,7 +311,7 @@ def test_memory_is_looked_for_first(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize("steps", PIPELINES, ids=lambda steps: "-".join(type(step).__name__ for step in steps))
-def test_a_cuda_device_gives_the_same_batches_and_is_never_waited_for(
+def test_a_cuda_device_gives_the_same_batches_without_synchronisation(
     steps: list[Any], memory_format: torch.memory_format
 ) -> None:
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in VALUES)
@@ -334,7 +334,9 @@ def test_a_cuda_device_gives_the_same_batches_and_is_never_waited_for(
 
 
 @pytest.mark.need("C1", "D1")
-def test_a_resumed_run_ends_with_the_bits_of_the_unbroken_one(tiny_words: list[str], tmp_path: Path) -> None:
+def test_a_resumed_resident_run_ends_with_the_bits_of_the_uninterrupted_one(
+    tiny_words: list[str], tmp_path: Path
+) -> None:
     words = [*tiny_words, "DATALOADER.BACKEND=resident", "SOLVER.CHECKPOINT_PERIOD=5"]
     assert train_net.main(words) == 0
     again = [*words, f"OUTPUT_DIR={tmp_path}/again"]

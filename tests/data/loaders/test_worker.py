@@ -1,4 +1,4 @@
-"""The loaders: the same batches for any number of workers, from any iteration, and nothing left behind."""
+"""The worker loader: the same batches for any number of workers, from any iteration, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_batch_is_float_images_and_int64_labels(train: Callable[..., TrainLoad
 @pytest.mark.need("C5")
 @pytest.mark.need("C7")
 @pytest.mark.parametrize("workers", [1, 2])
-def test_workers_give_the_bytes_that_this_process_gives(train: Callable[..., TrainLoader], workers: int) -> None:
+def test_workers_give_the_same_bytes_as_the_main_process(train: Callable[..., TrainLoader], workers: int) -> None:
     assert take(train(workers), 3, 12) == take(train(0), 3, 12)
 
 
@@ -104,7 +104,9 @@ def test_workers_give_the_bytes_that_this_process_gives(train: Callable[..., Tra
 @pytest.mark.need("C4")
 @pytest.mark.need("C5")
 @pytest.mark.parametrize("start", range(12))
-def test_a_resume_anywhere_goes_on_as_the_straight_run(train: Callable[..., TrainLoader], start: int) -> None:
+def test_the_worker_loader_gives_the_same_batches_from_any_iteration(
+    train: Callable[..., TrainLoader], start: int
+) -> None:
     straight = take(train(), 0, 16)
     assert take(train(), start, 4) == straight[start : start + 4]
 
@@ -120,7 +122,7 @@ def test_three_kills_in_an_epoch_and_one_at_its_edge_change_nothing(
 
 
 @pytest.mark.need("C3")
-def test_a_resume_at_a_million_touches_no_skipped_sample(train: Callable[..., TrainLoader]) -> None:
+def test_a_resume_at_a_million_reads_no_skipped_sample(train: Callable[..., TrainLoader]) -> None:
     dataset = Counting()
     stream = train(dataset=dataset).batches(start=1_000_000)
     assert dataset.touched == []
@@ -128,12 +130,14 @@ def test_a_resume_at_a_million_touches_no_skipped_sample(train: Callable[..., Tr
     assert dataset.touched == labels.tolist()
 
 
-def test_a_batch_larger_than_the_data_set_goes_on_into_the_next_epochs(train: Callable[..., TrainLoader]) -> None:
+def test_a_batch_larger_than_the_data_set_continues_into_the_next_epochs(
+    train: Callable[..., TrainLoader],
+) -> None:
     _, labels = next(train(batch_size=25).batches())
     assert torch.bincount(labels).tolist() == pytest.approx([2.5] * 10, abs=0.5)
 
 
-def test_other_seeds_give_another_order_and_other_augmentation(train: Callable[..., TrainLoader]) -> None:
+def test_different_seeds_give_different_orders_and_augmentation(train: Callable[..., TrainLoader]) -> None:
     assert take(train(seed=0), 0, 5) != take(train(seed=1), 0, 5)
     same_order = [samples(seed=seed)[(0, 3)]["image"].numpy().tobytes() for seed in range(30)]
     assert len(set(same_order)) > 15  # of 50 different flips and crops
@@ -154,7 +158,7 @@ def test_no_random_number_comes_twice_across_workers_and_passes(
 
 
 @pytest.mark.need("C11")
-def test_a_sample_is_augmented_anew_in_each_pass(train: Callable[..., TrainLoader]) -> None:
+def test_a_sample_is_augmented_differently_in_each_pass(train: Callable[..., TrainLoader]) -> None:
     views: dict[int, set[bytes]] = {label: set() for label in range(10)}
     for images, labels in itertools.islice(train(batch_size=10), 20):
         for image, label in zip(images, labels.tolist(), strict=True):
@@ -192,7 +196,7 @@ def test_evaluation_gives_every_sample_once_in_order(workers: int) -> None:
 
 @pytest.mark.need("E6")
 @pytest.mark.parametrize("iteration", [0, 2, 7, 1_000_000])
-def test_the_indices_of_a_batch_are_told_without_reading_it(
+def test_sample_indices_of_a_batch_are_known_without_reading_it(
     train: Callable[..., TrainLoader], iteration: int
 ) -> None:
     dataset = Counting()
@@ -203,7 +207,7 @@ def test_the_indices_of_a_batch_are_told_without_reading_it(
 
 
 @pytest.mark.need("E6")
-def test_a_batch_is_described_by_16_samples_and_by_their_files_where_there_are_any(
+def test_describe_samples_lists_16_samples_with_their_files(
     train: Callable[..., TrainLoader], tmp_path: Path
 ) -> None:
     from PIL import Image
@@ -241,7 +245,7 @@ def test_no_worker_outlives_its_stream(train: Callable[..., TrainLoader], end: s
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="workers obey SIGTERM where it has no sender")
-def test_workers_leave_signals_to_the_main_process(train: Callable[..., TrainLoader]) -> None:
+def test_workers_ignore_signals_to_the_process_group(train: Callable[..., TrainLoader]) -> None:
     before = children()
     stream = train(2).batches()
     assert len([next(stream), next(stream)]) == 2  # one of each worker: both have started
@@ -254,7 +258,7 @@ def test_workers_leave_signals_to_the_main_process(train: Callable[..., TrainLoa
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="workers obey SIGTERM where it has no sender")
-def test_not_even_a_worker_that_has_just_begun_obeys_signals(
+def test_workers_ignore_signals_from_their_first_instruction(
     train: Callable[..., TrainLoader], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     obey = loader_module._obey_main_process_only
@@ -270,11 +274,11 @@ def test_not_even_a_worker_that_has_just_begun_obeys_signals(
     assert held.isdisjoint({signal.SIGINT, signal.SIGUSR1, signal.SIGTERM})
 
 
-def test_more_workers_than_cores_draw_no_warning(train: Callable[..., TrainLoader]) -> None:
+def test_more_workers_than_cores_cause_no_warning(train: Callable[..., TrainLoader]) -> None:
     next(train((os.cpu_count() or 1) + 1).batches())
 
 
-def test_samples_survive_pickling_for_platforms_that_start_workers_afresh() -> None:
+def test_keyed_samples_survive_pickling_for_spawned_workers() -> None:
     sample = pickle.loads(pickle.dumps(samples()))[(5, 3)]
     assert torch.equal(sample["image"], samples()[(5, 3)]["image"])
     assert (sample["label"], sample["index"]) == (3, 3)
@@ -282,7 +286,7 @@ def test_samples_survive_pickling_for_platforms_that_start_workers_afresh() -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_workers_started_afresh_give_the_same_bytes(train: Callable[..., TrainLoader], method: str) -> None:
+def test_spawned_workers_give_the_same_bytes(train: Callable[..., TrainLoader], method: str) -> None:
     usual = multiprocessing.get_start_method()
     multiprocessing.set_start_method(method, force=True)
     try:
@@ -293,7 +297,9 @@ def test_workers_started_afresh_give_the_same_bytes(train: Callable[..., TrainLo
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_label_outside_names_the_sample(train: Callable[..., TrainLoader], workers: int) -> None:
+def test_the_worker_loader_names_the_sample_of_a_label_out_of_range(
+    train: Callable[..., TrainLoader], workers: int
+) -> None:
     stream = train(workers, num_classes=9).batches()
     before = children()
     with pytest.raises(ConfigError, match="ten: sample 9 has label 9; with 9 classes labels run from 0 to 8"):
@@ -316,7 +322,7 @@ class OfKind:
 
 @pytest.mark.parametrize("kind", ["uint8", "floats", "int16", "mixed"])
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_batch_holds_the_bits_of_images_normalised_one_by_one(
+def test_a_batch_has_the_bits_of_images_normalised_one_by_one(
     train: Callable[..., TrainLoader], workers: int, kind: str
 ) -> None:
     dataset = ArrayDataset(np.random.RandomState(1).randint(0, 256, (10, 5, 7, 3), np.uint8), np.arange(10))
@@ -333,7 +339,7 @@ def test_a_batch_holds_the_bits_of_images_normalised_one_by_one(
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_images_of_different_size_in_a_batch_say_what_to_add(
+def test_images_of_unequal_sizes_in_a_batch_are_refused_with_the_fix(
     train: Callable[..., TrainLoader], workers: int
 ) -> None:
     class Growing(ArrayDataset):
@@ -348,7 +354,7 @@ def test_images_of_different_size_in_a_batch_say_what_to_add(
     ).batches()
     with pytest.raises(
         ConfigError,
-        match=r"^images of one batch differ in size .*: 1x4x1, 1x4x10, .* end INPUT.TRANSFORMS_TRAIN .*Resize",
+        match=r"^the images of a batch differ in size .*: 1x4x1, 1x4x10, .* end INPUT.TRANSFORMS_TRAIN .*Resize",
     ):
         next(stream)
 

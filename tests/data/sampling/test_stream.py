@@ -32,7 +32,7 @@ def test_keys_differ_between_positions_and_between_seeds() -> None:
     assert len(keys) == 100_000
 
 
-def test_the_low_half_of_keys_that_torch_seeds_from_is_mixed_too() -> None:
+def test_the_low_half_of_keys_which_seeds_torch_is_well_mixed() -> None:
     low = np.array([sample_key(0, position) & 0xFFFFFFFF for position in range(20_000)], np.uint32)
     ones = np.unpackbits(low.view(np.uint8).reshape(-1, 4), axis=1).mean(axis=0)
     assert len(np.unique(low)) == 20_000
@@ -50,14 +50,14 @@ def test_first_draws_of_neighbouring_keys_are_uniform_and_unrelated() -> None:
 
 
 @pytest.mark.need("C4")
-def test_each_epoch_is_another_permutation() -> None:
+def test_each_epoch_is_a_different_permutation() -> None:
     stream = SampleStream(seed=0, size=100)
     epochs = [stream.order(100 * e, 100).tolist() for e in range(20)]
     assert all(sorted(epoch) == list(range(100)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 20
 
 
-def test_each_sample_comes_at_each_place_about_equally_often() -> None:
+def test_each_sample_occurs_at_each_position_about_equally_often() -> None:
     stream = SampleStream(seed=0, size=5)
     counts = np.zeros((5, 5))
     for position in range(5 * 4000):
@@ -65,14 +65,14 @@ def test_each_sample_comes_at_each_place_about_equally_often() -> None:
     assert counts == pytest.approx(np.full((5, 5), 800), abs=130)  # 5 standard deviations
 
 
-def test_seeds_give_other_orders() -> None:
+def test_different_seeds_give_different_orders() -> None:
     assert len({tuple(SampleStream(seed, 50).order(0, 50)) for seed in range(20)}) == 20
 
 
 @pytest.mark.need("C1")
 @pytest.mark.need("C4")
 @pytest.mark.parametrize("start", [0, 1, 9, 10, 11, 19, 20, 10_000_000_007])
-def test_a_new_stream_goes_on_anywhere_as_the_old_one_would(start: int) -> None:
+def test_a_new_stream_gives_the_same_order_from_any_position(start: int) -> None:
     straight = SampleStream(seed=3, size=10)
     straight.index(start - 5 if start > 5 else 0)
     expected = [straight.index(position) for position in range(start, start + 25)]
@@ -95,14 +95,14 @@ def grouped(seed: int = 7, repeats: object = None) -> GroupedStream:
     return GroupedStream(seed, 3, GROUPS, repeats)  # type: ignore[arg-type]
 
 
-def test_the_orders_of_a_seed_stay_what_they_are() -> None:
+def test_the_orders_of_a_seed_are_pinned() -> None:
     passes = repeated().order(0, 16).reshape(4, 4).tolist()
     assert passes == [[3, 3, 2, 3], [2, 1, 3, 3], [3, 2, 3, 3], [2, 2, 3, 3]]
     batches = grouped().order(0, 18).reshape(6, 3).tolist()
     assert batches == [[0, 5, 2], [4, 1, 4], [3, 5, 0], [3, 2, 5], [1, 1, 4], [2, 3, 0]]
 
 
-def test_a_pass_holds_each_sample_its_factor_rounded_up_or_down() -> None:
+def test_a_pass_holds_each_sample_as_often_as_its_factor_rounded_up_or_down() -> None:
     """Every pass is as long as the factors' sum, and on average each sample comes as often as its factor says."""
     counts = np.array([np.bincount(repeated().order(4 * number, 4), minlength=4) for number in range(4000)])
     assert (counts >= np.floor(REPEATS)).all()
@@ -111,10 +111,10 @@ def test_a_pass_holds_each_sample_its_factor_rounded_up_or_down() -> None:
 
 
 @pytest.mark.parametrize("number", [0, 1, 5, 1_000_000])
-def test_over_all_offsets_of_a_pass_each_sample_comes_exactly_as_often_as_its_factor_says(
+def test_over_all_offsets_each_sample_occurs_exactly_as_often_as_its_factor(
     monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """Where factors are quarters, four offsets stand for all."""
+    """If factors are quarters, four offsets represent all."""
     counts = np.zeros(4)
     for quarter in range(4):
         monkeypatch.setattr(torch, "randint", lambda *_, quarter=quarter, **__: torch.tensor(quarter * 2**30 + 5))
@@ -122,19 +122,19 @@ def test_over_all_offsets_of_a_pass_each_sample_comes_exactly_as_often_as_its_fa
     assert counts.tolist() == (4 * REPEATS).tolist()
 
 
-def test_factors_are_scaled_until_a_pass_has_a_whole_length() -> None:
+def test_repeat_factors_are_scaled_to_an_integer_pass_length() -> None:
     stream = SampleStream(0, 3, np.array([1.0, 1.0, 1.4]))  # 3.4 become 3
     counts = np.bincount(stream.order(0, 3 * 2000), minlength=3) / 2000
     assert counts == pytest.approx([3 / 3.4, 3 / 3.4, 4.2 / 3.4], abs=0.05)
     assert SampleStream(0, 3, np.array([0.0, 0.1, 0.0])).order(0, 4).tolist() == [1, 1, 1, 1]
 
 
-def test_factors_of_one_are_permutations() -> None:
+def test_repeat_factors_of_one_give_permutations() -> None:
     stream = SampleStream(0, 50, np.ones(50))
     assert all(sorted(stream.order(50 * number, 50)) == list(range(50)) for number in range(5))
 
 
-def test_samples_of_equal_factors_share_passes_with_any_others() -> None:
+def test_samples_of_equal_factors_share_passes_with_all_others() -> None:
     """Taken in the data set's order, of four halves only 0 with 2, or 1 with 3, could ever come together."""
     stream = SampleStream(0, 4, np.full(4, 0.5))
     pairs = [tuple(sorted(stream.order(2 * number, 2).tolist())) for number in range(600)]
@@ -148,7 +148,7 @@ def test_samples_of_equal_factors_share_passes_with_any_others() -> None:
 @pytest.mark.parametrize(
     "make", [repeated, grouped, lambda: grouped(repeats=np.array([1, 0.3, 2, 1, 1.9, 0]))], ids=["r", "g", "gr"]
 )
-def test_what_comes_at_a_position_does_not_depend_on_what_was_asked_before(
+def test_the_sample_at_a_position_does_not_depend_on_earlier_calls(
     make: Callable[[], SampleOrder], start: int
 ) -> None:
     straight = make()
@@ -170,7 +170,7 @@ def test_an_order_starts_anywhere_with_one_pass(
     assert len(made) == 1
 
 
-def test_a_batch_is_of_one_group_and_nothing_is_left_out() -> None:
+def test_grouped_stream_batches_are_of_one_group_and_skip_no_sample() -> None:
     """Four samples and two: in 6 batches of 3 each group gives whole passes, so each sample comes 3 times."""
     batches = grouped().order(0, 60 * 3).reshape(60, 3)
     of_second = np.isin(batches, GROUPS[1])
@@ -181,14 +181,14 @@ def test_a_batch_is_of_one_group_and_nothing_is_left_out() -> None:
     assert [turns[i : i + 3].sum() for i in range(57)] == [1] * 57  # evenly spread
 
 
-def test_groups_give_batches_by_the_factors_of_their_samples() -> None:
+def test_grouped_stream_gives_batches_by_the_repeat_factors_of_a_group() -> None:
     repeats = np.array([1, 0.5, 2, 0, 2.5, 1])  # 4 of 7 are of the first group
     counts = np.bincount(grouped(repeats=repeats).order(0, 3 * 7000), minlength=6)
     assert counts / 3000 == pytest.approx(repeats, abs=0.02)
     assert counts[GROUPS[0]].sum() == 12_000
 
 
-def test_seeds_decide_which_group_begins() -> None:
+def test_grouped_stream_begins_with_a_group_chosen_by_the_seed() -> None:
     first = {bool(np.isin(grouped(seed).order(0, 1), GROUPS[1])[0]) for seed in range(20)}
     assert first == {True, False}
 
@@ -206,7 +206,7 @@ def test_random_numbers_kept_restores_all_three_generators_after_an_error_too() 
     assert _draws() == before
 
 
-def test_seeding_everything_fixes_all_three_generators() -> None:
+def test_seed_random_numbers_with_everything_fixes_all_three_generators() -> None:
     with random_numbers_kept(everything=True):
         seed_random_numbers(2**64 - 1, everything=True)
         first = _draws()

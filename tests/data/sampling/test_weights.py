@@ -1,4 +1,4 @@
-"""Which samples come how often and share a batch: the factors, and the config's keys for them."""
+"""Repeat factors and aspect-ratio groups, and the config's keys for them."""
 
 from __future__ import annotations
 
@@ -67,17 +67,17 @@ def rare(tmp_path: Path) -> tuple[Any, ...]:
     # Worked by hand, t = 0.36: sqrt(0.36 / 0.32) = sqrt(1.125), sqrt(0.36 / 0.04) = 3; 0.36 / 0.64 is below 1.
     [(True, [1, 1.0606601717798212, 3]), (False, [1, 1.125, 9])],
 )
-def test_repeat_factors_are_those_of_the_paper(root: bool, by_class: list[float]) -> None:
+def test_repeat_factors_follow_the_papers_formula(root: bool, by_class: list[float]) -> None:
     labels = np.repeat([0, 1, 2], [64, 32, 4])
     factors = repeat_factors(labels, 0.36, root)
     assert factors.tolist() == [by_class[label] for label in labels]
 
 
-def test_classes_as_common_as_the_threshold_or_without_images_change_nothing() -> None:
+def test_repeat_factors_are_one_for_common_and_empty_classes() -> None:
     assert repeat_factors(np.array([0, 0, 2, 2]), 0.5).tolist() == [1, 1, 1, 1]
 
 
-def test_weights_are_shares_of_classes_whatever_their_size() -> None:
+def test_class_repeats_give_each_class_its_share_whatever_its_size() -> None:
     repeats = class_repeats(np.repeat([0, 1, 2], [6, 3, 1]), np.array([1, 1, 2]))
     assert repeats == pytest.approx(np.repeat([2.5 / 6, 2.5 / 3, 5], [6, 3, 1]))
     assert class_repeats(np.array([0, 2, 2, 2]), np.ones(3)) == pytest.approx([2, 2 / 3, 2 / 3, 2 / 3])
@@ -96,7 +96,7 @@ def test_weights_are_shares_of_classes_whatever_their_size() -> None:
     ],
     ids=["all", "repeated", "balanced", "weighted", "without one"],
 )
-def test_classes_come_as_often_as_asked_for(
+def test_class_weights_determine_how_often_classes_occur(
     configured: Configured, rare: tuple[Any, ...], words: tuple[Any, ...], of_100: list[float], backend: str
 ) -> None:
     loader = build_train_loader(configured(*rare, *words, "DATALOADER.BACKEND", backend))
@@ -104,7 +104,7 @@ def test_classes_come_as_often_as_asked_for(
     assert (torch.bincount(labels, minlength=3) / 55).tolist() == pytest.approx(of_100, abs=1.5)
 
 
-def test_samples_come_as_often_as_a_file_says(
+def test_sample_weights_in_a_file_determine_how_often_samples_occur(
     configured: Configured, rare: tuple[Any, ...], tmp_path: Path
 ) -> None:
     weights = np.r_[np.zeros(90), np.full(10, 0.5)]
@@ -124,7 +124,7 @@ def test_samples_come_as_often_as_a_file_says(
 @pytest.mark.parametrize("backend", ["worker", "resident"])
 @pytest.mark.parametrize("words", [(*REPEAT, "DATALOADER.REPEAT_THRESHOLD", 0.3), WEIGHTED], ids=["r", "w"])
 @pytest.mark.parametrize("start", [0, 10, 11, 1_000_000])
-def test_every_sampler_starts_anywhere_and_tells_which_samples_it_gives(
+def test_every_sampler_starts_at_any_iteration_and_reports_its_samples(
     configured: Configured, rare: tuple[Any, ...], words: tuple[Any, ...], backend: str, start: int
 ) -> None:
     cfg = configured(*rare, *words, "DATALOADER.BACKEND", backend, "INPUT.MEAN", 0, "INPUT.STD", 1)
@@ -139,7 +139,7 @@ def test_every_sampler_starts_anywhere_and_tells_which_samples_it_gives(
         assert torch.equal((images[:, 0] * 255).round().to(torch.uint8), given)
 
 
-def test_labels_come_from_either_attribute_joined_and_cut() -> None:
+def test_labels_of_reads_either_attribute_of_joined_sets_and_subsets() -> None:
     listed = type("Listed", (), {"targets": [2, 0, 1], "__len__": lambda self: 3})()
     tensor = type("Tensor", (), {"targets": torch.tensor([1, 1]), "__len__": lambda self: 2})()
     array = ArrayDataset(np.zeros((2, 8, 8), np.uint8), np.array([3, 0]))
@@ -153,14 +153,14 @@ def test_labels_come_from_either_attribute_joined_and_cut() -> None:
     [
         (
             {},
-            "needs what the data set does not tell; give it an attribute targets or labels, one whole",
+            "needs information that the data set lacks; give it an attribute targets or labels, one",
         ),
-        ({"labels": [0, 1]}, r"its attribute labels is of shape \(2,\), not \(20,\)"),
+        ({"labels": [0, 1]}, r"its attribute labels has shape \(2,\), not \(20,\)"),
         ({"targets": ["cat"] * 20}, "its labels are of type <U3, not whole numbers"),
         ({"targets": [0, 1, 2, 3, 4] * 4}, "sample 4 has label 4; with 4 classes labels run from 0 to 3"),
     ],
 )
-def test_labels_that_cannot_be_had_say_what_to_add(
+def test_missing_labels_are_reported_with_what_to_add(
     configured: Configured, attributes: dict[str, Any], problem: str
 ) -> None:
     cfg = configured(*use(**attributes), *WEIGHTED)
@@ -169,7 +169,7 @@ def test_labels_that_cannot_be_had_say_what_to_add(
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_wide_and_high_images_do_not_share_a_batch(configured: Configured, workers: int) -> None:
+def test_aspect_ratio_grouping_separates_wide_and_high_images(configured: Configured, workers: int) -> None:
     words = use(sizes=SIZES, labels=[index % 4 for index in range(20)])
     loader = build_train_loader(configured(*words, *GROUPING, *WEIGHTED, "DATALOADER.NUM_WORKERS", workers))
     for iteration, (images, _) in enumerate(itertools.islice(loader, 20)):  # 6 passes
@@ -181,7 +181,7 @@ def test_wide_and_high_images_do_not_share_a_batch(configured: Configured, worke
     assert (counts.min(), counts.max()) == (6, 6)
 
 
-def test_ranks_share_each_batch_of_either_shape(configured: Configured) -> None:
+def test_ranks_share_each_batch_of_an_aspect_ratio_group(configured: Configured) -> None:
     cfg = configured(*use(sizes=SIZES, targets=[0, 1, 2, 3] * 5), *GROUPING, *WEIGHTED)
     whole, *parts = (build_train_loader(cfg), *(build_train_loader(cfg, rank, 3) for rank in range(3)))
     for iteration in range(1_000_000, 1_000_006):
@@ -192,7 +192,9 @@ def test_ranks_share_each_batch_of_either_shape(configured: Configured) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_evaluation_gives_wide_images_first_each_sample_once(configured: Configured, workers: int) -> None:
+def test_evaluation_with_grouping_gives_wide_images_first_and_each_sample_once(
+    configured: Configured, workers: int
+) -> None:
     cfg = configured(*use(sizes=np.array(SIZES)), *GROUPING, "DATALOADER.NUM_WORKERS", workers)
     loader = build_test_loader(cfg, "uneven")
     given = [(images[:, 0, 0, 0] * 255).round().int().tolist() for images, _ in loader]
@@ -201,7 +203,7 @@ def test_evaluation_gives_wide_images_first_each_sample_once(configured: Configu
     loader.close()
 
 
-def test_sizes_of_files_are_read_from_their_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aspect_groups_read_sizes_from_file_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision.datasets import ImageFolder
 
     for name, size in (("a/1.png", (4, 4)), ("a/2.jpg", (4, 5)), ("b/3.png", (5, 4)), ("b/4.jpg", (3, 9))):
@@ -218,7 +220,7 @@ def test_sizes_of_files_are_read_from_their_heads(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("backend", ["worker", "resident"])
-def test_where_all_images_are_of_one_shape_grouping_changes_nothing(
+def test_aspect_ratio_grouping_changes_nothing_if_all_images_have_one_shape(
     configured: Configured, rare: tuple[Any, ...], backend: str
 ) -> None:
     words = (*rare, "DATALOADER.BACKEND", backend)
@@ -229,7 +231,7 @@ def test_where_all_images_are_of_one_shape_grouping_changes_nothing(
     assert torch.equal(first, second)
 
 
-def test_a_shape_whose_samples_all_have_weight_0_never_comes(configured: Configured, tmp_path: Path) -> None:
+def test_an_aspect_ratio_group_of_weight_0_never_occurs(configured: Configured, tmp_path: Path) -> None:
     np.save(tmp_path / "w.npy", [float(index % 3 > 0) for index in range(20)])
     words = (*use(sizes=SIZES), *GROUPING, *WEIGHTED, "DATALOADER.SAMPLE_WEIGHTS", f"{tmp_path}/w.npy")
     loader = build_train_loader(configured(*words))
@@ -241,12 +243,12 @@ def test_a_shape_whose_samples_all_have_weight_0_never_comes(configured: Configu
     [
         (
             {},
-            r"needs what the data set does not tell; give it an attribute sizes, \(height, width\) of each",
+            r"needs information that the data set lacks; give it an attribute sizes, \(height, width\) of each",
         ),
-        ({"sizes": [1, 2]}, r"its attribute sizes is of shape \(2,\), not \(20, 2\)"),
+        ({"sizes": [1, 2]}, r"its attribute sizes has shape \(2,\), not \(20, 2\)"),
     ],
 )
-def test_sizes_that_cannot_be_had_say_what_to_add(
+def test_missing_sizes_are_reported_with_what_to_add(
     configured: Configured, attributes: dict[str, Any], problem: str
 ) -> None:
     cfg = configured(*use(**attributes), *GROUPING)
@@ -262,16 +264,16 @@ def test_sizes_that_cannot_be_had_say_what_to_add(
             ("DATALOADER.REPEAT_THRESHOLD", 0.1, "DATALOADER.CLASS_WEIGHTS", [1, 1, 1]),
             [
                 "DATALOADER.REPEAT_THRESHOLD (override): only RepeatFactorTrainingSampler reads it, and"
-                " DATALOADER.SAMPLER_TRAIN is TrainingSampler; change that, or leave this out",
+                " DATALOADER.SAMPLER_TRAIN is TrainingSampler; change the sampler, or remove this key",
                 "DATALOADER.CLASS_WEIGHTS (override): only WeightedTrainingSampler reads it, and"
-                " DATALOADER.SAMPLER_TRAIN is TrainingSampler; change that, or leave this out",
+                " DATALOADER.SAMPLER_TRAIN is TrainingSampler; change the sampler, or remove this key",
             ],
         ),
         (
             (*WEIGHTED, "DATALOADER.REPEAT_SQRT", False),
             [
                 "DATALOADER.REPEAT_SQRT (override): only RepeatFactorTrainingSampler reads it, and"
-                " DATALOADER.SAMPLER_TRAIN is WeightedTrainingSampler; change that, or leave this out"
+                " DATALOADER.SAMPLER_TRAIN is WeightedTrainingSampler; change the sampler, or remove this key"
             ],
         ),
         (
@@ -284,11 +286,11 @@ def test_sizes_that_cannot_be_had_say_what_to_add(
         ),
         (
             (*WEIGHTED, "DATALOADER.CLASS_WEIGHTS", [1, 2]),
-            ["DATALOADER.CLASS_WEIGHTS (override): 2 weights where 3 are expected, one a class"],
+            ["DATALOADER.CLASS_WEIGHTS (override): 2 weights where 3 are expected, one per class"],
         ),
         (
             (*WEIGHTED, "DATALOADER.CLASS_WEIGHTS", [0, 0, 0]),
-            ["DATALOADER.CLASS_WEIGHTS (override): all weights are 0; give some class more"],
+            ["DATALOADER.CLASS_WEIGHTS (override): all weights are 0; give at least one class a positive weight"],
         ),
         (
             (*WEIGHTED, "DATALOADER.CLASS_WEIGHTS", [1, 1, 1], "DATALOADER.SAMPLE_WEIGHTS", "none.npy"),
@@ -299,7 +301,7 @@ def test_sizes_that_cannot_be_had_say_what_to_add(
         ),
     ],
 )
-def test_keys_that_do_not_go_together_are_refused_before_data_is_read(
+def test_contradictory_sampler_keys_are_refused_before_data_is_read(
     configured: Configured, rare: tuple[Any, ...], words: tuple[Any, ...], problems: list[str]
 ) -> None:
     with pytest.raises(ConfigError) as error:
@@ -310,12 +312,12 @@ def test_keys_that_do_not_go_together_are_refused_before_data_is_read(
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ("1 2 3", "3 weights where 100 are expected, one a sample"),
+        ("1 2 3", "3 weights where 100 are expected, one per sample"),
         ("1 " * 99 + "-1", "sample 99 has weight -1; weights are finite and 0 or more"),
         ("1 " * 99 + "nan", "sample 99 has weight nan; weights are finite and 0 or more"),
-        ("0 " * 100, "all weights are 0; give some sample more"),
-        ("", "0 weights where 100 are expected, one a sample"),
-        ("one two", "it holds something else than numbers$"),
+        ("0 " * 100, "all weights are 0; give at least one sample a positive weight"),
+        ("", "0 weights where 100 are expected, one per sample"),
+        ("one two", "it does not hold numbers alone$"),
     ],
 )
 def test_a_file_of_wrong_weights_is_refused(
@@ -328,17 +330,19 @@ def test_a_file_of_wrong_weights_is_refused(
         check_data(cfg)
 
 
-def test_arrays_of_another_kind_are_no_weights(
+def test_sample_weights_refuse_arrays_of_another_shape_or_type(
     configured: Configured, rare: tuple[Any, ...], tmp_path: Path
 ) -> None:
     for name, array in (("square", np.ones((10, 10))), ("objects", np.array([{}], object))):
         np.save(tmp_path / f"{name}.npy", array)
         cfg = configured(*rare, *WEIGHTED, "DATALOADER.SAMPLE_WEIGHTS", f"{tmp_path}/{name}.npy")
-        with pytest.raises(ConfigError, match=r"^DATALOADER.SAMPLE_WEIGHTS .*npy: (100 weights|it holds som)"):
+        with pytest.raises(
+            ConfigError, match=r"^DATALOADER.SAMPLE_WEIGHTS .*npy: (100 weights|it does not hold numbers alone)"
+        ):
             check_data(cfg)
 
 
-def test_a_class_with_a_weight_and_no_image_is_refused(configured: Configured) -> None:
+def test_class_weights_refuse_a_weight_for_a_class_without_images(configured: Configured) -> None:
     words = use(labels=[0, 1] * 10)
     with pytest.raises(ConfigError, match="^DATALOADER.CLASS_WEIGHTS .*: class 3 has a weight, but no sample"):
         build_train_loader(configured(*words, *WEIGHTED, "DATALOADER.CLASS_WEIGHTS", [1, 1, 0, 1]))

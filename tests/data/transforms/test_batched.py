@@ -1,4 +1,4 @@
-"""Transforms of whole batches: torchvision's bytes where the draw is forced, its chances where it is free."""
+"""Batched transforms: torchvision's bytes for a given draw, and its distribution for free draws."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from warmstart.data.transforms.batched import batched_form
 
 
 def pictures(count: int = 40, channels: int = 3) -> Tensor:
-    """Noise, and what arithmetic with colours stumbles over: black, white, grey, few levels, pure colours."""
+    """Noise, and difficult cases of colour arithmetic: black, white, grey, few levels, pure colours."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, channels, 17, 18), dtype=torch.uint8, generator=generator)
     images[0], images[1], images[2] = 0, 255, images[2, :1]
@@ -44,7 +44,9 @@ ADJUST = {
         *itertools.product(["hue"], (-0.5, -0.13, 0.21, 0.5)),
     ],
 )
-def test_one_kind_of_jitter_is_torchvisions_to_the_bit(kind: str, value: float, channels: int) -> None:
+def test_one_property_of_color_jitter_equals_torchvisions_to_the_bit(
+    kind: str, value: float, channels: int
+) -> None:
     images = pictures(channels=channels)
     step = v2.ColorJitter(**{kind: (value, value)})
     out = applied(step, images, torch.rand(40, 2, generator=torch.Generator().manual_seed(1)))
@@ -64,7 +66,7 @@ def test_one_kind_of_jitter_is_torchvisions_to_the_bit(kind: str, value: float, 
     ],
     ids=["two", "two blends", "four"],
 )
-def test_each_image_is_jittered_in_the_order_and_by_the_factors_of_its_numbers(
+def test_color_jitter_uses_the_order_and_factors_of_each_image(
     ranges: dict[str, tuple[float, float]], kinds: list[str]
 ) -> None:
     orders = list(itertools.permutations(range(len(kinds))))
@@ -80,7 +82,7 @@ def test_each_image_is_jittered_in_the_order_and_by_the_factors_of_its_numbers(
     assert torch.equal(applied(v2.ColorJitter(**ranges), images, numbers), torch.stack(expected))
 
 
-def test_jitter_of_nothing_changes_nothing() -> None:
+def test_color_jitter_without_properties_changes_nothing() -> None:
     images = pictures()
     assert torch.equal(applied(v2.ColorJitter(), images, torch.empty(40, 0)), images)
 
@@ -100,7 +102,7 @@ def test_jitter_of_nothing_changes_nothing() -> None:
     ],
     ids=lambda each: type(each).__name__ if isinstance(each, v2.Transform) else "",
 )
-def test_what_happens_to_an_image_happens_below_its_probability(
+def test_random_transforms_apply_below_their_probability(
     step: Any, hit: Callable[[Tensor], Tensor], channels: int
 ) -> None:
     images = pictures(channels=channels) // 2 + 20  # leaves room for a stretch of contrast
@@ -111,7 +113,7 @@ def test_what_happens_to_an_image_happens_below_its_probability(
     assert not torch.equal(expected[8], images[8]) or (channels == 1 and isinstance(step, v2.RandomGrayscale))
 
 
-def test_a_box_is_erased_with_a_value_a_channel() -> None:
+def test_random_erasing_fills_a_box_with_a_value_per_channel() -> None:
     step = v2.RandomErasing(p=1.0, value=[7, 8.9, 250])
     form = batched_form("RandomErasing", step)
     images = torch.full((50, 3, 12, 12), 100, dtype=torch.uint8)
@@ -119,7 +121,7 @@ def test_a_box_is_erased_with_a_value_a_channel() -> None:
     assert set(map(tuple, out.permute(0, 2, 3, 1).reshape(-1, 3).tolist())) == {(100, 100, 100), (7, 8, 250)}
 
 
-def test_all_orders_of_a_jitter_are_as_likely() -> None:
+def test_color_jitter_draws_all_orders_with_equal_probability() -> None:
     """An image that each order of given factors turns into another one tells which it was."""
     factors = {"brightness": 1.6, "contrast": 0.3, "saturation": 2.2, "hue": 0.2}
     image = pictures()[9]
@@ -153,7 +155,7 @@ def test_all_orders_of_a_jitter_are_as_likely() -> None:
     ],
     ids=repr,
 )
-def test_pixels_have_the_means_and_spreads_that_torchvision_gives_them(step: Any) -> None:
+def test_batched_transforms_match_torchvisions_pixel_statistics(step: Any) -> None:
     count, image = 1500, pictures()[9][:, :4, :4] // 2 + 30
     form = batched_form(type(step).__name__, step)
     ours = form.apply(

@@ -1,4 +1,4 @@
-"""Transforms by name and the normalisation behind them."""
+"""Transforms by name, and the normalisation after them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RGB = np.random.RandomState(0).randint(0, 256, (8, 10, 3), np.uint8)
 
 
 class Add:
-    """A user's transform."""
+    """A user-defined transform."""
 
     def __init__(self, amount: int) -> None:
         self.amount = amount
@@ -48,18 +48,18 @@ def test_every_form_of_a_grey_image_gets_its_channel(image: Any) -> None:
 
 
 @pytest.mark.parametrize("image", [np.ones((4, 4), np.uint8), torch.ones(1, 4, 4, dtype=torch.uint8)])
-def test_a_transform_in_place_leaves_the_data_set_alone(image: Any) -> None:
+def test_a_transform_in_place_does_not_change_the_data_set(image: Any) -> None:
     to_tensor(image).zero_()
     assert image.min() == 1
 
 
-def test_a_read_only_array_is_taken_quietly() -> None:
+def test_a_read_only_array_causes_no_warning() -> None:
     image = RGB.copy()
     image.flags.writeable = False
     assert to_tensor(image).shape == (3, 8, 10)
 
 
-def test_the_whole_way_agrees_with_torchvisions_compose() -> None:
+def test_image_transform_agrees_with_torchvisions_compose() -> None:
     mean, std = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
     ours = build_transform(
         [("RandomHorizontalFlip", {"p": 1.0}), ("CenterCrop", {"size": [4, 6]})], mean, std, KEY
@@ -79,12 +79,12 @@ def test_the_whole_way_agrees_with_torchvisions_compose() -> None:
     assert torch.equal(result, theirs(Image.fromarray(RGB)))
 
 
-def test_without_entries_0_to_255_becomes_minus_2_to_2() -> None:
+def test_image_transform_without_entries_only_normalises() -> None:
     transform = build_transform([], [0.5], [0.25], KEY)
     assert transform(np.array([[0, 255]], np.uint8)).tolist() == [[[-2.0, 2.0]]]
 
 
-def test_entries_run_in_order() -> None:
+def test_image_transform_applies_entries_in_order() -> None:
     register_transform("Add", Add)
     both = [("Add", {"amount": 255}), ("RandomInvert", {"p": 1.0})]
     black = np.zeros((1, 1), np.uint8)
@@ -92,20 +92,20 @@ def test_entries_run_in_order() -> None:
     assert build_transform(both[::-1], [0], [1], KEY)(black + 1).item() == pytest.approx(253 / 255)
 
 
-def test_only_a_users_transform_makes_the_whole_the_users_own() -> None:
+def test_is_users_own_is_true_only_with_a_user_defined_transform() -> None:
     register_transform("Add", Add)
     assert not build_transform([("RandomErasing", {})], [0], [1], KEY).is_users_own
     assert build_transform([("RandomErasing", {}), ("Add", {"amount": 1})], [0], [1], KEY).is_users_own
 
 
 @pytest.mark.parametrize("name", ["Resize", "Add"])
-def test_a_name_is_registered_once(name: str) -> None:
+def test_register_transform_refuses_a_name_that_is_taken(name: str) -> None:
     with pytest.raises(ConfigError, match=f"a transform called '{name}' exists already; choose another name"):
         register_transform("Add", Add)
         register_transform(name, Add)
 
 
-def test_a_word_stands_for_the_enum_member() -> None:
+def test_an_enum_argument_is_given_by_its_value() -> None:
     transform = build_transform([("AutoAugment", {"policy": "cifar10"})], [0], [1], KEY)
     assert transform.steps[0][1].policy is v2.AutoAugmentPolicy.CIFAR10  # type: ignore[attr-defined]
 
@@ -124,13 +124,13 @@ def test_a_word_stands_for_the_enum_member() -> None:
         ([("Typo", {}), ("CenterCrop", {"p": 1})], r"3 problems:(?s:.*)Typo(?s:.*)'p'(?s:.*)CenterCrop needs it"),
     ],
 )
-def test_wrong_entries_are_refused(entries: list[Any], message: str) -> None:
+def test_check_transforms_refuses_wrong_entries(entries: list[Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as error:
         build_transform(entries, [0], [1], KEY)
     assert all(problem.startswith(KEY) for problem in error.value.problems)
 
 
-def test_checking_builds_nothing() -> None:
+def test_check_transforms_builds_nothing() -> None:
     register_transform("Bang", lambda size: pytest.fail("was built"))
     check_transforms([("Bang", {"size": 3})], KEY)
 
@@ -143,7 +143,7 @@ def test_checking_builds_nothing() -> None:
         ([("Grayscale", {}), ("Resize", {"size": [8, 9], "interpolation": "nearest"})], (1, 8, 9)),
     ],
 )
-def test_output_shape_is_that_of_the_models_input(entries: list[Any], shape: tuple[int, ...]) -> None:
+def test_output_shape_is_the_shape_of_the_models_input(entries: list[Any], shape: tuple[int, ...]) -> None:
     transform = build_transform(entries, [0.5], [0.5], KEY)
     before = torch.get_rng_state()
     assert transform.output_shape(3, (32, 48), KEY) == shape
@@ -158,7 +158,7 @@ def test_output_shape_is_that_of_the_models_input(entries: list[Any], shape: tup
         ([("Broken", {})], "Broken fails on a 3x32x32 image .*: 'oh'"),
     ],
 )
-def test_a_transform_that_does_not_fit_the_images_is_named(entries: list[Any], message: str) -> None:
+def test_output_shape_names_a_transform_that_does_not_fit_the_images(entries: list[Any], message: str) -> None:
     def broken(image: Tensor) -> Tensor:
         raise KeyError("oh")
 
@@ -177,7 +177,7 @@ def test_a_transform_that_does_not_fit_the_images_is_named(entries: list[Any], m
         ([], [1.0], "MEAN", 1),
     ],
 )
-def test_mean_and_std_of_another_number_of_channels_are_refused(
+def test_normalised_refuses_mean_and_std_of_another_number_of_channels(
     mean: list[float], std: list[float], key: str, channels: int
 ) -> None:
     transform = build_transform([], mean, std, KEY)
@@ -225,5 +225,5 @@ def test_augmented_passes_a_plain_image_alone() -> None:
 def test_check_targets_refuses_a_transform_of_images_alone_for_boxes() -> None:
     transform = ImageTransform([("mine", lambda image: image)], [0.0], [1.0])
     transform.check_targets({"image": torch.zeros(1, 2, 2), "label": 7}, "INPUT.TRANSFORMS_TRAIN")
-    with pytest.raises(ConfigError, match="^INPUT.TRANSFORMS_TRAIN: mine takes images alone, and the"):
+    with pytest.raises(ConfigError, match="^INPUT.TRANSFORMS_TRAIN: mine takes images alone, but the"):
         transform.check_targets(boxed(4, 8, (1, 2, 3, 4)), "INPUT.TRANSFORMS_TRAIN")

@@ -149,8 +149,8 @@ def test_task_losses_of_a_model_that_returns_losses_refuse_the_label_smoothing_t
     assert losses_of(model, Classification(INFO))(batch) == {"loss_own": torch.tensor(3.0)}
     with pytest.raises(
         ConfigError,
-        match=r"^MODEL\.TASK_ARGS\.label_smoothing: is 0\.1, and the model computes its own losses, which it does"
-        " not change; set it to 0, and smooth the targets in the model$",
+        match=r"^MODEL\.TASK_ARGS\.label_smoothing: is 0\.1, but the model computes its own losses, which it does"
+        " not affect; set it to 0, and smooth the targets in the model$",
     ):
         losses_of(model, Classification(INFO, label_smoothing=0.1))(batch)
 

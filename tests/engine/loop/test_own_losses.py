@@ -115,7 +115,7 @@ def test_several_ranks_train_on_the_models_own_losses(tiny_words: list[str], tmp
     [
         (
             ["MODEL.TASK_ARGS.label_smoothing=0.1"],
-            "error: MODEL.TASK_ARGS.label_smoothing: is 0.1, and the model computes its own losses, which it does",
+            "error: MODEL.TASK_ARGS.label_smoothing: is 0.1, but the model computes its own losses, which it does",
         ),
         (["MODEL.NAME=total"], "error: the model returns a loss named total_loss, as a number of each record is"),
     ],

@@ -468,7 +468,7 @@ def test_activations_that_are_computed_again_change_no_bit(
 def test_a_pattern_that_no_module_matches_is_refused_with_those_there_are(tiny: Tiny) -> None:
     expected = (
         r"^MODEL.ACTIVATION_CHECKPOINTING \(override\): '\^layer' matches no module; there are block1, block2, "
-        r"block3, pool, dropout, fc, and those inside of them$"
+        r"block3, pool, dropout, fc, and the modules inside them$"
     )
     with pytest.raises(ConfigError, match=expected):
         build_trainer(tiny("MODEL.ACTIVATION_CHECKPOINTING", ["^layer"]))
