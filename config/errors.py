@@ -1,9 +1,9 @@
-"""The one exception for what a user typed wrong, and the sentences it is made of."""
+"""The exception for mistakes in what the user wrote, and helpers that word its messages."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from .printable import printable
@@ -36,13 +36,13 @@ class ConfigError(ValueError):
             super().__init__("\n  ".join([f"{len(self.problems)} problems:", *first, *last]))
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
-        """Pickle the problems: their common text has line breaks of its own."""
+        """Pickle the list of problems: the message that joins them cannot be split again."""
         return type(self), (self.problems,)
 
 
 @contextmanager
 def gathering(problems: list[str]) -> Iterator[None]:
-    """Put the problems of a ConfigError into a list instead of raising it, so that others are found too.
+    """Append the problems of a ConfigError to a list instead of raising it, so that later checks run too.
 
     >>> problems = []
     >>> with gathering(problems):
@@ -57,7 +57,7 @@ def gathering(problems: list[str]) -> Iterator[None]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the known name most like `name`, or "" where none is near; case does not count.
+    """Return the known name most similar to `name`, ignoring case; "" if none is similar enough.
 
     >>> nearest("WarmupMultistepLR", ["WarmupCosineLR", "WarmupMultiStepLR"])
     'WarmupMultiStepLR'
@@ -69,25 +69,42 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return by_folded[matches[0]] if matches else ""
 
 
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = ".", show: Callable[[str], str] = repr) -> str:
+    """Return how a message about an unknown name ends its sentence: with the nearest known name, if there is one.
+
+    Args:
+        name: what the user wrote.
+        known: the names that are accepted.
+        otherwise: returned if none of them is near.
+        show: how the nearest name is written.
+
+    >>> did_you_mean("Adm", ["SGD", "Adam"])
+    "; did you mean 'Adam'?"
+    >>> did_you_mean("zebra", ["SGD", "Adam"], otherwise="; known: SGD, Adam")
+    '; known: SGD, Adam'
+    """
+    match = nearest(name, known)
+    return f"; did you mean {show(match)}?" if match else otherwise
+
+
 def unknown_name(label: str, what: str, name: str, known: Iterable[str]) -> ConfigError:
-    """Return the error for a name that must be one of a set: it lists the set and the nearest match.
+    """Return the error for a name that is not one of a set; it lists the set and suggests the nearest match.
 
     Args:
         label: the key that holds the name, with its source.
-        what: what the name stands for, in words: "schedule".
+        what: what the name denotes, in words: "schedule".
         name: what the user wrote.
-        known: the names that would do.
+        known: the names that are accepted.
 
     >>> print(unknown_name("SOLVER.OPTIMIZER", "optimizer", "Adm", ["SGD", "Adam"]))
     SOLVER.OPTIMIZER: no optimizer is called 'Adm'; did you mean 'Adam'? Known: Adam, SGD
     """
     names = sorted(known)
-    match = nearest(name, names)
-    hint = f"; did you mean {match!r}?" if match else "."
+    hint = did_you_mean(name, names)
     return ConfigError(f"{label}: no {what} is called {name!r}{hint} Known: {', '.join(names)}")
 
 
-#: Keys that are called something else now.
+#: Renamed keys, old -> new.
 MOVED = {
     "MODEL.LABEL_SMOOTHING": "MODEL.TASK_ARGS.label_smoothing",
     "TEST.FLIP": "MODEL.TASK_ARGS.flip",
@@ -95,11 +112,11 @@ MOVED = {
 
 
 def unknown_key(source: str, key: str, known: Sequence[str]) -> ConfigError:
-    """Return the error for a key that is not declared; it names the key that was probably meant.
+    """Return the error for an undeclared key; it suggests the key that was probably meant.
 
     Args:
-        source: who wrote the key: "x.yaml:12".
-        key: what stands there.
+        source: where the key was written: "x.yaml:12".
+        key: as written.
         known: all sections and keys.
 
     >>> known = ["SOLVER", "SOLVER.BASE_LR", "SOLVER.GAMMA"]
@@ -113,13 +130,13 @@ def unknown_key(source: str, key: str, known: Sequence[str]) -> ConfigError:
         return ConfigError(f"{source}: unknown key {key}; it is called {MOVED[key]} now")
     section, _, last = key.rpartition(".")
     inside = {name.removeprefix(f"{section}."): name for name in known if name.startswith(f"{section}.")}
-    # The right name in the wrong section is nearer than any spelling; a name in its own section comes next.
+    # First the same name in another section, then a similar name in the same section.
     match = " or ".join(name for name in known if name.rpartition(".")[2] == last.upper())
     match = match or inside.get(nearest(last, inside), "")
     if not match and not inside:
         match = nearest(key, known)
     if last == "_BASE_":
-        hint = "_BASE_ stands at the top level of a file"
+        hint = "_BASE_ belongs at the top level of a file"
     elif match:
         hint = f"did you mean {match}?"
     elif "EPOCH" in last.upper():

@@ -64,7 +64,7 @@ def overview() -> str:
 
 
 def describe_mistake(word: str, others: Sequence[str]) -> str:
-    """Return one sentence for a first word that is no command: it says what to type instead.
+    """Return one sentence for a first word that is not a command: it says what to type instead.
 
     Args:
         word: the first word behind `warmstart`.
@@ -75,7 +75,7 @@ def describe_mistake(word: str, others: Sequence[str]) -> str:
     >>> describe_mistake("--resume", [])
     'expected a command before --resume, such as warmstart train --resume'
     """
-    from warmstart.config import nearest, printable
+    from warmstart.config import did_you_mean, printable
 
     shown = printable(word)
     if word == "help":
@@ -83,9 +83,8 @@ def describe_mistake(word: str, others: Sequence[str]) -> str:
     if word.startswith("-"):
         return f"expected a command before {shown}, such as warmstart train {shown}"
     known = [*COMMANDS, "help"]
-    match = nearest(Path(word).stem, known)
-    hint = f"did you mean warmstart {match}?" if match else f"known: {', '.join(known)}"
-    return f"unknown command {shown}; {hint}"
+    hint = did_you_mean(Path(word).stem, known, f"; known: {', '.join(known)}", show="warmstart {}".format)
+    return f"unknown command {shown}{hint}"
 
 
 if __name__ == "__main__":

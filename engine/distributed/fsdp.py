@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.torch_version import TorchVersion
 
-from warmstart.config import CfgNode, ConfigError, nearest
+from warmstart.config import CfgNode, ConfigError, did_you_mean
 
 from ..runtime.device import build_device
 from . import comm
@@ -191,10 +191,9 @@ def check_wrap(cfg: CfgNode, model: nn.Module) -> list[nn.Module]:
     classes = sorted({type(module).__name__ for module in inner})
     for name in cfg.MODEL.FSDP.WRAP:
         if name not in classes:
-            match = nearest(name, classes)
-            hint = f"did you mean {match}?" if match else f"it has {', '.join(classes)}"
+            hint = did_you_mean(name, classes, f"; it has {', '.join(classes)}", show=str)
             label = cfg.label("MODEL.FSDP.WRAP")
-            raise ConfigError(f"{label}: {cfg.MODEL.NAME} has no module of class {name}; {hint}")
+            raise ConfigError(f"{label}: {cfg.MODEL.NAME} has no module of class {name}{hint}")
     return [module for module in inner if type(module).__name__ in cfg.MODEL.FSDP.WRAP]
 
 

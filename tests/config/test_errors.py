@@ -6,8 +6,8 @@ import pickle
 
 import pytest
 
-from warmstart.config import ConfigError, get_cfg, nearest, unknown_name
-from warmstart.config.errors import gathering, unknown_key
+from warmstart.config import ConfigError, get_cfg, unknown_name
+from warmstart.config.errors import gathering, nearest, unknown_key
 
 KEYS = list(get_cfg()._names())
 
@@ -28,7 +28,7 @@ KEYS = list(get_cfg()._names())
         ("IMS_PER_BATCH", "did you mean SOLVER.IMS_PER_BATCH or TEST.IMS_PER_BATCH?"),
         ("MODEL.ARG.norm", "did you mean MODEL.ARGS?"),
         ("MAX_EPOCHS", "a length in epochs is written SOLVER.MAX_ITER 90ep"),
-        ("SOLVER._BASE_", "_BASE_ stands at the top level of a file"),
+        ("SOLVER._BASE_", "_BASE_ belongs at the top level of a file"),
         ("SOLVER.XYZ", "config/defaults.py lists all keys"),
         ("1", "config/defaults.py lists all keys"),
     ],

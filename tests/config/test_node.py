@@ -131,7 +131,7 @@ def test_open_arguments_nest_and_replace() -> None:
             ["SOLVER.STEPS.0", "3"],
             "override: unknown key SOLVER.STEPS.0; SOLVER.STEPS expects a list, each entry ",
         ),
-        (["_BASE_", "x.yaml"], "override: unknown key _BASE_; _BASE_ stands at the top level of a file"),
+        (["_BASE_", "x.yaml"], "override: unknown key _BASE_; _BASE_ belongs at the top level of a file"),
     ],
 )
 def test_wrong_overrides(overrides: list[Any], message: str) -> None:
