@@ -1,4 +1,4 @@
-"""An evaluation outside of training, with the statistics that one in training has."""
+"""Evaluation of a checkpoint or of MODEL.WEIGHTS, with the scores that an evaluation during training gives."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from warmstart.config import CfgNode, ConfigError
@@ -26,26 +27,41 @@ from .describe import log_scores
 from .init_from_data import build_for_ranks, read_weights
 from .load import load_average, load_model
 from .prepare_torch import prepare_torch
-from .resolve import resolve_config
+from .resolve import resolve_scaled
 from .resume import read_parts, read_start
-from .world_size_scaling import scale_of, scaled
+from .world_size_scaling import scale_of
 
 logger = logging.getLogger(__name__)
 
 
 def evaluate_only(cfg: CfgNode, *, resume: str | None = None, trust: bool = False) -> dict[str, float]:
-    """Return the scores on every test set, as in the run that wrote the weights, and log them; writes nothing.
+    """Evaluate a checkpoint or MODEL.WEIGHTS on every test set; log the scores and return them. Writes no file.
 
-    On several ranks each of them calls it.
+    The Python counterpart of tools/train_net.py --eval-only. In a distributed run every rank calls it.
 
     Args:
-        cfg: as the user wrote it; it is resolved here.
-        resume: None for MODEL.WEIGHTS, "" for the newest checkpoint in OUTPUT_DIR, else a checkpoint's file or
-            folder.
-        trust: whether code in the checkpoint or in MODEL.WEIGHTS may run.
+        cfg: the config as the user wrote it; `evaluate_only` resolves it.
+        resume: None evaluates MODEL.WEIGHTS; "" the newest checkpoint in OUTPUT_DIR; a path this checkpoint, or
+            the newest in this folder.
+        trust: whether to read the file even if that can run code in it.
+
+    Returns:
+        The scores by "NAME/score", as they are called in a run's records.
 
     Raises:
-        ConfigError: there are no weights or no test sets, or they do not fit together.
+        ConfigError: there are no weights or no test sets, or the weights do not fit the model.
+
+    >>> import tempfile
+    >>> from warmstart.config import get_cfg
+    >>> from .train import train
+    >>> cfg = get_cfg()
+    >>> with tempfile.TemporaryDirectory() as folder:  # doctest: +ELLIPSIS
+    ...     cfg.merge_from_list(["MODEL.DEVICE", "cpu", "SOLVER.MAX_ITER", 3, "OUTPUT_DIR", folder])
+    ...     trainer = train(cfg)
+    ...     scores = evaluate_only(cfg, resume="")
+    [...] torch ...
+    >>> [*scores]
+    ['digits_test/accuracy', 'digits_test/top5', 'digits_test/loss']
     """
     given = cfg
     with raise_together():
@@ -53,28 +69,17 @@ def evaluate_only(cfg: CfgNode, *, resume: str | None = None, trust: bool = Fals
     found = None if resume is None else on_main(lambda: read_start(cfg, resume, trust))
     start = None if found is None else read_parts(cfg, found[1])
     with raise_together():
-        if start is not None and scale_of(start):  # its batches, which TEST.PRECISE_BN takes
+        if start is not None and scale_of(start):  # TEST.PRECISE_BN needs the training batches of that run
             cfg = _resolved(given, scale_of(start))
-        if start is None and not cfg.MODEL.WEIGHTS:
-            missing = "needs weights" if resume is None else f"found no checkpoint in {cfg.OUTPUT_DIR}"
-            raise ConfigError(f"command line: --eval-only {missing}; give MODEL.WEIGHTS FILE or --resume=PATH")
-        if not cfg.DATASETS.TEST:
-            raise ConfigError(f"{cfg.label('DATASETS.TEST')}: names no data set to evaluate on")
+        _check(cfg, start, resume)
         device, task = prepare_torch(cfg), build_task(cfg)
         file = read_weights(cfg, trust) if start is None else None
         model = build_for_ranks(cfg, weights=file or start is None, extra_outputs=task.extra_outputs)
         model = with_synchronised_norms(model, cfg.MODEL.SYNC_BN)
-    with raise_together():  # apart from what one rank alone may fail in: from here on ranks wait for each other
-        if not is_sharded(cfg.MODEL.PARALLEL):
-            model = model.to(device)
-        whole = take_weights(model) if is_sharded(cfg.MODEL.PARALLEL) else {}
-        averaged = None
-        if start is not None:
-            averaged = load_average(cfg, model, start)  # a copy of the model, which is not cut yet
-        if is_sharded(cfg.MODEL.PARALLEL):
-            build_shards(cfg, model, whole)
-        if start is not None:
-            load_model(model, start)
+    with (
+        raise_together()
+    ):  # a separate block: what one rank alone may fail in is above; here they wait for each other
+        averaged = _load(cfg, model, device, start)
     if cfg.TEST.PRECISE_BN.ENABLED:
         content = start if file is None else file.content
         set_statistics(cfg, task, [model] if averaged is None else [model, averaged], content)
@@ -84,38 +89,56 @@ def evaluate_only(cfg: CfgNode, *, resume: str | None = None, trust: bool = Fals
     return scores
 
 
-def _resolved(given: CfgNode, ranks: int) -> CfgNode:
-    """Return a config resolved for an evaluation; only TEST.PRECISE_BN takes training's batches there."""
-    return resolve_config(scaled(given, ranks), given=given, trains=given.TEST.PRECISE_BN.ENABLED)
+def _resolved(given: CfgNode, scale: int) -> CfgNode:
+    """Return the config resolved for an evaluation, which uses training batches only for TEST.PRECISE_BN."""
+    return resolve_scaled(given, scale, trains=given.TEST.PRECISE_BN.ENABLED)
+
+
+def _check(cfg: CfgNode, start: Mapping[str, Any] | None, resume: str | None) -> None:
+    """Raise ConfigError if there are no weights to evaluate, or no test sets."""
+    if start is None and not cfg.MODEL.WEIGHTS:
+        missing = "needs weights" if resume is None else f"found no checkpoint in {cfg.OUTPUT_DIR}"
+        raise ConfigError(f"command line: --eval-only {missing}; give MODEL.WEIGHTS FILE or --resume=PATH")
+    if not cfg.DATASETS.TEST:
+        raise ConfigError(f"{cfg.label('DATASETS.TEST')}: names no data set to evaluate on")
+
+
+def _load(cfg: CfgNode, model: nn.Module, device: torch.device, start: dict[str, Any] | None) -> nn.Module | None:
+    """Move or shard the model and load the checkpoint into it; return the checkpoint's averaged model, if any."""
+    if not is_sharded(cfg.MODEL.PARALLEL):
+        model = model.to(device)
+    whole = take_weights(model) if is_sharded(cfg.MODEL.PARALLEL) else {}
+    averaged = None
+    if start is not None:
+        averaged = load_average(cfg, model, start)  # copies the model, which must not be sharded yet
+    if is_sharded(cfg.MODEL.PARALLEL):
+        build_shards(cfg, model, whole)
+    if start is not None:
+        load_model(model, start)
+    return averaged
 
 
 def set_statistics(cfg: CfgNode, task: Task, models: Sequence[nn.Module], content: Any) -> None:
-    """Do for an evaluation of its own what TEST.PRECISE_BN does before one in training, bit for bit.
+    """Recompute BatchNorm statistics as TEST.PRECISE_BN does before an evaluation during training, bit for bit.
 
     Waits for all ranks.
 
     Args:
         cfg: resolved.
         task: computes the losses, as in training.
-        models: in training mode, with their weights.
-        content: of the file that these are from: a checkpoint says which batches would have come next, and with
-            which random numbers; for any other they are the first ones.
+        models: with their weights, in training mode.
+        content: of the file that the weights are from. A checkpoint has the iteration and random states from which
+            training would have continued, and its next batches are used; for any other file the first batches.
 
     Raises:
-        ConfigError: the checkpoint's random state cannot be restored, or the training set not be read.
+        ConfigError: the checkpoint's random state cannot be restored, or the training set cannot be read.
     """
-    known = isinstance(content, Mapping) and content.keys() >= {*PARTS}
     models = [model for model in models if norm_layers(model)]
     if not models:
-        logger.info("TEST.PRECISE_BN: the model has no BatchNorm layer that trains, nothing is to be done")
+        logger.info("TEST.PRECISE_BN: the model has no BatchNorm layer that is trained; nothing to do")
         return
     device = computing_device(models[0])
-    iteration, states = comm.broadcast_object((content["iteration"], content["rng"]) if known else (0, None))
-    try:
-        if states is not None:
-            restore_rng(states, device, comm.rank(), comm.world_size())
-    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError) as error:
-        raise ConfigError(f"the checkpoint's random state is not one of ours: {error}") from None
+    iteration = _restore_position(content, device)
     loader = local_rank_zero_first(lambda: build_train_loader(cfg, task, comm.rank(), comm.world_size()))
     number, parts = cfg.TEST.PRECISE_BN.NUM_ITER, cfg.SOLVER.GRAD_ACCUM_STEPS
     for model in models:
@@ -124,3 +147,20 @@ def set_statistics(cfg: CfgNode, task: Task, models: Sequence[nn.Module], conten
     loader.close()
     text = "TEST.PRECISE_BN: BatchNorm has the statistics of the %d training batches from iteration %d on"
     logger.info(text, number, iteration)
+
+
+def _restore_position(content: Any, device: torch.device) -> int:
+    """Return a checkpoint's iteration and restore its random states; 0 for any other file. Waits for all ranks.
+
+    Raises:
+        ConfigError: the random states cannot be restored.
+    """
+    is_checkpoint = isinstance(content, Mapping) and content.keys() >= {*PARTS}
+    position = (content["iteration"], content["rng"]) if is_checkpoint else (0, None)
+    iteration, states = comm.broadcast_object(position)
+    try:
+        if states is not None:
+            restore_rng(states, device, comm.rank(), comm.world_size())
+    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError) as error:
+        raise ConfigError(f"the checkpoint's random state is not valid: {error}") from None
+    return int(iteration)

@@ -11,8 +11,7 @@ from warmstart.config import CfgNode, started_as
 from ..distributed.launch import _endpoint, _meet_machines, _run_ranks, run_here
 from ..distributed.process_group import check_devices
 from ..distributed.rendezvous import Place
-from .resolve import resolve_config
-from .world_size_scaling import scaled
+from .resolve import resolve_scaled
 
 
 def launch(cfg: CfgNode, flags: Mapping[str, Any], argv: Sequence[str] | None = None) -> int:
@@ -32,7 +31,7 @@ def launch(cfg: CfgNode, flags: Mapping[str, Any], argv: Sequence[str] | None = 
     ranks, machines = flags["num_gpus"] or 1, flags["num_machines"] or 1
     check_devices(cfg, ranks)
     every = ranks * machines
-    resolve_config(scaled(cfg, every), every, given=cfg, trains=not flags.get("eval_only"))
+    resolve_scaled(cfg, every, every, trains=not flags.get("eval_only"))
     argv = sys.argv[1:] if argv is None else argv
     words = [*started_as(argv), *argv]
     restarts, grace = cfg.DISTRIBUTED.MAX_RESTARTS, cfg.DISTRIBUTED.GRACE

@@ -32,7 +32,7 @@ from ..runtime.device import check_device
 from ..runtime.precision import check_precision
 from .init_from_data import weights_in
 from .scores import best_mode, check_best, check_metrics, check_score_names
-from .world_size_scaling import check_scaled, rounded, scale_between
+from .world_size_scaling import check_scaled, rounded, scale_between, scaled
 
 SMALL_IMAGE = 32  # pixels a side, up to which MODEL.STEM auto takes the small stem
 
@@ -103,6 +103,21 @@ def resolve_config(
     _try_model(resolved, task, ranks, trains)
     resolved.freeze()
     return resolved
+
+
+def resolve_scaled(given: CfgNode, scale: int, ranks: int | None = None, trains: bool = True) -> CfgNode:
+    """Return `given` scaled to `scale` processes, as `scaled` does, and then resolved.
+
+    Args:
+        given: the config as the user wrote it.
+        scale: how many processes the batch, learning rates and lengths are for.
+        ranks: how many processes will run it; None: the processes of this run.
+        trains: whether training follows, as for `resolve_config`.
+
+    Raises:
+        ConfigError: what `scaled` and `resolve_config` raise.
+    """
+    return resolve_config(scaled(given, scale), ranks, given, trains)
 
 
 def iters_per_epoch(cfg: CfgNode) -> Fraction:
