@@ -76,9 +76,7 @@ def evaluate_only(cfg: CfgNode, *, resume: str | None = None, trust: bool = Fals
         file = read_weights(cfg, trust) if start is None else None
         model = build_for_ranks(cfg, weights=file or start is None, extra_outputs=task.extra_outputs)
         model = with_synchronised_norms(model, cfg.MODEL.SYNC_BN)
-    with (
-        raise_together()
-    ):  # a separate block: what one rank alone may fail in is above; here they wait for each other
+    with raise_together():  # only once no rank has failed above: in here ranks wait for each other
         averaged = _load(cfg, model, device, start)
     if cfg.TEST.PRECISE_BN.ENABLED:
         content = start if file is None else file.content
