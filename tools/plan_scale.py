@@ -17,7 +17,7 @@ from warmstart.tools import interruptible, table
 
 with interruptible(__name__):
     from warmstart.config import CfgNode, ConfigError, Flag
-    from warmstart.data import device_of, num_workers
+    from warmstart.data import data_spec, device_of, num_workers
     from warmstart.engine import (
         MODES,
         Cluster,
@@ -129,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     images = flags["images"] or cfg.SOLVER.IMS_PER_BATCH // cfg.SOLVER.GRAD_ACCUM_STEPS
     profile = measure_profile(cfg, images, times=times)
     rate = flags["loader_rate"] or measure_loader(cfg)
-    found = predict_all(cfg, profile, cluster, numbers, images, rate / max(num_workers(cfg), 1))
+    found = predict_all(cfg, profile, cluster, numbers, images, rate / max(num_workers(cfg, data_spec(cfg)), 1))
     if flags["json"]:
         known = {"profile": asdict(profile), "cluster": asdict(cluster), "loader_images_per_s": rate}
         print(json.dumps({"images": images, **known, "rows": [row._asdict() for row in found]}))
@@ -193,7 +193,7 @@ def describe_device(cfg: CfgNode, profile: Profile, images: int, rate: float) ->
     """Return what was measured of one device."""
     work = profile.forward.of(images), profile.backward.of(images), profile.update
     forward, backward, update = (f"{1e3 * seconds:.3g} ms" for seconds in work)
-    workers = num_workers(cfg)
+    workers = num_workers(cfg, data_spec(cfg))
     return (
         f"{cfg.MODEL.NAME} on {device_of(cfg)}: {images:,} images take {forward} forward, {backward} backward,"
         f" {cfg.SOLVER.OPTIMIZER} {update}\n"

@@ -17,10 +17,10 @@ from warmstart.data import (
     ResidentEvalLoader,
     ResidentTrainLoader,
     WorkerTrainLoader,
+    data_spec,
     dataset_info,
     describe_workers,
     device_of,
-    input_shape,
     register_dataset,
     register_transform,
     train_info,
@@ -138,7 +138,7 @@ def test_nvjpeg_decodes_in_the_training_process(configured: Configured, monkeypa
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     cfg = configured("INPUT.DECODER", "nvjpeg", "MODEL.DEVICE", "cuda", "DATALOADER.BACKEND", "worker")
     check_data(cfg)
-    assert describe_workers(cfg).startswith("0 processes")
+    assert describe_workers(cfg, data_spec(cfg)).startswith("0 processes")
     loader = build_train_loader(cfg)._loader
     assert (loader.num_workers, loader.pin_memory, loader.samples.on_cuda) == (0, False, True)
     cfg.merge_from_list(["DATALOADER.NUM_WORKERS", 2])
@@ -160,9 +160,9 @@ def test_the_number_of_workers_follows_from_the_cores_and_is_said(
 ) -> None:
     monkeypatch.setattr("warmstart.data.loaders.build_workers.usable_cores", lambda: cores)
     cfg = configured("DATASETS.TRAIN", data, "DATASETS.TEST", data, "MODEL.DEVICE", device)
-    assert describe_workers(cfg) == f"{expected} processes for {cores} cores"
+    assert describe_workers(cfg, data_spec(cfg)) == f"{expected} processes for {cores} cores"
     cfg.merge_from_list(["DATALOADER.NUM_WORKERS", 5])
-    assert describe_workers(cfg) == "5 processes"
+    assert describe_workers(cfg, data_spec(cfg)) == "5 processes"
 
 
 def test_the_default_number_of_workers_is_what_loads(
@@ -281,17 +281,17 @@ def test_a_set_of_unknown_mean_leaves_the_whole_unknown(configured: Configured) 
 
 
 def test_input_shape_follows_the_training_transforms(configured: Configured) -> None:
-    assert input_shape(configured()) == (1, 8, 8)
+    assert data_spec(configured()).input_shape == (1, 8, 8)
     cfg = configured("INPUT.TRANSFORMS_TRAIN", "[{Grayscale: {num_output_channels: 3}}, {Pad: {padding: 1}}]")
-    assert input_shape(cfg) == (3, 10, 10)
+    assert data_spec(cfg).input_shape == (3, 10, 10)
 
 
 def test_images_of_unknown_size_are_large(configured: Configured) -> None:
     _registered("photos", channels=3, image_size=None)
     cfg = configured("DATASETS.TRAIN", "photos", "DATASETS.TEST", "photos")
-    assert input_shape(cfg) == (3, 1024, 1024)
+    assert data_spec(cfg).input_shape == (3, 1024, 1024)
     cfg.merge_from_list(["INPUT.TRANSFORMS_TRAIN", "[{RandomResizedCrop: {size: 224}}]"])
-    assert input_shape(cfg) == (3, 224, 224)
+    assert data_spec(cfg).input_shape == (3, 224, 224)
 
 
 def test_nothing_is_built_to_check_or_to_know_the_size(configured: Configured) -> None:
@@ -310,11 +310,14 @@ def test_nothing_is_built_to_check_or_to_know_the_size(configured: Configured) -
             r"DATASETS.TEST \(override\): no data set .* did you mean 'digits_test'",
         ),
         (["DATASETS.TRAIN", "()"], r"DATASETS.TRAIN \(override\): names no data set; give at least one"),
-        (["DATASETS.TRAIN", "digits_train,cifar10_train"], "cifar10_train have 3 .* those of digits_train 1"),
-        (["DATASETS.TEST", "cifar10_test"], "images of cifar10_test have 3 .* those of the training set 1"),
+        (
+            ["DATASETS.TRAIN", "digits_train,cifar10_train"],
+            "cifar10_train have 3 .* digits_train have 1",
+        ),
+        (["DATASETS.TEST", "cifar10_test"], "images of cifar10_test have 3 .* images of the training set have 1"),
         (
             ["DATASETS.TEST", "fashion_mnist_test"],
-            "classes of fashion_mnist_test are not those of the training set",
+            "classes of fashion_mnist_test differ from the classes of the training set",
         ),
         (["DATASETS.TEST", "many"], "DATASETS.TEST .*: many has 11 classes, the model only 10"),
         (["MODEL.NUM_CLASSES", 7], "MODEL.NUM_CLASSES .*: 7 outputs are too few for the 10 classes"),

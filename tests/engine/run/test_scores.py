@@ -176,6 +176,6 @@ def test_is_best_average_knows_scores_by_their_names_of_now_and_of_older_version
 
 def test_a_test_set_that_does_not_fit_is_called_by_its_name(tiny: Tiny, tmp_path: Path) -> None:
     np.savez(tmp_path / "rgb.npz", images=np.zeros((4, 8, 8, 3), np.uint8), labels=np.arange(4) % 3)
-    message = r"images of val \(npz:/.*/rgb.npz\) have 3 channel\(s\), those of the training set 1"
+    message = r"images of val \(npz:/.*/rgb.npz\) have 3 channel\(s\), but images of the training set have 1"
     with pytest.raises(ConfigError, match=message):
         resolve_config(tiny("DATASETS.TEST", f"val=npz:{tmp_path}/rgb.npz"))
