@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -48,7 +49,8 @@ class Place(NamedTuple):
     port: int
 
 
-class Participants(NamedTuple):
+@dataclass(frozen=True)
+class Participants:
     """The processes that rendezvous.
 
     Args:
@@ -86,8 +88,8 @@ def rendezvous(
     >>> store.set("a", "b"), store.get("a")
     (None, b'b')
     """
-    (host, port), (who, count, prefix, again) = address, participants
-    joining = _Joining(who, count)
+    (host, port), count = address, participants.count
+    joining = _Joining(participants.who, count)
 
     def join() -> Store:
         if host.startswith(FILE):
@@ -97,10 +99,10 @@ def rendezvous(
         else:
             joining.until(lambda: joining.finds_store(host, port))
             store = _tcp_store(host, port, count, timeout)
-        store = PrefixStore(prefix, store)
+        store = PrefixStore(participants.prefix, store)
         before = store.add(_HERE, 1) - 1
         # No process joins a second time before all have joined once.
-        meeting = before // count if again else 0
+        meeting = before // count if participants.again else 0
         joining.until(lambda: joining.are_there(store.add(_HERE, 0) - meeting * count))
         return PrefixStore(f"meeting {meeting}", store)
 
