@@ -120,7 +120,7 @@ def _read(pending: Sequence[dict[str, Tensor]]) -> list[dict[str, list[float]]]:
 
 
 def _require_finite(columns: Mapping[str, list[float]], first: int) -> None:
-    """Raise NonFiniteLossError if a total is infinite or NaN, for the first such update; `first` is the iteration."""
+    """Raise NonFiniteLossError for the first update whose total is infinite or NaN; they begin at `first`."""
     totals = columns["total_loss"]
     if math.isfinite(reduce(add, totals)):  # quick; finite totals may add up to infinity, though
         return
