@@ -182,12 +182,12 @@ def get_cfg() -> CfgNode:
     # Images of one update, over all devices and accumulated steps together. More than the training set has is a
     # warning: a batch then holds images more than once.
     cfg.SOLVER.IMS_PER_BATCH = Int(16, minimum=1)
-    # The number of processes that the batch, rates and lengths are meant for. On n times as many IMS_PER_BATCH and
-    # each rate (BASE_LR, BASE_LR_END, LR of PARAM_GROUPS; base_lr, max_lr, min_lr, eta_min of schedules) are n
-    # times what they say, and each length in iterations, of the run, of schedules and of every period, an n-th;
-    # gamma of ExponentialLR, which counts iterations, becomes its n-th power. So the curve of the rate is the same
-    # one, n times as high and an n-th as long. What has a unit or counts epochs follows by itself. Each change is
-    # printed. A resumed run keeps what it has, on however many processes. 0: nothing is scaled.
+    # Number of processes that the batch size, learning rates and durations are meant for. With n times as many,
+    # IMS_PER_BATCH and each learning rate (BASE_LR, BASE_LR_END, LR in PARAM_GROUPS) are multiplied by n, and each
+    # duration in iterations (of the run, of schedules, every period) is divided by n. The learning rate curve
+    # keeps its shape, n times as high and 1/n as long. Durations with a unit or in epochs need no change. Refused
+    # are schedules with absolute learning rates (such as eta_min, max_lr) or a factor per iteration (ExponentialLR).
+    # Each change is printed. A resumed run keeps its values with any number of processes. 0: nothing is scaled.
     cfg.SOLVER.REFERENCE_WORLD_SIZE = Int(0, maximum=10**6)
     # Micro-batches that one update is computed in, one after the other, for batches that do not fit into
     # memory: each has IMS_PER_BATCH / GRAD_ACCUM_STEPS images, shared by the processes, and so BatchNorm its

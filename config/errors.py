@@ -1,4 +1,4 @@
-"""The exception for mistakes in what the user wrote, and helpers that word its messages."""
+"""The exception for mistakes of the user, and its messages."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _LISTED = 50  # problems of one error that its message lists
 
 
 class ConfigError(ValueError):
-    """A mistake in what the user wrote; the tools print it without a traceback and exit with code 2.
+    """A mistake in the user's input; the tools print it without a traceback and exit with code 2.
 
     Args:
-        problems: one sentence, or one sentence for each mistake.
+        problems: one sentence, or one sentence per mistake.
 
     >>> print(ConfigError("SOLVER.BASE_LR: expected a number above 0; got -1"))
     SOLVER.BASE_LR: expected a number above 0; got -1
@@ -36,13 +36,13 @@ class ConfigError(ValueError):
             super().__init__("\n  ".join([f"{len(self.problems)} problems:", *first, *last]))
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
-        """Pickle the list of problems: the message that joins them cannot be split again."""
+        """Pickle the problems instead of the message, which joins them by line breaks."""
         return type(self), (self.problems,)
 
 
 @contextmanager
 def gathering(problems: list[str]) -> Iterator[None]:
-    """Append the problems of a ConfigError to a list instead of raising it, so that later checks run too.
+    """Append the problems of a ConfigError to a list instead of raising it, so that others are found too.
 
     >>> problems = []
     >>> with gathering(problems):
@@ -88,13 +88,13 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str = ".", show: Ca
 
 
 def unknown_name(label: str, what: str, name: str, known: Iterable[str]) -> ConfigError:
-    """Return the error for a name that is not one of a set; it lists the set and suggests the nearest match.
+    """Return the error for an unknown name, which lists the known names and suggests the most similar one.
 
     Args:
-        label: the key that holds the name, with its source.
-        what: what the name denotes, in words: "schedule".
-        name: what the user wrote.
-        known: the names that are accepted.
+        label: the key that contains the name, with its source.
+        what: the kind of object, in words: "schedule".
+        name: the unknown name.
+        known: the known names.
 
     >>> print(unknown_name("SOLVER.OPTIMIZER", "optimizer", "Adm", ["SGD", "Adam"]))
     SOLVER.OPTIMIZER: no optimizer is called 'Adm'; did you mean 'Adam'? Known: Adam, SGD
@@ -104,7 +104,7 @@ def unknown_name(label: str, what: str, name: str, known: Iterable[str]) -> Conf
     return ConfigError(f"{label}: no {what} is called {name!r}{hint} Known: {', '.join(names)}")
 
 
-#: Renamed keys, old -> new.
+#: Keys that were renamed, with their current names.
 MOVED = {
     "MODEL.LABEL_SMOOTHING": "MODEL.TASK_ARGS.label_smoothing",
     "TEST.FLIP": "MODEL.TASK_ARGS.flip",
@@ -112,11 +112,11 @@ MOVED = {
 
 
 def unknown_key(source: str, key: str, known: Sequence[str]) -> ConfigError:
-    """Return the error for an undeclared key; it suggests the key that was probably meant.
+    """Return the error for a key that is not declared, which suggests the key that was probably intended.
 
     Args:
-        source: where the key was written: "x.yaml:12".
-        key: as written.
+        source: where the key was set: "x.yaml:12".
+        key: the unknown key.
         known: all sections and keys.
 
     >>> known = ["SOLVER", "SOLVER.BASE_LR", "SOLVER.GAMMA"]
@@ -130,7 +130,7 @@ def unknown_key(source: str, key: str, known: Sequence[str]) -> ConfigError:
         return ConfigError(f"{source}: unknown key {key}; it is called {MOVED[key]} now")
     section, _, last = key.rpartition(".")
     inside = {name.removeprefix(f"{section}."): name for name in known if name.startswith(f"{section}.")}
-    # First the same name in another section, then a similar name in the same section.
+    # The right name in the wrong section precedes any other spelling, followed by names in the same section.
     match = " or ".join(name for name in known if name.rpartition(".")[2] == last.upper())
     match = match or inside.get(nearest(last, inside), "")
     if not match and not inside:
