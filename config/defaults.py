@@ -185,9 +185,10 @@ def get_cfg() -> CfgNode:
     # Number of processes that the batch size, learning rates and durations are meant for. With n times as many,
     # IMS_PER_BATCH and each learning rate (BASE_LR, BASE_LR_END, LR in PARAM_GROUPS) are multiplied by n, and each
     # duration in iterations (of the run, of schedules, every period) is divided by n. The learning rate curve
-    # keeps its shape, n times as high and 1/n as long. Durations with a unit or in epochs need no change. Refused
-    # are schedules with absolute learning rates (such as eta_min, max_lr) or a factor per iteration (ExponentialLR).
-    # Each change is printed. A resumed run keeps its values with any number of processes. 0: nothing is scaled.
+    # keeps its shape, n times as high and 1/n as long. Durations with a unit or in epochs need no change.
+    # Schedules with absolute learning rates, such as eta_min, or a factor per iteration (ExponentialLR) are
+    # refused. Each change is printed. A resumed run keeps its values with any number of processes. 0: nothing is
+    # scaled.
     cfg.SOLVER.REFERENCE_WORLD_SIZE = Int(0, maximum=10**6)
     # Micro-batches that one update is computed in, one after the other, for batches that do not fit into
     # memory: each has IMS_PER_BATCH / GRAD_ACCUM_STEPS images, shared by the processes, and so BatchNorm its

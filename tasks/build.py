@@ -1,4 +1,4 @@
-"""Builds the task that a config names."""
+"""The task, built from a config."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from warmstart.data import DatasetInfo, DataSpec, data_spec, num_outputs
 from .registry import task_class, task_names
 from .task import Score, Task
 
-#: Keys that only some tasks read, by what Task attribute `reads` calls them.
+#: Keys that only some tasks read; `Task.reads` lists those that a task reads.
 _NOT_COMMON = ("MODEL.STEM", "INPUT.MEAN", "INPUT.STD")
 
 
@@ -27,8 +27,8 @@ def build_task(cfg: CfgNode, data: DataSpec | None = None) -> Task:
         data: its data sets, if they are known already.
 
     Raises:
-        ConfigError: an unknown name, arguments that it does not take, values that it refuses, a training set that
-            is none for it, MODEL.NUM_CLASSES that does not fit, or a key that it does not read.
+        ConfigError: the name is unknown, the task refuses an argument or value, it does not suit the training set
+            or MODEL.NUM_CLASSES, or a key is set that it does not read.
 
     >>> task = build_task(get_cfg())
     >>> type(task).__name__, [score.name for score in task.scores]
@@ -53,7 +53,7 @@ def build_task(cfg: CfgNode, data: DataSpec | None = None) -> Task:
 
 
 def _check_scores(cfg: CfgNode, task: Task) -> None:
-    """Raise ConfigError if a task's scores are none, or have one name."""
+    """Raise ConfigError if a task's scores are not `Score` objects, or share a name."""
     who, scores = f"{cfg.label('MODEL.TASK')}: {type(task).__name__}.scores", task.scores
     if not isinstance(scores, Sequence) or not all(isinstance(score, Score) for score in scores):
         raise ConfigError(f'{who} is {scores!r}; give a list of warmstart.tasks.Score, as [Score("accuracy")]')
@@ -63,9 +63,9 @@ def _check_scores(cfg: CfgNode, task: Task) -> None:
 
 
 def _told(train: DatasetInfo, outputs: int) -> DatasetInfo:
-    """Return what is known of the training set once MODEL.NUM_CLASSES is `outputs`; 0: it says nothing.
+    """Return the training set's info completed by MODEL.NUM_CLASSES, `outputs`; 0: it is not set.
 
-    Of a data set that does not tell what its targets are, it may be the number of classes or of numbers.
+    If the kind of targets is not known, `outputs` may be the number of classes or the numbers per target.
     """
     if not outputs or train.num_values:
         return train
@@ -73,7 +73,7 @@ def _told(train: DatasetInfo, outputs: int) -> DatasetInfo:
 
 
 def _check_outputs(cfg: CfgNode, train: DatasetInfo, task: Task) -> None:
-    """Raise ConfigError if MODEL.NUM_CLASSES is not what the task, or else the training set, needs."""
+    """Raise ConfigError if MODEL.NUM_CLASSES contradicts the task or, if it does not care, the training set."""
     given = cfg.MODEL.NUM_CLASSES
     if not task.num_outputs:
         num_outputs(cfg, train)
@@ -86,7 +86,7 @@ def _check_outputs(cfg: CfgNode, train: DatasetInfo, task: Task) -> None:
 
 
 def _check_read(cfg: CfgNode, task: Task) -> None:
-    """Raise ConfigError for keys that are set and that the task does not read."""
+    """Raise ConfigError for keys that are set but that the task does not read."""
     read = {*task.reads, *(("INPUT.MEAN", "INPUT.STD") if task.normalise else ())}
     given, defaults = cfg.flatten(), get_cfg().flatten()
     problems = [
@@ -114,6 +114,6 @@ def default_arguments(name: str) -> dict[str, Any]:
 
 
 def evaluation_arguments(name: str) -> tuple[str, ...]:
-    """Return the names of the task's arguments that change evaluations alone."""
+    """Return the names of the task's arguments that affect only evaluation."""
     cls = task_class(name)
     return () if cls is None else tuple(cls.evaluation_args)

@@ -1,4 +1,4 @@
-"""The choice between the loaders, and what the resident one keeps."""
+"""The choice between the worker loader and the resident loader, and the resident images."""
 
 from __future__ import annotations
 
@@ -27,11 +27,10 @@ from .resident import ResidentSamples
 
 
 def choose_backend(cfg: CfgNode, data: DataSpec, task: SampleTask) -> str:
-    """Return worker or resident: DATALOADER.BACKEND, where that is auto the faster of those that can do it.
+    """Return worker or resident: DATALOADER.BACKEND, or for auto the faster one that is possible.
 
-    Resident, where nothing keeps the data sets from it, all images take at most a quarter of the device's memory,
-    and folders are converted or can be.
-
+    Auto means resident if nothing prevents it, all images take at most a quarter of the device's memory, and
+    folders are converted already or can be.
     """
     if cfg.DATALOADER.BACKEND != "auto":
         return str(cfg.DATALOADER.BACKEND)
@@ -39,7 +38,7 @@ def choose_backend(cfg: CfgNode, data: DataSpec, task: SampleTask) -> str:
 
 
 def not_resident(cfg: CfgNode, data: DataSpec, task: SampleTask) -> list[str]:
-    """Return what keeps the data sets of a config from being resident: [] where nothing does."""
+    """Return the reasons why the data sets of a config cannot be resident; [] if they can."""
     if not task.resident:
         return [f"MODEL.TASK {cfg.MODEL.TASK} loads sample by sample"]
     names = [*data.training_sets, *data.test_sets.values()]
@@ -61,7 +60,7 @@ def not_resident(cfg: CfgNode, data: DataSpec, task: SampleTask) -> list[str]:
 
 
 def describe_loader(cfg: CfgNode, data: DataSpec, task: SampleTask) -> str:
-    """Return which loader a config gets, and what it takes or why it is not the faster one."""
+    """Return which loader a config uses, with its memory or workers, and why it is not the faster one."""
     problems = not_resident(cfg, data, task)
     if choose_backend(cfg, data, task) == "resident":
         return f"resident, {_megabytes(cfg, data)}"
@@ -71,7 +70,7 @@ def describe_loader(cfg: CfgNode, data: DataSpec, task: SampleTask) -> str:
 
 
 def _not_by_itself(cfg: CfgNode, data: DataSpec) -> list[str]:
-    """Return what keeps `auto` from a resident loader that is possible."""
+    """Return the reasons why `auto` does not choose a resident loader although it is possible."""
     images = _resident_images(cfg, data)
     problems = []
     if sum(image.bytes for image in images) > total_memory(device_of(cfg)) // 4:
@@ -86,15 +85,15 @@ def _megabytes(cfg: CfgNode, data: DataSpec) -> str:
 
 
 class _Images(NamedTuple):
-    """The images of a data set, once they are resident."""
+    """Requirements of a data set's images for being resident."""
 
     bytes: int = 0
-    problem: str = ""  # why they cannot be
-    has_room: bool = True  # whether what has to be converted can be kept
+    problem: str = ""  # why they cannot be resident
+    has_room: bool = True  # whether the cache has room for converted images
 
 
 def _resident_images(cfg: CfgNode, data: DataSpec) -> list[_Images]:
-    """Return what becomes of each data set."""
+    """Return the `_Images` of each data set."""
     found = []
     joined = [("TRAIN", data.training_sets), *(("TEST", [name]) for name in data.test_sets.values())]
     for key, names in joined:
@@ -113,14 +112,14 @@ def _resident_images(cfg: CfgNode, data: DataSpec) -> list[_Images]:
 
 @dataclass(frozen=True)
 class _Pipeline:
-    """What is done to images before they are cached, and afterwards; `known` is what tells two apart."""
+    """The transforms before images are cached and those after; `known` identifies a pipeline."""
 
     known: str
     once: Steps = field(compare=False)
     rest: Steps = field(compare=False)
 
 
-# A folder of a million files is listed once in a run, not for each question about it.
+# Cached: a folder of a million files is listed once per run.
 @functools.cache
 def _look_at_folder(name: DatasetEntry, place: tuple[str, bool, str], pipeline: _Pipeline, cache: str) -> _Images:
     try:
@@ -135,9 +134,9 @@ def _is_folder(name: DatasetEntry) -> bool:
 
 
 def _split_steps(names: Sequence[DatasetEntry], steps: Steps) -> tuple[Steps, Steps]:
-    """Return what is done to the images of folders before they are cached, and what is left to do.
+    """Return the steps that are applied to the images of folders before they are cached, and the remaining steps.
 
-    Folders joined with arrays are cached as they are: an array has no such step done.
+    Folders joined with arrays are cached untransformed, because all steps remain to be applied to arrays.
     """
     count = len(stages(steps).once) if all(map(_is_folder, names)) else 0
     return steps[:count], steps[count:]
@@ -146,7 +145,7 @@ def _split_steps(names: Sequence[DatasetEntry], steps: Steps) -> tuple[Steps, St
 def resident_samples(
     cfg: CfgNode, data: DataSpec, task: SampleTask, key: str, dataset: MapDataset, names: Sequence[DatasetEntry]
 ) -> ResidentSamples:
-    """Return the images of a data set on MODEL.DEVICE; folders among them are converted where they are not yet.
+    """Return the images of a data set on MODEL.DEVICE; folders that are not converted yet are converted.
 
     Args:
         cfg: the config.
@@ -157,7 +156,7 @@ def resident_samples(
         names: of these sets.
 
     Raises:
-        ConfigError: what keeps them from being resident, a wrong target, no room in memory or in DATASETS.CACHE.
+        ConfigError: they cannot be resident, a target is wrong, or memory or DATASETS.CACHE has no room.
     """
     transform = data.transform(key, task.normalise)
     once, steps = _split_steps(names, transform.steps)

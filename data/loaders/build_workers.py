@@ -1,4 +1,4 @@
-"""How many processes load: what DATALOADER.NUM_WORKERS says, or else what the cores do."""
+"""The number of worker processes: DATALOADER.NUM_WORKERS, or a number that follows from the cores."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from warmstart.config import CfgNode
 from ..datasets.registry import is_in_memory
 from ..spec import DataSpec, device_of
 
-# In the environment of a process to which a launcher has given some cores of its own: how many.
+# Environment variable with the number of cores that a launcher has bound this process to.
 OWN_CORES = "WARMSTART_CORES"
 
-_AT_MOST = 8  # more seldom help, and each takes memory of its own
+_AT_MOST = 8  # more workers seldom help, and each takes memory
 
 
 def num_workers(cfg: CfgNode, data: DataSpec) -> int:
-    """Return how many processes the worker loader of a config has; where NUM_WORKERS is null, one a core, up to 8.
+    """Return the number of worker processes of a config; if NUM_WORKERS is null, one per core, up to 8.
 
-    Then none, where the images lie in memory and the model computes on the CPU: an image takes less than a tenth
-    of a millisecond there, and the model needs the cores itself.
+    With null there are none if the images are in memory and the model runs on the CPU: loading an image then takes
+    less than a tenth of a millisecond, and the model needs the cores itself.
 
     >>> from warmstart.config import get_cfg
     >>> from warmstart.data import data_spec
@@ -30,14 +30,14 @@ def num_workers(cfg: CfgNode, data: DataSpec) -> int:
     """
     if cfg.DATALOADER.NUM_WORKERS is not None:
         return int(cfg.DATALOADER.NUM_WORKERS)
-    if cfg.INPUT.DECODER == "nvjpeg":  # which the training process alone can do
+    if cfg.INPUT.DECODER == "nvjpeg":  # only the training process can decode with it
         return 0
     in_memory = all(map(is_in_memory, (*data.training_sets, *data.test_sets.values())))
     return 0 if in_memory and device_of(cfg) == "cpu" else min(usable_cores(), _AT_MOST)
 
 
 def describe_workers(cfg: CfgNode, data: DataSpec) -> str:
-    """Return the same for the log, and of how many cores it follows where it does.
+    """Return the number of workers as text for the log, with the number of cores if it follows from it.
 
     >>> from warmstart.config import get_cfg
     >>> from warmstart.data import data_spec
@@ -51,9 +51,9 @@ def describe_workers(cfg: CfgNode, data: DataSpec) -> str:
 
 
 def usable_cores() -> int:
-    """Return the cores that this process may use, its share where a launcher has started several on this machine.
+    """Return the cores that this process may use: its share if a launcher has started several on this machine.
 
-    Where the system does not tell, all count.
+    All cores count if the system does not report which may be used.
 
     >>> 1 <= usable_cores() <= os.cpu_count()
     True

@@ -93,7 +93,7 @@ def load_start(trainer: Trainer, start: dict[str, Any]) -> None:
         )
     written_by, now = start.get("versions", {}), versions(trainer.device)
     if not isinstance(written_by, dict):
-        raise ConfigError(f"the checkpoint's versions are no dict, but {type(written_by).__name__}")
+        raise ConfigError(f"the checkpoint's versions are not a dict, but {type(written_by).__name__}")
     changed = [  # an older version noted fewer of them
         f"{name} {written_by[name]} -> {now[name]}"
         for name in now

@@ -83,7 +83,7 @@ def test_tied_weights_and_strides_become_tensors_of_their_own(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("change", "words", "message"),
     [
-        ({"versions": 3}, [], "the checkpoint's versions are no dict, but int"),
+        ({"versions": 3}, [], "the checkpoint's versions are not a dict, but int"),
         ({"ema": {}}, ["--ema"], "{} has no moving average (SOLVER.EMA was off); leave --ema out"),
         ({"ema": {"model": 3}}, ["--ema"], "{} holds no weights to write"),
         ({"ema": [1]}, ["--ema"], "{} holds no weights to write"),
@@ -99,7 +99,7 @@ def test_tied_weights_and_strides_become_tensors_of_their_own(tmp_path: Path) ->
             [],
             "{} cannot be written as .safetensors: a is of torch.complex128",
         ),
-        ({"model": {3: torch.zeros(2)}}, [], "{} cannot be written as .safetensors: the name 3 is no text"),
+        ({"model": {3: torch.zeros(2)}}, [], "{} cannot be written as .safetensors: the name 3 is not a string"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")

@@ -33,7 +33,7 @@ def test_it_prints_a_table_and_what_to_type_and_leaves_a_picture(
     lines = out.splitlines()
     assert lines[0].split() == ["rate", "loss", "smoothed"]
     assert [float(line.split()[0]) for line in (lines[1], lines[12])] == [1e-7, 10.0]
-    steepest = re.search(r"^the loss falls fastest at the rate (\S+)$", out, re.MULTILINE)
+    steepest = re.search(r"^the loss falls fastest at learning rate (\S+)$", out, re.MULTILINE)
     tenth = re.search(r"^it is lowest at \S+; a tenth of that, (\S+), is another good start$", out, re.MULTILINE)
     assert steepest is not None
     assert tenth is not None

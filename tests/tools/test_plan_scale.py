@@ -133,7 +133,7 @@ def test_what_no_flag_gives_is_measured(
         ),
         (
             "--gpus 8,64",
-            "command line: --gpus 8,64: expected a whole number above 0, such as 8; several stand apart",
+            "command line: --gpus 8,64: expected a whole number above 0, such as 8; separate several by spaces",
         ),
         ("--gpus 1000000001", "command line: --gpus 1000000001: expected at most 1,000,000,000"),
         (

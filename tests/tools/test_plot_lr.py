@@ -111,7 +111,7 @@ def test_a_schedule_in_epochs(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_schedule_that_metrics_move_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     out = output_of(["SOLVER.LR_SCHEDULER_NAME", "ReduceLROnPlateau", "--ascii"], capsys)
-    assert "\nmetrics move this schedule; it is shown as if none came\n" in out
+    assert "\nthis schedule follows metrics; it is drawn as if there were none\n" in out
 
 
 def test_many_drops_are_counted(capsys: pytest.CaptureFixture[str]) -> None:

@@ -245,7 +245,7 @@ def test_the_plain_loop_gives_the_same_bits_where_first_weights_follow_from_the_
 def test_the_plain_loop_refuses_what_only_hooks_do(
     tiny_words: list[str], tmp_path: Path, words: list[str], key: str
 ) -> None:
-    message = rf"^{key} \(command line\): the plain loop has no hooks, which do that"
+    message = rf"^{key} \(command line\): the plain loop does not support it"
     with pytest.raises(ConfigError, match=message):
         plain_train_net.main([*tiny_words, *words])
     assert not (tmp_path / "out").exists()
