@@ -1,4 +1,4 @@
-"""What a run logs of itself before it begins, and of its scores."""
+"""The log of a run: its description at the start, and its scores."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def log_scores(scores: dict[str, float], task: Task) -> None:
 
 
 def log_run(cfg: CfgNode, trainer: Trainer) -> None:
-    """Log what is about to run: machine, data, model, plan, parameter groups."""
+    """Log a description of a run: machine, data, model, schedule, parameter groups."""
     data = data_spec(cfg)
     samples = data.train.size
     parameters = sum(p.numel() for p in trainer.model.parameters())
@@ -62,7 +62,7 @@ def log_run(cfg: CfgNode, trainer: Trainer) -> None:
         logger.info(text, ranks, part, images, cfg.DISTRIBUTED.GRADIENTS)
         if is_sharded(cfg.MODEL.PARALLEL):
             wrapped = ", ".join(cfg.MODEL.FSDP.WRAP) or "one step"
-            logger.info("model: in %d parts (fsdp), put together by %s", ranks, wrapped)
+            logger.info("model: sharded over %d ranks (fsdp), all-gathered by %s", ranks, wrapped)
     if trainer.accum_steps > 1:
         images = cfg.SOLVER.IMS_PER_BATCH // (trainer.accum_steps * ranks)
         logger.info("accumulation: %d micro-batches of %d images an update", trainer.accum_steps, images)

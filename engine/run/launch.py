@@ -1,4 +1,4 @@
-"""A run in several processes: checked once, then started."""
+"""Launch of a run in several processes, after its config has been checked once."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from .resolve import resolve_scaled
 
 
 def launch(cfg: CfgNode, flags: Mapping[str, Any], argv: Sequence[str] | None = None) -> int:
-    """Run this command in several processes and return its exit code, once all have ended.
+    """Run this command in several processes and return its exit code when all have exited.
 
-    The first one that fails ends all. Signals go on to them. Each runs the same command line; the environment says
-    which it is.
+    When a process fails, all are ended. Signals are forwarded to them. Each runs the same command line, with its
+    rank in environment variables.
 
     Args:
-        cfg: not resolved; checked here, so that what is wrong is said once.
-        flags: those of `LAUNCH_FLAGS`, and --eval-only where the tool has it.
-        argv: the words behind the program's name; None takes them from sys.argv.
+        cfg: not resolved; it is checked here, so that mistakes are reported once.
+        flags: `LAUNCH_FLAGS` with their values, and --eval-only if the tool has it.
+        argv: the arguments after the program's name; None: sys.argv.
 
     Raises:
-        ConfigError: anything wrong with the config.
+        ConfigError: the config is invalid.
     """
     ranks, machines = flags["num_gpus"] or 1, flags["num_machines"] or 1
     check_devices(cfg, ranks)

@@ -1,4 +1,4 @@
-"""A checkpoint put into a trainer or a model."""
+"""Loading of a checkpoint's content into a trainer or a model."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ logger = logging.getLogger(__name__)
 
 
 def why_done(cfg: CfgNode, start: Mapping[str, Any]) -> str:
-    """Return why there is nothing left to do after a checkpoint, and what to type to go on; "" where there is.
+    """Return why nothing is left to train after a checkpoint, and how to continue; "" if something is left.
 
     Raises:
-        ConfigError: its states are not those of our hooks.
+        ConfigError: a state of a hook in it is invalid.
     """
     if is_pending(start):
         return ""
@@ -33,15 +33,15 @@ def why_done(cfg: CfgNode, start: Mapping[str, Any]) -> str:
     if number >= end:
         return f"the checkpoint is at iteration {number}, SOLVER.MAX_ITER is {end}: nothing to do"
     with _fitting():
-        stopped, goes_on = why_stopped(cfg, start)
-    return f"the run has stopped at iteration {number}: {stopped}; raise {goes_on} to go on" if stopped else ""
+        reason, key = why_stopped(cfg, start)
+    return f"the run has stopped at iteration {number}: {reason}; raise {key} to continue" if reason else ""
 
 
 def load_average(cfg: CfgNode, model: nn.Module, start: dict[str, Any]) -> nn.Module | None:
-    """Return the averaged model of a checkpoint, whether or not SOLVER.EMA is on; None where it has none.
+    """Return the averaged model of a checkpoint, even if SOLVER.EMA is off; None if the checkpoint has none.
 
     Raises:
-        ConfigError: it is of another model.
+        ConfigError: it does not fit the model.
     """
     if start.get("ema") is None:
         if cfg.SOLVER.EMA.ENABLED:
@@ -56,10 +56,10 @@ def load_average(cfg: CfgNode, model: nn.Module, start: dict[str, Any]) -> nn.Mo
 
 
 def load_model(model: nn.Module, start: dict[str, Any]) -> None:
-    """Put a checkpoint's weights into a model, all of them.
+    """Load all of a checkpoint's weights into a model.
 
     Raises:
-        ConfigError: they are those of another model.
+        ConfigError: they do not fit the model.
     """
     with _fitting():
         model.load_state_dict(shard_state_like(start["model"], model))
@@ -77,7 +77,7 @@ def _fitting() -> Iterator[None]:
 
 
 def load_start(trainer: Trainer, start: dict[str, Any]) -> None:
-    """Put a checkpoint into a trainer; where bits may come to differ, say so once.
+    """Load a checkpoint into a trainer; log a warning if other versions may change the last bits.
 
     Raises:
         ConfigError: the checkpoint does not fit the trainer's model or optimizer.
@@ -87,14 +87,14 @@ def load_start(trainer: Trainer, start: dict[str, Any]) -> None:
         missing = missing_optimizer_state(trainer.optimizer)
     if missing:
         raise ConfigError(
-            f"the checkpoint does not hold {', '.join(missing)}, which {type(trainer.optimizer).__name__} keeps "
-            "with these settings; set SOLVER.OPTIMIZER_ARGS and SOLVER.MOMENTUM to what they were, or start a new "
-            "run with MODEL.WEIGHTS FILE and another OUTPUT_DIR"
+            f"the checkpoint does not hold {', '.join(missing)}, which {type(trainer.optimizer).__name__} needs "
+            "with these settings; set SOLVER.OPTIMIZER_ARGS and SOLVER.MOMENTUM to their old values, or start a "
+            "new run with MODEL.WEIGHTS FILE and another OUTPUT_DIR"
         )
     written_by, now = start.get("versions", {}), versions(trainer.device)
     if not isinstance(written_by, dict):
         raise ConfigError(f"the checkpoint's versions are not a dict, but {type(written_by).__name__}")
-    changed = [  # an older version noted fewer of them
+    changed = [  # older checkpoints list fewer of them
         f"{name} {written_by[name]} -> {now[name]}"
         for name in now
         if name in written_by and str(written_by[name]) != str(now[name])

@@ -1,4 +1,4 @@
-"""Weights as a .safetensors file: bits, names, metadata, and the way back."""
+"""Export of weights to a .safetensors file: bits, names, metadata, and use as MODEL.WEIGHTS."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_model_weights_takes_the_file_and_scores_the_same(
     assert lines[0] == lines[1] != ""
 
 
-def test_tied_weights_and_strides_become_tensors_of_their_own(tmp_path: Path) -> None:
+def test_export_weights_writes_tied_weights_and_strides_as_separate_tensors(tmp_path: Path) -> None:
     weight = torch.arange(6.0).view(2, 3)
     checkpoint = {"model": {"a": weight, "b": weight, "c": weight.T, "extra": 3}}
     found = export_weights.weights_of(checkpoint, ema=False, source=tmp_path)

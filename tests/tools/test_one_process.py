@@ -1,4 +1,4 @@
-"""Tools that are one process say so, once, where a launcher has started several; nothing is written."""
+"""Single-process tools: they refuse to run in several processes, once, and write nothing."""
 
 from __future__ import annotations
 
