@@ -3,7 +3,7 @@
 from .command_line import Flag, parse_command_line, program, started_as, usage
 from .defaults import get_cfg
 from .durations import counts_steps, map_durations, resolve_durations, to_iterations
-from .errors import ConfigError, gathering, nearest, unknown_name
+from .errors import ConfigError, did_you_mean, gathering, unknown_name
 from .imports import import_function, import_module
 from .moved_keys import with_new_keys
 from .no_follow import no_follow, refuse_link
@@ -20,12 +20,12 @@ __all__ = [
     "call",
     "check_arguments",
     "counts_steps",
+    "did_you_mean",
     "gathering",
     "get_cfg",
     "import_function",
     "import_module",
     "map_durations",
-    "nearest",
     "no_follow",
     "open_regular",
     "parse_command_line",

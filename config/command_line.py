@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from .errors import ConfigError, nearest
+from .errors import ConfigError, did_you_mean
 
 
 class Flag(NamedTuple):
@@ -77,9 +77,8 @@ def parse_command_line(
             overrides.append(word)
             continue
         if name not in by_name:
-            match = nearest(name, by_name)
-            hint = f"did you mean {match}?" if match else f"known: {', '.join(by_name)}"
-            raise ConfigError(f"command line: unknown flag {name}; {hint}")
+            hint = did_you_mean(name, by_name, f"; known: {', '.join(by_name)}", show=str)
+            raise ConfigError(f"command line: unknown flag {name}{hint}")
         flag = by_name[name]
         value = _value(flag, text if equals else None, words, is_key)
         if flag.repeated:

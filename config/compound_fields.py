@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .errors import nearest
+from .errors import did_you_mean
 from .fields import Bool, Field, Float, Int, Str, shown
 from .yaml12 import parse_scalar, split_list
 
@@ -145,10 +145,8 @@ got [{'NAME': 'a', 'FORM': 5}] (entry 1 has no key FORM; did you mean FROM?)
         parsed = {}
         for key, value in entry.items():
             if key not in self.keys:
-                match = nearest(str(key), self.keys)
-                raise ValueError(
-                    f"entry {number} has no key {key}" + (f"; did you mean {match}?" if match else "")
-                )
+                hint = did_you_mean(str(key), self.keys, otherwise="", show=str)
+                raise ValueError(f"entry {number} has no key {key}{hint}")
             try:
                 parsed[key] = self.keys[key].parse(value)
             except ValueError as error:

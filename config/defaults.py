@@ -186,11 +186,12 @@ def get_cfg() -> CfgNode:
     # training set gives a warning: a batch then contains images more than once.
     cfg.SOLVER.IMS_PER_BATCH = Int(16, minimum=1)
     # Number of processes that the batch size, learning rates and durations are meant for. With n times as many,
-    # IMS_PER_BATCH and each learning rate (BASE_LR, BASE_LR_END, LR in PARAM_GROUPS; base_lr, max_lr, min_lr,
-    # eta_min of schedules) are multiplied by n, and each duration in iterations (of the run, of schedules, every
-    # period) is divided by n; gamma of ExponentialLR, which counts iterations, becomes gamma^n. The learning rate
-    # curve keeps its shape, n times as high and 1/n as long. Durations with a unit or in epochs need no change.
-    # Each change is printed. A resumed run keeps its values with any number of processes. 0: nothing is scaled.
+    # IMS_PER_BATCH and each learning rate (BASE_LR, BASE_LR_END, LR in PARAM_GROUPS) are multiplied by n, and each
+    # duration in iterations (of the run, of schedules, every period) is divided by n. The learning rate curve
+    # keeps its shape, n times as high and 1/n as long. Durations with a unit or in epochs need no change.
+    # Schedules with absolute learning rates, such as eta_min, or a factor per iteration (ExponentialLR) are
+    # refused. Each change is printed. A resumed run keeps its values with any number of processes. 0: nothing is
+    # scaled.
     cfg.SOLVER.REFERENCE_WORLD_SIZE = Int(0, maximum=10**6)
     # Gradient accumulation: micro-batches per optimizer update, for batches that do not fit into memory. Each
     # micro-batch has IMS_PER_BATCH / GRAD_ACCUM_STEPS images, divided among the processes; BatchNorm computes its

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from .printable import printable
@@ -57,7 +57,7 @@ def gathering(problems: list[str]) -> Iterator[None]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the known name most like `name`, or "" where none is near; case does not count.
+    """Return the known name most similar to `name`, ignoring case; "" if none is similar enough.
 
     >>> nearest("WarmupMultistepLR", ["WarmupCosineLR", "WarmupMultiStepLR"])
     'WarmupMultiStepLR'
@@ -67,6 +67,24 @@ def nearest(name: str, known: Iterable[str]) -> str:
     by_folded = {candidate.casefold(): candidate for candidate in known}
     matches = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.6)
     return by_folded[matches[0]] if matches else ""
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = ".", show: Callable[[str], str] = repr) -> str:
+    """Return how a message about an unknown name ends its sentence: with the nearest known name, if there is one.
+
+    Args:
+        name: what the user wrote.
+        known: the names that are accepted.
+        otherwise: returned if none of them is near.
+        show: how the nearest name is written.
+
+    >>> did_you_mean("Adm", ["SGD", "Adam"])
+    "; did you mean 'Adam'?"
+    >>> did_you_mean("zebra", ["SGD", "Adam"], otherwise="; known: SGD, Adam")
+    '; known: SGD, Adam'
+    """
+    match = nearest(name, known)
+    return f"; did you mean {show(match)}?" if match else otherwise
 
 
 def unknown_name(label: str, what: str, name: str, known: Iterable[str]) -> ConfigError:
@@ -82,8 +100,7 @@ def unknown_name(label: str, what: str, name: str, known: Iterable[str]) -> Conf
     SOLVER.OPTIMIZER: no optimizer is called 'Adm'; did you mean 'Adam'? Known: Adam, SGD
     """
     names = sorted(known)
-    match = nearest(name, names)
-    hint = f"; did you mean {match!r}?" if match else "."
+    hint = did_you_mean(name, names)
     return ConfigError(f"{label}: no {what} is called {name!r}{hint} Known: {', '.join(names)}")
 
 

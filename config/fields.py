@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
-from .errors import ConfigError, nearest
+from .errors import ConfigError, did_you_mean
 from .yaml12 import parse_scalar
 
 _GREATEST = 2**63 - 1
@@ -241,8 +241,8 @@ class OneOf(Str):
     def parse(self, value: Any) -> str:
         """Return the word."""
         if value not in self.choices:
-            match = nearest(str(value), self.choices)
-            raise ValueError(*([f"did you mean {match}?"] if match else []))
+            hint = did_you_mean(str(value), self.choices, otherwise="", show=str)
+            raise ValueError(hint.removeprefix("; "))
         return str(value)
 
     def parse_text(self, text: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .errors import ConfigError, nearest
+from .errors import ConfigError, did_you_mean
 
 # Filled by `import_module` only: a config, which may come from a stranger, cannot import anything.
 _IMPORTED: dict[str, ModuleType] = {}
@@ -71,8 +71,7 @@ def import_function(path: str, label: str) -> Callable[..., Any]:
     if function is not None and not callable(function):
         raise ConfigError(f"{label}: {path} is not a function, but {function!r}")
     if function is None:
-        match = nearest(name, dir(_IMPORTED[module_name]))
-        hint = f"; did you mean {match!r}?" if match else ""
+        hint = did_you_mean(name, dir(_IMPORTED[module_name]), otherwise="")
         raise ConfigError(f"{label}: the module {module_name} has no function {name!r}{hint}")
     found: Callable[..., Any] = function
     return found

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from .errors import ConfigError, nearest
+from .errors import ConfigError, did_you_mean
 from .fields import Bool, Field, Float, Int, OrNull, Str, shown
 from .node import CfgNode
 
@@ -56,9 +56,7 @@ def check_arguments(
             if expected:
                 problems.append(f"{where}: {name} expects {expected}; got {shown(value)}")
         elif inspect.Parameter.VAR_KEYWORD not in kinds or argument in given:
-            match = nearest(argument, own)
-            hint = f"; did you mean {match!r}?" if match else "."
-            takes = ", ".join(own) or "none"
+            hint, takes = did_you_mean(argument, own), ", ".join(own) or "none"
             problems.append(f"{where}: {name} takes no argument {argument!r}{hint} It takes: {takes}")
     for argument, parameter in own.items():
         if parameter.default is parameter.empty and argument not in arguments:

@@ -26,22 +26,14 @@ from .memory import free_memory, gigabytes
 from .sampling.stream import GroupedStream, SampleOrder, SampleStream
 from .sampling.weights import class_repeats, repeat_factors
 from .seeds import forward_key, sample_key, splitmix64
-from .spec import (
-    OWN_DEVICE,
-    device_of,
-    input_shape,
-    known_shape,
-    named_test_sets,
-    num_outputs,
-    train_info,
-    training_sets,
-)
+from .spec import OWN_DEVICE, DataSpec, data_spec, device_of, named_test_sets, num_outputs, train_info
 from .transforms.image import build_transform, check_transforms, register_transform
 
 __all__ = [
     "OWN_CORES",
     "OWN_DEVICE",
     "Batch",
+    "DataSpec",
     "DatasetEntry",
     "DatasetInfo",
     "EvalLoader",
@@ -69,6 +61,7 @@ __all__ = [
     "checked_numbers",
     "choose_backend",
     "class_repeats",
+    "data_spec",
     "dataset_info",
     "dataset_names",
     "describe_loader",
@@ -77,8 +70,6 @@ __all__ = [
     "forward_key",
     "free_memory",
     "gigabytes",
-    "input_shape",
-    "known_shape",
     "map_tensors",
     "named_sets",
     "named_test_sets",
@@ -94,6 +85,5 @@ __all__ = [
     "stack_images",
     "to_device",
     "train_info",
-    "training_sets",
     "usable_cores",
 ]

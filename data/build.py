@@ -1,4 +1,4 @@
-"""Builds data sets, transforms and loaders from a config."""
+"""Loaders built from a config, and the checks that need no training data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from warmstart.config import CfgNode, ConfigError
 from .batch import SampleTask
 from .datasets.decode import read_image
 from .datasets.entries import DatasetEntry, EntryLike
-from .datasets.registry import MapDataset, build_dataset, dataset_info, is_users_own
+from .datasets.registry import DatasetInfo, MapDataset, build_dataset, is_users_own
 from .datasets.unreadable import first_readable, read_sample
 from .datasets.webdataset import ShardedImages
 from .loaders.base import TrainLoader
@@ -27,146 +27,172 @@ from .loaders.resident import ResidentEvalLoader, ResidentTrainLoader
 from .loaders.worker import EvalLoader, WorkerLoader, WorkerTrainLoader
 from .memory import free_memory, gigabytes
 from .sampling.build import build_groups, build_order, check_sampler
-from .spec import (
-    device_of,
-    image_entries,
-    image_transform,
-    named_test_set,
-    named_test_sets,
-    num_outputs,
-    output_shape,
-    require_like,
-    require_one_size,
-    train_info,
-    training_sets,
-)
+from .spec import DataSpec, data_spec, device_of, num_outputs, require_like
 from .transforms.image import NEED_TARGETS, check_transforms, has_spatial_targets
 from .transforms.mixup import build_mixing, split_mixing
 
-_PER_SAMPLE = 200  # bytes that a sample of a batch takes beside its pixels: its place, its label
+_PER_SAMPLE = 200  # bytes of a sample in a batch besides its pixels: its index, its label
 
 
 def build_train_loader(cfg: CfgNode, task: SampleTask, rank: int = 0, world_size: int = 1) -> TrainLoader:
-    """Return the endless stream over DATASETS.TRAIN, several sets joined end to end.
+    """Return the endless stream over DATASETS.TRAIN; several sets are concatenated.
 
     Reads DATASETS, INPUT, DATALOADER, SEED, SOLVER.IMS_PER_BATCH, MODEL.DEVICE, MODEL.NUM_CLASSES.
 
     Args:
         cfg: the config.
         task: makes samples and batches of what the data sets return.
-        rank: which of `world_size` processes this one is. It is given its part of each batch, images and random
-            numbers as they stand in the whole one: those of all ranks, joined, are the batch of one process.
+        rank: of this process. Each rank loads its share of every batch, with the same images and random numbers as
+            in the full batch: the shares of all ranks, concatenated, are the batch of a single process.
         world_size: how many processes train together.
 
     Raises:
         ConfigError: unknown names, missing or wrong files, transforms that do not fit, a batch that cannot be
-            shared out evenly.
+            divided evenly among the ranks.
     """
-    names, batch_size = training_sets(cfg), cfg.SOLVER.IMS_PER_BATCH
+    data, batch_size = data_spec(cfg), cfg.SOLVER.IMS_PER_BATCH
     if batch_size % world_size:
         raise ConfigError(
             f"{cfg.label('SOLVER.IMS_PER_BATCH')}: {batch_size} images cannot be shared evenly by {world_size}"
             f" processes; give a multiple of {world_size}"
         )
-    part = batch_size // world_size
-    slots = list(range(rank * part, (rank + 1) * part))
+    share = batch_size // world_size
+    slots = list(range(rank * share, (rank + 1) * share))
     _, mixing = split_mixing(cfg.INPUT.TRANSFORMS_TRAIN, cfg.label("INPUT.TRANSFORMS_TRAIN"))
-    # Each image is mixed with the one before it, which for a part's first one another process has.
+    # Each image is mixed with the previous one; for the first of a share that is on another rank.
     lent = [(slots[0] - 1) % batch_size] if mixing and world_size > 1 else []
-    dataset = _dataset(cfg, "DATASETS.TRAIN", names)
+    names, dataset = data.training_sets, _dataset(cfg, "DATASETS.TRAIN", data.training_sets)
     options = {"seed": cfg.SEED, "batch_size": batch_size, "slots": [*lent, *slots]}
-    options["stream"] = build_order(cfg, dataset, train_info(cfg))
+    options["stream"] = build_order(cfg, dataset, data.train)
     loader: TrainLoader
-    if choose_backend(cfg, task) == "resident":
-        samples = resident_samples(cfg, task, "TRANSFORMS_TRAIN", dataset, names)
+    if choose_backend(cfg, data, task) == "resident":
+        samples = resident_samples(cfg, data, task, "TRAIN", dataset, names)
         loader = ResidentTrainLoader(dataset, samples, **options)
     else:
-        loader = WorkerTrainLoader(_worker_loader(cfg, task, "TRANSFORMS_TRAIN", dataset, names), **options)
+        loader = WorkerTrainLoader(_worker_loader(cfg, data, task, "TRAIN", dataset, names), **options)
     if not mixing:
         return loader
-    return MixedTrainLoader(loader, build_mixing(mixing, num_outputs(cfg, train_info(cfg))), lent=len(lent))
+    return MixedTrainLoader(loader, build_mixing(mixing, num_outputs(cfg, data.train)), lent=len(lent))
 
 
 def build_test_loader(
     cfg: CfgNode, task: SampleTask, name: EntryLike, rank: int = 0, world_size: int = 1
 ) -> EvalLoader | ResidentEvalLoader:
-    """Return the loader that gives every sample of the data set `name` once, in order.
+    """Return the loader that yields every sample of the data set `name` once, in order.
 
-    With DATALOADER.ASPECT_RATIO_GROUPING all images at least as wide as high come first.
+    With DATALOADER.ASPECT_RATIO_GROUPING all images that are at least as wide as high come first.
 
     Reads DATASETS, INPUT, DATALOADER, SEED, TEST.IMS_PER_BATCH, MODEL.DEVICE, MODEL.NUM_CLASSES.
 
     Args:
         cfg: the config.
         task: makes samples and batches of what the data set returns.
-        name: of the data set, as in its scores; or an entry as DATASETS.TEST takes it.
-        rank: which of `world_size` processes this one is: they take the batches in turn, whole ones, which are
-            those of one process. Some may have none.
+        name: of the data set, as in its scores; or an entry as in DATASETS.TEST.
+        rank: of this process. The ranks take the batches of a single process in turn; a rank may get none.
         world_size: how many processes evaluate together.
 
     Raises:
         ConfigError: unknown name, missing or wrong files, transforms that do not fit.
     """
-    name = named_test_set(cfg, name)
-    dataset, size = _dataset(cfg, "DATASETS.TEST", (name,)), cfg.TEST.IMS_PER_BATCH
-    if choose_backend(cfg, task) == "resident":
-        samples = resident_samples(cfg, task, "TRANSFORMS_TEST", dataset, (name,))
+    data = data_spec(cfg)
+    entry, size = data.test_set(name), cfg.TEST.IMS_PER_BATCH
+    dataset = _dataset(cfg, "DATASETS.TEST", (entry,))
+    if choose_backend(cfg, data, task) == "resident":
+        samples = resident_samples(cfg, data, task, "TEST", dataset, (entry,))
         return ResidentEvalLoader(samples, seed=cfg.SEED, batch_size=size, rank=rank, world_size=world_size)
     groups = build_groups(cfg, dataset, "DATASETS.TEST")
-    loader = _worker_loader(cfg, task, "TRANSFORMS_TEST", dataset, (name,))
+    loader = _worker_loader(cfg, data, task, "TEST", dataset, (entry,))
     return EvalLoader(loader, batch_size=size, groups=groups, rank=rank, world_size=world_size)
 
 
-def check_data(cfg: CfgNode, task: SampleTask, world_size: int = 1) -> None:
-    """Raise ConfigError for all that can be refused before training data is read.
+def check_data(cfg: CfgNode, data: DataSpec, task: SampleTask, world_size: int = 1) -> None:
+    """Raise ConfigError for everything that can be refused before training data is read.
 
-    Names of data sets and transforms, transforms' arguments, what DATALOADER.BACKEND resident cannot do,
-    transforms that fail on images of such a size or leave a batch with images of several, INPUT.MEAN and INPUT.STD
-    of a wrong length, a batch that memory has no room for, test sets that the training set does not prepare for.
-    Data sets whose info is not registered (`npz:PATH`, `imagefolder:PATH`) are looked at: their first, middle and
-    last image, and the heads of 1,000 files.
+    That is: unknown data sets and transforms, wrong arguments of transforms, whatever DATALOADER.BACKEND resident
+    does not support, transforms that fail on the images or leave them at different sizes, INPUT.MEAN and INPUT.STD
+    of a wrong length, a batch that does not fit into memory, and test sets that do not match the training set.
+    Of data sets whose info is not registered (`npz:PATH`, `imagefolder:PATH`) the first, middle and last image and
+    the headers of up to 1,000 files are read.
 
     Args:
         cfg: the config.
+        data: its data sets.
         task: makes samples and batches of what the data sets return.
         world_size: how many processes will train together.
     """
-    for name in ("TRANSFORMS_TRAIN", "TRANSFORMS_TEST"):
-        check_transforms(image_entries(cfg, name), cfg.label(f"INPUT.{name}"))
+    for key in ("TRAIN", "TEST"):
+        check_transforms(data.image_transforms(key), cfg.label(f"INPUT.TRANSFORMS_{key}"))
     _check_decoder(cfg)
-    train = train_info(cfg)
-    check_sampler(cfg, train)
+    check_sampler(cfg, data.train)
     _check_mixing(cfg, task)
-    _check_sample(cfg, task)
-    # What a task with a number of outputs of its own takes of the class indices is its affair.
-    classes = math.inf if task.num_outputs else num_outputs(cfg, train)
-    trained_on = output_shape(cfg, "TRANSFORMS_TRAIN", train, train, task.normalise)
-    _check_batch(cfg, trained_on, train.size, world_size)
+    _check_sample(cfg, data, task)
+    # A task that sets its own number of outputs decides by itself which class indices it accepts.
+    classes = math.inf if task.num_outputs else num_outputs(cfg, data.train)
+    trained_on = data.output_shape("TRAIN", data.train, task.normalise)
+    _check_batch(cfg, trained_on, data.train.size, world_size)
     if world_size < cfg.SOLVER.IMS_PER_BATCH:
-        names = " + ".join(map(str, training_sets(cfg)))
-        require_one_size(cfg, "DATASETS.TRAIN", "TRANSFORMS_TRAIN", train, train, names)
-    label = cfg.label("DATASETS.TEST")
-    for test in named_test_sets(cfg).values():
-        name = str(test)
-        info = dataset_info(test, cfg.DATASETS.ROOT, cfg.DATASETS.DOWNLOAD, label, cfg.DATASETS.CACHE)
-        require_like(train, info, label, "the training set", name)
-        if info.num_classes > classes:
-            raise ConfigError(f"{label}: {name} has {info.num_classes} classes, the model only {classes}")
-        if cfg.TEST.IMS_PER_BATCH > 1:
-            require_one_size(cfg, "DATASETS.TEST", "TRANSFORMS_TEST", train, info, name)
-        tested_on = output_shape(cfg, "TRANSFORMS_TEST", train, info, task.normalise)
-        if tested_on[0] != trained_on[0]:
-            raise ConfigError(
-                f"{cfg.label('INPUT.TRANSFORMS_TEST')}: images of {name} end with {tested_on[0]} channel(s),"
-                f" the training set's with {trained_on[0]}"
-            )
+        _require_one_size(cfg, data, "TRAIN", data.train, " + ".join(map(str, data.training_sets)))
+    for name in data.test_sets:
+        _check_test_set(cfg, data, task, name, classes, trained_on[0])
     if cfg.DATALOADER.BACKEND == "resident":
-        label = cfg.label("DATALOADER.BACKEND")
-        problems = [
-            f"{label}: resident is not possible: {problem}; use worker" for problem in not_resident(cfg, task)
-        ]
+        label, problems = cfg.label("DATALOADER.BACKEND"), not_resident(cfg, data, task)
         if problems:
-            raise ConfigError(problems)
+            raise ConfigError([f"{label}: resident is not possible: {each}; use worker" for each in problems])
+
+
+def _check_test_set(
+    cfg: CfgNode, data: DataSpec, task: SampleTask, name: str, classes: float, channels: int
+) -> None:
+    """Raise ConfigError if a test set does not match the training set.
+
+    Args:
+        cfg: the config.
+        data: its data sets.
+        task: its task.
+        name: of the test set.
+        classes: how many the model distinguishes.
+        channels: of the training images after the transforms.
+    """
+    info, entry = data.tests[name], data.test_sets[name]
+    label = cfg.label("DATASETS.TEST")
+    require_like(data.train, info, label, "the training set", str(entry))
+    if info.num_classes > classes:
+        raise ConfigError(f"{label}: {entry} has {info.num_classes} classes, the model only {classes}")
+    if cfg.TEST.IMS_PER_BATCH > 1:
+        _require_one_size(cfg, data, "TEST", info, str(entry))
+    tested_on = data.output_shape("TEST", info, task.normalise)
+    if tested_on[0] != channels:
+        raise ConfigError(
+            f"{cfg.label('INPUT.TRANSFORMS_TEST')}: images of {entry} end with {tested_on[0]} channel(s),"
+            f" the training set's with {channels}"
+        )
+
+
+def _require_one_size(cfg: CfgNode, data: DataSpec, key: str, info: DatasetInfo, name: str) -> None:
+    """Raise ConfigError if images differ in size after the transforms, so that they cannot form a batch.
+
+    Args:
+        cfg: the config.
+        data: its data sets.
+        key: TRAIN or TEST: which data sets and transforms.
+        info: of the data set.
+        name: the data set's.
+    """
+    transforms, transform = f"TRANSFORMS_{key}", data.transform(key)
+    label = cfg.label(f"INPUT.{transforms}")
+    first: dict[bool, tuple[str, str]] = {}
+    for size in info.known_sizes:
+        shape = transform.output_shape(info.channels, size, label)
+        before, after = ("x".join(map(str, each)) for each in (size, shape[1:]))
+        # With grouping, landscape and square images never share a batch with portrait ones.
+        group = cfg.DATALOADER.ASPECT_RATIO_GROUPING and size[1] >= size[0]
+        other = first.setdefault(group, (before, after))
+        if other[1] != after:
+            raise ConfigError(
+                f"{cfg.label(f'DATASETS.{key}')}: images of {name} differ in size even after INPUT.{transforms}:"
+                f" {other[0]} becomes {other[1]}, {before} becomes {after}; end INPUT.{transforms} with"
+                " {Resize: {size: [224, 224]}} or a crop"
+            )
 
 
 def _check_mixing(cfg: CfgNode, task: SampleTask) -> None:
@@ -179,18 +205,17 @@ def _check_mixing(cfg: CfgNode, task: SampleTask) -> None:
         )
 
 
-def _check_sample(cfg: CfgNode, task: SampleTask) -> None:
-    """Raise ConfigError if a sample of a user's task is none, or transforms do not go together with its targets.
+def _check_sample(cfg: CfgNode, data: DataSpec, task: SampleTask) -> None:
+    """Raise ConfigError if a task makes an invalid sample, or transforms do not support its targets.
 
-    The first sample is read for it where other code than this package's makes samples or transforms them.
+    For this the first sample is read, but only if user-defined code or spatial transforms are involved.
     """
     is_users_task = not type(task).__module__.startswith("warmstart.")
-    for key, sets in (("TRAIN", training_sets(cfg)), ("TEST", [*named_test_sets(cfg).values()])):
-        transforms = f"TRANSFORMS_{key}"
-        transform = image_transform(cfg, transforms, train_info(cfg))
+    for key, sets in (("TRAIN", data.training_sets), ("TEST", [*data.test_sets.values()])):
+        transform = data.transform(key)
         spatial = [name for name, _ in transform.steps if name in NEED_TARGETS]
         for entry in sets[:1] if spatial or transform.is_users_own or is_users_task else ():
-            dataset, label = _dataset(cfg, f"DATASETS.{key}", (entry,)), cfg.label(f"INPUT.{transforms}")
+            dataset, label = _dataset(cfg, f"DATASETS.{key}", (entry,)), cfg.label(f"INPUT.TRANSFORMS_{key}")
             image, target = first_readable(partial(read_sample, dataset), 0, len(dataset), str(entry))[0]
             sample = make_sample(task, image, target, f"{entry}: sample 0")
             if spatial and not has_spatial_targets(sample):
@@ -202,7 +227,7 @@ def _check_sample(cfg: CfgNode, task: SampleTask) -> None:
 
 
 def _check_batch(cfg: CfgNode, shape: tuple[int, int, int], size: int, world_size: int) -> None:
-    """Raise ConfigError where a process has no memory for its part of a batch, whose images have this shape."""
+    """Raise ConfigError if a rank's share of a batch, of images of this shape, does not fit into memory."""
     images = cfg.SOLVER.IMS_PER_BATCH // world_size
     needed, free = images * (4 * math.prod(shape) + _PER_SAMPLE), free_memory()
     if needed > free:
@@ -225,21 +250,20 @@ def _check_decoder(cfg: CfgNode) -> None:
 
 def _dataset(cfg: CfgNode, key: str, names: Sequence[DatasetEntry]) -> MapDataset:
     place = cfg.DATASETS.ROOT, cfg.DATASETS.DOWNLOAD, cfg.label(key), cfg.DATASETS.CACHE
-    parts: list[Any] = [build_dataset(name, *place) for name in names]
-    for part in parts:
+    sets: list[Any] = [build_dataset(name, *place) for name in names]
+    for part in sets:
         if isinstance(part, ShardedImages):
             part.decoder = cfg.INPUT.DECODER
-        if getattr(part, "loader", None) is read_image:  # a user's own ImageFolder keeps its own
+        if getattr(part, "loader", None) is read_image:  # a user-defined loader of an ImageFolder stays
             part.loader = partial(read_image, decoder=cfg.INPUT.DECODER)
-    dataset: MapDataset = ConcatDataset(parts) if len(parts) > 1 else parts[0]
+    dataset: MapDataset = ConcatDataset(sets) if len(sets) > 1 else sets[0]
     return dataset
 
 
 def _worker_loader(
-    cfg: CfgNode, task: SampleTask, transforms: str, dataset: MapDataset, names: Sequence[DatasetEntry]
+    cfg: CfgNode, data: DataSpec, task: SampleTask, key: str, dataset: MapDataset, names: Sequence[DatasetEntry]
 ) -> WorkerLoader:
-    transform = image_transform(cfg, transforms, train_info(cfg), task.normalise)
-    training = transforms == "TRANSFORMS_TRAIN"
+    transform, training = data.transform(key, task.normalise), key == "TRAIN"
     skip: Unreadable = "replace" if training else "leave out"
     samples = KeyedSamples(
         dataset,
@@ -252,4 +276,4 @@ def _worker_loader(
         unreadable="raise" if cfg.DATALOADER.UNREADABLE == "raise" else skip,
     )
     pin_memory = device_of(cfg).startswith("cuda") and torch.cuda.is_available() and not samples.on_cuda
-    return WorkerLoader(samples, num_workers=num_workers(cfg), pin_memory=pin_memory, training=training)
+    return WorkerLoader(samples, num_workers=num_workers(cfg, data), pin_memory=pin_memory, training=training)

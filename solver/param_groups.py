@@ -133,10 +133,11 @@ def get_default_optimizer_params(
     layers_of = Counter(number for number, _ in members)
     for number, layer in sorted(members):
         rule = rules[number - 1] if number else None
-        several = layers_of[number] > 1
-        words = ([rule.name] if rule else []) + ([layer.name] if several or not rule else [])
         adjusted = {kind: _adjusted(setting, layer, rule) for kind, setting in settings.items()}
-        groups += _group(members[number, layer], adjusted, " ".join(words))
+        words = [rule.name] if rule else []
+        if rule is None or layers_of[number] > 1:
+            words.append(layer.name)
+        groups += _group(members[number, layer], adjusted, " ".join(filter(None, words)))
     # The learning rate of the first group is recorded as "lr", which should be the one that the user has set.
     groups.sort(key=lambda group: group.get("lr") != base_lr)
     _check_names([group["name"] for group in groups])
@@ -177,9 +178,7 @@ def _group(members: list[_Member], settings: Mapping[str, _Setting], prefix: str
         if not kinds:
             continue
         chosen = [member for member in members if member.kind in kinds]
-        name = _kind_name(kinds)
-        if prefix:  # sufficient if it is the only group with this prefix
-            name = prefix if name == "default" or len(chosen) == len(members) else f"{prefix} {name}"
+        name = _group_name(prefix, kinds, is_only=len(chosen) == len(members))
         group: dict[str, Any] = {"name": name, "params": [(member.name, member.parameter) for member in chosen]}
         if setting.lr is not None:
             group["lr"] = setting.lr
@@ -189,11 +188,18 @@ def _group(members: list[_Member], settings: Mapping[str, _Setting], prefix: str
     return groups
 
 
-def _kind_name(kinds: list[str]) -> str:
-    """Return a short name for a group of one or several kinds, unique within a model."""
-    if "default" in kinds:
-        return "default"
-    return "+".join(kind for kind in kinds if kind != "norm bias") or "norm bias"
+def _group_name(prefix: str, kinds: list[str], is_only: bool) -> str:
+    """Return a short name that is unique within a model: of the rule and layer, and of the kinds if needed.
+
+    Args:
+        prefix: the names of the rule and the layer, "" if there are none.
+        kinds: of the parameters in the group.
+        is_only: whether no other group has this rule and layer.
+    """
+    if "default" in kinds or (prefix and is_only):
+        return prefix or "default"
+    kind = "+".join(kind for kind in kinds if kind != "norm bias") or "norm bias"
+    return f"{prefix} {kind}".lstrip()
 
 
 def _follow(rules: Sequence[GroupRule], names: list[str]) -> dict[str, int]:

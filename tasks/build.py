@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from warmstart.config import CfgNode, ConfigError, call, check_arguments, gathering, get_cfg, unknown_name
-from warmstart.data import DatasetInfo, num_outputs, train_info
+from warmstart.data import DatasetInfo, DataSpec, data_spec, num_outputs
 
 from .registry import task_class, task_names
 from .task import Score, Task
@@ -17,10 +17,14 @@ from .task import Score, Task
 _NOT_COMMON = ("MODEL.STEM", "INPUT.MEAN", "INPUT.STD")
 
 
-def build_task(cfg: CfgNode) -> Task:
+def build_task(cfg: CfgNode, data: DataSpec | None = None) -> Task:
     """Return the task that MODEL.TASK names, for the training set of a config.
 
-    Reads MODEL.TASK, MODEL.TASK_ARGS and what `train_info` reads.
+    Reads MODEL.TASK, MODEL.TASK_ARGS and what `DataSpec.train` reads.
+
+    Args:
+        cfg: the config.
+        data: its data sets, if they are known already.
 
     Raises:
         ConfigError: the name is unknown, the task refuses an argument or value, it does not suit the training set
@@ -37,12 +41,13 @@ def build_task(cfg: CfgNode) -> Task:
     problems: list[str] = []
     with gathering(problems):
         check_arguments(label, name, cls, cfg.MODEL.TASK_ARGS, given=("info",))
-    info = _told(train_info(cfg), cfg.MODEL.NUM_CLASSES)
+    train = (data or data_spec(cfg)).train
+    info = _told(train, cfg.MODEL.NUM_CLASSES)
     if problems:
         raise ConfigError(problems)
     task: Task = call(label, name, cls, info, **cfg.MODEL.TASK_ARGS.to_dict())
     _check_scores(cfg, task)
-    _check_outputs(cfg, task)
+    _check_outputs(cfg, train, task)
     _check_read(cfg, task)
     return task
 
@@ -67,11 +72,11 @@ def _told(train: DatasetInfo, outputs: int) -> DatasetInfo:
     return replace(train, num_classes=outputs, num_values=0 if train.num_classes else outputs)
 
 
-def _check_outputs(cfg: CfgNode, task: Task) -> None:
+def _check_outputs(cfg: CfgNode, train: DatasetInfo, task: Task) -> None:
     """Raise ConfigError if MODEL.NUM_CLASSES contradicts the task or, if it does not care, the training set."""
     given = cfg.MODEL.NUM_CLASSES
     if not task.num_outputs:
-        num_outputs(cfg, train_info(cfg))
+        num_outputs(cfg, train)
     elif given not in (0, task.num_outputs):
         raise ConfigError(
             f"{cfg.label('MODEL.NUM_CLASSES')}: is {given}, but for these targets MODEL.TASK {cfg.MODEL.TASK}"

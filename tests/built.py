@@ -6,6 +6,7 @@ from typing import Any
 
 from warmstart import data
 from warmstart.config import CfgNode
+from warmstart.data import data_spec
 from warmstart.tasks import Classification, build_task
 
 
@@ -18,15 +19,15 @@ def build_test_loader(cfg: CfgNode, *args: Any, **kwargs: Any) -> Any:
 
 
 def check_data(cfg: CfgNode, *args: Any, **kwargs: Any) -> None:
-    data.check_data(cfg, build_task(cfg), *args, **kwargs)
+    data.check_data(cfg, data_spec(cfg), build_task(cfg), *args, **kwargs)
 
 
 def choose_backend(cfg: CfgNode) -> str:
-    return data.choose_backend(cfg, build_task(cfg))
+    return data.choose_backend(cfg, data_spec(cfg), build_task(cfg))
 
 
 def describe_loader(cfg: CfgNode) -> str:
-    return data.describe_loader(cfg, build_task(cfg))
+    return data.describe_loader(cfg, data_spec(cfg), build_task(cfg))
 
 
 def classification(num_classes: int) -> Classification:

@@ -1,4 +1,4 @@
-"""The command lines: how Ctrl-C ends them in the seconds in which they import torch, and the tables they print."""
+"""The command-line tools: handling of Ctrl-C while they import torch, and tables."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from types import FrameType
 
 @contextlib.contextmanager
 def interruptible(name: str) -> Iterator[None]:
-    """Within the block, which holds a tool's imports, Ctrl-C ends the process with one line and exit code 130.
+    """Let Ctrl-C end the process with one line and exit code 130 within the block, which holds a tool's imports.
 
-    An exception would not do: it comes out of the middle of any module, with a traceback, and some modules take it
-    for a failed import and go on. Nothing is open yet that would have to be closed. Behind the block `run_tool`
-    sees to signals. Where Ctrl-C is ignored, as in a shell's background, it stays so.
+    A KeyboardInterrupt would not do: it is raised in the middle of some module, which may take it for a failed
+    import and continue. Nothing is open yet that would have to be closed. After the block `run_tool` handles
+    signals. If Ctrl-C is ignored, as for a background process of a shell, it stays ignored.
 
     Args:
-        name: the tool's `__name__`; nothing changes where it is imported, and is not what runs.
+        name: the tool's `__name__`; nothing changes if the tool is imported instead of run.
 
     >>> with interruptible(__name__):
     ...     signal.getsignal(signal.SIGINT) is _leave
@@ -33,7 +33,7 @@ def interruptible(name: str) -> Iterator[None]:
 
 
 def table(rows: Sequence[Sequence[str]], text: int = 0) -> str:
-    """Return rows as aligned lines; the column `text` begins at its left, the others end at their right.
+    """Return rows as aligned lines; the column `text` is aligned to the left, the others to the right.
 
     >>> print(table([["", "rate"], ["first", "0.1"], ["second", "0.01"]]))
             rate

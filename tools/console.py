@@ -1,8 +1,8 @@
-"""The command `warmstart`: one name in front of every tool.
+"""The command `warmstart`, which runs every tool.
 
     warmstart train --config-file recipe:digits.yaml SOLVER.BASE_LR 0.01 --resume
 
-is `python tools/train_net.py` with the same words: same flags, same output, same exit codes.
+does the same as `python tools/train_net.py` with the same arguments: same flags, same output, same exit codes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ COMMANDS = {
 def main() -> None:
     """Run the command that sys.argv names and exit with its code; 2 if there is no such command.
 
-    Only a tool imports torch: help, the version and a mistyped command are there at once.
+    torch is only imported to run a tool: help, the version and a mistyped command are answered at once.
     """
     match sys.argv[1:]:
         case [] | ["help" | "--help" | "-h"] | ["help", "help"]:
@@ -64,18 +64,18 @@ def overview() -> str:
 
 
 def describe_mistake(word: str, others: Sequence[str]) -> str:
-    """Return one sentence for a first word that is no command: it says what to type instead.
+    """Return one sentence for a first argument that is not a command; it says what to type instead.
 
     Args:
-        word: the first word behind `warmstart`.
-        others: the words behind it.
+        word: the first argument of `warmstart`.
+        others: the arguments after it.
 
     >>> describe_mistake("plot_lr", ["SEED", "1"])
     'unknown command plot_lr; did you mean warmstart plot-lr?'
     >>> describe_mistake("--resume", [])
     'expected a command before --resume, such as warmstart train --resume'
     """
-    from warmstart.config import nearest, printable
+    from warmstart.config import did_you_mean, printable
 
     shown = printable(word)
     if word == "help":
@@ -83,9 +83,8 @@ def describe_mistake(word: str, others: Sequence[str]) -> str:
     if word.startswith("-"):
         return f"expected a command before {shown}, such as warmstart train {shown}"
     known = [*COMMANDS, "help"]
-    match = nearest(Path(word).stem, known)
-    hint = f"did you mean warmstart {match}?" if match else f"known: {', '.join(known)}"
-    return f"unknown command {shown}; {hint}"
+    hint = did_you_mean(Path(word).stem, known, f"; known: {', '.join(known)}", show="warmstart {}".format)
+    return f"unknown command {shown}{hint}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Print versions and devices: what to paste into a bug report.
+"""Print versions and devices, to paste into a bug report.
 
 python tools/env.py
 """
@@ -22,7 +22,7 @@ with interruptible(__name__):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool with the words of a command line and return its exit code."""
+    """Run the tool with the arguments of a command line and return its exit code."""
     argv = sys.argv[1:] if argv is None else argv
     if "--help" in argv or "-h" in argv:
         print(f"usage: {program(argv)}\n\n{(__doc__ or '').strip()}")
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def environment() -> dict[str, str]:
-    """Return what results and errors depend on besides the config, by name, in words.
+    """Return the versions and the hardware on which results and errors may depend, by name, in words.
 
     >>> list(environment())[:4]
     ['warmstart', 'python', 'torch', 'torchvision']

@@ -2,10 +2,10 @@
 
     python tools/export_weights.py output/digits/model_final.pth digits.safetensors
 
-Such a file holds tensors under the model's own names and cannot run code, and many tools outside of torch read it;
-MODEL.WEIGHTS takes it too. Of a model_best.pth that the score of the moving average has chosen, the
-average is written. The file's metadata tells the iteration and the versions that it was trained with. A file that
-has the name already is replaced, as torch.save does, once the new one is whole.
+Such a file contains tensors under the model's parameter names, cannot run code, and can be read by many other
+tools; MODEL.WEIGHTS accepts it too. If the score of the moving average has chosen a model_best.pth, the average is
+written. The metadata contain the iteration, and the versions of the software that trained the model. An existing
+file of this name is replaced, as by torch.save, once the new one is complete.
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ logger = logging.getLogger("warmstart.tools")
 
 FLAGS = (
     Flag("--ema", "none", "write the moving average of the weights"),
-    Flag("--model", "none", "write the model's weights, also of a model_best.pth that the average's score chose"),
+    Flag("--model", "none", "write the model's weights even if the average's score chose this model_best.pth"),
     Flag("--trust-checkpoint", "none", "read a checkpoint even if that can run code in it"),
 )
 USAGE = "CHECKPOINT OUT.safetensors [--ema | --model] [--trust-checkpoint]"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool with the words of a command line and return its exit code."""
+    """Run the tool with the arguments of a command line and return its exit code."""
     argv = sys.argv[1:] if argv is None else argv
     if "--help" in argv or "-h" in argv:
         print(f"usage: {program(argv)} {USAGE}\n\n{__doc__}")
-        print("CHECKPOINT may be a run's folder: then its newest one is taken.\n")
+        print("CHECKPOINT may be a run's folder; its newest checkpoint is used then.\n")
         print("\n".join(f"  {flag.name:<24} {flag.help}" for flag in FLAGS))
         return 0
     flags, words = parse_command_line(argv, FLAGS)
-    refuse_ranks("export_weights.py is one process")
+    refuse_ranks("export_weights.py runs in one process")
     if len(words) != 2 or Path(words[1]).suffix != ".safetensors":
         raise ConfigError(f"command line: expected {USAGE}; got {' '.join(words) or 'nothing'}")
     source, target = map(Path, words)
@@ -80,7 +80,7 @@ def read_checkpoint(source: Path, trust: bool = False) -> dict[str, Any]:
     """Return a checkpoint, or the newest one in a folder.
 
     Raises:
-        ConfigError: there is none, or none that can be read.
+        ConfigError: there is no checkpoint, or it cannot be read.
     """
     if not source.is_dir():
         return load_checkpoint(source, trust)
@@ -91,10 +91,10 @@ def read_checkpoint(source: Path, trust: bool = False) -> dict[str, Any]:
 
 
 def weights_of(checkpoint: Mapping[str, Any], ema: bool, source: Path) -> dict[str, Tensor]:
-    """Return the tensors of the model, or of its moving average, each in memory of its own.
+    """Return the tensors of the model or of its moving average; none of them share memory.
 
     Raises:
-        ConfigError: the checkpoint has no moving average, or the model no tensor or one that the format has not.
+        ConfigError: the checkpoint has no moving average or no tensors, or the format does not support one.
     """
     average = checkpoint.get("ema")
     if ema and not average:
@@ -107,14 +107,14 @@ def weights_of(checkpoint: Mapping[str, Any], ema: bool, source: Path) -> dict[s
     for name, tensor in tensors.items():
         if problem := _misfit(name, tensor):
             raise ConfigError(f"command line: {source} cannot be written as .safetensors: {problem}")
-    # The format knows no shared memory, as tied weights have, and no strides.
+    # The format supports neither shared memory, as of tied weights, nor strides.
     return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
 
 
 def _misfit(name: object, tensor: Tensor) -> str:
-    """Return why the format cannot hold a tensor; "" where it can."""
+    """Return why the format does not support a tensor; "" if it does."""
     if not isinstance(name, str):
-        return f"the name {name!r} is no text"
+        return f"the name {name!r} is not a string"
     if tensor.layout is not torch.strided:
         return f"{name} is sparse"
     try:
@@ -125,17 +125,17 @@ def _misfit(name: object, tensor: Tensor) -> str:
 
 
 def describe(checkpoint: Mapping[str, Any], part: str) -> dict[str, str]:
-    """Return the file's metadata, which are texts: the iteration, what it holds, what wrote the checkpoint.
+    """Return the file's metadata as strings: the iteration, the part of the checkpoint, and its versions.
 
     Raises:
-        ConfigError: the checkpoint's versions are no dict.
+        ConfigError: the checkpoint's versions are not a dict.
 
     >>> describe({"iteration": 800, "versions": {"torch": "2.15.0"}}, "weights")  # doctest: +ELLIPSIS
     {'format': 'pt', 'iteration': '800', 'part': 'weights', 'warmstart': '...', 'torch': '2.15.0'}
     """
     written_by = checkpoint.get("versions", {})
     if not isinstance(written_by, Mapping):
-        raise ConfigError(f"the checkpoint's versions are no dict, but {type(written_by).__name__}")
+        raise ConfigError(f"the checkpoint's versions are not a dict, but {type(written_by).__name__}")
     own = {"iteration": str(checkpoint["iteration"]), "part": part, "warmstart": version("warmstart")}
     return {"format": "pt", **own, **{str(name): str(value) for name, value in written_by.items()}}
 

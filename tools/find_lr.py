@@ -1,8 +1,8 @@
-"""Find a learning rate for what a YAML file describes: a short run in which the rate grows until the loss bursts.
+"""Find a learning rate for a config: a short run in which the learning rate grows until the loss diverges.
 
 python tools/find_lr.py --config-file config/recipes/digits.yaml --iters 200
 
-Nothing is kept of that run but a table and a picture of the loss over the rate; OUTPUT_DIR is not touched.
+The result is a table and a picture of the loss over the learning rate; nothing is written to OUTPUT_DIR.
 """
 
 from __future__ import annotations
@@ -50,10 +50,15 @@ def count(text: str) -> int:
 
 
 FLAGS = (
-    Flag("--min-lr", "one", "the first rate; default: 1e-7", convert=number),
-    Flag("--max-lr", "one", "the last rate, where the loss does not burst before; default: 10", convert=number),
-    Flag("--iters", "one", "updates from the one to the other; default: 100", convert=count),
-    Flag("--smooth", "one", "weight of one loss in the moving average, 1 is none; default: 0.05", convert=number),
+    Flag("--min-lr", "one", "the first learning rate; default: 1e-7", convert=number),
+    Flag("--max-lr", "one", "the last one, unless the loss diverges before; default: 10", convert=number),
+    Flag("--iters", "one", "updates between the two; default: 100", convert=count),
+    Flag(
+        "--smooth",
+        "one",
+        "weight of a loss in the moving average; 1: no average; default: 0.05",
+        convert=number,
+    ),
     Flag(
         "--out",
         "one",
@@ -62,15 +67,15 @@ FLAGS = (
     ),
     Flag("--trust-checkpoint", "none", "read MODEL.WEIGHTS even if that can run code in it"),
 )
-# Their max_lr is the rate that others have as BASE_LR.
+# Schedules whose max_lr takes the place of BASE_LR.
 _ABSOLUTE = ("CyclicLR", "OneCycleLR")
 _ROWS = 12
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool with the words of a command line and return its exit code."""
-    refuse_ranks("find_lr.py is one process")
-    flags, cfg = read_command_line(argv, FLAGS, "Find a learning rate for what a YAML file describes.")
+    """Run the tool with the arguments of a command line and return its exit code."""
+    refuse_ranks("find_lr.py runs in one process")
+    flags, cfg = read_command_line(argv, FLAGS, "Find a learning rate for the model that a YAML file describes.")
     path = flags["out"] or new_picture("find_lr.png")
     setup_logging()
     cfg = resolve_config(cfg)
@@ -89,11 +94,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_test(cfg: CfgNode, trust: bool = False, **limits: float) -> RangeTest:
-    """Return the range test of a resolved config: its model, optimizer and batches; no warm-up, no schedule.
+    """Return the range test of a config's model, optimizer and batches, without warm-up and schedule.
 
     Args:
         cfg: resolved.
-        trust: whether code in the file that MODEL.WEIGHTS names may run.
+        trust: whether to read MODEL.WEIGHTS even if that can run code in the file.
         limits: arguments of `find_lr`.
     """
     device, task = prepare_torch(cfg), build_task(cfg)
@@ -117,18 +122,18 @@ def run_test(cfg: CfgNode, trust: bool = False, **limits: float) -> RangeTest:
 
 
 def describe_test(found: RangeTest) -> str:
-    """Return the loss at some of the rates, and the rates to choose from."""
+    """Return a table of the loss at some learning rates, and suggestions."""
     last = len(found.rates) - 1
     lines = ["    rate      loss  smoothed"]
     for t in sorted({round(row * last / (_ROWS - 1)) for row in range(_ROWS)}):
         lines.append(f"{found.rates[t]:8.2g}  {found.losses[t]:8.4g}  {found.smoothed[t]:8.4g}")
     if found.burst:
-        lines.append("then the loss burst")
+        lines.append("then the loss diverged")
     elif found.lowest == found.rates[-1]:
         lines.append("the loss was still falling: a higher --max-lr would show more")
     lines += [
         "",
-        f"the loss falls fastest at the rate {found.steepest:.2g}",
+        f"the loss falls fastest at learning rate {found.steepest:.2g}",
         f"it is lowest at {found.lowest:.2g}; a tenth of that, {found.lowest / 10:.2g}, is another good start",
     ]
     return "\n".join(lines)

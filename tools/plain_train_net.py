@@ -1,8 +1,8 @@
-"""The run of train_net.py as one plain loop: no Trainer, no hooks, no resume.
+"""The run of train_net.py as one plain loop, without Trainer, hooks and resume.
 
-Read it to see what a run is, or copy it to start a loop of your own. Its final weights equal those of
-train_net.py bit for bit. What hooks do is left out: checkpoints, evaluations and pictures on the way. A key that
-asks for more of them, or for SOLVER.NAN_POLICY skip, is refused. It is one process; train_net.py may be several.
+Read it to see what a run consists of, or copy it as the start of your own loop. Its final weights are equal to the
+weights that train_net.py saves, bit for bit. It saves, evaluates and draws nothing before the end. Keys that need
+hooks, and SOLVER.NAN_POLICY skip, are refused. It runs in one process.
 
     python tools/plain_train_net.py --config-file config/recipes/digits.yaml
 """
@@ -58,8 +58,8 @@ MODEL = "plain_model_final.pth"  # in OUTPUT_DIR
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool with the words of a command line and return its exit code."""
-    refuse_ranks("plain_train_net.py is one process; train_net.py is as many as you like")
+    """Run the tool with the arguments of a command line and return its exit code."""
+    refuse_ranks("plain_train_net.py runs in one process; train_net.py in as many as you like")
     flags, cfg = read_command_line(argv, FLAGS, "Train the model that a YAML file describes, in one plain loop.")
     setup_logging()
     cfg = resolve_config(scaled(cfg, 1), given=cfg)
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def refuse_hooks(cfg: CfgNode) -> None:
-    """Raise ConfigError where a key asks for what only the Trainer and its hooks do."""
+    """Raise ConfigError if a key is set that only the Trainer and its hooks support."""
     asked = {
         "SOLVER.LR_SCHEDULER_NAME": follows_metrics(cfg) and not cfg.SOLVER.WARMUP_UNTIL.METRIC,
         "SOLVER.WARMUP_UNTIL.METRIC": cfg.SOLVER.WARMUP_UNTIL.METRIC,
@@ -83,7 +83,7 @@ def refuse_hooks(cfg: CfgNode) -> None:
         "MEMORY_STATS": cfg.MEMORY_STATS,
     }
     problems = [
-        f"{cfg.label(key)}: the plain loop has no hooks, which do that; use train_net.py, or leave it out"
+        f"{cfg.label(key)}: the plain loop does not support it; use train_net.py, or leave it out"
         for key, is_set in asked.items()
         if is_set
     ]
@@ -121,7 +121,7 @@ def train(cfg: CfgNode, trust: bool = False) -> None:
         scaler.unscale_(optimizer)
         if clip is not None:
             clip(parameter for group in optimizer.param_groups for parameter in group["params"])
-        scaler.step(optimizer)  # in fp16 it skips an update whose gradients overflow; the schedule goes on
+        scaler.step(optimizer)  # in fp16 it skips an update whose gradients overflow; the schedule does not
         scaler.update()
         rate = scheduler.get_last_lr()[0]
         scheduler.step()

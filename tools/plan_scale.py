@@ -1,8 +1,8 @@
-"""Predict how fast a config trains on many devices, and in how much memory, from what one device does.
+"""Predict speed and memory of a config on many devices, from measurements on one.
 
 python tools/plan_scale.py --config-file config/recipes/cifar10.yaml --gpus 8 64 1024 --between-gbs 12.5
 
-docs/SCALING.md says by which formulas, and how near they come.
+docs/SCALING.md has the formulas, and their errors.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from warmstart.tools import interruptible, table
 
 with interruptible(__name__):
     from warmstart.config import CfgNode, ConfigError, Flag
-    from warmstart.data import device_of, num_workers
+    from warmstart.data import data_spec, device_of, num_workers
     from warmstart.engine import (
         MODES,
         Cluster,
@@ -34,13 +34,13 @@ with interruptible(__name__):
     )
     from warmstart.engine.analysis.link_benchmark import measure_links
 
-_MOST = 10**9  # of devices, or of images
+_MOST = 10**9  # devices, or images
 
 
 def count(text: str) -> int:
     """Return a whole number above 0 from a command line."""
     if not text.isdecimal() or int(text) < 1:
-        several = "; several stand apart, as 8 64" if "," in text else ""
+        several = "; separate several by spaces, as 8 64" if "," in text else ""
         raise ValueError(f"expected a whole number above 0, such as 8{several}")
     if int(text) > _MOST:
         raise ValueError(f"expected at most {_MOST:,}")
@@ -62,15 +62,15 @@ FLAGS = (
     Flag("--gpus", "many", "numbers of devices; default: 1 8 64 512", convert=count),
     Flag("--per-machine", "one", "devices in a machine; default: 8", convert=count),
     Flag("--inside-us", "one", "latency of links inside a machine, in microseconds; default: 3.4", convert=amount),
-    Flag("--inside-gbs", "one", "1e9 bytes a second that a device sends there; default: 235", convert=amount),
+    Flag("--inside-gbs", "one", "their bandwidth per device, in 1e9 bytes a second; default: 235", convert=amount),
     Flag("--between-us", "one", "latency between machines; default: 10", convert=amount),
     Flag("--between-gbs", "one", "bandwidth of all network cards of a machine; default: 200", convert=amount),
     Flag("--measure-links", "none", "measure links inside a machine, between two processes on this one"),
     Flag("--images", "one", "images of a micro-batch on one device; default: IMS_PER_BATCH's", convert=count),
-    Flag("--forward-ms", "one", "milliseconds of its forward pass, where they are known", convert=amount),
+    Flag("--forward-ms", "one", "milliseconds of its forward pass, if known", convert=amount),
     Flag("--backward-ms", "one", "of its backward pass", convert=amount),
     Flag("--update-ms", "one", "of the optimizer's step", convert=amount),
-    Flag("--loader-rate", "one", "images a second of the loader, where they are known", convert=amount),
+    Flag("--loader-rate", "one", "images per second of the loader, if known", convert=amount),
     Flag("--json", "none", "print one JSON object instead of tables"),
 )
 _GPUS = (1, 8, 64, 512)
@@ -88,14 +88,14 @@ class Row(NamedTuple):
     Attributes:
         scaling: weak or strong.
         devices: how many.
-        machines: that these fill.
+        machines: how many the devices fill.
         mode: ddp or fsdp.
         batch: images of an update, over all devices.
         seconds: of an update.
-        waiting: seconds of them in which devices wait for others' bytes.
-        efficiency: images a second of a device, of those of one alone.
-        memory: bytes of a device by what they are for.
-        loaders: processes that have to load on each machine.
+        waiting: the part of these seconds in which devices wait for communication.
+        efficiency: images per second of a device, relative to a single device.
+        memory: bytes on a device, by purpose.
+        loaders: loading processes that each machine needs.
     """
 
     scaling: str
@@ -111,12 +111,10 @@ class Row(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool with the words of a command line and return its exit code."""
-    summary = (
-        "Predict how fast a config trains on many devices, and in how much memory, from what one device does."
-    )
+    """Run the tool with the arguments of a command line and return its exit code."""
+    summary = "Predict speed and memory of a config on many devices, from measurements on one."
     flags, cfg = read_command_line(argv, FLAGS, summary)
-    refuse_ranks("plan_scale.py is one process")
+    refuse_ranks("plan_scale.py runs in one process")
     times, numbers, cluster = given_times(flags), list(dict.fromkeys(flags["gpus"] or _GPUS)), build_cluster(flags)
     for devices in numbers:
         try:
@@ -129,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     images = flags["images"] or cfg.SOLVER.IMS_PER_BATCH // cfg.SOLVER.GRAD_ACCUM_STEPS
     profile = measure_profile(cfg, images, times=times)
     rate = flags["loader_rate"] or measure_loader(cfg)
-    found = predict_all(cfg, profile, cluster, numbers, images, rate / max(num_workers(cfg), 1))
+    found = predict_all(cfg, profile, cluster, numbers, images, rate / max(num_workers(cfg, data_spec(cfg)), 1))
     if flags["json"]:
         known = {"profile": asdict(profile), "cluster": asdict(cluster), "loader_images_per_s": rate}
         print(json.dumps({"images": images, **known, "rows": [row._asdict() for row in found]}))
@@ -140,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def given_times(flags: dict[str, Any]) -> tuple[float, float, float] | None:
-    """Return the seconds of the three parts of an update that flags give; None where they give none."""
+    """Return the seconds of the three parts of an update, if flags give them."""
     forward, backward, update = (flags[name] for name in _TIMES)
     if forward and backward and update:
         return forward / 1e3, backward / 1e3, update / 1e3
@@ -163,15 +161,15 @@ def build_cluster(flags: dict[str, Any]) -> Cluster:
 def predict_all(
     cfg: CfgNode, profile: Profile, cluster: Cluster, numbers: Sequence[int], images: int, of_one_worker: float
 ) -> list[Row]:
-    """Return the predictions for weak scaling, then for strong, without numbers that cannot share IMS_PER_BATCH.
+    """Return the predictions for weak and then for strong scaling, if a number of devices divides IMS_PER_BATCH.
 
     Args:
         cfg: resolved.
         profile: of one device.
         cluster: the machines.
         numbers: of devices.
-        images: of a device in a micro-batch, for weak scaling.
-        of_one_worker: images a second of one loading process.
+        images: per device in a micro-batch, for weak scaling.
+        of_one_worker: images per second of one loading process.
     """
     parts, found = cfg.SOLVER.GRAD_ACCUM_STEPS, []
     whole = cfg.SOLVER.IMS_PER_BATCH // parts
@@ -190,10 +188,10 @@ def predict_all(
 
 
 def describe_device(cfg: CfgNode, profile: Profile, images: int, rate: float) -> str:
-    """Return what was measured of one device."""
+    """Return the measurements on one device, as text."""
     work = profile.forward.of(images), profile.backward.of(images), profile.update
     forward, backward, update = (f"{1e3 * seconds:.3g} ms" for seconds in work)
-    workers = num_workers(cfg)
+    workers = num_workers(cfg, data_spec(cfg))
     return (
         f"{cfg.MODEL.NAME} on {device_of(cfg)}: {images:,} images take {forward} forward, {backward} backward,"
         f" {cfg.SOLVER.OPTIMIZER} {update}\n"
@@ -204,7 +202,7 @@ def describe_device(cfg: CfgNode, profile: Profile, images: int, rate: float) ->
 
 
 def describe_units(profile: Profile) -> str:
-    """Return what fsdp gathers at a time.
+    """Return in words which weights fsdp all-gathers at a time.
 
     >>> from warmstart.engine import Work
     >>> describe_units(Profile((8,), (1.0,), Work(0, 0), Work(0, 0), 0.0, weights=8_000_000))
@@ -221,7 +219,7 @@ def describe_units(profile: Profile) -> str:
 
 
 def describe_cluster(cluster: Cluster) -> str:
-    """Return which links are taken.
+    """Return the latencies and bandwidths of the links, as text.
 
     >>> describe_cluster(Cluster(8, Link(3.4e-6, 235e9), Link(1e-5, 12.5e9)))
     'links: 3.4 us and 235 GB/s inside a machine of 8 devices, 10 us and 12.5 GB/s between machines'
@@ -232,7 +230,7 @@ def describe_cluster(cluster: Cluster) -> str:
 
 
 def describe_rows(found: Sequence[Row]) -> str:
-    """Return the tables, and what a device's memory holds in the last line of either mode."""
+    """Return the tables, and for each mode the memory of a device in its last row."""
     head = ["devices", "machines", "mode", "batch", "ms/it", "it/s", "images/s", "efficiency", "waiting ms"]
     tables = []
     for scaling, title in _TITLES.items():

@@ -30,7 +30,7 @@ with interruptible(__name__):
 
 
 def dataset_size(text: str) -> int:
-    """Return the number that --dataset-size gives.
+    """Return the value of --dataset-size.
 
     >>> dataset_size("1437")
     1437
@@ -46,7 +46,7 @@ FLAGS = (
     Flag(
         "--dataset-size",
         "one",
-        "training samples, for lengths in epochs of a set not at hand",
+        "number of training samples, for lengths in epochs if the data set is not available",
         convert=dataset_size,
     ),
 )
@@ -54,8 +54,8 @@ _SHOWN_DROPS = 8
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool with the words of a command line and return its exit code."""
-    refuse_ranks("plot_lr.py is one process")
+    """Run the tool with the arguments of a command line and return its exit code."""
+    refuse_ranks("plot_lr.py runs in one process")
     flags, cfgs = read_configs(argv, FLAGS, "Draw the learning rate that YAML files describe, and print it.")
     if flags["ascii"] and flags["out"]:
         raise ConfigError("command line: --ascii draws in the terminal, so --out has no meaning; give one of them")
@@ -77,13 +77,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, cfg, plan in zip(names, cfgs, plans, strict=True):
         print(f"\n{name}\n{describe_posts(plan)}")
         if follows_metrics(cfg):
-            print("metrics move this schedule; it is shown as if none came")
+            print("this schedule follows metrics; it is drawn as if there were none")
     print(f"\n{picture}")
     return 0
 
 
 def config_names(files: Sequence[str]) -> list[str]:
-    """Return a short name for each config: its file's, with the folder only where two would be alike.
+    """Return a short name for each config: of its file, with the folder only if two names would be equal.
 
     >>> config_names(["runs/a.yaml", "runs/b.yaml"]), config_names(["x/a.yaml", "y/a.yaml"]), config_names([])
     (['a.yaml', 'b.yaml'], ['x/a.yaml', 'y/a.yaml'], ['defaults'])
@@ -93,11 +93,11 @@ def config_names(files: Sequence[str]) -> list[str]:
 
 
 def named(plan: Sequence[Curve], name: str, several: bool) -> list[Curve]:
-    """Return the curves of a config under names that tell them from all others in the picture.
+    """Return the curves of a config under names that are unique in the picture.
 
     Args:
-        plan: they have the names of parameter groups.
-        name: the config's.
+        plan: the curves, with the names of parameter groups.
+        name: of the config.
         several: whether there are other configs.
     """
     if len(plan) == 1:
@@ -106,12 +106,12 @@ def named(plan: Sequence[Curve], name: str, several: bool) -> list[Curve]:
 
 
 def length_of_epoch(cfg: CfgNode, size: int | None) -> Fraction | None:
-    """Return len(data set) / IMS_PER_BATCH; None where nothing is counted in epochs, and no one asks for it.
+    """Return len(data set) / IMS_PER_BATCH; None if no length is in epochs and no size is given.
 
     Raises:
-        ConfigError: the size is needed and neither given nor known.
+        ConfigError: the size is needed, and neither given nor known.
     """
-    # Two lengths of an epoch give two plans where, and only where, something is counted in epochs.
+    # Two lengths of an epoch result in two different configs exactly if some length is in epochs.
     resolved = (resolve_durations(cfg, length) for length in (10**6, 10**7))
     if size is None and cfg.SOLVER.LR_STEP_UNIT != "epoch" and len({one.dump() for one in resolved}) == 1:
         return None
@@ -123,7 +123,7 @@ def length_of_epoch(cfg: CfgNode, size: int | None) -> Fraction | None:
 
 
 def describe_curves(curves: Sequence[Curve]) -> str:
-    """Return one line a curve: how long, where it turns, how high.
+    """Return one line per curve: its length, its turning points, its learning rates.
 
     >>> print(describe_curves([Curve("x.yaml", 800, lambda t: 0.1 if t < 536 else 0.01, drops=(536,))]))
             iterations  warm-up ends at  drops at  peak rate  first update  last update
@@ -139,12 +139,12 @@ def describe_curves(curves: Sequence[Curve]) -> str:
 
 
 def _sampled(curves: Sequence[Curve]) -> int:
-    """Return among how many iterations the peak of each of so many curves is looked for."""
+    """Return how many iterations are searched for the peak of each curve."""
     return max(100_000 // len(curves), 1000)
 
 
 def describe_posts(plan: Sequence[Curve]) -> str:
-    """Return one line for each update at which something begins or ends: its rate in each group.
+    """Return one line for each update at which the curve turns: the learning rate in each group.
 
     >>> print(describe_posts([Curve("x.yaml", 800, lambda t: 0.1 if t < 536 else 0.01, drops=(536,))]))
     update  rate

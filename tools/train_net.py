@@ -1,4 +1,4 @@
-"""Train, resume or evaluate what a YAML file describes.
+"""Train, resume or evaluate the model that a YAML file describes.
 
 python tools/train_net.py --config-file config/recipes/digits.yaml SOLVER.BASE_LR 0.01 --resume
 """
@@ -35,7 +35,7 @@ FLAGS = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool with the words of a command line and return its exit code."""
+    """Run the tool with the arguments of a command line and return its exit code."""
     adopt_slurm()
     flags, cfg = read_command_line(argv, FLAGS, "Train the model that a YAML file describes.")
     resume, overwrite, trust = flags["resume"], flags["overwrite"], flags["trust_checkpoint"]
@@ -50,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if flags["eval_only"]:
             evaluate_only(cfg, resume=resume, trust=trust)
         else:
-            changes = flags["allow_config_change"]
-            train(cfg, resume=resume, overwrite=overwrite, allow_config_change=changes, trust=trust)
+            allow = flags["allow_config_change"]
+            train(cfg, resume=resume, overwrite=overwrite, allow_config_change=allow, trust=trust)
     return 0
 
 

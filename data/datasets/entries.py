@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any
 
-from warmstart.config import ConfigError, check_arguments, nearest
+from warmstart.config import ConfigError, check_arguments, did_you_mean
 
 ROOT = "{ROOT}"  # in a path: DATASETS.ROOT
 _SHARED = ("path", "name")  # options of every kind, which are not passed to its builder
@@ -172,12 +172,11 @@ def unknown_entry(entry: DatasetEntry, registered: Collection[str], label: str) 
     if kind in registered:
         return ConfigError(f"{label}: {kind} is a registered name and takes no path; write {kind}")
     if entry.path is not None:
-        match = nearest(kind, [name.removesuffix(":") for name in registered if name.endswith(":")])
-        hint = f"; did you mean {match + text[len(kind) :]!r}?" if match else "."
+        kinds = [name.removesuffix(":") for name in registered if name.endswith(":")]
+        hint = did_you_mean(kind, kinds, show=lambda match: repr(match + text[len(kind) :]))
     elif "/" in kind or os.path.exists(os.path.expanduser(kind)):
         likely = {".npz": "npz", ".tar": "webdataset"}.get(PurePath(kind).suffix, "imagefolder")
         hint = f"; a path needs its kind: write {likely}:{kind}."
     else:
-        match = nearest(kind, known)
-        hint = f"; did you mean {match!r}?" if match else "."
+        hint = did_you_mean(kind, known)
     return ConfigError(f"{label}: no data set is called {text!r}{hint} Known: {', '.join(known)}")

@@ -18,7 +18,7 @@ from ..datasets.cache_dir import cache_folder
 from ..datasets.entries import DatasetEntry
 from ..datasets.registry import MapDataset, build_dataset, dataset_info, is_in_memory
 from ..memory import total_memory
-from ..spec import device_of, image_transform, named_test_sets, train_info, training_sets
+from ..spec import DataSpec, device_of
 from ..transforms.batched import NoBatchedForm, batched_form
 from .build_workers import describe_workers
 from .crop_store import Steps, resident_bytes, stages
@@ -26,7 +26,7 @@ from .folder_cache import FolderImages
 from .resident import ResidentSamples
 
 
-def choose_backend(cfg: CfgNode, task: SampleTask) -> str:
+def choose_backend(cfg: CfgNode, data: DataSpec, task: SampleTask) -> str:
     """Return worker or resident: DATALOADER.BACKEND, or for auto the faster one that is possible.
 
     Auto means resident if nothing prevents it, all images take at most a quarter of the device's memory, and
@@ -34,54 +34,54 @@ def choose_backend(cfg: CfgNode, task: SampleTask) -> str:
     """
     if cfg.DATALOADER.BACKEND != "auto":
         return str(cfg.DATALOADER.BACKEND)
-    return "worker" if not_resident(cfg, task) or _not_by_itself(cfg) else "resident"
+    return "worker" if not_resident(cfg, data, task) or _not_by_itself(cfg, data) else "resident"
 
 
-def not_resident(cfg: CfgNode, task: SampleTask) -> list[str]:
+def not_resident(cfg: CfgNode, data: DataSpec, task: SampleTask) -> list[str]:
     """Return the reasons why the data sets of a config cannot be resident; [] if they can."""
     if not task.resident:
         return [f"MODEL.TASK {cfg.MODEL.TASK} loads sample by sample"]
-    names = [*training_sets(cfg), *named_test_sets(cfg).values()]
+    names = [*data.training_sets, *data.test_sets.values()]
     other = dict.fromkeys(name.text for name in names if not is_in_memory(name) and not _is_folder(name))
     problems = [f"{text} is not a data set of one array" for text in other]
-    for key in ("TRANSFORMS_TRAIN", "TRANSFORMS_TEST"):
-        for name, step in image_transform(cfg, key, train_info(cfg)).steps:
+    for key in ("TRAIN", "TEST"):
+        for name, step in data.transform(key).steps:
             try:
                 batched_form(name, step)
             except NoBatchedForm as error:
                 problems.append(str(error))
     if not problems:
-        problems = list(dict.fromkeys(image.problem for image in _resident_images(cfg) if image.problem))
+        problems = list(dict.fromkeys(image.problem for image in _resident_images(cfg, data) if image.problem))
     if cfg.INPUT.DECODER == "nvjpeg" and any(map(_is_folder, names)):
         problems.append("INPUT.DECODER nvjpeg reads every file again for each batch")
-    if not problems and cfg.DATALOADER.UNREADABLE == "skip" and any(map(_is_folder, training_sets(cfg))):
+    if not problems and cfg.DATALOADER.UNREADABLE == "skip" and any(map(_is_folder, data.training_sets)):
         problems.append("DATALOADER.UNREADABLE skip passes over files during training")
     return problems
 
 
-def describe_loader(cfg: CfgNode, task: SampleTask) -> str:
+def describe_loader(cfg: CfgNode, data: DataSpec, task: SampleTask) -> str:
     """Return which loader a config uses, with its memory or workers, and why it is not the faster one."""
-    problems = not_resident(cfg, task)
-    if choose_backend(cfg, task) == "resident":
-        return f"resident, {_megabytes(cfg)}"
-    problems = problems or _not_by_itself(cfg)
+    problems = not_resident(cfg, data, task)
+    if choose_backend(cfg, data, task) == "resident":
+        return f"resident, {_megabytes(cfg, data)}"
+    problems = problems or _not_by_itself(cfg, data)
     why = f" (resident: {'; '.join(problems)})" if problems else ""
-    return f"worker, {describe_workers(cfg)}{why}"
+    return f"worker, {describe_workers(cfg, data)}{why}"
 
 
-def _not_by_itself(cfg: CfgNode) -> list[str]:
+def _not_by_itself(cfg: CfgNode, data: DataSpec) -> list[str]:
     """Return the reasons why `auto` does not choose a resident loader although it is possible."""
-    images = _resident_images(cfg)
+    images = _resident_images(cfg, data)
     problems = []
     if sum(image.bytes for image in images) > total_memory(device_of(cfg)) // 4:
-        problems.append(f"takes {_megabytes(cfg)}, more than a quarter of its memory")
+        problems.append(f"takes {_megabytes(cfg, data)}, more than a quarter of its memory")
     if not all(image.has_room for image in images):
         problems.append(f"DATASETS.CACHE, {cache_folder(cfg.DATASETS.CACHE)}, cannot be written or is full")
     return problems
 
 
-def _megabytes(cfg: CfgNode) -> str:
-    return f"{sum(image.bytes for image in _resident_images(cfg)) / 1e6:,.1f} MB on {device_of(cfg)}"
+def _megabytes(cfg: CfgNode, data: DataSpec) -> str:
+    return f"{sum(image.bytes for image in _resident_images(cfg, data)) / 1e6:,.1f} MB on {device_of(cfg)}"
 
 
 class _Images(NamedTuple):
@@ -92,12 +92,12 @@ class _Images(NamedTuple):
     has_room: bool = True  # whether the cache has room for converted images
 
 
-def _resident_images(cfg: CfgNode) -> list[_Images]:
+def _resident_images(cfg: CfgNode, data: DataSpec) -> list[_Images]:
     """Return the `_Images` of each data set."""
-    train, found = train_info(cfg), []
-    joined = [("TRAIN", training_sets(cfg)), *(("TEST", [name]) for name in named_test_sets(cfg).values())]
+    found = []
+    joined = [("TRAIN", data.training_sets), *(("TEST", [name]) for name in data.test_sets.values())]
     for key, names in joined:
-        once, steps = _split_steps(names, image_transform(cfg, f"TRANSFORMS_{key}", train).steps)
+        once, steps = _split_steps(names, data.transform(key).steps)
         for name in names:
             place = cfg.DATASETS.ROOT, cfg.DATASETS.DOWNLOAD, cfg.label(f"DATASETS.{key}")
             if _is_folder(name):
@@ -143,21 +143,22 @@ def _split_steps(names: Sequence[DatasetEntry], steps: Steps) -> tuple[Steps, St
 
 
 def resident_samples(
-    cfg: CfgNode, task: SampleTask, transforms: str, dataset: MapDataset, names: Sequence[DatasetEntry]
+    cfg: CfgNode, data: DataSpec, task: SampleTask, key: str, dataset: MapDataset, names: Sequence[DatasetEntry]
 ) -> ResidentSamples:
     """Return the images of a data set on MODEL.DEVICE; folders that are not converted yet are converted.
 
     Args:
         cfg: the config.
+        data: its data sets.
         task: checks the targets.
-        transforms: TRANSFORMS_TRAIN or TRANSFORMS_TEST.
+        key: TRAIN or TEST.
         dataset: the samples; several data sets are joined.
         names: the entries of the joined data sets.
 
     Raises:
         ConfigError: they cannot be resident, a target is wrong, or memory or DATASETS.CACHE has no room.
     """
-    transform = image_transform(cfg, transforms, train_info(cfg), task.normalise)
+    transform = data.transform(key, task.normalise)
     once, steps = _split_steps(names, transform.steps)
     label = cfg.label("DATALOADER.BACKEND")
     sets = dataset.datasets if isinstance(dataset, ConcatDataset) else [dataset]

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.torch_version import TorchVersion
 
-from warmstart.config import ConfigError, nearest
+from warmstart.config import ConfigError, did_you_mean
 from warmstart.data import Batch
 
 from . import comm
@@ -204,9 +204,8 @@ def modules_to_wrap(model: nn.Module, classes: Sequence[str], label: str) -> lis
     there = sorted({type(module).__name__ for module in inner})
     for name in classes:
         if name not in there:
-            match = nearest(name, there)
-            hint = f"did you mean {match}?" if match else f"it has {', '.join(there)}"
-            raise ConfigError(f"{label} has no module of class {name}; {hint}")
+            hint = did_you_mean(name, there, f"; it has {', '.join(there)}", show=str)
+            raise ConfigError(f"{label} has no module of class {name}{hint}")
     return [module for module in inner if type(module).__name__ in classes]
 
 

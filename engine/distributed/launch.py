@@ -17,7 +17,7 @@ from warmstart.config import ConfigError, Flag
 
 from ..runtime.signals import LAUNCHER_SIGNALS, is_heard
 from .environment import FILE, check_environment, is_rank, local_size, slurm_environment
-from .rendezvous import Place, rendezvous
+from .rendezvous import Participants, Place, rendezvous
 
 
 def _count(text: str) -> int:
@@ -133,12 +133,10 @@ def _meet_machines(flags: Mapping[str, Any], timeout: float) -> Store:
         ConfigError: the port is taken.
         LateError: not all came in time.
     """
-    host, port = _endpoint(flags["dist_url"])
-    serves, count = flags["machine_rank"] == 0, flags["num_machines"]
+    address = _endpoint(flags["dist_url"])
+    machines = Participants("machines", flags["num_machines"], prefix="machines")
     try:
-        return rendezvous(
-            host, port, serves=serves, count=count, who="machines", timeout=timeout, prefix="machines"
-        )
+        return rendezvous(address, machines, timeout, serves=flags["machine_rank"] == 0)
     except ConfigError as error:
         raise ConfigError(f"command line: --dist-url {flags['dist_url']}: {error}") from None
 

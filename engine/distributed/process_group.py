@@ -18,7 +18,7 @@ from warmstart.data import OWN_DEVICE, device_of, usable_cores
 from .comm import is_main, rank
 from .environment import check_environment, is_rank, local_size, rendezvous_address, stay_on_loopback
 from .errors import _Shared
-from .rendezvous import rendezvous
+from .rendezvous import Participants, rendezvous
 
 
 @contextmanager
@@ -61,24 +61,15 @@ def build_process_group(cfg: CfgNode) -> Iterator[None]:
 
 def _meet(number: int, size: int, timeout: float) -> Store:
     """Return the store in which this rank has met the others."""
-    host, port = rendezvous_address(os.environ)
+    address = rendezvous_address(os.environ)
     # torchrun may have a server of its own. After a restart it may be the same one, with addresses in it of
     # processes that are gone.
     serves = number == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     attempt = f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    processes = Participants("processes", size, prefix=attempt, again=True)
     tells = number == 0 or os.environ.get("LOCAL_RANK") == "0"
     try:
-        return rendezvous(
-            host,
-            port,
-            serves=serves,
-            count=size,
-            who="processes",
-            timeout=timeout,
-            prefix=attempt,
-            tells=tells,
-            again=True,
-        )
+        return rendezvous(address, processes, timeout, serves=serves, tells=tells)
     except ConfigError as error:
         raise ConfigError(f"MASTER_PORT: {error}") from None
 

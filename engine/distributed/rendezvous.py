@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -48,42 +49,47 @@ class Place(NamedTuple):
     port: int
 
 
-def rendezvous(
-    host: str,
-    port: int,
-    *,
-    serves: bool,
-    count: int,
-    who: str,
-    timeout: float,
-    prefix: str,
-    tells: bool = True,
-    again: bool = False,
-) -> Store:
-    """Return the store in which processes tell each other where they are, once all are there.
+@dataclass(frozen=True)
+class Participants:
+    """The processes that rendezvous.
 
     Args:
-        host: where the one that `serves` listens: on the loopback interface alone if it is localhost or an address
-            of it. Or file:///PATH, a file that each of them opens; then nobody listens.
-        port: the same.
-        serves: whether this is the one that the others come to.
-        count: how many are to come.
         who: what they are, for messages: "machines".
-        timeout: seconds to wait for them.
-        prefix: of the keys in the store: those of an earlier attempt do not count.
-        tells: whether this one says whom it waits for.
-        again: whether the same ones may meet here once more, as for a second run in the same processes; else who
-            comes late stands for one that has come before, and is waited for no more.
+        count: how many must join.
+        prefix: of the keys in the store, which separates this attempt from earlier ones.
+        again: whether the same processes may rendezvous more than once, as for a second run in them. Otherwise a
+            late process counts as one that has joined before.
+    """
+
+    who: str
+    count: int
+    prefix: str
+    again: bool = False
+
+
+def rendezvous(
+    address: tuple[str, int], participants: Participants, timeout: float, *, serves: bool, tells: bool = True
+) -> Store:
+    """Return the store through which processes exchange their addresses, once all of them have joined.
+
+    Args:
+        address: host and port of the process that `serves`; it listens only on the loopback interface if the host
+            is localhost or a loopback address. If the host is file:///PATH, all open this file and none listens.
+        participants: who must join.
+        timeout: in seconds.
+        serves: whether this process serves the store.
+        tells: whether this process prints a message while it waits.
 
     Raises:
-        ConfigError: the port is taken.
-        LateError: not all of them came in time.
+        ConfigError: the port is in use.
+        LateError: the rendezvous timed out.
 
-    >>> store = rendezvous("localhost", 0, serves=True, count=1, who="processes", timeout=3, prefix="")
+    >>> store = rendezvous(("localhost", 0), Participants("processes", count=1, prefix=""), timeout=3, serves=True)
     >>> store.set("a", "b"), store.get("a")
     (None, b'b')
     """
-    joining = _Joining(who, count)
+    (host, port), count = address, participants.count
+    joining = _Joining(participants.who, count)
 
     def join() -> Store:
         if host.startswith(FILE):
@@ -93,10 +99,10 @@ def rendezvous(
         else:
             joining.until(lambda: joining.finds_store(host, port))
             store = _tcp_store(host, port, count, timeout)
-        store = PrefixStore(prefix, store)
+        store = PrefixStore(participants.prefix, store)
         before = store.add(_HERE, 1) - 1
-        # Nobody comes a second time before all have come once.
-        meeting = before // count if again else 0
+        # No process joins a second time before all have joined once.
+        meeting = before // count if participants.again else 0
         joining.until(lambda: joining.are_there(store.add(_HERE, 0) - meeting * count))
         return PrefixStore(f"meeting {meeting}", store)
 

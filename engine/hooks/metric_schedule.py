@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from warmstart.config import CfgNode, nearest
+from warmstart.config import CfgNode, did_you_mean
 from warmstart.data import named_test_sets
 from warmstart.solver import PLATEAU, MetricLR, follows_metrics
 
@@ -94,9 +94,8 @@ class MetricHook(HookBase):
             if name in trainer.record:
                 self._missing.discard(name)
             elif not self._comes_later(name, trainer):
-                match = nearest(name, trainer.record)
-                hint = f"did you mean {match}?" if match else f"it has {', '.join(trainer.record)}"
-                logger.warning("the schedule watches %s, which is not in the record; %s", name, hint)
+                hint = did_you_mean(name, trainer.record, f"; it has {', '.join(trainer.record)}", show=str)
+                logger.warning("the schedule watches %s, which is not in the record%s", name, hint)
                 self._missing.discard(name)
 
     def _comes_later(self, name: str, trainer: Trainer) -> bool:

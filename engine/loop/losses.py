@@ -1,4 +1,4 @@
-"""Losses and metrics since the last record: kept on the device, read once when someone needs the numbers."""
+"""Losses and metrics since the last record, kept on the device until their values are needed."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from .non_finite import OVERFLOW, NonFiniteLossError, describe
 class LossWindow:
     """Averages each loss and metric over the updates since the last record.
 
-    `add` neither waits for the device nor copies from it; `flush` does both, once for all that came
-    in between, and looks for non-finite values. On several ranks it averages over them too, and waits for all.
+    `add` neither synchronizes with the device nor copies from it; `flush` does both, once for all pending updates,
+    and looks for non-finite values. In a distributed run it also averages over the ranks, and waits for all.
 
     >>> window = LossWindow()
     >>> for value in (1.0, 2.0, 6.0):
@@ -40,55 +40,48 @@ class LossWindow:
         self._sums: dict[str, tuple[float, int]] = {}
 
     def add(self, values: dict[str, Tensor]) -> None:
-        """Keep one update's `total_loss`, its terms and what else is recorded: 0-dim tensors, detached."""
+        """Keep one update's `total_loss`, its terms and other recorded values: detached 0-dim tensors."""
         self._pending.append(values)
 
     def flush(self, iteration: int) -> dict[int, bool]:
-        """Read what is pending; the newest of it is the update that made the count `iteration`.
+        """Read the pending values, the last of which are from the update that completed `iteration`.
 
         Returns:
-            Of each update in fp16, by its count, whether it was skipped; its gradients' norm is not averaged then.
+            For each update in fp16, by its iteration, whether it was skipped; the norm of its gradients is not
+            averaged then.
 
         Raises:
             NonFiniteLossError: a total is infinite or NaN. Nothing after it may be saved.
         """
-        overflowed: dict[int, bool] = {}
         pending, self._pending = self._pending, []
         first = iteration - len(pending) + 1
-        # By column, for updates with the same names: Python's part is then small beside the device's.
-        runs: list[list[dict[str, Any]]] = [[*run] for _, run in groupby(pending, dict.keys)]
-        tensors = [kept[name] for run in runs for kept in run for name in run[0]]
-        numbers: Iterator[float] = iter(torch.stack(tensors).tolist() if tensors else ())
+        blocks = _read(pending)
         if pending and comm.world_size() > 1:
-            means = _over_ranks([{name: next(numbers) for name in run[0]} for run in runs for _ in run], first)
-            runs = [[*run] for _, run in groupby(means, dict.keys)]
-            numbers = (kept[name] for run in runs for kept in run for name in run[0])
-        for run in runs:
-            names = [*run[0]]
-            cells = [*islice(numbers, len(run) * len(names))]
-            columns = {name: cells[index :: len(names)] for index, name in enumerate(names)}
-            if not math.isfinite(reduce(add, columns["total_loss"])):  # finite ones may add up to infinity
-                for offset, total in enumerate(columns["total_loss"]):
-                    if not math.isfinite(total):
-                        values = {name: column[offset] for name, column in columns.items() if name != OVERFLOW}
-                        raise NonFiniteLossError(f"iteration {first + offset}: {describe(values)}", first + offset)
+            blocks = _in_columns(_over_ranks(_in_rows(blocks), first))
+        skipped: dict[int, bool] = {}
+        for columns in blocks:
+            count = len(columns["total_loss"])
+            _require_finite(columns, first)
             if OVERFLOW in columns:
                 flags = columns.pop(OVERFLOW)
-                overflowed |= {first + offset: bool(flag) for offset, flag in enumerate(flags)}
+                skipped |= {first + offset: bool(flag) for offset, flag in enumerate(flags)}
                 if "grad_norm" in columns:
                     norms = zip(columns["grad_norm"], flags, strict=True)
                     columns["grad_norm"] = [norm for norm, flag in norms if not flag]
-            for name, column in columns.items():
-                total, count = self._sums.get(name, (0.0, 0))
-                # Not by sum(): where it compensates for rounding, what a checkpoint cuts in two adds up otherwise.
-                self._sums[name] = reduce(add, column, total), count + len(column)
-            first += len(run)
-        return overflowed
+            self._add_up(columns)
+            first += count
+        return skipped
+
+    def _add_up(self, columns: Mapping[str, list[float]]) -> None:
+        for name, column in columns.items():
+            total, count = self._sums.get(name, (0.0, 0))
+            # Not by sum(), which may compensate for rounding: a run resumed in between would add up differently.
+            self._sums[name] = reduce(add, column, total), count + len(column)
 
     def averages(self) -> dict[str, float]:
-        """Return the mean of each loss since the last call, and reset them. Call `flush` before.
+        """Return the mean of each value since the last call, and reset. Call `flush` before.
 
-        Where every update since then was skipped, the total is NaN: a record always has one.
+        If every update since then was skipped, `total_loss` is NaN: a record always has it.
         """
         assert not self._pending, "flush() first"
         means = {name: total / count for name, (total, count) in self._sums.items() if count}
@@ -106,33 +99,64 @@ class LossWindow:
         self._sums = {name: (total, count) for name, (total, count) in state.items()}
 
 
+def _in_columns(rows: Sequence[dict[str, Any]]) -> list[dict[str, list[Any]]]:
+    """Return the values of updates by name, with one dict for each series of updates that have the same names."""
+    blocks = [[*block] for _, block in groupby(rows, dict.keys)]
+    return [{name: [row[name] for row in block] for name in block[0]} for block in blocks]
+
+
+def _in_rows(blocks: Sequence[Mapping[str, list[float]]]) -> list[dict[str, float]]:
+    """Return the values of each update: the inverse of `_in_columns`."""
+    rows = [(names, row) for names in blocks for row in zip(*names.values(), strict=True)]
+    return [dict(zip(names, row, strict=True)) for names, row in rows]
+
+
+def _read(pending: Sequence[dict[str, Tensor]]) -> list[dict[str, list[float]]]:
+    """Return the numbers in the tensors of updates as `_in_columns` does, copied from the device at once."""
+    blocks = _in_columns(pending)
+    tensors = [tensor for columns in blocks for column in columns.values() for tensor in column]
+    numbers: Iterator[float] = iter(torch.stack(tensors).tolist() if tensors else ())
+    return [{name: [*islice(numbers, len(column))] for name, column in columns.items()} for columns in blocks]
+
+
+def _require_finite(columns: Mapping[str, list[float]], first: int) -> None:
+    """Raise NonFiniteLossError for the first update whose total is infinite or NaN; they begin at `first`."""
+    totals = columns["total_loss"]
+    if math.isfinite(reduce(add, totals)):  # quick; finite totals may add up to infinity, though
+        return
+    for offset, total in enumerate(totals):
+        if not math.isfinite(total):
+            values = {name: column[offset] for name, column in columns.items() if name != OVERFLOW}
+            raise NonFiniteLossError(f"iteration {first + offset}: {describe(values)}", first + offset)
+
+
 def _over_ranks(own: Sequence[dict[str, float]], first: int) -> list[dict[str, float]]:
-    """Return the mean over the ranks that have it of each entry of each update, of which `first` is the first.
+    """Return the mean of each entry of each update over the ranks that have it; `first` is the first iteration.
 
     Raises:
-        NonFiniteLossError: a total is infinite or NaN on a rank; on all ranks alike.
+        NonFiniteLossError: on all ranks, if a total is infinite or NaN on any of them.
     """
     means = []
-    for number, parts in enumerate(zip(*comm.gather(own), strict=True), start=first):
-        for rank, part in enumerate(parts):
-            if not math.isfinite(part["total_loss"]):
-                raise NonFiniteLossError(f"iteration {number}: {describe(part)}, on rank {rank}", number, rank)
-        columns = {name: [part[name] for part in parts if name in part] for name in _names(parts)}
-        means.append({name: sum(column) / len(column) for name, column in columns.items()})
+    for number, rows in enumerate(zip(*comm.gather(own), strict=True), start=first):
+        for rank, row in enumerate(rows):
+            if not math.isfinite(row["total_loss"]):
+                raise NonFiniteLossError(f"iteration {number}: {describe(row)}, on rank {rank}", number, rank)
+        means.append({name: sum(column) / len(column) for name, column in _by_name(rows).items()})
     return means
 
 
-def _names(parts: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [*dict.fromkeys(name for part in parts for name in part)]
+def _by_name(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Return the values of each name, from the rows that have it."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row[name] for row in rows if name in row] for name in names}
 
 
 def mean_of(values: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Return the mean of each entry over the micro-batches of one update that have it.
+    """Return the mean of each entry over those micro-batches of an update that have it.
 
     >>> mean_of([{"loss_a": torch.tensor(1.0)}, {"loss_a": torch.tensor(2.0), "loss_b": torch.tensor(5.0)}])
     {'loss_a': tensor(1.5000), 'loss_b': tensor(5.)}
     """
     if len(values) == 1:
         return values[0]
-    columns = {name: [value[name] for value in values if name in value] for name in _names(values)}
-    return {name: torch.stack(column).mean() for name, column in columns.items()}
+    return {name: torch.stack(column).mean() for name, column in _by_name(values).items()}

@@ -1,9 +1,9 @@
-"""What an optimizer has gathered: given back to it parameter by parameter, and whether it is all it needs."""
+"""Optimizer state: restored by parameter name, and checked for completeness."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,62 +15,85 @@ from warmstart.solver import ScheduleLR
 
 from ..distributed.fsdp import shard_like
 
-# What a parameter group holds beside the arguments of its optimizer, set by us: no progress of a run.
+# Entries of a parameter group that we set, besides the arguments of its optimizer.
 _SETTINGS = ("params", "param_names", "name", "use_muon", "initial_lr", "initial_momentum")
-# What torch's schedulers move, and remember nowhere else.
+# Entries that torch's schedulers change in place and keep nowhere else.
 _MOVED_BY_TORCH = {"lr", "initial_lr", "momentum", "betas"}
 
 
 def load_optimizer_state(optimizer: Optimizer, saved: Mapping[str, Any], scheduler: LRScheduler) -> None:
-    """Give each parameter the moments saved under its name, in the types in which they were saved.
+    """Restore each parameter's optimizer state by the parameter's name, in the dtypes in which it was saved.
 
-    Groups may be others than they were, and hyper-parameters stay the optimizer's own. Of the saved groups comes
-    what moves on as a run does: what an optimizer counts there, as schedule-free ones do; and the rates, where a
-    scheduler of torch's moves them, which keeps them nowhere else.
+    Parameter groups may have changed, and hyper-parameters keep their current values. From the saved groups only
+    entries are restored that change during a run: counters, as of schedule-free optimizers; and, with a scheduler
+    of torch's, the learning rates and momenta that it changes in place.
 
     Args:
         optimizer: of this run.
-        saved: its state_dict() in the run before.
+        saved: its state_dict() in the run that is continued.
         scheduler: of this run.
 
     Raises:
         ValueError: the optimizer's parameters have other names.
     """
     own = optimizer.state_dict()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    by_number = dict(zip(_numbers(own).values(), parameters, strict=True))
+    state = _renumbered(saved, own)
+    for number, parameter in by_number.items():
+        if number in state:
+            state[number] = {key: shard_like(value, parameter) for key, value in state[number].items()}
+    _restore_progress(own["param_groups"], saved["param_groups"], _hyper_parameters(optimizer, scheduler))
+    # A parameter without saved state keeps its initial state.
+    optimizer.load_state_dict({"state": own["state"] | state, "param_groups": own["param_groups"]})
+    for number, entries in state.items():
+        _restore_dtypes(optimizer.state[by_number[number]], entries)
+
+
+def _renumbered(saved: Mapping[str, Any], own: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
+    """Return the saved state of each parameter by the number that the parameter has in `own`.
+
+    Raises:
+        ValueError: the parameters have other names.
+    """
     numbers, saved_numbers = _numbers(own), _numbers(saved)
     missing, extra = sorted(numbers.keys() - saved_numbers.keys()), sorted(saved_numbers.keys() - numbers.keys())
     if missing or extra:
         raise ValueError(f"the optimizer has no saved state for {missing}, and no parameter for {extra}")
-    moments = {numbers[name]: saved["state"][i] for name, i in saved_numbers.items() if i in saved["state"]}
-    settings = {*_SETTINGS, "weight_decay", *_MOVED_BY_TORCH}
+    return {numbers[name]: saved["state"][i] for name, i in saved_numbers.items() if i in saved["state"]}
+
+
+def _hyper_parameters(optimizer: Optimizer, scheduler: LRScheduler) -> set[str]:
+    """Return the entries of parameter groups that follow from this run's config."""
+    names = {*_SETTINGS, "weight_decay", *_MOVED_BY_TORCH}
     for kind in type(optimizer).__mro__[:-1]:
-        settings |= inspect.signature(kind).parameters.keys()
-    if not isinstance(scheduler, ScheduleLR):
-        settings -= _MOVED_BY_TORCH
-    before = {name: group for group in saved["param_groups"] for name, _ in _named(group)}
-    for group in own["param_groups"]:
+        names |= inspect.signature(kind).parameters.keys()
+    return names if isinstance(scheduler, ScheduleLR) else names - _MOVED_BY_TORCH
+
+
+def _restore_progress(
+    groups: Sequence[dict[str, Any]], saved: Sequence[Mapping[str, Any]], settings: Collection[str]
+) -> None:
+    """Put all other entries than `settings` into groups, from the saved group of a group's first parameter."""
+    saved_group = {name: group for group in saved for name, _ in _named(group)}
+    for group in groups:
         for name, _ in list(_named(group))[:1]:
-            group.update((key, value) for key, value in before[name].items() if key not in settings)
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for parameter, number in zip(parameters, numbers.values(), strict=True):
-        if number in moments:
-            moments[number] = {key: shard_like(value, parameter) for key, value in moments[number].items()}
-    # A parameter without saved moments keeps those it begins with.
-    optimizer.load_state_dict({"state": own["state"] | moments, "param_groups": own["param_groups"]})
-    # torch has cast them to the types of the parameters.
-    for parameter, number in zip(parameters, numbers.values(), strict=True):
-        for key, value in moments.get(number, {}).items():
-            state = optimizer.state[parameter]
-            if isinstance(value, Tensor) and state[key].dtype != value.dtype:
-                state[key] = value.to(state[key].device, copy=True)
+            group.update((key, value) for key, value in saved_group[name].items() if key not in settings)
+
+
+def _restore_dtypes(state: dict[str, Any], saved: Mapping[str, Any]) -> None:
+    """Cast tensors back to the dtypes in which they were saved: torch has cast them to the parameter's."""
+    for key, value in saved.items():
+        if isinstance(value, Tensor) and state[key].dtype != value.dtype:
+            state[key] = value.to(state[key].device, copy=True)
 
 
 def missing_optimizer_state(optimizer: Optimizer) -> list[str]:
-    """Return what an optimizer would look for in its next step, and its state does not hold.
+    """Return the names of state entries that an optimizer's next step needs and its state lacks.
 
-    Which it keeps depends on its arguments, as max_exp_avg_sq on Adam's amsgrad. What it would keep is seen on an
-    optimizer of the same kind, after a step with a tiny parameter in each place. Only those of torch and ours are
-    asked: what the step of another does besides, nobody knows.
+    Which entries it needs depends on its arguments, as max_exp_avg_sq on Adam's amsgrad. They are found by a step
+    of another optimizer of the same class with tiny parameters. Only optimizers of torch and ours are checked:
+    the step of any other may have side effects.
 
     >>> weight = torch.nn.Parameter(torch.ones(3))
     >>> weight.grad = torch.ones(3)
@@ -87,7 +110,7 @@ def missing_optimizer_state(optimizer: Optimizer) -> list[str]:
         kept: dict[int, set[str]] = {}
         for parameter in group["params"]:
             state = optimizer.state.get(parameter)
-            if not state:  # it may never have had a gradient
+            if not state:  # the parameter may never have had a gradient
                 continue
             if parameter.ndim not in kept:
                 kept[parameter.ndim] = _kept(type(optimizer), group, parameter)
@@ -96,21 +119,21 @@ def missing_optimizer_state(optimizer: Optimizer) -> list[str]:
 
 
 def _numbers(state: Mapping[str, Any]) -> dict[str, int]:
-    """Return the number of each parameter in a state by its name."""
+    """Return the number of each parameter in an optimizer's state_dict(), by the parameter's name."""
     return dict(each for group in state["param_groups"] for each in _named(group))
 
 
 def _named(group: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    """Return the names and numbers of a group's parameters; the numbers are the names where there are none."""
+    """Yield the names and numbers of a group's parameters; a number serves as the name if there are no names."""
     for name, number in zip(group.get("param_names", group["params"]), group["params"], strict=True):
         yield str(name), number
 
 
 def _kept(kind: Callable[..., Optimizer], group: dict[str, Any], parameter: Tensor) -> set[str]:
-    """Return the keys of the state after a step with a parameter of as many dimensions."""
+    """Return the state entries that a step creates for a parameter with the same number of dimensions."""
     tiny = torch.zeros([1] * parameter.ndim, dtype=parameter.dtype, device=parameter.device)
     tiny.grad = torch.zeros_like(tiny)
-    # A group carries all arguments. The names go: they are of the parameters that it has.
+    # A group holds all arguments; its parameters' names do not apply to the tiny one.
     arguments = {name: value for name, value in group.items() if name not in ("params", "param_names")}
     probe = kind([{**arguments, "params": [tiny]}])
     probe.step()

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
-from warmstart.config import ConfigError, nearest
+from warmstart.config import ConfigError, did_you_mean
 
 from ..distributed import comm
 from ..runtime.states import Kind, read_state
@@ -114,7 +114,6 @@ def _scores_of(trainer: Trainer, record: Mapping[str, float]) -> list[str]:
 
 def unknown_score(label: str, name: str, known: Collection[str]) -> ConfigError:
     """Return the error for a score that no evaluation gives; it lists those that there are."""
-    match = nearest(name, known)
-    hint = f"; did you mean {match}?" if match else "."
+    hint = did_you_mean(name, known, show=str)
     listed = f"Known: {', '.join(known)}" if known else "There is no test set: name one in DATASETS.TEST"
     return ConfigError(f"{label}: no evaluation gives the score {name!r}{hint} {listed}")

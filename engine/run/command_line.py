@@ -1,4 +1,4 @@
-"""From a command line to a config."""
+"""Command lines: flags, config file and overrides."""
 
 from __future__ import annotations
 
@@ -6,16 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from warmstart.config import (
-    CfgNode,
-    Flag,
-    get_cfg,
-    import_module,
-    parse_command_line,
-    printable,
-    program,
-    usage,
-)
+from warmstart.config import CfgNode, Flag, get_cfg, import_module, parse_command_line, printable, program, usage
 
 CONFIG_FLAGS = (
     Flag("--config-file", "one", "YAML file; recipe:NAME.yaml takes one that ships with the package"),
@@ -29,16 +20,16 @@ def read_command_line(
 ) -> tuple[dict[str, Any], CfgNode]:
     """Return a tool's flags and the config: defaults, then the file, then the overrides, frozen.
 
-    Prints and exits at --help and --print-config. Modules given with --import are imported first, from
-    the Python path or the current folder.
+    --help and --print-config print and exit. Modules given with --import are imported first, from the Python path
+    or the current folder.
 
     Args:
-        argv: the words behind the program's name; None takes them from sys.argv.
-        flags: the tool's own flags; those of `CONFIG_FLAGS` come by themselves.
+        argv: the arguments after the program's name; None: sys.argv.
+        flags: the tool's flags; `CONFIG_FLAGS` are added.
         summary: what the tool does, for --help.
 
     Raises:
-        ConfigError: anything wrong on the command line or in the file.
+        ConfigError: the command line or the file is invalid.
     """
     found, (cfg,) = _read_command_line(argv, (*CONFIG_FLAGS, *flags), summary)
     return found, cfg
@@ -47,9 +38,9 @@ def read_command_line(
 def read_configs(
     argv: Sequence[str] | None, flags: Sequence[Flag], summary: str
 ) -> tuple[dict[str, Any], list[CfgNode]]:
-    """Return a tool's flags and one config for each --config-file, in their order; overrides hold for each.
+    """Return a tool's flags and one config for each --config-file, in order; overrides apply to each.
 
-    Without a file the only config is the defaults'. The rest is as for `read_command_line`.
+    Without a file the only config has the defaults. Otherwise like `read_command_line`.
     """
     one_file, *others = CONFIG_FLAGS
     files = one_file._replace(help=f"{one_file.help}; may be repeated", repeated=True)
@@ -66,7 +57,7 @@ def _read_command_line(
     found, overrides = parse_command_line(argv, flags, get_cfg().has_key)
     for module in found["import"]:
         import_module(module, f"command line: --import {module}")
-    given = found["config_file"]  # a list where the flag may be repeated
+    given = found["config_file"]  # a list if the flag may be repeated
     files = given if isinstance(given, list) else [given]
     cfgs = []
     for file in files or [None]:
@@ -81,7 +72,7 @@ def _read_command_line(
 
 
 def describe_config(cfg: CfgNode) -> str:
-    """Return one line for each key that is not at its default: its value, the default, who set it.
+    """Return one line for each key that is not at its default: value, default, source.
 
     >>> cfg = get_cfg()
     >>> cfg.merge_from_list(["SOLVER.BASE_LR", "0.1"])

@@ -1,4 +1,4 @@
-"""What a config may change between a checkpoint and the run that continues from it."""
+"""Differences between a checkpoint's config and the config of the run that continues from it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from warmstart.solver import follows_metrics
 
 logger = logging.getLogger(__name__)
 
-# Keys that cannot change the result of training (FREE), and sections whose change would make it another run
-# (FIXED). Of the rest (SOLVER above all) this run's value is used, and the change is printed; so it is of PRINTED,
-# which change what is saved, when the run ends, the last bits, or whether a damaged file ends it.
+# FREE: keys that cannot change the result of training. FIXED: sections in which a change makes it another run. Any
+# other key (mainly in SOLVER) takes the value of this run, and the change is printed. A change of PRINTED keys is
+# printed, too: they affect what is saved, when the run ends, the last bits, or whether a damaged file ends it.
 FREE = (
     "OUTPUT_DIR",
     "LOG_PERIOD",
@@ -58,9 +58,9 @@ def compare_configs(
     Args:
         cfg: resolved.
         saved: the checkpoint's config.
-        allow_change: as --allow-config-change says.
-        task_defaults: arguments of the task at their defaults, which a checkpoint may be older than.
-        evaluation_args: those that change evaluations alone.
+        allow_change: the value of --allow-config-change.
+        task_defaults: default arguments of the task; an older checkpoint may lack some of them.
+        evaluation_args: arguments of the task that affect only evaluation.
 
     Raises:
         ConfigError: keys differ that make it another run (model, data, seed), unless `allow_change`; or the
@@ -76,16 +76,16 @@ def compare_configs(
         raise ConfigError(f"the checkpoint's config is not one of ours: {type(error).__name__}: {error}") from None
     if before != now:
         raise ConfigError(
-            f"{cfg.label('SOLVER.OPTIMIZER')}: the checkpoint was written with {before}, whose moments mean "
-            f"nothing to {now}; start a new run with MODEL.WEIGHTS FILE and another OUTPUT_DIR"
+            f"{cfg.label('SOLVER.OPTIMIZER')}: the checkpoint was written with {before}, whose state {now} "
+            f"cannot use; start a new run with MODEL.WEIGHTS FILE and another OUTPUT_DIR"
         )
     refused, evaluates = [], {f"MODEL.TASK_ARGS.{name}" for name in evaluation_args}
     for difference in differences:
         key = difference.key
         change = f"{key}: {difference.default!r} -> {difference.value!r}"
-        # A schedule that follows metrics also follows how often there are any.
+        # A schedule that follows metrics depends on how often there are any.
         steers = key in ("LOG_PERIOD", "TEST.EVAL_PERIOD") and follows_metrics(cfg)
-        steers |= key == "TEST.EVAL_PERIOD" and bool(cfg.TEST.BEST.METRIC)  # which of them can be the best
+        steers |= key == "TEST.EVAL_PERIOD" and bool(cfg.TEST.BEST.METRIC)  # which iterations can be best
         printed = steers or key.startswith(PRINTED) or key in evaluates
         if key.startswith(FREE) and not printed:
             continue
@@ -101,7 +101,7 @@ def compare_configs(
 
 
 def _filled(saved: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """Return a checkpoint's config with keys that came after it at their defaults, as if it had known them."""
+    """Return a checkpoint's config completed by the defaults of keys that are newer than the checkpoint."""
     sections = {
         key: _filled(saved[key], default)
         for key, default in defaults.items()

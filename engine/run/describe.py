@@ -1,4 +1,4 @@
-"""What a run logs of itself before it begins, and of its scores."""
+"""The log of a run: its description at the start, and its scores."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import torch
 
 from warmstart.config import CfgNode
-from warmstart.data import describe_loader, input_shape, named_test_sets, train_info, training_sets
+from warmstart.data import data_spec, describe_loader
 from warmstart.solver import describe_groups, describe_plan
 from warmstart.tasks import Task
 
@@ -27,9 +27,9 @@ def log_scores(scores: dict[str, float], task: Task) -> None:
 
 
 def log_run(cfg: CfgNode, trainer: Trainer) -> None:
-    """Log what is about to run: machine, data, model, plan, parameter groups."""
-    samples = train_info(cfg).size
-    channels, height, width = input_shape(cfg)
+    """Log a description of a run: machine, data, model, schedule, parameter groups."""
+    data = data_spec(cfg)
+    samples = data.train.size
     parameters = sum(p.numel() for p in trainer.model.parameters())
     device, threads = trainer.device, torch.get_num_threads()
     cpu = f"CPU, {threads} thread{'' if threads == 1 else 's'}"
@@ -42,18 +42,16 @@ def log_run(cfg: CfgNode, trainer: Trainer) -> None:
         logger.warning(text, cfg.label("SOLVER.IMS_PER_BATCH"), f"{images:,}", f"{samples:,}", times, samples)
     logger.info(
         "data: %s, %s images of %dx%dx%d, %d %s",
-        " + ".join(map(str, training_sets(cfg))),
+        " + ".join(map(str, data.training_sets)),
         f"{samples:,}",
-        channels,
-        height,
-        width,
+        *data.input_shape,
         cfg.MODEL.NUM_CLASSES,
-        "classes" if train_info(cfg).num_classes else "output" if cfg.MODEL.NUM_CLASSES == 1 else "outputs",
+        "classes" if data.train.num_classes else "output" if cfg.MODEL.NUM_CLASSES == 1 else "outputs",
     )
     if cfg.DATASETS.TEST:
-        logger.info("test sets: %s", ", ".join(map(str, named_test_sets(cfg).values())))
+        logger.info("test sets: %s", ", ".join(map(str, data.test_sets.values())))
     assert trainer.task is not None
-    logger.info("loader: %s", describe_loader(cfg, trainer.task))
+    logger.info("loader: %s", describe_loader(cfg, data, trainer.task))
     logger.info("model: %s, %s parameters", cfg.MODEL.NAME, f"{parameters:,}")
     logger.info("plan: %s", describe_plan(cfg, samples))
     ranks = comm.world_size()

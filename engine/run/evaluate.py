@@ -1,4 +1,4 @@
-"""An evaluation outside of training, with the statistics that one in training has."""
+"""Evaluation of a checkpoint or of MODEL.WEIGHTS, with the scores that an evaluation during training gives."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from warmstart.config import CfgNode, ConfigError
@@ -17,6 +18,7 @@ from ..distributed import comm
 from ..distributed.build import build_strategy
 from ..distributed.errors import local_rank_zero_first, on_main, raise_together
 from ..distributed.fsdp import computing_device
+from ..distributed.strategy import Strategy
 from ..loop.forward import losses_of
 from ..loop.precise_bn import norm_layers, update_from_training
 from ..runtime.precision import build_autocast
@@ -26,26 +28,41 @@ from .describe import log_scores
 from .init_from_data import build_for_ranks, read_weights
 from .load import build_average, load_models
 from .prepare_torch import prepare_torch
-from .resolve import resolve_config
+from .resolve import resolve_scaled
 from .resume import read_parts, read_start
-from .world_size_scaling import scale_of, scaled
+from .world_size_scaling import scale_of
 
 logger = logging.getLogger(__name__)
 
 
 def evaluate_only(cfg: CfgNode, *, resume: str | None = None, trust: bool = False) -> dict[str, float]:
-    """Return the scores on every test set, as in the run that wrote the weights, and log them; writes nothing.
+    """Evaluate a checkpoint or MODEL.WEIGHTS on every test set; log the scores and return them. Writes no file.
 
-    On several ranks each of them calls it.
+    The Python counterpart of tools/train_net.py --eval-only. In a distributed run every rank calls it.
 
     Args:
-        cfg: as the user wrote it; it is resolved here.
-        resume: None for MODEL.WEIGHTS, "" for the newest checkpoint in OUTPUT_DIR, else a checkpoint's file or
-            folder.
-        trust: whether code in the checkpoint or in MODEL.WEIGHTS may run.
+        cfg: the config as the user wrote it; `evaluate_only` resolves it.
+        resume: None evaluates MODEL.WEIGHTS; "" the newest checkpoint in OUTPUT_DIR; a path this checkpoint, or
+            the newest in this folder.
+        trust: whether to read the file even if that can run code in it.
+
+    Returns:
+        The scores by "NAME/score", as they are called in a run's records.
 
     Raises:
-        ConfigError: there are no weights or no test sets, or they do not fit together.
+        ConfigError: there are no weights or no test sets, or the weights do not fit the model.
+
+    >>> import tempfile
+    >>> from warmstart.config import get_cfg
+    >>> from .train import train
+    >>> cfg = get_cfg()
+    >>> with tempfile.TemporaryDirectory() as folder:  # doctest: +ELLIPSIS
+    ...     cfg.merge_from_list(["MODEL.DEVICE", "cpu", "SOLVER.MAX_ITER", 3, "OUTPUT_DIR", folder])
+    ...     trainer = train(cfg)
+    ...     scores = evaluate_only(cfg, resume="")
+    [...] torch ...
+    >>> [*scores]
+    ['digits_test/accuracy', 'digits_test/top5', 'digits_test/loss']
     """
     given = cfg
     with raise_together():
@@ -53,66 +70,71 @@ def evaluate_only(cfg: CfgNode, *, resume: str | None = None, trust: bool = Fals
     found = None if resume is None else on_main(lambda: read_start(cfg, resume, trust))
     start = None if found is None else read_parts(cfg, found[1])
     with raise_together():
-        if start is not None and scale_of(start):  # its batches, which TEST.PRECISE_BN takes
+        if start is not None and scale_of(start):  # TEST.PRECISE_BN needs the training batches of that run
             cfg = _resolved(given, scale_of(start))
-        if start is None and not cfg.MODEL.WEIGHTS:
-            missing = "needs weights" if resume is None else f"found no checkpoint in {cfg.OUTPUT_DIR}"
-            raise ConfigError(f"command line: --eval-only {missing}; give MODEL.WEIGHTS FILE or --resume=PATH")
-        if not cfg.DATASETS.TEST:
-            raise ConfigError(f"{cfg.label('DATASETS.TEST')}: names no data set to evaluate on")
+        _check(cfg, start, resume)
         device, task = prepare_torch(cfg), build_task(cfg)
         file = read_weights(cfg, trust) if start is None else None
         model = build_for_ranks(cfg, weights=file or start is None, extra_outputs=task.extra_outputs)
     strategy = build_strategy(cfg)
-    with raise_together():  # apart from what one rank alone may fail in: from here on ranks wait for each other
+    with raise_together():  # only once no rank has failed above: in here ranks wait for each other
         model = strategy.place(model, device)
-        strategy.release(model)
-        ema = None if start is None else build_average(cfg, model, start)
-        models = [model] if ema is None else [model, ema.model]
-        strategy.prepare(*models)
-        if start is not None:
-            load_models(model, ema, start, strategy)
+        averaged = _load(cfg, strategy, model, start)
     if cfg.TEST.PRECISE_BN.ENABLED:
+        models = [model] if averaged is None else [model, averaged]
         set_statistics(cfg, task, models, start if file is None else file.content)
     loaders = build_test_loaders(cfg, task)
-    averaged = None if ema is None else ema.model
     scores = evaluate_all(model, task, loaders, averaged, autocast=build_autocast(cfg), strategy=strategy)
     log_scores(scores, task)
     return scores
 
 
-def _resolved(given: CfgNode, ranks: int) -> CfgNode:
-    """Return a config resolved for an evaluation; only TEST.PRECISE_BN takes training's batches there."""
-    return resolve_config(scaled(given, ranks), given=given, trains=given.TEST.PRECISE_BN.ENABLED)
+def _resolved(given: CfgNode, scale: int) -> CfgNode:
+    """Return the config resolved for an evaluation, which uses training batches only for TEST.PRECISE_BN."""
+    return resolve_scaled(given, scale, trains=given.TEST.PRECISE_BN.ENABLED)
+
+
+def _check(cfg: CfgNode, start: Mapping[str, Any] | None, resume: str | None) -> None:
+    """Raise ConfigError if there are no weights to evaluate, or no test sets."""
+    if start is None and not cfg.MODEL.WEIGHTS:
+        missing = "needs weights" if resume is None else f"found no checkpoint in {cfg.OUTPUT_DIR}"
+        raise ConfigError(f"command line: --eval-only {missing}; give MODEL.WEIGHTS FILE or --resume=PATH")
+    if not cfg.DATASETS.TEST:
+        raise ConfigError(f"{cfg.label('DATASETS.TEST')}: names no data set to evaluate on")
+
+
+def _load(cfg: CfgNode, strategy: Strategy, model: nn.Module, start: dict[str, Any] | None) -> nn.Module | None:
+    """Prepare the model and load the checkpoint into it; return the checkpoint's averaged model, if it has one."""
+    strategy.release(model)
+    ema = None if start is None else build_average(cfg, model, start)
+    averaged = None if ema is None else ema.model
+    strategy.prepare(model, *([] if averaged is None else [averaged]))
+    if start is not None:
+        load_models(model, ema, start, strategy)
+    return averaged
 
 
 def set_statistics(cfg: CfgNode, task: Task, models: Sequence[nn.Module], content: Any) -> None:
-    """Do for an evaluation of its own what TEST.PRECISE_BN does before one in training, bit for bit.
+    """Recompute BatchNorm statistics as TEST.PRECISE_BN does before an evaluation during training, bit for bit.
 
     Waits for all ranks.
 
     Args:
         cfg: resolved.
         task: computes the losses, as in training.
-        models: in training mode, with their weights.
-        content: of the file that these are from: a checkpoint says which batches would have come next, and with
-            which random numbers; for any other they are the first ones.
+        models: with their weights, in training mode.
+        content: of the file that the weights are from. A checkpoint has the iteration and random states from which
+            training would have continued, and its next batches are used; for any other file the first batches.
 
     Raises:
-        ConfigError: the checkpoint's random state cannot be restored, or the training set not be read.
+        ConfigError: the checkpoint's random state cannot be restored, or the training set cannot be read.
     """
-    known = isinstance(content, Mapping) and content.keys() >= {*PARTS}
     models = [model for model in models if norm_layers(model)]
     if not models:
-        logger.info("TEST.PRECISE_BN: the model has no BatchNorm layer that trains, nothing to do")
+        logger.info("TEST.PRECISE_BN: the model has no BatchNorm layer that is trained; nothing to do")
         return
     device = computing_device(models[0])
-    iteration, states = comm.broadcast_object((content["iteration"], content["rng"]) if known else (0, None))
-    try:
-        if states is not None:
-            restore_rng(states, device, comm.rank(), comm.world_size())
-    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError) as error:
-        raise ConfigError(f"the checkpoint's random state is not one of ours: {error}") from None
+    iteration = _restore_position(content, device)
     loader = local_rank_zero_first(lambda: build_train_loader(cfg, task, comm.rank(), comm.world_size()))
     number, parts = cfg.TEST.PRECISE_BN.NUM_ITER, cfg.SOLVER.GRAD_ACCUM_STEPS
     for model in models:
@@ -121,3 +143,20 @@ def set_statistics(cfg: CfgNode, task: Task, models: Sequence[nn.Module], conten
     loader.close()
     text = "TEST.PRECISE_BN: BatchNorm has the statistics of the %d training batches from iteration %d on"
     logger.info(text, number, iteration)
+
+
+def _restore_position(content: Any, device: torch.device) -> int:
+    """Return a checkpoint's iteration and restore its random states; 0 for any other file. Waits for all ranks.
+
+    Raises:
+        ConfigError: the random states cannot be restored.
+    """
+    is_checkpoint = isinstance(content, Mapping) and content.keys() >= {*PARTS}
+    position = (content["iteration"], content["rng"]) if is_checkpoint else (0, None)
+    iteration, states = comm.broadcast_object(position)
+    try:
+        if states is not None:
+            restore_rng(states, device, comm.rank(), comm.world_size())
+    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError) as error:
+        raise ConfigError(f"the checkpoint's random state is not valid: {error}") from None
+    return int(iteration)

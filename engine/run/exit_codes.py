@@ -1,4 +1,4 @@
-"""Exit codes: how a tool ends, and what it says."""
+"""Exit codes of the tools, and their last messages."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 
-from warmstart.config import (
-    ConfigError,
-    printable,
-)
+from warmstart.config import ConfigError, printable
 
 from ..checkpoint.saver import SaveError
 from ..distributed import comm
@@ -29,11 +26,11 @@ from ..runtime.signals import leave, stop_signals
 def run_tool(main: Callable[[], int]) -> None:
     """Run a tool and exit with its code.
 
-    0 is success, 2 a mistake in what the user wrote (one message on stderr, nothing was overwritten), 3 a loss
-    that is not finite, 4 a last checkpoint that could not be written, 128 + its number a signal: 130 Ctrl-C, 143
-    SIGTERM, 138 SIGUSR1 (on Linux), 129 SIGHUP. Anything else that fails is a bug and shows its traceback. The
-    run's log.txt holds the traceback, or the message of 2, 3 and 4, too. Of several ranks, which fail alike then,
-    the main one prints it; 5 is one that ends since another has, or did not come.
+    0 is success, 2 a mistake of the user (one message on stderr, nothing was overwritten), 3 a loss that is not
+    finite, 4 a last checkpoint that could not be written, 128 + N the signal N: 130 Ctrl-C, 143 SIGTERM, 138
+    SIGUSR1 (on Linux), 129 SIGHUP. Any other failure is a bug and shows its traceback. The traceback, or the
+    message of 2, 3 and 4, is also in the run's log.txt. In a distributed run all ranks fail with the same message,
+    and rank 0 prints it; 5 is a rank that exits because another one exited or timed out.
     """
     try:
         with stop_signals(partial(leave, is_main=comm.is_main), comm.is_main):
@@ -65,13 +62,13 @@ def run_tool(main: Callable[[], int]) -> None:
         raise
     if is_spokesman():
         log_to_file(message)
-        with contextlib.suppress(OSError):  # a full disk does not make the exit code another one
+        with contextlib.suppress(OSError):  # a full disk must not change the exit code
             print(message, file=sys.stderr)
     sys.exit(code)
 
 
 def _tell_bug() -> None:
-    """Write the traceback into the run's log.txt, and say above the console's which of the ranks it is of."""
+    """Write the traceback into the run's log.txt, and print the rank above the traceback on the console."""
     who = f"{_who()} has failed:\n" if is_rank() else ""
     print(who, end="", file=sys.stderr)
     log_to_file(f"{who}{traceback.format_exc().rstrip()}")

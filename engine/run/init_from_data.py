@@ -1,4 +1,4 @@
-"""First weights: from MODEL.WEIGHTS, or from the training images for models that ask for it."""
+"""Initial weights: from MODEL.WEIGHTS, or from training images for models that need them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from .scores import is_best_average
 
 
 def weights_in(name: str) -> str:
-    """Return the file that MODEL.WEIGHTS means: of a run's folder its best, else its final, else its newest.
+    """Return the file for MODEL.WEIGHTS: in a run's folder the best checkpoint, else the final, else the newest.
 
-    What is no folder, or holds no checkpoint, is returned as it is.
+    Anything else than a folder with checkpoints is returned unchanged.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -43,14 +43,14 @@ def weights_in(name: str) -> str:
 
 
 def read_weights(cfg: CfgNode, trust: bool = False) -> WeightsFile | None:
-    """Return what MODEL.WEIGHTS names, on the ranks that need it; sharded weights are read together.
+    """Return the file that MODEL.WEIGHTS names, on the ranks that need it; of a sharded one all shards.
 
     Args:
         cfg: resolved.
-        trust: whether code in the file may run, as --trust-checkpoint says.
+        trust: whether to read the file even if that can run code in it.
 
     Raises:
-        ConfigError: the file is not there, damaged, or holds more than tensors and plain values.
+        ConfigError: the file is missing or damaged, or contains more than tensors and plain values.
     """
     if not build_strategy(cfg).has_weights:
         return None
@@ -69,12 +69,12 @@ def read_weights(cfg: CfgNode, trust: bool = False) -> WeightsFile | None:
 def build_for_ranks(
     cfg: CfgNode, trust: bool = False, weights: bool | WeightsFile = True, extra_outputs: int = 0
 ) -> nn.Module:
-    """Return what `build_model` does; if it will be sharded, only rank 0 has weights, and only if `weights`.
+    """Return the model of `build_model`; if it will be sharded, only rank 0 has weights, and only if `weights`.
 
     Args:
         cfg: resolved.
-        trust: whether code in the file that MODEL.WEIGHTS names may run.
-        weights: whether MODEL.WEIGHTS is read; or what `read_weights` has returned.
+        trust: whether to read MODEL.WEIGHTS even if that can run code in the file.
+        weights: whether MODEL.WEIGHTS is read; or the result of `read_weights`.
         extra_outputs: of the task.
     """
     strategy = build_strategy(cfg)
@@ -84,27 +84,27 @@ def build_for_ranks(
     try:
         with without_weights():
             return build_model(cfg, weights=False, extra_outputs=extra_outputs)
-    except Exception:  # its builder computes with weights, or is wrong in any case
+    except Exception:  # the builder computes with the weights, or fails in any case
         return build_model(cfg, weights=False, extra_outputs=extra_outputs)
 
 
 def init_from_data(cfg: CfgNode, task: Task, model: nn.Module, loader: TrainLoader) -> None:
-    """Let a model set weights by the images it will be trained on, as `InitsFromImages` says.
+    """Let a model initialize weights from its training images, if it implements `InitsFromImages`.
 
-    Nothing is done where the model has no such method, or where MODEL.WEIGHTS gives the weights. A resumed run
-    does not come here: its checkpoint holds all weights. Random number generators are as before, and so the first
-    weights follow from the config alone.
+    Nothing is done if MODEL.WEIGHTS gives the weights; a resumed run does not call this, because its checkpoint
+    has all weights. The states of the random number generators are preserved, so that the initial weights depend
+    only on the config.
 
     Args:
         cfg: resolved.
         task: makes samples and batches.
         model: on its device.
-        loader: training's; a stream of its own is taken from it.
+        loader: of the training set; the images come from a separate stream of it.
     """
     if cfg.MODEL.WEIGHTS or not isinstance(model, InitsFromImages):
         return
     device = next(model.parameters()).device
-    if comm.world_size() > 1:  # whole batches: weights do not depend on the number of ranks
+    if comm.world_size() > 1:  # full batches: weights do not depend on the number of ranks
         loader = build_train_loader(cfg, task)
     with preserved_rng(device), closing(loader.batches()) as batches:
         model.init_from_images(to_device(batch.images, device) for batch in batches)

@@ -1,4 +1,4 @@
-"""A run in several processes: checked once, then started."""
+"""Launch of a run in several processes, after its config has been checked once."""
 
 from __future__ import annotations
 
@@ -11,28 +11,27 @@ from warmstart.config import CfgNode, started_as
 from ..distributed.launch import _endpoint, _meet_machines, _run_ranks, run_here
 from ..distributed.process_group import check_devices
 from ..distributed.rendezvous import Place
-from .resolve import resolve_config
-from .world_size_scaling import scaled
+from .resolve import resolve_scaled
 
 
 def launch(cfg: CfgNode, flags: Mapping[str, Any], argv: Sequence[str] | None = None) -> int:
-    """Run this command in several processes and return its exit code, once all have ended.
+    """Run this command in several processes and return its exit code when all have exited.
 
-    The first one that fails ends all. Signals go on to them. Each runs the same command line; the environment says
-    which it is.
+    When a process fails, all are ended. Signals are forwarded to them. Each runs the same command line, with its
+    rank in environment variables.
 
     Args:
-        cfg: not resolved; checked here, so that what is wrong is said once.
-        flags: those of `LAUNCH_FLAGS`, and --eval-only where the tool has it.
-        argv: the words behind the program's name; None takes them from sys.argv.
+        cfg: not resolved; it is checked here, so that mistakes are reported once.
+        flags: `LAUNCH_FLAGS` with their values, and --eval-only if the tool has it.
+        argv: the arguments after the program's name; None: sys.argv.
 
     Raises:
-        ConfigError: anything wrong with the config.
+        ConfigError: the config is invalid.
     """
     ranks, machines = flags["num_gpus"] or 1, flags["num_machines"] or 1
     check_devices(cfg, ranks)
     every = ranks * machines
-    resolve_config(scaled(cfg, every), every, given=cfg, trains=not flags.get("eval_only"))
+    resolve_scaled(cfg, every, every, trains=not flags.get("eval_only"))
     argv = sys.argv[1:] if argv is None else argv
     words = [*started_as(argv), *argv]
     restarts, grace = cfg.DISTRIBUTED.MAX_RESTARTS, cfg.DISTRIBUTED.GRACE

@@ -1,4 +1,4 @@
-"""A checkpoint put into a trainer or a model."""
+"""Loading of a checkpoint's content into a trainer or a model."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ logger = logging.getLogger(__name__)
 
 
 def why_done(cfg: CfgNode, start: Mapping[str, Any]) -> str:
-    """Return why there is nothing left to do after a checkpoint, and what to type to go on; "" where there is.
+    """Return why nothing is left to train after a checkpoint, and how to continue; "" if something is left.
 
     Raises:
-        ConfigError: its states are not those of our hooks.
+        ConfigError: a state of a hook in it is invalid.
     """
     own = start["hooks"].get(OWN_STATE, {"pending": False})
     if read_state(own, f"hooks.{OWN_STATE}", {"pending": bool})["pending"]:
@@ -37,12 +37,12 @@ def why_done(cfg: CfgNode, start: Mapping[str, Any]) -> str:
     if number >= end:
         return f"the checkpoint is at iteration {number}, SOLVER.MAX_ITER is {end}: nothing to do"
     with _fitting():
-        stopped, goes_on = why_stopped(cfg, start)
-    return f"the run has stopped at iteration {number}: {stopped}; raise {goes_on} to go on" if stopped else ""
+        reason, key = why_stopped(cfg, start)
+    return f"the run has stopped at iteration {number}: {reason}; raise {key} to continue" if reason else ""
 
 
 def build_average(cfg: CfgNode, model: nn.Module, start: Mapping[str, Any]) -> EMA | None:
-    """Return the moving average that a checkpoint has, whether or not SOLVER.EMA is on; its weights come later."""
+    """Return the moving average that a checkpoint has, even if SOLVER.EMA is off; its weights are loaded later."""
     if start.get("ema") is None:
         if cfg.SOLVER.EMA.ENABLED:
             logger.info("SOLVER.EMA is on, but the checkpoint has no moving average")
@@ -51,10 +51,10 @@ def build_average(cfg: CfgNode, model: nn.Module, start: Mapping[str, Any]) -> E
 
 
 def load_models(model: nn.Module, ema: EMA | None, start: Mapping[str, Any], strategy: Strategy) -> None:
-    """Load a checkpoint's weights into a model and its moving average, all of them.
+    """Load all of a checkpoint's weights into a model and its moving average.
 
     Raises:
-        ConfigError: they are of another model.
+        ConfigError: they do not fit the model.
     """
     with _fitting():
         load_model(model, start["model"], strategy)
@@ -74,7 +74,7 @@ def _fitting() -> Iterator[None]:
 
 
 def load_start(trainer: Trainer, start: dict[str, Any]) -> None:
-    """Put a checkpoint into a trainer; where bits may come to differ, say so once.
+    """Load a checkpoint into a trainer; log a warning if other versions may change the last bits.
 
     Raises:
         ConfigError: the checkpoint does not fit the trainer's model or optimizer.
@@ -84,14 +84,14 @@ def load_start(trainer: Trainer, start: dict[str, Any]) -> None:
         missing = missing_optimizer_state(trainer.optimizer)
     if missing:
         raise ConfigError(
-            f"the checkpoint does not hold {', '.join(missing)}, which {type(trainer.optimizer).__name__} keeps "
-            "with these settings; set SOLVER.OPTIMIZER_ARGS and SOLVER.MOMENTUM to what they were, or start a new "
-            "run with MODEL.WEIGHTS FILE and another OUTPUT_DIR"
+            f"the checkpoint does not hold {', '.join(missing)}, which {type(trainer.optimizer).__name__} needs "
+            "with these settings; set SOLVER.OPTIMIZER_ARGS and SOLVER.MOMENTUM to their old values, or start a "
+            "new run with MODEL.WEIGHTS FILE and another OUTPUT_DIR"
         )
     written_by, now = start.get("versions", {}), versions(trainer.device)
     if not isinstance(written_by, dict):
-        raise ConfigError(f"the checkpoint's versions are no dict, but {type(written_by).__name__}")
-    changed = [  # an older version noted fewer of them
+        raise ConfigError(f"the checkpoint's versions are not a dict, but {type(written_by).__name__}")
+    changed = [  # older checkpoints list fewer of them
         f"{name} {written_by[name]} -> {now[name]}"
         for name in now
         if name in written_by and str(written_by[name]) != str(now[name])

@@ -1,4 +1,4 @@
-"""Measurements of what a config describes: an update on one device, and the training loader."""
+"""Measurements for a config: an update on one device, and the training loader."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from ..loop.forward import losses_of
 from ..runtime.precision import build_autocast, build_scaler, compiled
 from .prepare_torch import prepare_torch
 
-_AHEAD = 4  # batches for each loading process that may have been loaded before the clock starts
+_AHEAD = 4  # batches per loading process that may be loaded before the clock starts
 
 
 def measure_profile(
     cfg: CfgNode, images: int, rounds: int = 5, times: tuple[float, float, float] | None = None
 ) -> Profile:
-    """Return the profile of a config's model and optimizer on MODEL.DEVICE, as `profile_of` does.
+    """Return the `profile_of` a config's model and optimizer on MODEL.DEVICE.
 
     Args:
         cfg: resolved.
-        images: of a micro-batch on one device.
-        rounds: updates that are timed.
-        times: what is known already, as for `profile_of`.
+        images: per micro-batch on one device.
+        rounds: how many updates are timed.
+        times: times that are known already, as for `profile_of`.
     """
     step = _build_step(cfg)
     tensors = [*step.model.parameters(), *step.model.buffers()]
@@ -48,7 +48,7 @@ def measure_profile(
 
 
 def measure_loader(cfg: CfgNode, seconds: float = 2.0) -> float:
-    """Return the images a second that the training loader of a resolved config gives, with all its workers."""
+    """Return the images per second of the training loader of a resolved config, with all its workers."""
     loader: TrainLoader = build_train_loader(cfg, build_task(cfg))
     with closing(loader.batches()) as batches:
         for _ in range(1 + _AHEAD * (cfg.DATALOADER.NUM_WORKERS or 0)):

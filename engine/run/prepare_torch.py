@@ -1,4 +1,4 @@
-"""torch set up for a run: device, kernels, seeds; and what PROFILE has picked."""
+"""Set-up of torch for a run: device, kernels, seeds, and the choices of PROFILE."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from ..runtime.rng import seed_all
 
 
 def prepare_torch(cfg: CfgNode) -> torch.device:
-    """Set torch up for a run, in the whole process: its device, which kernels it may take, its seeds.
+    """Set the device, the allowed kernels and the seeds of torch, for the entire process.
 
-    Under PROFILE exact torch takes deterministic kernels only, and refuses an operation that has none.
+    With PROFILE exact torch uses deterministic kernels only, and refuses operations that have none.
 
     Returns:
         The device.
     """
     device = build_device(cfg)
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # pinned memory and kernels without a device of their own follow it
+        torch.cuda.set_device(device)  # pinned memory and kernels without an explicit device use it
         torch.set_float32_matmul_precision("high" if has_tf32(cfg, device) else "highest")
         torch.backends.cudnn.allow_tf32 = has_tf32(cfg, device)
     torch.backends.cudnn.benchmark = searches_kernels(cfg, device)
-    if cfg.PROFILE == "exact":  # never switched off here: a user's own module may have asked for it
+    if cfg.PROFILE == "exact":  # never switched off: a user-defined module may have switched it on
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
         torch.use_deterministic_algorithms(True)
     seed_all(cfg.SEED)
@@ -39,14 +39,14 @@ def has_tf32(cfg: CfgNode, device: torch.device) -> bool:
 
 
 def searches_kernels(cfg: CfgNode, device: torch.device) -> bool:
-    """Return whether cuDNN looks for its fastest kernels: CUDNN_BENCHMARK, or what its null means."""
+    """Return whether cuDNN searches for its fastest kernels: CUDNN_BENCHMARK, or the default if it is null."""
     if cfg.CUDNN_BENCHMARK is not None:
         return bool(cfg.CUDNN_BENCHMARK)
     return device.type == "cuda" and cfg.PROFILE == "auto" and not cfg.DATALOADER.ASPECT_RATIO_GROUPING
 
 
 def describe_profile(cfg: CfgNode, device: torch.device) -> str:
-    """Return what PROFILE has picked, and why, and which keys would make a run faster."""
+    """Return the choices of PROFILE with their reasons, and the keys that would make a run faster."""
     amp = f"AMP {cfg.SOLVER.AMP.PRECISION}" if cfg.SOLVER.AMP.ENABLED else "AMP off (SOLVER.AMP.ENABLED)"
     compiling = f"compiled ({cfg.MODEL.COMPILE})" if cfg.MODEL.COMPILE else "not compiled (MODEL.COMPILE)"
     if device.type != "cuda":

@@ -1,27 +1,14 @@
-"""From what the user wrote to what will run: everything checked, durations and sizes filled in.
-
-Nothing is built and nothing is written before this has passed.
-"""
+"""The config that will run: checked, with durations in iterations and the model's sizes filled in."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import count
 
 from warmstart.config import CfgNode, ConfigError, gathering, resolve_durations
-from warmstart.data import (
-    check_data,
-    choose_backend,
-    dataset_info,
-    free_memory,
-    gigabytes,
-    input_shape,
-    known_shape,
-    named_test_sets,
-    train_info,
-)
+from warmstart.data import DataSpec, check_data, choose_backend, data_spec, free_memory, gigabytes, train_info
 from warmstart.modeling import check_images, check_model, parameter_bytes
 from warmstart.solver import check_solver
 from warmstart.tasks import Task, build_task, default_arguments
@@ -32,25 +19,25 @@ from ..runtime.device import check_device
 from ..runtime.precision import check_precision
 from .init_from_data import weights_in
 from .scores import best_mode, check_best, check_metrics, check_score_names
-from .world_size_scaling import check_scaled, rounded, scale_between
+from .world_size_scaling import check_scaled, rounded, scale_between, scaled
 
-SMALL_IMAGE = 32  # pixels a side, up to which MODEL.STEM auto takes the small stem
+SMALL_IMAGE = 32  # pixels a side; up to this size MODEL.STEM auto means small
 
 
 def resolve_config(
     cfg: CfgNode, ranks: int | None = None, given: CfgNode | None = None, trains: bool = True
 ) -> CfgNode:
-    """Return a frozen copy of `cfg` with every duration an integer and the model's sizes filled in.
+    """Return a frozen copy of `cfg` with every duration in iterations and the model's sizes filled in.
 
-    MODEL.NUM_CLASSES, MODEL.IN_CHANNELS and MODEL.STEM follow from the training set where they are 0
-    or "auto"; DATALOADER.BACKEND auto becomes the loader that it chooses, a run's folder in MODEL.WEIGHTS one of
-    its files. Resolving twice changes nothing.
+    MODEL.NUM_CLASSES, MODEL.IN_CHANNELS and MODEL.STEM follow from the training set if they are 0 or "auto";
+    DATALOADER.BACKEND auto becomes the chosen loader, and a run's folder in MODEL.WEIGHTS one of its files.
+    Nothing is built or written. Resolving a second time changes nothing.
 
     Args:
-        cfg: what the user wrote, or that as `scaled` for these processes.
-        ranks: how many processes will train; None: those that this one is of.
-        given: what the user wrote, where it was scaled.
-        trains: whether training follows; an evaluation shares out no batch of an update.
+        cfg: what the user wrote, scaled by `scaled` if that is wanted.
+        ranks: how many processes will run it; None: the processes of this run.
+        given: what the user wrote, if `cfg` was scaled.
+        trains: whether training follows; otherwise a batch need not be divisible among the ranks.
 
     Raises:
         ConfigError: everything that is wrong with the config, at once.
@@ -62,51 +49,58 @@ def resolve_config(
     >>> resolved.SOLVER.MAX_ITER, resolved.MODEL.NUM_CLASSES, resolved.MODEL.STEM
     (29, 10, 'small')
     """
-    ranks = ranks or comm.world_size()
+    ranks, data = ranks or comm.world_size(), data_spec(cfg)
     problems: list[str] = []
     with gathering(problems):
         check_device(cfg)
     with gathering(problems):
-        task = build_task(cfg)
-        check_data(cfg, task, ranks)
+        task = build_task(cfg, data)
+        check_data(cfg, data, task, ranks)
     if problems:
         raise ConfigError(problems)
-    resolved = resolve_durations(cfg, iters_per_epoch(cfg))
-    resolved.defrost()
-    with gathering(problems):
-        _fill_model(resolved, task, train_info(cfg).num_classes)
-    resolved.DATALOADER["BACKEND"] = choose_backend(cfg, task)
-    resolved.MODEL["WEIGHTS"] = weights_in(resolved.MODEL.WEIGHTS)
-    with gathering(problems):
-        check_model(resolved)
-    with gathering(problems):
-        check_solver(resolved, iters_per_epoch(cfg))
-    with gathering(problems):
-        check_metrics(resolved, task)
-    with gathering(problems):
-        check_score_names(resolved)
-    with gathering(problems):
-        check_best(resolved, task)
+    epoch = Fraction(data.train.size, cfg.SOLVER.IMS_PER_BATCH)
+    resolved = _filled(cfg, data, task, epoch)
+    checks: tuple[Callable[[], None], ...] = (
+        lambda: _check_channels(resolved, data.input_shape[0]),
+        lambda: check_model(resolved),
+        lambda: check_solver(resolved, epoch),
+        lambda: check_metrics(resolved, task),
+        lambda: check_score_names(resolved),
+        lambda: check_best(resolved, task),
+        *([lambda: check_accumulation(resolved, ranks, given)] if trains else []),
+        *([lambda: check_scaled(given, resolved)] if trains and given is not None else []),
+        lambda: check_parallel(resolved, ranks),
+        lambda: check_precision(resolved),
+    )
+    for check in checks:
+        with gathering(problems):
+            check()
+    if problems:
+        raise ConfigError(problems)
+    _check_memory(resolved, trains)
+    _try_model(resolved, data, ranks, trains)
     resolved.TEST.BEST["MODE"] = best_mode(resolved, task)
-    with gathering(problems):
-        if trains:
-            check_accumulation(resolved, ranks, given)
-    with gathering(problems):
-        if trains and given is not None:
-            check_scaled(given, resolved)
-    with gathering(problems):
-        check_parallel(resolved, ranks)
-    with gathering(problems):
-        check_precision(resolved)
-    if problems:
-        raise ConfigError(problems)
-    _try_model(resolved, task, ranks, trains)
     resolved.freeze()
     return resolved
 
 
+def resolve_scaled(given: CfgNode, scale: int, ranks: int | None = None, trains: bool = True) -> CfgNode:
+    """Return `given` scaled to `scale` processes, as `scaled` does, and then resolved.
+
+    Args:
+        given: the config as the user wrote it.
+        scale: how many processes the batch, learning rates and lengths are for.
+        ranks: how many processes will run it; None: the processes of this run.
+        trains: whether training follows, as for `resolve_config`.
+
+    Raises:
+        ConfigError: what `scaled` and `resolve_config` raise.
+    """
+    return resolve_config(scaled(given, scale), ranks, given, trains)
+
+
 def iters_per_epoch(cfg: CfgNode) -> Fraction:
-    """Return the number of updates in a pass over the training set, which need not be whole.
+    """Return the number of updates in a pass over the training set, which need not be an integer.
 
     >>> from warmstart.config import get_cfg
     >>> iters_per_epoch(get_cfg())
@@ -116,12 +110,12 @@ def iters_per_epoch(cfg: CfgNode) -> Fraction:
 
 
 def check_accumulation(cfg: CfgNode, ranks: int = 1, given: CfgNode | None = None) -> None:
-    """Raise ConfigError where the batch of an update cannot be cut into equal micro-batches, on each of the ranks.
+    """Raise ConfigError if a batch cannot be divided into equal micro-batches on each rank.
 
     Args:
         cfg: the config that will run.
         ranks: of the run.
-        given: the same before it was scaled; None: it was not.
+        given: the config before it was scaled; None: it was not scaled.
 
     >>> from warmstart.config import get_cfg
     >>> cfg = get_cfg()
@@ -159,52 +153,64 @@ into 8 equal micro-batches; set SOLVER.GRAD_ACCUM_STEPS to 5 or 10, or SOLVER.IM
 
 
 def _nearest_batches(written: int, factor: Fraction, parts: int) -> Iterator[int]:
-    """Give the next smaller batch, if any, and the next larger one that can be cut into `parts` once scaled."""
+    """Yield the next smaller batch, if any, and the next larger one that divides into `parts` once scaled."""
     below = rounded(written * factor) // parts * parts
     half = Fraction(1, 2)
     for multiples, larger in ((range(below, 0, -parts), False), (count(below + parts, parts), True)):
         for multiple in multiples:
-            # All that are rounded to the multiple, half up; for a factor above 1 there may be none.
+            # The batches that scaling rounds, half up, to the multiple; for a factor above 1 there may be none.
             smallest, largest = math.ceil((multiple - half) / factor), math.ceil((multiple + half) / factor) - 1
             if smallest <= largest:
                 yield smallest if larger else largest
                 break
 
 
-def _try_model(cfg: CfgNode, task: Task, ranks: int, trains: bool) -> None:
-    """Raise ConfigError where the model has no room in memory, or fails on what the transforms make of images."""
-    needed, free = parameter_bytes(cfg) * (2 if trains else 1), free_memory()  # gradients are as large
+def _check_channels(cfg: CfgNode, channels: int) -> None:
+    if channels != cfg.MODEL.IN_CHANNELS:
+        raise ConfigError(
+            f"{cfg.label('MODEL.IN_CHANNELS')}: the training images have {channels} channels, not "
+            f"{cfg.MODEL.IN_CHANNELS}; use 0 to follow the data set"
+        )
+
+
+def _filled(cfg: CfgNode, data: DataSpec, task: Task, epoch: Fraction) -> CfgNode:
+    """Return a copy of the config with everything filled in that follows from the data set and other keys.
+
+    Item access keeps the recorded source of each value.
+    """
+    cfg = resolve_durations(cfg, epoch)
+    cfg.defrost()
+    cfg.DATALOADER["BACKEND"] = choose_backend(cfg, data, task)
+    model = cfg.MODEL
+    channels, *sides = data.input_shape
+    model["WEIGHTS"] = weights_in(model.WEIGHTS)
+    model["NUM_CLASSES"] = model.NUM_CLASSES or task.num_outputs or data.train.num_classes
+    model["IN_CHANNELS"] = model.IN_CHANNELS or channels
+    given = model.TASK_ARGS.to_dict()
+    model.TASK_ARGS.update(default_arguments(model.TASK) | given | dict(task.resolved_args))
+    if model.STEM == "auto" and "MODEL.STEM" in task.reads:
+        model["STEM"] = "small" if max(sides) <= SMALL_IMAGE else "standard"
+    return cfg
+
+
+def _check_memory(cfg: CfgNode, trains: bool) -> None:
+    """Raise ConfigError if the model's weights, and their gradients in training, do not fit into memory."""
+    needed, free = parameter_bytes(cfg) * (2 if trains else 1), free_memory()
     if needed > free:
         raise ConfigError(
             f"{cfg.label('MODEL.NAME')}: {cfg.MODEL.NAME} with {cfg.MODEL.NUM_CLASSES:,} outputs needs"
             f" {gigabytes(needed)} of memory for its weights{' and their gradients' if trains else ''}, and"
             f" {gigabytes(free)} are free; take a smaller one, see MODEL.ARGS and MODEL.NUM_CLASSES"
         )
-    train = train_info(cfg)
-    trained_on = known_shape(cfg, "TRANSFORMS_TRAIN", train, train)
-    if trains and trained_on:
+
+
+def _try_model(cfg: CfgNode, data: DataSpec, ranks: int, trains: bool) -> None:
+    """Raise ConfigError if the model fails on images of the sizes that the transforms produce."""
+    trained_on = data.known_shape("TRAIN", data.train) if trains else None
+    if trained_on:
         images = cfg.SOLVER.IMS_PER_BATCH // (ranks * cfg.SOLVER.GRAD_ACCUM_STEPS)
         check_images(cfg, trained_on, "INPUT.TRANSFORMS_TRAIN", min(images, 2), trains=True)
-    place = cfg.DATASETS.ROOT, cfg.DATASETS.DOWNLOAD, cfg.label("DATASETS.TEST"), cfg.DATASETS.CACHE
-    for name in named_test_sets(cfg).values():
-        info = dataset_info(name, *place)  # as check_data did: it is not looked at again
-        tested_on = known_shape(cfg, "TRANSFORMS_TEST", train, info)
-        if tested_on and not (trains and tested_on == trained_on):
+    for info in data.tests.values():
+        tested_on = data.known_shape("TEST", info)
+        if tested_on and tested_on != trained_on:
             check_images(cfg, tested_on, "INPUT.TRANSFORMS_TEST", min(cfg.TEST.IMS_PER_BATCH, 2))
-
-
-def _fill_model(cfg: CfgNode, task: Task, num_classes: int) -> None:
-    """Fill in what follows from the data set; item access keeps the source of each value as it was."""
-    model = cfg.MODEL
-    channels, *sides = input_shape(cfg)
-    if model.IN_CHANNELS not in (0, channels):
-        raise ConfigError(
-            f"{cfg.label('MODEL.IN_CHANNELS')}: the training images have {channels} channels, not "
-            f"{model.IN_CHANNELS}; use 0 to follow the data set"
-        )
-    model["NUM_CLASSES"] = model.NUM_CLASSES or task.num_outputs or num_classes
-    model["IN_CHANNELS"] = channels
-    given = model.TASK_ARGS.to_dict()
-    model.TASK_ARGS.update(default_arguments(model.TASK) | given | dict(task.resolved_args))
-    if model.STEM == "auto" and "MODEL.STEM" in task.reads:
-        model["STEM"] = "small" if max(sides) <= SMALL_IMAGE else "standard"

@@ -1,4 +1,4 @@
-"""The scores of a run by name, and the hooks that watch them."""
+"""Scores of a run by name, and the hooks that follow them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..runtime.states import read_state
 
 
 def run_scores(cfg: CfgNode, task: Task) -> dict[str, Score]:
-    """Return the scores that an evaluation of this run gives, by their names in a record: "NAME/score"."""
+    """Return the scores that an evaluation of this run computes, by their names in a record: "NAME/score"."""
     models = ["", *(["ema/"] if cfg.SOLVER.EMA.ENABLED else [])]
     return {
         f"{test}/{model}{score.name}": score
@@ -38,9 +38,9 @@ def percent_scores(task: Task) -> set[str]:
 
 
 def best_mode(cfg: CfgNode, task: Task) -> str:
-    """Return "max" or "min": TEST.BEST.MODE, or for auto what is better of the score that TEST.BEST.METRIC names.
+    """Return "max" or "min": TEST.BEST.MODE, or for auto the better direction of the score in TEST.BEST.METRIC.
 
-    A score of the user's own hook has no known direction; auto is max for it.
+    For a score of a user-defined hook the direction is not known, and auto means max.
     """
     if cfg.TEST.BEST.MODE != "auto":
         return str(cfg.TEST.BEST.MODE)
@@ -49,10 +49,10 @@ def best_mode(cfg: CfgNode, task: Task) -> str:
 
 
 def lr_metric(cfg: CfgNode, task: Task) -> str:
-    """Return the name in a record that ReduceLROnPlateau watches: SOLVER.LR_METRIC.
+    """Return the name of the metric that ReduceLROnPlateau follows: SOLVER.LR_METRIC.
 
-    Without it, the first score on the first test set that is better in the direction in which the schedule waits
-    for an improvement; "" if there is none.
+    If that is empty, the first score on the first test set whose better direction is the schedule's mode; "" if
+    there is none.
     """
     if cfg.SOLVER.LR_METRIC:
         return str(cfg.SOLVER.LR_METRIC)
@@ -64,7 +64,7 @@ def lr_metric(cfg: CfgNode, task: Task) -> str:
 def check_metrics(cfg: CfgNode, task: Task) -> None:
     """Raise ConfigError if the schedule follows a metric that this run never has, or in the wrong direction.
 
-    A score that only a user's hook may give is left to `check_known`, which is called when the hooks are made.
+    Scores that only a user-defined hook may compute are checked by `check_known`, when the hooks are built.
     """
     scores = run_scores(cfg, task)
     if cfg.SOLVER.LR_SCHEDULER_NAME == PLATEAU:
@@ -91,7 +91,7 @@ def check_metrics(cfg: CfgNode, task: Task) -> None:
 
 
 def check_known(cfg: CfgNode, task: Task) -> None:
-    """Raise ConfigError if the schedule follows a score on a test set that no evaluation gives."""
+    """Raise ConfigError if the schedule follows a score on a test set that no evaluation computes."""
     scores = run_scores(cfg, task)
     for key, name in _watched(cfg, task):
         if name not in scores:
@@ -99,7 +99,7 @@ def check_known(cfg: CfgNode, task: Task) -> None:
 
 
 def _watched(cfg: CfgNode, task: Task) -> list[tuple[str, str]]:
-    """Return the keys by which the schedule follows something on a test set, and its names in a record."""
+    """Return the keys by which the schedule follows metrics on test sets, with the metrics' names in a record."""
     plateau = [("SOLVER.LR_METRIC", lr_metric(cfg, task))] if cfg.SOLVER.LR_SCHEDULER_NAME == PLATEAU else []
     watched = [*plateau, ("SOLVER.WARMUP_UNTIL.METRIC", cfg.SOLVER.WARMUP_UNTIL.METRIC)]
     return [pair for pair in watched if pair[1].startswith(tuple(f"{test}/" for test in named_test_sets(cfg)))]
@@ -128,7 +128,7 @@ def is_best_average(path: Path, content: Any) -> bool:
 
 
 def check_score_names(cfg: CfgNode) -> None:
-    """Raise ConfigError if a key names a score as older versions did, beginning with an entry of DATASETS.TEST.
+    """Raise ConfigError if a key names a score as older versions did, by an entry of DATASETS.TEST.
 
     >>> from warmstart.config import get_cfg
     >>> cfg = get_cfg()
@@ -153,7 +153,7 @@ def check_score_names(cfg: CfgNode) -> None:
 
 
 def check_best(cfg: CfgNode, task: Task) -> None:
-    """Raise ConfigError where TEST.BEST and TEST.EARLY_STOPPING contradict themselves, each other or the score."""
+    """Raise ConfigError if TEST.BEST and TEST.EARLY_STOPPING contradict themselves, each other or the score."""
     best, metric, stopping = cfg.TEST.BEST, cfg.TEST.BEST.METRIC, cfg.TEST.EARLY_STOPPING
     scores = run_scores(cfg, task)
     if metric in scores and best.MODE != "auto" and scores[metric].higher_is_better != (best.MODE == "max"):
@@ -171,15 +171,15 @@ def check_best(cfg: CfgNode, task: Task) -> None:
 
 
 def build_score_hooks(cfg: CfgNode, task: Task, with_own: bool = False) -> list[HookBase]:
-    """Return the hooks that TEST.BEST and TEST.EARLY_STOPPING ask for.
+    """Return the hooks of TEST.BEST and TEST.EARLY_STOPPING.
 
     Args:
         cfg: resolved.
-        task: whose scores these are.
-        with_own: whether hooks of the user's run, which may give scores of other names than ours.
+        task: computes the scores.
+        with_own: whether there are user-defined hooks, which may compute scores of other names.
 
     Raises:
-        ConfigError: no evaluation gives TEST.BEST.METRIC.
+        ConfigError: no evaluation computes TEST.BEST.METRIC.
     """
     best, period = cfg.TEST.BEST, cfg.TEST.EVAL_PERIOD
     if not best.METRIC:
@@ -195,7 +195,7 @@ def build_score_hooks(cfg: CfgNode, task: Task, with_own: bool = False) -> list[
 
 
 def build_early_stopping(cfg: CfgNode) -> EarlyStoppingHook | None:
-    """Return the hook that TEST.EARLY_STOPPING asks for, or None where it is off."""
+    """Return the hook of TEST.EARLY_STOPPING; None if it is off."""
     best, stopping = cfg.TEST.BEST, cfg.TEST.EARLY_STOPPING
     if not stopping.PATIENCE:
         return None
@@ -203,9 +203,9 @@ def build_early_stopping(cfg: CfgNode) -> EarlyStoppingHook | None:
 
 
 def why_stopped(cfg: CfgNode, start: Mapping[str, Any]) -> tuple[str, str]:
-    """Return why the run that wrote a checkpoint has stopped before its end, and the key that lets it go on.
+    """Return why the run that wrote a checkpoint stopped before its end, and the key that lets it continue.
 
-    Both are "" where it did not, or goes on by this config.
+    Both are "" if it did not stop, or continues with this config.
     """
     name, hook = EarlyStoppingHook.__name__, build_early_stopping(cfg)
     saved = start["hooks"].get(name, {"stopped": False})

@@ -6,8 +6,8 @@ import pickle
 
 import pytest
 
-from warmstart.config import ConfigError, get_cfg, nearest, unknown_name
-from warmstart.config.errors import gathering, unknown_key
+from warmstart.config import ConfigError, get_cfg, unknown_name
+from warmstart.config.errors import gathering, nearest, unknown_key
 
 KEYS = list(get_cfg()._names())
 

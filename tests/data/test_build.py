@@ -1,4 +1,4 @@
-"""From the config to loaders, and what is refused before data is read."""
+"""Loaders built from a config, and the checks that need no training data."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from warmstart.data import (
     ResidentEvalLoader,
     ResidentTrainLoader,
     WorkerTrainLoader,
+    data_spec,
     dataset_info,
     describe_workers,
     device_of,
-    input_shape,
     register_dataset,
     register_transform,
     train_info,
@@ -106,7 +106,7 @@ def test_train_transforms_are_not_applied_to_test_images(configured: Configured,
     train.close()
 
 
-def test_auto_is_resident_where_nothing_is_in_the_way(configured: Configured) -> None:
+def test_auto_is_resident_if_nothing_prevents_it(configured: Configured) -> None:
     cfg = configured("DATALOADER.BACKEND", "auto")
     assert isinstance(build_train_loader(cfg), ResidentTrainLoader)
     assert isinstance(build_test_loader(cfg, "digits_test"), ResidentEvalLoader)
@@ -115,7 +115,9 @@ def test_auto_is_resident_where_nothing_is_in_the_way(configured: Configured) ->
 
 
 @pytest.mark.parametrize("last", [False, True])
-def test_resident_batches_lie_as_the_models_weights_do(configured: Configured, tmp_path: Path, last: bool) -> None:
+def test_resident_batches_have_the_memory_format_of_the_model(
+    configured: Configured, tmp_path: Path, last: bool
+) -> None:
     np.savez(tmp_path / "x.npz", images=np.zeros((20, 6, 5, 3), np.uint8), labels=np.zeros(20, np.int64))
     name = f"npz:{tmp_path}/x.npz"
     cfg = configured("DATASETS.TRAIN", name, "DATASETS.TEST", name, "MODEL.CHANNELS_LAST", last)
@@ -125,9 +127,7 @@ def test_resident_batches_lie_as_the_models_weights_do(configured: Configured, t
 
 
 @pytest.mark.parametrize("key", ["TRAIN", "TEST"])
-def test_auto_is_worker_where_a_transform_works_image_by_image_and_says_so(
-    configured: Configured, key: str
-) -> None:
+def test_auto_is_worker_for_a_transform_of_single_images_and_says_so(configured: Configured, key: str) -> None:
     cfg = configured(f"INPUT.TRANSFORMS_{key}", "[RandAugment]", "DATALOADER.NUM_WORKERS", 3)
     assert isinstance(build_train_loader(cfg), WorkerTrainLoader)
     assert isinstance(build_test_loader(cfg, "digits_test"), EvalLoader)
@@ -138,7 +138,7 @@ def test_nvjpeg_decodes_in_the_training_process(configured: Configured, monkeypa
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     cfg = configured("INPUT.DECODER", "nvjpeg", "MODEL.DEVICE", "cuda", "DATALOADER.BACKEND", "worker")
     check_data(cfg)
-    assert describe_workers(cfg).startswith("0 processes")
+    assert describe_workers(cfg, data_spec(cfg)).startswith("0 processes")
     loader = build_train_loader(cfg)._loader
     assert (loader.num_workers, loader.pin_memory, loader.samples.on_cuda) == (0, False, True)
     cfg.merge_from_list(["DATALOADER.NUM_WORKERS", 2])
@@ -160,9 +160,9 @@ def test_the_number_of_workers_follows_from_the_cores_and_is_said(
 ) -> None:
     monkeypatch.setattr("warmstart.data.loaders.build_workers.usable_cores", lambda: cores)
     cfg = configured("DATASETS.TRAIN", data, "DATASETS.TEST", data, "MODEL.DEVICE", device)
-    assert describe_workers(cfg) == f"{expected} processes for {cores} cores"
+    assert describe_workers(cfg, data_spec(cfg)) == f"{expected} processes for {cores} cores"
     cfg.merge_from_list(["DATALOADER.NUM_WORKERS", 5])
-    assert describe_workers(cfg) == "5 processes"
+    assert describe_workers(cfg, data_spec(cfg)) == "5 processes"
 
 
 def test_the_default_number_of_workers_is_what_loads(
@@ -191,7 +191,7 @@ def test_auto_is_worker_for_more_than_a_quarter_of_memory(
     )
 
 
-def test_what_is_no_array_is_said_once_by_its_entry(configured: Configured) -> None:
+def test_describe_loader_names_a_data_set_without_an_array_once(configured: Configured) -> None:
     _registered("files", classes=("a", "b", "c"))
     register_dataset("photos:", lambda path, download: pytest.fail("was built"), DatasetInfo(10, 3, 1, (8, 8)))
     cfg = configured("DATASETS.TRAIN", "photos:x", "DATASETS.TEST", "photos:x,val=photos:x,files")
@@ -202,7 +202,7 @@ def test_what_is_no_array_is_said_once_by_its_entry(configured: Configured) -> N
     )
 
 
-def test_the_choice_stands_in_the_resolved_config(configured: Configured) -> None:
+def test_the_resolved_config_contains_the_chosen_backend(configured: Configured) -> None:
     resolved = resolve_config(configured("INPUT.TRANSFORMS_TRAIN", "[RandAugment]"))
     assert resolved.DATALOADER.BACKEND == "worker"
     assert resolve_config(resolved).DATALOADER.BACKEND == "worker"
@@ -234,7 +234,7 @@ def test_own_mean_and_std_win_over_the_data_sets(configured: Configured) -> None
 
 
 @pytest.mark.need("C11")
-def test_pythons_and_numpys_generators_are_keyed_for_users_code_only(configured: Configured) -> None:
+def test_python_and_numpy_generators_are_seeded_for_user_defined_code_only(configured: Configured) -> None:
     worker = ("DATALOADER.BACKEND", "worker")
     assert not build_train_loader(configured(*worker))._loader.samples.seed_everything
     register_transform("Mine", lambda: torch.clone)
@@ -263,7 +263,7 @@ def test_several_training_sets_are_joined(configured: Configured) -> None:
     assert len(next(iter(loader))) == 16
 
 
-def test_mean_and_std_of_joined_sets_are_those_of_the_whole(configured: Configured) -> None:
+def test_mean_and_std_of_joined_sets_are_over_all_images(configured: Configured) -> None:
     # Images of 0 and 1 (mean 0.5, std 0.5) three times as many as images of all 1.
     _registered("half", size=30, mean=(0.5,), std=(0.5,))
     _registered("white", size=10, mean=(1.0,), std=(0.0,))
@@ -273,7 +273,7 @@ def test_mean_and_std_of_joined_sets_are_those_of_the_whole(configured: Configur
     assert info.std == pytest.approx((0.484122918,))  # of 15 zeros and 25 ones
 
 
-def test_a_set_of_unknown_mean_leaves_the_whole_unknown(configured: Configured) -> None:
+def test_mean_of_joined_sets_is_unknown_if_one_is_unknown(configured: Configured) -> None:
     _registered("known", mean=(0.5,), std=(0.5,))
     _registered("unknown", image_size=(9, 9), num_classes=5)
     info = train_info(configured("DATASETS.TRAIN", "known,unknown"))
@@ -281,17 +281,17 @@ def test_a_set_of_unknown_mean_leaves_the_whole_unknown(configured: Configured) 
 
 
 def test_input_shape_follows_the_training_transforms(configured: Configured) -> None:
-    assert input_shape(configured()) == (1, 8, 8)
+    assert data_spec(configured()).input_shape == (1, 8, 8)
     cfg = configured("INPUT.TRANSFORMS_TRAIN", "[{Grayscale: {num_output_channels: 3}}, {Pad: {padding: 1}}]")
-    assert input_shape(cfg) == (3, 10, 10)
+    assert data_spec(cfg).input_shape == (3, 10, 10)
 
 
 def test_images_of_unknown_size_are_large(configured: Configured) -> None:
     _registered("photos", channels=3, image_size=None)
     cfg = configured("DATASETS.TRAIN", "photos", "DATASETS.TEST", "photos")
-    assert input_shape(cfg) == (3, 1024, 1024)
+    assert data_spec(cfg).input_shape == (3, 1024, 1024)
     cfg.merge_from_list(["INPUT.TRANSFORMS_TRAIN", "[{RandomResizedCrop: {size: 224}}]"])
-    assert input_shape(cfg) == (3, 224, 224)
+    assert data_spec(cfg).input_shape == (3, 224, 224)
 
 
 def test_nothing_is_built_to_check_or_to_know_the_size(configured: Configured) -> None:
@@ -310,11 +310,14 @@ def test_nothing_is_built_to_check_or_to_know_the_size(configured: Configured) -
             r"DATASETS.TEST \(override\): no data set .* did you mean 'digits_test'",
         ),
         (["DATASETS.TRAIN", "()"], r"DATASETS.TRAIN \(override\): names no data set; give at least one"),
-        (["DATASETS.TRAIN", "digits_train,cifar10_train"], "cifar10_train have 3 .* those of digits_train 1"),
-        (["DATASETS.TEST", "cifar10_test"], "images of cifar10_test have 3 .* those of the training set 1"),
+        (
+            ["DATASETS.TRAIN", "digits_train,cifar10_train"],
+            "cifar10_train have 3 .* digits_train have 1",
+        ),
+        (["DATASETS.TEST", "cifar10_test"], "images of cifar10_test have 3 .* images of the training set have 1"),
         (
             ["DATASETS.TEST", "fashion_mnist_test"],
-            "classes of fashion_mnist_test are not those of the training set",
+            "classes of fashion_mnist_test differ from the classes of the training set",
         ),
         (["DATASETS.TEST", "many"], "DATASETS.TEST .*: many has 11 classes, the model only 10"),
         (["MODEL.NUM_CLASSES", 7], "MODEL.NUM_CLASSES .*: 7 outputs are too few for the 10 classes"),
@@ -343,7 +346,7 @@ def test_nothing_is_built_to_check_or_to_know_the_size(configured: Configured) -
         ),
     ],
 )
-def test_what_cannot_work_is_refused_at_once(configured: Configured, overrides: list[Any], message: str) -> None:
+def test_check_data_refuses_invalid_configs(configured: Configured, overrides: list[Any], message: str) -> None:
     _registered("many", num_classes=11)
     with pytest.raises(ConfigError, match=message):
         check_data(configured(*overrides))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from warmstart.config import CfgNode, ConfigError
-from warmstart.data import DatasetEntry, named_test_sets, num_workers, register_dataset, train_info, training_sets
+from warmstart.data import DatasetEntry, data_spec, named_test_sets, num_workers, register_dataset, train_info
 from warmstart.data.datasets.arrays import ArrayDataset
 
 from ..built import build_test_loader, build_train_loader, check_data, choose_backend
@@ -41,7 +41,7 @@ def test_training_sets_need_no_names(configured: Configured) -> None:
         "DATASETS.ROOT", "sets", "DATASETS.TRAIN", "npz:{ROOT}/train, npz:{ROOT}/train, x=digits_train"
     )
     one = DatasetEntry("npz", "sets/train")
-    assert training_sets(cfg) == [one, one, DatasetEntry("digits_train", name="x")]
+    assert data_spec(cfg).training_sets == [one, one, DatasetEntry("digits_train", name="x")]
 
 
 def test_the_config_keeps_entries_as_they_were_written(configured: Configured) -> None:
@@ -84,7 +84,7 @@ def test_a_data_set_by_its_mapping_is_loaded_as_by_its_text(
         cfg = configured("DATASETS.TRAIN", value, "DATASETS.TEST", value, "DATALOADER.BACKEND", backend)
         cfg.merge_from_list(["SOLVER.IMS_PER_BATCH", 3, "MODEL.DEVICE", "cpu"])
         check_data(cfg)
-        assert (train_info(cfg).size, num_workers(cfg)) == (3, 0)
+        assert (train_info(cfg).size, num_workers(cfg, data_spec(cfg))) == (3, 0)
         loader = build_train_loader(cfg)
         batches.append(next(loader.batches()).targets.tolist())
         loader.close()

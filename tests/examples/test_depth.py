@@ -192,7 +192,7 @@ def test_depth_in_the_plain_loop_gives_the_same_weights() -> None:
 
 def test_the_learning_rate_finder_trains_depth(capsys: pytest.CaptureFixture[str]) -> None:
     assert find_lr.main([*SHORT, "SOLVER.IMS_PER_BATCH=8", "--iters", "40", "--max-lr", "1"]) == 0
-    assert "the loss falls fastest at the rate " in capsys.readouterr().out
+    assert "the loss falls fastest at learning rate " in capsys.readouterr().out
     assert not OUT.exists()
 
 

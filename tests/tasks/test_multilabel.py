@@ -215,11 +215,11 @@ def test_multilabel_refuses_outputs_of_another_shape() -> None:
         ),
         (
             ["DATASETS.TEST", "digits_test"],
-            "targets of digits_test are class indices, those of the training set 4 n",
+            "targets of digits_test are class indices, but targets of the training set are 4 n",
         ),
         (
             ["DATASETS.TEST", "digits_numbers_test"],
-            "targets of digits_numbers_test are 2 numbers each, those of the",
+            "targets of digits_numbers_test are 2 numbers each, but targets of the",
         ),
         (
             ["INPUT.TRANSFORMS_TRAIN", "[{MixUp: {alpha: 0.4}}]"],

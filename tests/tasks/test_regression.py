@@ -256,11 +256,11 @@ def test_regression_takes_class_indices_as_numbers() -> None:
         ),
         (
             ["DATASETS.TEST", "digits_test"],
-            "targets of digits_test are class indices, those of the training set 2 n",
+            "targets of digits_test are class indices, but targets of the training set are 2 n",
         ),
         (
             ["DATASETS.TEST", "digits_attributes_test"],
-            "targets of digits_attributes_test are 4 numbers each, those",
+            "targets of digits_attributes_test are 4 numbers each, but",
         ),
         (
             ["INPUT.TRANSFORMS_TRAIN", "[CutMix]"],

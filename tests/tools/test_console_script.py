@@ -1,4 +1,4 @@
-"""The command `warmstart`: finds the tool, passes words and exit code on, and imports torch only for a tool."""
+"""The command `warmstart`: it passes on arguments and exit codes, and imports torch only to run a tool."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights as a .safetensors file: bits, names, metadata, and the way back."""
+"""Export of weights to a .safetensors file: bits, names, metadata, and use as MODEL.WEIGHTS."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_model_weights_takes_the_file_and_scores_the_same(
     assert lines[0] == lines[1] != ""
 
 
-def test_tied_weights_and_strides_become_tensors_of_their_own(tmp_path: Path) -> None:
+def test_export_weights_writes_tied_weights_and_strides_as_separate_tensors(tmp_path: Path) -> None:
     weight = torch.arange(6.0).view(2, 3)
     checkpoint = {"model": {"a": weight, "b": weight, "c": weight.T, "extra": 3}}
     found = export_weights.weights_of(checkpoint, ema=False, source=tmp_path)
@@ -83,7 +83,7 @@ def test_tied_weights_and_strides_become_tensors_of_their_own(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("change", "words", "message"),
     [
-        ({"versions": 3}, [], "the checkpoint's versions are no dict, but int"),
+        ({"versions": 3}, [], "the checkpoint's versions are not a dict, but int"),
         ({"ema": {}}, ["--ema"], "{} has no moving average (SOLVER.EMA was off); leave --ema out"),
         ({"ema": {"model": 3}}, ["--ema"], "{} holds no weights to write"),
         ({"ema": [1]}, ["--ema"], "{} holds no weights to write"),
@@ -99,7 +99,7 @@ def test_tied_weights_and_strides_become_tensors_of_their_own(tmp_path: Path) ->
             [],
             "{} cannot be written as .safetensors: a is of torch.complex128",
         ),
-        ({"model": {3: torch.zeros(2)}}, [], "{} cannot be written as .safetensors: the name 3 is no text"),
+        ({"model": {3: torch.zeros(2)}}, [], "{} cannot be written as .safetensors: the name 3 is not a string"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")

@@ -1,4 +1,4 @@
-"""The range test as a tool, as its users run it."""
+"""The tool find_lr."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def output_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
-def test_it_prints_a_table_and_what_to_type_and_leaves_a_picture(
+def test_find_lr_prints_a_table_and_a_key_and_saves_a_picture(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = output_of([*DIGITS, "--iters", "60"], capsys)
     lines = out.splitlines()
     assert lines[0].split() == ["rate", "loss", "smoothed"]
     assert [float(line.split()[0]) for line in (lines[1], lines[12])] == [1e-7, 10.0]
-    steepest = re.search(r"^the loss falls fastest at the rate (\S+)$", out, re.MULTILINE)
+    steepest = re.search(r"^the loss falls fastest at learning rate (\S+)$", out, re.MULTILINE)
     tenth = re.search(r"^it is lowest at \S+; a tenth of that, (\S+), is another good start$", out, re.MULTILINE)
     assert steepest is not None
     assert tenth is not None
@@ -56,7 +56,7 @@ def test_one_seed_gives_one_answer_and_warm_up_and_schedule_have_no_part_in_it(
     assert output_of([*words, "SEED", "1"], capsys) != once
 
 
-def test_a_schedule_that_has_its_rate_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
+def test_find_lr_suggests_max_lr_for_a_schedule_without_base_lr(capsys: pytest.CaptureFixture[str]) -> None:
     words = [*DIGITS, "--iters", "20", "SOLVER.LR_SCHEDULER_NAME", "OneCycleLR"]
     out = output_of([*words, "SOLVER.LR_SCHEDULER_ARGS.max_lr", "0.3", "--out", "x.svg"], capsys)
     assert re.search(r"^to use the first of them: SOLVER.LR_SCHEDULER_ARGS.max_lr \S+$", out, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Ctrl-C while a tool is still importing: one line and exit code 130, as later on."""
+"""Ctrl-C while a tool is importing: one line and exit code 130."""
 
 from __future__ import annotations
 

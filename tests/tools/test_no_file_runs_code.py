@@ -1,4 +1,4 @@
-"""No file that a command reads runs code: each kind of file, with a pickle in it or a name that leads to code."""
+"""Files that cannot run code: every kind of file that a command reads, with a pickle or the name of a function."""
 
 from __future__ import annotations
 

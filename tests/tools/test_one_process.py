@@ -1,4 +1,4 @@
-"""Tools that are one process say so, once, where a launcher has started several; nothing is written."""
+"""Single-process tools: they refuse to run in several processes, once, and write nothing."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from warmstart.tools import find_lr, plain_train_net, plan_scale, plot_lr
 from ..engine.ranks import Ranks
 
 TOOLS = {
-    find_lr.main: "find_lr.py is one process",
-    plot_lr.main: "plot_lr.py is one process",
-    plan_scale.main: "plan_scale.py is one process",
-    plain_train_net.main: "plain_train_net.py is one process; train_net.py is as many as you like",
+    find_lr.main: "find_lr.py runs in one process",
+    plot_lr.main: "plot_lr.py runs in one process",
+    plan_scale.main: "plan_scale.py runs in one process",
+    plain_train_net.main: "plain_train_net.py runs in one process; train_net.py in as many as you like",
 }
 
 
@@ -46,6 +46,6 @@ def test_tasks_of_srun_are_refused(main: Callable[[list[str]], int], folder: Pat
     step = {"SLURM_PROCID": 0, "SLURM_LOCALID": 0, "SLURM_NODEID": 0, "SLURM_NTASKS": 3, "SLURM_JOB_ID": 1}
     os.environ |= {name: str(number) for name, number in step.items()}
     os.environ |= {"SLURM_STEP_NODELIST": "a", "SLURM_STEP_TASKS_PER_NODE": "3"}
-    with pytest.raises(ConfigError, match=r"is one process.*, and 3 were started: leave torchrun or srun out$"):
+    with pytest.raises(ConfigError, match=r"in one process.*, and 3 were started: leave torchrun or srun out$"):
         main([])
     assert list(folder.iterdir()) == []

@@ -1,4 +1,4 @@
-"""The tool that predicts what many devices do, as its users run it."""
+"""The tool plan_scale."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_json_holds_all_that_was_known_and_found(capsys: pytest.CaptureFixture[s
     assert ddp["efficiency"] == pytest.approx(0.007 / ddp["seconds"])
 
 
-def test_what_no_flag_gives_is_measured(
+def test_plan_scale_measures_values_that_no_flag_gives(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(plan_scale, "measure_links", lambda: Link(5e-5, 1.5e9))
@@ -133,7 +133,7 @@ def test_what_no_flag_gives_is_measured(
         ),
         (
             "--gpus 8,64",
-            "command line: --gpus 8,64: expected a whole number above 0, such as 8; several stand apart",
+            "command line: --gpus 8,64: expected a whole number above 0, such as 8; separate several by spaces",
         ),
         ("--gpus 1000000001", "command line: --gpus 1000000001: expected at most 1,000,000,000"),
         (

@@ -1,4 +1,4 @@
-"""The tool that shows a plan before anything is trained, as its users run it."""
+"""The tool plot_lr."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_files_of_one_name_keep_their_folders(capsys: pytest.CaptureFixture[str]
     assert out.endswith("* one/x.yaml\no two/x.yaml\n")
 
 
-def test_a_picture_that_is_there_is_drawn_anew(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plot_lr_replaces_an_existing_picture(capsys: pytest.CaptureFixture[str]) -> None:
     Path("lr.png").write_text("not a picture")
     output_of(["--out", "lr.png"], capsys)
     assert Path("lr.png").read_bytes().startswith(b"\x89PNG")
@@ -109,9 +109,9 @@ def test_a_schedule_in_epochs(capsys: pytest.CaptureFixture[str]) -> None:
     assert "10, 20" in output_of([*words, "--dataset-size", "160", "--ascii"], capsys)
 
 
-def test_a_schedule_that_metrics_move_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plot_lr_notes_that_a_schedule_follows_metrics(capsys: pytest.CaptureFixture[str]) -> None:
     out = output_of(["SOLVER.LR_SCHEDULER_NAME", "ReduceLROnPlateau", "--ascii"], capsys)
-    assert "\nmetrics move this schedule; it is shown as if none came\n" in out
+    assert "\nthis schedule follows metrics; it is drawn as if there were none\n" in out
 
 
 def test_many_drops_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,7 +180,7 @@ def test_a_mistake_is_one_sentence_and_leaves_no_trace(
 
 @pytest.mark.need("B10")
 @pytest.mark.parametrize(("words", "absent"), [(["--ascii"], ["matplotlib"]), ([], ["matplotlib.pyplot"])])
-def test_it_imports_no_more_than_it_needs(words: list[str], absent: list[str], folder: Path) -> None:
+def test_plot_lr_imports_only_what_it_needs(words: list[str], absent: list[str], folder: Path) -> None:
     script = (
         "import sys; from warmstart.tools.plot_lr import main\n"
         f"main({[*DIGITS, 'SOLVER.MAX_ITER', '5ep', *words]})\n"

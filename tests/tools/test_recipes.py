@@ -1,4 +1,4 @@
-"""Every recipe says what it costs and gives, and runs at any length from 20 iterations on."""
+"""Recipes: the comment at the top of each, and runs of any length from 20 iterations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tool as its users run it."""
+"""The tool train_net."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_run_leaves_the_files_that_users_know(tiny_words: list[str], tmp_path:
 
 
 @pytest.mark.need("E8", "B11", "B13")
-def test_records_stand_at_the_log_period_at_evaluations_and_at_the_end(
+def test_records_are_written_at_the_log_period_at_evaluations_and_at_the_end(
     tiny_words: list[str], tmp_path: Path
 ) -> None:
     """The rate is the one that the update used: index k - 1; base 0.05, warm-up 4 from 0.001, drop at 9."""
@@ -73,7 +73,7 @@ def test_the_planned_command_resumes(tiny_words: list[str], tmp_path: Path) -> N
     assert [r["lr"] for r in records(out)] == pytest.approx([0.05, 0.005, 0.001])
 
 
-def test_the_log_file_holds_what_was_said_before_the_folder_was_there(
+def test_the_log_file_contains_messages_from_before_the_folder_existed(
     tiny_words: list[str], tmp_path: Path
 ) -> None:
     train_net.main([*tiny_words, "SOLVER.CHECKPOINT_PERIOD", "5"])
@@ -245,7 +245,7 @@ def test_the_plain_loop_gives_the_same_bits_where_first_weights_follow_from_the_
 def test_the_plain_loop_refuses_what_only_hooks_do(
     tiny_words: list[str], tmp_path: Path, words: list[str], key: str
 ) -> None:
-    message = rf"^{key} \(command line\): the plain loop has no hooks, which do that"
+    message = rf"^{key} \(command line\): the plain loop does not support it"
     with pytest.raises(ConfigError, match=message):
         plain_train_net.main([*tiny_words, *words])
     assert not (tmp_path / "out").exists()
@@ -543,7 +543,9 @@ def test_killed_and_resumed_processes_end_with_the_weights_of_the_unbroken_run(
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_when_the_reader_of_its_output_leaves(tiny_words: list[str], tmp_path: Path) -> None:
+def test_a_run_continues_after_the_reader_of_its_output_has_closed_the_pipe(
+    tiny_words: list[str], tmp_path: Path
+) -> None:
     """`train_net.py ... | head -1`."""
     command = [sys.executable, str(ROOT / "tools" / "train_net.py"), *tiny_words, "LOG_PERIOD=1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -1,4 +1,4 @@
-"""Everything a user can type wrong gets one sentence that says what to type, exit code 2, and leaves no trace."""
+"""Mistakes of users: one sentence that says what to type, exit code 2, and no files."""
 
 from __future__ import annotations
 
@@ -314,7 +314,7 @@ def test_everything_wrong_in_a_file_is_told_at_once(capsys: pytest.CaptureFixtur
     ]
 
 
-def test_what_only_fails_together_is_told_together(capsys: pytest.CaptureFixture[str]) -> None:
+def test_problems_found_only_in_combination_are_reported_together(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["SOLVER.OPTIMIZER", "Adamm", "SOLVER.LR_SCHEDULER_NAME", "StepLRR", "MODEL.ARGS.norn", "group"]
     error = error_of(["--config-file", "recipe:digits.yaml", *words], capsys)
     assert error.startswith("3 problems:\n")
@@ -428,7 +428,7 @@ def test_keys_that_the_task_does_not_read_are_told_together_and_may_be_at_their_
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
-def test_cuda_where_there_is_none(device: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cuda_is_refused_without_a_device(device: str, capsys: pytest.CaptureFixture[str]) -> None:
     error = error_of(["MODEL.DEVICE", device], capsys)
     assert error == (
         f"MODEL.DEVICE (command line): '{device}' asked for, but torch finds no CUDA device; use auto or cpu"

@@ -101,8 +101,8 @@ def test_check_data_refuses_images_of_unequal_sizes_after_the_transforms(
         check_data(cfg)
         return
     message = (
-        rf"^DATASETS.TRAIN \(override\): images of {name} differ in size, also behind INPUT.TRANSFORMS_TRAIN:"
-        r" those of 40x60 become \w+, those of 60x40 become \w+; end INPUT.TRANSFORMS_TRAIN with {Resize: {size: "
+        rf"^DATASETS.TRAIN \(override\): images of {name} differ in size even after INPUT.TRANSFORMS_TRAIN:"
+        r" 40x60 becomes \w+, 60x40 becomes \w+; end INPUT.TRANSFORMS_TRAIN with {Resize: {size: "
     )
     with pytest.raises(ConfigError, match=message):
         check_data(cfg)
@@ -131,7 +131,7 @@ def test_check_data_refuses_an_image_that_is_too_small_for_a_crop(tmp_path: Path
 def test_check_data_refuses_joined_sets_of_unequal_sizes(configured: Configured) -> None:
     for name, size in (("one", (8, 8)), ("two", (9, 9)), ("any", None)):
         register_dataset(name, lambda root, download: None, datasets.DatasetInfo(10, 3, 1, size))  # type: ignore[arg-type,return-value]
-    with pytest.raises(ConfigError, match=r"images of one \+ two differ in size.*: those of 8x8 .* those of 9x9"):
+    with pytest.raises(ConfigError, match=r"images of one \+ two differ in size.*: 8x8 becomes .* 9x9 becomes"):
         check_data(configured("DATASETS.TRAIN", "one,two", "DATASETS.TEST", []))
     check_data(configured("DATASETS.TRAIN", "one,any", "DATASETS.TEST", []))  # nothing is known of them
 

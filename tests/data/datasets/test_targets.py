@@ -130,7 +130,7 @@ def test_joined_sets_of_equal_numbers_have_std_0() -> None:
 
 def test_sets_with_different_forms_of_targets_are_not_joined() -> None:
     with pytest.raises(
-        ConfigError, match="targets of digits_numbers_train are 2 numbers each, those of digits_train "
+        ConfigError, match="targets of digits_numbers_train are 2 numbers each, but targets of digits_train "
     ):
         train_info(configured("DATASETS.TRAIN", "digits_train,digits_numbers_train"))
 

@@ -128,7 +128,7 @@ def test_a_run_that_a_hook_has_stopped_says_so_and_goes_on_where_its_end_is_rais
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     capsys.readouterr()
     assert train_net.main([*tiny_words, "--resume"]) == 0
-    said = "the run has stopped at iteration 7: good enough; raise SOLVER.MAX_ITER to go on"
+    said = "the run has stopped at iteration 7: good enough; raise SOLVER.MAX_ITER to continue"
     assert said in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
     assert train_net.main([*tiny_words, "--resume", "SOLVER.MAX_ITER=16"]) == 0
@@ -526,7 +526,7 @@ def test_another_optimizer_is_refused_with_the_way_out(tiny: Tiny) -> None:
     saved = resolve_config(tiny()).to_dict()
     cfg = resolve_config(tiny("SOLVER.OPTIMIZER", "AdamW"))
     with pytest.raises(
-        ConfigError, match=r"written with SGD, .* nothing to AdamW; start a new run with MODEL.WEIGHTS"
+        ConfigError, match=r"written with SGD, .* AdamW cannot use; start a new run with MODEL.WEIGHTS"
     ):
         compare_configs(cfg, saved, allow_change=True)
 
@@ -668,9 +668,9 @@ def test_settings_that_need_moments_which_were_not_kept_are_refused_before_anyth
     with pytest.raises(ConfigError) as error:
         train_net.main([*words, *map(str, before + now), "SOLVER.MAX_ITER=20", "--resume"])
     assert str(error.value) == (
-        f"the checkpoint does not hold {missing}, which {optimizer} keeps with these settings; set "
-        "SOLVER.OPTIMIZER_ARGS and SOLVER.MOMENTUM to what they were, or start a new run with MODEL.WEIGHTS FILE "
-        "and another OUTPUT_DIR"
+        f"the checkpoint does not hold {missing}, which {optimizer} needs with these settings; set "
+        "SOLVER.OPTIMIZER_ARGS and SOLVER.MOMENTUM to their old values, or start a new run with MODEL.WEIGHTS "
+        "FILE and another OUTPUT_DIR"
     )
     assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == files
 

@@ -149,7 +149,7 @@ def go_on(half: Path, words: list[str], tmp_path: Path) -> Callable[..., Path]:
 
 def test_two_ranks_with_parts_learn_what_one_process_does(one: Path, words: list[str], tmp_path: Path) -> None:
     said = launched(2, [*words, f"OUTPUT_DIR={tmp_path}"])
-    assert "model: in 2 parts (fsdp), put together by Conv2d, Linear" in said
+    assert "model: sharded over 2 ranks (fsdp), all-gathered by Conv2d, Linear" in said
     assert_same_run(one, tmp_path)
 
 

@@ -195,7 +195,7 @@ def test_a_killed_rank_is_started_again_and_the_run_ends_with_the_same_weights(
     out, err = killed.communicate(timeout=SECONDS)
     assert killed.returncode == 0, err
     assert "rank 1 was ended by SIGKILL; all ranks are started anew, time 1 of 1\n" in err
-    assert out.count("started anew after a failure: --resume is implied") == 1
+    assert out.count("restarted after a failure: --resume is implied") == 1
     assert out.count("continuing after iteration 6") == 1
     a, b = (load_checkpoint(tmp_path / name / "model_final.pth") for name in ("straight", "out"))
     for part in WEIGHTS:
@@ -350,7 +350,7 @@ def test_a_restarted_run_continues_from_what_it_has_saved_itself(
     capsys.readouterr()
     assert train_net.main([*tiny_words, *flag]) == 0
     out = capsys.readouterr().out
-    assert "started anew after a failure: --resume is implied\n" in out
+    assert "restarted after a failure: --resume is implied\n" in out
     assert "continuing after iteration 10\n" in out
 
 

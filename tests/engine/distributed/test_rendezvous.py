@@ -20,11 +20,15 @@ import pytest
 from warmstart.config import ConfigError, get_cfg
 from warmstart.engine import build_process_group
 from warmstart.engine.distributed import rendezvous as meeting
-from warmstart.engine.distributed.rendezvous import LateError, rendezvous
+from warmstart.engine.distributed.rendezvous import LateError, Participants
 
 from ..ranks import free_port
 
 WHO: Any = {"who": "machines", "timeout": 20, "prefix": "p"}
+
+
+def rendezvous(host: str, port: int, *, serves: bool, timeout: float, **participants: Any) -> Any:
+    return meeting.rendezvous((host, port), Participants(**participants), timeout, serves=serves)
 
 
 @pytest.fixture

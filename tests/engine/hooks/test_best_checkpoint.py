@@ -502,7 +502,7 @@ def test_a_run_that_had_stopped_says_so_and_goes_on_only_with_more_patience(
     assert train_net.main([*words, "--resume"]) == 0
     said = capsys.readouterr().out.splitlines()[-1]
     assert f"the run has stopped at iteration 10: {ACCURACY} has not improved by more than 0.5 on " in said
-    assert said.endswith("; raise TEST.EARLY_STOPPING.PATIENCE to go on")
+    assert said.endswith("; raise TEST.EARLY_STOPPING.PATIENCE to continue")
     assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.iterdir()}
     assert train_net.main([*words, "TEST.EARLY_STOPPING.PATIENCE=3", "--resume"]) == 0
     assert (out / "last_checkpoint").read_text() == "model_0000012.pth"  # bad at 6, 9 and 12, not at 10

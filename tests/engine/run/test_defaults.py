@@ -1,4 +1,4 @@
-"""From a command line to a config, and what a tool exits with."""
+"""Command lines, exit codes, the default hooks and the log of a run."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_log_run_warns_of_a_batch_larger_than_the_training_set(
         ]
 
 
-def test_the_default_hooks_stand_in_their_order_with_users_hooks_before_the_records(
+def test_default_hooks_put_user_defined_hooks_before_the_records(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Mine(HookBase):
@@ -171,7 +171,7 @@ def test_the_default_hooks_stand_in_their_order_with_users_hooks_before_the_reco
     ]
 
 
-def test_hooks_that_keys_ask_for_stand_before_what_they_serve(tiny: Tiny) -> None:
+def test_default_hooks_put_optional_hooks_before_those_that_need_them(tiny: Tiny) -> None:
     cfg = tiny("PROFILER.ITERS", 2, "TEST.PRECISE_BN.ENABLED", True, "MEMORY_STATS", True)
     assert [hook.name for hook in build_trainer(cfg).hooks][:4] == [
         "FolderHook",
@@ -182,14 +182,14 @@ def test_hooks_that_keys_ask_for_stand_before_what_they_serve(tiny: Tiny) -> Non
 
 
 @pytest.mark.need("E12")
-def test_the_micro_batch_is_said_at_the_start(tiny: Tiny, logged: list[logging.LogRecord]) -> None:
+def test_log_run_logs_the_size_of_a_micro_batch(tiny: Tiny, logged: list[logging.LogRecord]) -> None:
     cfg = resolve_config(tiny("SOLVER.GRAD_ACCUM_STEPS", 4))
     log_run(cfg, build_trainer(cfg))
     assert "accumulation: 4 micro-batches of 2 images an update" in [record.getMessage() for record in logged]
 
 
 @pytest.mark.need("F7")
-def test_print_config_says_who_set_what(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_print_config_prints_the_source_of_each_value(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "base.yaml").write_text("SEED: 3\nSOLVER: {GAMMA: 0.5}\n")
     (tmp_path / "x.yaml").write_text("_BASE_: base.yaml\nSOLVER:\n  BASE_LR: 1e-2\n")
     with pytest.raises(SystemExit) as end:

@@ -1,4 +1,4 @@
-"""Models that set weights by training images: when they do, by which images, and what that leaves alone."""
+"""Models that initialize weights from training images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Tiny = Callable[..., CfgNode]
 
 
 class Centred(nn.Module):
-    """A user's own model: it takes the mean of the first two batches off its images."""
+    """A user-defined model, which subtracts the mean of the first two batches from its images."""
 
     calls = 0
 
@@ -56,7 +56,7 @@ def own(tiny: Tiny) -> Tiny:
 
 
 @pytest.mark.parametrize("backend", ["worker", "resident"])
-def test_they_are_the_images_that_training_begins_with(own: Tiny, backend: str) -> None:
+def test_init_from_images_gets_the_first_training_batches(own: Tiny, backend: str) -> None:
     cfg = own("DATALOADER.BACKEND", backend)
     trainer = build_trainer(cfg)
     batches = build_train_loader(cfg).batches()
@@ -65,13 +65,13 @@ def test_they_are_the_images_that_training_begins_with(own: Tiny, backend: str) 
     assert expected.abs().max() > 0.1
 
 
-def test_the_moving_average_begins_with_them(own: Tiny) -> None:
+def test_the_moving_average_starts_from_weights_initialized_from_images(own: Tiny) -> None:
     trainer = build_trainer(own("SOLVER.EMA.ENABLED", True))
     assert trainer.ema is not None
     assert torch.equal(trainer.ema.model.mean, trainer.model.mean)
 
 
-def test_random_numbers_are_drawn_as_without(own: Tiny) -> None:
+def test_init_from_data_preserves_random_states(own: Tiny) -> None:
     cfg = own()
     model = Centred(3, 1)
     before = rng_state()
@@ -80,14 +80,16 @@ def test_random_numbers_are_drawn_as_without(own: Tiny) -> None:
     assert torch.equal(rng_state()["torch"], before["torch"])
 
 
-def test_weights_from_a_file_come_instead(own: Tiny, tmp_path: Path) -> None:
+def test_init_from_data_is_skipped_with_model_weights(own: Tiny, tmp_path: Path) -> None:
     torch.save({"mean": torch.full((1, 8, 8), 7.0), "fc.weight": torch.ones(3, 64)}, tmp_path / "w.pth")
     trainer = build_trainer(own("MODEL.WEIGHTS", str(tmp_path / "w.pth")))
     assert Centred.calls == 0
     assert torch.equal(trainer.model.mean, torch.full((1, 8, 8), 7.0))
 
 
-def test_a_resumed_run_has_its_checkpoints(own: Tiny, tiny_words: list[str], tmp_path: Path) -> None:
+def test_a_resumed_run_takes_weights_from_the_checkpoint_instead_of_images(
+    own: Tiny, tiny_words: list[str], tmp_path: Path
+) -> None:
     words = [*tiny_words, "MODEL.NAME=centred", "MODEL.ARGS={}"]
     words = [word for word in words if not word.startswith("MODEL.ARGS={norm")]
     train_net.main(words)
@@ -100,7 +102,7 @@ def test_a_resumed_run_has_its_checkpoints(own: Tiny, tiny_words: list[str], tmp
     assert all(torch.equal(resumed[name], unbroken[name]) for name in unbroken)
 
 
-def test_the_range_test_begins_with_them_too(own: Tiny) -> None:
+def test_the_range_test_starts_from_weights_initialized_from_images(own: Tiny) -> None:
     with pytest.raises(ConfigError, match="the loss"):  # noise of so few images does not tell a rate
         find_lr.run_test(resolve_config(own()), iters=12)
     assert Centred.calls == 1

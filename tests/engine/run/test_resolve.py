@@ -1,4 +1,4 @@
-"""What follows from the data set, and from other keys."""
+"""Resolved configs: values that follow from the data set and from other keys, and checks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_epochs_and_iterations_give_the_same_run(tiny: Tiny) -> None:
         (16, Fraction(7, 3), 10**18, [857142857142857143]),
     ],
 )
-def test_nearest_batches_are_those_of_a_search(images: int, factor: Any, parts: int, nearest: list[int]) -> None:
+def test_nearest_batches_agree_with_a_search(images: int, factor: Any, parts: int, nearest: list[int]) -> None:
     assert list(_nearest_batches(images, Fraction(factor), parts)) == nearest
     for each in nearest:
         assert rounded(each * Fraction(factor)) % parts == 0
@@ -51,7 +51,7 @@ def test_nearest_batches_are_those_of_a_search(images: int, factor: Any, parts: 
         assert nearest == [*[n for n in others if n < images][-1:], *[n for n in others if n > images][:1]]
 
 
-def test_a_billion_micro_batches_are_one_sentence(tiny: Tiny) -> None:
+def test_resolve_config_refuses_a_billion_micro_batches_in_one_sentence(tiny: Tiny) -> None:
     message = (
         r"8 images an update cannot be cut into 1000000000 equal micro-batches; set SOLVER.GRAD_ACCUM_STEPS to"
     )
@@ -72,7 +72,7 @@ def test_a_model_that_fails_on_the_images_is_refused(tiny: Tiny, trains: bool) -
         resolve_config(cfg, trains=trains)
 
 
-def test_a_model_that_memory_has_no_room_for_is_refused(tiny: Tiny) -> None:
+def test_resolve_config_refuses_a_model_that_does_not_fit_into_memory(tiny: Tiny) -> None:
     message = "^MODEL.NAME: small_cnn with 1,000,000,000 outputs needs 136 GB of memory for its weights and"
     with pytest.raises(ConfigError, match=message):
         resolve_config(tiny("MODEL.NUM_CLASSES", 10**9))
@@ -83,7 +83,7 @@ def test_resolving_twice_changes_nothing(tiny: Tiny) -> None:
     assert resolve_config(once) == once
 
 
-def test_everything_wrong_is_said_at_once(tiny: Tiny) -> None:
+def test_resolve_config_reports_all_problems_at_once(tiny: Tiny) -> None:
     with pytest.raises(ConfigError) as error:
         resolve_config(tiny("MODEL.NAME", "resnet19", "SOLVER.OPTIMIZER", "Adm", "SOLVER.WARMUP_ITERS", 20))
     assert len(error.value.problems) == 3
@@ -98,7 +98,7 @@ def test_everything_wrong_is_said_at_once(tiny: Tiny) -> None:
         (8, 16, "GRAD_ACCUM_STEPS to 8, or SOLVER.IMS_PER_BATCH to 16$"),
     ],
 )
-def test_a_batch_that_cannot_be_cut_into_equal_parts_is_refused_with_the_nearest_that_can(
+def test_resolve_config_refuses_unequal_micro_batches_and_suggests_the_nearest_sizes(
     tiny: Tiny, images: int, steps: int, ways_out: str
 ) -> None:
     cfg = tiny("SOLVER.IMS_PER_BATCH", images, "SOLVER.GRAD_ACCUM_STEPS", steps)
@@ -110,6 +110,6 @@ def test_a_batch_that_cannot_be_cut_into_equal_parts_is_refused_with_the_nearest
 
 
 @pytest.mark.need("E4")
-def test_a_decay_that_averages_nothing_in_is_refused(tiny: Tiny) -> None:
+def test_ema_decay_refuses_1(tiny: Tiny) -> None:
     with pytest.raises(ConfigError, match="SOLVER.EMA.DECAY .*: expected .* at least 0 and below 1; got 1"):
         tiny("SOLVER.EMA.DECAY", 1)

@@ -1,4 +1,4 @@
-"""Scores by their names: in records, in keys that name one, and in checkpoints of older versions."""
+"""Names of scores in records, in keys, and in checkpoints of older versions."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_checkpoint_holds_entries_as_plain_data_and_resumes(tiny: Tiny, two: t
         ("SOLVER.WARMUP_UNTIL.METRIC", ["SOLVER.WARMUP_UNTIL.ABOVE", 0.5]),
     ],
 )
-def test_a_key_with_a_score_by_its_old_name_is_told_the_new_one(
+def test_check_score_names_suggests_the_current_name_of_a_score(
     tiny: Tiny, noise_npz: Path, key: str, more: list[Any]
 ) -> None:
     cfg = tiny(key, f"npz:{noise_npz}/accuracy", "TEST.EVAL_PERIOD", 7, *more)
@@ -129,7 +129,7 @@ def test_a_run_of_an_older_version_keeps_its_best_score_and_its_patience(
             assert hook.state_dict()["best"] is not None
 
 
-def test_an_evaluation_that_an_older_version_left_to_be_recorded_is_recorded_by_its_name_of_now(
+def test_a_pending_evaluation_of_an_older_version_is_recorded_under_its_current_name(
     tiny: Tiny, noise_npz: Path, tmp_path: Path
 ) -> None:
     words = ("TEST.EVAL_PERIOD", 7, "TEST.BEST.METRIC", "noise.npz/accuracy")
@@ -163,9 +163,7 @@ def test_an_evaluation_that_an_older_version_left_to_be_recorded_is_recorded_by_
         ("val/ema/accuracy", {"imagefolder": 3}, False),
     ],
 )
-def test_is_best_average_knows_scores_by_their_names_of_now_and_of_older_versions(
-    metric: str, test: Any, expected: bool
-) -> None:
+def test_is_best_average_accepts_current_and_old_names_of_scores(metric: str, test: Any, expected: bool) -> None:
     content = {
         "hooks": {"BestHook": {"metric": metric}},
         "config": {"DATASETS": {"TEST": (test,), "ROOT": "sets"}},
@@ -176,6 +174,6 @@ def test_is_best_average_knows_scores_by_their_names_of_now_and_of_older_version
 
 def test_a_test_set_that_does_not_fit_is_called_by_its_name(tiny: Tiny, tmp_path: Path) -> None:
     np.savez(tmp_path / "rgb.npz", images=np.zeros((4, 8, 8, 3), np.uint8), labels=np.arange(4) % 3)
-    message = r"images of val \(npz:/.*/rgb.npz\) have 3 channel\(s\), those of the training set 1"
+    message = r"images of val \(npz:/.*/rgb.npz\) have 3 channel\(s\), but images of the training set have 1"
     with pytest.raises(ConfigError, match=message):
         resolve_config(tiny("DATASETS.TEST", f"val=npz:{tmp_path}/rgb.npz"))

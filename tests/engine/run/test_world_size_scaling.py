@@ -1,10 +1,10 @@
-"""On k times the SOLVER.REFERENCE_WORLD_SIZE the curve of the rate is k times as high, and a k-th as long."""
+"""Scaling to k times SOLVER.REFERENCE_WORLD_SIZE: the learning rate is k times as high, the run 1/k as long."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,7 +27,7 @@ def named(name: str, *words: Any, **arguments: Any) -> list[Any]:
     return ["SOLVER.LR_SCHEDULER_NAME", name, "SOLVER.LR_SCHEDULER_ARGS", arguments, *words]
 
 
-def test_each_key_that_is_scaled_is_printed_old_and_new(
+def test_train_net_logs_each_scaled_key_with_its_old_and_new_value(
     tiny_words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [*tiny_words, "SOLVER.REFERENCE_WORLD_SIZE=2", "SOLVER.LR_SCHEDULER_NAME=StepLR"]
@@ -62,25 +62,16 @@ def test_each_key_that_is_scaled_is_printed_old_and_new(
         ("MultiStepLR", {"milestones": "30,60"}, {"milestones": [15, 30]}),
         ("ConstantLR", {}, {"total_iters": 3}),
         ("LinearLR", {"total_iters": 40, "start_factor": 0.5}, {"total_iters": 20, "start_factor": 0.5}),
-        ("CosineAnnealingLR", {"T_max": 40, "eta_min": 0.01}, {"T_max": 20, "eta_min": 0.02}),
+        ("CosineAnnealingLR", {"T_max": 40, "eta_min": 0.0}, {"T_max": 20, "eta_min": 0.0}),
         ("CosineAnnealingLR", {"T_max": None}, {"T_max": None}),
         ("CosineAnnealingWarmRestarts", {"T_0": 10, "T_mult": 2}, {"T_0": 5, "T_mult": 2}),
-        (
-            "CyclicLR",
-            {"base_lr": 0.01, "max_lr": [0.1, 0.2], "step_size_down": 8},
-            {"base_lr": 0.02, "max_lr": [0.2, 0.4], "step_size_down": 4, "step_size_up": 1000},
-        ),
-        ("OneCycleLR", {"max_lr": 1, "total_steps": 80}, {"max_lr": 2.0, "total_steps": 40}),
-        (
-            "OneCycleLR",
-            {"max_lr": 0.1, "epochs": 2, "steps_per_epoch": 40},
-            {"max_lr": 0.2, "epochs": 2, "steps_per_epoch": 20},
-        ),
-        ("ReduceLROnPlateau", {"min_lr": 0.001, "patience": 3}, {"min_lr": 0.002, "patience": 3}),
-        ("ExponentialLR", {"gamma": 0.5}, {"gamma": 0.25}),
+        ("CyclicLR", {"step_size_down": 8}, {"step_size_down": 4, "step_size_up": 1000}),
+        ("OneCycleLR", {"total_steps": 80}, {"total_steps": 40}),
+        ("OneCycleLR", {"epochs": 2, "steps_per_epoch": 40}, {"epochs": 2, "steps_per_epoch": 20}),
+        ("ReduceLROnPlateau", {"patience": 3}, {"patience": 3}),
     ],
 )
-def test_arguments_that_are_lengths_or_rates_are_scaled(
+def test_scaled_divides_the_lengths_among_a_schedules_arguments(
     name: str, before: dict[str, Any], after: dict[str, Any]
 ) -> None:
     found = scaled(cfg_of(*named(name, **before)), 2).SOLVER.LR_SCHEDULER_ARGS
@@ -92,7 +83,7 @@ def test_arguments_that_are_lengths_or_rates_are_scaled(
 
 PHASES = [
     {"NAME": "LinearLR", "ARGS": {"total_iters": 24}, "UNTIL": 24},
-    {"NAME": "CosineAnnealingWarmRestarts", "ARGS": {"T_0": 8, "eta_min": 0.01}},
+    {"NAME": "CosineAnnealingWarmRestarts", "ARGS": {"T_0": 8}},
 ]
 
 
@@ -103,42 +94,64 @@ PHASES = [
         ["SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR", "SOLVER.BASE_LR_END", 0.01],
         ["SOLVER.LR_SCHEDULER_NAME", "WarmupStableDecayLR", "SOLVER.DECAY_ITERS", 20],
         named("StepLR", step_size=20),
-        named("ExponentialLR", gamma=0.95),
-        named("CosineAnnealingLR", eta_min=0.01),
+        named("CosineAnnealingLR"),
         named("PolynomialLR", total_iters=64),
-        named("OneCycleLR", max_lr=0.5, cycle_momentum=False),
-        named("CyclicLR", base_lr=0.01, max_lr=0.2, step_size_up=12, mode="exp_range", gamma=0.9),
         named("SequentialLR", "SOLVER.LR_PHASES", PHASES),
         named("ChainedScheduler", "SOLVER.LR_FACTORS", [{"NAME": "StepLR", "ARGS": {"step_size": 20}}, PHASES[1]]),
         [*named("StepLR", step_size=20), "SOLVER.PARAM_GROUPS", [{"MATCH": "bias", "LR": 0.02}]],
     ],
 )
-def test_the_curve_is_the_same_one_higher_and_shorter(words: list[Any]) -> None:
-    """But for OneCycleLR, whose turns are at one update less than a share of the whole, as in torch."""
+def test_scaled_keeps_the_shape_of_the_learning_rates_curve(words: list[Any]) -> None:
     given = cfg_of("SOLVER.WARMUP_ITERS", 8, "SOLVER.IMS_PER_BATCH", 16, *words)
     long, short = (resolve_config(scaled(given, ranks), ranks, given=given) for ranks in (1, 4))
     assert (short.SOLVER.MAX_ITER, short.SOLVER.IMS_PER_BATCH) == (20, 64)
-    off = 0.1 if "OneCycleLR" in words else 1e-9
     for one, four in zip(build_plan(long), build_plan(short), strict=True):
         assert [four.rate(t) / 4 for t in range(20)] == pytest.approx(
-            [one.rate(4 * t) for t in range(20)], abs=off
+            [one.rate(4 * t) for t in range(20)], abs=1e-9
         )
 
 
-def test_what_counts_epochs_is_not_scaled() -> None:
-    words = ["SOLVER.LR_STEP_UNIT", "epoch", *named("CosineAnnealingLR", T_max=40, eta_min=0.01)]
-    assert scaled(cfg_of(*words), 2).SOLVER.LR_SCHEDULER_ARGS == {"T_max": 40, "eta_min": 0.02}
+def test_scaled_keeps_lengths_that_are_counted_in_epochs() -> None:
+    words = ["SOLVER.LR_STEP_UNIT", "epoch", *named("CosineAnnealingLR", T_max=40)]
+    assert scaled(cfg_of(*words), 2).SOLVER.LR_SCHEDULER_ARGS == {"T_max": 40}
     assert (
         scaled(cfg_of("SOLVER.LR_STEP_UNIT", "epoch", *named("ExponentialLR", gamma=0.5)), 2).SOLVER.MAX_ITER == 40
     )
 
 
-@pytest.mark.parametrize("name", ["LambdaLR", "MultiplicativeLR"])
-def test_a_function_of_the_iteration_is_refused_but_for_epochs_and_evaluation(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+COSINE = [{"NAME": "CosineAnnealingLR", "ARGS": {"eta_min": 0.01}}]
+
+
+@pytest.mark.parametrize(
+    ("words", "rates"),
+    [
+        (named("CosineAnnealingLR", eta_min=0.01), "(eta_min)"),
+        (named("OneCycleLR", max_lr=0.5), "(max_lr)"),
+        (named("CyclicLR", base_lr=0.01, max_lr=[0.2]), "(base_lr, max_lr)"),
+        (named("ChainedScheduler", "SOLVER.LR_FACTORS", COSINE), "(eta_min)"),
+    ],
+)
+@pytest.mark.parametrize("unit", ["iter", "epoch"])
+def test_resolve_config_refuses_to_scale_absolute_learning_rates(words: list[Any], rates: str, unit: str) -> None:
+    given = cfg_of(*words, "SOLVER.LR_STEP_UNIT", unit)
+    with pytest.raises(ConfigError) as error:
+        resolve_config(scaled(given, 2), 2, given=given)
+    problem = next(each for each in error.value.problems if "REFERENCE_WORLD_SIZE" in each)
+    assert re.fullmatch(
+        rf"SOLVER.REFERENCE_WORLD_SIZE \(override\): \w+ takes absolute learning rates {re.escape(rates)}, which "
+        "cannot be scaled; set it to 0, or choose a schedule that is relative to SOLVER.BASE_LR",
+        problem,
+    )
+    resolve_config(scaled(given, 1), 1, given=given)
+
+
+@pytest.mark.parametrize("name", ["LambdaLR", "MultiplicativeLR", "ExponentialLR"])
+def test_resolve_config_refuses_to_scale_a_function_of_the_iteration_except_for_epochs_and_evaluation(
+    name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(imports._IMPORTED, "math", math)
-    given = cfg_of(*named(name, lr_lambda="math:cos"))
+    arguments = {"gamma": 0.95} if name == "ExponentialLR" else {"lr_lambda": "math:cos"}
+    given = cfg_of(*named(name, **arguments))
     with pytest.raises(ConfigError) as error:
         resolve_config(scaled(given, 2), 2, given=given)
     assert str(error.value) == (
@@ -151,7 +164,7 @@ def test_a_function_of_the_iteration_is_refused_but_for_epochs_and_evaluation(
     resolve_config(scaled(given, 2), 2, given=given)
 
 
-def test_a_config_stays_frozen_and_keeps_who_has_set_what() -> None:
+def test_scaled_keeps_a_config_frozen_and_the_sources_of_its_values() -> None:
     given = cfg_of(*named("StepLR", step_size=10))
     given.freeze()
     cfg = scaled(given, 2)

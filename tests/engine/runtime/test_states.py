@@ -14,7 +14,7 @@ import torch
 
 from warmstart.config import CfgNode, ConfigError
 from warmstart.engine import build_trainer, load_checkpoint, load_start, resolve_config
-from warmstart.engine.run.train import why_done
+from warmstart.engine.run.load import why_done
 from warmstart.engine.runtime.states import read_state
 
 
