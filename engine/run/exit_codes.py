@@ -33,7 +33,7 @@ def run_tool(main: Callable[[], int]) -> None:
     that is not finite, 4 a last checkpoint that could not be written, 128 + its number a signal: 130 Ctrl-C, 143
     SIGTERM, 138 SIGUSR1 (on Linux), 129 SIGHUP. Anything else that fails is a bug and shows its traceback. The
     run's log.txt holds the traceback, or the message of 2, 3 and 4, too. Of several ranks, which fail alike then,
-    the main one prints it; 5 is one that ends since another has, or did not come.
+    the main one prints it; 5 is a rank that exits because another one exited or timed out.
     """
     try:
         with stop_signals(partial(leave, is_main=comm.is_main), comm.is_main):
@@ -50,8 +50,7 @@ def run_tool(main: Callable[[], int]) -> None:
         message, code = f"error: {printable(str(error.filename))}: permission denied", 2
     except RuntimeError as error:
         if isinstance(error, LateError) or (is_rank() and is_lost(error)):
-            who = f"{_who()}: another process has ended, or did not come in time" if is_rank() else "error"
-            print(f"{who}: {why_lost(error)}", file=sys.stderr)
+            print(f"{_who() if is_rank() else 'error'}: {why_lost(error)}", file=sys.stderr)
             sys.exit(LOST)
         if NO_DETERMINISTIC_KERNEL not in str(error):
             _tell_bug()

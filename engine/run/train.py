@@ -60,7 +60,7 @@ def train(
         cfg = resolve_config(scaled(given, comm.world_size()), given=given)
     with hold_folder(cfg):
         if on_main(lambda: is_restart(Path(cfg.OUTPUT_DIR))):
-            logger.info("started anew after a failure: --resume is implied")
+            logger.info("restarted after a failure: --resume is implied")
             resume, overwrite = "", False
         found = on_main(lambda: find_start(cfg, resume, overwrite, trust))
         start = None if found is None else read_parts(cfg, found[1])

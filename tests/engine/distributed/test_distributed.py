@@ -210,7 +210,7 @@ def test_a_rank_that_raises_is_named_above_its_traceback_and_nobody_waits(
     assert "Traceback" in other.err
     assert "RuntimeError: what a bug says" in other.err
     assert main.err.startswith("rank 0 of 2, on ")
-    assert ": another process has ended, or did not come in time: " in main.err
+    assert ": another rank exited or timed out: " in main.err
     assert "Traceback" not in main.err
 
 
@@ -259,7 +259,7 @@ def test_a_run_of_two_ranks_continues_on_one_and_on_four(
     assert len(checkpoint(out)["rng"]) == 2
     main, *others = trained(tmp_path / "b", ranks, [*words, "--resume"])
     assert codes([main, *others]) == [0] * ranks
-    text = f"processes: 2 -> {ranks}; batches stay the same, what dropout and the like draw is new"
+    text = f"processes: 2 -> {ranks}; batches stay the same, the random numbers of dropout and the like are new"
     assert main.out.count(text) == 1
     assert len(checkpoint(out)["rng"]) == ranks
     for name, tensor in checkpoint(straight)["model"].items():
@@ -278,7 +278,7 @@ def test_a_run_of_one_process_continues_on_two_ranks_and_on_four(
     assert train_net.main([*words, "SOLVER.MAX_ITER=7"]) == 0
     ended = trained(tmp_path / "b", ranks, [*words, "--resume"])
     assert codes(ended) == [0] * ranks
-    text = f"processes: 1 -> {ranks}; batches stay the same, what dropout and the like draw is new"
+    text = f"processes: 1 -> {ranks}; batches stay the same, the random numbers of dropout and the like are new"
     assert [each.out.count(text) for each in ended] == [1] + [0] * (ranks - 1)
     rates = {r["iteration"]: r["lr"] for r in records(straight)}
     assert {r["iteration"]: r["lr"] for r in records(out) if r["iteration"] != 7} == rates
@@ -338,7 +338,7 @@ def test_a_rank_that_hangs_is_waited_for_no_longer_than_the_timeout(
     assert ended.code == 5
     assert 2 < took < 10
     assert ended.err.startswith("rank 0 of 2, on ")
-    assert ended.err.partition(": ")[2].startswith("another process has ended, or did not come in time: ")
+    assert ended.err.partition(": ")[2].startswith("another rank exited or timed out: ")
     assert ended.err.count("\n") == 1
     assert "Timed out waiting 3000ms" in ended.err
 

@@ -287,7 +287,7 @@ FileSystemWriter.write_data = hang
     )
     more = [f"OUTPUT_DIR={tmp_path / 'out'}", "--import", "hangs"]
     said = launched(2, [*words, *more, "DISTRIBUTED.TIMEOUT=25"], tmp_path, code=5)
-    assert "another process has ended, or did not come in time: " in said
+    assert "another rank exited or timed out: " in said
     assert "Timed out waiting 25000ms" in said
 
 

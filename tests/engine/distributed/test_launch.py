@@ -80,7 +80,7 @@ def test_a_signal_to_the_launcher_goes_on_to_all_ranks_which_save_and_leave_no_o
     process.send_signal(signum)
     out, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 128 + signum, err
-    assert err == f"{signum.name}: finishing this iteration, then saving; once more leaves at once\n"
+    assert err == f"{signum.name}: finishing this iteration, then saving; a second signal exits at once\n"
     assert (
         out.count("processes: 2, with 4 of the 8 images of a batch each; gradients are averaged in float32") == 1
     )
@@ -117,7 +117,7 @@ def test_a_rank_that_raises_ends_all_with_its_traceback(tiny_words: list[str], t
     assert "rank 1 of 2, on " in err
     assert err.count("Traceback") == 1
     assert err.count("RuntimeError: what a bug says") == 1
-    killed = "error: rank 0 did not end when another one had failed, and was killed\n"
+    killed = "error: rank 0 was killed: it did not exit within 3 s after another rank failed\n"
     if how == "raise beside work":  # else it may be killed too, if the machine is so busy that ending takes long
         assert err.count(killed) == 1
     assert "finishing this iteration" not in err
@@ -147,11 +147,11 @@ def test_a_rank_that_does_not_answer_ends_all_after_the_timeout(tiny_words: list
     assert process.returncode == 5
     lost, killed = err.splitlines()
     assert re.fullmatch(
-        r"rank 0 of 2, on \S+: another process has ended, or did not come in time: "
+        r"rank 0 of 2, on \S+: another rank exited or timed out: "
         r"Timed out waiting 4000ms for \w+ operation to complete \(DISTRIBUTED.TIMEOUT\)",
         lost,
     )
-    assert killed == "error: rank 1 did not end when another one had failed, and was killed"
+    assert killed == "error: rank 1 was killed: it did not exit within 3 s after another rank failed"
 
 
 @pytest.mark.slow
@@ -194,8 +194,8 @@ def test_a_killed_rank_is_started_again_and_the_run_ends_with_the_same_weights(
     killed = started([*words, "DISTRIBUTED.MAX_RESTARTS=1"], FAIL="kill")
     out, err = killed.communicate(timeout=SECONDS)
     assert killed.returncode == 0, err
-    assert "rank 1 was ended by SIGKILL; all ranks are started anew, time 1 of 1\n" in err
-    assert out.count("started anew after a failure: --resume is implied") == 1
+    assert "rank 1 was killed by SIGKILL; restarting all ranks (restart 1 of 1)\n" in err
+    assert out.count("restarted after a failure: --resume is implied") == 1
     assert out.count("continuing after iteration 6") == 1
     a, b = (load_checkpoint(tmp_path / name / "model_final.pth") for name in ("straight", "out"))
     for part in WEIGHTS:
@@ -208,7 +208,7 @@ def test_a_rank_that_is_killed_is_named(tiny_words: list[str], temporary: Path) 
     process = started([*tiny_words, "--num-gpus=2"], FAIL="kill", TMPDIR=str(temporary))
     _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 137
-    assert "error: rank 1 was ended by SIGKILL\n" in err
+    assert "error: rank 1 was killed by SIGKILL\n" in err
     assert left_in(temporary) == []
 
 
@@ -256,9 +256,9 @@ FLAGS: dict[str, Any] = {"num_gpus": None, "num_machines": None, "machine_rank":
         ),
         (
             {"num_machines": 2, "machine_rank": 2, "dist_url": "tcp://a:1"},
-            "--machine-rank 2: the machines are 0 to 1; --num-machines says how many they are$",
+            "--machine-rank 2: the machines are 0 to 1; --num-machines sets their number$",
         ),
-        ({"num_gpus": 2, "machine_rank": 1}, "--machine-rank 1: the machines are 0 to 0; --num-machines says"),
+        ({"num_gpus": 2, "machine_rank": 1}, "--machine-rank 1: the machines are 0 to 0; --num-machines sets"),
         ({"num_gpus": 2, "dist_url": "a"}, "--dist-url a: expected tcp://HOST:PORT, such as tcp://node1:29500"),
         ({"num_gpus": 2, "dist_url": "tcp://a:65536"}, "--dist-url tcp://a:65536: .* a port from 1 to 65535$"),
     ],
@@ -270,7 +270,7 @@ def test_flags_that_do_not_fit_are_refused(flags: dict[str, Any], text: str) -> 
 
 def test_run_here_says_that_it_needs_a_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", "/no/such/folder")
-    text = "^the processes cannot rendezvous in a temporary folder: No such file or directory; let TMPDIR name a f"
+    text = "^the processes need a temporary folder for their rendezvous: No such file or directory; set TMPDIR to "
     with pytest.raises(ConfigError, match=text):
         run_here(["-c", ""], 2)
 
@@ -293,7 +293,7 @@ def test_a_rank_starts_nothing_and_refuses_another_number(monkeypatch: pytest.Mo
         monkeypatch.setenv(name, value)
     assert not wants_launch(FLAGS | {"num_gpus": 2})
     with pytest.raises(
-        ConfigError, match="--num-gpus 3: 2 processes have been started here already; leave it out"
+        ConfigError, match="--num-gpus 3: a launcher has already started 2 processes here; leave the flag out"
     ):
         wants_launch(FLAGS | {"num_gpus": 3})
 
@@ -332,7 +332,7 @@ def test_what_is_wrong_with_several_is_said_before_any_is_started(
     ):
         launch(cfg, flags)
     cfg.merge_from_list(["MODEL.DEVICE", "cuda:1"])
-    with pytest.raises(ConfigError, match="each process takes a device of its own, the first 3; set it to cuda$"):
+    with pytest.raises(ConfigError, match="each process needs its own device; set it to cuda, for the first 3$"):
         launch(cfg, flags)
 
 
@@ -350,7 +350,7 @@ def test_a_restarted_run_continues_from_what_it_has_saved_itself(
     capsys.readouterr()
     assert train_net.main([*tiny_words, *flag]) == 0
     out = capsys.readouterr().out
-    assert "started anew after a failure: --resume is implied\n" in out
+    assert "restarted after a failure: --resume is implied\n" in out
     assert "continuing after iteration 10\n" in out
 
 

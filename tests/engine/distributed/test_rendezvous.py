@@ -120,21 +120,22 @@ def test_those_of_an_earlier_attempt_or_run_do_not_count(port: int, host: str) -
         assert not second.check(["address"])
         rendezvous(host, port, serves=True, count=2, **WHO | {"timeout": 0.2, "prefix": "q"})
 
-    assert apart(again).error.startswith(f"LateError: {host}:{port}: 1 of 2 machines are there after 0.2 s")
+    late = f"LateError: the rendezvous at {host}:{port} timed out after 0.2 s (DISTRIBUTED.TIMEOUT)"
+    assert apart(again).error == f"{late}: 1 of 2 machines joined"
 
 
 def test_it_is_said_once_who_is_waited_for(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(meeting, "_PATIENCE", 0.1)
     told = apart(lambda: rendezvous("localhost", port, serves=True, count=3, **WHO | {"timeout": 1}))
-    text = f"localhost:{port}: 1 of 3 machines are there"
-    assert told.said == f"waiting at {text}; it ends after 1 s (DISTRIBUTED.TIMEOUT)\n"
-    assert told.error == f"LateError: {text} after 1 s (DISTRIBUTED.TIMEOUT)"
+    place, state = f"the rendezvous at localhost:{port}", "1 of 3 machines joined"
+    assert told.said == f"waiting for {place}: {state}; it times out after 1 s (DISTRIBUTED.TIMEOUT)\n"
+    assert told.error == f"LateError: {place} timed out after 1 s (DISTRIBUTED.TIMEOUT): {state}"
 
 
 @pytest.mark.parametrize("host", ["localhost", "no-such-host.invalid"])
 def test_a_place_that_does_not_answer_is_named(port: int, host: str) -> None:
     told = apart(lambda: rendezvous(host, port, serves=False, count=2, **WHO | {"timeout": 0.3}))
-    text = f"{host}:{port}: nobody answers there to machines after 0.3 s (DISTRIBUTED.TIMEOUT)"
+    text = f"the rendezvous at {host}:{port} timed out after 0.3 s (DISTRIBUTED.TIMEOUT): no server answers there"
     assert told == (None, f"LateError: {text}", "")
 
 
@@ -145,8 +146,8 @@ def test_meet_ends_in_time_at_a_program_that_is_no_store(
     began = time.monotonic()
     told = apart(lambda: rendezvous("localhost", other_program, serves=False, count=2, **WHO | {"timeout": 0.5}))
     assert time.monotonic() - began < 10
-    text = f"localhost:{other_program}: a program listens there that does not answer as one of the machines"
-    assert told == (None, f"LateError: {text} after 0.5 s (DISTRIBUTED.TIMEOUT)", "")
+    late = f"the rendezvous at localhost:{other_program} timed out after 0.5 s (DISTRIBUTED.TIMEOUT)"
+    assert told == (None, f"LateError: {late}: another program is listening there", "")
     assert capfd.readouterr().err == ""
 
 
@@ -165,12 +166,13 @@ def test_meet_ends_in_time_where_the_server_stops_answering(port: int) -> None:
             return are_there(joining, number)
 
         meeting._Joining.are_there = count  # type: ignore[method-assign]
-        rendezvous("localhost", port, serves=False, count=3, **WHO | {"timeout": 2})
+        rendezvous("localhost", port, serves=False, count=3, **WHO | {"timeout": 1})
 
     began = time.monotonic()
     told = apart(stopped_when_both_are_there)
     assert time.monotonic() - began < 10
-    assert told.error == f"LateError: localhost:{port}: 2 of 3 machines are there after 2 s (DISTRIBUTED.TIMEOUT)"
+    late = f"the rendezvous at localhost:{port} timed out after 1 s (DISTRIBUTED.TIMEOUT)"
+    assert told.error == f"LateError: {late}: 2 of 3 machines joined"
     server.kill()
     server.join()
 
@@ -184,8 +186,9 @@ def test_ranks_meet_in_a_file(tmp_path: Path) -> None:
     assert told == (b"hello", "", "")
     other.join(10)
     assert other.exitcode == 0
-    late = apart(lambda: rendezvous(place, 0, serves=False, count=2, **WHO | {"timeout": 0.2, "prefix": "q"}))
-    assert late.error == f"LateError: {place}: 1 of 2 machines are there after 0.2 s (DISTRIBUTED.TIMEOUT)"
+    told = apart(lambda: rendezvous(place, 0, serves=False, count=2, **WHO | {"timeout": 0.2, "prefix": "q"}))
+    late = f"the rendezvous at {place} timed out after 0.2 s (DISTRIBUTED.TIMEOUT)"
+    assert told.error == f"LateError: {late}: 1 of 2 machines joined"
 
 
 @pytest.mark.need("G1")
@@ -225,14 +228,14 @@ def test_who_waits_for_others_hears_signals_and_ends_in_time(
         [*tiny_words, "MODEL.DEVICE=cpu", f"DISTRIBUTED.TIMEOUT={60 if signum else 1}"],
         dict(os.environ),
     )
-    state = "1 of 2 machines are there"
+    state = "1 of 2 machines joined"
     if alone == "machine":
         words += ["--num-machines=2", "--machine-rank=0", f"--dist-url=tcp://localhost:{port}"]
     elif alone == "rank":
-        state = "1 of 2 processes are there"
+        state = "1 of 2 processes joined"
         environ |= {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     else:
-        state, port = "a program listens there that does not answer as one of the machines", taken
+        state, port = "another program is listening there", taken
         words += ["--num-machines=2", "--machine-rank=1", f"--dist-url=tcp://localhost:{port}"]
     process = subprocess.Popen(
         [sys.executable, "-m", "warmstart.tools.train_net", *words],
@@ -242,9 +245,9 @@ def test_who_waits_for_others_hears_signals_and_ends_in_time(
     )
     assert process.stderr is not None
     if signum:
-        assert process.stderr.readline().startswith(f"waiting at localhost:{port}: {state}; ")
+        assert process.stderr.readline().startswith(f"waiting for the rendezvous at localhost:{port}: {state}; ")
         process.send_signal(signum)
     _, err = process.communicate(timeout=120)
     assert process.returncode == code
-    late = f"localhost:{port}: {state} after 1 s (DISTRIBUTED.TIMEOUT)\n"
-    assert err == f"interrupted by {signum.name}\n" if signum else err.endswith(late)
+    late = f"the rendezvous at localhost:{port} timed out after 1 s (DISTRIBUTED.TIMEOUT): {state}\n"
+    assert err == f"interrupted by {signum.name}\n" if signum else err.endswith(f": {late}")

@@ -136,6 +136,6 @@ def test_a_machine_that_is_cut_off_and_comes_back_takes_part_again_and_the_weigh
     machines.mend()
     main, other = finished(processes)
     assert "Timed out" in main
-    assert main.count("started anew after a failure: --resume is implied") == 1
+    assert main.count("restarted after a failure: --resume is implied") == 1
     assert "--resume is implied" not in other  # one rank speaks for all
     assert_same_run(whole, cut)

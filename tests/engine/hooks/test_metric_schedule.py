@@ -219,7 +219,7 @@ def test_a_score_of_a_users_hook_can_be_followed(tmp_path: Path, logged: list[lo
     lines = [line for record in logged if "digits_test/f1" in (line := record.getMessage())]
     assert [line for line in lines if "not in the record" in line] == []
     assert [line for line in lines if "has not improved" in line] == [
-        "iteration 9: digits_test/f1 is 1 and has not improved on 1: rate 0.1 -> 0.05"
+        "iteration 9: digits_test/f1 is 1 and has not improved on 1: learning rate 0.1 -> 0.05"
     ]
 
 
@@ -251,5 +251,5 @@ def test_warm_up_may_end_above_a_value_and_metrics_may_be_nan(
         assert scheduler.in_warmup == (iteration == 1)
     trainer.iteration, trainer.record = 3, {"iteration": 3, "digits_test/loss": float("nan")}
     hook.after_step(trainer)
-    text = "iteration 3: digits_test/loss is nan and has not improved on anything yet: rate 0.1 -> 0.05"
+    text = "iteration 3: digits_test/loss is nan and has not improved on anything yet: learning rate 0.1 -> 0.05"
     assert logged[-1].getMessage() == text

@@ -115,7 +115,7 @@ def test_a_picture_that_cannot_be_saved_does_not_end_the_run(
     trainer.hooks.append(InTheWay())
     trainer.train()
     assert [record.getMessage() for record in logged if record.levelno == logging.WARNING] == [
-        f"{path} could not be saved: Is a directory; training goes on"
+        f"{path} could not be saved: Is a directory; training continues"
     ]
     assert (tmp_path / "out" / "model_final.pth").exists()
 
@@ -139,7 +139,9 @@ def test_a_scheduler_that_is_not_ours_gets_a_line_and_no_picture(
     trainer = Trainer(model, optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 3), [], max_iter=3)
     draw(PictureHook(tmp_path), trainer)
     assert list(tmp_path.iterdir()) == []
-    assert [r.getMessage() for r in logged] == ["no lr.png: StepLR does not tell the rates of iterations to come"]
+    assert [r.getMessage() for r in logged] == [
+        "no lr.png: StepLR does not give the learning rates of future iterations"
+    ]
 
 
 def test_only_writers_that_take_pictures_are_given_one(tmp_path: Path) -> None:

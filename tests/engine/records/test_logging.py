@@ -48,7 +48,7 @@ def test_a_log_file_whose_disk_is_full_is_said_once(
     setup_logging()  # closes it
     captured = capfd.readouterr()
     assert [line.split()[-1] for line in captured.out.splitlines()] == ["one", "two"]
-    assert captured.err == f"{tmp_path}/log.txt cannot be written: No space left on device; the run goes on\n"
+    assert captured.err == f"{tmp_path}/log.txt cannot be written: No space left on device; the run continues\n"
 
 
 @full
@@ -61,7 +61,7 @@ def test_a_full_stdout_is_said_once_and_the_log_file_has_all(
         for line in ("one", "two"):
             logging.getLogger("warmstart").info(line)
     setup_logging()
-    assert capfd.readouterr().err == "stdout cannot be written: No space left on device; the run goes on\n"
+    assert capfd.readouterr().err == "stdout cannot be written: No space left on device; the run continues\n"
     assert [line.split()[-1] for line in (tmp_path / "log.txt").read_text().splitlines()] == ["one", "two"]
 
 

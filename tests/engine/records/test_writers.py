@@ -147,10 +147,10 @@ def test_records_wait_until_the_disk_has_space(
     writer.close()
     assert iterations(tmp_path) == list(range(20, 201, 20))
     lines = [record.getMessage() for record in logged]
-    failed = f"{writer.writer} could not be written: No space left on device; training goes on, and its records "
+    failed = f"{writer.writer} could not be written: No space left on device; training continues, and its "
     assert lines == 2 * [
-        f"{failed}wait until it can be",
-        f"{writer.writer} is written again, with the records that waited",
+        f"{failed}records are kept until it can be",
+        f"{writer.writer} is written again, with the records that were kept",
     ]
     assert str(tmp_path) in str(writer.writer)
 

@@ -269,7 +269,7 @@ def test_fused_optimizers_skip_without_a_read_others_read_once_a_step(
 def test_weights_that_are_half_already_are_refused(tiny: Tiny) -> None:
     cfg = resolve_config(tiny(*FP16))
     expected = (
-        r"^SOLVER.AMP.PRECISION \(override\): fp16 wants weights in float32 and computes in fp16 by itself, but "
+        r"^SOLVER.AMP.PRECISION \(override\): fp16 needs float32 weights, which autocast converts, but "
         r"block1.0.weight of small_cnn is float16; build the model without half\(\)$"
     )
     with pytest.raises(ConfigError, match=expected):
@@ -315,8 +315,8 @@ def test_layers_compute_in_half_everywhere_and_all_that_is_kept_is_float32(
         ),
         (
             ("MODEL.COMPILE", "default", "MODEL.ACTIVATION_CHECKPOINTING", ["block1"]),
-            "MODEL.COMPILE (override): a compiled model chooses by itself what it computes again; set "
-            "MODEL.COMPILE or MODEL.ACTIVATION_CHECKPOINTING back",
+            "MODEL.COMPILE (override): a compiled model decides by itself which activations to recompute; "
+            "set MODEL.COMPILE or MODEL.ACTIVATION_CHECKPOINTING back",
         ),
         (
             ("MODEL.COMPILE", "max-autotune", "PROFILE", "exact"),
@@ -325,8 +325,8 @@ def test_layers_compute_in_half_everywhere_and_all_that_is_kept_is_float32(
         ),
         (
             ("MODEL.COMPILE", "reduce-overhead", "SOLVER.GRAD_ACCUM_STEPS", 2),
-            "MODEL.COMPILE (override): reduce-overhead records CUDA graphs, in whose memory the gradients of a "
-            "micro-batch give way to the next one's; with SOLVER.GRAD_ACCUM_STEPS use default or "
+            "MODEL.COMPILE (override): reduce-overhead records CUDA graphs, in whose memory each micro-batch "
+            "overwrites the gradients of the one before; with SOLVER.GRAD_ACCUM_STEPS use default or "
             "max-autotune-no-cudagraphs",
         ),
     ],

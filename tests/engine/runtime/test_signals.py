@@ -207,7 +207,7 @@ def test_a_signal_ends_the_run_after_a_whole_iteration_and_it_goes_on_bit_for_bi
     assert started.code() == CODES[signal.Signals(signum)]
     name = signal.Signals(signum).name
     log = started.log.read_text()
-    assert log.count(f"{name}: finishing this iteration, then saving; once more leaves at once\n") == 1
+    assert log.count(f"{name}: finishing this iteration, then saving; a second signal exits at once\n") == 1
     assert log.splitlines()[-1].endswith(f"{name}: ended after iteration {saved}; give --resume to go on")
     assert "Traceback" not in log
     assert (tmp_path / "out" / "last_checkpoint").read_text() == f"model_{saved - 1:07d}.pth"
