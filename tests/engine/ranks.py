@@ -13,9 +13,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch._dynamo
+import torch.distributed.fsdp
+import torchmetrics
+import torchvision
 
 from warmstart.engine import run_tool
 from warmstart.tools import train_net
+
+# Imported here once, before the fork, rather than by each rank when it first needs them.
+IMPORTED = (torch._dynamo, torch.distributed.fsdp, torchmetrics, torchvision)
 
 SECONDS = 60  # more than any of them takes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import signal
@@ -27,6 +28,8 @@ from ..dying import assert_same_bits
 SECONDS = 200  # more than any of them takes
 ROOT = Path(__file__).parent.parent.parent.parent
 WEIGHTS = ("model", "optimizer", "scheduler", "iteration", "rng")
+
+forked = pytest.mark.skipif(torch.cuda.is_available(), reason="forks this process, which may have used the GPU")
 
 
 def started(words: list[str], device: str = "cpu", **environ: str) -> subprocess.Popen[str]:
@@ -63,12 +66,118 @@ def is_running(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists() and "Z (zombie)" not in Path(f"/proc/{pid}/status").read_text()
 
 
+# A rank that imports nothing slow: it writes its process id, and does what the words after the folder say.
+RANK = """
+import os, pathlib, signal, sys, time
+folder, rank, words = pathlib.Path(sys.argv[1]), os.environ["RANK"], sys.argv[2:]
+def leave(signum, frame):
+    (folder / f"signal{rank}").write_text(str(signum))
+    sys.exit(128 + signum)
+for each in (signal.SIGUSR1, signal.SIGHUP):
+    signal.signal(each, leave)
+(folder / f"new{rank}").write_text(str(os.getpid()))
+(folder / f"new{rank}").rename(folder / f"pid{rank}")
+if rank in words and not (folder / "failed").exists():
+    while len([*folder.glob("pid*")]) < int(os.environ["WORLD_SIZE"]):
+        time.sleep(0.01)
+    (folder / "failed").touch()
+    sys.exit(int(words[-1])) if words[-1] != "kill" else os.kill(os.getpid(), signal.SIGKILL)
+if "wait" in words:
+    time.sleep(100)
+"""
+
+
+class Launcher:
+    """`run_here` of two ranks, in a forked process: no process has to import torch.
+
+    Args:
+        folder: of the files of the ranks and of what the launcher prints.
+        words: what the ranks do: ["1", "wait", "kill"]: rank 1 kills itself while the others wait.
+        restarts: as for `run_here`.
+    """
+
+    def __init__(self, folder: Path, words: list[str], restarts: int = 0) -> None:
+        self.folder = folder
+        command = ["-c", RANK, str(folder), *words]
+
+        def run() -> None:
+            os.dup2(os.open(folder / "err", os.O_WRONLY | os.O_CREAT), 2)
+            sys.stderr = os.fdopen(2, "w", buffering=1)
+            sys.exit(run_here(command, 2, restarts, grace=20))
+
+        self.process = multiprocessing.get_context("fork").Process(target=run)
+        self.process.start()
+
+    def pids(self) -> list[int]:
+        """Return the process ids of both ranks, when they have started."""
+        files = [self.folder / "pid0", self.folder / "pid1"]
+        end = time.monotonic() + SECONDS
+        while not all(file.exists() for file in files) and time.monotonic() < end:
+            time.sleep(0.01)
+        return [int(file.read_text()) for file in files]
+
+    def end(self) -> tuple[int | None, str]:
+        """Return the exit code and what the launcher has printed."""
+        self.process.join(SECONDS)
+        return self.process.exitcode, (self.folder / "err").read_text()
+
+
+@forked
 @pytest.mark.need("D14", "G1")
-@pytest.mark.parametrize("signum", [signal.SIGUSR1, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
-def test_a_signal_to_the_launcher_goes_on_to_all_ranks_which_save_and_leave_no_orphan(
+@pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGHUP])
+def test_run_here_passes_a_signal_to_all_ranks_and_leaves_no_process_or_folder(
+    tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch, signum: signal.Signals
+) -> None:
+    """A terminal that is closed sends SIGHUP to the launcher alone."""
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    launcher = Launcher(tmp_path, ["wait"])
+    ranks = launcher.pids()
+    assert len(left_in(temporary)) == 1
+    assert launcher.process.pid is not None
+    os.kill(launcher.process.pid, signum)
+    assert launcher.end() == (128 + signum, "")
+    assert [(tmp_path / f"signal{rank}").read_text() for rank in "01"] == [str(int(signum))] * 2
+    assert not any(is_running(pid) for pid in ranks)
+    assert left_in(temporary) == []
+
+
+@forked
+@pytest.mark.need("G2")
+@pytest.mark.parametrize(
+    ("how", "code", "text"), [("kill", 137, "error: rank 1 was killed by SIGKILL\n"), ("3", 3, "")]
+)
+def test_run_here_ends_all_ranks_after_one_failed_and_exits_with_its_code(
+    tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch, how: str, code: int, text: str
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    monkeypatch.setattr("warmstart.engine.distributed.elastic_agent._LEFT_BEHIND", 0.2)
+    launcher = Launcher(tmp_path, ["1", "wait", how])
+    ranks = launcher.pids()
+    killed = "error: rank 0 was killed: it did not exit within 0.2 s after another rank failed\n"
+    assert launcher.end() == (code, killed + text)
+    assert not any(is_running(pid) for pid in ranks)
+    assert left_in(temporary) == []
+
+
+@forked
+@pytest.mark.need("G4")
+def test_run_here_restarts_all_ranks_after_one_was_killed(tmp_path: Path) -> None:
+    text = "rank 1 was killed by SIGKILL; restarting all ranks (restart 1 of 2)\n"
+    assert Launcher(tmp_path, ["1", "kill"], restarts=2).end() == (0, text)
+
+
+@forked
+@pytest.mark.need("G4")
+def test_run_here_does_not_restart_after_an_exit_code_that_would_repeat(tmp_path: Path) -> None:
+    assert Launcher(tmp_path, ["1", "2"], restarts=2).end() == (2, "")
+
+
+@pytest.mark.slow
+@pytest.mark.need("D14", "G1")
+@pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGHUP])
+def test_num_gpus_saves_on_a_signal_to_the_launcher_and_leaves_no_orphan(
     tiny_words: list[str], tmp_path: Path, temporary: Path, signum: signal.Signals
 ) -> None:
-    """SIGHUP is what a terminal that is closed says to the launcher alone."""
     words = [*tiny_words, "--num-gpus=2", "SOLVER.MAX_ITER=1000000", "SOLVER.STEPS=900000"]
     process = started(words, TMPDIR=str(temporary))
     records = tmp_path / "out" / "metrics.json"
