@@ -294,7 +294,7 @@ def test_losses_are_sent_once_a_record_and_nothing_else_but_gradients(
 ) -> None:
     """Ranks ask whether to stop after the update behind each record; else that goes by the clock."""
     monkeypatch.setattr(stops, "_APART", 1e9)
-    cfg = tiny("SOLVER.MAX_ITER", 40, "SOLVER.STEPS", 30, "LOG_PERIOD", 10)
+    cfg = tiny("SOLVER.MAX_ITER", 23, "SOLVER.STEPS", 15, "LOG_PERIOD", 10)
 
     def train() -> Any:
         with build_process_group(cfg):
@@ -306,7 +306,7 @@ def test_losses_are_sent_once_a_record_and_nothing_else_but_gradients(
 
     for each in Ranks(tmp_path, 2, train).end():
         parameters, sent = each.result
-        ours: dict[str, list[str]] = {f"update {number}": [] for number in range(1, 41)}
+        ours: dict[str, list[str]] = {f"update {number}": [] for number in range(1, 24)}
         gradients = Counter[str]()
         for mark, name, size in sent:
             if (name, size) == ("all_reduce", parameters):
@@ -314,15 +314,15 @@ def test_losses_are_sent_once_a_record_and_nothing_else_but_gradients(
             elif mark:
                 ours[mark].append(name)
         assert gradients == dict.fromkeys(ours, 1)
-        assert ours.pop("update 40")[:2] == ["all_gather", "all_gather"]  # then scores, and the checkpoint
+        assert ours.pop("update 23")[:2] == ["all_gather", "all_gather"]  # then scores, and the checkpoint
         once = {
             # Its time; the picture of the plan is drawn; whether rank 0 wants a record, and a checkpoint.
             "update 1": ["all_reduce", "all_gather", "all_gather", "all_reduce", "all_reduce"],
             "update 2": ["broadcast", "broadcast", "all_reduce"],  # torch's, on how it cuts buckets
         }
         # With each record all ask whether rank 0 wants a checkpoint.
-        losses = {f"update {number}": ["all_gather", "all_gather", "all_reduce"] for number in (10, 20, 30)}
-        stop = {f"update {number}": ["all_reduce"] for number in (11, 21, 31)}
+        losses = {f"update {number}": ["all_gather", "all_gather", "all_reduce"] for number in (10, 20)}
+        stop = {f"update {number}": ["all_reduce"] for number in (11, 21)}
         assert {mark: names for mark, names in ours.items() if names} == once | losses | stop
 
 
