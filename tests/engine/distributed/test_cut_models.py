@@ -80,7 +80,7 @@ def peak_bytes(function: Callable[[], object]) -> int:
 
 
 @pytest.mark.parametrize("weights", [True, False])
-def test_only_rank_0_holds_a_whole_model_and_at_a_resume_nobody_does(
+def test_build_trainer_holds_the_full_model_on_rank_0_alone_and_nowhere_at_a_resume(
     tiny: Callable[..., CfgNode], tmp_path: Path, weights: bool
 ) -> None:
     register_model("wide", Wide)
@@ -98,7 +98,7 @@ def test_only_rank_0_holds_a_whole_model_and_at_a_resume_nobody_does(
     assert 1.0 < main < 1.9 if weights else main < 0.9
 
 
-def test_rank_0_gives_its_weights_and_buffers_to_all(build_cut: BuildCut) -> None:
+def test_build_trainer_sends_weights_and_buffers_of_rank_0_to_all_ranks(build_cut: BuildCut) -> None:
     class Drawn(nn.Module):
         """Buffers that differ between ranks, one of which no checkpoint holds; tied and frozen weights."""
 
@@ -134,7 +134,7 @@ def test_rank_0_gives_its_weights_and_buffers_to_all(build_cut: BuildCut) -> Non
         assert frozen == ["head.weight", "head.bias"]
 
 
-def test_a_model_that_computes_with_its_weights_while_it_is_made_can_be_cut(build_cut: BuildCut) -> None:
+def test_build_trainer_shards_a_model_whose_constructor_computes_with_weights(build_cut: BuildCut) -> None:
     class Normed(nn.Module):
         def __init__(self, num_classes: int, in_channels: int) -> None:
             super().__init__()
@@ -149,7 +149,7 @@ def test_a_model_that_computes_with_its_weights_while_it_is_made_can_be_cut(buil
     assert torch.equal(one["head.weight"], other["head.weight"])
 
 
-def test_what_torch_cannot_cut_is_one_sentence(tiny_words: list[str], tmp_path: Path) -> None:
+def test_train_net_refuses_a_model_that_torch_cannot_shard(tiny_words: list[str], tmp_path: Path) -> None:
     class Scaled(nn.Module):
         def __init__(self, num_classes: int, in_channels: int) -> None:
             super().__init__()
@@ -169,9 +169,7 @@ def test_what_torch_cannot_cut_is_one_sentence(tiny_words: list[str], tmp_path: 
     assert main.err.count("\n") == 1
 
 
-def test_a_class_that_the_model_lacks_is_one_sentence_about_its_own_key(
-    tiny_words: list[str], tmp_path: Path
-) -> None:
+def test_train_net_refuses_a_wrap_class_that_the_model_lacks(tiny_words: list[str], tmp_path: Path) -> None:
     words = [*tiny_words, "MODEL.PARALLEL=fsdp", "MODEL.FSDP.WRAP=[Linaer]"]
     main, other = trained(tmp_path, 2, words)
     assert (main.code, other.code, other.err) == (2, 2, "")
@@ -179,7 +177,7 @@ def test_a_class_that_the_model_lacks_is_one_sentence_about_its_own_key(
     assert main.err == f"error: {text}\n"
 
 
-def test_modules_made_without_weights_have_all_but_their_bytes(tiny: Callable[..., CfgNode]) -> None:
+def test_without_weights_makes_parameters_on_meta_and_buffers_as_usual(tiny: Callable[..., CfgNode]) -> None:
     cfg = tiny("MODEL.NUM_CLASSES", 3, "MODEL.IN_CHANNELS", 1)
     whole = build_model(cfg)
     with without_weights():
@@ -193,7 +191,7 @@ def test_modules_made_without_weights_have_all_but_their_bytes(tiny: Callable[..
     assert not nn.Linear(1, 1).weight.is_meta  # what is made afterwards has its weights
 
 
-def test_taken_weights_are_the_very_ones_and_what_was_tied_stays_tied() -> None:
+def test_take_weights_returns_the_same_memory_and_keeps_tied_weights_tied() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     model[1].weight = model[0].weight
     weight = model[0].weight

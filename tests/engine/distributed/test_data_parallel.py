@@ -175,7 +175,7 @@ def greatest_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 
 @pytest.mark.need("B15", "E7")
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_each_update_of_several_ranks_is_that_of_one_with_the_whole_batch(
+def test_updates_of_several_ranks_equal_those_of_one_process_with_the_full_batch(
     tiny_words: list[str], tmp_path: Path, ranks: int
 ) -> None:
     """From equal weights, in float32, to 1e-6; a free run drifts further, by what roundings add up to."""
@@ -194,7 +194,7 @@ def test_each_update_of_several_ranks_is_that_of_one_with_the_whole_batch(
 
 @pytest.mark.need("B15", "E7")
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_a_run_of_several_ranks_has_the_samples_rates_and_in_float64_the_weights_of_one(
+def test_run_of_several_ranks_has_samples_learning_rates_and_float64_weights_of_one_process(
     tiny_words: list[str],
     numbered: Callable[[int], str],
     tmp_path: Path,
@@ -265,7 +265,7 @@ class Storages(HookBase):
 
 
 @pytest.mark.need("B17")
-def test_each_bucket_is_sent_once_an_update_and_holds_the_gradients_themselves(tiny: Tiny, tmp_path: Path) -> None:
+def test_ddp_sends_each_bucket_once_per_update_and_gradients_are_views_into_it(tiny: Tiny, tmp_path: Path) -> None:
     """With three micro-batches an update. Until torch knows in which order gradients come there is one bucket."""
     cfg = tiny("MODEL.ARGS", {}, "MODEL.NAME", "wide", "SOLVER.GRAD_ACCUM_STEPS", 3, "SOLVER.IMS_PER_BATCH", 12)
 
@@ -289,7 +289,7 @@ def test_each_bucket_is_sent_once_an_update_and_holds_the_gradients_themselves(t
 
 
 @pytest.mark.need("E6")
-def test_losses_are_sent_once_a_record_and_nothing_else_but_gradients(
+def test_trainer_sends_losses_once_per_record_and_otherwise_only_gradients(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ranks ask whether to stop after the update behind each record; else that goes by the clock."""
@@ -326,7 +326,7 @@ def test_losses_are_sent_once_a_record_and_nothing_else_but_gradients(
         assert {mark: names for mark, names in ours.items() if names} == once | losses | stop
 
 
-def test_with_a_static_graph_a_parameter_may_get_no_gradient(tiny: Tiny, tmp_path: Path) -> None:
+def test_static_graph_allows_a_parameter_without_gradient(tiny: Tiny, tmp_path: Path) -> None:
     cfg = tiny("MODEL.ARGS", {}, "MODEL.NAME", "idle", "DISTRIBUTED.STATIC_GRAPH", True)
 
     def train() -> Any:
@@ -346,9 +346,7 @@ def kinds(model: nn.Module, kind: type[nn.Module]) -> list[str]:
     return [name for name, module in model.named_modules() if type(module) is kind]
 
 
-def test_each_batchnorm_takes_its_statistics_over_all_ranks_where_the_key_says_so(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sync_bn_converts_each_batchnorm_if_the_key_is_set(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = resolve.resolve_config(tiny())
     asked = resolve.resolve_config(tiny("MODEL.SYNC_BN", True))
     model = build_model(asked)
@@ -364,7 +362,7 @@ def test_each_batchnorm_takes_its_statistics_over_all_ranks_where_the_key_says_s
     assert list(converted.state_dict()) == names
 
 
-def test_a_run_of_several_ranks_trains_what_was_converted(
+def test_build_trainer_converts_model_and_average_for_sync_bn(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a CPU torch cannot run it, so it is refused; here it is only built."""
@@ -382,7 +380,7 @@ def test_a_run_of_several_ranks_trains_what_was_converted(
     assert [each.result for each in Ranks(tmp_path, 2, build).end()] == [[3, 0, 3, 0]] * 2
 
 
-def test_gradients_in_bf16_are_sent_by_torchs_own_hook_and_leave_ranks_equal(tiny: Tiny, tmp_path: Path) -> None:
+def test_bf16_gradients_use_torchs_hook_and_ranks_stay_equal(tiny: Tiny, tmp_path: Path) -> None:
     def train() -> Any:
         found = []
         with build_process_group(tiny()):
@@ -404,7 +402,7 @@ def test_gradients_in_bf16_are_sent_by_torchs_own_hook_and_leave_ranks_equal(tin
 
 
 @pytest.mark.need("G3")
-def test_each_sample_is_evaluated_once_whatever_is_left_over(
+def test_evaluation_counts_each_sample_once_for_any_remainder(
     tiny_words: list[str], numbered: Callable[[int], str], tmp_path: Path
 ) -> None:
     """3 samples on 4 ranks, one of which has none or three of which have none, and 37 on 2, 3 and 4."""

@@ -112,7 +112,9 @@ class Do(HookBase):
 
 
 @pytest.mark.need("B15", "E7")
-def test_two_ranks_are_one_with_two_micro_batches_to_the_last_bit(tiny_words: list[str], tmp_path: Path) -> None:
+def test_two_ranks_equal_one_process_with_two_micro_batches_bit_for_bit(
+    tiny_words: list[str], tmp_path: Path
+) -> None:
     one, two = tmp_path / "one", tmp_path / "out"
     clipping = ["SOLVER.CLIP_GRADIENTS.ENABLED=true", "SOLVER.CLIP_GRADIENTS.CLIP_TYPE=full_model"]
     words = [*tiny_words, *EXACT, *clipping, "TEST.EVAL_PERIOD=25", "TEST.IMS_PER_BATCH=20"]
@@ -136,7 +138,7 @@ def test_two_ranks_are_one_with_two_micro_batches_to_the_last_bit(tiny_words: li
 
 
 @pytest.mark.need("B17")
-def test_gradients_are_averaged_once_a_bucket_and_update_and_ranks_stay_equal(
+def test_gradients_are_averaged_once_per_bucket_and_update_and_ranks_stay_equal(
     tiny: Callable[..., CfgNode], tmp_path: Path
 ) -> None:
     """With BatchNorm and dropout, whose statistics and masks are each rank's own; 12 / 3 / 2 images at a time."""
@@ -162,7 +164,7 @@ def test_gradients_are_averaged_once_a_bucket_and_update_and_ranks_stay_equal(
 
 
 @pytest.mark.need("E6")
-def test_a_loss_that_is_nan_on_one_rank_ends_all_with_the_same_sentence(
+def test_nan_loss_on_one_rank_ends_all_ranks_with_one_message(
     tiny_words: list[str], tmp_path: Path, own_hook: Register
 ) -> None:
     own_hook(Spoil(rank=1, after=7))
@@ -180,7 +182,7 @@ def test_a_loss_that_is_nan_on_one_rank_ends_all_with_the_same_sentence(
 
 
 @pytest.mark.need("E6")
-def test_an_update_that_is_nan_on_one_rank_is_skipped_by_all(
+def test_nan_loss_on_one_rank_is_skipped_by_all_ranks(
     tiny_words: list[str], tmp_path: Path, own_hook: Register
 ) -> None:
     own_hook(Spoil(rank=1, after=7))
@@ -193,7 +195,7 @@ def test_an_update_that_is_nan_on_one_rank_is_skipped_by_all(
 
 
 @pytest.mark.need("G2")
-def test_a_rank_that_raises_is_named_above_its_traceback_and_nobody_waits(
+def test_exception_on_one_rank_names_it_above_the_traceback_and_ends_the_others_at_once(
     tiny_words: list[str], tmp_path: Path, own_hook: Register
 ) -> None:
     def fail(trainer: Trainer) -> None:
@@ -215,7 +217,7 @@ def test_a_rank_that_raises_is_named_above_its_traceback_and_nobody_waits(
 
 
 @pytest.mark.need("D14", "C1", "C7")
-def test_a_signal_to_one_rank_saves_the_same_iteration_on_all_and_the_run_goes_on_as_if_unbroken(
+def test_signal_to_one_rank_stops_all_after_the_same_iteration_and_a_resume_is_bit_exact(
     tiny_words: list[str], tmp_path: Path, own_hook: Register
 ) -> None:
     words = [*tiny_words, "SOLVER.EMA.ENABLED=true"]  # with BatchNorm, dropout, crops, flips
@@ -236,7 +238,7 @@ def test_a_signal_to_one_rank_saves_the_same_iteration_on_all_and_the_run_goes_o
 
 
 @pytest.mark.need("D14")
-def test_a_stop_that_one_rank_asks_for_ends_all_with_the_same_iteration(
+def test_request_stop_on_one_rank_ends_all_after_the_same_iteration(
     tiny_words: list[str], tmp_path: Path, own_hook: Register
 ) -> None:
     own_hook(Do(rank=1, after=5, what=lambda trainer: trainer.request_stop("enough")))  # at a record
@@ -248,9 +250,7 @@ def test_a_stop_that_one_rank_asks_for_ends_all_with_the_same_iteration(
 
 @pytest.mark.need("C8")
 @pytest.mark.parametrize("ranks", [1, 4])
-def test_a_run_of_two_ranks_continues_on_one_and_on_four(
-    tiny_words: list[str], tmp_path: Path, ranks: int
-) -> None:
+def test_run_of_two_ranks_resumes_on_one_and_on_four(tiny_words: list[str], tmp_path: Path, ranks: int) -> None:
     """Without dropout the weights are those of the unbroken run but for the order in which gradients add up."""
     words = [*tiny_words, *EXACT[:1], "TEST.EVAL_PERIOD=0"]
     straight, out = tmp_path / "straight", tmp_path / "out"
@@ -268,7 +268,7 @@ def test_a_run_of_two_ranks_continues_on_one_and_on_four(
 
 @pytest.mark.need("C8")
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_a_run_of_one_process_continues_on_two_ranks_and_on_four(
+def test_run_of_one_process_resumes_on_two_ranks_and_on_four(
     tiny_words: list[str], tmp_path: Path, ranks: int
 ) -> None:
     """What it draws from then on is another number on each rank, of python's, numpy's and torch's."""
@@ -294,7 +294,7 @@ def test_a_run_of_one_process_continues_on_two_ranks_and_on_four(
 
 
 @pytest.mark.need("C8", "E15")
-def test_a_number_of_ranks_that_cannot_share_the_batch_is_refused_at_a_resume_and_no_file_changes(
+def test_resume_refuses_a_world_size_that_does_not_divide_the_batch_and_changes_no_file(
     tiny_words: list[str], tmp_path: Path
 ) -> None:
     assert codes(trained(tmp_path / "a", 4, [*tiny_words, "SOLVER.MAX_ITER=7"])) == [0] * 4
@@ -317,7 +317,7 @@ def contents(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 @pytest.mark.need("G2")
-def test_a_rank_that_hangs_is_waited_for_no_longer_than_the_timeout(
+def test_hanging_rank_ends_the_others_after_the_timeout(
     tiny_words: list[str], tmp_path: Path, own_hook: Register
 ) -> None:
     def hang(trainer: Trainer) -> None:
@@ -344,7 +344,7 @@ def test_a_rank_that_hangs_is_waited_for_no_longer_than_the_timeout(
 
 
 @pytest.mark.need("G3")
-def test_three_samples_are_evaluated_on_four_ranks(tiny: Callable[..., CfgNode], tmp_path: Path) -> None:
+def test_evaluate_three_samples_on_four_ranks(tiny: Callable[..., CfgNode], tmp_path: Path) -> None:
     images = torch.tensor([[2.0, 0.0, 1.0], [0.5, 2.0, 0.0], [2.0, 0.0, 3.0]])
     labels = torch.tensor([0, 1, 1])
 
@@ -363,7 +363,7 @@ def test_three_samples_are_evaluated_on_four_ranks(tiny: Callable[..., CfgNode],
     assert found[0]["loss"] == pytest.approx(score(1)["loss"], rel=1e-6)
 
 
-def test_precise_statistics_are_those_of_all_ranks(tiny_words: list[str], tmp_path: Path) -> None:
+def test_precise_bn_takes_statistics_over_all_ranks(tiny_words: list[str], tmp_path: Path) -> None:
     """Of the first layer, whose inputs do not depend on how batches are cut."""
     words = [*tiny_words, "TEST.PRECISE_BN.ENABLED=true", "TEST.PRECISE_BN.NUM_ITER=6"]
     words += ["SOLVER.MAX_ITER=1", "SOLVER.WARMUP_ITERS=0", "SOLVER.BASE_LR=1e-9"]
@@ -376,7 +376,7 @@ def test_precise_statistics_are_those_of_all_ranks(tiny_words: list[str], tmp_pa
 
 
 @pytest.mark.need("E15")
-def test_a_batch_that_cannot_be_shared_is_refused_once_with_the_nearest_ones(
+def test_batch_that_ranks_cannot_share_is_refused_once_with_the_nearest_sizes(
     tiny_words: list[str], tmp_path: Path
 ) -> None:
     main, other = trained(tmp_path, 2, [*tiny_words, "SOLVER.IMS_PER_BATCH=9", "SOLVER.GRAD_ACCUM_STEPS=3"])
@@ -387,14 +387,14 @@ def test_a_batch_that_cannot_be_shared_is_refused_once_with_the_nearest_ones(
     )
 
 
-def test_what_only_the_main_rank_finds_ends_all_and_is_said_once(tiny_words: list[str], tmp_path: Path) -> None:
+def test_config_error_on_rank_0_ends_all_ranks_and_is_printed_once(tiny_words: list[str], tmp_path: Path) -> None:
     assert train_net.main(tiny_words) == 0
     main, other = trained(tmp_path, 2, tiny_words)
     assert (main.code, other.code, other.err) == (2, 2, "")
     assert main.err.startswith(f"error: {tmp_path}/out holds the checkpoints of an earlier run; give --resume")
 
 
-def test_what_only_another_rank_finds_is_said_by_it(
+def test_config_error_on_another_rank_is_printed_by_that_rank(
     tiny_words: list[str], tmp_path: Path, own_hook: Register
 ) -> None:
     def mistake(trainer: Trainer) -> None:
@@ -406,7 +406,7 @@ def test_what_only_another_rank_finds_is_said_by_it(
     assert other.err == "error: rank 1: images/7.jpg cannot be read\n"
 
 
-def test_a_mistake_on_one_rank_while_the_others_are_further_within_is_one_on_all(
+def test_raise_together_passes_an_error_to_ranks_in_an_inner_block(
     tiny: Callable[..., CfgNode], tmp_path: Path
 ) -> None:
     """As of weights that only one machine lacks: its ranks leave before the others load data in turn."""
@@ -423,7 +423,7 @@ def test_a_mistake_on_one_rank_while_the_others_are_further_within_is_one_on_all
 
 
 @pytest.mark.parametrize(("parallel", "lacks"), [("ddp", 1), pytest.param("fsdp", 0, marks=in_parts)])
-def test_weights_that_a_rank_lacks_end_an_evaluation_with_one_sentence(
+def test_eval_only_refuses_weights_that_one_rank_lacks(
     tiny_words: list[str], tmp_path: Path, parallel: str, lacks: int
 ) -> None:
     main, other = evaluated(tiny_words, tmp_path, parallel, lacks)
@@ -434,7 +434,7 @@ def test_weights_that_a_rank_lacks_end_an_evaluation_with_one_sentence(
 
 
 @in_parts
-def test_weights_in_parts_come_from_rank_0_alone(tiny_words: list[str], tmp_path: Path) -> None:
+def test_eval_only_with_fsdp_reads_weights_on_rank_0_alone(tiny_words: list[str], tmp_path: Path) -> None:
     main, other = evaluated(tiny_words, tmp_path, "fsdp", lacks=1)
     assert (main.code, other.code, other.err) == (0, 0, "")
     same, _ = evaluated(tiny_words, tmp_path, "ddp", lacks=2)
@@ -462,7 +462,9 @@ def evaluated(words: list[str], folder: Path, parallel: str, lacks: int) -> list
 
 
 @pytest.mark.need("D14")
-def test_early_stopping_ends_two_ranks_where_it_ends_one(tiny_words: list[str], tmp_path: Path) -> None:
+def test_early_stopping_ends_two_ranks_at_the_iteration_of_one_process(
+    tiny_words: list[str], tmp_path: Path
+) -> None:
     """Both stop with the update after the evaluation in which patience runs out, however fast updates are."""
     words = [
         *tiny_words,
@@ -480,7 +482,7 @@ def test_early_stopping_ends_two_ranks_where_it_ends_one(tiny_words: list[str], 
     assert records(tmp_path / "out")[-1]["iteration"] == checkpoint(tmp_path / "out")["iteration"]
 
 
-def test_gradients_sent_in_bf16_are_rounded_and_ranks_stay_equal(tiny_words: list[str], tmp_path: Path) -> None:
+def test_bf16_gradients_are_rounded_and_train_similar_weights(tiny_words: list[str], tmp_path: Path) -> None:
     words = [*tiny_words, *EXACT[:1], "SOLVER.MAX_ITER=9"]
     assert codes(trained(tmp_path / "a", 2, words)) == [0, 0]
     rounded = [*words, "DISTRIBUTED.GRADIENTS=bf16", f"OUTPUT_DIR={tmp_path}/rounded"]
@@ -492,7 +494,7 @@ def test_gradients_sent_in_bf16_are_rounded_and_ranks_stay_equal(tiny_words: lis
 
 
 @pytest.mark.need("E15", "C8")
-def test_a_scaled_run_keeps_its_batch_rate_and_length_on_another_number_of_ranks(
+def test_scaled_run_keeps_batch_learning_rate_and_length_on_another_number_of_ranks(
     tiny_words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [*tiny_words, "SOLVER.REFERENCE_WORLD_SIZE=1", "SOLVER.CHECKPOINT_PERIOD=4"]

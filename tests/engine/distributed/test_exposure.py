@@ -107,7 +107,7 @@ def test_ranks_of_one_machine_listen_on_loopback_alone(tiny: Callable[..., CfgNo
 
 
 @pytest.mark.slow
-def test_num_gpus_listens_on_loopback_alone_and_leaves_no_temporary_folder(
+def test_num_gpus_listens_on_loopback_alone_and_removes_its_temporary_folder(
     tiny_words: list[str], tmp_path: Path
 ) -> None:
     """In the launcher nothing listens at all: nobody can give it anything to read."""

@@ -202,7 +202,7 @@ def test_num_gpus_saves_on_a_signal_to_the_launcher_and_leaves_no_orphan(
 
 @pytest.mark.slow
 @pytest.mark.need("G1")
-def test_two_runs_on_one_machine_both_finish(tiny_words: list[str], tmp_path: Path) -> None:
+def test_num_gpus_runs_two_runs_on_one_machine(tiny_words: list[str], tmp_path: Path) -> None:
     runs = [started([*tiny_words, "--num-gpus=2", f"OUTPUT_DIR={tmp_path}/{name}"]) for name in "ab"]
     for run in runs:
         out, err = run.communicate(timeout=SECONDS)
@@ -213,7 +213,9 @@ def test_two_runs_on_one_machine_both_finish(tiny_words: list[str], tmp_path: Pa
 @pytest.mark.slow
 @pytest.mark.need("G2")
 @pytest.mark.parametrize("how", ["raise", "raise beside work"])
-def test_a_rank_that_raises_ends_all_with_its_traceback(tiny_words: list[str], tmp_path: Path, how: str) -> None:
+def test_num_gpus_ends_all_ranks_with_the_traceback_of_the_one_that_raised(
+    tiny_words: list[str], tmp_path: Path, how: str
+) -> None:
     """Also where the others are busy with something else, and would not notice for long."""
     process = started([*tiny_words, "--num-gpus=2"], FAIL=how)
     mark = tmp_path / "out.failed"
@@ -234,7 +236,7 @@ def test_a_rank_that_raises_ends_all_with_its_traceback(tiny_words: list[str], t
 
 @pytest.mark.slow
 @pytest.mark.need("G2")
-def test_a_rank_that_raises_before_all_are_there_ends_all(tiny_words: list[str]) -> None:
+def test_num_gpus_ends_all_ranks_if_one_raises_before_the_rendezvous(tiny_words: list[str]) -> None:
     began = time.monotonic()
     process = started([*tiny_words, "--num-gpus=2"], FAIL="raise at import")
     _, err = process.communicate(timeout=SECONDS)
@@ -245,7 +247,7 @@ def test_a_rank_that_raises_before_all_are_there_ends_all(tiny_words: list[str])
 
 @pytest.mark.slow
 @pytest.mark.need("G2", "G3")
-def test_a_rank_that_does_not_answer_ends_all_after_the_timeout(tiny_words: list[str], tmp_path: Path) -> None:
+def test_num_gpus_ends_all_ranks_after_the_timeout_if_one_hangs(tiny_words: list[str], tmp_path: Path) -> None:
     process = started([*tiny_words, "--num-gpus=2", "DISTRIBUTED.TIMEOUT=4"], FAIL="hang")
     mark = tmp_path / "out.failed"
     while not mark.exists() and process.poll() is None:
@@ -265,7 +267,9 @@ def test_a_rank_that_does_not_answer_ends_all_after_the_timeout(tiny_words: list
 
 @pytest.mark.slow
 @pytest.mark.need("D14")
-def test_two_signals_end_a_start_that_one_rank_holds_up(tiny_words: list[str], tmp_path: Path) -> None:
+def test_num_gpus_ends_at_a_second_signal_while_one_rank_blocks_the_start(
+    tiny_words: list[str], tmp_path: Path
+) -> None:
     process = started([*tiny_words, "--num-gpus=2"], FAIL="deaf", DEAF=str(tmp_path / "deaf"))
     while not (tmp_path / "deaf").exists() and process.poll() is None:
         time.sleep(0.01)
@@ -282,7 +286,7 @@ def test_two_signals_end_a_start_that_one_rank_holds_up(tiny_words: list[str], t
 
 @pytest.mark.slow
 @pytest.mark.need("F8", "G4")
-def test_what_would_fail_again_is_not_started_anew(tiny_words: list[str]) -> None:
+def test_num_gpus_does_not_restart_after_a_config_error(tiny_words: list[str]) -> None:
     assert train_net.main(tiny_words) == 0
     process = started([*tiny_words, "--num-gpus=2", "DISTRIBUTED.MAX_RESTARTS=3"])
     _, err = process.communicate(timeout=SECONDS)
@@ -294,7 +298,7 @@ def test_what_would_fail_again_is_not_started_anew(tiny_words: list[str]) -> Non
 
 @pytest.mark.slow
 @pytest.mark.need("G4")
-def test_a_killed_rank_is_started_again_and_the_run_ends_with_the_same_weights(
+def test_num_gpus_restarts_after_a_killed_rank_and_ends_with_the_same_weights(
     tiny_words: list[str], tmp_path: Path
 ) -> None:
     words = [*tiny_words, "--num-gpus=2", "SOLVER.CHECKPOINT_PERIOD=3"]
@@ -313,7 +317,7 @@ def test_a_killed_rank_is_started_again_and_the_run_ends_with_the_same_weights(
 
 @pytest.mark.slow
 @pytest.mark.need("G2")
-def test_a_rank_that_is_killed_is_named(tiny_words: list[str], temporary: Path) -> None:
+def test_num_gpus_names_a_killed_rank(tiny_words: list[str], temporary: Path) -> None:
     process = started([*tiny_words, "--num-gpus=2"], FAIL="kill", TMPDIR=str(temporary))
     _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 137
@@ -322,7 +326,7 @@ def test_a_rank_that_is_killed_is_named(tiny_words: list[str], temporary: Path) 
 
 
 @pytest.mark.slow
-def test_two_machines_with_an_address(tiny_words: list[str], tmp_path: Path) -> None:
+def test_num_machines_trains_on_two_machines_with_an_address(tiny_words: list[str], tmp_path: Path) -> None:
     from ..ranks import free_port
 
     words = [*tiny_words, "--num-machines=2", "--num-gpus=1", f"--dist-url=tcp://127.0.0.1:{free_port()}"]
@@ -372,7 +376,7 @@ FLAGS: dict[str, Any] = {"num_gpus": None, "num_machines": None, "machine_rank":
         ({"num_gpus": 2, "dist_url": "tcp://a:65536"}, "--dist-url tcp://a:65536: .* a port from 1 to 65535$"),
     ],
 )
-def test_flags_that_do_not_fit_are_refused(flags: dict[str, Any], text: str) -> None:
+def test_wants_launch_refuses_inconsistent_flags(flags: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError, match=f"^command line: {text}"):
         wants_launch(FLAGS | flags)
 
@@ -384,12 +388,12 @@ def test_run_here_says_that_it_needs_a_temporary_folder(monkeypatch: pytest.Monk
         run_here(["-c", ""], 2)
 
 
-def test_a_timeout_beyond_what_python_can_wait_is_refused() -> None:
+def test_distributed_timeout_refuses_more_than_a_year() -> None:
     with pytest.raises(ConfigError, match=r"^DISTRIBUTED.TIMEOUT \(override\): .* 31536000"):
         get_cfg().merge_from_list(["DISTRIBUTED.TIMEOUT", 10**18])
 
 
-def test_no_flag_and_one_process_train_here() -> None:
+def test_wants_launch_is_false_without_flags_and_for_one_process() -> None:
     assert [wants_launch(FLAGS | {"num_gpus": number}) for number in (None, 1, 2)] == [
         False,
         False,
@@ -397,7 +401,7 @@ def test_no_flag_and_one_process_train_here() -> None:
     ]
 
 
-def test_a_rank_starts_nothing_and_refuses_another_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wants_launch_on_a_rank_is_false_and_refuses_another_number(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     assert not wants_launch(FLAGS | {"num_gpus": 2})
@@ -408,7 +412,7 @@ def test_a_rank_starts_nothing_and_refuses_another_number(monkeypatch: pytest.Mo
 
 
 @pytest.mark.need("E15")
-def test_what_is_wrong_with_several_is_said_before_any_is_started(
+def test_launch_refuses_invalid_configs_before_it_starts_a_process(
     tiny_words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = r"9 images cannot be shared evenly by 6 processes; set it to 6 or 12$"
@@ -447,7 +451,7 @@ def test_what_is_wrong_with_several_is_said_before_any_is_started(
 
 @pytest.mark.need("G4")
 @pytest.mark.parametrize("flag", [[], ["--overwrite"]])
-def test_a_restarted_run_continues_from_what_it_has_saved_itself(
+def test_restarted_run_resumes_from_its_own_checkpoint(
     tiny_words: list[str],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -464,7 +468,7 @@ def test_a_restarted_run_continues_from_what_it_has_saved_itself(
 
 
 @pytest.mark.need("G4", "F8")
-def test_a_run_that_was_refused_a_folder_does_not_continue_the_other_run_when_it_is_restarted(
+def test_restarted_run_that_was_refused_a_folder_does_not_resume_the_run_in_it(
     tiny_words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert train_net.main(tiny_words) == 0
@@ -492,7 +496,7 @@ SRUN = {
     [("a7,b[3-4]", "a7"), ("gpu[007-009,012]", "gpu007"), ("node-1-[2,5]", "node-1-2"), ("one", "one")]
     + [("rack[1-2]node[01-04]", "rack1node01"), ("r[2,4]n[05]-ib,a7", "r2n05-ib")],
 )
-def test_tasks_of_srun_are_ranks(nodes: str, first: str) -> None:
+def test_slurm_environment_makes_tasks_of_srun_ranks(nodes: str, first: str) -> None:
     assert slurm_environment(SRUN | {"SLURM_STEP_NODELIST": nodes, "SLURM_CPUS_PER_TASK": "4"}) == {
         "RANK": "3",
         "WORLD_SIZE": "5",
@@ -505,13 +509,15 @@ def test_tasks_of_srun_are_ranks(nodes: str, first: str) -> None:
 
 
 @pytest.mark.parametrize("changed", [{"RANK": "0"}, {"SLURM_NTASKS": "1"}, {"SLURM_STEP_NODELIST": None}])
-def test_one_task_a_batch_script_and_a_rank_of_torchrun_are_left_alone(changed: dict[str, str | None]) -> None:
+def test_slurm_environment_ignores_one_task_a_batch_script_and_a_rank_of_torchrun(
+    changed: dict[str, str | None],
+) -> None:
     environ = {name: value for name, value in (SRUN | changed).items() if value is not None}
     assert slurm_environment(environ) == {}
 
 
 @pytest.mark.need("E15")
-def test_a_config_for_another_number_of_processes_is_scaled_and_each_change_printed(
+def test_reference_world_size_scales_the_config_and_prints_each_change(
     tiny_words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Percentages and epochs follow by themselves; what detectron2 rounds is rounded."""
@@ -537,7 +543,7 @@ def test_a_config_for_another_number_of_processes_is_scaled_and_each_change_prin
     assert "iteration 28, SOLVER.MAX_ITER is 28: nothing to do" in capsys.readouterr().out
 
 
-def test_what_is_off_or_fits_is_not_scaled() -> None:
+def test_scaled_leaves_a_matching_world_size_and_disabled_periods_unchanged() -> None:
     cfg = get_cfg()
     assert scaled(cfg, 8) is cfg
     cfg.merge_from_list(["SOLVER.REFERENCE_WORLD_SIZE", 8, "SOLVER.CHECKPOINT_PERIOD", 0])

@@ -62,7 +62,7 @@ def tasks_of_srun(words: list[str]) -> list[tuple[list[str], dict[str, str]]]:
 
 
 @pytest.mark.need("G1")
-def test_ranks_of_any_launcher_have_the_same_bits(tiny_words: list[str], tmp_path: Path) -> None:
+def test_num_gpus_torchrun_and_srun_train_the_same_bits(tiny_words: list[str], tmp_path: Path) -> None:
     """With BatchNorm, dropout, crops and flips."""
     common = [*tiny_words, "MODEL.DEVICE=cpu", "SOLVER.EMA.ENABLED=true"]
     words = {name: [*common, f"OUTPUT_DIR={tmp_path}/{name}"] for name in ("flag", "torchrun", "srun")}

@@ -98,7 +98,7 @@ def apart(function: Callable[[], Any]) -> Told:
     return told
 
 
-def test_the_first_may_come_last(port: int) -> None:
+def test_rendezvous_succeeds_if_the_server_joins_last(port: int) -> None:
     fork = multiprocessing.get_context("fork")
     other = fork.Process(
         target=lambda: rendezvous("localhost", port, serves=False, count=2, **WHO).set("said", "hello")
@@ -112,7 +112,7 @@ def test_the_first_may_come_last(port: int) -> None:
 
 
 @pytest.mark.parametrize("host", ["localhost", "node1"])
-def test_those_of_an_earlier_attempt_or_run_do_not_count(port: int, host: str) -> None:
+def test_rendezvous_does_not_count_processes_of_an_earlier_attempt_or_run(port: int, host: str) -> None:
     def again() -> None:
         first = rendezvous(host, port, serves=True, count=1, **WHO, again=True)
         second = rendezvous(host, port, serves=True, count=1, **WHO, again=True)
@@ -124,7 +124,7 @@ def test_those_of_an_earlier_attempt_or_run_do_not_count(port: int, host: str) -
     assert apart(again).error == f"{late}: 1 of 2 machines joined"
 
 
-def test_it_is_said_once_who_is_waited_for(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rendezvous_prints_once_how_many_have_joined(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(meeting, "_PATIENCE", 0.1)
     told = apart(lambda: rendezvous("localhost", port, serves=True, count=3, **WHO | {"timeout": 1}))
     place, state = f"the rendezvous at localhost:{port}", "1 of 3 machines joined"
@@ -133,13 +133,13 @@ def test_it_is_said_once_who_is_waited_for(port: int, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("host", ["localhost", "no-such-host.invalid"])
-def test_a_place_that_does_not_answer_is_named(port: int, host: str) -> None:
+def test_rendezvous_names_an_address_that_does_not_answer(port: int, host: str) -> None:
     told = apart(lambda: rendezvous(host, port, serves=False, count=2, **WHO | {"timeout": 0.3}))
     text = f"the rendezvous at {host}:{port} timed out after 0.3 s (DISTRIBUTED.TIMEOUT): no server answers there"
     assert told == (None, f"LateError: {text}", "")
 
 
-def test_meet_ends_in_time_at_a_program_that_is_no_store(
+def test_rendezvous_times_out_at_a_program_that_is_not_a_store(
     other_program: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """torch would wait forever for what says nothing, and print pages about what says something else."""
@@ -152,7 +152,7 @@ def test_meet_ends_in_time_at_a_program_that_is_no_store(
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs SIGSTOP")
-def test_meet_ends_in_time_where_the_server_stops_answering(port: int) -> None:
+def test_rendezvous_times_out_if_the_server_stops_answering(port: int) -> None:
     fork = multiprocessing.get_context("fork")
     server = fork.Process(target=lambda: rendezvous("localhost", port, serves=True, count=3, **WHO))
     server.start()
@@ -177,7 +177,7 @@ def test_meet_ends_in_time_where_the_server_stops_answering(port: int) -> None:
     server.join()
 
 
-def test_ranks_meet_in_a_file(tmp_path: Path) -> None:
+def test_rendezvous_through_a_file(tmp_path: Path) -> None:
     place = f"file://{tmp_path}/store"
     fork = multiprocessing.get_context("fork")
     other = fork.Process(target=lambda: rendezvous(place, 0, serves=False, count=2, **WHO).set("said", "hello"))
@@ -193,14 +193,16 @@ def test_ranks_meet_in_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.need("G1")
 @pytest.mark.parametrize("host", ["localhost", "node1"])
-def test_a_port_that_is_taken_is_a_mistake(taken: int, host: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_rendezvous_refuses_a_port_in_use(taken: int, host: str, capfd: pytest.CaptureFixture[str]) -> None:
     told = apart(lambda: rendezvous(host, taken, serves=True, count=1, **WHO))
     assert told.error == f"ConfigError: port {taken} of this machine is in use; choose another"
     assert capfd.readouterr().err == ""
 
 
 @pytest.mark.need("G1")
-def test_a_rank_says_what_its_environment_lacks(monkeypatch: pytest.MonkeyPatch, taken: int) -> None:
+def test_build_process_group_names_a_missing_variable_and_a_port_in_use(
+    monkeypatch: pytest.MonkeyPatch, taken: int
+) -> None:
     for name in ("RANK", "LOCAL_RANK"):
         monkeypatch.setenv(name, "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -220,7 +222,7 @@ def test_a_rank_says_what_its_environment_lacks(monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.need("D14", "G1")
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (None, 5)])
 @pytest.mark.parametrize("alone", ["machine", "rank", "machine at another program"])
-def test_who_waits_for_others_hears_signals_and_ends_in_time(
+def test_train_net_waiting_for_a_rendezvous_handles_signals_and_times_out(
     tiny_words: list[str], port: int, taken: int, alone: str, signum: signal.Signals | None, code: int
 ) -> None:
     """One machine of two, one rank of two of which somebody has started only one, and one with a wrong port."""

@@ -43,7 +43,7 @@ def codes(ended: list[Ended]) -> list[int]:
     return [each.code for each in ended]
 
 
-def test_rank_0_alone_writes_a_profile(tiny_words: list[str], tmp_path: Path) -> None:
+def test_profiler_writes_on_rank_0_alone(tiny_words: list[str], tmp_path: Path) -> None:
     words = [*tiny_words, "PROFILER.START=3", "PROFILER.ITERS=4"]
     main, other = trained(tmp_path, 2, words)
     assert (main.code, other.code, other.out, other.err) == (0, 0, "", "")
@@ -51,7 +51,9 @@ def test_rank_0_alone_writes_a_profile(tiny_words: list[str], tmp_path: Path) ->
     assert len([*(tmp_path / "out" / "profile").iterdir()]) == 1
 
 
-def test_an_evaluation_shares_out_no_batch_of_an_update(tiny_words: list[str], tmp_path: Path) -> None:
+def test_eval_only_runs_on_a_world_size_that_does_not_divide_the_batch(
+    tiny_words: list[str], tmp_path: Path
+) -> None:
     """So it runs on a number of processes that could not train; nor do micro-batches matter."""
     assert train_net.main([*tiny_words, "SOLVER.MAX_ITER=5", "SOLVER.STEPS=3"]) == 0
     words = [*tiny_words, "SOLVER.GRAD_ACCUM_STEPS=5", "--eval-only", "--resume"]
@@ -84,7 +86,7 @@ def test_an_evaluation_shares_out_no_batch_of_an_update(tiny_words: list[str], t
         ),
     ],
 )
-def test_a_scaled_batch_that_cannot_be_shared_is_named_as_it_is_written(
+def test_resolve_config_names_a_scaled_batch_as_the_user_wrote_it(
     tiny: Tiny, words: list[str], ranks: int, sentence: str
 ) -> None:
     cfg = tiny("SOLVER.REFERENCE_WORLD_SIZE", 3)
@@ -97,7 +99,7 @@ def test_a_scaled_batch_that_cannot_be_shared_is_named_as_it_is_written(
         resolve_config(scaled(cfg, ranks), ranks, given=cfg)
 
 
-def test_a_launch_says_it_and_lets_an_evaluation_pass(
+def test_launch_refuses_a_scaled_batch_for_training_but_not_for_eval_only(
     tiny_words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = [*tiny_words, "SOLVER.REFERENCE_WORLD_SIZE=3", "SOLVER.IMS_PER_BATCH=64", "--num-gpus", "2"]
@@ -127,7 +129,7 @@ def with_model(tiny_words: list[str]) -> Iterator[WithModel]:
     _REGISTRY.pop("own", None)
 
 
-def test_a_model_that_is_frozen_is_refused_once(with_model: WithModel, tmp_path: Path) -> None:
+def test_frozen_model_is_refused_once_on_two_ranks(with_model: WithModel, tmp_path: Path) -> None:
     words = with_model(lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).requires_grad_(False))
     main, other = trained(tmp_path, 2, words)
     assert (main.code, other.code, other.err) == (2, 2, "")
@@ -159,7 +161,7 @@ UNUSED = (
     ("words", "advice"),
     [([], ", or, where these never get one, DISTRIBUTED.STATIC_GRAPH"), (["SOLVER.GRAD_ACCUM_STEPS=2"], "")],
 )
-def test_parameters_without_gradient_are_named_once_before_any_update(
+def test_parameters_without_gradient_are_refused_once_before_any_update(
     with_model: WithModel, tmp_path: Path, words: list[str], advice: str
 ) -> None:
     main, other = trained(tmp_path, 2, [*with_model(lambda: Branches(varies=False)), *words])
@@ -169,7 +171,7 @@ def test_parameters_without_gradient_are_named_once_before_any_update(
     assert not (tmp_path / "out" / "last_checkpoint").exists()
 
 
-def test_parameters_that_lack_a_gradient_on_another_rank_alone_are_named_by_it(
+def test_parameters_without_gradient_on_one_rank_are_printed_by_that_rank(
     with_model: WithModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("warmstart.engine.distributed.ddp._LAG", 0.5)
@@ -185,7 +187,7 @@ def test_parameters_that_lack_a_gradient_on_another_rank_alone_are_named_by_it(
 
 
 @pytest.mark.parametrize("steps", [1, 2])
-def test_branches_that_vary_train_as_on_one_process_where_the_key_says_so(
+def test_unused_parameters_trains_varying_branches_as_one_process_does(
     with_model: WithModel, tmp_path: Path, steps: int
 ) -> None:
     """With accumulation a parameter may have its gradient from an earlier micro-batch alone."""
@@ -201,7 +203,7 @@ def test_branches_that_vary_train_as_on_one_process_where_the_key_says_so(
         torch.testing.assert_close(ours[name], tensor, rtol=1e-5, atol=1e-6)
 
 
-def test_a_static_graph_needs_no_search(tiny: Tiny) -> None:
+def test_static_graph_refuses_unused_parameters(tiny: Tiny) -> None:
     cfg = tiny("DISTRIBUTED.STATIC_GRAPH", True, "DISTRIBUTED.UNUSED_PARAMETERS", True)
     with pytest.raises(ConfigError) as error:
         resolve_config(cfg, 2)
@@ -275,7 +277,7 @@ class PutsPaused(Puts):
         ),
     ],
 )
-def test_what_one_rank_puts_into_a_record_or_save_counts_on_rank_0_and_leaves_none_waiting_for_others(
+def test_scalars_and_save_as_of_rank_0_count_and_those_of_other_ranks_block_nobody(
     tiny_words: list[str], tmp_path: Path, hooks: list[Puts], found: list[Any], waiting: dict[str, float]
 ) -> None:
     """At once where all ranks ask rank 0 for it, else a little later; no checkpoint in between loses it."""

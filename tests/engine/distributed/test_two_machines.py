@@ -124,7 +124,7 @@ def words(tiny_words: list[str]) -> list[str]:
 
 
 @pytest.mark.need("G4")
-def test_a_machine_that_is_cut_off_and_comes_back_takes_part_again_and_the_weights_are_those_of_the_unbroken_run(
+def test_disconnected_machine_rejoins_after_a_restart_and_the_weights_are_bit_exact(
     machines: Machines, words: list[str], tmp_path: Path
 ) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"

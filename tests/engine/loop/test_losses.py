@@ -15,7 +15,7 @@ def add(window: LossWindow, *values: float) -> None:
         window.add({"total_loss": torch.tensor(value), "loss_cls": torch.tensor(value)})
 
 
-def test_each_window_averages_its_own_updates() -> None:
+def test_loss_window_averages_only_its_own_updates() -> None:
     window = LossWindow()
     add(window, 1.0, 2.0)
     window.flush(2)
@@ -25,7 +25,7 @@ def test_each_window_averages_its_own_updates() -> None:
     assert window.averages() == {"total_loss": 8.0, "loss_cls": 8.0}
 
 
-def test_a_term_that_comes_and_goes_is_averaged_over_the_updates_that_had_it() -> None:
+def test_loss_window_averages_a_term_over_the_updates_that_have_it() -> None:
     window = LossWindow()
     four, one, two, three = (torch.tensor(value) for value in (4.0, 1.0, 2.0, 3.0))
     window.add({"total_loss": four, "loss_cls": one, "loss_mask": three})
@@ -35,7 +35,7 @@ def test_a_term_that_comes_and_goes_is_averaged_over_the_updates_that_had_it() -
 
 
 @pytest.mark.need("D12")
-def test_the_average_is_the_same_bits_whenever_it_was_read_or_saved_in_between() -> None:
+def test_loss_window_average_does_not_depend_on_reads_and_saves_in_between() -> None:
     values = [0.1, 0.7, 1 / 3, 2e-9, 1e5, 0.3]
     whole = LossWindow()
     add(whole, *values)
@@ -52,11 +52,11 @@ def test_the_average_is_the_same_bits_whenever_it_was_read_or_saved_in_between()
 
 
 @pytest.mark.need("E6")
-def test_a_window_in_which_every_update_was_skipped_still_has_a_total() -> None:
+def test_loss_window_with_all_updates_skipped_has_a_total() -> None:
     assert math.isnan(LossWindow().averages()["total_loss"])
 
 
-def test_settling_twice_reads_nothing_twice() -> None:
+def test_loss_window_flush_reads_no_loss_twice() -> None:
     window = LossWindow()
     add(window, 1.0)
     window.flush(1)

@@ -92,7 +92,7 @@ def assert_the_same_end(make: Callable[[int], Trainer], *ks: int) -> None:
     ],
     ids=["step", "multistep", "cosine", "exponential", "lambda", "onecycle", "cyclic", "sequential"],
 )
-def test_a_trainer_with_a_scheduler_of_torch_goes_on_at_its_rate(schedule: Schedule) -> None:
+def test_resume_with_a_scheduler_of_torch_keeps_its_learning_rate(schedule: Schedule) -> None:
     def make(max_iter: int) -> Trainer:
         return make_trainer(lambda p, lr: torch.optim.SGD(p, lr, momentum=0.9), max_iter, schedule)
 
@@ -111,12 +111,12 @@ class Counting(torch.optim.SGD):
 
 
 @pytest.mark.need("D9")
-def test_what_an_optimizer_counts_in_its_groups_goes_on() -> None:
+def test_load_optimizer_state_restores_counts_in_groups() -> None:
     assert_the_same_end(lambda max_iter: make_trainer(Counting, max_iter), 1, 7)
 
 
 @pytest.mark.need("D9")
-def test_the_settings_of_the_groups_stay_this_runs() -> None:
+def test_load_optimizer_state_keeps_the_settings_of_groups_from_the_config() -> None:
     def make(max_iter: int) -> Trainer:
         return make_trainer(Counting, max_iter)
 
@@ -131,7 +131,7 @@ def test_the_settings_of_the_groups_stay_this_runs() -> None:
 
 @pytest.mark.need("A1", "D9")
 @pytest.mark.parametrize("key", ["weight_decay", "betas", "eps"])
-def test_so_do_those_that_a_class_hands_on_to_the_one_it_extends(key: str) -> None:
+def test_load_optimizer_state_keeps_settings_that_a_subclass_passes_to_its_base_class(key: str) -> None:
     class Own(torch.optim.AdamW):
         def __init__(self, params: Any, lr: float, **others: Any) -> None:
             super().__init__(params, lr, **others)
@@ -145,7 +145,7 @@ def test_so_do_those_that_a_class_hands_on_to_the_one_it_extends(key: str) -> No
 
 
 @pytest.mark.need("A1")
-def test_so_do_muons() -> None:
+def test_load_optimizer_state_keeps_the_settings_of_muon() -> None:
     before, now = stepped("Muon"), stepped("Muon")
     for group in now.param_groups:
         if "betas" in group:
@@ -154,7 +154,7 @@ def test_so_do_muons() -> None:
     assert {group["betas"] for group in now.param_groups if "betas" in group} == {(0.5, 0.75)}
 
 
-def test_a_parameter_without_saved_moments_keeps_those_it_begins_with() -> None:
+def test_load_optimizer_state_keeps_the_initial_state_of_a_parameter_without_saved_state() -> None:
     before, now = stepped("SGD"), stepped("SGD")
     state = before.state_dict()
     state["state"] = {}
@@ -167,7 +167,7 @@ def test_a_parameter_without_saved_moments_keeps_those_it_begins_with() -> None:
 @pytest.mark.need("D9")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("kind", [torch.optim.NAdam, torch.optim.ASGD, torch.optim.Adam])
-def test_moments_keep_their_types(kind: type[Optimizer], dtype: torch.dtype) -> None:
+def test_load_optimizer_state_keeps_dtypes(kind: type[Optimizer], dtype: torch.dtype) -> None:
     assert_the_same_end(lambda max_iter: make_trainer(kind, max_iter, dtype=dtype), 1, 5)
 
 
@@ -186,14 +186,14 @@ class Master(torch.optim.SGD):
 
 
 @pytest.mark.need("D9")
-def test_moments_of_other_types_than_the_parameters_come_back_as_they_were() -> None:
+def test_load_optimizer_state_keeps_dtypes_that_differ_from_the_parameters() -> None:
     trainer = resumed_at(3, lambda max_iter: make_trainer(Master, max_iter))
     state = next(iter(trainer.optimizer.state.values()))
     assert (state["master"].dtype, state["count"].dtype) == (torch.float64, torch.int32)
     assert_the_same_end(lambda max_iter: make_trainer(Master, max_iter), 1, 5)
 
 
-def test_loading_leaves_the_saved_state_alone() -> None:
+def test_load_optimizer_state_leaves_the_saved_state_unchanged() -> None:
     before = make_trainer(Master, 3)
     before.train()
     state = snapshot(before.state_dict())
@@ -230,7 +230,7 @@ def stepped(name: str, argument: str = "") -> torch.optim.Optimizer:
 @pytest.mark.parametrize(
     ("name", "argument"), [(name, argument) for name in USABLE for argument in ("", *VARIANTS.get(name, ()))]
 )
-def test_each_optimizer_misses_nothing_of_its_own_and_all_that_is_taken_away(name: str, argument: str) -> None:
+def test_missing_optimizer_state_names_each_removed_entry(name: str, argument: str) -> None:
     optimizer = stepped(name, argument)
     rng, weights = torch.get_rng_state(), [p.clone() for group in optimizer.param_groups for p in group["params"]]
     assert missing_optimizer_state(optimizer) == []
@@ -245,7 +245,7 @@ def test_each_optimizer_misses_nothing_of_its_own_and_all_that_is_taken_away(nam
     assert all(map(torch.equal, weights, after))
 
 
-def test_the_step_of_a_users_optimizer_is_left_alone() -> None:
+def test_missing_optimizer_state_does_not_step_a_user_defined_optimizer() -> None:
     class Own(torch.optim.SGD):
         def step(self, closure: Any = None) -> Any:
             raise AssertionError

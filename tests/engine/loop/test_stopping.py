@@ -20,13 +20,13 @@ def stops(monkeypatch: pytest.MonkeyPatch) -> Stopping:
 
 
 @pytest.mark.need("C7")
-def test_ranks_that_go_on_late_in_a_run_first_ask_each_other_after_one_update(stops: Stopping) -> None:
+def test_stopping_of_a_resumed_run_synchronizes_first_after_one_update(stops: Stopping) -> None:
     """What the clock says at the start is no measure of how long the updates took that the checkpoint has."""
     stops.sync(10**9, 0.0)
     assert stops.sync_at == 10**9 + 1
 
 
-def test_a_rank_ends_only_by_what_all_know(stops: Stopping) -> None:
+def test_stopping_ends_a_rank_only_by_a_decision_of_all_ranks(stops: Stopping) -> None:
     stops.interrupt(signal.SIGTERM)
     stops.request("enough")
     assert (stops.signum, stops.reason, stops.asked) == (0, "", "enough")
@@ -38,7 +38,7 @@ def test_a_rank_ends_only_by_what_all_know(stops: Stopping) -> None:
     assert (stops.signum, stops.reason, stops.asked) == (0, "", "")
 
 
-def test_ranks_ask_each_other_ten_times_a_second_and_after_each_settling(
+def test_stopping_synchronizes_ten_times_a_second_and_after_each_flush(
     stops: Stopping, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = 100.0
@@ -51,7 +51,7 @@ def test_ranks_ask_each_other_ten_times_a_second_and_after_each_settling(
     assert stops.sync_at == 102
 
 
-def test_one_process_asks_nobody() -> None:
+def test_stopping_of_one_process_synchronizes_with_nobody() -> None:
     stops = Stopping()
     stops.sync(0, 0.0)
     stops.sync_next(3)

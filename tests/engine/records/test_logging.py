@@ -20,7 +20,7 @@ full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/ful
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_child_that_is_killed_while_it_prints_does_not_silence_its_parent(
+def test_console_keeps_logging_after_a_child_is_killed_while_it_prints(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(tqdm, "_lock", TqdmDefaultWriteLock(), raising=False)
@@ -38,7 +38,7 @@ def test_a_child_that_is_killed_while_it_prints_does_not_silence_its_parent(
 
 
 @full
-def test_a_log_file_whose_disk_is_full_is_said_once(
+def test_log_file_reports_a_full_disk_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(logs, "no_follow", lambda path, flags: os.open("/dev/full", os.O_WRONLY))
@@ -52,7 +52,7 @@ def test_a_log_file_whose_disk_is_full_is_said_once(
 
 
 @full
-def test_a_full_stdout_is_said_once_and_the_log_file_has_all(
+def test_console_reports_a_full_stdout_once_and_the_log_file_gets_all_messages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     setup_logging(tmp_path)

@@ -193,7 +193,7 @@ def assert_continues_as_unbroken(words: list[str], tmp_path: Path) -> None:
         ("evaluate", signal.SIGTERM, 6, ("SOLVER.MAX_ITER=6", "SOLVER.STEPS=4")),
     ],
 )
-def test_a_signal_ends_the_run_after_a_whole_iteration_and_it_goes_on_bit_for_bit(
+def test_signal_ends_the_run_after_a_complete_iteration_and_a_resume_is_bit_exact(
     words: Words, tmp_path: Path, where: str, signum: int, saved: int, more: tuple[str, ...]
 ) -> None:
     """The whole group gets it, workers too. An evaluation under way is given up, and done at the resume."""
@@ -219,7 +219,7 @@ def test_a_signal_ends_the_run_after_a_whole_iteration_and_it_goes_on_bit_for_bi
 @forked
 @pytest.mark.need("D14")
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_second_signal_leaves_at_once(
+def test_second_signal_exits_at_once(
     words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     monkeypatch.setattr("warmstart.engine.runtime.signals.ECHO", 0.0)  # however slow this machine is today
@@ -238,7 +238,9 @@ def test_a_second_signal_leaves_at_once(
 
 @forked
 @pytest.mark.need("D14")
-def test_one_signal_that_comes_twice_is_one(words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signal_repeated_within_the_echo_time_counts_once(
+    words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As from `timeout`, which signals its child and then the group."""
     assert 0.1 <= ECHO <= 0.5
     monkeypatch.setattr("warmstart.engine.runtime.signals.ECHO", 60.0)
@@ -254,7 +256,7 @@ def test_one_signal_that_comes_twice_is_one(words: Words, tmp_path: Path, monkey
 
 
 @pytest.mark.need("D14")
-def test_a_signal_in_the_last_iteration_gets_its_code_and_a_complete_run(
+def test_signal_in_the_last_iteration_completes_the_run_and_sets_the_exit_code(
     tiny_words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Raise(HookBase):
@@ -273,7 +275,7 @@ def test_a_signal_in_the_last_iteration_gets_its_code_and_a_complete_run(
 
 @pytest.mark.need("D14")
 @pytest.mark.parametrize("signum", CODES)
-def test_before_training_a_tool_just_ends_with_the_code(
+def test_run_tool_exits_with_the_code_of_a_signal_before_training(
     signum: signal.Signals, capfd: pytest.CaptureFixture[str]
 ) -> None:
     unwound: list[bool] = []
@@ -292,7 +294,7 @@ def test_before_training_a_tool_just_ends_with_the_code(
     assert unwound == [True]
 
 
-def test_handlers_are_given_back_also_after_an_error() -> None:
+def test_stop_signals_restores_handlers_after_an_error() -> None:
     before = [signal.getsignal(each) for each in CODES]
     with pytest.raises(ConfigError), stop_signals(print):
         assert [signal.getsignal(each) for each in CODES] != before
@@ -301,7 +303,7 @@ def test_handlers_are_given_back_also_after_an_error() -> None:
 
 
 @pytest.mark.parametrize("ignored", [signal.SIGINT, signal.SIGHUP])
-def test_what_the_parent_has_ignored_stays_ignored(ignored: signal.Signals) -> None:
+def test_stop_signals_keeps_signals_ignored_that_the_parent_ignores(ignored: signal.Signals) -> None:
     """Shells ignore Ctrl-C for what they start in the background, nohup the end of the terminal."""
     before = signal.signal(ignored, signal.SIG_IGN)
     came: list[int] = []
@@ -315,7 +317,7 @@ def test_what_the_parent_has_ignored_stays_ignored(ignored: signal.Signals) -> N
     assert came == [signal.SIGUSR1]
 
 
-def test_outside_of_the_main_thread_nothing_changes() -> None:
+def test_stop_signals_changes_nothing_outside_the_main_thread() -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     def block() -> Any:
@@ -327,7 +329,7 @@ def test_outside_of_the_main_thread_nothing_changes() -> None:
 
 
 @pytest.mark.need("D14")
-def test_ctrl_c_in_a_terminal_saves_once_for_the_whole_group(noise_npz: Path, tmp_path: Path) -> None:
+def test_ctrl_c_in_a_terminal_saves_once_for_the_process_group(noise_npz: Path, tmp_path: Path) -> None:
     """A real terminal: its Ctrl-C reaches the loading processes as well."""
     words = [
         *(f"DATASETS.TRAIN=npz:{noise_npz}", f"DATASETS.TEST=npz:{noise_npz}", "SOLVER.IMS_PER_BATCH=8"),
@@ -359,7 +361,7 @@ def test_ctrl_c_in_a_terminal_saves_once_for_the_whole_group(noise_npz: Path, tm
 
 @pytest.mark.slow
 @pytest.mark.need("D14")
-def test_the_time_limit_of_gnu_timeout_saves(tiny_words: list[str], tmp_path: Path) -> None:
+def test_gnu_timeout_makes_the_run_save(tiny_words: list[str], tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "tools" / "train_net.py"), *tiny_words, "SOLVER.MAX_ITER=1000000"]
     done = subprocess.run(
         ["timeout", "--preserve-status", "15", *command], capture_output=True, text=True, check=False
