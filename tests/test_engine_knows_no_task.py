@@ -1,4 +1,4 @@
-"""The engine serves every kind of target: it names no task, no score of one and no kind of target."""
+"""The engine's independence of tasks: its files name no task, no score and no kind of target."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_named_ignores_the_words_of_a_training_loop(source: str) -> None:
 
 
 def names_in_tasks() -> Iterator[str]:
-    """Yield the names in tasks/ under which tasks are registered, those of their classes, and those of scores."""
+    """Yield the names of tasks, of their classes and of their scores in tasks/."""
     for path in sorted((ROOT / "tasks").glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef) and any(getattr(base, "id", "") == "Task" for base in node.bases):

@@ -1,4 +1,4 @@
-"""Whatever has happened to a checkpoint's bytes or content ends in an equal state or in one clear error."""
+"""Fuzzing of checkpoints: damaged bytes or contents load as an equal state, or raise one clear error."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def test_another_pickle_is_refused(run: Run, pickled: bytes, in_archive: bool) -
 
 
 def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Yield where each value stands; of long lists the ends."""
+    """Yield the path of each value, with only the first and the last of a list."""
     if path:
         yield path
     if isinstance(value, dict):
@@ -276,9 +276,9 @@ def test_a_changed_content_is_taken_as_it_is_or_refused(run: Run, change: list[t
         if part != "scheduler":
             assert tensors(state[part]) == tensors(run.content[part]), part
     assert same(iteration, content["iteration"])
-    # A parameter may have no moments, as one without a gradient; but not some of them.
-    for number, moments in state["optimizer"]["state"].items():
-        assert not moments or moments.keys() >= run.content["optimizer"]["state"][number].keys()
+    # The state of a parameter may be empty, as without a gradient, but not incomplete.
+    for number, entries in state["optimizer"]["state"].items():
+        assert not entries or entries.keys() >= run.content["optimizer"]["state"][number].keys()
     assert iteration >= 0
     assert type(iteration) is int
 

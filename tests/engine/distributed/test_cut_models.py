@@ -1,4 +1,4 @@
-"""How a model comes to lie in parts: from rank 0 alone, which no other rank, and no device, could hold whole."""
+"""Sharding of a model that only rank 0 builds with weights, because no other rank could hold the full model."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def own_models(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def build_cut(tiny: Callable[..., CfgNode], tmp_path: Path) -> BuildCut:
-    """Builds a trainer of a model in parts on two ranks; returns what a function of each rank's finds."""
+    """Builds a trainer of a sharded model on two ranks; returns a function's result on each rank."""
 
     def build(model: str, function: Callable[[Trainer], Any]) -> list[Any]:
         cfg = tiny("MODEL.ARGS", {}, "MODEL.NAME", model, "MODEL.PARALLEL", "fsdp")
@@ -52,14 +52,14 @@ def build_cut(tiny: Callable[..., CfgNode], tmp_path: Path) -> BuildCut:
     return build
 
 
-def wholes(trainer: Trainer) -> dict[str, Tensor]:
-    """What the ranks hold together."""
+def full_state(trainer: Trainer) -> dict[str, Tensor]:
+    """Return the unsharded state of the model."""
     state = trainer.model.state_dict()
     return {name: each.full_tensor() if hasattr(each, "full_tensor") else each for name, each in state.items()}
 
 
 class Wide(nn.Module):
-    """Has more bytes than anything else that a process takes meanwhile."""
+    """Has more bytes than anything else that a process allocates meanwhile."""
 
     def __init__(self, num_classes: int, in_channels: int) -> None:
         super().__init__()
@@ -71,8 +71,8 @@ class Wide(nn.Module):
 
 
 def peak_bytes(function: Callable[[], object]) -> int:
-    """Return by how much the memory of this process grew at the most while a function ran."""
-    Path("/proc/self/clear_refs").write_text("5")  # begins the peak anew
+    """Return the maximum growth of this process's memory while a function ran."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     function()
     status = Path("/proc/self/status").read_text()
@@ -89,11 +89,11 @@ def test_build_trainer_holds_the_full_model_on_rank_0_alone_and_nowhere_at_a_res
 
     def run() -> int:
         with build_process_group(cfg):
-            kept = [build_trainer(small)]  # what is imported by it takes more than a small model does
+            kept = [build_trainer(small)]  # its imports take more than a small model
             return peak_bytes(lambda: kept.append(build_trainer(cfg, weights=weights)))
 
     main, other = (each.result / BYTES for each in Ranks(tmp_path, 2, run).end())
-    # Half of the model, a layer at a time beside it; and what rank 0 gives to the others.
+    # Half of the model, one full layer at a time, and on rank 0 the weights that it sends to the others.
     assert other < 0.9
     assert 1.0 < main < 1.9 if weights else main < 0.9
 
@@ -121,7 +121,7 @@ def test_build_trainer_sends_weights_and_buffers_of_rank_0_to_all_ranks(build_cu
     def found(trainer: Trainer) -> Any:
         net: Any = trainer.model
         frozen = [name for name, each in net.named_parameters() if not each.requires_grad]
-        return wholes(trainer), net.unsaved, net.second.weight is net.third.weight, frozen
+        return full_state(trainer), net.unsaved, net.second.weight is net.third.weight, frozen
 
     results = build_cut("drawn", found)
     expected = Drawn(3, 1)  # this process counts as rank 0
@@ -139,13 +139,13 @@ def test_build_trainer_shards_a_model_whose_constructor_computes_with_weights(bu
         def __init__(self, num_classes: int, in_channels: int) -> None:
             super().__init__()
             self.head = nn.Linear(in_channels * 64, num_classes)
-            self.scale = 1 / self.head.weight.norm().item()  # no such number where there are no weights
+            self.scale = 1 / self.head.weight.norm().item()  # fails on the meta device
 
         def forward(self, images: Tensor) -> Any:
             return self.head(images.flatten(1))
 
     register_model("normed", Normed)
-    one, other = build_cut("normed", wholes)
+    one, other = build_cut("normed", full_state)
     assert torch.equal(one["head.weight"], other["head.weight"])
 
 
@@ -188,7 +188,7 @@ def test_without_weights_makes_parameters_on_meta_and_buffers_as_usual(tiny: Cal
     assert [(n, p.shape, p.dtype, p.requires_grad) for n, p in empty.named_parameters()] == [
         (n, p.shape, p.dtype, p.requires_grad) for n, p in whole.named_parameters()
     ]
-    assert not nn.Linear(1, 1).weight.is_meta  # what is made afterwards has its weights
+    assert not nn.Linear(1, 1).weight.is_meta  # modules made afterwards have their weights
 
 
 def test_take_weights_returns_the_same_memory_and_keeps_tied_weights_tied() -> None:

@@ -1,4 +1,4 @@
-"""What does not go together on several ranks is refused before anything is built."""
+"""Incompatible options for several ranks, refused before anything is built."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_resolve_config_refuses_options_that_fsdp_does_not_support(
     monkeypatch.setattr(fsdp, "CUTS_ON_CPU", True)
     cfg = get_cfg()
     cfg.merge_from_list(["MODEL.PARALLEL", "fsdp", *words])
-    resolve_config(cfg)  # one process holds the whole model
+    resolve_config(cfg)  # one process holds the full model
     with pytest.raises(ConfigError) as error:
         resolve_config(cfg, 2)
     assert str(error.value) == f"{key} (override): does not go together with MODEL.PARALLEL fsdp; {advice}"

@@ -1,4 +1,4 @@
-"""Several ranks are one run: the same samples, weights and scores, stopped and continued together."""
+"""Runs of several ranks: the same samples, weights and scores as one process, stopped and resumed together."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ pytestmark = pytest.mark.skipif(
 )
 in_parts = pytest.mark.skipif(not CUTS_ON_CPU, reason="this torch cuts no model on a CPU")
 
-# No statistics of batches, nothing random: what two ranks compute is what one does in two micro-batches.
+# No batch statistics, nothing random: two ranks compute the same as one process with two micro-batches.
 EXACT = ["MODEL.ARGS={norm: group, width: 4, dropout: 0}", "SOLVER.MAX_ITER=60", "SOLVER.STEPS=40"]
 WEIGHTS = ("model", "optimizer", "scheduler", "iteration")
 
@@ -75,13 +75,13 @@ def codes(ended: list[Ended]) -> list[int]:
 
 @pytest.fixture
 def own_hook() -> Iterator[Register]:
-    """Registers a hook for the ranks that are forked meanwhile."""
+    """Registers a hook for the ranks that are forked during the test."""
     yield lambda hook: register_hook("own", lambda cfg: hook)
     _HOOKS.pop("own", None)
 
 
 class Spoil(HookBase):
-    """Makes the images of one rank NaN, in the update that follows on so many."""
+    """Makes the images of one rank NaN in the update after `after` others."""
 
     def __init__(self, rank: int, after: int) -> None:
         self.rank, self.after = rank, after
@@ -97,7 +97,7 @@ class Spoil(HookBase):
 
 
 class Do(HookBase):
-    """Does something on one rank, after so many updates."""
+    """Calls a function on one rank after `after` updates."""
 
     def __init__(self, rank: int, after: int, what: Callable[[Trainer], object]) -> None:
         self.rank, self.after, self.what = rank, after, what
@@ -141,7 +141,7 @@ def test_two_ranks_equal_one_process_with_two_micro_batches_bit_for_bit(
 def test_gradients_are_averaged_once_per_bucket_and_update_and_ranks_stay_equal(
     tiny: Callable[..., CfgNode], tmp_path: Path
 ) -> None:
-    """With BatchNorm and dropout, whose statistics and masks are each rank's own; 12 / 3 / 2 images at a time."""
+    """With BatchNorm and dropout, whose statistics and masks differ between ranks; 12 / 3 / 2 images at a time."""
     cfg = tiny("SOLVER.IMS_PER_BATCH", 12, "SOLVER.GRAD_ACCUM_STEPS", 3, "SOLVER.MAX_ITER", 5)
 
     def train() -> Any:
@@ -227,7 +227,7 @@ def test_signal_to_one_rank_stops_all_after_the_same_iteration_and_a_resume_is_b
     assert codes(trained(tmp_path / "b", 2, words)) == [143, 143]
     out = tmp_path / "out"
     stopped = checkpoint(out, (out / "last_checkpoint").read_text())["iteration"]
-    assert 7 <= stopped <= 11  # heard of within a tenth of a second, and after the record at 10 at the latest
+    assert 7 <= stopped <= 11  # within a tenth of a second, and after the record at 10 at the latest
     _HOOKS.clear()
     assert codes(trained(tmp_path / "c", 2, [*words, "--resume"])) == [0, 0]
     a, b = checkpoint(straight), checkpoint(out)
@@ -251,7 +251,7 @@ def test_request_stop_on_one_rank_ends_all_after_the_same_iteration(
 @pytest.mark.need("C8")
 @pytest.mark.parametrize("ranks", [1, 4])
 def test_run_of_two_ranks_resumes_on_one_and_on_four(tiny_words: list[str], tmp_path: Path, ranks: int) -> None:
-    """Without dropout the weights are those of the unbroken run but for the order in which gradients add up."""
+    """Without dropout the weights differ from the unbroken run only by the order in which gradients are summed."""
     words = [*tiny_words, *EXACT[:1], "TEST.EVAL_PERIOD=0"]
     straight, out = tmp_path / "straight", tmp_path / "out"
     assert train_net.main([*words, f"OUTPUT_DIR={straight}"]) == 0
@@ -271,7 +271,7 @@ def test_run_of_two_ranks_resumes_on_one_and_on_four(tiny_words: list[str], tmp_
 def test_run_of_one_process_resumes_on_two_ranks_and_on_four(
     tiny_words: list[str], tmp_path: Path, ranks: int
 ) -> None:
-    """What it draws from then on is another number on each rank, of python's, numpy's and torch's."""
+    """Afterwards the generators of Python, NumPy and torch draw different numbers on each rank."""
     words = [*tiny_words, *EXACT[:1], "TEST.EVAL_PERIOD=0"]
     straight, out = tmp_path / "straight", tmp_path / "out"
     assert train_net.main([*words, f"OUTPUT_DIR={straight}"]) == 0
@@ -311,7 +311,7 @@ def test_resume_refuses_a_world_size_that_does_not_divide_the_batch_and_changes_
 
 
 def contents(folder: Path) -> dict[str, tuple[int, int]]:
-    """Return of each file how long it is, and when it was written."""
+    """Return the size and the modification time of each file."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     return {str(path.relative_to(folder)): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
 
@@ -364,7 +364,7 @@ def test_evaluate_three_samples_on_four_ranks(tiny: Callable[..., CfgNode], tmp_
 
 
 def test_precise_bn_takes_statistics_over_all_ranks(tiny_words: list[str], tmp_path: Path) -> None:
-    """Of the first layer, whose inputs do not depend on how batches are cut."""
+    """Of the first layer, whose inputs do not depend on the division of batches."""
     words = [*tiny_words, "TEST.PRECISE_BN.ENABLED=true", "TEST.PRECISE_BN.NUM_ITER=6"]
     words += ["SOLVER.MAX_ITER=1", "SOLVER.WARMUP_ITERS=0", "SOLVER.BASE_LR=1e-9"]
     assert train_net.main([*words, f"OUTPUT_DIR={tmp_path}/one"]) == 0
@@ -409,7 +409,7 @@ def test_config_error_on_another_rank_is_printed_by_that_rank(
 def test_raise_together_passes_an_error_to_ranks_in_an_inner_block(
     tiny: Callable[..., CfgNode], tmp_path: Path
 ) -> None:
-    """As of weights that only one machine lacks: its ranks leave before the others load data in turn."""
+    """As when only one machine lacks the weights: its ranks leave before the others load data in turn."""
 
     def run() -> None:
         with build_process_group(tiny()), raise_together():
@@ -444,7 +444,7 @@ def test_eval_only_with_fsdp_reads_weights_on_rank_0_alone(tiny_words: list[str]
 
 
 def evaluated(words: list[str], folder: Path, parallel: str, lacks: int) -> list[Ended]:
-    """Evaluate a file of weights of each of two ranks, which one of them lacks; BatchNorm's buffers in it."""
+    """Evaluate with a file of weights for each of two ranks, of which rank `lacks` has none; with BatchNorm."""
     torch.manual_seed(0)
     model = build_model(resolve_config(cfg_of(words)))
     with torch.no_grad():
@@ -465,7 +465,7 @@ def evaluated(words: list[str], folder: Path, parallel: str, lacks: int) -> list
 def test_early_stopping_ends_two_ranks_at_the_iteration_of_one_process(
     tiny_words: list[str], tmp_path: Path
 ) -> None:
-    """Both stop with the update after the evaluation in which patience runs out, however fast updates are."""
+    """Both stop after the evaluation in which patience runs out, however fast updates are."""
     words = [
         *tiny_words,
         *EXACT[:1],

@@ -1,4 +1,4 @@
-"""What launchers say in the environment: read once, checked, and one sentence if it is nonsense."""
+"""Environment variables of launchers: how they are read, and the errors for invalid ones."""
 
 from __future__ import annotations
 

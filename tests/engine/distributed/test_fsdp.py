@@ -1,4 +1,4 @@
-"""Models in parts: what they learn, save and continue from is what one process does."""
+"""Sharded models: training, checkpoints and resumes equal to those of one process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from warmstart.tools import export_weights, train_net
 
 from ...conftest import tiny_overrides
 from ..dying import assert_same_bits
-from ..optimizers_in_parts import CLIPPING
+from ..sharded_optimizers import CLIPPING
 
 pytestmark = [
     pytest.mark.slow,  # each launch imports torch three times
@@ -42,14 +42,14 @@ WORDS = [
 def launched(
     ranks: int, words: list[str], modules: Path | None = None, code: int = 0, seconds: float = 120
 ) -> str:
-    """Run train_net.py on so many ranks; return what it has said. Not forked: FSDP2's backward pass cannot be.
+    """Run train_net.py on several ranks; return its output. Not forked, because FSDP2's backward pass cannot be.
 
     Args:
-        ranks: how many.
+        ranks: the number of ranks.
         words: of the command line.
-        modules: the folder of what --import names.
-        code: the exit code that it has to end with; what it says then is on stderr.
-        seconds: that it may take.
+        modules: the folder of the modules that --import names.
+        code: the expected exit code; unless it is 0, stderr is returned.
+        seconds: the timeout.
     """
     command = [sys.executable, "tools/train_net.py", "--num-gpus", str(ranks), *words]
     environ = os.environ | {"OMP_NUM_THREADS": "1"} | ({"PYTHONPATH": str(modules)} if modules else {})
@@ -61,7 +61,7 @@ def launched(
 
 
 def assert_same_final(one: Path, two: Path) -> None:
-    """The runs in two folders end with the same bits, and each folder of parts is one that a checkpoint names."""
+    """The runs in two folders end with the same bits, and a checkpoint names each folder of shards."""
     a, b = (load_checkpoint(folder / "model_final.pth") for folder in (one, two))
     for part in ("model", "ema", "optimizer", "scheduler", "iteration", "hooks", "rng"):
         assert_same_bits(a[part], b[part], part)
@@ -91,7 +91,7 @@ def assert_close(a: Any, b: Any, where: str = "") -> None:
 
 
 def assert_same_run(one: Path, two: Path) -> None:
-    """The runs in two folders are the same but for the order in which numbers were added."""
+    """The runs in two folders are equal except for the order of sums."""
     a, b = (load_checkpoint(folder / "model_final.pth") for folder in (one, two))
     assert_close(a["model"], b["model"])
     assert_close(a["ema"]["model"], b["ema"]["model"])
@@ -116,7 +116,7 @@ def one(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def half(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of two ranks with parts, ended after 8 of 12 updates."""
+    """The folder of a sharded run of two ranks, ended after 8 of 12 updates."""
     folder = tmp_path_factory.mktemp("fsdp") / "half"
     launched(2, [*words, f"OUTPUT_DIR={folder}", "SOLVER.MAX_ITER=8"])
     return folder
@@ -124,7 +124,7 @@ def half(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the same run left alone for all 12 updates."""
+    """The folder of the same run, uninterrupted for all 12 updates."""
     folder = tmp_path_factory.mktemp("fsdp") / "whole"
     launched(2, [*words, f"OUTPUT_DIR={folder}"])
     return folder
@@ -132,7 +132,7 @@ def whole(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def go_on(half: Path, words: list[str], tmp_path: Path) -> Callable[..., Path]:
-    """Goes on from `half`, in a copy of it."""
+    """Resumes `half`, in a copy of it."""
 
     def resume(ranks: int, *more: str) -> Path:
         folder = tmp_path / "copy"
@@ -166,7 +166,7 @@ def test_fsdp_matches_ddp_for_each_optimizer_and_clip_type_or_refuses_it(
     noise_npz: Path,
 ) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "tests.engine.optimizers_in_parts", str(noise_npz)]
+    command += ["-m", "tests.engine.sharded_optimizers", str(noise_npz)]
     ended = subprocess.run(
         command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
     )
@@ -187,7 +187,7 @@ def test_sharded_checkpoint_is_a_small_file_and_a_folder_with_a_file_per_rank(ha
     folder = Path(content["parts"])
     assert folder.parent == half / "shards"
     assert sorted(path.name for path in folder.iterdir()) == [".metadata", "__0_0.distcp", "__1_0.distcp"]
-    # Those of iterations 4 and 8; model_final.pth names the latter too.
+    # The shards of iterations 4 and 8; model_final.pth names the latter too.
     assert len([*(half / "shards").iterdir()]) == 2
 
 
@@ -208,7 +208,7 @@ def test_fsdp_resume_on_the_same_number_of_ranks_is_bit_exact(go_on: Callable[..
 def test_damaged_shard_falls_back_to_the_checkpoint_before(
     half: Path, whole: Path, words: list[str], tmp_path: Path, damage: str
 ) -> None:
-    """Each is read in one process, which is faster, and one continued by two ranks."""
+    """Each is read in one process, which is faster, and one is resumed by two ranks."""
     folder = tmp_path / "copy"
     shutil.copytree(half, folder)
     (parts,) = (folder / "shards").glob("0000007-*")
@@ -334,7 +334,7 @@ def test_checkpoint_keep_prunes_all_shards_but_those_of_the_newest_and_the_best(
 
 
 def test_two_runs_in_succession_in_the_same_processes(whole: Path, words: list[str], tmp_path: Path) -> None:
-    """Also where the launcher gives them one store for both, as torchrun does."""
+    """Also if the launcher has one store for both, as torchrun does."""
     script = tmp_path / "twice.py"
     script.write_text(
         """
@@ -437,7 +437,7 @@ def test_fsdp_trains_a_model_that_returns_its_losses(
 def test_model_weights_loads_the_folder_of_a_sharded_run(
     half: Path, words: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """On one process and on two; of a run of its own it is the score of that run."""
+    """On one process and on two, with the score of that run."""
     expected = [name for name in records(half)[-1] if name.endswith("noise.npz/loss")]
     loss = f"loss {records(half)[-1][expected[0]]:.4g}"
     evaluated = [*words, "--eval-only", f"MODEL.WEIGHTS={half}"]

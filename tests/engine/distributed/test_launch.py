@@ -1,4 +1,4 @@
-"""--num-gpus: the processes are started, told of signals, and ended, and their exit code is the tool's."""
+"""--num-gpus: start of the processes, signals, failures, restarts and exit codes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def temporary(tmp_path: Path) -> Path:
 
 
 def left_in(folder: Path) -> list[str]:
-    """Return what a launcher has left behind in its temporary folder; torch's compiler keeps a cache there."""
+    """Return the files of a launcher in its temporary folder, apart from the cache of torch's compiler."""
     return [each.name for each in folder.iterdir() if not each.name.startswith("torchinductor_")]
 
 
@@ -216,7 +216,7 @@ def test_num_gpus_runs_two_runs_on_one_machine(tiny_words: list[str], tmp_path: 
 def test_num_gpus_ends_all_ranks_with_the_traceback_of_the_one_that_raised(
     tiny_words: list[str], tmp_path: Path, how: str
 ) -> None:
-    """Also where the others are busy with something else, and would not notice for long."""
+    """Also if the other rank is busy, and would not notice the failure for a long time."""
     process = started([*tiny_words, "--num-gpus=2"], FAIL=how)
     mark = tmp_path / "out.failed"
     while not mark.exists() and process.poll() is None:
@@ -229,7 +229,7 @@ def test_num_gpus_ends_all_ranks_with_the_traceback_of_the_one_that_raised(
     assert err.count("Traceback") == 1
     assert err.count("RuntimeError: what a bug says") == 1
     killed = "error: rank 0 was killed: it did not exit within 3 s after another rank failed\n"
-    if how == "raise beside work":  # else it may be killed too, if the machine is so busy that ending takes long
+    if how == "raise beside work":  # otherwise it may be killed too, on a busy machine
         assert err.count(killed) == 1
     assert "finishing this iteration" not in err
 
@@ -343,7 +343,7 @@ def test_num_machines_trains_on_two_machines_with_an_address(tiny_words: list[st
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 @pytest.mark.need("C8", "D14")
 def test_two_gpus_train_and_one_continues(tiny_words: list[str], tmp_path: Path) -> None:
-    """With what goes through NCCL: gradients, BatchNorm, buffers before an evaluation, precise statistics."""
+    """With all that NCCL sends: gradients, BatchNorm, buffers before an evaluation, precise statistics."""
     words = [*tiny_words, "MODEL.SYNC_BN=true", "TEST.EVAL_PERIOD=3", "SOLVER.EMA.ENABLED=true"]
     words += ["TEST.PRECISE_BN.ENABLED=true", "TEST.PRECISE_BN.NUM_ITER=3", "SOLVER.GRAD_ACCUM_STEPS=2"]
     words += ["SOLVER.AMP.ENABLED=true", "SOLVER.AMP.PRECISION=fp16"]
@@ -520,7 +520,7 @@ def test_slurm_environment_ignores_one_task_a_batch_script_and_a_rank_of_torchru
 def test_reference_world_size_scales_the_config_and_prints_each_change(
     tiny_words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Percentages and epochs follow by themselves; what detectron2 rounds is rounded."""
+    """Percentages and epochs need no scaling; lengths are rounded as in detectron2."""
     words = [*tiny_words, "SOLVER.REFERENCE_WORLD_SIZE=2", "SOLVER.STEPS=50%,9", "TEST.EVAL_PERIOD=7"]
     assert train_net.main(words) == 0
     out = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Processes that wait for each other say so, give up in time, and are told what to do where they cannot meet."""
+"""The rendezvous of processes: its messages, timeout, signals, and errors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def port() -> int:
 
 @pytest.fixture
 def taken() -> Iterator[int]:
-    """A port at which another program listens."""
+    """A port on which another program listens."""
     with socket.socket() as listening:
         listening.bind(("", 0))
         listening.listen()
@@ -43,7 +43,7 @@ def taken() -> Iterator[int]:
 
 @pytest.fixture(params=["silent", "closes", "http", "ssh"])
 def other_program(request: pytest.FixtureRequest) -> Iterator[int]:
-    """The port of a program that takes connections and is no store."""
+    """The port of a program that accepts connections but is not a store."""
 
     def serve(listening: socket.socket) -> None:
         kept = []
@@ -68,7 +68,7 @@ def other_program(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 class Told(NamedTuple):
-    """What a process has come to: what its function has returned, or the error, and what it has said."""
+    """The result of a process: the value of its function, or the error, and its output."""
 
     result: Any
     error: str
@@ -76,7 +76,7 @@ class Told(NamedTuple):
 
 
 def apart(function: Callable[[], Any]) -> Told:
-    """Run a function in a process of its own: a store has a thread, after which no test could fork."""
+    """Run a function in a separate process: a store starts a thread, after which no test could fork."""
     fork = multiprocessing.get_context("fork")
     here, there = fork.Pipe(duplex=False)
 
@@ -142,7 +142,7 @@ def test_rendezvous_names_an_address_that_does_not_answer(port: int, host: str) 
 def test_rendezvous_times_out_at_a_program_that_is_not_a_store(
     other_program: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """torch would wait forever for what says nothing, and print pages about what says something else."""
+    """torch would wait forever for a silent program, and print pages about any other answer."""
     began = time.monotonic()
     told = apart(lambda: rendezvous("localhost", other_program, serves=False, count=2, **WHO | {"timeout": 0.5}))
     assert time.monotonic() - began < 10
@@ -225,7 +225,7 @@ def test_build_process_group_names_a_missing_variable_and_a_port_in_use(
 def test_train_net_waiting_for_a_rendezvous_handles_signals_and_times_out(
     tiny_words: list[str], port: int, taken: int, alone: str, signum: signal.Signals | None, code: int
 ) -> None:
-    """One machine of two, one rank of two of which somebody has started only one, and one with a wrong port."""
+    """One machine of two, one rank of two of which only one was started, and a machine with a wrong port."""
     words, environ = (
         [*tiny_words, "MODEL.DEVICE=cpu", f"DISTRIBUTED.TIMEOUT={60 if signum else 1}"],
         dict(os.environ),

@@ -1,4 +1,4 @@
-"""What a run of one process takes, a run of several takes too, or says in one sentence why not."""
+"""Features of one process on several ranks, supported or refused in one sentence."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_profiler_writes_on_rank_0_alone(tiny_words: list[str], tmp_path: Path) 
 def test_eval_only_runs_on_a_world_size_that_does_not_divide_the_batch(
     tiny_words: list[str], tmp_path: Path
 ) -> None:
-    """So it runs on a number of processes that could not train; nor do micro-batches matter."""
+    """Neither the batch of an update nor its micro-batches matter to an evaluation."""
     assert train_net.main([*tiny_words, "SOLVER.MAX_ITER=5", "SOLVER.STEPS=3"]) == 0
     words = [*tiny_words, "SOLVER.GRAD_ACCUM_STEPS=5", "--eval-only", "--resume"]
     main, *others = trained(tmp_path, 3, words)
@@ -119,7 +119,7 @@ def test_launch_refuses_a_scaled_batch_for_training_but_not_for_eval_only(
 
 @pytest.fixture
 def with_model(tiny_words: list[str]) -> Iterator[WithModel]:
-    """Registers a model for the ranks that are forked meanwhile; gives the words of a run that trains it."""
+    """Registers a model for the ranks forked during the test; returns the words of a run that trains it."""
 
     def register(make: Callable[[], nn.Module]) -> list[str]:
         register_model("own", lambda num_classes, in_channels: make())
@@ -137,7 +137,7 @@ def test_frozen_model_is_refused_once_on_two_ranks(with_model: WithModel, tmp_pa
 
 
 class Branches(nn.Module):
-    """Takes one of its layers, by the mean of its images, or never the second one."""
+    """Uses one of its layers, depending on the mean of its images, or never the second one."""
 
     def __init__(self, varies: bool) -> None:
         super().__init__()
@@ -190,7 +190,7 @@ def test_parameters_without_gradient_on_one_rank_are_printed_by_that_rank(
 def test_unused_parameters_trains_varying_branches_as_one_process_does(
     with_model: WithModel, tmp_path: Path, steps: int
 ) -> None:
-    """With accumulation a parameter may have its gradient from an earlier micro-batch alone."""
+    """With accumulation a parameter may get its gradient in an earlier micro-batch only."""
     words = [*with_model(lambda: Branches(varies=True)), "INPUT.TRANSFORMS_TRAIN=[]", "SOLVER.WEIGHT_DECAY=0.01"]
     one = [f"OUTPUT_DIR={tmp_path}/one", f"SOLVER.GRAD_ACCUM_STEPS={2 * steps}"]
     assert train_net.main([*words, *one]) == 0
@@ -280,7 +280,7 @@ class PutsPaused(Puts):
 def test_scalars_and_save_as_of_rank_0_count_and_those_of_other_ranks_block_nobody(
     tiny_words: list[str], tmp_path: Path, hooks: list[Puts], found: list[Any], waiting: dict[str, float]
 ) -> None:
-    """At once where all ranks ask rank 0 for it, else a little later; no checkpoint in between loses it."""
+    """At once if all ranks synchronize with rank 0 then, else the next time they do; checkpoints keep them."""
     for hook in hooks:
         register_hook(hook.label, lambda cfg, hook=hook: hook)  # type: ignore[misc]
     try:

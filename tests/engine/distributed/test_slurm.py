@@ -1,4 +1,4 @@
-"""Tasks of SLURM's srun are ranks: their devices, their cores, and the run that they make together."""
+"""Tasks of SLURM's srun as ranks: their devices and cores."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TASK = {
 def test_slurm_tasks_with_one_visible_gpu_each_use_their_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """So of a machine's tasks one downloads before the others, and cores are shared by all of them."""
+    """LOCAL_RANK and LOCAL_WORLD_SIZE still count the tasks of the machine, for downloads and cores."""
     found = slurm_environment(TASK | {"SLURM_GPUS_PER_TASK": "1"})
     assert (found["LOCAL_RANK"], found["LOCAL_WORLD_SIZE"]) == ("2", "3")
     monkeypatch.setattr(os, "environ", os.environ | found)
