@@ -1,4 +1,4 @@
-"""Schedules that follow what a run measures: plateaus, and warm-ups that end on a metric."""
+"""Schedules that follow metrics: plateaus, and warm-ups that end on a metric."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 
 def rates(folder: Path) -> dict[int, float]:
-    """The rate of each update that ended in a record."""
+    """Return the learning rate of each record's update."""
     return {record["iteration"]: record["lr"] for record in records(folder)}
 
 
@@ -55,7 +55,7 @@ def train(cfg: CfgNode) -> Trainer:
 
 
 def killed_and_resumed(cfg: CfgNode, k: int) -> Trainer:
-    """A run that died right after iteration k, of which a checkpoint is there, and went on from it."""
+    """Return the trainer of a run that was killed right after the checkpoint of iteration k, and resumed."""
     killed_after(build_trainer(cfg), k)
     found = load_newest(Path(cfg.OUTPUT_DIR))
     assert found is not None
@@ -73,7 +73,7 @@ def test_plateau_drops_after_the_second_evaluation_without_improvement(tmp_path:
     best, bad, rate = float("inf"), 0, 0.1
     dropped = 0
     for record in lines:
-        # A record's rate is that of the update before it: what the metrics of earlier records made of it.
+        # A record has the learning rate of its last update, which depends on the metrics of earlier records.
         if record["iteration"] > 6:
             assert record["lr"] == pytest.approx(rate), record["iteration"]
         if record["total_loss"] < best * (1 - 1e-4):
@@ -102,7 +102,7 @@ def test_plateau_watches_the_loss_of_the_first_test_set_by_default(
     trainer = train(config(tmp_path, *PLATEAU, "SOLVER.LR_SCHEDULER_ARGS.threshold", 0.9))
     losses = [record["digits_test/loss"] for record in records(tmp_path) if "digits_test/loss" in record]
     assert isinstance(trainer.scheduler, MetricLR)
-    assert trainer.scheduler.progress.patience.best == losses[1]  # that after iteration 6, the end of warm-up
+    assert trainer.scheduler.progress.patience.best == losses[1]  # after iteration 6, the end of warm-up
     lines = [record.getMessage() for record in logged if "has not improved" in record.getMessage()]
     assert lines[0].startswith("iteration 12: digits_test/loss is ")
     assert lines[0].endswith("rate 0.1 -> 0.05")
@@ -210,7 +210,7 @@ def test_mistyped_score_is_refused_before_any_file_is_written(
 
 @pytest.fixture
 def own_score(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hook that gives a score under a test set's name."""
+    """A hook that puts a score under a test set's name."""
 
     class F1(HookBase):
         def after_step(self, trainer: Trainer) -> None:
@@ -225,7 +225,7 @@ def own_score(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_metric_hook_follows_the_score_of_a_user_defined_hook(
     tmp_path: Path, logged: list[logging.LogRecord]
 ) -> None:
-    """It never gets lower: after the first two evaluations, patience 1, the rate is halved at the third one."""
+    """The score never gets lower: with patience 1 the learning rate is halved at the third evaluation."""
     more = ["SOLVER.LR_METRIC", "digits_test/f1", "SOLVER.MAX_ITER", 12, "SOLVER.WARMUP_ITERS", 1]
     train(config(tmp_path, *PLATEAU, *more))
     lines = [line for record in logged if "digits_test/f1" in (line := record.getMessage())]

@@ -1,4 +1,4 @@
-"""The picture that a run leaves of its plan."""
+"""The picture of a run's schedule."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Tiny = Callable[..., CfgNode]
 
 @pytest.fixture(autouse=True)
 def quick_pictures() -> None:
-    """Here they are the real ones."""
+    """Draw real pictures here."""
 
 
 def pixels(path: Path) -> np.ndarray:  # type: ignore[type-arg]

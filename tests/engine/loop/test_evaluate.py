@@ -1,4 +1,4 @@
-"""Scores from outside oracles, and no trace in training."""
+"""Evaluation: scores equal to outside oracles, and no effect on training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from warmstart.tasks import Classification, Evaluator, Task
 
 
 class Table(nn.Module):
-    """Gives the logits that are handed in."""
+    """Returns its inputs as logits."""
 
     def forward(self, logits: Tensor) -> Tensor:
         return logits
@@ -68,7 +68,7 @@ def test_evaluate_restores_the_mode_of_every_submodule_after_an_error() -> None:
 
 @pytest.mark.need("C10", "E10")
 def test_evaluate_restores_layers_that_merge_weights_in_eval_mode() -> None:
-    """As those of low-rank adapters do, in train(); one that was merged before stays so."""
+    """Layers of low-rank adapters do so in train(); one that was merged before stays merged."""
 
     class Merging(nn.Linear):
         def __init__(self) -> None:
@@ -106,7 +106,7 @@ def test_evaluate_logs_its_progress_if_it_takes_long(
 
 
 class Wrong(Classification):
-    """Its evaluator returns what it is made with."""
+    """Its evaluator returns the given scores."""
 
     found: Any
 
@@ -152,7 +152,7 @@ def test_evaluate_returns_scores_in_the_tasks_order_whatever_the_evaluators() ->
 
 
 def test_evaluate_computes_under_autocast_and_scores_in_float32() -> None:
-    """1.001 is 1 in bfloat16: the loss is ln(1 + e^-1) = 0.313262, and not that of the difference 1.001."""
+    """1.001 is 1 in bfloat16: the loss is ln(1 + e^-1) = 0.313262, not ln(1 + e^-1.001)."""
 
     class Scale(nn.Module):
         def forward(self, images: Tensor) -> Tensor:

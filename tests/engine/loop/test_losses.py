@@ -1,4 +1,4 @@
-"""Averages over a window, and state that does not depend on when it was read."""
+"""Averages of losses over a window, and state that does not depend on when they are read."""
 
 from __future__ import annotations
 

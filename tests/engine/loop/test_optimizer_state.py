@@ -1,4 +1,4 @@
-"""What an optimizer has gathered comes back: types, counts in its groups, rates that schedulers of torch move."""
+"""Optimizer state on resume: dtypes, counts in groups, and learning rates of torch's schedulers."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ def test_missing_optimizer_state_names_each_removed_entry(name: str, argument: s
     for parameter, state in list(optimizer.state.items()):
         for key in list(state):
             taken = state.pop(key)
-            # An empty state is that of a parameter which never had a gradient.
+            # The state of a parameter without a gradient is empty.
             assert missing_optimizer_state(optimizer) == ([key] if state else []), (name, parameter.ndim)
             state[key] = taken
     assert torch.equal(torch.get_rng_state(), rng)

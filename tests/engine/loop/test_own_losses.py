@@ -1,4 +1,4 @@
-"""A registered model that computes its own losses is trained on them, whatever else a run has switched on."""
+"""Training on the losses that a registered model returns, with all other features of a run."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_precise_bn_and_find_lr_use_the_losses_of_the_model(
     words = words_of(tiny_words, "TEST.PRECISE_BN.ENABLED=true", "TEST.PRECISE_BN.NUM_ITER=3", "SOLVER.MAX_ITER=5")
     assert train_net.main(words) == 0
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="the loss"):  # noise of so few images does not tell a rate
+    with pytest.raises(ConfigError, match="the loss"):  # with noise of so few images the loss does not fall
         find_lr.main([*words, "--iters", "12"])
 
 

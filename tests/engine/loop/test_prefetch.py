@@ -1,4 +1,4 @@
-"""Batches one ahead: the same ones, in order, with errors and ends where they would have been."""
+"""Prefetching of batches: the same batches, in order, with errors and the end in their places."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 class Source(Iterator[Any]):
-    """Gives (tensor, dict with text) for 0, 1, ...; raises `error` in place of number `last`."""
+    """Yields (tensor, dict with text) for 0, 1, ...; raises `error` in place of batch `last`."""
 
     def __init__(self, last: int = 10**9, error: Exception | None = None) -> None:
         self.last, self.error = last, error or StopIteration()

@@ -1,4 +1,4 @@
-"""When ranks tell each other what they were asked, and what each knows before; with ranks: test_distributed.py."""
+"""Agreement of ranks on stopping; with real ranks in test_distributed.py."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from warmstart.engine.loop.stopping import Stopping
 
 @pytest.fixture
 def stops(monkeypatch: pytest.MonkeyPatch) -> Stopping:
-    """Those of one rank of two, which then hears of no other."""
+    """Return the state of one rank of two, which receives nothing from the other."""
     with monkeypatch.context() as patched:
         patched.setattr(comm, "world_size", lambda: 2)
         return Stopping()
@@ -21,7 +21,7 @@ def stops(monkeypatch: pytest.MonkeyPatch) -> Stopping:
 
 @pytest.mark.need("C7")
 def test_stopping_of_a_resumed_run_synchronizes_first_after_one_update(stops: Stopping) -> None:
-    """What the clock says at the start is no measure of how long the updates took that the checkpoint has."""
+    """At the start the clock does not measure the updates that the checkpoint has."""
     stops.sync(10**9, 0.0)
     assert stops.sync_at == 10**9 + 1
 

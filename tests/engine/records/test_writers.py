@@ -1,4 +1,4 @@
-"""Records: one a line, one an iteration, readable by a stranger."""
+"""The writers of records: metrics.json, TensorBoard and the console, on full disks and after resumes."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def test_retrying_writer_recreates_a_deleted_folder(
 
 def test_retrying_writer_writes_no_record_twice_after_a_failure(logged: list[logging.LogRecord]) -> None:
     class Stubborn:
-        """Takes every second time, and cannot be closed."""
+        """Fails every second time, and cannot be closed."""
 
         def __init__(self) -> None:
             self.opened: list[int] = []
@@ -268,10 +268,10 @@ EVENTS = "events.out.tfevents."
         (["1763740000.500000.host.1"], 1763740000.5, "1763740000.500001"),
         (["1763740000.999999.host.1", "1763730000.000000.host.1"], 1763736400.0, "1763740001.000000"),
         (["99999999999.999998.host.1"], 1763740000.5, "99999999999.999999"),
-        (["5.250000.host.1"], 1763740000.5, "5.250001"),  # of a version that padded no zeros
+        (["5.250000.host.1"], 1763740000.5, "5.250001"),  # of a version without zero padding
         (["1763740000.host.1.0"], 1763740000.5, "1763740001.000000"),  # as torch's SummaryWriter names them
         (["best", "1763740000.x"], 1763740000.5, "1763740001.000000"),
-        (["best"], 1763740000.5, "1763740000.500000"),  # no time of any clock
+        (["best"], 1763740000.5, "1763740000.500000"),  # not a time stamp
     ],
 )
 def test_stamp_sorts_after_existing_event_files(
@@ -307,7 +307,7 @@ def test_tensorboard_writer_loses_no_iteration_if_the_clock_jumps_before_a_resum
             killed_after(trainer, end)
         skew += jump
     assert read_tensorboard(tmp_path / "out") == list(range(1, 15))
-    # TensorBoard reads while files come to be there: one that sorted before those already read is never opened.
+    # TensorBoard reads while files are added: it never opens one that sorts before those already read.
     paths = sorted((tmp_path / "out").glob(f"{EVENTS}*"))
     (tmp_path / "live").mkdir()
     live = accumulator.EventAccumulator(str(tmp_path / "live"))

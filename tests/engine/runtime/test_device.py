@@ -1,4 +1,4 @@
-"""Where a run computes, and with PROFILE exact with which kernels."""
+"""The device of a run, and its kernels with PROFILE exact and auto."""
 
 from __future__ import annotations
 

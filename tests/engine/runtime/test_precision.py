@@ -1,4 +1,4 @@
-"""Half precision: which updates are skipped and what counts on, what is saved, where it works at all."""
+"""Mixed precision: skipped updates, saved state, compilation, and what the hardware supports."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ KINDS: dict[str, dict[str, Any]] = {"fused": {"fused": True}, "plain": {"foreach
 
 @pytest.fixture(autouse=True)
 def any_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """bf16 gives the same bits, slowly, on a CPU that has none."""
+    """bf16 gives the same bits, slowly, on a CPU without bf16 arithmetic."""
     monkeypatch.setattr(precision, "has_bf16", lambda device: True)
 
 
 class Line(nn.Module):
-    """A loss whose gradient is twice the weight; in the iterations that `bad` lists it is infinite."""
+    """A loss whose gradient is twice the weight, and infinite in the iterations of `bad`."""
 
     def __init__(self, bad: Sequence[int] = ()) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Line(nn.Module):
 def make(bad: Sequence[int] = (), n: int = 5, kind: str = "fused", batch: float = 1.0, **options: Any) -> Trainer:
     model = Line(bad)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, **KINDS[kind])
-    # torch's own, which warns where it does not see the first update happen
+    # torch's own, which warns if it does not see the first update
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.5)
     options = {"scaler": LossScaler("cpu", limit=2)} | options
     return Trainer(model, optimizer, scheduler, [(torch.full((3,), batch),)], max_iter=n, **options)
@@ -150,7 +150,7 @@ def test_fp16_resume_after_an_overflow_and_a_kill_is_bit_exact(tiny: Tiny, tmp_p
 
 @pytest.mark.need("C9")
 def test_checkpoint_holds_the_state_of_the_scaler(tiny: Tiny) -> None:
-    """Whoever gives the trainer one more object with a state has to save it, or this fails."""
+    """Fails if the trainer gets another object with state that is not saved."""
     trainer = build_trainer(tiny(*FP16, "SOLVER.EMA.ENABLED", True))
     stateful = {name: value for name, value in vars(trainer).items() if hasattr(value, "state_dict")}
     assert sorted(stateful) == ["ema", "losses", "model", "optimizer", "scaler", "scheduler", "skipped"]
@@ -170,7 +170,7 @@ def dicts_in(tree: Any) -> list[Any]:
 @pytest.mark.need("E11", "E12")
 @pytest.mark.parametrize("policy", [0, 2])
 def test_loss_scaler_with_a_power_of_two_changes_no_bit(policy: int) -> None:
-    """So hooks and clipping see gradients that are unscaled, and the norm is that before clipping."""
+    """Hooks and clipping see unscaled gradients, and the norm is the one before clipping."""
     norms: list[Tensor] = []
 
     class Norm(HookBase):
@@ -222,7 +222,7 @@ def test_more_consecutive_overflows_than_the_limit_end_the_run(logged: list[logg
 @pytest.mark.need("E6")
 @pytest.mark.parametrize("value", ["nan", "inf"])
 def test_non_finite_loss_is_an_error_in_fp16_too(value: str) -> None:
-    """Losses are looked at before they are scaled: no scale would help."""
+    """Losses are checked before they are scaled: no scale would help."""
     trainer = make(batch=float(value))
     trainer.train()
     with pytest.raises(NonFiniteLossError, match=rf"^iteration 1: total_loss is {value} \(loss {value}\)"):
@@ -293,7 +293,7 @@ def test_autocast_computes_in_half_precision_and_keeps_state_in_float32(
     assert seen == [dtype] * (14 + 2 * 6 + 2 * 2)
     state = trainer.state_dict()
     kept = [*state["model"].values(), *state["ema"]["model"].values()]
-    kept += [moment for moments in state["optimizer"]["state"].values() for moment in moments.values()]
+    kept += [tensor for entries in state["optimizer"]["state"].values() for tensor in entries.values()]
     assert {tensor.dtype for tensor in kept} == {torch.float32, torch.int64}
     trainer.model.train()
     losses = trainer._compute_losses(Batch(torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.int64)))
@@ -357,13 +357,13 @@ def test_unknown_compile_mode_lists_the_known_ones(tiny: Tiny) -> None:
     ],
 )
 def test_has_bf16_reads_the_flags_of_the_cpu(text: str, has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()  # the fixture's answer
+    monkeypatch.undo()  # of the fixture
     monkeypatch.setattr(Path, "read_text", lambda *args, **kwargs: text)
     assert precision.has_bf16(torch.device("cpu")) == has
 
 
 class Fake:
-    """A model whose calls are counted, in place of one that took a minute to compile."""
+    """Counts the calls of a model instead of compiling it, which takes a minute."""
 
     def __init__(self, model: nn.Module, **options: Any) -> None:
         self.model, self.options, self.calls = model, options, 0
@@ -405,7 +405,7 @@ def test_compiled_run_resumes_bit_for_bit(tiny: Tiny, tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 def test_cuda_graphs_return_the_losses_of_their_own_updates(tiny: Tiny, tmp_path: Path) -> None:
-    """They are read after later replays have written into the same memory."""
+    """The losses are read after later replays have overwritten the same memory."""
     losses = []
     for mode in ("default", "reduce-overhead"):
         out = tmp_path / mode
@@ -433,7 +433,7 @@ def test_fp16_update_does_not_synchronize_with_the_gpu(tiny: Tiny) -> None:
 
 @pytest.mark.parametrize("words", [(), ("SOLVER.GRAD_ACCUM_STEPS", 2), AMP])
 def test_activation_checkpointing_changes_no_bit(tiny: Tiny, tmp_path: Path, words: tuple[Any, ...]) -> None:
-    """With dropout, which draws again, and BatchNorm, whose statistics move once."""
+    """With dropout, which draws again, and BatchNorm, whose statistics are updated once."""
     calls: dict[str, int] = {}
     for name, patterns in (("plain", []), ("again", ["^block", "drop"])):
         cfg = tiny(*words, "MODEL.ACTIVATION_CHECKPOINTING", patterns, "OUTPUT_DIR", str(tmp_path / name))
