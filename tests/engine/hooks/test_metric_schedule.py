@@ -89,7 +89,7 @@ def test_plateau_drops_after_the_second_evaluation_without_improvement(tmp_path:
 def test_plateau_patience_survives_a_kill(tmp_path: Path) -> None:
     whole = train(config(tmp_path / "whole", *PLATEAU))
     assert whole.scheduler.state_dict()["num_reductions"] > 0
-    for k in (1, 5, 8, 21, 22, 41):
+    for k in (1, 8, 21, 41):  # in warm-up, between two evaluations, at one, near the end
         resumed = killed_and_resumed(config(tmp_path / f"killed{k}", *PLATEAU, "SOLVER.CHECKPOINT_PERIOD", k), k)
         assert resumed.scheduler.state_dict() == whole.scheduler.state_dict(), k
         for ours, theirs in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
