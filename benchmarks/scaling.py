@@ -32,8 +32,8 @@ import torch.distributed as dist
 from warmstart.config import CfgNode, get_cfg
 from warmstart.data import build_train_loader, usable_cores
 from warmstart.engine import Cluster, Link, losses_of, measure_profile, predict, resolve_config
-from warmstart.engine.analysis.cost_model import fit_link
 from warmstart.engine.analysis.link_benchmark import SIZES, all_reduce_seconds
+from warmstart.engine.analysis.links import fit_link
 from warmstart.modeling import build_model
 from warmstart.solver import build_optimizer
 from warmstart.tasks import build_task

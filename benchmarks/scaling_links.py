@@ -52,8 +52,9 @@ from sleepers import Run, Sleepers, all_gather, groups
 from warmstart.config import CfgNode
 from warmstart.data import usable_cores
 from warmstart.engine import Cluster, Link, Prediction, Profile, Work, measure_profile, predict
-from warmstart.engine.analysis.cost_model import MIB, Mode, fit_link
+from warmstart.engine.analysis.cost_model import MIB, Mode
 from warmstart.engine.analysis.link_benchmark import SIZES, all_reduce_seconds
+from warmstart.engine.analysis.links import fit_link
 from warmstart.modeling import register_model
 
 UNTIMED = 1  # after the first update DistributedDataParallel rebuilds its buckets

@@ -1,6 +1,7 @@
 """The loop and what runs around it: hooks, records, checkpoints, evaluation."""
 
-from .analysis.cost_model import MODES, Cluster, Link, Prediction, Profile, Work, predict, workers_needed
+from .analysis.cost_model import MODES, Prediction, Profile, Work, predict, workers_needed
+from .analysis.links import Cluster, Link
 from .analysis.lr_finder import RangeTest, find_lr, range_picture
 from .checkpoint.reader import load_checkpoint, load_newest
 from .checkpoint.run_folder import save_checkpoint

@@ -1,4 +1,4 @@
-"""The engine serves every kind of target: it names no task, no score of one and no kind of target."""
+"""The engine's independence of tasks: its files name no task, no score and no kind of target."""
 
 from __future__ import annotations
 
@@ -56,21 +56,21 @@ def named(source: str) -> list[tuple[int, str]]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_an_engine_file_names_nothing_of_a_task(path: Path) -> None:
+def test_engine_file_names_no_task(path: Path) -> None:
     found = named(path.read_text(encoding="utf-8"))
     where = path.relative_to(ROOT)
     lines = [f"{where}:{line}: {words!r} belongs to a task" for line, words in found]
     assert not lines, "\n".join(lines)
 
 
-def test_every_room_of_the_engine_is_read() -> None:
+def test_every_package_of_the_engine_is_checked() -> None:
     rooms = {path.relative_to(ROOT / "engine").parts[0] for path in FILES}
     assert rooms == {entry.name for entry in (ROOT / "engine").iterdir()} - {"py.typed", "__pycache__"}
     assert len(FILES) > 60
 
 
 @pytest.mark.parametrize("path", FILES[::9], ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_a_name_is_found_wherever_it_is_written_into_a_file(path: Path) -> None:
+def test_named_finds_a_name_anywhere_in_a_file(path: Path) -> None:
     source = path.read_text(encoding="utf-8").splitlines(keepends=True)
     for line in {1, len(source) // 2, len(source)}:
         changed = [*source[:line], "    # the accuracy\n", *source[line:]]
@@ -120,11 +120,11 @@ def test_a_name_is_found_wherever_it_is_written_into_a_file(path: Path) -> None:
         ("'train/error' and 'loss_cls'", ["train error", "loss cls"]),
     ],
 )
-def test_what_belongs_to_a_task_is_found(source: str, found: list[str]) -> None:
+def test_named_finds_words_of_a_task(source: str, found: list[str]) -> None:
     assert [words for _, words in named(source)] == found
 
 
-def test_a_finding_has_the_line_that_it_begins_in() -> None:
+def test_named_gives_the_line_at_which_a_finding_begins() -> None:
     assert named('"""First.\n\nThe key\npoints."""\nx = 1  # masks\n') == [(3, "key points"), (5, "masks")]
 
 
@@ -145,12 +145,12 @@ def test_a_finding_has_the_line_that_it_begins_in() -> None:
         "cfg.MODEL.NUM_CLASSES, task.losses, task.predict, Score('loss')",
     ],
 )
-def test_the_words_of_a_training_loop_are_no_finding(source: str) -> None:
+def test_named_ignores_the_words_of_a_training_loop(source: str) -> None:
     assert named(source) == []
 
 
 def names_in_tasks() -> Iterator[str]:
-    """Yield the names in tasks/ under which tasks are registered, those of their classes, and those of scores."""
+    """Yield the names of tasks, of their classes and of their scores in tasks/."""
     for path in sorted((ROOT / "tasks").glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef) and any(getattr(base, "id", "") == "Task" for base in node.bases):
@@ -161,7 +161,7 @@ def names_in_tasks() -> Iterator[str]:
                 yield str(node.args[0].value)
 
 
-def test_the_names_of_all_tasks_and_of_their_scores_would_be_found() -> None:
+def test_named_finds_the_names_of_all_tasks_and_scores() -> None:
     names = {*names_in_tasks()}
     assert names >= {"classification", "Classification", "accuracy", "top5", "loss"}
     assert [name for name in sorted(names - GENERAL) if not named(name)] == []

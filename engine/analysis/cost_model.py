@@ -1,8 +1,7 @@
-"""How fast many devices train what one trains: a model of links, of gradients on their way, and of memory.
+"""Prediction of the time and memory of an update on many devices, from the measured profile of one.
 
-A message of n bytes takes latency + n / bandwidth (Hockney 1994). Collective operations are made of such messages:
-Thakur, Rabenseifner and Gropp 2005; Patarasu and Yuan 2009 for the ring; Sanders, Speck and Träff 2009 for trees.
-Nothing here imports torch or measures anything. Times are in seconds, sizes in bytes, links in bytes a second.
+The model covers computation, communication of gradients and weights, and memory. Times are in seconds, sizes in
+bytes. Nothing here imports torch or measures.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
-import numpy as np
+from .links import Cluster
 
 MIB = 2**20
 FIRST_BUCKET, BUCKET = MIB, 25 * MIB  # DistributedDataParallel's defaults
@@ -22,105 +21,14 @@ Mode = Literal["ddp", "fsdp"]
 MODES: tuple[Mode, ...] = ("ddp", "fsdp")
 
 
-class Link(NamedTuple):
-    """What one side sends while it receives as much.
-
-    Attributes:
-        latency: seconds until a message of no bytes is there.
-        bandwidth: bytes a second, in one direction.
-    """
-
-    latency: float
-    bandwidth: float
-
-    def ring(self, size: float, ranks: int) -> float:
-        """Return the seconds of a reduce-scatter, or of an all-gather, of `size` bytes in all, in a ring.
-
-        >>> round(Link(latency=1e-5, bandwidth=1e9).ring(1e8, ranks=4), 5)  # 3 messages of 25 MB
-        0.07503
-        """
-        return (ranks - 1) * (self.latency + size / (ranks * self.bandwidth))
-
-    def all_reduce(self, size: float, ranks: int) -> float:
-        """Return the seconds of the faster all-reduce: two passes of the ring, or up and down two trees.
-
-        >>> link = Link(latency=1e-5, bandwidth=1e9)
-        >>> [round(link.all_reduce(size, ranks=64), 6) for size in (1e3, 1e9)]  # tree, ring
-        [0.000122, 1.97001]
-        """
-        tree = 2 * (math.ceil(math.log2(ranks)) * self.latency + size / self.bandwidth) if ranks > 1 else 0.0
-        return min(tree, 2 * self.ring(size, ranks))
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """Machines with equal devices in each.
-
-    Args:
-        per_machine: devices in a machine.
-        inside: the link of a device to others of its machine.
-        between: the link of a machine to others, all its network cards together.
-    """
-
-    per_machine: int
-    inside: Link
-    between: Link
-
-    def shape(self, devices: int) -> tuple[int, int]:
-        """Return (machines, devices in each).
-
-        Raises:
-            ValueError: they fill the last machine in part only.
-
-        >>> cluster = Cluster(8, Link(4e-6, 2e11), Link(1e-5, 2e11))
-        >>> cluster.shape(4), cluster.shape(64)
-        ((1, 4), (8, 8))
-        """
-        if devices <= self.per_machine:
-            return 1, devices
-        machines, rest = divmod(devices, self.per_machine)
-        if rest:
-            raise ValueError(
-                f"{devices} devices do not fill machines of {self.per_machine}; give a multiple, as "
-                f"{machines * self.per_machine} or {(machines + 1) * self.per_machine}"
-            )
-        return machines, self.per_machine
-
-    def gather(self, size: float, devices: int) -> float:
-        """Return the seconds of an all-gather or a reduce-scatter of `size` bytes in all over all devices.
-
-        Each device exchanges its part with its likes in other machines, then within its machine.
-
-        >>> cluster = Cluster(8, Link(0, 2e11), Link(0, 1e11))
-        >>> round(cluster.gather(1e9, 8), 6), round(cluster.gather(1e9, 64), 6)  # + 7/8 of 1 GB between machines
-        (0.004375, 0.013125)
-        """
-        machines, inside = self.shape(devices)
-        return self.between.ring(size, machines) + self.inside.ring(size, inside)
-
-    def all_reduce(self, size: float, devices: int) -> float:
-        """Return the seconds in which all devices get the sum of what each has.
-
-        The sum is made within machines, each device then having a part of it, then between, then spread.
-
-        >>> cluster = Cluster(8, Link(0, 2e11), Link(0, 1e11))
-        >>> round(cluster.all_reduce(1e9, 8), 6), round(cluster.all_reduce(1e9, 64), 6)
-        (0.00875, 0.02625)
-        """
-        machines, inside = self.shape(devices)
-        if machines == 1:
-            return self.inside.all_reduce(size, inside)
-        return 2 * self.inside.ring(size, inside) + self.between.all_reduce(size, machines)
-
-
 class Work(NamedTuple):
-    """What grows with the images: seconds, or bytes."""
+    """A cost that is linear in the number of images: seconds, or bytes."""
 
     fixed: float
     per_image: float
 
     def of(self, images: float) -> float:
-        """Return it for so many images.
+        """Return the cost of a number of images.
 
         >>> Work(0.25, 0.5).of(3)
         1.75
@@ -129,12 +37,12 @@ class Work(NamedTuple):
 
 
 class Unit(NamedTuple):
-    """A module that fsdp puts together by itself, and takes apart.
+    """A module whose parameters FSDP all-gathers and reshards as one unit.
 
     Attributes:
         weights: bytes of its parameters.
-        gradients: bytes of their gradients; fewer where some are frozen.
-        ready: the share of the backward pass after which all of these are made.
+        gradients: bytes of their gradients; fewer if some are frozen.
+        ready: the fraction of the backward pass after which all of these gradients are computed.
     """
 
     weights: int
@@ -144,24 +52,24 @@ class Unit(NamedTuple):
 
 @dataclass(frozen=True)
 class Profile:
-    """One device's part of training.
+    """The times and sizes of training on one device.
 
     Args:
-        gradients: bytes of each gradient, in the order in which the backward pass makes them.
-        ready: the share of the backward pass after which each is made, growing, the last one 1.
+        gradients: bytes of each gradient, in the order in which the backward pass computes them.
+        ready: the fraction of the backward pass after which each gradient is computed, increasing to 1.
         forward: seconds of a forward pass.
         backward: seconds of a backward pass.
         update: seconds of clipping and the optimizer's step.
-        weights: bytes of parameters, and of buffers.
-        buffers: bytes of `weights` that are buffers, which fsdp leaves whole on each device.
-        state: bytes that the optimizer keeps.
+        weights: bytes of parameters and buffers.
+        buffers: bytes of `weights` that are buffers, which FSDP does not shard.
+        state: bytes of the optimizer state.
         average: bytes of the moving average of the weights.
-        activations: bytes that are kept from the forward pass for the backward pass.
-        summed: bytes that are sent for each byte of a gradient: 0.5 where bf16 is.
-        gathered: the same for weights, with fsdp.
-        units: modules that fsdp gathers by themselves, in the order of the backward pass; what is in none of them
-            is gathered for all of a pass.
-        reshard: whether fsdp takes weights apart after the forward pass, and gathers them anew for the backward
+        activations: bytes that are saved in the forward pass for the backward pass.
+        summed: bytes sent for each byte of a gradient: 0.5 if gradients are sent in bf16.
+        gathered: bytes sent for each byte of a weight, with FSDP.
+        units: modules that FSDP all-gathers separately, in the order of the backward pass; all other parameters
+            are gathered for the full pass.
+        reshard: whether FSDP reshards weights after the forward pass, and all-gathers them again for the backward
             pass.
     """
 
@@ -181,7 +89,7 @@ class Profile:
     reshard: bool = True
 
     def rest(self) -> tuple[int, int]:
-        """Return the bytes of parameters, and of their gradients, that are in no unit.
+        """Return the bytes of the parameters outside all units, and of their gradients.
 
         >>> Profile((8, 4), (0.5, 1.0), Work(0, 0), Work(0, 0), 0.0, weights=14, units=(Unit(8, 8, 0.5),)).rest()
         (6, 4)
@@ -190,7 +98,7 @@ class Profile:
         return self.weights - self.buffers - in_units[0], sum(self.gradients) - in_units[1]
 
     def buckets(self) -> list[tuple[int, float]]:
-        """Return (bytes, share of the backward pass after which it is full) of each bucket of gradients.
+        """Return (bytes, fraction of the backward pass after which it is full) of each bucket of gradients.
 
         >>> profile = Profile((MIB, 20 * MIB, 9 * MIB, 4), (0.1, 0.5, 0.8, 1.0), Work(0, 0), Work(0, 0), 0, 0)
         >>> [(size / MIB, ready) for size, ready in profile.buckets()]
@@ -207,12 +115,12 @@ class Profile:
 
 
 class Prediction(NamedTuple):
-    """What `predict` says of an update.
+    """The predicted cost of an update.
 
     Attributes:
-        seconds: of an update.
-        waiting: seconds of them in which a device waits for others' bytes.
-        memory: bytes of a device by what they are for.
+        seconds: the duration of an update.
+        waiting: seconds of it in which a device waits for communication.
+        memory: bytes on a device, by purpose.
     """
 
     seconds: float
@@ -223,22 +131,24 @@ class Prediction(NamedTuple):
 def predict(
     profile: Profile, cluster: Cluster, devices: int, images: float, mode: Mode = "ddp", micro_batches: int = 1
 ) -> Prediction:
-    """Return what an update of `devices` takes.
+    """Return the predicted time and memory of an update on several devices.
 
     Args:
         profile: of one device.
-        cluster: where they are.
-        devices: how many train together.
-        images: of a device in a micro-batch.
-        mode: ddp: a bucket of gradients is summed while the backward pass goes on with the layers before it (Li et
-            al. 2020). fsdp: weights are gathered unit by unit, one ahead, in both passes, and gradients are summed
-            to where they are kept (Zhao et al. 2023).
-        micro_batches: of an update; only the last one's gradients are sent, with fsdp the weights for each.
+        cluster: the machines of the devices.
+        devices: the number of devices that train together.
+        images: images per device and micro-batch.
+        mode: ddp: each bucket of gradients is all-reduced while the backward pass continues with earlier layers
+            (Li et al. 2020). fsdp: weights are all-gathered unit by unit, one unit ahead, in both passes, and
+            gradients are reduce-scattered (Zhao et al. 2023).
+        micro_batches: micro-batches per update; gradients are sent for the last one only, weights, with fsdp, for
+            each.
 
     Raises:
-        ValueError: the devices fill the last machine in part only.
+        ValueError: the devices do not fill the last machine.
 
     >>> profile = Profile((4_000_000,) * 2, (0.5, 1.0), Work(0, 0.01), Work(0, 0.02), 0.01, 8_000_000)
+    >>> from warmstart.engine.analysis.links import Link
     >>> slow = Cluster(1, Link(0, 1e9), Link(0, 1e7))
     >>> found = predict(profile, slow, devices=4, images=10)  # 2 x 0.6 s, the first 0.1 s after the forward pass
     >>> round(found.seconds, 3), round(found.waiting, 3)
@@ -256,7 +166,7 @@ def predict(
 
 
 def _ddp_end(profile: Profile, cluster: Cluster, devices: int, backward: float) -> float:
-    """Return when all gradients are summed, from the beginning of the backward pass."""
+    """Return the seconds from the start of the backward pass until all gradients are all-reduced."""
     sent = 0.0
     for size, ready in profile.buckets():
         sent = max(sent, ready * backward) + cluster.all_reduce(profile.summed * size, devices)
@@ -266,7 +176,7 @@ def _ddp_end(profile: Profile, cluster: Cluster, devices: int, backward: float) 
 def _fsdp_end(
     profile: Profile, cluster: Cluster, devices: int, forward: float, backward: float, last: bool
 ) -> float:
-    """Return when a micro-batch is done with, from the beginning of its forward pass; the last one's is summed."""
+    """Return the seconds of a micro-batch; only the gradients of the last one are reduce-scattered."""
 
     def seconds(size: float) -> float:
         return cluster.gather(size, devices) if size else 0.0
@@ -277,33 +187,33 @@ def _fsdp_end(
         seconds(profile.summed * size * last) for size in (*(unit.gradients for unit in profile.units), gradients)
     ]
     shares = [end - begin for begin, end in pairwise([0.0, *(unit.ready for unit in profile.units), 1.0])]
-    # What is in no unit is gathered before all else in both passes, and its gradients are summed at the very end.
+    # Parameters outside all units are gathered first in both passes, and their gradients are reduced last.
     begun = _pass_end([gathers[0], *gathers[:0:-1]], shares[::-1], [0.0] * len(shares), forward)
     again = [*gathers, 0.0] if profile.reshard else [0.0] * (len(gathers) + 1)
     return begun + _pass_end(again, [0.0, *shares], [0.0, *sums], backward)
 
 
 def _pass_end(gathers: Sequence[float], shares: Sequence[float], sums: Sequence[float], seconds: float) -> float:
-    """Return when a pass is over: each unit has weights to gather, a share of the seconds, gradients to sum."""
+    """Return the seconds of a pass with a gather, a share of the computation and a reduction for each unit."""
     sent = gathered = gathers[0]
     computed = summed = 0.0
     for following, share, to_sum in zip([*gathers[1:], 0.0], shares, sums, strict=True):
         begun = max(computed, gathered)
         computed = begun + share * seconds
         if following:
-            gathered = sent = max(sent, begun) + following  # one ahead: while this one computes
+            gathered = sent = max(sent, begun) + following  # one unit ahead, while this one computes
         if to_sum:
-            computed = max(computed, summed)  # torch holds one unit's gradients on their way, no more
+            computed = max(computed, summed)  # torch has at most one unit's gradients in flight
             summed = sent = max(sent, computed) + to_sum
     return max(computed, sent)
 
 
 def _memory(profile: Profile, devices: int, images: float, mode: Mode, micro_batches: int) -> dict[str, int]:
     parts = devices if mode == "fsdp" else 1
-    more = (parts - 1) * profile.buffers  # each device has all of these
+    more = (parts - 1) * profile.buffers  # which are not sharded
     kept = {
         "weights": profile.weights + more,
-        "gradients": sum(profile.gradients),  # with ddp they lie in the buckets
+        "gradients": sum(profile.gradients),  # with DDP, views into the buckets
         "optimizer": profile.state,
         "average": profile.average + more if profile.average else 0,
     }
@@ -315,40 +225,22 @@ def _memory(profile: Profile, devices: int, images: float, mode: Mode, micro_bat
 
 
 def _whole(profile: Profile, micro_batches: int) -> int:
-    """Return the most bytes of weights and gradients that fsdp has on a device beside its part of them."""
+    """Return the peak bytes of unsharded weights and gradients that FSDP has on a device besides its shards."""
     weights, gradients = profile.rest()
-    # One unit is in use, one on its way: to here the weights, from here the gradients.
+    # One unit is in use and one in flight: its weights are being gathered, or its gradients reduced.
     if profile.reshard:
         weights += sum(sorted(unit.weights for unit in profile.units)[-2:])
     else:
         weights = profile.weights - profile.buffers
     if micro_batches == 1:
         gradients += sum(sorted(unit.gradients for unit in profile.units)[-2:])
-    else:  # they wait for the last micro-batch
+    else:  # they accumulate, unsharded, until the last micro-batch
         gradients = sum(profile.gradients)
     return weights + gradients
 
 
-def fit_link(sizes: Sequence[float], seconds: Sequence[float], ranks: int) -> Link:
-    """Return the link whose ring explains measured all-reduces best, by least squares of the relative errors.
-
-    Args:
-        sizes: bytes, of two sizes or more.
-        seconds: of each.
-        ranks: that took part, 2 or more.
-
-    >>> link = fit_link([1e4, 1e6, 1e8], [0.00021, 0.0012, 0.1002], ranks=2)
-    >>> round(link.latency, 6), round(link.bandwidth)
-    (0.0001, 1000000000)
-    """
-    steps = 2 * (ranks - 1)
-    terms = np.array([[steps, steps / ranks * size] for size in sizes]) / np.array(seconds)[:, None]
-    latency, per_byte = np.linalg.lstsq(terms, np.ones(len(terms)), rcond=None)[0].tolist()
-    return Link(max(latency, 0.0), 1 / max(per_byte, 1e-15))  # noise may make either less than nothing
-
-
 def workers_needed(images_per_second: float, of_one_worker: float) -> int:
-    """Return how many loading processes keep up with a device, or a machine.
+    """Return the number of loading processes that keep up with a device, or a machine.
 
     >>> workers_needed(images_per_second=2600, of_one_worker=1000)
     3

@@ -1,9 +1,9 @@
-"""Measures the links between processes, by all-reduces of several sizes.
+"""A benchmark of the links between processes, by all-reduces of several sizes.
 
     torchrun --standalone --nproc_per_node 8 -m warmstart.engine.analysis.link_benchmark
 
-prints one JSON line; over several machines, torchrun's --nnodes, --node_rank and --master_addr say which. NCCL is
-measured where there are CUDA devices, else gloo.
+prints one JSON line. For several machines add torchrun's --nnodes, --node_rank and --master_addr. It measures NCCL
+if there are CUDA devices, else gloo.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from warmstart.config import ConfigError
 
 from ..distributed.environment import FILE, stay_on_loopback
 from ..distributed.launch import run_here
-from .cost_model import Link, fit_link
+from .links import Link, fit_link
 
 SIZES = tuple(4**power for power in range(6, 14))  # 4 KiB to 64 MiB
 _TIMEOUT = 300
 
 
 def measure_links(ranks: int = 2) -> Link:
-    """Return the link between processes of this machine.
+    """Return the measured link between processes on this machine.
 
     Raises:
-        ConfigError: they could not be started.
+        ConfigError: the processes could not be started.
     """
     command = [sys.executable, "-m", __name__, str(ranks)]
     env = {"OMP_NUM_THREADS": "1", **os.environ}
@@ -54,7 +54,7 @@ def measure_links(ranks: int = 2) -> Link:
 def all_reduce_seconds(
     size: int, rounds: int, device: torch.device, group: dist.ProcessGroup | None = None
 ) -> float:
-    """Return the median of the seconds of an all-reduce of `size` bytes in a group; None: the default one."""
+    """Return the median seconds of an all-reduce of `size` bytes in a group; None: the default group."""
     values, seconds = torch.zeros(size // 4, device=device), []
     for _ in range(2 + rounds):
         dist.barrier(group)
@@ -67,7 +67,7 @@ def all_reduce_seconds(
 
 
 def main() -> None:
-    """Measure, and print what was found in the first process; in the launcher of so many, start them."""
+    """Measure the links and print the result on rank 0; with a number as argument, start so many ranks."""
     if sys.argv[1:]:
         sys.exit(run_here(["-m", __spec__.name], int(sys.argv[1])))
     on_cuda = torch.cuda.is_available()

@@ -1,4 +1,4 @@
-"""The learning-rate range test: a short run in which the rate grows, to see where the loss falls and bursts."""
+"""The learning-rate range test: a short run with a growing learning rate, until the loss diverges."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-FEWEST = 10  # updates from which a rate can be read
-_BURST = 4  # times the best loss
+FEWEST = 10  # updates that are needed to choose a learning rate
+_BURST = 4  # the loss diverges at so many times its best value
 
 
 @dataclass(frozen=True)
 class RangeTest:
-    """What a range test saw; one entry an update.
+    """The results of a range test, with one entry per update.
 
     Args:
-        rates: growing by the same factor each time.
-        losses: that of each update's batch, before the update.
+        rates: the learning rates, which grow by a constant factor.
+        losses: the loss of each update's batch, before the update.
         smooth: the weight of one loss in the moving average.
-        burst: whether the loss burst, so that higher rates were not tried.
+        burst: whether the loss diverged, so that higher learning rates were not tried.
     """
 
     rates: tuple[float, ...]
@@ -51,7 +51,7 @@ class RangeTest:
 
     @property
     def start(self) -> float:
-        """The loss before anything has moved."""
+        """The loss before training has changed it."""
         return median(self.losses[:FEWEST])
 
     @cached_property
@@ -59,19 +59,20 @@ class RangeTest:
         """The moving average of the losses, taken forwards and then backwards.
 
         Forwards alone it would lag 1 / smooth updates behind, which at the defaults is more than a decade of
-        rates. A loss above where they began counts as that, else the burst would reach back to where all was well.
+        learning rates. Losses are clipped at the initial loss, because the losses after the divergence would
+        otherwise raise the average before it.
         """
         forwards = moving_average([min(loss, self.start) for loss in self.losses], self.smooth)
         return tuple(moving_average(forwards[::-1], self.smooth)[::-1])
 
     @property
     def lowest(self) -> float:
-        """The rate at which the smoothed loss is lowest."""
+        """The learning rate at which the smoothed loss is lowest."""
         return self.rates[int(np.argmin(self.smoothed))]
 
     @property
     def steepest(self) -> float:
-        """The rate, up to the lowest loss, at which the smoothed loss falls fastest, over the rate's logarithm."""
+        """The learning rate, up to `lowest`, at which the smoothed loss falls fastest, on a logarithmic axis."""
         slopes = np.gradient(self.smoothed, np.log(self.rates))
         return self.rates[int(np.argmin(slopes[: int(np.argmin(self.smoothed)) + 1]))]
 
@@ -93,23 +94,23 @@ def find_lr(
     scaler: LossScaler | None = None,
     autocast: torch.dtype | None = None,
 ) -> RangeTest:
-    """Train for up to `iters` updates, the rate growing by the same factor each time; see what the loss does.
+    """Train for up to `iters` updates while the learning rate grows by a constant factor; return the losses.
 
-    From Smith 2015 (https://arxiv.org/abs/1506.01186). Momentum and weight decay are the optimizer's, and all
-    groups' rates are scaled alike. It ends early where the moving average of the loss is above 4 times its
-    lowest value, or a loss is not finite. All of it happens to copies: model, optimizer and random number
-    generators stay as they are.
+    From Smith 2015 (https://arxiv.org/abs/1506.01186). Momentum and weight decay are the optimizer's, and the
+    learning rates of all groups are scaled by the same factor. It ends early if the moving average of the loss
+    exceeds 4 times its lowest value, or a loss is not finite. It trains copies: the model, the optimizer and the
+    random number generators are left unchanged.
 
     Args:
         model: as for `Trainer`.
         optimizer: of that model.
-        batches: as many as there are updates.
+        batches: one for each update.
         task: as for `Trainer`.
-        base_lr: the base rate that `min_lr` and `max_lr` stand for; None: the first group's.
-        min_lr: the first rate.
-        max_lr: the last rate.
+        base_lr: the base learning rate that `min_lr` and `max_lr` replace; None: the first group's.
+        min_lr: the first learning rate.
+        max_lr: the last learning rate.
         iters: updates, 10 or more.
-        smooth: the weight of one loss in the moving average, in (0, 1]; 1 is no smoothing.
+        smooth: the weight of one loss in the moving average, in (0, 1]; 1 disables smoothing.
         device: where the model is.
         accum_steps: as for `Trainer`.
         clip: as for `Trainer`.
@@ -117,10 +118,10 @@ def find_lr(
         autocast: as for `Trainer`.
 
     Raises:
-        ConfigError: an argument makes no sense; the loss burst too early, or never fell.
+        ConfigError: an argument is out of range; the loss diverged too early, or never fell.
         ValueError: there are too few batches.
 
-    >>> class Square(nn.Module):  # its gradient is its weight: from the rate 2 on it no longer shrinks
+    >>> class Square(nn.Module):  # its gradient is its weight, which from learning rate 2 on no longer shrinks
     ...     def __init__(self): super().__init__(); self.weight = nn.Parameter(torch.ones(1))
     ...     def forward(self, x): return {"loss": (x * self.weight).square().mean() / 2}
     >>> model = Square()
@@ -134,7 +135,7 @@ def find_lr(
     base = float(first.get("initial_lr", first["lr"])) if base_lr is None else base_lr
     rates = [min_lr * (max_lr / min_lr) ** (t / (iters - 1)) for t in range(iters)]
     with preserved_rng(device):
-        # Both at once, so that the copied optimizer holds the copied parameters.
+        # Copied together, so that the copied optimizer holds the copied parameters.
         model, optimizer = copy.deepcopy((model, optimizer))
         sweep = ScheduleLR(optimizer, lambda t: rates[min(t, iters - 1)] / base)
         options: dict[str, Any] = {"device": device, "accum_steps": accum_steps, "clip": clip, "scaler": scaler}
@@ -142,20 +143,20 @@ def find_lr(
         losses, burst = _losses(trainer, batches, smooth)
     if len(losses) < FEWEST:
         raise ConfigError(
-            f"the loss burst after {len(losses)} updates, at the rate {rates[len(losses)]:.2g}, too early to see "
-            f"anything; begin lower, with min_lr {min_lr / 1000:.1g}"
+            f"the loss diverged after {len(losses)} updates, at learning rate {rates[len(losses)]:.2g}, too early "
+            f"to choose one; start lower, with min_lr {min_lr / 1000:.1g}"
         )
     found = RangeTest(tuple(rates[: len(losses)]), tuple(losses), smooth, burst)
     if not _falls(found):
         raise ConfigError(
-            f"the loss did not fall between the rates {found.rates[0]:.2g} and {found.rates[-1]:.2g}; give min_lr "
-            f"and max_lr further apart, or iters above {iters}"
+            f"the loss did not fall between learning rates {found.rates[0]:.2g} and {found.rates[-1]:.2g}; set "
+            f"min_lr and max_lr further apart, or iters above {iters}"
         )
     return found
 
 
 def _losses(trainer: Trainer, batches: Iterable[Any], smooth: float) -> tuple[list[float], bool]:
-    """Return the loss of each update, and whether it burst before the last one."""
+    """Return the loss of each update, and whether it diverged before the last one."""
     trainer.model.train()
     stream, best = iter(batches), math.inf
     losses: list[float] = []
@@ -177,15 +178,15 @@ def _losses(trainer: Trainer, batches: Iterable[Any], smooth: float) -> tuple[li
 
 
 def _falls(found: RangeTest) -> bool:
-    """Return whether the smoothed loss falls by more than chance, or rounding, makes it differ anyway."""
+    """Return whether the smoothed loss falls by more than noise or rounding errors explain."""
     batch = pstdev(after - before for before, after in pairwise(found.losses[:FEWEST]))
-    averaged = min(2 / found.smooth, len(found.losses))  # about so many losses make up one of the average
+    averaged = min(2 / found.smooth, len(found.losses))  # the approximate number of losses in one average
     chance = 2 * batch / math.sqrt(averaged) + 1e-6 * abs(found.start)
     return found.smoothed[0] - min(found.smoothed) > chance
 
 
 def moving_average(values: Sequence[float], weight: float) -> list[float]:
-    """Return the exponential moving average, corrected for its start: the first one is the first value.
+    """Return the exponential moving average with bias correction, so that the first average is the first value.
 
     >>> moving_average([1.0, 2.0, 2.0], weight=0.5)
     [1.0, 1.6666666666666667, 1.8571428571428572]
@@ -198,7 +199,7 @@ def moving_average(values: Sequence[float], weight: float) -> list[float]:
 
 
 def range_picture(found: RangeTest) -> Figure:
-    """Return a figure of the loss over the rate, with the rates to choose from."""
+    """Return a figure of the loss over the learning rate, with the learning rates to choose from."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.0, 4.5), dpi=100, layout="constrained")
@@ -212,7 +213,7 @@ def range_picture(found: RangeTest) -> Figure:
         axes.axvline(rate, color=colour, linestyle="--", label=f"{what}: {rate:.2g}")
     axes.set_xscale("log")
     low, height = min(found.losses), found.start - min(found.losses)
-    axes.set_ylim(low - 0.1 * height, low + 1.5 * height)  # what comes of the burst is far above
+    axes.set_ylim(low - 0.1 * height, low + 1.5 * height)  # the losses of the divergence are far above
     axes.set_xlabel("learning rate")
     axes.set_ylabel("loss")
     axes.grid(alpha=0.3)
@@ -224,6 +225,6 @@ def _check(min_lr: float, max_lr: float, iters: int, smooth: float) -> None:
     if not 0 < min_lr < max_lr < math.inf:
         raise ConfigError(f"min_lr must be above 0 and max_lr above that; got {min_lr:g} and {max_lr:g}")
     if iters < FEWEST:
-        raise ConfigError(f"iters must be {FEWEST} or more, to see anything; got {iters}")
+        raise ConfigError(f"iters must be {FEWEST} or more, to choose a learning rate; got {iters}")
     if not 0 < smooth <= 1:
-        raise ConfigError(f"smooth must be above 0 and at most 1, which is no smoothing; got {smooth:g}")
+        raise ConfigError(f"smooth must be above 0 and at most 1, which disables smoothing; got {smooth:g}")

@@ -1,4 +1,4 @@
-"""What one device does in an update, measured: times, gradients in the order in which they come, and memory."""
+"""The measured profile of an update on one device: times, gradients in the order of the backward pass, memory."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from ..runtime.precision import LossScaler
 from .cost_model import Profile, Unit, Work
 
 Losses = Callable[[Any], Mapping[str, Tensor]]
-_FEW = 8  # images that sizes are measured with
-_UNTIMED = 2  # updates before those that are timed
+_FEW = 8  # images in the update that measures sizes
+_UNTIMED = 2  # warm-up updates before the timed ones
 
 
 def profile_of(
@@ -32,17 +32,16 @@ def profile_of(
 ) -> Profile:
     """Return the profile of an update.
 
-    What grows with the images and what does not is told apart by updates with all of them and with a quarter,
-    times being medians. Activations are what autograd keeps for the backward pass.
+    Updates with all images and with a quarter of them separate the fixed part of a time from the part per image;
+    times are medians. Activations are what autograd saves for the backward pass.
 
     Args:
         step: the update.
-        images: of a micro-batch on one device.
-        rounds: updates that are timed, of either kind.
-        times: seconds of the forward pass, the backward pass and the optimizer's step with so many images, where
-            they are known: nothing is timed then, and passes are taken to be in proportion to the images.
-        **sharing: fields of the profile that say how processes share the model: average, summed, gathered,
-        reshard.
+        images: images per micro-batch on one device.
+        rounds: timed updates with either number of images.
+        times: the seconds of the forward pass, the backward pass and the optimizer's step with `images` images, if
+            they are known: nothing is timed then, and the passes are assumed proportional to the images.
+        **sharing: fields of the profile for training on several devices: average, summed, gathered, reshard.
     """
     few = min(images, _FEW)
     gradients, ready, kept, units = step.sizes(few)
@@ -70,17 +69,17 @@ def profile_of(
 
 
 class Step:
-    """An update by hand, in its three parts.
+    """An update in three separately timed steps: forward pass, backward pass and optimizer step.
 
     Args:
         model: on its device, in training mode.
         optimizer: of its parameters.
-        losses: turns a batch into losses by name; also compiled, which is what is timed.
-        batch: any number of images; they come again where more are asked for.
-        device: where the model is.
+        losses: two functions from a batch to its losses by name: eager, and compiled, which is the one timed.
+        batch: any number of images, which are repeated if more are needed.
+        device: the model's.
         scaler: as for `Trainer`.
         clip: as for `Trainer`.
-        wrapped: modules that FSDP gathers one by one, outer ones first.
+        wrapped: modules that FSDP all-gathers one by one, outer ones first.
     """
 
     def __init__(
@@ -97,13 +96,13 @@ class Step:
         self.model, self.optimizer, self.device = model, optimizer, device
         self._eager, self._compiled = losses
         self._batch, self._scaler, self._clip = batch, scaler, clip
-        # Inner ones last: a parameter belongs to the innermost.
+        # Inner modules come last, because a parameter belongs to the innermost.
         self._unit_of = {parameter: number for number, it in enumerate(wrapped) for parameter in it.parameters()}
 
     def sizes(self, images: int) -> tuple[tuple[int, ...], tuple[float, ...], int, tuple[Unit, ...]]:
-        """Return the bytes of the gradients, when each was there, bytes kept for the backward pass, and units."""
+        """Return the bytes of the gradients, when each was ready, bytes saved for the backward pass, and units."""
         self._loss(images, self._eager).backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()  # makes what it keeps; not by the scaler, which may skip it
+        self.optimizer.step()  # allocates the optimizer state; not by the scaler, which may skip the step
         self.optimizer.zero_grad()
         kept: dict[int, int] = {}
         found: list[tuple[Tensor, Any]] = []
@@ -134,18 +133,18 @@ class Step:
         return tuple(it.nbytes for it, _ in found), ready, sum(kept.values()), units
 
     def _units(self, ready: dict[Tensor, float]) -> tuple[Unit, ...]:
-        """Return what MODEL.FSDP.WRAP names, by when the gradient of each parameter was there."""
-        parts: dict[int, list[Tensor]] = {}
+        """Return the modules of MODEL.FSDP.WRAP as units, in the order in which their gradients were ready."""
+        members: dict[int, list[Tensor]] = {}
         for parameter, number in self._unit_of.items():
-            parts.setdefault(number, []).append(parameter)
+            members.setdefault(number, []).append(parameter)
         units = [
-            Unit(_bytes(part), _bytes(it for it in part if it in ready), max(ready.get(it, 0.0) for it in part))
-            for part in parts.values()
+            Unit(_bytes(unit), _bytes(it for it in unit if it in ready), max(ready.get(it, 0.0) for it in unit))
+            for unit in members.values()
         ]
         return tuple(sorted(units, key=lambda unit: unit.ready))
 
     def times(self, images: int, rounds: int) -> list[float]:
-        """Return the seconds of the forward pass, the backward pass and the optimizer's step: medians."""
+        """Return the median seconds of the forward pass, the backward pass and the optimizer's step."""
         found = []
         for _ in range(_UNTIMED + rounds):
             marks = [self._mark()]
@@ -159,7 +158,7 @@ class Step:
         return [statistics.median(each) for each in zip(*found[_UNTIMED:], strict=True)]
 
     def _loss(self, images: int, losses: Losses) -> Tensor:
-        """Return the loss of a batch of so many images, which come again where there are fewer."""
+        """Return the loss of a batch of `images` images, repeated if there are fewer."""
         values = losses(_resized(self._batch, images))
         return torch.stack([value for name, value in values.items() if not name.startswith(METRIC)]).sum()
 
@@ -193,7 +192,7 @@ class Step:
 
 
 def _resized(batch: Batch, images: int) -> Batch:
-    """Return a batch of so many images, repeated if there are fewer."""
+    """Return a batch of `images` images, repeated if there are fewer."""
     places = [index % len(batch) for index in range(images)]
 
     def chosen(field: Any) -> Any:
@@ -207,7 +206,7 @@ def _resized(batch: Batch, images: int) -> Batch:
 
 
 def _line(one: tuple[int, float], other: tuple[int, float]) -> Work:
-    """Return the work that takes the seconds of (images, seconds) twice; no part of it is below nothing."""
+    """Return the work that fits two measurements of (images, seconds), with neither part negative."""
     (images, seconds), (fewer, less) = one, other
     if images == fewer:
         return Work(0.0, seconds / images)

@@ -1,7 +1,7 @@
-"""What the processes of a run tell each other beside gradients: numbers, decisions, mistakes.
+"""Collective operations for everything that ranks exchange besides gradients: numbers, decisions, errors.
 
-Each process is a rank, from 0. All here works in a run of one process too, where it costs nothing. A function that
-waits for all ranks says so: it is to be reached by each of them, in the same order.
+Each process of a run is a rank, from 0. In a run of one process all of them work too, at no cost. A collective
+function says that it waits for all ranks: every rank must call it, in the same order.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def rank() -> int:
-    """Return which process this is, from 0.
+    """Return the rank of this process, from 0.
 
     >>> rank(), world_size(), is_main()
     (0, 1, True)
@@ -26,12 +26,12 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """Return how many processes train together."""
+    """Return the number of processes that train together."""
     return dist.get_world_size() if _is_on() else 1
 
 
 def is_main() -> bool:
-    """Return whether this process is the one that writes files and the console: rank 0."""
+    """Return whether this process is rank 0, which writes the files and the console."""
     return rank() == 0
 
 
@@ -40,10 +40,10 @@ def _is_on() -> bool:
 
 
 def gather(value: T) -> list[T]:
-    """Return what each rank has given, in the order of the ranks; waits for all of them.
+    """Return the values of all ranks, in the order of the ranks (an all-gather); waits for all ranks.
 
     Args:
-        value: anything that can be pickled; tensors in it lie on the CPU.
+        value: anything that can be pickled, with tensors on the CPU.
 
     >>> gather("here")
     ['here']
@@ -56,7 +56,7 @@ def gather(value: T) -> list[T]:
 
 
 def all_reduce_max(numbers: Sequence[float]) -> list[float]:
-    """Return the greatest on any rank of each number, in half the time of `gather`; waits for all ranks."""
+    """Return each number's maximum over the ranks, in half the time of `gather`; waits for all ranks."""
     tensor = torch.tensor(numbers, dtype=torch.float64)
     if world_size() > 1:
         dist.all_reduce(tensor, dist.ReduceOp.MAX)
@@ -65,7 +65,7 @@ def all_reduce_max(numbers: Sequence[float]) -> list[float]:
 
 
 def broadcast_object(value: T) -> T:
-    """Return what rank 0 has given; waits for all ranks."""
+    """Return the value of rank 0; waits for all ranks."""
     if world_size() == 1:
         return value
     values = [value]
@@ -75,7 +75,7 @@ def broadcast_object(value: T) -> T:
 
 @torch.no_grad()
 def broadcast_buffers(model: nn.Module) -> None:
-    """Give all ranks the buffers of rank 0, as BatchNorm's running statistics; waits for all ranks."""
+    """Send the buffers of rank 0, such as BatchNorm's running statistics, to all ranks; waits for all ranks."""
     if world_size() > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)
@@ -83,7 +83,7 @@ def broadcast_buffers(model: nn.Module) -> None:
 
 @torch.no_grad()
 def average(tensors: list[torch.Tensor]) -> None:
-    """Replace tensors by their mean over the ranks; waits for all ranks."""
+    """Replace each tensor by its mean over the ranks, in place; waits for all ranks."""
     if world_size() > 1:
         for tensor in tensors:
             dist.all_reduce(tensor)

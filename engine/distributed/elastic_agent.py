@@ -1,4 +1,4 @@
-"""torch's elastic agent, which starts the ranks of a machine, watches them and starts them anew."""
+"""The elastic agent, which starts the ranks of a machine, monitors them and restarts them after a failure."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ from ..runtime.signals import ECHO, signal_name
 from .errors import LOST
 from .rendezvous import Place
 
-_LEFT_BEHIND = 3  # seconds that ranks have to end by themselves, once another one has failed
+_LEFT_BEHIND = 3  # seconds in which ranks must exit by themselves after another one has failed
 _AT_ONCE = 2  # and after a second signal
-FINAL = (2, 3, 4)  # exit codes after which the same command would end in the same way
+FINAL = (2, 3, 4)  # exit codes that a restart would only produce again
 
 
 class Rendezvous(RendezvousHandler):
-    """A rendezvous that is over before torch's agent asks for it, of machines that have found each other.
+    """A rendezvous of machines that is complete before torch's agent asks for it.
 
-    torch's own of one machine, "c10d", listens on all interfaces and unpickles what any client has written.
+    torch's own "c10d" rendezvous, even on one machine, listens on all interfaces and unpickles what any client
+    writes.
 
     Args:
-        place: where they have, and where the ranks will.
+        place: the store of the machines' rendezvous, and the address of the ranks'.
     """
 
-    #: For ranks that rendezvous at a port: the launcher of machine 0 listens there, not rank 0.
+    #: For ranks that rendezvous at a port: the launcher of machine 0 listens there, rather than rank 0.
     use_agent_store = True
 
     def __init__(self, place: Place) -> None:
@@ -66,21 +67,22 @@ class Rendezvous(RendezvousHandler):
 
 
 class Agent(LocalElasticAgent):
-    """torch's, with other manners where ranks end.
+    """torch's agent, except for how ranks are ended.
 
-    Where one fails, torch sends SIGTERM to the others, which those take for the user's wish to save, and kills
-    those that do not hear it after 30 s. Here they have three seconds to notice by themselves. A second signal to
-    this process ends ranks that wait for each other too. Failures that would come again are not tried again.
+    When a rank fails, torch sends SIGTERM to the others, which they take for the user's request to save and stop,
+    and after 30 s kills those that have not exited. Here they have three seconds to notice the failure by
+    themselves. A second signal to this process also ends ranks that are waiting for each other. Failures that
+    would only repeat are not retried.
 
     Args:
-        spec: what is started.
-        grace: seconds that ranks have after a signal.
+        spec: the workers to start.
+        grace: seconds in which ranks must exit after a signal.
     """
 
     def __init__(self, spec: WorkerSpec, grace: float) -> None:
-        super().__init__(spec, DefaultLogsSpecs(os.devnull))  # else it makes folders for output that goes on
+        super().__init__(spec, DefaultLogsSpecs(os.devnull))  # else it makes log folders, which stay empty
         self.grace = grace
-        #: The exit codes of the ranks that have failed: negative after a signal; of one killed here `LOST`.
+        #: The exit code of each rank that failed: negative after a signal, `LOST` for a rank killed here.
         self.codes: dict[int, int] = {}
         self._killed: set[int] = set()
 
@@ -94,12 +96,12 @@ class Agent(LocalElasticAgent):
     def _end(
         self, close: Callable[..., None], death_sig: signal.Signals | None = None, timeout: float = 0
     ) -> None:
-        """Stand for torch's `close`, by which it ends all ranks.
+        """Replace torch's `close`, which ends all ranks.
 
         Args:
             close: torch's own.
-            death_sig: None where one has failed, or all have ended.
-            timeout: torch's own; ours are others.
+            death_sig: the signal to pass on; None if a rank has failed, or all have exited.
+            timeout: torch's own, which is not used.
         """
         begin = time.monotonic()
         end = begin + (_LEFT_BEHIND if death_sig is None else self.grace)
@@ -119,7 +121,8 @@ class Agent(LocalElasticAgent):
         if death_sig is None:
             for local in self._running():
                 self._killed.add(self._rank(local))
-                _say(f"error: rank {self._rank(local)} did not end when another one had failed, and was killed")
+                late = f"it did not exit within {_LEFT_BEHIND} s after another rank failed"
+                _say(f"error: rank {self._rank(local)} was killed: {late}")
         close(signal.SIGKILL)
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
@@ -135,11 +138,11 @@ class Agent(LocalElasticAgent):
             else:
                 limit = worker_group.spec.max_restarts
                 number = limit - self._remaining_restarts + 1
-                _say(f"{_ended(rank, code)}; all ranks are started anew, time {number} of {limit}")
+                _say(f"{_ended(rank, code)}; restarting all ranks (restart {number} of {limit})")
         return result
 
     def _running(self) -> list[int]:
-        """Return the local ranks that have not ended."""
+        """Return the local ranks that have not exited."""
         return [local for local, handler in self._handlers().items() if handler.proc.poll() is None]
 
     def _send(self, signum: signal.Signals) -> None:
@@ -157,21 +160,21 @@ class Agent(LocalElasticAgent):
 
 
 def first_failure(codes: Mapping[int, int]) -> tuple[int, int]:
-    """Return the rank whose failure was the cause, and its exit code.
+    """Return the rank whose failure caused the others', and its exit code.
 
     Args:
-        codes: that of each rank that failed, negative after a signal.
+        codes: the exit code of each rank that failed, negative after a signal.
 
     >>> first_failure({0: LOST, 1: 3}), first_failure({0: 143, 1: 1}), first_failure({0: LOST, 1: -9})
     ((1, 3), (1, 1), (1, -9))
     """
-    # Last come those that have ended since another had; before them those that were killed, perhaps by the system.
+    # Last come the ranks that exited because another one had; before them those killed, perhaps by the system.
     order = {LOST: 2, 128 + signal.SIGTERM: 2, -signal.SIGTERM: 2, -signal.SIGKILL: 1}
     return min(codes.items(), key=lambda item: order.get(item[1], 0))
 
 
 def exit_code(codes: Mapping[int, int]) -> int:
-    """Return the exit code of the rank whose failure was the cause; where a signal ended it, say so."""
+    """Return the exit code of the rank that failed first; print the signal if one killed it."""
     rank, code = first_failure(codes)
     if code < 0:
         _say(f"error: {_ended(rank, code)}")
@@ -180,7 +183,7 @@ def exit_code(codes: Mapping[int, int]) -> int:
 
 
 def _ended(rank: int, code: int) -> str:
-    return f"rank {rank} " + (f"was ended by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}")
+    return f"rank {rank} " + (f"was killed by {signal_name(-code)}" if code < 0 else f"exited with code {code}")
 
 
 def _say(text: str) -> None:

@@ -1,4 +1,4 @@
-"""Environment variables by which launchers tell a process which rank it is, checked before they are used."""
+"""Environment variables in which launchers tell a process its rank, checked before they are used."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from warmstart.config import ConfigError
 from warmstart.data import OWN_CORES, OWN_DEVICE
 
-FILE = "file://"  # in MASTER_ADDR: the ranks of --num-gpus on one machine rendezvous in a file
+FILE = "file://"  # in MASTER_ADDR: with --num-gpus on one machine the ranks rendezvous through a file
 
 _PORTS = 2**16 - 1
-# The lowest value of each number that is read later; all are optional.
+# The lowest allowed value of each optional variable that is read later.
 _LOWEST = {
     "LOCAL_RANK": 0,
     "LOCAL_WORLD_SIZE": 1,
@@ -25,19 +25,19 @@ _LOWEST = {
 
 
 def is_rank() -> bool:
-    """Return whether a launcher has started this process as one of several: it says so in the environment."""
+    """Return whether a launcher has started this process as one of several, according to the environment."""
     return "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 def local_size() -> int:
-    """Return how many ranks this machine has."""
+    """Return the number of ranks on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def is_spokesman() -> bool:
-    """Return whether this process prints a mistake that all ranks find.
+    """Return whether this process prints an error that all ranks find.
 
-    Rank 0 does, and one whose own environment is wrong: the others may know nothing of it.
+    Rank 0 does, and so does a rank whose own environment is invalid: the others may not know of it.
     """
     if not is_rank():
         return True
@@ -50,7 +50,7 @@ def is_spokesman() -> bool:
 
 
 def check_environment(environ: Mapping[str, str]) -> None:
-    """Raise ConfigError if a number that launchers set is none, or out of range.
+    """Raise ConfigError if a variable that launchers set is not a number, or out of range.
 
     >>> check_environment({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"})
     >>> check_environment({"RANK": "2", "WORLD_SIZE": "2"})  # doctest: +ELLIPSIS
@@ -74,7 +74,7 @@ def whole_number(environ: Mapping[str, str], name: str, lowest: int, highest: in
     """Return the number that an environment variable holds.
 
     Raises:
-        ConfigError: it is not set, no whole number, or out of range.
+        ConfigError: it is not set, not a whole number, or out of range.
 
     >>> whole_number({"MASTER_PORT": "29500"}, "MASTER_PORT", 1)
     29500
@@ -93,10 +93,10 @@ def whole_number(environ: Mapping[str, str], name: str, lowest: int, highest: in
 
 
 def rendezvous_address(environ: Mapping[str, str]) -> tuple[str, int]:
-    """Return host and port at which ranks rendezvous, or file:///PATH and 0.
+    """Return the host and port of the ranks' rendezvous, or file:///PATH and 0.
 
     Raises:
-        ConfigError: the environment does not say where, or has no port.
+        ConfigError: the environment lacks the address or the port.
 
     >>> rendezvous_address({"MASTER_ADDR": "node1", "MASTER_PORT": "29500"})
     ('node1', 29500)
@@ -113,9 +113,9 @@ def rendezvous_address(environ: Mapping[str, str]) -> tuple[str, int]:
 
 
 def stay_on_loopback() -> None:
-    """Let gloo and NCCL use the loopback interface alone if all ranks are on this machine.
+    """Restrict gloo and NCCL to the loopback interface if all ranks are on this machine.
 
-    Both would listen on an address that other machines reach. What the user has set stays.
+    By default both listen on an address that other machines can reach. Variables that the user has set are kept.
     """
     if os.environ.get("WORLD_SIZE") != os.environ.get("LOCAL_WORLD_SIZE"):
         return
@@ -128,13 +128,13 @@ def stay_on_loopback() -> None:
 
 
 def slurm_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return what makes one of several tasks of an srun a rank; {} where this is none, or a rank already.
+    """Return the variables that make a task of srun a rank; {} if it is the only task, or a rank already.
 
-    Ranks rendezvous on the first host of the step, at a port that follows from the numbers of job and step; over
-    the loopback interface if all are on one machine.
+    Ranks rendezvous on the first host of the step, at a port derived from the job and step numbers, over the
+    loopback interface if all are on one machine.
 
     Raises:
-        ConfigError: a variable that srun sets is missing or nonsense.
+        ConfigError: a variable that srun sets is missing or invalid.
 
     >>> environ = {"SLURM_PROCID": "5", "SLURM_NTASKS": "6", "SLURM_LOCALID": "1", "SLURM_NODEID": "1"}
     >>> environ |= {"SLURM_STEP_NODELIST": "rack[1-2]gpu[07-08],big", "SLURM_STEP_TASKS_PER_NODE": "4,2"}
@@ -143,8 +143,8 @@ def slurm_environment(environ: Mapping[str, str]) -> dict[str, str]:
     {'RANK': '5', 'WORLD_SIZE': '6', 'LOCAL_RANK': '1', 'LOCAL_WORLD_SIZE': '2', 'MASTER_ADDR':
      'rack1gpu07', 'MASTER_PORT': '25567'}
     """
-    # The script of a batch job has a number too; only srun has steps. The shell that salloc opens is a step of one
-    # task, beside which the job's number of tasks stands.
+    # The script of a batch job has a task number too, but only srun has steps. The shell that salloc opens is a
+    # step of one task, and has the job's number of tasks in SLURM_NTASKS.
     tasks = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environ else "SLURM_NTASKS"
     if "RANK" in environ or "SLURM_STEP_NODELIST" not in environ or tasks not in environ:
         return {}
@@ -161,10 +161,10 @@ def slurm_environment(environ: Mapping[str, str]) -> dict[str, str]:
         "LOCAL_RANK": str(whole_number(environ, "SLURM_LOCALID", 0, here - 1)),
         "LOCAL_WORLD_SIZE": str(here),
         "MASTER_ADDR": "localhost" if here == size else _first_host(environ),
-        # Below the ports that systems give to whoever asks for any.
+        # Below the range of ephemeral ports.
         "MASTER_PORT": str(15000 + (job + step) % 17000),
     }
-    if "SLURM_GPUS_PER_TASK" in environ:  # each sees its own only
+    if "SLURM_GPUS_PER_TASK" in environ:  # each task sees only its own GPU
         found[OWN_DEVICE] = "0"
     if "SLURM_CPUS_PER_TASK" in environ:
         found[OWN_CORES] = str(whole_number(environ, "SLURM_CPUS_PER_TASK", 1))
@@ -172,7 +172,7 @@ def slurm_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _tasks_of(environ: Mapping[str, str], node: int) -> int:
-    """Return how many tasks a node of the step has: 4(x2),1 is 4 on each of the first two and 1 on the third."""
+    """Return the number of tasks on a node of the step: 4(x2),1 is 4 on the first two nodes and 1 on the third."""
     name = "SLURM_STEP_TASKS_PER_NODE"
     for part in environ.get(name, "").split(","):
         match = re.fullmatch(r"([0-9]{1,9})(?:\(x([0-9]{1,9})\))?", part)

@@ -1,4 +1,4 @@
-"""Errors that ranks share, and what tells a lost peer from a mistake."""
+"""Errors shared between ranks, and the errors that a lost peer causes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from warmstart.config import ConfigError
 from .comm import T, broadcast_object, gather, is_main, rank, world_size
 from .rendezvous import LateError
 
-LOST = 5  # the exit code of a rank that ends since another one has
+LOST = 5  # the exit code of a rank that exits because another one did
 
-# What gloo says where the other end of a connection has died, or has not come in time. NCCL has types for it.
+# gloo's messages when a peer has died or timed out. NCCL's errors have types of their own.
 _LOST = (
     "Connection closed by peer",
     "Connection reset by peer",
@@ -27,18 +27,19 @@ _LOST = (
 
 
 class _Shared(ConfigError):
-    """A mistake that all ranks know of."""
+    """An error that all ranks know of."""
 
 
 @contextmanager
 def raise_together() -> Iterator[None]:
-    """Let a ConfigError within the block, on any rank, be one on all; waits for all ranks at its end.
+    """Raise a ConfigError that any rank raises within the block on all ranks; waits for all ranks at its end.
 
-    Any other exception leaves this rank at once: nobody is waited for. Nor is one that all know of already: where
-    a rank has left an outer block, the others hear of it in the next inner one that they reach.
+    Any other exception propagates on this rank at once, without waiting for the others. So does an error that all
+    ranks know of already: when a rank has left an outer block, the others receive its error in the next inner
+    block that they reach.
 
     Raises:
-        ConfigError: that of the lowest rank that has one.
+        ConfigError: the error of the lowest rank that has one.
     """
     if world_size() == 1:
         yield
@@ -55,7 +56,7 @@ def raise_together() -> Iterator[None]:
 
 
 def on_main(function: Callable[[], T]) -> T:
-    """Return on all ranks what the function gives on rank 0, the only one to call it; waits for all ranks.
+    """Call a function on rank 0 and return its result on all ranks; waits for all ranks.
 
     Raises:
         ConfigError: the function has raised it.
@@ -69,9 +70,9 @@ def on_main(function: Callable[[], T]) -> T:
 
 
 def local_rank_zero_first(function: Callable[[], T]) -> T:
-    """Return what the function gives, called on the first rank of each machine, and then on its others.
+    """Return the result of a function, called first on local rank 0 of each machine, then on the other ranks.
 
-    For what downloads or converts files, which the later ones find done. Waits for all ranks.
+    For functions that download or convert files, which the other ranks then only read. Waits for all ranks.
 
     Raises:
         ConfigError: the function has raised it, on any rank.
@@ -88,7 +89,7 @@ def local_rank_zero_first(function: Callable[[], T]) -> T:
 
 
 def is_lost(error: BaseException) -> bool:
-    """Return whether an error only says that another rank has ended, or did not come in time.
+    """Return whether an error only means that another rank has exited or timed out.
 
     >>> is_lost(RuntimeError("Connection closed by peer [127.0.0.1]:1")), is_lost(RuntimeError("out of memory"))
     (True, False)
@@ -97,16 +98,19 @@ def is_lost(error: BaseException) -> bool:
 
 
 def why_lost(error: BaseException) -> str:
-    """Return what such an error says, without where in torch's sources it says so.
+    """Return the message of such an error, without positions in torch's sources.
 
     >>> why_lost(RuntimeError("[../gloo/transport/tcp/pair.cc:537] Connection closed by peer [::1]:7. GLHF!"))
-    'Connection closed by peer [::1]:7'
+    'another rank exited or timed out: Connection closed by peer [::1]:7'
     >>> why_lost(RuntimeError("[../gloo/unbound_buffer.cc:1] Timed out waiting 8000ms for send operation"))
-    'Timed out waiting 8000ms for send operation (DISTRIBUTED.TIMEOUT)'
+    'another rank exited or timed out: Timed out waiting 8000ms for send operation (DISTRIBUTED.TIMEOUT)'
     """
+    if isinstance(error, LateError):
+        return str(error)
     text = " ".join(str(error).split())
     for words in _LOST:
         if words in text:
             text = words + text.partition(words)[2].partition(". ")[0]
             break
-    return f"{text} (DISTRIBUTED.TIMEOUT)" if text.startswith("Timed out") else text
+    key = " (DISTRIBUTED.TIMEOUT)" if text.startswith("Timed out") else ""
+    return f"another rank exited or timed out: {text}{key}"

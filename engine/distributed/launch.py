@@ -1,4 +1,4 @@
-"""Starting the processes of a run, and knowing those that others have started."""
+"""Launching of the processes of a run, and recognition of those that another launcher has started."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ LAUNCH_FLAGS = (
 
 
 def wants_launch(flags: Mapping[str, Any]) -> bool:
-    """Return whether the flags ask for processes that are still to be started.
+    """Return whether the flags ask for processes that this one must start.
 
     Raises:
-        ConfigError: they contradict each other, or what has been started.
+        ConfigError: the flags contradict each other, or the processes that a launcher has started.
     """
     gpus, machines = flags["num_gpus"] or 0, flags["num_machines"] or 1
     if is_rank():
         if gpus not in (0, local_size()):
             raise ConfigError(
-                f"command line: --num-gpus {gpus}: {local_size()} processes have been started here already; "
-                "leave it out"
+                f"command line: --num-gpus {gpus}: a launcher has already started {local_size()} processes here; "
+                "leave the flag out"
             )
         return False
     if machines > 1 and (flags["machine_rank"] is None or not flags["dist_url"]):
@@ -63,7 +63,7 @@ def wants_launch(flags: Mapping[str, Any]) -> bool:
     if (flags["machine_rank"] or 0) >= machines:
         raise ConfigError(
             f"command line: --machine-rank {flags['machine_rank']}: the machines are 0 to {machines - 1}; "
-            "--num-machines says how many they are"
+            "--num-machines sets their number"
         )
     if flags["dist_url"]:
         _endpoint(flags["dist_url"])
@@ -71,15 +71,15 @@ def wants_launch(flags: Mapping[str, Any]) -> bool:
 
 
 def run_here(words: Sequence[str], ranks: int, restarts: int = 0, grace: float = 1) -> int:
-    """Run a command of python in several processes of this machine; return its exit code, once all have ended.
+    """Run a Python command in several processes on this machine; return its exit code when all have exited.
 
-    The ranks rendezvous in a file that no other user can open; the launcher shares its store with nobody.
+    The ranks rendezvous through a file that no other user can open; the launcher's own store is private.
 
     Args:
-        words: the command line behind the name of the interpreter.
-        ranks: how many processes.
-        restarts: how often all are started again after one has failed.
-        grace: seconds that they have to end after a signal.
+        words: the command line after the name of the interpreter.
+        ranks: the number of processes.
+        restarts: how often all ranks are restarted after one has failed.
+        grace: seconds in which ranks must exit after a signal.
     """
     with _own_folder() as folder:
         alone: Store = dist.HashStore()  # type: ignore[attr-defined]
@@ -91,14 +91,14 @@ def _own_folder() -> TemporaryDirectory[str]:
         return TemporaryDirectory(prefix="warmstart_")
     except OSError as error:
         raise ConfigError(
-            f"the processes cannot rendezvous in a temporary folder: {error.strerror}; let TMPDIR name a folder "
-            "that can be written to"
+            f"the processes need a temporary folder for their rendezvous: {error.strerror}; set TMPDIR to a "
+            "writable folder"
         ) from None
 
 
 def _run_ranks(words: Sequence[str], ranks: int, place: Place, restarts: int, grace: float) -> int:
-    """Run a command in processes that rendezvous at a place; return the exit code of the first failure, or 0."""
-    # Slow to import: only who starts processes pays.
+    """Run a command in processes that rendezvous at `place`; return the exit code of the first failure, or 0."""
+    # Imported here because it is slow, and needed only to start processes.
     from torch.distributed.elastic.agent.server.api import WorkerSpec
     from torch.distributed.elastic.multiprocessing import SignalException
 
@@ -107,7 +107,7 @@ def _run_ranks(words: Sequence[str], ranks: int, place: Place, restarts: int, gr
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(
         each.name for each in LAUNCHER_SIGNALS if is_heard(each)
     )
-    logging.disable()  # what torch says of failures the ranks have said themselves
+    logging.disable()  # torch would log failures that the ranks have printed themselves
     try:
         spec = WorkerSpec(
             role="rank",
@@ -127,11 +127,11 @@ def _run_ranks(words: Sequence[str], ranks: int, place: Place, restarts: int, gr
 
 
 def _meet_machines(flags: Mapping[str, Any], timeout: float) -> Store:
-    """Wait until all machines are there; return the store in which they are.
+    """Wait until all machines have joined the rendezvous; return its store.
 
     Raises:
-        ConfigError: the port is taken.
-        LateError: not all came in time.
+        ConfigError: the port is in use.
+        LateError: the rendezvous timed out.
     """
     address = _endpoint(flags["dist_url"])
     machines = Participants("machines", flags["num_machines"], prefix="machines")
@@ -142,7 +142,7 @@ def _meet_machines(flags: Mapping[str, Any], timeout: float) -> Store:
 
 
 def _endpoint(url: str) -> tuple[str, int]:
-    """Return host and port of a URL.
+    """Return the host and port of a URL.
 
     >>> _endpoint("tcp://node1:29500"), _endpoint("[::1]:29500")
     (('node1', 29500), ('::1', 29500))
@@ -157,20 +157,20 @@ def _endpoint(url: str) -> tuple[str, int]:
 
 
 def adopt_slurm() -> None:
-    """Make a task of SLURM's srun a rank: put into the environment what other launchers do.
+    """Make a task of SLURM's srun a rank, by setting the environment variables that other launchers set.
 
     Raises:
-        ConfigError: what SLURM or another launcher has put there is nonsense.
+        ConfigError: a variable that SLURM or another launcher has set is invalid.
     """
     os.environ.update(slurm_environment(os.environ))
     check_environment(os.environ)
 
 
 def refuse_ranks(tool: str) -> None:
-    """Raise ConfigError where a launcher has started several of a tool that is one process.
+    """Raise ConfigError if a launcher has started several processes of a tool that runs in one.
 
     Args:
-        tool: what to call it, and where there is one what to take instead.
+        tool: the start of the message: the tool's name, and what to use instead, if anything.
     """
     adopt_slurm()
     if is_rank():

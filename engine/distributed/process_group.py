@@ -1,4 +1,4 @@
-"""The process group of a run: joined by all its ranks, and left by them."""
+"""The process group of a run, which all its ranks join."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ from .rendezvous import Participants, rendezvous
 
 @contextmanager
 def build_process_group(cfg: CfgNode) -> Iterator[None]:
-    """Join the other ranks within the block, where a launcher has started several; NCCL on GPUs, gloo on CPUs.
+    """Join the process group within the block if a launcher has started several ranks.
 
-    What is said here goes through gloo on GPUs too, in the same group: it lies on the CPU. Cores are shared out
-    evenly, unless OMP_NUM_THREADS says otherwise. Waits for all ranks; after an exception for nobody. A mistake
-    that only another rank than the main one has found is printed here: tools print what the main one finds.
+    Gradients go through NCCL on GPUs and gloo on CPUs; objects and numbers on the CPU go through gloo in either
+    case, in the same group. CPU cores are divided evenly among the ranks, unless OMP_NUM_THREADS is set. Waits
+    for all ranks; after an exception for none. An error that only a rank other than 0 has found is printed here,
+    because tools print only rank 0's.
 
     Raises:
-        ConfigError: the ranks of this machine are more than its devices, or are all to be on one; or where ranks
-            meet is not said, or taken.
-        LateError: not all ranks came in DISTRIBUTED.TIMEOUT seconds.
+        ConfigError: this machine has more ranks than devices, or MODEL.DEVICE puts all of them on one; or the
+            address of the rendezvous is not set, or its port is in use.
+        LateError: the rendezvous timed out, after DISTRIBUTED.TIMEOUT seconds.
     """
     if not is_rank():
         yield
@@ -60,10 +61,10 @@ def build_process_group(cfg: CfgNode) -> Iterator[None]:
 
 
 def _meet(number: int, size: int, timeout: float) -> Store:
-    """Return the store in which this rank has met the others."""
+    """Join the rendezvous of the ranks; return its store."""
     address = rendezvous_address(os.environ)
-    # torchrun may have a server of its own. After a restart it may be the same one, with addresses in it of
-    # processes that are gone.
+    # torchrun's agent may serve the store. After a restart it may be the same store, and hold addresses of
+    # processes that no longer exist.
     serves = number == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     attempt = f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     processes = Participants("processes", size, prefix=attempt, again=True)
@@ -75,16 +76,16 @@ def _meet(number: int, size: int, timeout: float) -> Store:
 
 
 def check_devices(cfg: CfgNode, ranks: int | None = None) -> None:
-    """Raise ConfigError where so many ranks on this machine cannot have a device each; on the CPU any number can.
+    """Raise ConfigError if this machine has fewer CUDA devices than ranks; a CPU takes any number of ranks.
 
     Args:
         cfg: the config.
-        ranks: of this machine; None: those that share the devices which this one sees.
+        ranks: the number of ranks on this machine; None: those that share the devices visible to this one.
     """
     ranks = ranks or (1 if OWN_DEVICE in os.environ else local_size())
     label = cfg.label("MODEL.DEVICE")
     if cfg.MODEL.DEVICE.startswith("cuda:"):
-        raise ConfigError(f"{label}: each process takes a device of its own, the first {ranks}; set it to cuda")
+        raise ConfigError(f"{label}: each process needs its own device; set it to cuda, for the first {ranks}")
     devices = torch.cuda.device_count()
     if device_of(cfg).startswith("cuda") and ranks > devices:
         fewer = f"start {devices}, as with --num-gpus {devices}, or " if devices else ""

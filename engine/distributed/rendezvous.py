@@ -1,6 +1,6 @@
-"""Rendezvous of processes: they say whom they wait for, for how long, and hear signals meanwhile.
+"""Rendezvous of processes, with a message while they wait, our timeout, and signals handled meanwhile.
 
-torch waits in C++, where Python's signal handlers do not run, without a word, and for its own number of seconds.
+torch waits in C++, where Python's signal handlers do not run, silently, and with its own timeout.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from warmstart.config import ConfigError
 
 from .environment import FILE
 
-_PATIENCE = 5  # seconds until it is said who is waited for
-_PAUSES = 0.01, 0.2  # seconds between two looks, at first and at last
+_PATIENCE = 5  # seconds until a message says how many have joined
+_PAUSES = 0.01, 0.2  # seconds between two polls, at first and at last
 _HERE = "here"
-_PORT_PROBLEMS = {errno.EADDRINUSE: "is in use", errno.EACCES: "is for the system's own programs"}
-# How a client of torch's TCPStore begins: VALIDATE and a magic number, then PING and four bytes that come back.
+_PORT_PROBLEMS = {errno.EADDRINUSE: "is in use", errno.EACCES: "needs root privileges"}
+# A client of torch's TCPStore sends VALIDATE and a magic number, then PING and four bytes that are echoed.
 _VALIDATE = struct.pack("=BI", 0, 0x3C85F7CE)
 _PING = b"\x0d"
 
 
 class LateError(RuntimeError):
-    """Others did not come in time."""
+    """The rendezvous timed out before all had joined."""
 
 
 class Place(NamedTuple):
-    """Where launchers have met, and where their ranks will."""
+    """The store of the launchers' rendezvous, and the address of their ranks'."""
 
-    store: Store  # that of the launchers
+    store: Store
     machine: int  # which one this is, from 0
     machines: int
     host: str  # of the ranks' store, or file:///PATH
@@ -120,7 +120,7 @@ class _Joining:
 
     def __init__(self, who: str, count: int) -> None:
         self.who, self.count = who, count
-        self.state = f"nobody answers there to {who}"
+        self.state = "no server answers there"
         self._given_up = threading.Event()
 
     def in_time(self, work: Callable[[], Store], place: str, timeout: float, tells: bool) -> Store:
@@ -137,10 +137,11 @@ class _Joining:
         threading.Thread(target=run, daemon=True).start()
         try:
             if not wait([future], min(_PATIENCE, timeout)).done and tells and timeout > _PATIENCE:
-                text = f"waiting at {place}: {self.state}; it ends after {timeout:g} s (DISTRIBUTED.TIMEOUT)"
-                print(text, file=sys.stderr, flush=True)
+                limit = f"it times out after {timeout:g} s (DISTRIBUTED.TIMEOUT)"
+                print(f"waiting for the rendezvous at {place}: {self.state}; {limit}", file=sys.stderr, flush=True)
             if not wait([future], max(0, begin + timeout - time.monotonic())).done:
-                raise LateError(f"{place}: {self.state} after {timeout:g} s (DISTRIBUTED.TIMEOUT)")
+                limit = f"timed out after {timeout:g} s (DISTRIBUTED.TIMEOUT)"
+                raise LateError(f"the rendezvous at {place} {limit}: {self.state}")
             return future.result()
         finally:
             self._given_up.set()
@@ -152,14 +153,14 @@ class _Joining:
             pause = min(2 * pause, last)
 
     def are_there(self, number: int) -> bool:
-        """Return whether all are there."""
-        self.state = f"{number} of {self.count} {self.who} are there"
+        """Return whether all have joined."""
+        self.state = f"{number} of {self.count} {self.who} joined"
         return number >= self.count
 
     def finds_store(self, host: str, port: int) -> bool:
         """Return whether a store of torch's answers; torch would wait for one forever, or print what it got."""
         with suppress(OSError), socket.create_connection((host, port), timeout=1) as connection:
-            self.state = f"a program listens there that does not answer as one of the {self.who}"
+            self.state = "another program is listening there"
             number = os.urandom(4)
             connection.sendall(_VALIDATE + _PING + number)
             return connection.recv(4, socket.MSG_WAITALL) == number

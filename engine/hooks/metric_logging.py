@@ -15,11 +15,11 @@ from ..loop.hook import HookBase
 from ..loop.trainer import Trainer
 from ..records.writers import Record, RetryingWriter, Writer
 
-_APART = 0.25  # seconds between writing records, at most
+_APART = 0.25  # seconds between two writes, at least
 
 
 class _Mark(NamedTuple):
-    """Where a run is: updates done, and seconds."""
+    """A point of a run: completed updates, and seconds."""
 
     iteration: int
     clock: float
@@ -32,7 +32,7 @@ class _Mark(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """What a record is made of, as it was when it was due."""
+    """The contents of a record, as they were when it was due."""
 
     begin: _Mark
     end: _Mark
@@ -42,7 +42,7 @@ class _Found(NamedTuple):
     scalars: dict[str, float]
 
     def record(self, names: Sequence[str], gauges: Iterable[Callable[[], Mapping[str, float]]]) -> Record:
-        # No update where a resumed run begins with the evaluation that a signal cut off.
+        # No update if a resumed run begins with the evaluation that a signal cut off.
         updates = self.end.iteration - self.begin.iteration or 1
         seconds = self.end.clock - self.begin.clock - (self.end.paused - self.begin.paused)
         record: Record = {"iteration": self.end.iteration, **self.means, "lr": float(self.rates[0])}
@@ -58,17 +58,17 @@ class _Found(NamedTuple):
 
 
 class RecordHook(HookBase):
-    """Makes a record every `period` updates, where another hook has scores, and after the last update.
+    """Makes a record every `period` updates, when another hook has scores, and after the last update.
 
-    A writer that cannot write does not end the run: its records wait until it can. Where iterations are so fast
-    that records come more often than four times a second, several are made and handed on at once; a
-    checkpoint, an evaluation and the end of the run wait for none.
+    A writer that fails does not end the run: its records are kept until it works again. If iterations are so fast
+    that records are due more often than four times a second, several are made and written together; a
+    checkpoint, an evaluation and the end of the run write all of them first.
 
     Args:
         period: in updates.
         writers: what takes the records.
-        gauges: more numbers for each record, read when it is made.
-        at_once: whether no record waits for others, since a hook behind this one reads `trainer.record`.
+        gauges: functions that return more numbers for each record, called when it is made.
+        at_once: whether each record is made when it is due, because a later hook reads `trainer.record`.
     """
 
     takes = "scalars"
@@ -93,11 +93,11 @@ class RecordHook(HookBase):
         """Open the writers and start the clock.
 
         Raises:
-            ConfigError: one of them cannot write from the start.
+            ConfigError: one of them cannot be opened.
         """
         for writer in self.writers:
             try:
-                # A pending iteration is recorded now; a kill may have come when it just had been.
+                # A pending iteration is recorded now, and may already have been recorded before a kill.
                 writer.open(trainer.iteration - trainer.pending)
             except OSError as error:
                 path = error.filename or writer.writer
@@ -125,11 +125,11 @@ class RecordHook(HookBase):
             writer.close()
 
     def close(self, trainer: Trainer) -> None:
-        """Lose no record where an exception ends the run."""
+        """Write all records if an exception ends the run."""
         self._flush()
 
     def state_dict(self) -> dict[str, Any]:
-        """Write what is kept: a run that continues from a checkpoint does not make the records before it again."""
+        """Write all records: a run resumed from a checkpoint does not make the ones before it again."""
         self._write()
         return {}
 

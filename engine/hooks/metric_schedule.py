@@ -1,4 +1,4 @@
-"""Showing a schedule the metrics that it follows."""
+"""The hook that passes metrics to a schedule that follows them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ logger = logging.getLogger(__name__)
 
 
 def build_metric_hook(cfg: CfgNode, watched: str) -> list[MetricHook]:
-    """Return the hook that shows metrics to the schedule, where it follows any.
+    """Return the hook that passes metrics to the schedule, if it follows any.
 
     Args:
         cfg: resolved.
-        watched: the name in a record that ReduceLROnPlateau watches.
+        watched: the name, in records, of the metric that ReduceLROnPlateau watches.
     """
     if not follows_metrics(cfg):
         return []
@@ -35,12 +35,13 @@ def build_metric_hook(cfg: CfgNode, watched: str) -> list[MetricHook]:
 
 
 class MetricHook(HookBase):
-    """Shows the scheduler each record's metric, and ends its warm-up when one has crossed its value.
+    """Passes the metric of each record to the scheduler, and ends its warm-up when a metric crosses a threshold.
 
     Args:
-        metric: the name that a plateau watches; "" for none.
-        until: the name that ends warm-up, and the values it must come below or above (None: not that way).
-        scores: beginnings of names that only an evaluation gives, and that a record may therefore lack.
+        metric: the name of the metric that ReduceLROnPlateau watches; "" for none.
+        until: the name of the metric that ends warm-up, and the values below or above which it does (None: no such
+            threshold).
+        scores: prefixes of the names of scores, which only records with an evaluation hold.
     """
 
     period, takes = 0, "record"
@@ -61,7 +62,7 @@ class MetricHook(HookBase):
         scheduler = trainer.scheduler
         if not isinstance(scheduler, MetricLR):
             return
-        record = trainer.record = comm.broadcast_object(trainer.record)  # a user-defined hook's numbers may differ
+        record = trainer.record = comm.broadcast_object(trainer.record)  # scalars may differ between ranks
         self._tell_missing(trainer)
         if self.metric in record:
             before, best = scheduler.get_last_lr(), scheduler.progress.patience.best
@@ -70,7 +71,7 @@ class MetricHook(HookBase):
             changes = [f"{float(a):g} -> {float(b):g}" for a, b in zip(before, now, strict=True) if a != b]
             if changes:
                 logger.info(
-                    "iteration %d: %s is %.4g and has not improved on %s: rate %s",
+                    "iteration %d: %s is %.4g and has not improved on %s: learning rate %s",
                     trainer.iteration,
                     self.metric,
                     record[self.metric],
@@ -85,9 +86,9 @@ class MetricHook(HookBase):
                 logger.info("warm-up ends at iteration %d: %s is %.4g", trainer.iteration, name, value)
 
     def after_train(self, trainer: Trainer) -> None:
-        """Say what was never seen, unless the run was cut short."""
+        """Warn of metrics that no record had, unless the run was interrupted."""
         for name in sorted(self._missing) if not trainer.interrupted else ():
-            logger.warning("%s was in no record, so the schedule never followed it", name)
+            logger.warning("no record had %s, so the schedule never followed it", name)
 
     def _tell_missing(self, trainer: Trainer) -> None:
         for name in sorted(self._missing):
@@ -99,6 +100,6 @@ class MetricHook(HookBase):
                 self._missing.discard(name)
 
     def _comes_later(self, name: str, trainer: Trainer) -> bool:
-        """Return whether it is the name of a score, and this record holds none of that test set."""
+        """Return whether `name` is a score of a test set of which this record has no scores."""
         own = tuple(test for test in self.scores if name.startswith(test))
         return bool(own) and not any(key.startswith(own) for key in trainer.record)

@@ -1,4 +1,4 @@
-"""The picture of a run's plan, where the run is."""
+"""The hook that draws the schedule of a run into its folder."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ logger = logging.getLogger(__name__)
 
 
 class PictureHook(HookBase):
-    """Draws the rate of every update of the run, one line for each rate that differs.
+    """Draws the learning rate of every update of the run, one line for each distinct learning rate.
 
-    It does so after the first update: what is wrong with that one shows before matplotlib is imported and has
-    drawn. A resumed run draws it anew, since its config may plan otherwise.
+    It does so after the first update, so that errors in that update show before matplotlib is imported. A resumed
+    run draws it again, because its config may have another schedule.
 
     Args:
         folder: OUTPUT_DIR; the picture is `lr.png` in it.
-        writers: those of them that take pictures, as TensorBoard's, get it too; they are open by then.
+        writers: those that take pictures, such as TensorBoard's, get it too; they are open by then.
     """
 
     def __init__(self, folder: str | Path, writers: Sequence[Writer] = ()) -> None:
         self.path = Path(folder) / PICTURE
         self.writers = list(writers)
-        self._step = 0  # where TensorBoard shows it
+        self._step = 0  # at which TensorBoard shows it
 
     def before_train(self, trainer: Trainer) -> None:
-        """Say so where there is nothing to draw."""
+        """Log it if there is nothing to draw."""
         self.period = int(isinstance(trainer.scheduler, ScheduleLR))  # after the first update, then no more
-        self._step = trainer.iteration + 1  # the first one that the next resume from here replaces
+        self._step = trainer.iteration + 1  # the first step that another resume from here replaces
         if not self.period:
             name = type(trainer.scheduler).__name__
-            logger.info("no %s: %s does not tell the rates of iterations to come", PICTURE, name)
+            logger.info("no %s: %s does not give the learning rates of future iterations", PICTURE, name)
 
     def after_step(self, trainer: Trainer) -> None:
-        """Draw it, in the time that does not count as training; where it cannot be saved, say so."""
-        if not self.period:  # the last update of the run
+        """Draw it, outside the time that counts as training; warn if it cannot be saved."""
+        if not self.period:  # after the last update
             return
         assert isinstance(trainer.scheduler, ScheduleLR)
-        with trainer.paused():  # on all ranks, which flush their losses there
+        with trainer.paused():  # on all ranks, which synchronize here
             if comm.is_main():
                 self._draw(trainer.scheduler, trainer.max_iter)
         self.period = 0
@@ -60,4 +60,4 @@ class PictureHook(HookBase):
                 if isinstance(writer, PictureWriter):
                     writer.write_picture("plan/lr", self.path, self._step)
         except OSError as error:
-            logger.warning("%s could not be saved: %s; training goes on", self.path, error.strerror or error)
+            logger.warning("%s could not be saved: %s; training continues", self.path, error.strerror or error)

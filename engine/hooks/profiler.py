@@ -1,4 +1,4 @@
-"""The hook that writes a trace of some iterations."""
+"""The hook that profiles some iterations and writes their trace."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ class ProfilerHook(HookBase):
     """Writes a trace of some iterations of rank 0, which TensorBoard and chrome://tracing open.
 
     Args:
-        start: updates done before the first iteration of the trace.
-        iters: iterations in it.
-        folder: where it goes.
+        start: completed updates before the first iteration of the trace.
+        iters: iterations in the trace.
+        folder: where the trace is written.
     """
 
     def __init__(self, start: int, iters: int, folder: str | Path) -> None:
         self.start, self.end = start, start + iters
         self.folder = Path(folder)
-        self._is_on = False  # on all ranks alike, since they settle together at its end
+        self._is_on = False  # the same on all ranks, because they synchronize at the end of the trace
         self._profile: profile | None = None
 
     def before_train(self, trainer: Trainer) -> None:
-        """Log it if the run is past these iterations, or does not get there."""
+        """Log it if the run is already past these iterations, or ends before them."""
         self.period = int(trainer.iteration < self.end)
         if trainer.iteration >= self.end:
             logger.info("PROFILER: iteration %d is past, nothing is profiled; set PROFILER.START", self.end)
@@ -41,13 +41,13 @@ class ProfilerHook(HookBase):
             logger.warning(text, trainer.max_iter)
 
     def before_step(self, trainer: Trainer) -> None:
-        """Begin where the first of the iterations begins, or a resumed run enters them."""
+        """Start with the first of the iterations, or with the first one that a resumed run has of them."""
         if self._is_on or not self.start <= trainer.iteration < self.end:
             return
         self._is_on = True
         if comm.is_main():
             kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if trainer.device.type == "cuda" else [])]
-            # A name that torch's handler gives no trace of the user's own.
+            # A name that torch's handler gives to no other trace.
             name = f"warmstart_{socket.gethostname()}_{os.getpid()}"
             handler = tensorboard_trace_handler(str(self.folder), name)
             self._profile = profile(activities=kinds, on_trace_ready=handler)
@@ -62,7 +62,7 @@ class ProfilerHook(HookBase):
         self.period = int(trainer.iteration < self.end)
 
     def after_train(self, trainer: Trainer) -> None:
-        """Write what there is where a signal has cut the run off."""
+        """Write the trace so far if a signal has interrupted the run."""
         if self._is_on:
             self._write(trainer)
 

@@ -1,1 +1,1 @@
-"""What is recorded of a run: console, metrics.json, TensorBoard, log.txt."""
+"""Records of a run: console, metrics.json, TensorBoard, log.txt."""

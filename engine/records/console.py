@@ -1,4 +1,4 @@
-"""Records as lines on the console."""
+"""The console writer: records as readable lines."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import torch
 from .writers import Record
 
 logger = logging.getLogger(__name__)
-NO_TEST_SETS = ("lr", "train", "memory")  # what stands before the slash in names that are no scores
+NO_TEST_SETS = ("lr", "train", "memory")  # before the slash in names that are not scores of a test set
 
 
 class ConsoleWriter:
     """One readable line a record, through `logging`; a progress bar only on a terminal.
 
     Args:
-        max_iter: the run's length, for the time that is left.
-        device: where training runs, and so whose memory is shown.
-        bar: whether to show the bar; default: if stderr is a terminal.
+        max_iter: the run's length, for the remaining time.
+        device: where training runs; the memory shown is this device's.
+        bar: whether to show the progress bar; default: if stderr is a terminal.
         percent: names of scores that are shown in percent.
     """
 
@@ -45,7 +45,7 @@ class ConsoleWriter:
         return "the console"
 
     def open(self, iteration: int) -> None:
-        """Start the clock, and the bar where there is one."""
+        """Start the clock, and the progress bar if there is one."""
         self._started = time.perf_counter()
         if self._wants_bar:
             from tqdm import tqdm
@@ -53,7 +53,7 @@ class ConsoleWriter:
             self._bar = tqdm(total=self.max_iter, initial=iteration, unit="it", leave=False, dynamic_ncols=True)
 
     def write(self, *records: Record) -> None:
-        """Log the training line of each, and one for each test set that was evaluated."""
+        """Log the training line of each record, and one line for each test set that was evaluated."""
         for record in records:
             iteration = int(record["iteration"])
             if self._bar is not None:
@@ -73,7 +73,7 @@ class ConsoleWriter:
         iteration = int(record["iteration"])
         width = len(str(self.max_iter))
         seconds = int((self.max_iter - iteration) * record["time"])
-        left = timedelta(seconds=min(seconds, 10**13))  # it holds not much more
+        left = timedelta(seconds=min(seconds, 10**13))  # near the maximum of a timedelta
         losses = [
             (k, v)
             for k, v in record.items()
@@ -94,7 +94,7 @@ class ConsoleWriter:
         return "  ".join(parts)
 
     def close(self) -> None:
-        """Remove the bar and say how long it took."""
+        """Remove the progress bar and log how long training took."""
         if self._bar is not None:
             self._bar.close()
         seconds = time.perf_counter() - self._started
@@ -102,7 +102,7 @@ class ConsoleWriter:
 
 
 def memory_stats(device: torch.device) -> dict[str, float]:
-    """Return the peak memory so far in MiB: of the host's, and on CUDA that of tensors and that kept by torch."""
+    """Return the peak memory so far in MiB: host memory, and on CUDA what torch has allocated and reserved."""
     stats = {"memory/host_mb": memory_mb(torch.device("cpu"))}
     if device.type == "cuda":
         stats["memory/allocated_mb"] = memory_mb(device)
@@ -111,12 +111,12 @@ def memory_stats(device: torch.device) -> dict[str, float]:
 
 
 def memory_mb(device: torch.device) -> float:
-    """Return the peak memory in MiB: on the GPU where `device` is one, else of the host; 0 on Windows."""
+    """Return the peak memory in MiB, of the GPU if `device` is one, else of the host; 0 on Windows."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     try:
         import resource
-    except ImportError:  # Windows has none
+    except ImportError:  # Windows lacks the module
         return 0.0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere
@@ -126,8 +126,8 @@ def score_lines(record: Mapping[str, float], percent: Collection[str] = ()) -> d
     """Return the scores in a record as one line a test set.
 
     Args:
-        record: by name: "val/quality".
-        percent: names of scores that are shares, shown in percent.
+        record: values by name, such as "val/quality".
+        percent: names of scores that are fractions, shown in percent.
 
     >>> score_lines({"iteration": 7, "train/x": 0.1, "val/quality": 0.975, "val/loss": 0.1}, percent=["quality"])
     {'val': 'quality 97.50%, loss 0.1'}

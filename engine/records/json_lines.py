@@ -1,4 +1,4 @@
-"""Records as lines of metrics.json."""
+"""The JSON writer: records as lines of metrics.json."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .writers import Record, _append
 
 
 class JSONWriter:
-    """One JSON object a line, one line an iteration.
+    """One JSON object per line, one line per record.
 
-    Opened at iteration k, lines after k, which a resumed run will write again, move to
-    `<name>.cut`. A line torn by a kill goes the same way.
+    When the file is opened at iteration k, lines after k, which a resumed run will write again, move to
+    `<name>.cut`. So does a line that a kill has truncated.
 
     Args:
-        path: the file, created with its first record, like the folder it is in.
+        path: the file; it is created with the first record, and its folder when it is opened.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -33,7 +33,7 @@ class JSONWriter:
         lock.check(self.path.parent)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            # To be written too, so that it fails where the file is read-only.
+            # Opened for writing too, so that a read-only file fails here.
             with open(self.path, "r+", encoding="utf-8", errors="replace", opener=no_follow) as file:
                 text = file.read()
         except FileNotFoundError:
@@ -45,17 +45,17 @@ class JSONWriter:
         if cut:
             with open(f"{self.path}.cut", "a", encoding="utf-8", opener=no_follow) as aside:
                 aside.writelines(cut)
-        whole = "".join(kept)  # also where only the end of the last line was torn off
-        if whole != text:
-            files.write_atomically(self.path, lambda file: file.write(whole.encode()))
+        complete = "".join(kept)
+        if complete != text:  # also if only the newline of the last line is missing
+            files.write_atomically(self.path, lambda file: file.write(complete.encode()))
 
     def write(self, *records: Record) -> None:
-        """Append a line each; a non-finite number becomes null, since JSON has none."""
+        """Append a line for each record; a non-finite number becomes null, because JSON has no NaN or infinity."""
         plain = [{k: v if math.isfinite(v) else None for k, v in record.items()} for record in records]
         _append(self.path, "".join(f"{json.dumps(each, allow_nan=False)}\n" for each in plain).encode())
 
     def close(self) -> None:
-        """Nothing is held open between records."""
+        """Do nothing: the file is not kept open between records."""
 
     @staticmethod
     def _iteration(line: str) -> float:

@@ -1,4 +1,4 @@
-"""Our log messages: each once on stdout, and in a run's log.txt."""
+"""Logging of our messages: to stdout, and to a run's log.txt."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOG = "log.txt"
 
 
 class _Lines(logging.Formatter):
-    """Makes one printable line of a message, whatever names and values it holds; a traceback keeps its own."""
+    """Formats a message as one printable line, whatever names and values it holds; a traceback keeps its lines."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         record.message = printable(record.message)
@@ -27,7 +27,7 @@ class _Lines(logging.Formatter):
 
 
 class _Console(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes to whatever sys.stdout is at the time, above a progress bar where there is one."""
+    """Writes to the current sys.stdout, above the progress bar if there is one."""
 
     def __init__(self) -> None:
         super().__init__(sys.stdout)
@@ -37,8 +37,8 @@ class _Console(logging.StreamHandler):  # type: ignore[type-arg]
         try:
             if "tqdm" in sys.modules:
                 bar = sys.modules["tqdm"].tqdm
-                # tqdm's own lock is shared with forked processes: one that is killed while it holds it would
-                # silence all others for good. This handler's is made anew in each of them.
+                # tqdm's own lock is shared with forked processes: one that is killed while it holds the lock would
+                # silence all others forever. Each process has its own lock of this handler.
                 bar.set_lock(self.lock)
                 bar.write(text, file=sys.stdout)
             else:
@@ -47,17 +47,17 @@ class _Console(logging.StreamHandler):  # type: ignore[type-arg]
         except BrokenPipeError:
             silence_stdout()
         except OSError as error:
-            silence_stdout()  # else python tries again at its exit, and makes the exit code another one
+            silence_stdout()  # else Python flushes again at exit, and changes the exit code
             _tell("stdout", error)
 
 
 def silence_stdout() -> None:
-    """Let what is still written to stdout go nowhere: its reader has left (`| head`), and the run goes on."""
+    """Discard further output to stdout: its reader has exited (`| head`), and the run continues."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _RunFile(logging.FileHandler):
-    """A run's log.txt; what its disk cannot take is left out, and said once."""
+    """A run's log.txt; messages that cannot be written are dropped, which is reported once."""
 
     def __init__(self, folder: str | Path, delay: bool = False) -> None:
         path = Path(folder) / LOG
@@ -84,30 +84,30 @@ class _RunFile(logging.FileHandler):
 
 
 def _tell(what: str, error: OSError) -> None:
-    # Not by print: what stderr, on the same full disk, cannot take would be tried again at the exit.
+    # Not by print: if stderr is on the same full disk, Python would flush it again at exit.
     with contextlib.suppress(OSError):
-        os.write(2, f"{what} cannot be written: {error.strerror or error}; the run goes on\n".encode())
+        os.write(2, f"{what} cannot be written: {error.strerror or error}; the run continues\n".encode())
 
 
 def log_to_file(message: str) -> None:
-    """Write an error into the log.txt of the run, where there is one, and not on the console."""
+    """Write an error to the run's log.txt, if there is one, but not to the console."""
     first, _, others = message.partition("\n")
     record = logging.LogRecord(__name__, logging.ERROR, __file__, 0, first, None, None)
-    record.exc_text = others or None  # comes below, as a traceback would
+    record.exc_text = others or None  # on the lines below, like a traceback
     for handler in logging.getLogger("warmstart").handlers:
         if isinstance(handler, _RunFile):
-            with contextlib.suppress(OSError):  # another machine may not have the folder
+            with contextlib.suppress(OSError):  # another machine may lack the folder
                 handler.handle(record)
 
 
 def setup_logging(folder: str | Path | None = None) -> None:
-    """Send our messages to stdout and, with a folder, to its log.txt; a second call adds nothing twice.
+    """Send our messages to stdout and, with a folder, to its log.txt; a second call adds no second handler.
 
-    Ranks other than the main one only warn, and say which they are; log.txt gets what `log_to_file` writes.
+    Ranks other than 0 log only warnings, with their rank; log.txt gets from them only what `log_to_file` writes.
 
     Args:
-        folder: a run's folder, which exists; log.txt gets what was said since the last call too. None
-            ends the writing to an earlier one's log.txt.
+        folder: a run's folder, which exists; log.txt also gets the messages since the last call. None stops
+            writing to an earlier folder's log.txt.
     """
     root = logging.getLogger("warmstart")
     root.setLevel(logging.INFO if comm.is_main() else logging.WARNING)
@@ -119,12 +119,12 @@ def setup_logging(folder: str | Path | None = None) -> None:
         root.addHandler(console)
     file = None if folder is None else _RunFile(folder, delay=not comm.is_main())
     if file is not None and not comm.is_main():
-        file.setLevel(logging.CRITICAL + 1)  # for what `log_to_file` puts there alone
+        file.setLevel(logging.CRITICAL + 1)  # only `log_to_file` writes to it
     for handler in list(root.handlers):
         if isinstance(handler, (_RunFile, MemoryHandler)):
             root.removeHandler(handler)
             if isinstance(handler, MemoryHandler) and file is not None and comm.is_main():
                 handler.setTarget(file)
-            handler.close()  # a memory handler hands on what it has kept
-    # Before a run has its folder, its first messages wait in memory.
+            handler.close()  # a memory handler flushes its buffer
+    # Until a run has its folder, its messages are buffered in memory.
     root.addHandler(file or MemoryHandler(capacity=1000, flushLevel=logging.CRITICAL + 1))

@@ -1,4 +1,4 @@
-"""Records as scalars and pictures in TensorBoard."""
+"""The TensorBoard writer: records as scalars, and pictures."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from .writers import _EVENTS, Record, _append, _stamp
 class TensorBoardWriter:
     """Every number of a record as a scalar at its iteration.
 
-    An event file begins with what is first written into it: TensorBoard is imported then, which takes a while.
-    torch's SummaryWriter would write in a thread, which ends with a traceback where the disk is full.
+    An event file is created at the first write, when TensorBoard is imported, which takes a while. torch's
+    SummaryWriter writes in a thread, which ends with a traceback when the disk is full.
 
     Args:
-        folder: where the event files go.
+        folder: the folder of the event files.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self._path = self.folder
-        self._first_step = 0  # of a file that is still to be begun; 0 where it has been
+        self._first_step = 0  # of an event file that does not exist yet; 0 once it does
 
     def __str__(self) -> str:
         return f"TensorBoard's event file in {self.folder}"
 
     def open(self, iteration: int) -> None:
-        """Get ready to begin an event file that replaces what older files say after `iteration`."""
+        """Prepare a new event file that replaces what older files hold after `iteration`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._path = self.folder / f"{_EVENTS}{_stamp(self.folder)}.{socket.gethostname()}.{os.getpid()}"
         self._first_step = iteration + 1
 
     def write(self, *records: Record) -> None:
-        """Write the scalars, at once, so that a kill loses nothing."""
+        """Write the scalars, unbuffered, so that a kill loses nothing."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         events = []
@@ -47,7 +47,7 @@ class TensorBoardWriter:
         self._write(*events)
 
     def write_picture(self, name: str, path: Path, iteration: int) -> None:
-        """Write the picture in a PNG file under `name`."""
+        """Write the picture of a PNG file under `name`."""
         from PIL import Image
         from tensorboard.compat.proto.summary_pb2 import Summary
 
@@ -59,7 +59,7 @@ class TensorBoardWriter:
         self._write({"summary": Summary(value=[Summary.Value(tag=name, image=picture)]), "step": iteration})
 
     def close(self) -> None:
-        """Nothing is held open between records."""
+        """Do nothing: the file is not kept open between records."""
 
     def _write(self, *events: dict[str, Any]) -> None:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog

@@ -47,8 +47,7 @@ def run_tool(main: Callable[[], int]) -> None:
         message, code = f"error: {printable(str(error.filename))}: permission denied", 2
     except RuntimeError as error:
         if isinstance(error, LateError) or (is_rank() and is_lost(error)):
-            who = f"{_who()}: another process has ended, or did not come in time" if is_rank() else "error"
-            print(f"{who}: {why_lost(error)}", file=sys.stderr)
+            print(f"{_who() if is_rank() else 'error'}: {why_lost(error)}", file=sys.stderr)
             sys.exit(LOST)
         if NO_DETERMINISTIC_KERNEL not in str(error):
             _tell_bug()

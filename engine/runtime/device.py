@@ -1,4 +1,4 @@
-"""The device that a run computes on, and what its bits depend on."""
+"""The device of a run, and the versions that its exact results depend on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NO_DETERMINISTIC_KERNEL = "does not have a deterministic implementation"  # torc
 
 
 def check_device(cfg: CfgNode) -> None:
-    """Raise ConfigError where MODEL.DEVICE asks for what this machine has not, or PROFILE contradicts itself."""
+    """Raise ConfigError if this machine lacks MODEL.DEVICE, or CUDNN_BENCHMARK contradicts PROFILE."""
     if cfg.PROFILE == "exact" and cfg.CUDNN_BENCHMARK:
         raise ConfigError(
             f"{cfg.label('CUDNN_BENCHMARK')}: the kernels it picks differ from run to run, which PROFILE exact "
@@ -38,12 +38,12 @@ def check_device(cfg: CfgNode) -> None:
 
 
 def build_device(cfg: CfgNode) -> torch.device:
-    """Return the device that MODEL.DEVICE means on this machine."""
+    """Return the device that MODEL.DEVICE selects on this machine."""
     return torch.device(device_of(cfg))
 
 
 def versions(device: torch.device) -> dict[str, Any]:
-    """Return what bits depend on besides the config; a checkpoint notes it."""
+    """Return what exact results depend on besides the config; checkpoints record it."""
     if device.type == "cuda":
         cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
         machine = {"device": torch.cuda.get_device_name(device), "cudnn": cudnn}
@@ -60,7 +60,7 @@ def versions(device: torch.device) -> dict[str, Any]:
 
 @functools.cache
 def _cpu_name() -> str:
-    """Return what the system calls the processor; where it has no name for it, its kind."""
+    """Return the system's name of the processor, or its architecture if it has none."""
     text = ""
     with suppress(OSError):
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")

@@ -1,4 +1,4 @@
-"""Half precision: where it works, the scale of its losses, and a model compiled for training."""
+"""Mixed precision: what the hardware supports, loss scaling, and compilation of the model."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ GRAPHS = ("reduce-overhead", "max-autotune")  # modes of MODEL.COMPILE that reco
 
 
 class LossScaler(torch.amp.GradScaler):
-    """torch's GradScaler, which also says on the device whether an update is skipped.
+    """torch's GradScaler, which also tells on the device whether an update is skipped.
 
-    fp16 has no numbers below 6e-8: gradients are computed of a loss that is multiplied by a scale, then divided by
-    it. Where one is not finite then, `step` leaves the weights as they are, and `update` halves the scale; after
-    2,000 updates in a row that were fine it doubles.
+    fp16 has no positive numbers below 6e-8, so the loss is multiplied by a scale before the backward pass, and the
+    gradients are divided by it afterwards. If a gradient is not finite, `step` leaves the weights unchanged, and
+    `update` halves the scale; after 2,000 consecutive updates without overflow it doubles the scale.
 
     Args:
-        device: where the gradients are.
-        limit: updates in a row that may be skipped; one more is an error of the trainer's.
+        device: the type of the device of the gradients.
+        limit: consecutive updates that may be skipped; the trainer raises an error at the next one.
 
     >>> weight = nn.Parameter(torch.ones(1))
     >>> optimizer, scaler = torch.optim.SGD([weight], lr=0.1), LossScaler("cpu", limit=10)
@@ -51,45 +51,45 @@ class LossScaler(torch.amp.GradScaler):
         self.limit = limit
 
     def unscale(self, optimizer: Optimizer) -> Tensor:
-        """Divide the gradients by the scale; return 1.0 where one is not finite, else 0.0, without waiting."""
+        """Divide the gradients by the scale; return 1.0 if one is not finite, else 0.0, without synchronizing."""
         self.unscale_(optimizer)
         found: Tensor
-        (found,) = self._found_inf_per_device(optimizer).values()  # one a device
+        (found,) = self._found_inf_per_device(optimizer).values()  # one per device
         return found
 
     def step(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> float | None:
-        """Update the weights, or skip it; fused optimizers decide on the device, for others this waits for it."""
+        """Update the weights or skip the update; only fused optimizers decide this without synchronizing."""
         result = super().step(optimizer, *args, **kwargs)
-        # torch's schedules warn where the first update was skipped, as if someone had forgotten it.
+        # torch's schedulers warn if the first update was skipped, as if it had been forgotten.
         optimizer._opt_called = True  # type: ignore[attr-defined]
         return result
 
 
 def build_autocast(cfg: CfgNode) -> torch.dtype | None:
-    """Return what layers compute in where that is safe, in training and evaluation; None: the types of weights."""
+    """Return the dtype of autocast in training and evaluation; None: no autocast."""
     amp = cfg.SOLVER.AMP
     return {"bf16": torch.bfloat16, "fp16": torch.float16}[amp.PRECISION] if amp.ENABLED else None
 
 
 def build_scaler(cfg: CfgNode, model: nn.Module) -> LossScaler | None:
-    """Return what scales the losses of a model that is on its device where SOLVER.AMP is fp16, else None.
+    """Return the loss scaler of a model, which is on its device, if SOLVER.AMP is fp16, else None.
 
     Raises:
-        ConfigError: a weight is float16 itself, so that its gradients are.
+        ConfigError: a weight is itself float16, and so are its gradients.
     """
     if not cfg.SOLVER.AMP.ENABLED or cfg.SOLVER.AMP.PRECISION != "fp16":
         return None
     for name, parameter in model.named_parameters():
         if parameter.dtype == torch.float16:
             raise ConfigError(
-                f"{cfg.label('SOLVER.AMP.PRECISION')}: fp16 wants weights in float32 and computes in fp16 by "
-                f"itself, but {name} of {cfg.MODEL.NAME} is float16; build the model without half()"
+                f"{cfg.label('SOLVER.AMP.PRECISION')}: fp16 needs float32 weights, which autocast converts, but "
+                f"{name} of {cfg.MODEL.NAME} is float16; build the model without half()"
             )
     return LossScaler(next(model.parameters()).device.type, cfg.SOLVER.NAN_LIMIT)
 
 
 def check_precision(cfg: CfgNode) -> None:
-    """Raise ConfigError where this machine has no such arithmetic, or cannot compile, or keys contradict."""
+    """Raise ConfigError if this machine lacks bf16 arithmetic or cannot compile, or keys contradict each other."""
     device, amp, mode = build_device(cfg), cfg.SOLVER.AMP, cfg.MODEL.COMPILE
     if amp.ENABLED and amp.PRECISION == "bf16" and not has_bf16(device):
         raise ConfigError(
@@ -101,7 +101,7 @@ def check_precision(cfg: CfgNode) -> None:
     label = cfg.label("MODEL.COMPILE")
     if cfg.MODEL.ACTIVATION_CHECKPOINTING:
         raise ConfigError(
-            f"{label}: a compiled model chooses by itself what it computes again; set MODEL.COMPILE or "
+            f"{label}: a compiled model decides by itself which activations to recompute; set MODEL.COMPILE or "
             "MODEL.ACTIVATION_CHECKPOINTING back"
         )
     if mode.startswith("max-autotune") and cfg.PROFILE == "exact":
@@ -111,8 +111,8 @@ def check_precision(cfg: CfgNode) -> None:
         )
     if mode in GRAPHS and cfg.SOLVER.GRAD_ACCUM_STEPS > 1:
         raise ConfigError(
-            f"{label}: {mode} records CUDA graphs, in whose memory the gradients of a micro-batch give way to the "
-            "next one's; with SOLVER.GRAD_ACCUM_STEPS use default or max-autotune-no-cudagraphs"
+            f"{label}: {mode} records CUDA graphs, in whose memory each micro-batch overwrites the gradients of "
+            "the one before; with SOLVER.GRAD_ACCUM_STEPS use default or max-autotune-no-cudagraphs"
         )
     missing = _missing_for_compiling(device)
     if missing:
@@ -120,7 +120,7 @@ def check_precision(cfg: CfgNode) -> None:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Return whether a device computes in bf16 itself; where a system does not tell of its CPU, True."""
+    """Return whether a device has bf16 arithmetic; True if the system does not list the features of its CPU."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     file = Path("/proc/cpuinfo")
@@ -137,14 +137,14 @@ def _missing_for_compiling(device: torch.device) -> str:
 
 
 def compiled(model: nn.Module, mode: str) -> Callable[..., Any]:
-    """Return a function that does what the model does in training, compiled by torch when it is first called.
+    """Return the training forward of a model as a function that torch compiles when it is first called.
 
-    The model itself stays as it is: so do names in checkpoints and what evaluates it. Batches of each shape are
-    compiled for themselves, so that bits do not depend on which one came first.
+    The model itself is unchanged, and with it the names in checkpoints and evaluation. Each shape of a batch is
+    compiled separately, so that results do not depend on which one came first.
 
     Args:
         model: on its device.
-        mode: as torch.compile's.
+        mode: of torch.compile.
     """
     run = torch.compile(model, mode=mode, dynamic=False)
     if mode not in GRAPHS or next(model.parameters()).device.type != "cuda":
@@ -153,7 +153,7 @@ def compiled(model: nn.Module, mode: str) -> Callable[..., Any]:
     def replay(*args: Any, **kwargs: Any) -> Any:
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         output = run(*args, **kwargs)
-        # The next replay writes into the same memory, and losses are read later; all else is used before it.
+        # The next replay overwrites this memory. Losses are read later; everything else is used before it.
         return {k: v.clone() for k, v in output.items()} if isinstance(output, Mapping) else output
 
     return replay

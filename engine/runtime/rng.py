@@ -1,4 +1,4 @@
-"""The state of every random number generator that training draws from."""
+"""Seeds and states of all random number generators that training draws from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def seed_rank(seed: int, rank: int) -> None:
-    """Seed each rank's generators with numbers of its own; those of rank 0 with `seed` itself.
+    """Seed the generators of each rank differently; rank 0 uses `seed` itself.
 
     >>> seed_rank(3, rank=0); a = torch.rand(1)
     >>> seed_all(3); torch.equal(a, torch.rand(1))
@@ -27,7 +27,7 @@ def seed_rank(seed: int, rank: int) -> None:
 
 
 def seed_all(seed: int) -> None:
-    """Seed python's, numpy's, torch's and each CUDA device's generator.
+    """Seed the generators of Python, NumPy, torch and each CUDA device.
 
     >>> seed_all(3); a = torch.rand(1)
     >>> seed_all(3); torch.equal(a, torch.rand(1))
@@ -39,7 +39,7 @@ def seed_all(seed: int) -> None:
 
 
 def seed_generators(key: int, device: torch.device) -> None:
-    """Seed torch's default generators of CPU and device; torch.manual_seed takes fifty times as long."""
+    """Seed torch's default generators of the CPU and the device; torch.manual_seed takes fifty times as long."""
     torch.default_generator.manual_seed(key)
     if device.type == "cuda":
         index = torch.cuda.current_device() if device.index is None else device.index
@@ -47,10 +47,10 @@ def seed_generators(key: int, device: torch.device) -> None:
 
 
 def rng_state(device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Return the generators' states as plain values and tensors, fit for a checkpoint.
+    """Return the states of the generators as plain values and tensors, for a checkpoint.
 
     Args:
-        device: where training runs; of CUDA devices only this one's generator is looked at.
+        device: where training runs; the generators of other CUDA devices are left out.
     """
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
@@ -62,7 +62,7 @@ def rng_state(device: torch.device | str = "cpu") -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any], device: torch.device | str = "cpu") -> None:
-    """Restore what `rng_state()` returned; a CUDA state only where training still runs on CUDA.
+    """Restore what `rng_state()` returned; a CUDA state only if training still runs on CUDA.
 
     >>> state = rng_state()
     >>> a = random.random(), np.random.rand(), torch.rand(1).item()
@@ -82,16 +82,16 @@ def set_rng_state(state: dict[str, Any], device: torch.device | str = "cpu") -> 
 def restore_rng(
     states: Sequence[dict[str, Any]], device: torch.device | str = "cpu", rank: int = 0, world_size: int = 1
 ) -> None:
-    """Restore this rank's of the states of all ranks; where there are more or fewer now, begin anew, and say so.
+    """Restore this rank's state from the states of all ranks; with another world size seed it again, and log it.
 
-    What is drawn then follows from the states alone.
+    The new seed is drawn from the state of rank 0, so that it follows from the states alone.
     """
     if len(states) == world_size:
         set_rng_state(states[rank], device)
         return
     set_rng_state(states[0], device)
     seed_rank(int(torch.randint(2**62, ())), rank)
-    text = "processes: %d -> %d; batches stay the same, what dropout and the like draw is new"
+    text = "processes: %d -> %d; batches stay the same, the random numbers of dropout and the like are new"
     logger.info(text, len(states), world_size)
 
 

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: the first is answered when an iteration is whole, the second at once."""
+"""Signals that ask a run to stop: after the first one it finishes its iteration, at the second it exits."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from typing import NoReturn
 
 
 def _those_here(*names: str) -> tuple[signal.Signals, ...]:
-    return tuple(signal.Signals[name] for name in names if hasattr(signal, name))  # Windows has but two of them
+    return tuple(signal.Signals[name] for name in names if hasattr(signal, name))  # Windows has only two of them
 
 
-#: Ctrl-C, what schedulers of batch jobs and containers send before they kill, what they can be told to send, and a
-#: terminal that is closed.
+#: Ctrl-C; what job schedulers and containers send before they kill; what they can be configured to send; and the
+#: signal of a closed terminal.
 SIGNALS = _those_here("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
-#: What a process that started others passes on to them: they would live on otherwise.
+#: What a launcher passes on to its processes, which would otherwise outlive it.
 LAUNCHER_SIGNALS = SIGNALS + _those_here("SIGQUIT")
 
-# Seconds. GNU timeout and some launchers signal the process, and then its whole group: one signal comes twice.
+# Seconds. GNU timeout and some launchers signal the process and then its process group, so one signal comes twice.
 ECHO = 0.25
 
 
 class Interrupted(SystemExit):
-    """A signal ended the work. Where nobody catches it, the process exits with 128 + the signal's number.
+    """A signal has ended the work. If it is not caught, the process exits with 128 + the signal's number.
 
     >>> Interrupted(signal.SIGTERM).code
     143
@@ -40,7 +40,7 @@ class Interrupted(SystemExit):
 
 
 def signal_name(signum: int) -> str:
-    """Return the name that users know.
+    """Return the name of a signal.
 
     >>> signal_name(15)
     'SIGTERM'
@@ -49,12 +49,12 @@ def signal_name(signum: int) -> str:
 
 
 def is_heard(signum: signal.Signals) -> bool:
-    """Return whether this process was not told by its parent to ignore a signal, as nohup and shells do."""
+    """Return whether this process does not ignore a signal, as nohup and shells tell their children to."""
     return signal.getsignal(signum) is not signal.SIG_IGN
 
 
 def leave(signum: int, is_main: Callable[[], bool] = lambda: True) -> NoReturn:
-    """End what is under way, as an exception does: files are closed and locks given back.
+    """End the work by an exception, so that files are closed and locks released.
 
     Raises:
         Interrupted: always.
@@ -65,14 +65,14 @@ def leave(signum: int, is_main: Callable[[], bool] = lambda: True) -> NoReturn:
 
 @contextlib.contextmanager
 def stop_signals(take: Callable[[int], None], is_main: Callable[[], bool] = lambda: True) -> Iterator[None]:
-    """Within the block, give the first of `SIGNALS` to `take`; at a second one the process ends at once.
+    """Within the block, pass the first of `SIGNALS` to `take`, and exit immediately at the second.
 
-    A signal that the parent has told this process to ignore, as shells do with Ctrl-C for what runs in their
-    background, stays ignored. Outside of the main thread, where python allows no handlers, nothing changes.
+    A signal that the parent has told this process to ignore, as shells do with Ctrl-C for background jobs, stays
+    ignored. Outside the main thread, where Python allows no handlers, nothing changes.
 
     Args:
-        take: called in the main thread, between two of its instructions: it should do no more than set a flag.
-        is_main: whether this process is the one, of those that train together, which says what happens.
+        take: called in the main thread, between two of its instructions, so it should only set a flag.
+        is_main: whether this process, of those that train together, prints the messages.
 
     >>> came = []
     >>> with stop_signals(came.append):
@@ -89,13 +89,13 @@ def stop_signals(take: Callable[[int], None], is_main: Callable[[], bool] = lamb
     def handle(signum: int, frame: FrameType | None) -> None:
         nonlocal first
         now = time.monotonic()
-        if os.getpid() != owner:  # a loading process that was forked this instant: the main one decides
+        if os.getpid() != owner:  # a loading process that has just been forked: the main process decides
             return
         if first is None:
             first = now
             take(signum)
             _say(
-                f"{signal_name(signum)}: finishing this iteration, then saving; once more leaves at once\n",
+                f"{signal_name(signum)}: finishing this iteration, then saving; a second signal exits at once\n",
                 is_main,
             )
         elif now - first > ECHO:
@@ -109,11 +109,11 @@ def stop_signals(take: Callable[[int], None], is_main: Callable[[], bool] = lamb
         yield
     finally:
         for each in ours:
-            signal.signal(each, before[each] or signal.SIG_DFL)  # None: a handler that python cannot give back
+            signal.signal(each, before[each] or signal.SIG_DFL)  # None: a handler that Python cannot restore
 
 
 def _say(text: str, is_main: Callable[[], bool]) -> None:
-    # Not by print or logging: the signal may have come in the middle of one, which cannot be entered twice.
+    # Not by print or logging, which are not reentrant: the signal may have interrupted one of them.
     with contextlib.suppress(OSError):
         if is_main():
             os.write(2, text.encode())
@@ -121,11 +121,11 @@ def _say(text: str, is_main: Callable[[], bool]) -> None:
 
 def _leave_at_once(signum: int) -> NoReturn:
     try:
-        if hasattr(signal, "SIGCHLD"):  # torch answers it with an exception where a loading process was killed
+        if hasattr(signal, "SIGCHLD"):  # torch's handler raises if a loading process was killed
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         children = multiprocessing.active_children()
         for child in children:
-            child.kill()  # loading processes sleep through every other signal
+            child.kill()  # loading processes ignore every other signal
         for child in children:
             child.join(timeout=1)
     finally:

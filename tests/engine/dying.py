@@ -1,4 +1,4 @@
-"""Runs that die in the middle, and comparing what they leave to the last bit."""
+"""Killed runs, and bit-exact comparison of their checkpoints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Killed(Exception):
 
 
 class Kill(HookBase):
-    """Ends the process's work as a kill does, right after an iteration and its save: nothing behind it runs."""
+    """Ends the work as a kill does, right after an iteration and its save: no later code runs."""
 
     runs_last = True
 
@@ -37,7 +37,7 @@ def killed_after(trainer: Trainer, iteration: int) -> None:
 
 
 def assert_same_bits(a: Any, b: Any, where: str = "checkpoint") -> None:
-    """Compare types, keys in their order, strides, and bits: -0.0 is not 0.0, and a NaN is itself."""
+    """Compare types, keys with their order, strides, and bits: -0.0 differs from 0.0, and NaN equals itself."""
     assert type(a) is type(b), where
     if isinstance(a, torch.Tensor):
         assert (a.dtype, a.shape, a.stride()) == (b.dtype, b.shape, b.stride()), where

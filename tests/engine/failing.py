@@ -1,4 +1,4 @@
-"""Imported by ranks that test_launch.py starts: rank 1 fails, once, as FAIL says."""
+"""A hook for the ranks that test_launch.py starts: rank 1 fails once, as the variable FAIL says."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ FAIL = os.environ.get("FAIL", "")
 
 
 class Fail(HookBase):
-    """Fails after 8 updates: raises, is killed as by a system that is short of memory, or does not answer.
+    """Fails after 8 updates: it raises, is killed as if the system were out of memory, or hangs.
 
     Args:
-        mark: a file that is there once it has done so.
+        mark: a file that exists once it has failed.
     """
 
     def __init__(self, mark: Path) -> None:
@@ -46,7 +46,7 @@ def build(cfg: CfgNode) -> HookBase:
 
 register_hook("fail", build)
 
-if os.environ.get("RANK") == "1":  # while the others wait for it
+if os.environ.get("RANK") == "1":  # while the other ranks wait for it
     if FAIL == "raise at import":
         raise RuntimeError("what a bug says")
     if FAIL == "deaf":

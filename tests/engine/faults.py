@@ -1,4 +1,4 @@
-"""A disk that fails at the n-th operation, for tests of what is left after it."""
+"""Disk faults: a disk that fails at the n-th operation, or is full."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ forked = pytest.mark.skipif(torch.cuda.is_available(), reason="a process that ha
 
 FAILING = ("ENOSPC", "EIO", "torn", "lost")
 KILLING = ("kill", "kill torn")
-OF_WRITES = ("torn", "lost", "kill torn")  # half of it is written: then comes an error, nothing, the kill
+OF_WRITES = ("torn", "lost", "kill torn")  # half of the data is written, then comes an error, nothing, or the kill
 
 
 class Disk:
-    """Counts the operations on the disk from now on, and lets number `at` go wrong.
+    """Counts the operations on the disk from now on, and makes operation `at` fail.
 
     Args:
-        patch: takes it back.
+        patch: undoes it.
         fault: one of FAILING or KILLING; "" only counts.
         at: from 0.
     """
@@ -58,10 +58,10 @@ class Disk:
 
 
 class FullDisk:
-    """Lets half of each record through and then says that the disk is full, while `full`.
+    """While `full`, writes half of each record, and then raises the error of a full disk.
 
     Args:
-        patch: takes it back.
+        patch: undoes it.
     """
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
@@ -83,7 +83,7 @@ class _FullFile(io.FileIO):
 
 
 def in_child(work: Callable[[], object]) -> int:
-    """Do something in a process of its own, a copy of this one, and return how it ended: -9 is SIGKILL."""
+    """Call a function in a fork of this process, and return its exit code, -9 for SIGKILL."""
     child = os.fork()
     if child == 0:
         try:
@@ -94,7 +94,7 @@ def in_child(work: Callable[[], object]) -> int:
 
 
 def _about(arguments: tuple[Any, ...]) -> str:
-    """Return the file that an operation is about, without what differs from run to run."""
+    """Return the name of the file of an operation, without parts that differ from run to run."""
     path = Path(
         getattr(arguments[0], "name", arguments[0]) if not isinstance(arguments[0], Path) else arguments[0]
     )

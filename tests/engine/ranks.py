@@ -1,4 +1,4 @@
-"""Several ranks in a test: this process, forked, with what a launcher puts into the environment."""
+"""Several ranks in a test: forks of this process with the environment of a launcher."""
 
 from __future__ import annotations
 
@@ -13,15 +13,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch._dynamo
+import torch.distributed.fsdp
+import torchmetrics
+import torchvision
 
 from warmstart.engine import run_tool
 from warmstart.tools import train_net
+
+# Imported here once, before the fork, rather than by each rank when it first needs them.
+IMPORTED = (torch._dynamo, torch.distributed.fsdp, torchmetrics, torchvision)
 
 SECONDS = 60  # more than any of them takes
 
 
 class Ended(NamedTuple):
-    """A rank that has ended: its exit code, what it has said, what its function has returned."""
+    """A rank that has exited: its exit code, its output, and the result of its function."""
 
     code: int
     out: str
@@ -30,7 +37,7 @@ class Ended(NamedTuple):
 
 
 def free_port() -> int:
-    """Return a port below those that a system gives to whoever asks for any: nobody takes it meanwhile."""
+    """Return a free port below the range of ephemeral ports, so that no other program takes it meanwhile."""
     while True:
         port = random.SystemRandom().randrange(20_000, 32_000)
         with socket.socket() as found, contextlib.suppress(OSError):
@@ -39,7 +46,7 @@ def free_port() -> int:
 
 
 def environment(rank: int, ranks: int, port: int) -> dict[str, str]:
-    """What torchrun would say to a rank of one machine."""
+    """Return the variables that torchrun sets for a rank on one machine."""
     numbers = {
         "RANK": rank,
         "LOCAL_RANK": rank,
@@ -51,12 +58,12 @@ def environment(rank: int, ranks: int, port: int) -> dict[str, str]:
 
 
 class Ranks:
-    """Ranks that run a function in the middle of `run_tool`, begun at once.
+    """Ranks that run a function within `run_tool`; they start at once.
 
     Args:
-        folder: where their outputs go.
-        ranks: how many.
-        function: gets nothing; what it returns goes through a file.
+        folder: the folder of their outputs.
+        ranks: the number of ranks.
+        function: takes no arguments; its result is passed through a file.
     """
 
     def __init__(self, folder: Path, ranks: int, function: Callable[[], Any]) -> None:
@@ -88,7 +95,7 @@ class Ranks:
         return self.folder / f"rank{rank}.{name}"
 
     def end(self) -> list[Ended]:
-        """Wait for all of them."""
+        """Wait until all have exited."""
         for process in self.processes:
             process.join(SECONDS)
         late = [process for process in self.processes if process.exitcode is None]
@@ -109,5 +116,5 @@ class Ranks:
 
 
 def trained(folder: Path, ranks: int, words: list[str]) -> list[Ended]:
-    """Run train_net.py on so many ranks."""
+    """Run train_net.py on several ranks."""
     return Ranks(folder, ranks, lambda: train_net.main(words)).end()

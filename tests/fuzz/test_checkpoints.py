@@ -18,6 +18,7 @@ from torch import Tensor
 
 from warmstart.config import ConfigError, get_cfg
 from warmstart.engine import (
+    Trainer,
     build_trainer,
     compare_configs,
     load_checkpoint,
@@ -250,6 +251,7 @@ def changed(content: dict[str, Any], kind: str, place: float, value: Any) -> str
     return ".".join(map(str, [*way, last]))
 
 
+@FEWER  # each builds a trainer
 @given(st.lists(changes, min_size=1, max_size=2))
 def test_a_changed_content_is_taken_as_it_is_or_refused(run: Run, change: list[tuple[str, float, Any]]) -> None:
     file, content = run.folder / "changed.pth", copy.deepcopy(run.content)
@@ -257,15 +259,17 @@ def test_a_changed_content_is_taken_as_it_is_or_refused(run: Run, change: list[t
         note(f"{one[0]} {changed(content, *one)}")
     torch.save(content, file)
 
-    trainer = build_trainer(run.cfg)
+    trainers: list[Trainer] = []
 
     def resume() -> None:
         start = load_checkpoint(file)
         compare_configs(run.cfg, start["config"], allow_change=False)
-        load_start(trainer, start)
+        trainers.append(build_trainer(run.cfg))  # as late as this: many contents are refused before
+        load_start(trainers[0], start)
 
     if is_refused(resume):
         return
+    (trainer,) = trainers
     state, iteration = trainer.state_dict(), trainer.iteration
     for part in ("model", "ema", "scheduler"):
         if part == "ema" and content.get("ema") is None:

@@ -74,13 +74,16 @@ def test_the_folder_of_a_run_is_left_alone(folder: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("command", "answer"),
     [
-        ("--min-lr 1000 --max-lr 1e6", "the loss burst after [0-9] updates, .*; begin lower, with min_lr 1$"),
-        ("--min-lr 1e-9 --max-lr 1e-8", "the loss did not fall between the rates 1e-09 and 1e-08; give min_lr"),
+        ("--min-lr 1000 --max-lr 1e6", "the loss diverged after [0-9] updates, .*; start lower, with min_lr 1$"),
+        (
+            "--min-lr 1e-9 --max-lr 1e-8",
+            "the loss did not fall between learning rates 1e-09 and 1e-08; set min_lr",
+        ),
         ("--min-lr 1 --max-lr 0.1", "min_lr must be above 0 and max_lr above that; got 1 and 0.1"),
         ("--min-lr low", "command line: --min-lr low: expected a number, such as 1e-5"),
         ("--iters 1e2", "command line: --iters 1e2: expected a whole number, such as 100"),
-        ("--iters 3", "iters must be 10 or more, to see anything; got 3"),
-        ("--smooth 2", "smooth must be above 0 and at most 1, which is no smoothing; got 2"),
+        ("--iters 3", "iters must be 10 or more, to choose a learning rate; got 3"),
+        ("--smooth 2", "smooth must be above 0 and at most 1, which disables smoothing; got 2"),
         ("--out x.txt", r"command line: --out x.txt: a picture's name ends in .png or .svg"),
         ("--outt x.png", "command line: unknown flag --outt; did you mean --out?"),
         ("SOLVER.BASE_RL 1", "command line: unknown key SOLVER.BASE_RL; did you mean SOLVER.BASE_LR?"),

@@ -79,7 +79,7 @@ def test_ctrl_c_while_the_real_torch_comes(delay: float, tmp_path: Path) -> None
     assert process.returncode == 130
     assert said in (
         ["interrupted by SIGINT"],
-        ["SIGINT: finishing this iteration, then saving; once more leaves at once"],
+        ["SIGINT: finishing this iteration, then saving; a second signal exits at once"],
     )
 
 

@@ -129,7 +129,7 @@ def test_plan_scale_measures_values_that_no_flag_gives(
     [
         (
             "--gpus 8 12",
-            "command line: --gpus: 12 devices do not fill machines of 8; give a multiple, as 8 or 16, or ",
+            "command line: --gpus: 12 devices do not fill machines of 8; give a multiple, such as 8 or 16, or ",
         ),
         (
             "--gpus 8,64",

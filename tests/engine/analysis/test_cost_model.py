@@ -1,4 +1,4 @@
-"""The model of scaling: timelines worked out by hand, torch's own buckets, and what must hold for any numbers."""
+"""Predictions of scaling: timelines worked out by hand, torch's own buckets, and properties for any numbers."""
 
 from __future__ import annotations
 
@@ -9,24 +9,14 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from warmstart.engine.analysis.cost_model import (
-    MIB,
-    MODES,
-    Cluster,
-    Link,
-    Mode,
-    Profile,
-    Unit,
-    Work,
-    fit_link,
-    predict,
-)
+from warmstart.engine.analysis.cost_model import MIB, MODES, Mode, Profile, Unit, Work, predict
+from warmstart.engine.analysis.links import Cluster, Link
 
 FREE = Link(0.0, 1e30)
 
 
 def profile(sizes: list[int], forward: float = 0.0, backward: float = 0.0, **others: int) -> Profile:
-    """Return a device whose gradients come at even distances, each from a unit of its own."""
+    """Return a device whose gradients are ready at equal intervals, each from a separate unit."""
     ready = tuple((number + 1) / len(sizes) for number in range(len(sizes)))
     units = tuple(Unit(size, size, share) for size, share in zip(sizes, ready, strict=True))
     work = Work(forward, 0), Work(backward, 0), 0.0
@@ -37,7 +27,7 @@ def profile(sizes: list[int], forward: float = 0.0, backward: float = 0.0, **oth
     "sizes",
     [[4], [MIB], [MIB - 4, 4, 4], [4] * 9, [3 * MIB] * 30, [MIB // 2, 60 * MIB, 25 * MIB, 25 * MIB - 4, 8, 400]],
 )
-def test_buckets_are_torchs(sizes: list[int]) -> None:
+def test_buckets_equal_those_of_torch(sizes: list[int]) -> None:
     gradients = [torch.empty(size // 4, device="meta") for size in sizes]
     theirs, _ = dist._compute_bucket_assignment_by_size(gradients, [MIB, 25 * MIB])
     last = [max(bucket) for bucket in theirs]
@@ -47,16 +37,16 @@ def test_buckets_are_torchs(sizes: list[int]) -> None:
     assert profile(sizes).buckets() == expected
 
 
-def test_ddp_sends_bucket_after_bucket_while_the_backward_pass_goes_on() -> None:
-    # Three buckets, ready after 1, 2 and 3 s, each 2 s on its way: 1 to 3, 3 to 5, 5 to 7.
+def test_predict_ddp_sends_buckets_in_order_during_the_backward_pass() -> None:
+    # Three buckets, ready after 1, 2 and 3 s, each sent in 2 s: 1 to 3, 3 to 5, 5 to 7.
     cluster = Cluster(2, Link(0.0, 25 * MIB / 2), FREE)
     found = predict(profile([25 * MIB] * 3, forward=1, backward=3), cluster, 2, images=1)
     assert (found.seconds, found.waiting) == pytest.approx((8, 4))
     fast = predict(profile([25 * MIB] * 3, forward=1, backward=3), Cluster(2, Link(0, 25 * MIB / 0.5), FREE), 2, 1)
-    assert (fast.seconds, fast.waiting) == pytest.approx((4.5, 0.5))  # only the last one is waited for
+    assert (fast.seconds, fast.waiting) == pytest.approx((4.5, 0.5))  # the device waits for the last one only
 
 
-def test_fsdp_gathers_one_ahead_in_both_passes_and_sends_gradients_between() -> None:
+def test_predict_fsdp_gathers_one_unit_ahead_in_both_passes_and_sends_gradients_in_between() -> None:
     # Forward: 0-1 gather, 1-3 compute, 1-2 gather, 3-5 compute. Backward: 5-6 gather, 6-10 compute, 6-7 gather,
     # 10-11 gradients, 10-14 compute, 14-15 gradients.
     cluster = Cluster(2, Link(0.0, 25 * MIB / 2), FREE)
@@ -64,32 +54,32 @@ def test_fsdp_gathers_one_ahead_in_both_passes_and_sends_gradients_between() -> 
     assert (found.seconds, found.waiting) == pytest.approx((15, 3))
 
 
-def test_fsdp_gathers_at_once_what_is_in_no_unit() -> None:
+def test_predict_fsdp_gathers_parameters_outside_units_first() -> None:
     # Of 3 x 25 MiB, a second each to gather, the second is a unit, made after 2/3 of the backward pass.
     # Forward: 0-2 gather the rest, 2-4 compute the rest's, 2-3 gather the unit, 4-8 compute.
     # Backward: 8-10 gather the rest, 10-11 the unit, 11-19 compute, 19-20 sum, 19-23 compute, 23-25 sum.
     cluster = Cluster(2, Link(0.0, 25 * MIB / 2), FREE)
-    whole = profile([25 * MIB] * 3, forward=6, backward=12)
-    some = replace(whole, units=whole.units[1:2])
+    device = profile([25 * MIB] * 3, forward=6, backward=12)
+    some = replace(device, units=device.units[1:2])
     assert predict(some, cluster, 2, 1, "fsdp").seconds == pytest.approx(25)
-    # Nothing is wrapped, as MODEL.FSDP.WRAP stands at first: 3 s before either pass, and 3 s behind.
-    assert predict(replace(whole, units=()), cluster, 2, 1, "fsdp").waiting == pytest.approx(9)
+    # Without units, the default of MODEL.FSDP.WRAP: 3 s before each pass, and 3 s after the backward pass.
+    assert predict(replace(device, units=()), cluster, 2, 1, "fsdp").waiting == pytest.approx(9)
 
 
-def test_fsdp_gathers_once_where_weights_stay_whole_between_the_passes() -> None:
+def test_predict_fsdp_without_reshard_gathers_weights_once() -> None:
     cluster = Cluster(2, Link(0.0, 25 * MIB / 2), FREE)
     kept = replace(profile([25 * MIB] * 2, forward=4, backward=8), reshard=False)
     assert predict(kept, cluster, 2, 1, "fsdp").waiting == pytest.approx(2)  # the first gather, the last gradients
 
 
-def test_fsdp_holds_the_gradients_of_one_unit_on_their_way() -> None:
+def test_predict_fsdp_has_the_gradients_of_one_unit_in_flight() -> None:
     # Backward: gathers are free; units are ready at 1, 2, 3; each sum takes 4: 1-5, 5-9, 9-13.
     device = replace(profile([25 * MIB] * 3, backward=3), gathered=0.0)
     found = predict(device, Cluster(2, Link(0.0, 25 * MIB / 8), FREE), 2, 1, "fsdp")
     assert found.seconds == pytest.approx(13)
 
 
-def test_half_precision_sends_half() -> None:
+def test_predict_half_precision_halves_communication() -> None:
     device, cluster = profile([25 * MIB], backward=1), Cluster(2, Link(0.0, 25 * MIB / 2), FREE)
     half = replace(device, summed=0.5)
     assert [predict(each, cluster, 2, 1).waiting for each in (device, half)] == pytest.approx([2, 1])
@@ -100,7 +90,7 @@ def test_half_precision_sends_half() -> None:
     )
 
 
-def test_micro_batches_send_gradients_once_and_with_fsdp_gather_weights_each_time() -> None:
+def test_predict_micro_batches_send_gradients_once_but_gather_weights_each_time() -> None:
     device = profile([25 * MIB] * 2, forward=4, backward=8)
     cluster = Cluster(2, Link(0.0, 25 * MIB / 2), FREE)
     assert predict(device, cluster, 2, 1, "ddp", 3).seconds == pytest.approx(3 * 12 + 2)
@@ -108,22 +98,8 @@ def test_micro_batches_send_gradients_once_and_with_fsdp_gather_weights_each_tim
     assert predict(device, cluster, 2, 1, "fsdp", 3).seconds == pytest.approx(14 + 14 + 15)
 
 
-def test_the_slower_link_counts_where_there_are_several_machines() -> None:
-    # Thakur et al. 2005 and Patarasu and Yuan 2009: (p - 1) / p of the bytes leave each rank twice.
-    cluster = Cluster(4, Link(0.0, 1e9), Link(0.0, 1e8))
-    assert cluster.all_reduce(1e8, 4) == pytest.approx(2 * 3 / 4 * 0.1)
-    assert cluster.all_reduce(1e8, 16) == pytest.approx(2 * 3 / 4 * 0.1 + 2 * 3 / 4 * 1.0)
-    assert cluster.gather(1e8, 16) == pytest.approx(3 / 4 * 0.1 + 3 / 4 * 1.0)
-
-
-def test_small_messages_go_through_trees() -> None:
-    link = Link(1e-5, 1e9)
-    assert link.all_reduce(4, 1024) == pytest.approx(2 * 10 * 1e-5, rel=1e-3)
-    assert link.all_reduce(1e11, 1024) == pytest.approx(2 * 1023 * (1e-5 + 1e11 / 1024 / 1e9))
-
-
 @pytest.mark.parametrize("mode", MODES)
-def test_one_device_and_links_without_cost_wait_for_nothing(mode: str) -> None:
+def test_predict_one_device_or_free_links_do_not_wait(mode: str) -> None:
     device = profile([25 * MIB] * 3, forward=1, backward=2)
     for cluster, devices in ((Cluster(8, Link(1, 1), Link(1, 1)), 1), (Cluster(8, FREE, FREE), 64)):
         found = predict(device, cluster, devices, 1, mode)  # type: ignore[arg-type]
@@ -131,7 +107,7 @@ def test_one_device_and_links_without_cost_wait_for_nothing(mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_more_devices_and_slower_links_never_wait_less(mode: str) -> None:
+def test_predict_more_devices_or_slower_links_never_wait_less(mode: str) -> None:
     device = profile([MIB, 5 * MIB, 30 * MIB, 4], forward=0.01, backward=0.02)
     links = [Link(latency, bandwidth) for latency in (1e-6, 1e-3) for bandwidth in (1e11, 1e8)]
     for inside, between in itertools.product(links, links):
@@ -144,7 +120,7 @@ def test_more_devices_and_slower_links_never_wait_less(mode: str) -> None:
     assert slow > fast
 
 
-def test_memory_of_a_device_by_what_it_is_for() -> None:
+def test_predict_memory_of_a_device_by_purpose() -> None:
     device = profile([30 * MIB, 10 * MIB], weights=41 * MIB, state=80 * MIB, average=41 * MIB)
     cluster = Cluster(8, FREE, FREE)
     kept = {"weights": 41, "gradients": 40, "optimizer": 80, "average": 41}
@@ -160,24 +136,10 @@ def test_memory_of_a_device_by_what_it_is_for() -> None:
     assert memory(device, 8, "fsdp") == {**parts, "whole": 41 + 40, "activations": 0}
     many = replace(device, units=tuple(Unit(10 * MIB, 10 * MIB, share) for share in (0.25, 0.5, 0.75, 1.0)))
     assert memory(many, 8, "fsdp")["whole"] == 21 + 20
-    assert memory(many, 8, "fsdp", micro_batches=2)["whole"] == 21 + 40  # gradients wait for the last one
-    some = replace(many, buffers=MIB)  # of the 41; no device has less of it
+    assert memory(many, 8, "fsdp", micro_batches=2)["whole"] == 21 + 40  # gradients accumulate until the last one
+    some = replace(many, buffers=MIB)  # of the 41 MiB; not sharded
     assert memory(some, 8, "fsdp") == {
         **{**parts, "weights": 40 / 8 + 1, "average": 40 / 8 + 1, "whole": 20 + 20, "activations": 0}
     }
     assert memory(replace(many, reshard=False), 8, "fsdp")["whole"] == 41 + 20
     assert memory(replace(many, units=()), 8, "fsdp")["whole"] == 41 + 40
-
-
-@pytest.mark.parametrize("ranks", [2, 8])
-def test_a_link_is_found_again_in_what_it_takes(ranks: int) -> None:
-    link, sizes = Link(2e-5, 3e9), [4096.0, 1e6, 1e8]
-    found = fit_link(sizes, [2 * link.ring(size, ranks) for size in sizes], ranks)
-    assert found == pytest.approx(link)
-
-
-def test_devices_fill_machines() -> None:
-    cluster = Cluster(8, FREE, FREE)
-    assert [cluster.shape(n) for n in (1, 5, 8, 16)] == [(1, 1), (1, 5), (1, 8), (2, 8)]
-    with pytest.raises(ValueError, match="^12 devices do not fill machines of 8; give a multiple, as 8 or 16$"):
-        predict(profile([4]), cluster, 12, 1)

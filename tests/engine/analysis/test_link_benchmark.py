@@ -1,4 +1,4 @@
-"""Links between real processes."""
+"""The benchmark of links, between real processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from warmstart.engine.analysis import link_benchmark as links
 
 
 @pytest.mark.slow
-def test_two_processes_of_this_machine_have_a_link_and_leave_no_temporary_folder(
+def test_measure_links_of_two_processes_leaves_no_temporary_folder(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -22,13 +22,15 @@ def test_two_processes_of_this_machine_have_a_link_and_leave_no_temporary_folder
     assert 1e6 < link.bandwidth < 1e12
 
 
-def test_processes_that_cannot_be_started_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measure_links_says_that_processes_cannot_be_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(sys, "executable", "false")
     with pytest.raises(ConfigError, match="^--measure-links: 2 processes could not be started: no message$"):
         links.measure_links(2)
 
 
-def test_processes_that_hang_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measure_links_says_that_processes_hang(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(links, "_TIMEOUT", 0.01)
     with pytest.raises(ConfigError, match="^--measure-links: 4 processes did not answer in 0.01 s$"):
         links.measure_links(4)

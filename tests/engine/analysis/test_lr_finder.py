@@ -1,4 +1,4 @@
-"""The range test: what it reads from a loss, and that it leaves everything as it was."""
+"""The range test: its results for known losses, and the state that it leaves unchanged."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BATCH = (torch.ones(4),)
 
 
 class Square(nn.Module):
-    """Its loss is w^2 / 2, so that a rate r multiplies w by 1 - r: the loss falls up to r = 2 and bursts above."""
+    """Its loss is w^2 / 2, so a learning rate r multiplies w by 1 - r: the loss falls for r < 2, else it grows."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Square(nn.Module):
 
 
 class Given(nn.Module):
-    """Its losses are those given, whatever the rate does."""
+    """Returns the given losses, whatever the learning rate is."""
 
     def __init__(self, losses: list[float]) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ def sweep(model: nn.Module, number: int = 60, **arguments: Any) -> RangeTest:
     return find_lr(model, optimizer, [BATCH] * number, iters=number, **arguments)
 
 
-def test_rates_grow_by_one_factor_from_the_first_to_the_last() -> None:
+def test_find_lr_grows_the_learning_rate_by_a_constant_factor_from_min_to_max() -> None:
     falling = [1.0 - t / 100 for t in range(30)]
     found = sweep(Given(falling), 30, min_lr=1e-4, max_lr=0.1)
     assert (len(found.rates), found.burst) == (30, False)
@@ -64,7 +64,7 @@ def test_rates_grow_by_one_factor_from_the_first_to_the_last() -> None:
     assert found.losses == pytest.approx(tuple(falling))
 
 
-def test_each_update_uses_its_rate_and_momentum_as_configured() -> None:
+def test_find_lr_updates_with_each_learning_rate_and_the_momentum_of_the_optimizer() -> None:
     """By hand: v = 0.5 v + w; w = w - r v."""
     model = Square()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.5)
@@ -76,7 +76,7 @@ def test_each_update_uses_its_rate_and_momentum_as_configured() -> None:
         weight -= rate * velocity
 
 
-def test_all_groups_are_scaled_alike() -> None:
+def test_find_lr_scales_all_groups_by_the_same_factor() -> None:
     seen: list[list[float]] = []
 
     class Spy(torch.optim.SGD):
@@ -102,8 +102,8 @@ def test_all_groups_are_scaled_alike() -> None:
     assert seen == [pytest.approx([rate * 5, rate]) for rate in found.rates]
 
 
-def test_the_steepest_descent_of_a_known_curve() -> None:
-    """A loss that falls by a logistic function of the logarithm of the rate is steepest in its middle."""
+def test_range_test_steepest_of_a_logistic_curve_is_its_middle() -> None:
+    """The loss is a logistic function of the logarithm of the learning rate."""
     rates = [10 ** (-6 + t / 25) for t in range(151)]
     losses = [2.0 - 1.5 / (1 + math.exp(-4 * (math.log10(rate) + 3))) for rate in rates]
     for smooth in (1.0, 0.3, 0.1):
@@ -112,7 +112,7 @@ def test_the_steepest_descent_of_a_known_curve() -> None:
     assert found.start == pytest.approx(2.0, abs=0.01)
 
 
-def test_smoothing_does_not_shift_a_dip_and_the_burst_does_not_reach_back() -> None:
+def test_range_test_smoothing_does_not_shift_a_dip_nor_spread_the_divergence() -> None:
     rates = [10 ** (-7 + 8 * t / 99) for t in range(100)]
     losses = [2.0] * 70 + [2.0 - t / 8 for t in range(1, 13)] + [10.0 ** (t / 2) for t in range(1, 19)]
     found = RangeTest(tuple(rates), tuple(losses), 0.05, burst=True)
@@ -121,43 +121,39 @@ def test_smoothing_does_not_shift_a_dip_and_the_burst_does_not_reach_back() -> N
     assert max(found.smoothed) <= 2.0 + 1e-9
 
 
-def test_the_average_is_corrected_for_its_start() -> None:
+def test_moving_average_is_bias_corrected() -> None:
     assert moving_average([3.0] * 4, 0.05) == pytest.approx([3.0] * 4)
     assert moving_average([1.0, 5.0], 1.0) == [1.0, 5.0]
     assert moving_average([1.0, 4.0], 0.5) == pytest.approx([1.0, 3.0])
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_it_ends_with_a_loss_that_is_not_finite(bad: float) -> None:
+def test_find_lr_ends_at_a_loss_that_is_not_finite(bad: float) -> None:
     found = sweep(Given([1.0 - t / 100 for t in range(20)] + [bad] * 40))
     assert (len(found.losses), found.burst) == (20, True)
 
 
-def test_it_ends_where_the_average_is_above_four_times_its_best() -> None:
+def test_find_lr_ends_when_the_average_exceeds_four_times_its_best() -> None:
     losses = [1.0 - t / 100 for t in range(20)] + [3.0, 5.0] * 20
     found = sweep(Given(losses), smooth=1.0)
     assert (len(found.losses), found.burst) == (22, True)  # 3.0 is below 4 * 0.81, 5.0 is not
     assert not sweep(Given([1.0 - t / 100 for t in range(20)] + [3.2] * 40), smooth=1.0).burst
 
 
-def test_a_loss_below_zero_has_a_burst_too() -> None:
+def test_find_lr_ends_when_a_negative_loss_diverges() -> None:
     found = sweep(Given([-1.0 - t / 100 for t in range(20)] + [2.0, 4.0] * 20), smooth=1.0)
     assert len(found.losses) == 22  # -1.19 + 3 * 1.19 is 2.38
 
 
-def test_a_burst_before_there_is_anything_to_see() -> None:
-    message = (
-        r"^the loss burst after 5 updates, at the rate 4.8e-07, too early to see anything; begin lower, with "
-    )
-    with pytest.raises(ConfigError, match=message + "min_lr 1e-10$"):
+def test_find_lr_refuses_a_loss_that_diverges_within_the_first_ten_updates() -> None:
+    message = r"^the loss diverged after 5 updates, at learning rate 4.8e-07, too early to choose one; start lower"
+    with pytest.raises(ConfigError, match=message + ", with min_lr 1e-10$"):
         sweep(Given([1.0] * 5 + [math.nan] * 55))
 
 
 @pytest.mark.parametrize("losses", [[1.0] * 60, [1.0 + t / 100 for t in range(60)], [1.0, 1.2, 0.8] * 20])
-def test_a_loss_that_does_not_fall(losses: list[float]) -> None:
-    message = (
-        r"^the loss did not fall between the rates 1e-07 and 10; give min_lr and max_lr further apart, or iters"
-    )
+def test_find_lr_refuses_a_loss_that_does_not_fall(losses: list[float]) -> None:
+    message = r"^the loss did not fall between learning rates 1e-07 and 10; set min_lr and max_lr further apart"
     with pytest.raises(ConfigError, match=message):
         sweep(Given(losses))
 
@@ -168,24 +164,24 @@ def test_a_loss_that_does_not_fall(losses: list[float]) -> None:
         ({"min_lr": 1.0, "max_lr": 0.1}, "^min_lr must be above 0 and max_lr above that; got 1 and 0.1$"),
         ({"min_lr": 0.0}, "^min_lr must be above 0 and max_lr above that; got 0 and 10$"),
         ({"max_lr": math.inf}, "^min_lr must be above 0 and max_lr above that; got 1e-07 and inf$"),
-        ({"number": 9}, "^iters must be 10 or more, to see anything; got 9$"),
-        ({"smooth": 0.0}, "^smooth must be above 0 and at most 1, which is no smoothing; got 0$"),
+        ({"number": 9}, "^iters must be 10 or more, to choose a learning rate; got 9$"),
+        ({"smooth": 0.0}, "^smooth must be above 0 and at most 1, which disables smoothing; got 0$"),
         ({"smooth": 1.5}, "^smooth must be above 0 and at most 1"),
     ],
 )
-def test_limits_that_make_no_sense(arguments: dict[str, Any], message: str) -> None:
+def test_find_lr_refuses_arguments_out_of_range(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         sweep(Square(), **arguments)
 
 
-def test_too_few_batches() -> None:
+def test_find_lr_refuses_too_few_batches() -> None:
     optimizer = torch.optim.SGD((model := Square()).parameters(), lr=0.1)
     with pytest.raises(ValueError, match="^20 updates need as many batches; got 3$"):
         find_lr(model, optimizer, [BATCH] * 3, iters=20)
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_everything_is_as_it_was(tiny: Tiny, fails: bool) -> None:
+def test_find_lr_leaves_model_optimizer_and_generators_unchanged(tiny: Tiny, fails: bool) -> None:
     seed_all(0)
     cfg = tiny("MODEL.NUM_CLASSES", 3, "MODEL.IN_CHANNELS", 1, "MODEL.STEM", "small")
     model = build_model(cfg)
@@ -193,7 +189,7 @@ def test_everything_is_as_it_was(tiny: Tiny, fails: bool) -> None:
     task, batch = build_task(cfg), Batch(torch.randn(8, 1, 8, 8), torch.arange(8) % 3)
     scheduler = ScheduleLR(optimizer, lambda t: 0.5)
     sum(losses_of(model.train(), task)(batch).values()).backward()
-    optimizer.step()  # there are moments, gradients and statistics now
+    optimizer.step()  # now there are optimizer state, gradients and statistics
     model.eval()
     list(model.modules())[-1].train()
 
@@ -229,7 +225,7 @@ def test_everything_is_as_it_was(tiny: Tiny, fails: bool) -> None:
     assert scheduler.get_last_lr() == [group["lr"] for group in optimizer.param_groups]
 
 
-def test_accumulation_and_clipping_are_those_of_training() -> None:
+def test_find_lr_accumulates_and_clips_like_training() -> None:
     norms: list[int] = []
 
     def clip(parameters: Any) -> Tensor:
@@ -245,7 +241,7 @@ def test_accumulation_and_clipping_are_those_of_training() -> None:
     assert norms == [1] * len(cut.losses)
 
 
-def test_the_picture_shows_both_rates() -> None:
+def test_range_picture_shows_both_learning_rates() -> None:
     found = sweep(Square(), min_lr=1e-3, max_lr=100.0)
     figure = range_picture(found)
     (axes,) = figure.axes

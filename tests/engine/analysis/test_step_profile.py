@@ -1,4 +1,4 @@
-"""What is measured of one device: bytes are exact, times are there and split in two."""
+"""The measured profile of one device: exact sizes, and times split into a fixed part and one per image."""
 
 from __future__ import annotations
 
@@ -40,15 +40,18 @@ def configured() -> Callable[..., CfgNode]:
     [
         (("SOLVER.OPTIMIZER", "SGD", "SOLVER.MOMENTUM", 0.9), PARAMETERS),
         (("SOLVER.OPTIMIZER", "SGD", "SOLVER.MOMENTUM", 0), 0),
-        (("SOLVER.OPTIMIZER", "AdamW"), 2 * PARAMETERS + 4 * 4),  # two moments, and a count for each of 4 tensors
+        (
+            ("SOLVER.OPTIMIZER", "AdamW"),
+            2 * PARAMETERS + 4 * 4,
+        ),  # moments and 4 step counts
     ],
 )
-def test_bytes_are_those_of_weights_gradients_state_and_average(
+def test_measure_profile_counts_bytes_of_weights_gradients_state_and_average(
     configured: Callable[..., CfgNode], overrides: tuple[object, ...], state: int
 ) -> None:
     found = measure_profile(configured(*overrides, "SOLVER.EMA.ENABLED", "true"), 4, times=(1, 2, 3))
     assert (found.weights, found.state, found.average) == (PARAMETERS, state, PARAMETERS)
-    # The last layer's come first; of one layer the order is torch's.
+    # The last layer's gradients come first; torch orders those within a layer.
     assert sorted(found.gradients[:2]) == [40, 1280]
     assert sorted(found.gradients[2:]) == [128, 8192]
     assert list(found.ready) == sorted(found.ready)
@@ -56,26 +59,30 @@ def test_bytes_are_those_of_weights_gradients_state_and_average(
 
 
 @pytest.mark.parametrize("images", [2, 4])
-def test_activations_are_what_the_backward_pass_needs(configured: Callable[..., CfgNode], images: int) -> None:
+def test_measure_profile_counts_the_activations_that_the_backward_pass_needs(
+    configured: Callable[..., CfgNode], images: int
+) -> None:
     found = measure_profile(configured("SOLVER.IMS_PER_BATCH", 3), images, times=(1, 2, 3))
-    # Of an image: pixels, hidden layer and log-probabilities in float32, a label in int64. Of the batch: one
-    # number, the sum of the targets' weights.
+    # Per image: pixels, hidden layer and log-probabilities in float32, a label in int64. Per batch: one number,
+    # the sum of the targets' weights.
     assert found.activations.of(images) == images * (4 * 64 + 4 * 32 + 4 * 10 + 8) + 4
 
 
-def test_what_is_sent_in_half_precision_is_in_the_profile(configured: Callable[..., CfgNode]) -> None:
+def test_measure_profile_halves_the_bytes_that_are_sent_in_half_precision(
+    configured: Callable[..., CfgNode],
+) -> None:
     keys = ("DISTRIBUTED.GRADIENTS", "bf16", "MODEL.FSDP.PRECISION", "bf16")
     found = [measure_profile(configured(*some), 2, times=(1, 2, 3)) for some in ((), keys[:2], keys[2:])]
     assert [(each.summed, each.gathered) for each in found] == [(1, 1), (0.5, 1), (1, 0.5)]
 
 
-def test_given_times_are_in_proportion_to_the_images(configured: Callable[..., CfgNode]) -> None:
+def test_measure_profile_scales_given_times_with_the_images(configured: Callable[..., CfgNode]) -> None:
     found = measure_profile(configured(), 4, times=(1, 2, 3))
     assert (found.forward.of(4), found.backward.of(4), found.update) == (1, 2, 3)
     assert (found.forward.of(8), found.backward.of(2)) == (2, 1)
 
 
-def test_measured_times_are_split(configured: Callable[..., CfgNode]) -> None:
+def test_measure_profile_splits_measured_times(configured: Callable[..., CfgNode]) -> None:
     found = measure_profile(configured("SOLVER.CLIP_GRADIENTS.ENABLED", "true"), 64, rounds=3)
     for work in (found.forward, found.backward):
         assert work.fixed >= 0
@@ -93,17 +100,17 @@ def test_measured_times_are_split(configured: Callable[..., CfgNode]) -> None:
         ((8, 0.9), Work(0, 0.1125)),
     ],
 )
-def test_what_grows_with_the_images_and_what_does_not(other: tuple[int, float], expected: Work) -> None:
+def test_line_fits_two_measurements_with_no_negative_part(other: tuple[int, float], expected: Work) -> None:
     assert _line((8, 0.9), other) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_the_loader_is_measured(configured: Callable[..., CfgNode], workers: int) -> None:
+def test_measure_loader_counts_images_per_second(configured: Callable[..., CfgNode], workers: int) -> None:
     cfg = configured("DATALOADER.BACKEND", "worker", "DATALOADER.NUM_WORKERS", workers)
     assert measure_loader(cfg, seconds=0.01) > 100
 
 
-def test_units_are_the_modules_that_fsdp_gathers(configured: Callable[..., CfgNode]) -> None:
+def test_measure_profile_has_a_unit_for_each_module_that_fsdp_wraps(configured: Callable[..., CfgNode]) -> None:
     found = measure_profile(configured("MODEL.FSDP.WRAP", "Linear"), 2, times=(1, 2, 3))
     last, first = found.units
     assert last[:2] == (4 * (32 * 10 + 10),) * 2  # weights, gradients

@@ -1,4 +1,4 @@
-"""How a model comes to lie in parts: from rank 0 alone, which no other rank, and no device, could hold whole."""
+"""Sharding of a model that only rank 0 builds with weights, because no other rank could hold the full model."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def own_models(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def build_cut(tiny: Callable[..., CfgNode], tmp_path: Path) -> BuildCut:
-    """Builds a trainer of a model in parts on two ranks; returns what a function of each rank's finds."""
+    """Builds a trainer of a sharded model on two ranks; returns a function's result on each rank."""
 
     def build(model: str, function: Callable[[Trainer], Any]) -> list[Any]:
         cfg = tiny("MODEL.ARGS", {}, "MODEL.NAME", model, "MODEL.PARALLEL", "fsdp")
@@ -53,14 +53,14 @@ def build_cut(tiny: Callable[..., CfgNode], tmp_path: Path) -> BuildCut:
     return build
 
 
-def wholes(trainer: Trainer) -> dict[str, Tensor]:
-    """What the ranks hold together."""
+def full_state(trainer: Trainer) -> dict[str, Tensor]:
+    """Return the unsharded state of the model."""
     state = trainer.model.state_dict()
     return {name: each.full_tensor() if hasattr(each, "full_tensor") else each for name, each in state.items()}
 
 
 class Wide(nn.Module):
-    """Has more bytes than anything else that a process takes meanwhile."""
+    """Has more bytes than anything else that a process allocates meanwhile."""
 
     def __init__(self, num_classes: int, in_channels: int) -> None:
         super().__init__()
@@ -72,8 +72,8 @@ class Wide(nn.Module):
 
 
 def peak_bytes(function: Callable[[], object]) -> int:
-    """Return by how much the memory of this process grew at the most while a function ran."""
-    Path("/proc/self/clear_refs").write_text("5")  # begins the peak anew
+    """Return the maximum growth of this process's memory while a function ran."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     function()
     status = Path("/proc/self/status").read_text()
@@ -81,7 +81,7 @@ def peak_bytes(function: Callable[[], object]) -> int:
 
 
 @pytest.mark.parametrize("weights", [True, False])
-def test_only_rank_0_holds_a_whole_model_and_at_a_resume_nobody_does(
+def test_build_trainer_holds_the_full_model_on_rank_0_alone_and_nowhere_at_a_resume(
     tiny: Callable[..., CfgNode], tmp_path: Path, weights: bool
 ) -> None:
     register_model("wide", Wide)
@@ -90,16 +90,16 @@ def test_only_rank_0_holds_a_whole_model_and_at_a_resume_nobody_does(
 
     def run() -> int:
         with build_process_group(cfg):
-            kept = [build_trainer(small)]  # what is imported by it takes more than a small model does
+            kept = [build_trainer(small)]  # its imports take more than a small model
             return peak_bytes(lambda: kept.append(build_trainer(cfg, weights=weights)))
 
     main, other = (each.result / BYTES for each in Ranks(tmp_path, 2, run).end())
-    # Half of the model, a layer at a time beside it; and what rank 0 gives to the others.
+    # Half of the model, one full layer at a time, and on rank 0 the weights that it sends to the others.
     assert other < 0.9
     assert 1.0 < main < 1.9 if weights else main < 0.9
 
 
-def test_rank_0_gives_its_weights_and_buffers_to_all(build_cut: BuildCut) -> None:
+def test_build_trainer_sends_weights_and_buffers_of_rank_0_to_all_ranks(build_cut: BuildCut) -> None:
     class Drawn(nn.Module):
         """Buffers that differ between ranks, one of which no checkpoint holds; tied and frozen weights."""
 
@@ -122,7 +122,7 @@ def test_rank_0_gives_its_weights_and_buffers_to_all(build_cut: BuildCut) -> Non
     def found(trainer: Trainer) -> Any:
         net: Any = trainer.model
         frozen = [name for name, each in net.named_parameters() if not each.requires_grad]
-        return wholes(trainer), net.unsaved, net.second.weight is net.third.weight, frozen
+        return full_state(trainer), net.unsaved, net.second.weight is net.third.weight, frozen
 
     results = build_cut("drawn", found)
     expected = Drawn(3, 1)  # this process counts as rank 0
@@ -135,22 +135,22 @@ def test_rank_0_gives_its_weights_and_buffers_to_all(build_cut: BuildCut) -> Non
         assert frozen == ["head.weight", "head.bias"]
 
 
-def test_a_model_that_computes_with_its_weights_while_it_is_made_can_be_cut(build_cut: BuildCut) -> None:
+def test_build_trainer_shards_a_model_whose_constructor_computes_with_weights(build_cut: BuildCut) -> None:
     class Normed(nn.Module):
         def __init__(self, num_classes: int, in_channels: int) -> None:
             super().__init__()
             self.head = nn.Linear(in_channels * 64, num_classes)
-            self.scale = 1 / self.head.weight.norm().item()  # no such number where there are no weights
+            self.scale = 1 / self.head.weight.norm().item()  # fails on the meta device
 
         def forward(self, images: Tensor) -> Any:
             return self.head(images.flatten(1))
 
     register_model("normed", Normed)
-    one, other = build_cut("normed", wholes)
+    one, other = build_cut("normed", full_state)
     assert torch.equal(one["head.weight"], other["head.weight"])
 
 
-def test_what_torch_cannot_cut_is_one_sentence(tiny_words: list[str], tmp_path: Path) -> None:
+def test_train_net_refuses_a_model_that_torch_cannot_shard(tiny_words: list[str], tmp_path: Path) -> None:
     class Scaled(nn.Module):
         def __init__(self, num_classes: int, in_channels: int) -> None:
             super().__init__()
@@ -170,9 +170,7 @@ def test_what_torch_cannot_cut_is_one_sentence(tiny_words: list[str], tmp_path: 
     assert main.err.count("\n") == 1
 
 
-def test_a_class_that_the_model_lacks_is_one_sentence_about_its_own_key(
-    tiny_words: list[str], tmp_path: Path
-) -> None:
+def test_train_net_refuses_a_wrap_class_that_the_model_lacks(tiny_words: list[str], tmp_path: Path) -> None:
     words = [*tiny_words, "MODEL.PARALLEL=fsdp", "MODEL.FSDP.WRAP=[Linaer]"]
     main, other = trained(tmp_path, 2, words)
     assert (main.code, other.code, other.err) == (2, 2, "")
@@ -180,7 +178,7 @@ def test_a_class_that_the_model_lacks_is_one_sentence_about_its_own_key(
     assert main.err == f"error: {text}\n"
 
 
-def test_modules_made_without_weights_have_all_but_their_bytes(tiny: Callable[..., CfgNode]) -> None:
+def test_without_weights_makes_parameters_on_meta_and_buffers_as_usual(tiny: Callable[..., CfgNode]) -> None:
     cfg = tiny("MODEL.NUM_CLASSES", 3, "MODEL.IN_CHANNELS", 1)
     whole = build_model(cfg)
     with without_weights():
@@ -191,10 +189,10 @@ def test_modules_made_without_weights_have_all_but_their_bytes(tiny: Callable[..
     assert [(n, p.shape, p.dtype, p.requires_grad) for n, p in empty.named_parameters()] == [
         (n, p.shape, p.dtype, p.requires_grad) for n, p in whole.named_parameters()
     ]
-    assert not nn.Linear(1, 1).weight.is_meta  # what is made afterwards has its weights
+    assert not nn.Linear(1, 1).weight.is_meta  # modules made afterwards have their weights
 
 
-def test_taken_weights_are_the_very_ones_and_what_was_tied_stays_tied() -> None:
+def test_take_weights_returns_the_same_memory_and_keeps_tied_weights_tied() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     model[1].weight = model[0].weight
     weight = model[0].weight

@@ -1,4 +1,4 @@
-"""Several ranks compute what one does, and send no more than they must."""
+"""Data parallel training: results equal to one process, and no needless communication."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ EXACT = "MODEL.ARGS={norm: group, width: 4, dropout: 0}"
 
 
 class Double(SmallCNN):
-    """Computes in float64: what is left between two runs is far below what they would differ by."""
+    """Computes in float64, so that rounding errors are far below any other difference between two runs."""
 
     def __init__(self, num_classes: int, in_channels: int) -> None:
         super().__init__(num_classes, in_channels, norm="group", width=4)
@@ -65,7 +65,7 @@ class Double(SmallCNN):
 
 
 class Wide(nn.Module):
-    """795,803 parameters: of their 3 MB of gradients torch makes two buckets, the first one of 1 MiB or more."""
+    """Has 795,803 parameters, whose 3 MB of gradients torch puts into two buckets, the first of at least 1 MiB."""
 
     def __init__(self, num_classes: int, in_channels: int) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ def models(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def numbered(tmp_path: Path) -> Callable[[int], str]:
-    """Makes a data set of noise in whose images the brightest pixel says which one it is."""
+    """Makes a data set of noise, in which the brightest pixel of an image encodes its index."""
 
     def make(size: int) -> str:
         rng = np.random.default_rng(size)
@@ -125,7 +125,7 @@ def numbers_of(images: Tensor) -> list[int]:
 
 
 class Seen(HookBase):
-    """Keeps which images each update was made from, and at which rates; each rank writes its own into a file."""
+    """Keeps the images and the learning rate of each update; each rank writes its own to a file."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -152,10 +152,10 @@ class Seen(HookBase):
         return self.folder / f"seen{ranks}.{number}"
 
     def of(self, ranks: int) -> tuple[list[list[int]], list[list[float]]]:
-        """Return the images of each update, in the order of the ranks, and the rates on each of them."""
-        parts = [torch.load(self.file(ranks, number)) for number in range(ranks)]
-        images = [list(chain(*each)) for each in zip(*(images for images, _ in parts), strict=True)]
-        return images, [rates for _, rates in parts]
+        """Return the images of each update, in the order of the ranks, and each rank's learning rates."""
+        seen = [torch.load(self.file(ranks, number)) for number in range(ranks)]
+        images = [list(chain(*each)) for each in zip(*(images for images, _ in seen), strict=True)]
+        return images, [rates for _, rates in seen]
 
 
 def cfg_of(words: Sequence[str]) -> CfgNode:
@@ -175,10 +175,10 @@ def greatest_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 
 @pytest.mark.need("B15", "E7")
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_each_update_of_several_ranks_is_that_of_one_with_the_whole_batch(
+def test_updates_of_several_ranks_equal_those_of_one_process_with_the_full_batch(
     tiny_words: list[str], tmp_path: Path, ranks: int
 ) -> None:
-    """From equal weights, in float32, to 1e-6; a free run drifts further, by what roundings add up to."""
+    """Starting from equal weights, in float32, to 1e-6; over several updates rounding errors accumulate."""
     words = [*tiny_words, EXACT, "SOLVER.CHECKPOINT_PERIOD=1", "SOLVER.MAX_ITER=12", "SOLVER.WARMUP_ITERS=0"]
     assert codes(trained(tmp_path, ranks, words)) == [0] * ranks
     for done in (0, 1, 4, 8, 9, 11):
@@ -194,7 +194,7 @@ def test_each_update_of_several_ranks_is_that_of_one_with_the_whole_batch(
 
 @pytest.mark.need("B15", "E7")
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_a_run_of_several_ranks_has_the_samples_rates_and_in_float64_the_weights_of_one(
+def test_run_of_several_ranks_has_samples_learning_rates_and_float64_weights_of_one_process(
     tiny_words: list[str],
     numbered: Callable[[int], str],
     tmp_path: Path,
@@ -231,9 +231,9 @@ def test_a_run_of_several_ranks_has_the_samples_rates_and_in_float64_the_weights
 
 
 def sent_by(traced: profile) -> list[tuple[str, str, int]]:
-    """Return what went over the links, in its order: behind which mark, which operation, how many numbers.
+    """Return the collective operations in order: the mark before it, its name, and how many numbers it sends.
 
-    Marks are ranges whose names begin with "update". An object that is gathered goes as its length and its bytes.
+    Marks are ranges whose names begin with "update". Gathering an object sends its length and its bytes.
     """
     mark, found = "", []
     for event in sorted(traced.events(), key=lambda event: event.time_range.start):  # type: ignore[no-untyped-call]
@@ -245,7 +245,7 @@ def sent_by(traced: profile) -> list[tuple[str, str, int]]:
 
 
 class Marks(HookBase):
-    """Marks in a trace where each update begins."""
+    """Marks the start of each update in a trace."""
 
     def before_step(self, trainer: Trainer) -> None:
         with record_function(f"update {trainer.iteration + 1}"):
@@ -253,7 +253,7 @@ class Marks(HookBase):
 
 
 class Storages(HookBase):
-    """Counts the pieces of memory in which the gradients of each update lie, and their bytes."""
+    """Counts the storages of the gradients of each update, and their bytes."""
 
     def __init__(self) -> None:
         self.found: list[tuple[int, int]] = []
@@ -265,8 +265,8 @@ class Storages(HookBase):
 
 
 @pytest.mark.need("B17")
-def test_each_bucket_is_sent_once_an_update_and_holds_the_gradients_themselves(tiny: Tiny, tmp_path: Path) -> None:
-    """With three micro-batches an update. Until torch knows in which order gradients come there is one bucket."""
+def test_ddp_sends_each_bucket_once_per_update_and_gradients_are_views_into_it(tiny: Tiny, tmp_path: Path) -> None:
+    """With three micro-batches per update. Until torch knows the order of the gradients there is one bucket."""
     cfg = tiny("MODEL.ARGS", {}, "MODEL.NAME", "wide", "SOLVER.GRAD_ACCUM_STEPS", 3, "SOLVER.IMS_PER_BATCH", 12)
 
     def train() -> Any:
@@ -289,12 +289,12 @@ def test_each_bucket_is_sent_once_an_update_and_holds_the_gradients_themselves(t
 
 
 @pytest.mark.need("E6")
-def test_losses_are_sent_once_a_record_and_nothing_else_but_gradients(
+def test_trainer_sends_losses_once_per_record_and_otherwise_only_gradients(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ranks ask whether to stop after the update behind each record; else that goes by the clock."""
+    """Ranks agree on stopping after the update that follows each record; otherwise that depends on the clock."""
     monkeypatch.setattr(stops, "_APART", 1e9)
-    cfg = tiny("SOLVER.MAX_ITER", 40, "SOLVER.STEPS", 30, "LOG_PERIOD", 10)
+    cfg = tiny("SOLVER.MAX_ITER", 23, "SOLVER.STEPS", 15, "LOG_PERIOD", 10)
 
     def train() -> Any:
         with build_process_group(cfg):
@@ -306,7 +306,7 @@ def test_losses_are_sent_once_a_record_and_nothing_else_but_gradients(
 
     for each in Ranks(tmp_path, 2, train).end():
         parameters, sent = each.result
-        ours: dict[str, list[str]] = {f"update {number}": [] for number in range(1, 41)}
+        ours: dict[str, list[str]] = {f"update {number}": [] for number in range(1, 24)}
         gradients = Counter[str]()
         for mark, name, size in sent:
             if (name, size) == ("all_reduce", parameters):
@@ -314,18 +314,18 @@ def test_losses_are_sent_once_a_record_and_nothing_else_but_gradients(
             elif mark:
                 ours[mark].append(name)
         assert gradients == dict.fromkeys(ours, 1)
-        assert ours.pop("update 40")[:2] == ["all_gather", "all_gather"]  # then scores, and the checkpoint
+        assert ours.pop("update 23")[:2] == ["all_gather", "all_gather"]  # then scores, and the checkpoint
         once = {
             "update 1": ["all_reduce", "all_gather", "all_gather"],  # how long it took; the schedule is plotted
             "update 2": ["broadcast", "broadcast"],  # of torch, on how it splits the gradients into buckets
         }
-        # With each record all ask whether rank 0 wants a checkpoint.
-        losses = {f"update {number}": ["all_gather", "all_gather", "all_reduce"] for number in (10, 20, 30)}
-        stop = {f"update {number}": ["all_reduce"] for number in (11, 21, 31)}
+        # With each record all ranks ask whether rank 0 wants a checkpoint.
+        losses = {f"update {number}": ["all_gather", "all_gather", "all_reduce"] for number in (10, 20)}
+        stop = {f"update {number}": ["all_reduce"] for number in (11, 21)}
         assert {mark: names for mark, names in ours.items() if names} == once | losses | stop
 
 
-def test_with_a_static_graph_a_parameter_may_get_no_gradient(tiny: Tiny, tmp_path: Path) -> None:
+def test_static_graph_allows_a_parameter_without_gradient(tiny: Tiny, tmp_path: Path) -> None:
     cfg = tiny("MODEL.ARGS", {}, "MODEL.NAME", "idle", "DISTRIBUTED.STATIC_GRAPH", True)
 
     def train() -> Any:
@@ -345,9 +345,7 @@ def kinds(model: nn.Module, kind: type[nn.Module]) -> list[str]:
     return [name for name, module in model.named_modules() if type(module) is kind]
 
 
-def test_each_batchnorm_takes_its_statistics_over_all_ranks_where_the_key_says_so(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sync_bn_converts_each_batchnorm_if_the_key_is_set(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = resolve.resolve_config(tiny())
     asked = resolve.resolve_config(tiny("MODEL.SYNC_BN", True))
     model = build_model(asked)
@@ -364,10 +362,10 @@ def test_each_batchnorm_takes_its_statistics_over_all_ranks_where_the_key_says_s
     assert list(converted.state_dict()) == names
 
 
-def test_a_run_of_several_ranks_trains_what_was_converted(
+def test_build_trainer_converts_model_and_average_for_sync_bn(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a CPU torch cannot run it, so it is refused; here it is only built."""
+    """torch has no SyncBatchNorm on a CPU, and the key is refused there; here the model is only built."""
     monkeypatch.setattr(resolve, "check_parallel", lambda cfg, ranks: None)
     monkeypatch.setattr(DDP, "forward", lambda strategy, model: model)
     cfg = tiny("MODEL.SYNC_BN", True, "SOLVER.EMA.ENABLED", True)
@@ -382,7 +380,7 @@ def test_a_run_of_several_ranks_trains_what_was_converted(
     assert [each.result for each in Ranks(tmp_path, 2, build).end()] == [[3, 0, 3, 0]] * 2
 
 
-def test_gradients_in_bf16_are_sent_by_torchs_own_hook_and_leave_ranks_equal(tiny: Tiny, tmp_path: Path) -> None:
+def test_bf16_gradients_use_torchs_hook_and_ranks_stay_equal(tiny: Tiny, tmp_path: Path) -> None:
     def train() -> Any:
         found = []
         with build_process_group(tiny()):
@@ -404,10 +402,10 @@ def test_gradients_in_bf16_are_sent_by_torchs_own_hook_and_leave_ranks_equal(tin
 
 
 @pytest.mark.need("G3")
-def test_each_sample_is_evaluated_once_whatever_is_left_over(
+def test_evaluation_counts_each_sample_once_for_any_remainder(
     tiny_words: list[str], numbered: Callable[[int], str], tmp_path: Path
 ) -> None:
-    """3 samples on 4 ranks, one of which has none or three of which have none, and 37 on 2, 3 and 4."""
+    """3 samples on 4 ranks, of which one or three get no sample, and 37 samples on 2, 3 and 4 ranks."""
     few, many = numbered(3), numbered(37)
     given = [*tiny_words, *PLAIN, "SOLVER.IMS_PER_BATCH=12", f"DATASETS.TEST=[{few}, {many}]"]
     cfgs = [
@@ -433,10 +431,10 @@ def test_each_sample_is_evaluated_once_whatever_is_left_over(
     for ranks in (2, 3, 4):
         found = [each.result for each in Ranks(tmp_path / str(ranks), ranks, scores).end()]
         for number, (seen, expected) in enumerate(alone):
-            parts = [each[number][0] for each in found]
+            shards = [each[number][0] for each in found]
             for name in seen:
-                assert sorted(chain(*(part[name] for part in parts))) == seen[name]
-            shares.append([len(part["numbered3.npz"]) for part in parts])
+                assert sorted(chain(*(shard[name] for shard in shards))) == seen[name]
+            shares.append([len(shard["numbered3.npz"]) for shard in shards])
             for _, scored in (each[number] for each in found):
                 assert list(scored) == list(expected)
                 for name, value in expected.items():

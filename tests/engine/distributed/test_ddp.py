@@ -1,4 +1,4 @@
-"""What does not go together on several ranks is refused before anything is built."""
+"""Incompatible options for several ranks, refused before anything is built."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ AMP = ["SOLVER.AMP.ENABLED", True, "SOLVER.AMP.PRECISION", "fp16"]
         (["SOLVER.OPTIMIZER", "Rprop"], "SOLVER.OPTIMIZER", "Rprop needs unsharded tensors; take AdamW or SGD"),
     ],
 )
-def test_what_does_not_go_together_with_parts_is_refused(
+def test_resolve_config_refuses_options_that_fsdp_does_not_support(
     words: list[object], key: str, advice: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build, "SHARDS_ON_CPU", True)
     cfg = get_cfg()
     cfg.merge_from_list(["MODEL.PARALLEL", "fsdp", *words])
-    resolve_config(cfg)  # one process holds the whole model
+    resolve_config(cfg)  # one process holds the full model
     with pytest.raises(ConfigError) as error:
         resolve_config(cfg, 2)
     assert str(error.value) == f"{key} (override): does not go together with MODEL.PARALLEL fsdp; {advice}"
 
 
-def test_a_torch_that_cuts_no_model_on_a_cpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resolve_config_refuses_fsdp_on_a_cpu_with_an_old_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "SHARDS_ON_CPU", False)
     cfg = get_cfg()
     cfg.merge_from_list(["MODEL.PARALLEL", "fsdp", "MODEL.DEVICE", "cpu"])
@@ -43,7 +43,7 @@ def test_a_torch_that_cuts_no_model_on_a_cpu_is_named(monkeypatch: pytest.Monkey
         resolve_config(cfg, 2)
 
 
-def test_a_class_that_the_model_does_not_have_is_named_with_what_it_has() -> None:
+def test_check_wrap_names_an_unknown_class_and_those_of_the_model() -> None:
     cfg = get_cfg()
     cfg.merge_from_list(["MODEL.NAME", "mine", "MODEL.FSDP.WRAP", ["Linaer"]])
     with pytest.raises(ConfigError) as error:

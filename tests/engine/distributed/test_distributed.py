@@ -1,4 +1,4 @@
-"""Several ranks are one run: the same samples, weights and scores, stopped and continued together."""
+"""Runs of several ranks: the same samples, weights and scores as one process, stopped and resumed together."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ pytestmark = pytest.mark.skipif(
 )
 in_parts = pytest.mark.skipif(not SHARDS_ON_CPU, reason="this torch cuts no model on a CPU")
 
-# No statistics of batches, nothing random: what two ranks compute is what one does in two micro-batches.
+# No batch statistics, nothing random: two ranks compute the same as one process with two micro-batches.
 EXACT = ["MODEL.ARGS={norm: group, width: 4, dropout: 0}", "SOLVER.MAX_ITER=60", "SOLVER.STEPS=40"]
 WEIGHTS = ("model", "optimizer", "scheduler", "iteration")
 
@@ -75,13 +75,13 @@ def codes(ended: list[Ended]) -> list[int]:
 
 @pytest.fixture
 def own_hook() -> Iterator[Register]:
-    """Registers a hook for the ranks that are forked meanwhile."""
+    """Registers a hook for the ranks that are forked during the test."""
     yield lambda hook: register_hook("own", lambda cfg: hook)
     _HOOKS.pop("own", None)
 
 
 class Spoil(HookBase):
-    """Makes the images of one rank NaN, in the update that follows on so many."""
+    """Makes the images of one rank NaN in the update after `after` others."""
 
     def __init__(self, rank: int, after: int) -> None:
         self.rank, self.after = rank, after
@@ -97,7 +97,7 @@ class Spoil(HookBase):
 
 
 class Do(HookBase):
-    """Does something on one rank, after so many updates."""
+    """Calls a function on one rank after `after` updates."""
 
     def __init__(self, rank: int, after: int, what: Callable[[Trainer], object]) -> None:
         self.rank, self.after, self.what = rank, after, what
@@ -112,7 +112,9 @@ class Do(HookBase):
 
 
 @pytest.mark.need("B15", "E7")
-def test_two_ranks_are_one_with_two_micro_batches_to_the_last_bit(tiny_words: list[str], tmp_path: Path) -> None:
+def test_two_ranks_equal_one_process_with_two_micro_batches_bit_for_bit(
+    tiny_words: list[str], tmp_path: Path
+) -> None:
     one, two = tmp_path / "one", tmp_path / "out"
     clipping = ["SOLVER.CLIP_GRADIENTS.ENABLED=true", "SOLVER.CLIP_GRADIENTS.CLIP_TYPE=full_model"]
     words = [*tiny_words, *EXACT, *clipping, "TEST.EVAL_PERIOD=25", "TEST.IMS_PER_BATCH=20"]
@@ -136,10 +138,10 @@ def test_two_ranks_are_one_with_two_micro_batches_to_the_last_bit(tiny_words: li
 
 
 @pytest.mark.need("B17")
-def test_gradients_are_averaged_once_a_bucket_and_update_and_ranks_stay_equal(
+def test_gradients_are_averaged_once_per_bucket_and_update_and_ranks_stay_equal(
     tiny: Callable[..., CfgNode], tmp_path: Path
 ) -> None:
-    """With BatchNorm and dropout, whose statistics and masks are each rank's own; 12 / 3 / 2 images at a time."""
+    """With BatchNorm and dropout, whose statistics and masks differ between ranks; 12 / 3 / 2 images at a time."""
     cfg = tiny("SOLVER.IMS_PER_BATCH", 12, "SOLVER.GRAD_ACCUM_STEPS", 3, "SOLVER.MAX_ITER", 5)
 
     def train() -> Any:
@@ -162,7 +164,7 @@ def test_gradients_are_averaged_once_a_bucket_and_update_and_ranks_stay_equal(
 
 
 @pytest.mark.need("E6")
-def test_a_loss_that_is_nan_on_one_rank_ends_all_with_the_same_sentence(
+def test_nan_loss_on_one_rank_ends_all_ranks_with_one_message(
     tiny_words: list[str], tmp_path: Path, own_hook: Register
 ) -> None:
     own_hook(Spoil(rank=1, after=7))
@@ -180,7 +182,7 @@ def test_a_loss_that_is_nan_on_one_rank_ends_all_with_the_same_sentence(
 
 
 @pytest.mark.need("E6")
-def test_an_update_that_is_nan_on_one_rank_is_skipped_by_all(
+def test_nan_loss_on_one_rank_is_skipped_by_all_ranks(
     tiny_words: list[str], tmp_path: Path, own_hook: Register
 ) -> None:
     own_hook(Spoil(rank=1, after=7))
@@ -193,7 +195,7 @@ def test_an_update_that_is_nan_on_one_rank_is_skipped_by_all(
 
 
 @pytest.mark.need("G2")
-def test_a_rank_that_raises_is_named_above_its_traceback_and_nobody_waits(
+def test_exception_on_one_rank_names_it_above_the_traceback_and_ends_the_others_at_once(
     tiny_words: list[str], tmp_path: Path, own_hook: Register
 ) -> None:
     def fail(trainer: Trainer) -> None:
@@ -210,12 +212,12 @@ def test_a_rank_that_raises_is_named_above_its_traceback_and_nobody_waits(
     assert "Traceback" in other.err
     assert "RuntimeError: what a bug says" in other.err
     assert main.err.startswith("rank 0 of 2, on ")
-    assert ": another process has ended, or did not come in time: " in main.err
+    assert ": another rank exited or timed out: " in main.err
     assert "Traceback" not in main.err
 
 
 @pytest.mark.need("D14", "C1", "C7")
-def test_a_signal_to_one_rank_saves_the_same_iteration_on_all_and_the_run_goes_on_as_if_unbroken(
+def test_signal_to_one_rank_stops_all_after_the_same_iteration_and_a_resume_is_bit_exact(
     tiny_words: list[str], tmp_path: Path, own_hook: Register
 ) -> None:
     words = [*tiny_words, "SOLVER.EMA.ENABLED=true"]  # with BatchNorm, dropout, crops, flips
@@ -225,7 +227,7 @@ def test_a_signal_to_one_rank_saves_the_same_iteration_on_all_and_the_run_goes_o
     assert codes(trained(tmp_path / "b", 2, words)) == [143, 143]
     out = tmp_path / "out"
     stopped = checkpoint(out, (out / "last_checkpoint").read_text())["iteration"]
-    assert 7 <= stopped <= 11  # heard of within a tenth of a second, and after the record at 10 at the latest
+    assert 7 <= stopped <= 11  # within a tenth of a second, and after the record at 10 at the latest
     _HOOKS.clear()
     assert codes(trained(tmp_path / "c", 2, [*words, "--resume"])) == [0, 0]
     a, b = checkpoint(straight), checkpoint(out)
@@ -236,7 +238,7 @@ def test_a_signal_to_one_rank_saves_the_same_iteration_on_all_and_the_run_goes_o
 
 
 @pytest.mark.need("D14")
-def test_a_stop_that_one_rank_asks_for_ends_all_with_the_same_iteration(
+def test_request_stop_on_one_rank_ends_all_after_the_same_iteration(
     tiny_words: list[str], tmp_path: Path, own_hook: Register
 ) -> None:
     own_hook(Do(rank=1, after=5, what=lambda trainer: trainer.request_stop("enough")))  # at a record
@@ -248,10 +250,8 @@ def test_a_stop_that_one_rank_asks_for_ends_all_with_the_same_iteration(
 
 @pytest.mark.need("C8")
 @pytest.mark.parametrize("ranks", [1, 4])
-def test_a_run_of_two_ranks_continues_on_one_and_on_four(
-    tiny_words: list[str], tmp_path: Path, ranks: int
-) -> None:
-    """Without dropout the weights are those of the unbroken run but for the order in which gradients add up."""
+def test_run_of_two_ranks_resumes_on_one_and_on_four(tiny_words: list[str], tmp_path: Path, ranks: int) -> None:
+    """Without dropout the weights differ from the unbroken run only by the order in which gradients are summed."""
     words = [*tiny_words, *EXACT[:1], "TEST.EVAL_PERIOD=0"]
     straight, out = tmp_path / "straight", tmp_path / "out"
     assert train_net.main([*words, f"OUTPUT_DIR={straight}"]) == 0
@@ -259,7 +259,7 @@ def test_a_run_of_two_ranks_continues_on_one_and_on_four(
     assert len(checkpoint(out)["rng"]) == 2
     main, *others = trained(tmp_path / "b", ranks, [*words, "--resume"])
     assert codes([main, *others]) == [0] * ranks
-    text = f"processes: 2 -> {ranks}; batches stay the same, what dropout and the like draw is new"
+    text = f"processes: 2 -> {ranks}; batches stay the same, the random numbers of dropout and the like are new"
     assert main.out.count(text) == 1
     assert len(checkpoint(out)["rng"]) == ranks
     for name, tensor in checkpoint(straight)["model"].items():
@@ -268,17 +268,17 @@ def test_a_run_of_two_ranks_continues_on_one_and_on_four(
 
 @pytest.mark.need("C8")
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_a_run_of_one_process_continues_on_two_ranks_and_on_four(
+def test_run_of_one_process_resumes_on_two_ranks_and_on_four(
     tiny_words: list[str], tmp_path: Path, ranks: int
 ) -> None:
-    """What it draws from then on is another number on each rank, of python's, numpy's and torch's."""
+    """Afterwards the generators of Python, NumPy and torch draw different numbers on each rank."""
     words = [*tiny_words, *EXACT[:1], "TEST.EVAL_PERIOD=0"]
     straight, out = tmp_path / "straight", tmp_path / "out"
     assert train_net.main([*words, f"OUTPUT_DIR={straight}"]) == 0
     assert train_net.main([*words, "SOLVER.MAX_ITER=7"]) == 0
     ended = trained(tmp_path / "b", ranks, [*words, "--resume"])
     assert codes(ended) == [0] * ranks
-    text = f"processes: 1 -> {ranks}; batches stay the same, what dropout and the like draw is new"
+    text = f"processes: 1 -> {ranks}; batches stay the same, the random numbers of dropout and the like are new"
     assert [each.out.count(text) for each in ended] == [1] + [0] * (ranks - 1)
     rates = {r["iteration"]: r["lr"] for r in records(straight)}
     assert {r["iteration"]: r["lr"] for r in records(out) if r["iteration"] != 7} == rates
@@ -294,7 +294,7 @@ def test_a_run_of_one_process_continues_on_two_ranks_and_on_four(
 
 
 @pytest.mark.need("C8", "E15")
-def test_a_number_of_ranks_that_cannot_share_the_batch_is_refused_at_a_resume_and_no_file_changes(
+def test_resume_refuses_a_world_size_that_does_not_divide_the_batch_and_changes_no_file(
     tiny_words: list[str], tmp_path: Path
 ) -> None:
     assert codes(trained(tmp_path / "a", 4, [*tiny_words, "SOLVER.MAX_ITER=7"])) == [0] * 4
@@ -311,13 +311,13 @@ def test_a_number_of_ranks_that_cannot_share_the_batch_is_refused_at_a_resume_an
 
 
 def contents(folder: Path) -> dict[str, tuple[int, int]]:
-    """Return of each file how long it is, and when it was written."""
+    """Return the size and the modification time of each file."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     return {str(path.relative_to(folder)): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
 
 
 @pytest.mark.need("G2")
-def test_a_rank_that_hangs_is_waited_for_no_longer_than_the_timeout(
+def test_hanging_rank_ends_the_others_after_the_timeout(
     tiny_words: list[str], tmp_path: Path, own_hook: Register
 ) -> None:
     def hang(trainer: Trainer) -> None:
@@ -338,13 +338,13 @@ def test_a_rank_that_hangs_is_waited_for_no_longer_than_the_timeout(
     assert ended.code == 5
     assert 2 < took < 10
     assert ended.err.startswith("rank 0 of 2, on ")
-    assert ended.err.partition(": ")[2].startswith("another process has ended, or did not come in time: ")
+    assert ended.err.partition(": ")[2].startswith("another rank exited or timed out: ")
     assert ended.err.count("\n") == 1
     assert "Timed out waiting 3000ms" in ended.err
 
 
 @pytest.mark.need("G3")
-def test_three_samples_are_evaluated_on_four_ranks(tiny: Callable[..., CfgNode], tmp_path: Path) -> None:
+def test_evaluate_three_samples_on_four_ranks(tiny: Callable[..., CfgNode], tmp_path: Path) -> None:
     images = torch.tensor([[2.0, 0.0, 1.0], [0.5, 2.0, 0.0], [2.0, 0.0, 3.0]])
     labels = torch.tensor([0, 1, 1])
 
@@ -363,8 +363,8 @@ def test_three_samples_are_evaluated_on_four_ranks(tiny: Callable[..., CfgNode],
     assert found[0]["loss"] == pytest.approx(score(1)["loss"], rel=1e-6)
 
 
-def test_precise_statistics_are_those_of_all_ranks(tiny_words: list[str], tmp_path: Path) -> None:
-    """Of the first layer, whose inputs do not depend on how batches are cut."""
+def test_precise_bn_takes_statistics_over_all_ranks(tiny_words: list[str], tmp_path: Path) -> None:
+    """Of the first layer, whose inputs do not depend on the division of batches."""
     words = [*tiny_words, "TEST.PRECISE_BN.ENABLED=true", "TEST.PRECISE_BN.NUM_ITER=6"]
     words += ["SOLVER.MAX_ITER=1", "SOLVER.WARMUP_ITERS=0", "SOLVER.BASE_LR=1e-9"]
     assert train_net.main([*words, f"OUTPUT_DIR={tmp_path}/one"]) == 0
@@ -376,7 +376,7 @@ def test_precise_statistics_are_those_of_all_ranks(tiny_words: list[str], tmp_pa
 
 
 @pytest.mark.need("E15")
-def test_a_batch_that_cannot_be_shared_is_refused_once_with_the_nearest_ones(
+def test_batch_that_ranks_cannot_share_is_refused_once_with_the_nearest_sizes(
     tiny_words: list[str], tmp_path: Path
 ) -> None:
     main, other = trained(tmp_path, 2, [*tiny_words, "SOLVER.IMS_PER_BATCH=9", "SOLVER.GRAD_ACCUM_STEPS=3"])
@@ -387,14 +387,14 @@ def test_a_batch_that_cannot_be_shared_is_refused_once_with_the_nearest_ones(
     )
 
 
-def test_what_only_the_main_rank_finds_ends_all_and_is_said_once(tiny_words: list[str], tmp_path: Path) -> None:
+def test_config_error_on_rank_0_ends_all_ranks_and_is_printed_once(tiny_words: list[str], tmp_path: Path) -> None:
     assert train_net.main(tiny_words) == 0
     main, other = trained(tmp_path, 2, tiny_words)
     assert (main.code, other.code, other.err) == (2, 2, "")
     assert main.err.startswith(f"error: {tmp_path}/out holds the checkpoints of an earlier run; give --resume")
 
 
-def test_what_only_another_rank_finds_is_said_by_it(
+def test_config_error_on_another_rank_is_printed_by_that_rank(
     tiny_words: list[str], tmp_path: Path, own_hook: Register
 ) -> None:
     def mistake(trainer: Trainer) -> None:
@@ -406,10 +406,10 @@ def test_what_only_another_rank_finds_is_said_by_it(
     assert other.err == "error: rank 1: images/7.jpg cannot be read\n"
 
 
-def test_a_mistake_on_one_rank_while_the_others_are_further_within_is_one_on_all(
+def test_raise_together_passes_an_error_to_ranks_in_an_inner_block(
     tiny: Callable[..., CfgNode], tmp_path: Path
 ) -> None:
-    """As of weights that only one machine lacks: its ranks leave before the others load data in turn."""
+    """As when only one machine lacks the weights: its ranks leave before the others load data in turn."""
 
     def run() -> None:
         with build_process_group(tiny()), raise_together():
@@ -423,7 +423,7 @@ def test_a_mistake_on_one_rank_while_the_others_are_further_within_is_one_on_all
 
 
 @pytest.mark.parametrize(("parallel", "lacks"), [("ddp", 1), pytest.param("fsdp", 0, marks=in_parts)])
-def test_weights_that_a_rank_lacks_end_an_evaluation_with_one_sentence(
+def test_eval_only_refuses_weights_that_one_rank_lacks(
     tiny_words: list[str], tmp_path: Path, parallel: str, lacks: int
 ) -> None:
     main, other = evaluated(tiny_words, tmp_path, parallel, lacks)
@@ -434,7 +434,7 @@ def test_weights_that_a_rank_lacks_end_an_evaluation_with_one_sentence(
 
 
 @in_parts
-def test_weights_in_parts_come_from_rank_0_alone(tiny_words: list[str], tmp_path: Path) -> None:
+def test_eval_only_with_fsdp_reads_weights_on_rank_0_alone(tiny_words: list[str], tmp_path: Path) -> None:
     main, other = evaluated(tiny_words, tmp_path, "fsdp", lacks=1)
     assert (main.code, other.code, other.err) == (0, 0, "")
     same, _ = evaluated(tiny_words, tmp_path, "ddp", lacks=2)
@@ -444,7 +444,7 @@ def test_weights_in_parts_come_from_rank_0_alone(tiny_words: list[str], tmp_path
 
 
 def evaluated(words: list[str], folder: Path, parallel: str, lacks: int) -> list[Ended]:
-    """Evaluate a file of weights of each of two ranks, which one of them lacks; BatchNorm's buffers in it."""
+    """Evaluate with a file of weights for each of two ranks, of which rank `lacks` has none; with BatchNorm."""
     torch.manual_seed(0)
     model = build_model(resolve_config(cfg_of(words)))
     with torch.no_grad():
@@ -462,8 +462,10 @@ def evaluated(words: list[str], folder: Path, parallel: str, lacks: int) -> list
 
 
 @pytest.mark.need("D14")
-def test_early_stopping_ends_two_ranks_where_it_ends_one(tiny_words: list[str], tmp_path: Path) -> None:
-    """Both stop with the update after the evaluation in which patience runs out, however fast updates are."""
+def test_early_stopping_ends_two_ranks_at_the_iteration_of_one_process(
+    tiny_words: list[str], tmp_path: Path
+) -> None:
+    """Both stop after the evaluation in which patience runs out, however fast updates are."""
     words = [
         *tiny_words,
         *EXACT[:1],
@@ -480,7 +482,7 @@ def test_early_stopping_ends_two_ranks_where_it_ends_one(tiny_words: list[str], 
     assert records(tmp_path / "out")[-1]["iteration"] == checkpoint(tmp_path / "out")["iteration"]
 
 
-def test_gradients_sent_in_bf16_are_rounded_and_ranks_stay_equal(tiny_words: list[str], tmp_path: Path) -> None:
+def test_bf16_gradients_are_rounded_and_train_similar_weights(tiny_words: list[str], tmp_path: Path) -> None:
     words = [*tiny_words, *EXACT[:1], "SOLVER.MAX_ITER=9"]
     assert codes(trained(tmp_path / "a", 2, words)) == [0, 0]
     rounded = [*words, "DISTRIBUTED.GRADIENTS=bf16", f"OUTPUT_DIR={tmp_path}/rounded"]
@@ -492,7 +494,7 @@ def test_gradients_sent_in_bf16_are_rounded_and_ranks_stay_equal(tiny_words: lis
 
 
 @pytest.mark.need("E15", "C8")
-def test_a_scaled_run_keeps_its_batch_rate_and_length_on_another_number_of_ranks(
+def test_scaled_run_keeps_batch_learning_rate_and_length_on_another_number_of_ranks(
     tiny_words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [*tiny_words, "SOLVER.REFERENCE_WORLD_SIZE=1", "SOLVER.CHECKPOINT_PERIOD=4"]

@@ -1,4 +1,4 @@
-"""What launchers say in the environment: read once, checked, and one sentence if it is nonsense."""
+"""Environment variables of launchers: how they are read, and the errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ TASK = {
         ({"TORCHELASTIC_MAX_RESTARTS": "-1"}, "TORCHELASTIC_MAX_RESTARTS='-1': expected a whole number from 0, "),
     ],
 )
-def test_check_environment_refuses_nonsense_of_launchers(changed: dict[str, str], text: str) -> None:
+def test_check_environment_refuses_invalid_numbers(changed: dict[str, str], text: str) -> None:
     check_environment(RANK)
     with pytest.raises(ConfigError, match="^the environment has " + re.escape(text)):
         check_environment(RANK | changed)
 
 
-def test_check_environment_leaves_alone_what_nobody_reads() -> None:
+def test_check_environment_ignores_variables_that_are_not_read() -> None:
     check_environment({"WORLD_SIZE": "x", "MASTER_PORT": "abc", "SLURM_JOB_ID": "x"})
 
 
@@ -77,7 +77,9 @@ def test_check_environment_leaves_alone_what_nobody_reads() -> None:
         ({"MASTER_ADDR": ""}, "has RANK, but not MASTER_ADDR; start processes with --num-gpus, torchrun or srun$"),
     ],
 )
-def test_rendezvous_address_refuses_what_is_no_place(changed: dict[str, str], text: str) -> None:
+def test_rendezvous_address_refuses_a_missing_address_and_an_invalid_port(
+    changed: dict[str, str], text: str
+) -> None:
     assert rendezvous_address(PLACE) == ("node1", 29500)
     with pytest.raises(ConfigError, match=f"^the environment {text}"):
         rendezvous_address(PLACE | changed)
@@ -107,14 +109,14 @@ def test_rendezvous_address_refuses_what_is_no_place(changed: dict[str, str], te
         ({"SLURM_CPUS_PER_TASK": "0"}, "has SLURM_CPUS_PER_TASK='0': expected a whole number from 1, "),
     ],
 )
-def test_slurm_environment_refuses_nonsense(changed: dict[str, str | None], text: str) -> None:
+def test_slurm_environment_refuses_invalid_variables(changed: dict[str, str | None], text: str) -> None:
     assert slurm_environment(TASK)["RANK"] == "3"
     environ = {name: value for name, value in (TASK | changed).items() if value is not None}
     with pytest.raises(ConfigError, match=f"^the environment {text}"):
         slurm_environment(environ)
 
 
-def test_slurm_environment_lets_tasks_of_one_machine_meet_on_loopback() -> None:
+def test_slurm_environment_puts_the_rendezvous_of_one_machine_on_loopback() -> None:
     one = {"SLURM_STEP_NODELIST": "a7", "SLURM_STEP_TASKS_PER_NODE": "5", "SLURM_NODEID": "0"}
     assert slurm_environment(TASK | one)["MASTER_ADDR"] == "localhost"
 
@@ -135,7 +137,7 @@ def test_slurm_environment_does_not_expand_a_huge_number_of_nodes() -> None:
         (RANK, True),
     ],
 )
-def test_is_spokesman_is_rank_0_and_whose_environment_is_wrong(
+def test_is_spokesman_is_true_on_rank_0_and_with_an_invalid_environment(
     monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], speaks: bool
 ) -> None:
     monkeypatch.setattr(os, "environ", environ)
@@ -143,7 +145,7 @@ def test_is_spokesman_is_rank_0_and_whose_environment_is_wrong(
     assert is_rank() is bool(environ)
 
 
-def test_stay_on_loopback_keeps_what_the_user_has_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stay_on_loopback_keeps_variables_that_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
     environ = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "NCCL_SOCKET_IFNAME": "eth1"}
     monkeypatch.setattr(os, "environ", environ)
     monkeypatch.setattr("socket.if_nameindex", lambda: [(1, "lo"), (2, "eth0")])
@@ -175,7 +177,7 @@ def test_stay_on_loopback_sets_nothing_for_several_machines(monkeypatch: pytest.
         ),
     ],
 )
-def test_train_net_answers_a_wrong_environment_with_one_sentence_and_exit_code_2(
+def test_train_net_exits_with_2_and_one_sentence_for_an_invalid_environment(
     tiny_words: list[str], tmp_path: Path, environ: dict[str, str], text: str
 ) -> None:
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""What other users and machines can reach of a run on one machine: no port but on the loopback interface."""
+"""Exposure of a run on one machine: it listens on no port except on the loopback interface."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="read
 
 
 def tree(pid: int) -> list[int]:
-    """Return a process and all that it has started, as far as they still run."""
+    """Return a process and those of its descendants that still run."""
     found = [pid]
     for each in found:
         try:
@@ -47,18 +47,18 @@ def sockets_of(pid: int) -> set[str]:
             if match:
                 inodes.add(match[1])
     except OSError:
-        pass  # it has ended, or closed the file meanwhile
+        pass  # the process has exited, or closed the file meanwhile
     return inodes
 
 
 def listening() -> dict[str, str]:
-    """Return the addresses at which this machine listens, by inode."""
+    """Return the addresses on which this machine listens, by inode."""
     found = {}
     for name in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
             words = line.split()
             if words[3] == _LISTENS:
-                numbers = words[1].partition(":")[0]  # 32 bits at a time, in the machine's order
+                numbers = words[1].partition(":")[0]  # 32 bits at a time, in the machine's byte order
                 packed = b"".join(
                     struct.pack("=I", int(numbers[at : at + 8], 16)) for at in range(0, len(numbers), 8)
                 )
@@ -67,7 +67,7 @@ def listening() -> dict[str, str]:
 
 
 def exposed(process: subprocess.Popen[str]) -> tuple[set[str], set[str]]:
-    """Return where the launcher and where its ranks listen while they run."""
+    """Return the addresses on which the launcher and its ranks listen while they run."""
     launcher: set[str] = set()
     ranks: set[str] = set()
     while process.poll() is None:
@@ -91,7 +91,7 @@ def test_listening_finds_a_socket_of_this_process() -> None:
 
 
 def test_ranks_of_one_machine_listen_on_loopback_alone(tiny: Callable[..., CfgNode], tmp_path: Path) -> None:
-    """The store of rank 0 too, as the tasks of an srun have it."""
+    """So does the store of rank 0, which tasks of srun use."""
     cfg = tiny("MODEL.DEVICE", "cpu")
 
     def addresses() -> set[str]:
@@ -107,10 +107,10 @@ def test_ranks_of_one_machine_listen_on_loopback_alone(tiny: Callable[..., CfgNo
 
 
 @pytest.mark.slow
-def test_num_gpus_listens_on_loopback_alone_and_leaves_no_temporary_folder(
+def test_num_gpus_listens_on_loopback_alone_and_removes_its_temporary_folder(
     tiny_words: list[str], tmp_path: Path
 ) -> None:
-    """In the launcher nothing listens at all: nobody can give it anything to read."""
+    """The launcher does not listen at all: nobody can send it data."""
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     process = subprocess.Popen(
@@ -127,5 +127,5 @@ def test_num_gpus_listens_on_loopback_alone_and_leaves_no_temporary_folder(
     assert launcher == set()
     assert ranks
     assert all(map(is_loopback, ranks)), ranks
-    # What torch's compiler keeps for the next run of the same user is no litter.
+    # torch's compiler keeps a cache for the next run of the same user.
     assert [each for each in temporary.iterdir() if not each.name.startswith("torchinductor_")] == []

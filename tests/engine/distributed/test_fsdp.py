@@ -1,4 +1,4 @@
-"""Models in parts: what they learn, save and continue from is what one process does."""
+"""Sharded models: training, checkpoints and resumes equal to those of one process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from warmstart.tools import export_weights, train_net
 
 from ...conftest import tiny_overrides
 from ..dying import assert_same_bits
-from ..optimizers_in_parts import CLIPPING
+from ..sharded_optimizers import CLIPPING
 
 pytestmark = [
     pytest.mark.slow,  # each launch imports torch three times
@@ -42,14 +42,14 @@ WORDS = [
 def launched(
     ranks: int, words: list[str], modules: Path | None = None, code: int = 0, seconds: float = 120
 ) -> str:
-    """Run train_net.py on so many ranks; return what it has said. Not forked: FSDP2's backward pass cannot be.
+    """Run train_net.py on several ranks; return its output. Not forked, because FSDP2's backward pass cannot be.
 
     Args:
-        ranks: how many.
+        ranks: the number of ranks.
         words: of the command line.
-        modules: the folder of what --import names.
-        code: the exit code that it has to end with; what it says then is on stderr.
-        seconds: that it may take.
+        modules: the folder of the modules that --import names.
+        code: the expected exit code; unless it is 0, stderr is returned.
+        seconds: the timeout.
     """
     command = [sys.executable, "tools/train_net.py", "--num-gpus", str(ranks), *words]
     environ = os.environ | {"OMP_NUM_THREADS": "1"} | ({"PYTHONPATH": str(modules)} if modules else {})
@@ -61,7 +61,7 @@ def launched(
 
 
 def assert_same_final(one: Path, two: Path) -> None:
-    """The runs in two folders end with the same bits, and each folder of parts is one that a checkpoint names."""
+    """The runs in two folders end with the same bits, and a checkpoint names each folder of shards."""
     a, b = (load_checkpoint(folder / "model_final.pth") for folder in (one, two))
     for part in ("model", "ema", "optimizer", "scheduler", "iteration", "hooks", "rng"):
         assert_same_bits(a[part], b[part], part)
@@ -91,7 +91,7 @@ def assert_close(a: Any, b: Any, where: str = "") -> None:
 
 
 def assert_same_run(one: Path, two: Path) -> None:
-    """The runs in two folders are the same but for the order in which numbers were added."""
+    """The runs in two folders are equal except for the order of sums."""
     a, b = (load_checkpoint(folder / "model_final.pth") for folder in (one, two))
     assert_close(a["model"], b["model"])
     assert_close(a["ema"]["model"], b["ema"]["model"])
@@ -116,7 +116,7 @@ def one(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def half(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of two ranks with parts, ended after 8 of 12 updates."""
+    """The folder of a sharded run of two ranks, ended after 8 of 12 updates."""
     folder = tmp_path_factory.mktemp("fsdp") / "half"
     launched(2, [*words, f"OUTPUT_DIR={folder}", "SOLVER.MAX_ITER=8"])
     return folder
@@ -124,7 +124,7 @@ def half(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the same run left alone for all 12 updates."""
+    """The folder of the same run, uninterrupted for all 12 updates."""
     folder = tmp_path_factory.mktemp("fsdp") / "whole"
     launched(2, [*words, f"OUTPUT_DIR={folder}"])
     return folder
@@ -132,7 +132,7 @@ def whole(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def go_on(half: Path, words: list[str], tmp_path: Path) -> Callable[..., Path]:
-    """Goes on from `half`, in a copy of it."""
+    """Resumes `half`, in a copy of it."""
 
     def resume(ranks: int, *more: str) -> Path:
         folder = tmp_path / "copy"
@@ -147,24 +147,26 @@ def go_on(half: Path, words: list[str], tmp_path: Path) -> Callable[..., Path]:
     return resume
 
 
-def test_two_ranks_with_parts_learn_what_one_process_does(one: Path, words: list[str], tmp_path: Path) -> None:
+def test_fsdp_on_two_ranks_trains_as_one_process_does(one: Path, words: list[str], tmp_path: Path) -> None:
     said = launched(2, [*words, f"OUTPUT_DIR={tmp_path}"])
     assert "model: sharded over 2 ranks (fsdp), all-gathered by Conv2d, Linear" in said
     assert_same_run(one, tmp_path)
 
 
-def test_four_ranks_and_accumulation_and_other_moments(words: list[str], tmp_path: Path) -> None:
+def test_fsdp_on_four_ranks_trains_adamw_with_accumulation_as_one_process_does(
+    words: list[str], tmp_path: Path
+) -> None:
     adam = [*words, "SOLVER.OPTIMIZER=AdamW", "SOLVER.BASE_LR=0.01"]
     assert train_net.main([*adam, f"OUTPUT_DIR={tmp_path / 'one'}"]) == 0
     launched(4, [*adam, f"OUTPUT_DIR={tmp_path / 'four'}", "SOLVER.GRAD_ACCUM_STEPS=2"])
     assert_same_run(tmp_path / "one", tmp_path / "four")
 
 
-def test_each_optimizer_and_way_to_clip_does_in_parts_what_it_does_on_the_whole_or_is_refused(
+def test_fsdp_matches_ddp_for_each_optimizer_and_clip_type_or_refuses_it(
     noise_npz: Path,
 ) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "tests.engine.optimizers_in_parts", str(noise_npz)]
+    command += ["-m", "tests.engine.sharded_optimizers", str(noise_npz)]
     ended = subprocess.run(
         command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
     )
@@ -177,7 +179,7 @@ def test_each_optimizer_and_way_to_clip_does_in_parts_what_it_does_on_the_whole_
 
 
 @pytest.mark.need("D1", "D2")
-def test_a_checkpoint_in_parts_is_a_small_file_and_a_folder_of_each_ranks_own(half: Path) -> None:
+def test_sharded_checkpoint_is_a_small_file_and_a_folder_with_a_file_per_rank(half: Path) -> None:
     content = load_checkpoint(half / "model_0000007.pth", whole=False)
     assert {name for name, value in content["model"].items() if value is None} == {
         name for name, _ in build_small().named_parameters()
@@ -185,13 +187,11 @@ def test_a_checkpoint_in_parts_is_a_small_file_and_a_folder_of_each_ranks_own(ha
     folder = Path(content["parts"])
     assert folder.parent == half / "shards"
     assert sorted(path.name for path in folder.iterdir()) == [".metadata", "__0_0.distcp", "__1_0.distcp"]
-    # Those of iterations 4 and 8; model_final.pth names the latter too.
+    # The shards of iterations 4 and 8; model_final.pth names the latter too.
     assert len([*(half / "shards").iterdir()]) == 2
 
 
-def test_a_resume_on_as_many_ranks_is_the_unbroken_run_to_the_last_bit(
-    go_on: Callable[..., Path], whole: Path
-) -> None:
+def test_fsdp_resume_on_the_same_number_of_ranks_is_bit_exact(go_on: Callable[..., Path], whole: Path) -> None:
     assert_same_final(whole, go_on(2))
 
 
@@ -205,10 +205,10 @@ def test_a_resume_on_as_many_ranks_is_the_unbroken_run_to_the_last_bit(
         pytest.param("without metadata", marks=pytest.mark.soak),
     ],
 )
-def test_a_damaged_part_costs_its_checkpoint_alone(
+def test_damaged_shard_falls_back_to_the_checkpoint_before(
     half: Path, whole: Path, words: list[str], tmp_path: Path, damage: str
 ) -> None:
-    """Each is read in one process, which is faster, and one continued by two ranks."""
+    """Each is read in one process, which is faster, and one is resumed by two ranks."""
     folder = tmp_path / "copy"
     shutil.copytree(half, folder)
     (parts,) = (folder / "shards").glob("0000007-*")
@@ -233,9 +233,7 @@ def test_a_damaged_part_costs_its_checkpoint_alone(
     assert_same_final(whole, folder)
 
 
-def test_a_disk_that_is_full_for_one_rank_costs_that_checkpoint_alone(
-    whole: Path, words: list[str], tmp_path: Path
-) -> None:
+def test_full_disk_of_one_rank_loses_only_that_checkpoint(whole: Path, words: list[str], tmp_path: Path) -> None:
     (tmp_path / "full.py").write_text(
         """
 import errno, os
@@ -266,9 +264,7 @@ FileSystemWriter.write_data = fail
 
 
 @pytest.mark.soak
-def test_a_rank_whose_disk_hangs_is_waited_for_as_long_as_the_config_says(
-    words: list[str], tmp_path: Path
-) -> None:
+def test_save_that_hangs_on_one_rank_times_out(words: list[str], tmp_path: Path) -> None:
     (tmp_path / "hangs.py").write_text(
         """
 import time
@@ -287,11 +283,11 @@ FileSystemWriter.write_data = hang
     )
     more = [f"OUTPUT_DIR={tmp_path / 'out'}", "--import", "hangs"]
     said = launched(2, [*words, *more, "DISTRIBUTED.TIMEOUT=25"], tmp_path, code=5)
-    assert "another process has ended, or did not come in time: " in said
+    assert "another rank exited or timed out: " in said
     assert "Timed out waiting 25000ms" in said
 
 
-def test_overwriting_leaves_no_part_of_the_run_before(
+def test_overwrite_removes_all_shards_of_the_run_before(
     half: Path, whole: Path, words: list[str], tmp_path: Path
 ) -> None:
     folder = tmp_path / "copy"
@@ -303,7 +299,7 @@ def test_overwriting_leaves_no_part_of_the_run_before(
     assert_same_final(whole, folder)
 
 
-def test_a_file_and_its_parts_are_continued_in_another_folder_and_stay_as_they_are(
+def test_resume_of_a_sharded_file_into_another_folder_leaves_it_unchanged(
     half: Path, whole: Path, words: list[str], tmp_path: Path
 ) -> None:
     before = contents(half)
@@ -313,7 +309,7 @@ def test_a_file_and_its_parts_are_continued_in_another_folder_and_stay_as_they_a
     assert len([*(tmp_path / "new" / "shards").iterdir()]) == 2  # of iterations 8 and 12
 
 
-def test_an_earlier_file_is_continued_in_its_folder_and_later_ones_keep_their_parts(
+def test_resume_of_an_earlier_sharded_file_keeps_the_shards_of_later_ones(
     half: Path, whole: Path, words: list[str], tmp_path: Path
 ) -> None:
     folder = tmp_path / "copy"
@@ -327,7 +323,9 @@ def test_an_earlier_file_is_continued_in_its_folder_and_later_ones_keep_their_pa
     )
 
 
-def test_only_the_newest_parts_stay_with_those_of_the_best(words: list[str], tmp_path: Path) -> None:
+def test_checkpoint_keep_prunes_all_shards_but_those_of_the_newest_and_the_best(
+    words: list[str], tmp_path: Path
+) -> None:
     more = ["SOLVER.CHECKPOINT_KEEP=1", "SOLVER.CHECKPOINT_PERIOD=2", "TEST.EVAL_PERIOD=6"]
     launched(2, [*words, *more, f"OUTPUT_DIR={tmp_path}", "TEST.BEST.METRIC=noise.npz/accuracy"])
     best = load_checkpoint(tmp_path / "model_best.pth")["iteration"]
@@ -335,8 +333,8 @@ def test_only_the_newest_parts_stay_with_those_of_the_best(words: list[str], tmp
     assert {path.name[:7] for path in (tmp_path / "shards").iterdir()} == kept
 
 
-def test_two_runs_one_after_the_other_in_the_same_processes(whole: Path, words: list[str], tmp_path: Path) -> None:
-    """Also where the launcher gives them one store for both, as torchrun does."""
+def test_two_runs_in_succession_in_the_same_processes(whole: Path, words: list[str], tmp_path: Path) -> None:
+    """Also if the launcher has one store for both, as torchrun does."""
     script = tmp_path / "twice.py"
     script.write_text(
         """
@@ -359,13 +357,13 @@ run_tool(lambda: max(train_net.main([*sys.argv[1:], f"OUTPUT_DIR={out}"]) for ou
 
 @pytest.mark.need("C8")
 @pytest.mark.parametrize("ranks", [1, 4])
-def test_a_resume_on_fewer_or_more_ranks_goes_on_as_well(
+def test_fsdp_resume_on_fewer_or_more_ranks_trains_as_one_process_does(
     go_on: Callable[..., Path], one: Path, ranks: int
 ) -> None:
     assert_same_run(one, go_on(ranks))
 
 
-def test_a_run_of_one_process_goes_on_in_parts(one: Path, words: list[str], tmp_path: Path) -> None:
+def test_run_of_one_process_resumes_with_fsdp(one: Path, words: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(one, folder)
     (folder / "last_checkpoint").write_text("model_0000007.pth")
@@ -373,7 +371,7 @@ def test_a_run_of_one_process_goes_on_in_parts(one: Path, words: list[str], tmp_
     assert_same_run(one, folder)
 
 
-def test_export_puts_weights_in_parts_together(half: Path, tmp_path: Path) -> None:
+def test_export_weights_writes_the_full_weights_of_a_sharded_run(half: Path, tmp_path: Path) -> None:
     assert export_weights.main([str(half), str(tmp_path / "out.safetensors")]) == 0
     weights = load_file(tmp_path / "out.safetensors")
     model = build_small()
@@ -384,7 +382,7 @@ def test_export_puts_weights_in_parts_together(half: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("precision", [pytest.param("float32", marks=pytest.mark.soak), "bf16"])
-def test_bf16_and_parts_in_the_hosts_memory_train(words: list[str], tmp_path: Path, precision: str) -> None:
+def test_fsdp_trains_in_bf16_with_cpu_offload(words: list[str], tmp_path: Path, precision: str) -> None:
     more = ["MODEL.FSDP.CPU_OFFLOAD=true", "MODEL.FSDP.RESHARD_AFTER_FORWARD=false", "SOLVER.BASE_LR=0.01"]
     more += ["MODEL.ACTIVATION_CHECKPOINTING=[block2]"]
     launched(2, [*words, *more, f"OUTPUT_DIR={tmp_path}", f"MODEL.FSDP.PRECISION={precision}"])
@@ -393,7 +391,7 @@ def test_bf16_and_parts_in_the_hosts_memory_train(words: list[str], tmp_path: Pa
     assert records(tmp_path)[-1]["total_loss"] < 1.3
 
 
-def test_parts_are_evaluated_without_training_by_any_number_of_ranks(
+def test_eval_only_of_a_sharded_run_is_equal_on_any_number_of_ranks(
     half: Path, words: list[str], tmp_path: Path
 ) -> None:
     scores = {
@@ -422,7 +420,7 @@ register_model("focal", Focal)
 
 
 @pytest.mark.soak
-def test_a_model_in_parts_trains_on_its_own_losses(
+def test_fsdp_trains_a_model_that_returns_its_losses(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "own_focal.py").write_text(OWN)
@@ -436,10 +434,10 @@ def test_a_model_in_parts_trains_on_its_own_losses(
 
 
 @pytest.mark.soak
-def test_model_weights_takes_the_folder_of_a_run_in_parts(
+def test_model_weights_loads_the_folder_of_a_sharded_run(
     half: Path, words: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """On one process and on two; of a run of its own it is the score of that run."""
+    """On one process and on two, with the score of that run."""
     expected = [name for name in records(half)[-1] if name.endswith("noise.npz/loss")]
     loss = f"loss {records(half)[-1][expected[0]]:.4g}"
     evaluated = [*words, "--eval-only", f"MODEL.WEIGHTS={half}"]
@@ -450,9 +448,7 @@ def test_model_weights_takes_the_folder_of_a_run_in_parts(
         assert loss in said
 
 
-def test_eval_only_of_a_model_in_parts_sets_precise_statistics_as_the_run_does(
-    words: list[str], tmp_path: Path
-) -> None:
+def test_eval_only_with_fsdp_sets_precise_bn_statistics_as_training_does(words: list[str], tmp_path: Path) -> None:
     normed = [*words, "MODEL.ARGS.norm=batch", "MODEL.ARGS.dropout=0.2", f"OUTPUT_DIR={tmp_path}"]
     precise = ["TEST.PRECISE_BN.ENABLED=true", "TEST.PRECISE_BN.NUM_ITER=3"]
     launched(2, [*normed, *precise])

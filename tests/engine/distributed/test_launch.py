@@ -1,7 +1,8 @@
-"""--num-gpus: the processes are started, told of signals, and ended, and their exit code is the tool's."""
+"""--num-gpus: start of the processes, signals, failures, restarts and exit codes."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import signal
@@ -28,6 +29,8 @@ SECONDS = 200  # more than any of them takes
 ROOT = Path(__file__).parent.parent.parent.parent
 WEIGHTS = ("model", "optimizer", "scheduler", "iteration", "rng")
 
+forked = pytest.mark.skipif(torch.cuda.is_available(), reason="forks this process, which may have used the GPU")
+
 
 def started(words: list[str], device: str = "cpu", **environ: str) -> subprocess.Popen[str]:
     """Start train_net.py, with one thread a rank."""
@@ -51,7 +54,7 @@ def temporary(tmp_path: Path) -> Path:
 
 
 def left_in(folder: Path) -> list[str]:
-    """Return what a launcher has left behind in its temporary folder; torch's compiler keeps a cache there."""
+    """Return the files of a launcher in its temporary folder, apart from the cache of torch's compiler."""
     return [each.name for each in folder.iterdir() if not each.name.startswith("torchinductor_")]
 
 
@@ -63,12 +66,118 @@ def is_running(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists() and "Z (zombie)" not in Path(f"/proc/{pid}/status").read_text()
 
 
+# A rank that imports nothing slow: it writes its process id, and does what the words after the folder say.
+RANK = """
+import os, pathlib, signal, sys, time
+folder, rank, words = pathlib.Path(sys.argv[1]), os.environ["RANK"], sys.argv[2:]
+def leave(signum, frame):
+    (folder / f"signal{rank}").write_text(str(signum))
+    sys.exit(128 + signum)
+for each in (signal.SIGUSR1, signal.SIGHUP):
+    signal.signal(each, leave)
+(folder / f"new{rank}").write_text(str(os.getpid()))
+(folder / f"new{rank}").rename(folder / f"pid{rank}")
+if rank in words and not (folder / "failed").exists():
+    while len([*folder.glob("pid*")]) < int(os.environ["WORLD_SIZE"]):
+        time.sleep(0.01)
+    (folder / "failed").touch()
+    sys.exit(int(words[-1])) if words[-1] != "kill" else os.kill(os.getpid(), signal.SIGKILL)
+if "wait" in words:
+    time.sleep(100)
+"""
+
+
+class Launcher:
+    """`run_here` of two ranks, in a forked process: no process has to import torch.
+
+    Args:
+        folder: of the files of the ranks and of what the launcher prints.
+        words: what the ranks do: ["1", "wait", "kill"]: rank 1 kills itself while the others wait.
+        restarts: as for `run_here`.
+    """
+
+    def __init__(self, folder: Path, words: list[str], restarts: int = 0) -> None:
+        self.folder = folder
+        command = ["-c", RANK, str(folder), *words]
+
+        def run() -> None:
+            os.dup2(os.open(folder / "err", os.O_WRONLY | os.O_CREAT), 2)
+            sys.stderr = os.fdopen(2, "w", buffering=1)
+            sys.exit(run_here(command, 2, restarts, grace=20))
+
+        self.process = multiprocessing.get_context("fork").Process(target=run)
+        self.process.start()
+
+    def pids(self) -> list[int]:
+        """Return the process ids of both ranks, when they have started."""
+        files = [self.folder / "pid0", self.folder / "pid1"]
+        end = time.monotonic() + SECONDS
+        while not all(file.exists() for file in files) and time.monotonic() < end:
+            time.sleep(0.01)
+        return [int(file.read_text()) for file in files]
+
+    def end(self) -> tuple[int | None, str]:
+        """Return the exit code and what the launcher has printed."""
+        self.process.join(SECONDS)
+        return self.process.exitcode, (self.folder / "err").read_text()
+
+
+@forked
 @pytest.mark.need("D14", "G1")
-@pytest.mark.parametrize("signum", [signal.SIGUSR1, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
-def test_a_signal_to_the_launcher_goes_on_to_all_ranks_which_save_and_leave_no_orphan(
+@pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGHUP])
+def test_run_here_passes_a_signal_to_all_ranks_and_leaves_no_process_or_folder(
+    tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch, signum: signal.Signals
+) -> None:
+    """A terminal that is closed sends SIGHUP to the launcher alone."""
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    launcher = Launcher(tmp_path, ["wait"])
+    ranks = launcher.pids()
+    assert len(left_in(temporary)) == 1
+    assert launcher.process.pid is not None
+    os.kill(launcher.process.pid, signum)
+    assert launcher.end() == (128 + signum, "")
+    assert [(tmp_path / f"signal{rank}").read_text() for rank in "01"] == [str(int(signum))] * 2
+    assert not any(is_running(pid) for pid in ranks)
+    assert left_in(temporary) == []
+
+
+@forked
+@pytest.mark.need("G2")
+@pytest.mark.parametrize(
+    ("how", "code", "text"), [("kill", 137, "error: rank 1 was killed by SIGKILL\n"), ("3", 3, "")]
+)
+def test_run_here_ends_all_ranks_after_one_failed_and_exits_with_its_code(
+    tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch, how: str, code: int, text: str
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    monkeypatch.setattr("warmstart.engine.distributed.elastic_agent._LEFT_BEHIND", 0.2)
+    launcher = Launcher(tmp_path, ["1", "wait", how])
+    ranks = launcher.pids()
+    killed = "error: rank 0 was killed: it did not exit within 0.2 s after another rank failed\n"
+    assert launcher.end() == (code, killed + text)
+    assert not any(is_running(pid) for pid in ranks)
+    assert left_in(temporary) == []
+
+
+@forked
+@pytest.mark.need("G4")
+def test_run_here_restarts_all_ranks_after_one_was_killed(tmp_path: Path) -> None:
+    text = "rank 1 was killed by SIGKILL; restarting all ranks (restart 1 of 2)\n"
+    assert Launcher(tmp_path, ["1", "kill"], restarts=2).end() == (0, text)
+
+
+@forked
+@pytest.mark.need("G4")
+def test_run_here_does_not_restart_after_an_exit_code_that_would_repeat(tmp_path: Path) -> None:
+    assert Launcher(tmp_path, ["1", "2"], restarts=2).end() == (2, "")
+
+
+@pytest.mark.slow
+@pytest.mark.need("D14", "G1")
+@pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGHUP])
+def test_num_gpus_saves_on_a_signal_to_the_launcher_and_leaves_no_orphan(
     tiny_words: list[str], tmp_path: Path, temporary: Path, signum: signal.Signals
 ) -> None:
-    """SIGHUP is what a terminal that is closed says to the launcher alone."""
     words = [*tiny_words, "--num-gpus=2", "SOLVER.MAX_ITER=1000000", "SOLVER.STEPS=900000"]
     process = started(words, TMPDIR=str(temporary))
     records = tmp_path / "out" / "metrics.json"
@@ -80,7 +189,7 @@ def test_a_signal_to_the_launcher_goes_on_to_all_ranks_which_save_and_leave_no_o
     process.send_signal(signum)
     out, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 128 + signum, err
-    assert err == f"{signum.name}: finishing this iteration, then saving; once more leaves at once\n"
+    assert err == f"{signum.name}: finishing this iteration, then saving; a second signal exits at once\n"
     assert (
         out.count("processes: 2, with 4 of the 8 images of a batch each; gradients are averaged in float32") == 1
     )
@@ -93,7 +202,7 @@ def test_a_signal_to_the_launcher_goes_on_to_all_ranks_which_save_and_leave_no_o
 
 @pytest.mark.slow
 @pytest.mark.need("G1")
-def test_two_runs_on_one_machine_both_finish(tiny_words: list[str], tmp_path: Path) -> None:
+def test_num_gpus_runs_two_runs_on_one_machine(tiny_words: list[str], tmp_path: Path) -> None:
     runs = [started([*tiny_words, "--num-gpus=2", f"OUTPUT_DIR={tmp_path}/{name}"]) for name in "ab"]
     for run in runs:
         out, err = run.communicate(timeout=SECONDS)
@@ -104,8 +213,10 @@ def test_two_runs_on_one_machine_both_finish(tiny_words: list[str], tmp_path: Pa
 @pytest.mark.slow
 @pytest.mark.need("G2")
 @pytest.mark.parametrize("how", ["raise", "raise beside work"])
-def test_a_rank_that_raises_ends_all_with_its_traceback(tiny_words: list[str], tmp_path: Path, how: str) -> None:
-    """Also where the others are busy with something else, and would not notice for long."""
+def test_num_gpus_ends_all_ranks_with_the_traceback_of_the_one_that_raised(
+    tiny_words: list[str], tmp_path: Path, how: str
+) -> None:
+    """Also if the other rank is busy, and would not notice the failure for a long time."""
     process = started([*tiny_words, "--num-gpus=2"], FAIL=how)
     mark = tmp_path / "out.failed"
     while not mark.exists() and process.poll() is None:
@@ -117,15 +228,15 @@ def test_a_rank_that_raises_ends_all_with_its_traceback(tiny_words: list[str], t
     assert "rank 1 of 2, on " in err
     assert err.count("Traceback") == 1
     assert err.count("RuntimeError: what a bug says") == 1
-    killed = "error: rank 0 did not end when another one had failed, and was killed\n"
-    if how == "raise beside work":  # else it may be killed too, if the machine is so busy that ending takes long
+    killed = "error: rank 0 was killed: it did not exit within 3 s after another rank failed\n"
+    if how == "raise beside work":  # otherwise it may be killed too, on a busy machine
         assert err.count(killed) == 1
     assert "finishing this iteration" not in err
 
 
 @pytest.mark.slow
 @pytest.mark.need("G2")
-def test_a_rank_that_raises_before_all_are_there_ends_all(tiny_words: list[str]) -> None:
+def test_num_gpus_ends_all_ranks_if_one_raises_before_the_rendezvous(tiny_words: list[str]) -> None:
     began = time.monotonic()
     process = started([*tiny_words, "--num-gpus=2"], FAIL="raise at import")
     _, err = process.communicate(timeout=SECONDS)
@@ -136,7 +247,7 @@ def test_a_rank_that_raises_before_all_are_there_ends_all(tiny_words: list[str])
 
 @pytest.mark.slow
 @pytest.mark.need("G2", "G3")
-def test_a_rank_that_does_not_answer_ends_all_after_the_timeout(tiny_words: list[str], tmp_path: Path) -> None:
+def test_num_gpus_ends_all_ranks_after_the_timeout_if_one_hangs(tiny_words: list[str], tmp_path: Path) -> None:
     process = started([*tiny_words, "--num-gpus=2", "DISTRIBUTED.TIMEOUT=4"], FAIL="hang")
     mark = tmp_path / "out.failed"
     while not mark.exists() and process.poll() is None:
@@ -147,16 +258,18 @@ def test_a_rank_that_does_not_answer_ends_all_after_the_timeout(tiny_words: list
     assert process.returncode == 5
     lost, killed = err.splitlines()
     assert re.fullmatch(
-        r"rank 0 of 2, on \S+: another process has ended, or did not come in time: "
+        r"rank 0 of 2, on \S+: another rank exited or timed out: "
         r"Timed out waiting 4000ms for \w+ operation to complete \(DISTRIBUTED.TIMEOUT\)",
         lost,
     )
-    assert killed == "error: rank 1 did not end when another one had failed, and was killed"
+    assert killed == "error: rank 1 was killed: it did not exit within 3 s after another rank failed"
 
 
 @pytest.mark.slow
 @pytest.mark.need("D14")
-def test_two_signals_end_a_start_that_one_rank_holds_up(tiny_words: list[str], tmp_path: Path) -> None:
+def test_num_gpus_ends_at_a_second_signal_while_one_rank_blocks_the_start(
+    tiny_words: list[str], tmp_path: Path
+) -> None:
     process = started([*tiny_words, "--num-gpus=2"], FAIL="deaf", DEAF=str(tmp_path / "deaf"))
     while not (tmp_path / "deaf").exists() and process.poll() is None:
         time.sleep(0.01)
@@ -173,7 +286,7 @@ def test_two_signals_end_a_start_that_one_rank_holds_up(tiny_words: list[str], t
 
 @pytest.mark.slow
 @pytest.mark.need("F8", "G4")
-def test_what_would_fail_again_is_not_started_anew(tiny_words: list[str]) -> None:
+def test_num_gpus_does_not_restart_after_a_config_error(tiny_words: list[str]) -> None:
     assert train_net.main(tiny_words) == 0
     process = started([*tiny_words, "--num-gpus=2", "DISTRIBUTED.MAX_RESTARTS=3"])
     _, err = process.communicate(timeout=SECONDS)
@@ -185,7 +298,7 @@ def test_what_would_fail_again_is_not_started_anew(tiny_words: list[str]) -> Non
 
 @pytest.mark.slow
 @pytest.mark.need("G4")
-def test_a_killed_rank_is_started_again_and_the_run_ends_with_the_same_weights(
+def test_num_gpus_restarts_after_a_killed_rank_and_ends_with_the_same_weights(
     tiny_words: list[str], tmp_path: Path
 ) -> None:
     words = [*tiny_words, "--num-gpus=2", "SOLVER.CHECKPOINT_PERIOD=3"]
@@ -194,7 +307,7 @@ def test_a_killed_rank_is_started_again_and_the_run_ends_with_the_same_weights(
     killed = started([*words, "DISTRIBUTED.MAX_RESTARTS=1"], FAIL="kill")
     out, err = killed.communicate(timeout=SECONDS)
     assert killed.returncode == 0, err
-    assert "rank 1 was ended by SIGKILL; all ranks are started anew, time 1 of 1\n" in err
+    assert "rank 1 was killed by SIGKILL; restarting all ranks (restart 1 of 1)\n" in err
     assert out.count("restarted after a failure: --resume is implied") == 1
     assert out.count("continuing after iteration 6") == 1
     a, b = (load_checkpoint(tmp_path / name / "model_final.pth") for name in ("straight", "out"))
@@ -204,16 +317,16 @@ def test_a_killed_rank_is_started_again_and_the_run_ends_with_the_same_weights(
 
 @pytest.mark.slow
 @pytest.mark.need("G2")
-def test_a_rank_that_is_killed_is_named(tiny_words: list[str], temporary: Path) -> None:
+def test_num_gpus_names_a_killed_rank(tiny_words: list[str], temporary: Path) -> None:
     process = started([*tiny_words, "--num-gpus=2"], FAIL="kill", TMPDIR=str(temporary))
     _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 137
-    assert "error: rank 1 was ended by SIGKILL\n" in err
+    assert "error: rank 1 was killed by SIGKILL\n" in err
     assert left_in(temporary) == []
 
 
 @pytest.mark.slow
-def test_two_machines_with_an_address(tiny_words: list[str], tmp_path: Path) -> None:
+def test_num_machines_trains_on_two_machines_with_an_address(tiny_words: list[str], tmp_path: Path) -> None:
     from ..ranks import free_port
 
     words = [*tiny_words, "--num-machines=2", "--num-gpus=1", f"--dist-url=tcp://127.0.0.1:{free_port()}"]
@@ -230,7 +343,7 @@ def test_two_machines_with_an_address(tiny_words: list[str], tmp_path: Path) -> 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 @pytest.mark.need("C8", "D14")
 def test_two_gpus_train_and_one_continues(tiny_words: list[str], tmp_path: Path) -> None:
-    """With what goes through NCCL: gradients, BatchNorm, buffers before an evaluation, precise statistics."""
+    """With all that NCCL sends: gradients, BatchNorm, buffers before an evaluation, precise statistics."""
     words = [*tiny_words, "MODEL.SYNC_BN=true", "TEST.EVAL_PERIOD=3", "SOLVER.EMA.ENABLED=true"]
     words += ["TEST.PRECISE_BN.ENABLED=true", "TEST.PRECISE_BN.NUM_ITER=3", "SOLVER.GRAD_ACCUM_STEPS=2"]
     words += ["SOLVER.AMP.ENABLED=true", "SOLVER.AMP.PRECISION=fp16"]
@@ -256,31 +369,31 @@ FLAGS: dict[str, Any] = {"num_gpus": None, "num_machines": None, "machine_rank":
         ),
         (
             {"num_machines": 2, "machine_rank": 2, "dist_url": "tcp://a:1"},
-            "--machine-rank 2: the machines are 0 to 1; --num-machines says how many they are$",
+            "--machine-rank 2: the machines are 0 to 1; --num-machines sets their number$",
         ),
-        ({"num_gpus": 2, "machine_rank": 1}, "--machine-rank 1: the machines are 0 to 0; --num-machines says"),
+        ({"num_gpus": 2, "machine_rank": 1}, "--machine-rank 1: the machines are 0 to 0; --num-machines sets"),
         ({"num_gpus": 2, "dist_url": "a"}, "--dist-url a: expected tcp://HOST:PORT, such as tcp://node1:29500"),
         ({"num_gpus": 2, "dist_url": "tcp://a:65536"}, "--dist-url tcp://a:65536: .* a port from 1 to 65535$"),
     ],
 )
-def test_flags_that_do_not_fit_are_refused(flags: dict[str, Any], text: str) -> None:
+def test_wants_launch_refuses_inconsistent_flags(flags: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError, match=f"^command line: {text}"):
         wants_launch(FLAGS | flags)
 
 
 def test_run_here_says_that_it_needs_a_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", "/no/such/folder")
-    text = "^the processes cannot rendezvous in a temporary folder: No such file or directory; let TMPDIR name a f"
+    text = "^the processes need a temporary folder for their rendezvous: No such file or directory; set TMPDIR to "
     with pytest.raises(ConfigError, match=text):
         run_here(["-c", ""], 2)
 
 
-def test_a_timeout_beyond_what_python_can_wait_is_refused() -> None:
+def test_distributed_timeout_refuses_more_than_a_year() -> None:
     with pytest.raises(ConfigError, match=r"^DISTRIBUTED.TIMEOUT \(override\): .* 31536000"):
         get_cfg().merge_from_list(["DISTRIBUTED.TIMEOUT", 10**18])
 
 
-def test_no_flag_and_one_process_train_here() -> None:
+def test_wants_launch_is_false_without_flags_and_for_one_process() -> None:
     assert [wants_launch(FLAGS | {"num_gpus": number}) for number in (None, 1, 2)] == [
         False,
         False,
@@ -288,18 +401,18 @@ def test_no_flag_and_one_process_train_here() -> None:
     ]
 
 
-def test_a_rank_starts_nothing_and_refuses_another_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wants_launch_on_a_rank_is_false_and_refuses_another_number(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     assert not wants_launch(FLAGS | {"num_gpus": 2})
     with pytest.raises(
-        ConfigError, match="--num-gpus 3: 2 processes have been started here already; leave it out"
+        ConfigError, match="--num-gpus 3: a launcher has already started 2 processes here; leave the flag out"
     ):
         wants_launch(FLAGS | {"num_gpus": 3})
 
 
 @pytest.mark.need("E15")
-def test_what_is_wrong_with_several_is_said_before_any_is_started(
+def test_launch_refuses_invalid_configs_before_it_starts_a_process(
     tiny_words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = r"9 images cannot be shared evenly by 6 processes; set it to 6 or 12$"
@@ -332,13 +445,13 @@ def test_what_is_wrong_with_several_is_said_before_any_is_started(
     ):
         launch(cfg, flags)
     cfg.merge_from_list(["MODEL.DEVICE", "cuda:1"])
-    with pytest.raises(ConfigError, match="each process takes a device of its own, the first 3; set it to cuda$"):
+    with pytest.raises(ConfigError, match="each process needs its own device; set it to cuda, for the first 3$"):
         launch(cfg, flags)
 
 
 @pytest.mark.need("G4")
 @pytest.mark.parametrize("flag", [[], ["--overwrite"]])
-def test_a_restarted_run_continues_from_what_it_has_saved_itself(
+def test_restarted_run_resumes_from_its_own_checkpoint(
     tiny_words: list[str],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -355,7 +468,7 @@ def test_a_restarted_run_continues_from_what_it_has_saved_itself(
 
 
 @pytest.mark.need("G4", "F8")
-def test_a_run_that_was_refused_a_folder_does_not_continue_the_other_run_when_it_is_restarted(
+def test_restarted_run_that_was_refused_a_folder_does_not_resume_the_run_in_it(
     tiny_words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert train_net.main(tiny_words) == 0
@@ -383,7 +496,7 @@ SRUN = {
     [("a7,b[3-4]", "a7"), ("gpu[007-009,012]", "gpu007"), ("node-1-[2,5]", "node-1-2"), ("one", "one")]
     + [("rack[1-2]node[01-04]", "rack1node01"), ("r[2,4]n[05]-ib,a7", "r2n05-ib")],
 )
-def test_tasks_of_srun_are_ranks(nodes: str, first: str) -> None:
+def test_slurm_environment_makes_tasks_of_srun_ranks(nodes: str, first: str) -> None:
     assert slurm_environment(SRUN | {"SLURM_STEP_NODELIST": nodes, "SLURM_CPUS_PER_TASK": "4"}) == {
         "RANK": "3",
         "WORLD_SIZE": "5",
@@ -396,16 +509,18 @@ def test_tasks_of_srun_are_ranks(nodes: str, first: str) -> None:
 
 
 @pytest.mark.parametrize("changed", [{"RANK": "0"}, {"SLURM_NTASKS": "1"}, {"SLURM_STEP_NODELIST": None}])
-def test_one_task_a_batch_script_and_a_rank_of_torchrun_are_left_alone(changed: dict[str, str | None]) -> None:
+def test_slurm_environment_ignores_one_task_a_batch_script_and_a_rank_of_torchrun(
+    changed: dict[str, str | None],
+) -> None:
     environ = {name: value for name, value in (SRUN | changed).items() if value is not None}
     assert slurm_environment(environ) == {}
 
 
 @pytest.mark.need("E15")
-def test_a_config_for_another_number_of_processes_is_scaled_and_each_change_printed(
+def test_reference_world_size_scales_the_config_and_prints_each_change(
     tiny_words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Percentages and epochs follow by themselves; what detectron2 rounds is rounded."""
+    """Percentages and epochs need no scaling; lengths are rounded as in detectron2."""
     words = [*tiny_words, "SOLVER.REFERENCE_WORLD_SIZE=2", "SOLVER.STEPS=50%,9", "TEST.EVAL_PERIOD=7"]
     assert train_net.main(words) == 0
     out = capsys.readouterr().out
@@ -428,7 +543,7 @@ def test_a_config_for_another_number_of_processes_is_scaled_and_each_change_prin
     assert "iteration 28, SOLVER.MAX_ITER is 28: nothing to do" in capsys.readouterr().out
 
 
-def test_what_is_off_or_fits_is_not_scaled() -> None:
+def test_scaled_leaves_a_matching_world_size_and_disabled_periods_unchanged() -> None:
     cfg = get_cfg()
     assert scaled(cfg, 8) is cfg
     cfg.merge_from_list(["SOLVER.REFERENCE_WORLD_SIZE", 8, "SOLVER.CHECKPOINT_PERIOD", 0])

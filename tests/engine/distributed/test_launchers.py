@@ -1,4 +1,4 @@
-"""However its processes are started, a run is the same: --num-gpus, torchrun, the tasks of an srun."""
+"""Launchers: a run has the same bits with --num-gpus, torchrun and srun."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECONDS = 200  # more than any of them takes
 
 
 def said_by(commands: list[tuple[list[str], dict[str, str]]]) -> list[str]:
-    """Run commands at once, with one thread a rank; return what each prints, once all have ended well."""
+    """Run commands at once, with one thread per rank; return the output of each after all have succeeded."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
     processes = [
         subprocess.Popen(
@@ -47,7 +47,7 @@ def said_by(commands: list[tuple[list[str], dict[str, str]]]) -> list[str]:
 
 
 def tasks_of_srun(words: list[str]) -> list[tuple[list[str], dict[str, str]]]:
-    """Return what SLURM would run on a machine for `srun --ntasks 2`."""
+    """Return the commands that SLURM runs on one machine for `srun --ntasks 2`."""
     step = {
         "SLURM_NTASKS": "2",
         "SLURM_STEP_NUM_TASKS": "2",
@@ -62,7 +62,7 @@ def tasks_of_srun(words: list[str]) -> list[tuple[list[str], dict[str, str]]]:
 
 
 @pytest.mark.need("G1")
-def test_ranks_of_any_launcher_have_the_same_bits(tiny_words: list[str], tmp_path: Path) -> None:
+def test_num_gpus_torchrun_and_srun_train_the_same_bits(tiny_words: list[str], tmp_path: Path) -> None:
     """With BatchNorm, dropout, crops and flips."""
     common = [*tiny_words, "MODEL.DEVICE=cpu", "SOLVER.EMA.ENABLED=true"]
     words = {name: [*common, f"OUTPUT_DIR={tmp_path}/{name}"] for name in ("flag", "torchrun", "srun")}

@@ -1,4 +1,4 @@
-"""Processes that wait for each other say so, give up in time, and are told what to do where they cannot meet."""
+"""The rendezvous of processes: its messages, timeout, signals, and errors."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def port() -> int:
 
 @pytest.fixture
 def taken() -> Iterator[int]:
-    """A port at which another program listens."""
+    """A port on which another program listens."""
     with socket.socket() as listening:
         listening.bind(("", 0))
         listening.listen()
@@ -47,7 +47,7 @@ def taken() -> Iterator[int]:
 
 @pytest.fixture(params=["silent", "closes", "http", "ssh"])
 def other_program(request: pytest.FixtureRequest) -> Iterator[int]:
-    """The port of a program that takes connections and is no store."""
+    """The port of a program that accepts connections but is not a store."""
 
     def serve(listening: socket.socket) -> None:
         kept = []
@@ -72,7 +72,7 @@ def other_program(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 class Told(NamedTuple):
-    """What a process has come to: what its function has returned, or the error, and what it has said."""
+    """The result of a process: the value of its function, or the error, and its output."""
 
     result: Any
     error: str
@@ -80,7 +80,7 @@ class Told(NamedTuple):
 
 
 def apart(function: Callable[[], Any]) -> Told:
-    """Run a function in a process of its own: a store has a thread, after which no test could fork."""
+    """Run a function in a separate process: a store starts a thread, after which no test could fork."""
     fork = multiprocessing.get_context("fork")
     here, there = fork.Pipe(duplex=False)
 
@@ -102,7 +102,7 @@ def apart(function: Callable[[], Any]) -> Told:
     return told
 
 
-def test_the_first_may_come_last(port: int) -> None:
+def test_rendezvous_succeeds_if_the_server_joins_last(port: int) -> None:
     fork = multiprocessing.get_context("fork")
     other = fork.Process(
         target=lambda: rendezvous("localhost", port, serves=False, count=2, **WHO).set("said", "hello")
@@ -116,7 +116,7 @@ def test_the_first_may_come_last(port: int) -> None:
 
 
 @pytest.mark.parametrize("host", ["localhost", "node1"])
-def test_those_of_an_earlier_attempt_or_run_do_not_count(port: int, host: str) -> None:
+def test_rendezvous_does_not_count_processes_of_an_earlier_attempt_or_run(port: int, host: str) -> None:
     def again() -> None:
         first = rendezvous(host, port, serves=True, count=1, **WHO, again=True)
         second = rendezvous(host, port, serves=True, count=1, **WHO, again=True)
@@ -124,38 +124,39 @@ def test_those_of_an_earlier_attempt_or_run_do_not_count(port: int, host: str) -
         assert not second.check(["address"])
         rendezvous(host, port, serves=True, count=2, **WHO | {"timeout": 0.2, "prefix": "q"})
 
-    assert apart(again).error.startswith(f"LateError: {host}:{port}: 1 of 2 machines are there after 0.2 s")
+    late = f"LateError: the rendezvous at {host}:{port} timed out after 0.2 s (DISTRIBUTED.TIMEOUT)"
+    assert apart(again).error == f"{late}: 1 of 2 machines joined"
 
 
-def test_it_is_said_once_who_is_waited_for(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rendezvous_prints_once_how_many_have_joined(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(meeting, "_PATIENCE", 0.1)
     told = apart(lambda: rendezvous("localhost", port, serves=True, count=3, **WHO | {"timeout": 1}))
-    text = f"localhost:{port}: 1 of 3 machines are there"
-    assert told.said == f"waiting at {text}; it ends after 1 s (DISTRIBUTED.TIMEOUT)\n"
-    assert told.error == f"LateError: {text} after 1 s (DISTRIBUTED.TIMEOUT)"
+    place, state = f"the rendezvous at localhost:{port}", "1 of 3 machines joined"
+    assert told.said == f"waiting for {place}: {state}; it times out after 1 s (DISTRIBUTED.TIMEOUT)\n"
+    assert told.error == f"LateError: {place} timed out after 1 s (DISTRIBUTED.TIMEOUT): {state}"
 
 
 @pytest.mark.parametrize("host", ["localhost", "no-such-host.invalid"])
-def test_a_place_that_does_not_answer_is_named(port: int, host: str) -> None:
+def test_rendezvous_names_an_address_that_does_not_answer(port: int, host: str) -> None:
     told = apart(lambda: rendezvous(host, port, serves=False, count=2, **WHO | {"timeout": 0.3}))
-    text = f"{host}:{port}: nobody answers there to machines after 0.3 s (DISTRIBUTED.TIMEOUT)"
+    text = f"the rendezvous at {host}:{port} timed out after 0.3 s (DISTRIBUTED.TIMEOUT): no server answers there"
     assert told == (None, f"LateError: {text}", "")
 
 
-def test_meet_ends_in_time_at_a_program_that_is_no_store(
+def test_rendezvous_times_out_at_a_program_that_is_not_a_store(
     other_program: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """torch would wait forever for what says nothing, and print pages about what says something else."""
+    """torch would wait forever for a silent program, and print pages about any other answer."""
     began = time.monotonic()
     told = apart(lambda: rendezvous("localhost", other_program, serves=False, count=2, **WHO | {"timeout": 0.5}))
     assert time.monotonic() - began < 10
-    text = f"localhost:{other_program}: a program listens there that does not answer as one of the machines"
-    assert told == (None, f"LateError: {text} after 0.5 s (DISTRIBUTED.TIMEOUT)", "")
+    late = f"the rendezvous at localhost:{other_program} timed out after 0.5 s (DISTRIBUTED.TIMEOUT)"
+    assert told == (None, f"LateError: {late}: another program is listening there", "")
     assert capfd.readouterr().err == ""
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs SIGSTOP")
-def test_meet_ends_in_time_where_the_server_stops_answering(port: int) -> None:
+def test_rendezvous_times_out_if_the_server_stops_answering(port: int) -> None:
     fork = multiprocessing.get_context("fork")
     server = fork.Process(target=lambda: rendezvous("localhost", port, serves=True, count=3, **WHO))
     server.start()
@@ -169,17 +170,18 @@ def test_meet_ends_in_time_where_the_server_stops_answering(port: int) -> None:
             return are_there(joining, number)
 
         meeting._Joining.are_there = count  # type: ignore[method-assign]
-        rendezvous("localhost", port, serves=False, count=3, **WHO | {"timeout": 2})
+        rendezvous("localhost", port, serves=False, count=3, **WHO | {"timeout": 1})
 
     began = time.monotonic()
     told = apart(stopped_when_both_are_there)
     assert time.monotonic() - began < 10
-    assert told.error == f"LateError: localhost:{port}: 2 of 3 machines are there after 2 s (DISTRIBUTED.TIMEOUT)"
+    late = f"the rendezvous at localhost:{port} timed out after 1 s (DISTRIBUTED.TIMEOUT)"
+    assert told.error == f"LateError: {late}: 2 of 3 machines joined"
     server.kill()
     server.join()
 
 
-def test_ranks_meet_in_a_file(tmp_path: Path) -> None:
+def test_rendezvous_through_a_file(tmp_path: Path) -> None:
     place = f"file://{tmp_path}/store"
     fork = multiprocessing.get_context("fork")
     other = fork.Process(target=lambda: rendezvous(place, 0, serves=False, count=2, **WHO).set("said", "hello"))
@@ -188,20 +190,23 @@ def test_ranks_meet_in_a_file(tmp_path: Path) -> None:
     assert told == (b"hello", "", "")
     other.join(10)
     assert other.exitcode == 0
-    late = apart(lambda: rendezvous(place, 0, serves=False, count=2, **WHO | {"timeout": 0.2, "prefix": "q"}))
-    assert late.error == f"LateError: {place}: 1 of 2 machines are there after 0.2 s (DISTRIBUTED.TIMEOUT)"
+    told = apart(lambda: rendezvous(place, 0, serves=False, count=2, **WHO | {"timeout": 0.2, "prefix": "q"}))
+    late = f"the rendezvous at {place} timed out after 0.2 s (DISTRIBUTED.TIMEOUT)"
+    assert told.error == f"LateError: {late}: 1 of 2 machines joined"
 
 
 @pytest.mark.need("G1")
 @pytest.mark.parametrize("host", ["localhost", "node1"])
-def test_a_port_that_is_taken_is_a_mistake(taken: int, host: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_rendezvous_refuses_a_port_in_use(taken: int, host: str, capfd: pytest.CaptureFixture[str]) -> None:
     told = apart(lambda: rendezvous(host, taken, serves=True, count=1, **WHO))
     assert told.error == f"ConfigError: port {taken} of this machine is in use; choose another"
     assert capfd.readouterr().err == ""
 
 
 @pytest.mark.need("G1")
-def test_a_rank_says_what_its_environment_lacks(monkeypatch: pytest.MonkeyPatch, taken: int) -> None:
+def test_build_process_group_names_a_missing_variable_and_a_port_in_use(
+    monkeypatch: pytest.MonkeyPatch, taken: int
+) -> None:
     for name in ("RANK", "LOCAL_RANK"):
         monkeypatch.setenv(name, "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -221,22 +226,22 @@ def test_a_rank_says_what_its_environment_lacks(monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.need("D14", "G1")
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (None, 5)])
 @pytest.mark.parametrize("alone", ["machine", "rank", "machine at another program"])
-def test_who_waits_for_others_hears_signals_and_ends_in_time(
+def test_train_net_waiting_for_a_rendezvous_handles_signals_and_times_out(
     tiny_words: list[str], port: int, taken: int, alone: str, signum: signal.Signals | None, code: int
 ) -> None:
-    """One machine of two, one rank of two of which somebody has started only one, and one with a wrong port."""
+    """One machine of two, one rank of two of which only one was started, and a machine with a wrong port."""
     words, environ = (
         [*tiny_words, "MODEL.DEVICE=cpu", f"DISTRIBUTED.TIMEOUT={60 if signum else 1}"],
         dict(os.environ),
     )
-    state = "1 of 2 machines are there"
+    state = "1 of 2 machines joined"
     if alone == "machine":
         words += ["--num-machines=2", "--machine-rank=0", f"--dist-url=tcp://localhost:{port}"]
     elif alone == "rank":
-        state = "1 of 2 processes are there"
+        state = "1 of 2 processes joined"
         environ |= {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     else:
-        state, port = "a program listens there that does not answer as one of the machines", taken
+        state, port = "another program is listening there", taken
         words += ["--num-machines=2", "--machine-rank=1", f"--dist-url=tcp://localhost:{port}"]
     process = subprocess.Popen(
         [sys.executable, "-m", "warmstart.tools.train_net", *words],
@@ -246,9 +251,9 @@ def test_who_waits_for_others_hears_signals_and_ends_in_time(
     )
     assert process.stderr is not None
     if signum:
-        assert process.stderr.readline().startswith(f"waiting at localhost:{port}: {state}; ")
+        assert process.stderr.readline().startswith(f"waiting for the rendezvous at localhost:{port}: {state}; ")
         process.send_signal(signum)
     _, err = process.communicate(timeout=120)
     assert process.returncode == code
-    late = f"localhost:{port}: {state} after 1 s (DISTRIBUTED.TIMEOUT)\n"
-    assert err == f"interrupted by {signum.name}\n" if signum else err.endswith(late)
+    late = f"the rendezvous at localhost:{port} timed out after 1 s (DISTRIBUTED.TIMEOUT): {state}\n"
+    assert err == f"interrupted by {signum.name}\n" if signum else err.endswith(f": {late}")

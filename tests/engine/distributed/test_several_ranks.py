@@ -1,4 +1,4 @@
-"""What a run of one process takes, a run of several takes too, or says in one sentence why not."""
+"""Features of one process on several ranks, supported or refused in one sentence."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def codes(ended: list[Ended]) -> list[int]:
     return [each.code for each in ended]
 
 
-def test_rank_0_alone_writes_a_profile(tiny_words: list[str], tmp_path: Path) -> None:
+def test_profiler_writes_on_rank_0_alone(tiny_words: list[str], tmp_path: Path) -> None:
     words = [*tiny_words, "PROFILER.START=3", "PROFILER.ITERS=4"]
     main, other = trained(tmp_path, 2, words)
     assert (main.code, other.code, other.out, other.err) == (0, 0, "", "")
@@ -50,8 +50,10 @@ def test_rank_0_alone_writes_a_profile(tiny_words: list[str], tmp_path: Path) ->
     assert len([*(tmp_path / "out" / "profile").iterdir()]) == 1
 
 
-def test_an_evaluation_shares_out_no_batch_of_an_update(tiny_words: list[str], tmp_path: Path) -> None:
-    """So it runs on a number of processes that could not train; nor do micro-batches matter."""
+def test_eval_only_runs_on_a_world_size_that_does_not_divide_the_batch(
+    tiny_words: list[str], tmp_path: Path
+) -> None:
+    """Neither the batch of an update nor its micro-batches matter to an evaluation."""
     assert train_net.main([*tiny_words, "SOLVER.MAX_ITER=5", "SOLVER.STEPS=3"]) == 0
     words = [*tiny_words, "SOLVER.GRAD_ACCUM_STEPS=5", "--eval-only", "--resume"]
     main, *others = trained(tmp_path, 3, words)
@@ -83,7 +85,7 @@ def test_an_evaluation_shares_out_no_batch_of_an_update(tiny_words: list[str], t
         ),
     ],
 )
-def test_a_scaled_batch_that_cannot_be_shared_is_named_as_it_is_written(
+def test_resolve_config_names_a_scaled_batch_as_the_user_wrote_it(
     tiny: Tiny, words: list[str], ranks: int, sentence: str
 ) -> None:
     cfg = tiny("SOLVER.REFERENCE_WORLD_SIZE", 3)
@@ -96,7 +98,7 @@ def test_a_scaled_batch_that_cannot_be_shared_is_named_as_it_is_written(
         resolve_config(scaled(cfg, ranks), ranks, given=cfg)
 
 
-def test_a_launch_says_it_and_lets_an_evaluation_pass(
+def test_launch_refuses_a_scaled_batch_for_training_but_not_for_eval_only(
     tiny_words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = [*tiny_words, "SOLVER.REFERENCE_WORLD_SIZE=3", "SOLVER.IMS_PER_BATCH=64", "--num-gpus", "2"]
@@ -116,7 +118,7 @@ def test_a_launch_says_it_and_lets_an_evaluation_pass(
 
 @pytest.fixture
 def with_model(tiny_words: list[str]) -> Iterator[WithModel]:
-    """Registers a model for the ranks that are forked meanwhile; gives the words of a run that trains it."""
+    """Registers a model for the ranks forked during the test; returns the words of a run that trains it."""
 
     def register(make: Callable[[], nn.Module]) -> list[str]:
         register_model("own", lambda num_classes, in_channels: make())
@@ -126,7 +128,7 @@ def with_model(tiny_words: list[str]) -> Iterator[WithModel]:
     _REGISTRY.pop("own", None)
 
 
-def test_a_model_that_is_frozen_is_refused_once(with_model: WithModel, tmp_path: Path) -> None:
+def test_frozen_model_is_refused_once_on_two_ranks(with_model: WithModel, tmp_path: Path) -> None:
     words = with_model(lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).requires_grad_(False))
     main, other = trained(tmp_path, 2, words)
     assert (main.code, other.code, other.err) == (2, 2, "")
@@ -134,7 +136,7 @@ def test_a_model_that_is_frozen_is_refused_once(with_model: WithModel, tmp_path:
 
 
 class Branches(nn.Module):
-    """Takes one of its layers, by the mean of its images, or never the second one."""
+    """Uses one of its layers, depending on the mean of its images, or never the second one."""
 
     def __init__(self, varies: bool) -> None:
         super().__init__()
@@ -158,7 +160,7 @@ UNUSED = (
     ("words", "advice"),
     [([], ", or, if they never get one, DISTRIBUTED.STATIC_GRAPH"), (["SOLVER.GRAD_ACCUM_STEPS=2"], "")],
 )
-def test_parameters_without_gradient_are_named_once_before_any_update(
+def test_parameters_without_gradient_are_refused_once_before_any_update(
     with_model: WithModel, tmp_path: Path, words: list[str], advice: str
 ) -> None:
     main, other = trained(tmp_path, 2, [*with_model(lambda: Branches(varies=False)), *words])
@@ -168,7 +170,7 @@ def test_parameters_without_gradient_are_named_once_before_any_update(
     assert not (tmp_path / "out" / "last_checkpoint").exists()
 
 
-def test_parameters_that_lack_a_gradient_on_another_rank_alone_are_named_by_it(
+def test_parameters_without_gradient_on_one_rank_are_printed_by_that_rank(
     with_model: WithModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("warmstart.engine.distributed.ddp._LAG", 0.5)
@@ -184,10 +186,10 @@ def test_parameters_that_lack_a_gradient_on_another_rank_alone_are_named_by_it(
 
 
 @pytest.mark.parametrize("steps", [1, 2])
-def test_branches_that_vary_train_as_on_one_process_where_the_key_says_so(
+def test_unused_parameters_trains_varying_branches_as_one_process_does(
     with_model: WithModel, tmp_path: Path, steps: int
 ) -> None:
-    """With accumulation a parameter may have its gradient from an earlier micro-batch alone."""
+    """With accumulation a parameter may get its gradient in an earlier micro-batch only."""
     words = [*with_model(lambda: Branches(varies=True)), "INPUT.TRANSFORMS_TRAIN=[]", "SOLVER.WEIGHT_DECAY=0.01"]
     one = [f"OUTPUT_DIR={tmp_path}/one", f"SOLVER.GRAD_ACCUM_STEPS={2 * steps}"]
     assert train_net.main([*words, *one]) == 0
@@ -200,7 +202,7 @@ def test_branches_that_vary_train_as_on_one_process_where_the_key_says_so(
         torch.testing.assert_close(ours[name], tensor, rtol=1e-5, atol=1e-6)
 
 
-def test_a_static_graph_needs_no_search(tiny: Tiny) -> None:
+def test_static_graph_refuses_unused_parameters(tiny: Tiny) -> None:
     cfg = tiny("DISTRIBUTED.STATIC_GRAPH", True, "DISTRIBUTED.UNUSED_PARAMETERS", True)
     with pytest.raises(ConfigError) as error:
         resolve_config(cfg, 2)

@@ -1,4 +1,4 @@
-"""Tasks of SLURM's srun are ranks: their devices, their cores, and the run that they make together."""
+"""Tasks of SLURM's srun as ranks: their devices and cores."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ TASK = {
 }
 
 
-def test_tasks_that_see_their_own_gpu_only_take_its_first_and_know_how_many_a_machine_has(
+def test_slurm_tasks_with_one_visible_gpu_each_use_their_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """So of a machine's tasks one downloads before the others, and cores are shared by all of them."""
+    """LOCAL_RANK and LOCAL_WORLD_SIZE still count the tasks of the machine, for downloads and cores."""
     found = slurm_environment(TASK | {"SLURM_GPUS_PER_TASK": "1"})
     assert (found["LOCAL_RANK"], found["LOCAL_WORLD_SIZE"]) == ("2", "3")
     monkeypatch.setattr(os, "environ", os.environ | found)
@@ -42,11 +42,11 @@ def test_tasks_that_see_their_own_gpu_only_take_its_first_and_know_how_many_a_ma
         check_devices(cfg)
 
 
-def test_cores_that_srun_gives_to_a_task_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slurm_cpus_per_task_sets_the_usable_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     found = slurm_environment(TASK | {"SLURM_CPUS_PER_TASK": "5"})
     monkeypatch.setattr(os, "environ", os.environ | found)
     assert usable_cores() == 5
 
 
-def test_the_shell_of_an_salloc_is_one_task() -> None:
+def test_slurm_environment_ignores_the_shell_of_salloc() -> None:
     assert slurm_environment(TASK | {"SLURM_STEP_NUM_TASKS": "1"}) == {}

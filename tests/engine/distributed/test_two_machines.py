@@ -1,4 +1,4 @@
-"""Two machines, each a network namespace of this one, with a cable between them that can be cut."""
+"""Two machines, simulated by network namespaces with a virtual cable that can be cut."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def ip(*words: str) -> None:
 
 
 class Machines:
-    """Two machines, named after this process, so that tests that run side by side do not meet."""
+    """Two machines, named after this process, so that concurrent tests do not interfere."""
 
     def __init__(self) -> None:
         self.names = [f"warm{os.getpid()}{letter}" for letter in "ab"]
@@ -54,7 +54,7 @@ class Machines:
         ip("-n", self.names[1], "link", "set", "cable", "up")
 
     def train(self, words: list[str]) -> list[subprocess.Popen[str]]:
-        """Begin the same command on both."""
+        """Start the same command on both."""
         common = ["--num-gpus", "1", "--num-machines", "2", "--dist-url", f"tcp://{ADDRESSES[0]}:{free_port()}"]
         environ = os.environ | {"GLOO_SOCKET_IFNAME": "cable", "OMP_NUM_THREADS": "1"}
         return [
@@ -87,7 +87,7 @@ def machines() -> Iterator[Machines]:
 
 
 def finished(processes: list[subprocess.Popen[str]]) -> list[str]:
-    """Return what the processes have said, once all have ended well."""
+    """Return the outputs of the processes after all have succeeded."""
     said = []
     try:
         for process in processes:
@@ -102,7 +102,7 @@ def finished(processes: list[subprocess.Popen[str]]) -> list[str]:
 def wait_for(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + SECONDS
     while not condition():
-        assert time.monotonic() < end, "it did not come"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.05)
 
 
@@ -124,7 +124,7 @@ def words(tiny_words: list[str]) -> list[str]:
 
 
 @pytest.mark.need("G4")
-def test_a_machine_that_is_cut_off_and_comes_back_takes_part_again_and_the_weights_are_those_of_the_unbroken_run(
+def test_disconnected_machine_rejoins_after_a_restart_and_the_weights_are_bit_exact(
     machines: Machines, words: list[str], tmp_path: Path
 ) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"

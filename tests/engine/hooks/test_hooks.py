@@ -1,4 +1,4 @@
-"""The hooks that keys ask for: precise BatchNorm, the profiler, memory in the records."""
+"""Hooks: precise BatchNorm, the profiler, memory in the records, and when records are written."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def precise(*more: Any) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_precise_statistics_leave_losses_weights_and_generators_of_training_alone(
+def test_precise_bn_leaves_losses_weights_and_generators_of_training_unchanged(
     tiny: Tiny, tmp_path: Path, workers: int
 ) -> None:
     words = ("TEST.EVAL_PERIOD", 3, "LOG_PERIOD", 1, "DATALOADER.NUM_WORKERS", workers)
@@ -63,10 +63,10 @@ def test_precise_statistics_leave_losses_weights_and_generators_of_training_alon
 
 
 @pytest.mark.parametrize("steps", [1, 2])
-def test_the_statistics_are_those_of_all_images_of_the_next_batches_under_the_last_weights(
+def test_precise_bn_takes_statistics_over_all_images_of_the_next_batches_with_the_last_weights(
     tiny: Tiny, steps: int
 ) -> None:
-    """The first layer sees the images themselves: mean and variance over all of them, by torch."""
+    """The inputs of the first layer are the images: torch computes mean and variance over all of them."""
     cfg = resolve_config(tiny(*precise("SOLVER.GRAD_ACCUM_STEPS", steps)))
     checkpoint, _ = run(cfg)
     stream = build_train_loader(cfg).batches(14)
@@ -81,20 +81,20 @@ def test_the_statistics_are_those_of_all_images_of_the_next_batches_under_the_la
     torch.testing.assert_close(saved["block1.1.running_var"], seen.var(1, correction=0), rtol=1e-4, atol=1e-5)
 
 
-def test_the_average_gets_statistics_of_its_own(tiny: Tiny) -> None:
+def test_precise_bn_computes_separate_statistics_for_the_average(tiny: Tiny) -> None:
     checkpoint, _ = run(tiny(*precise("SOLVER.EMA.ENABLED", True, "SOLVER.EMA.DECAY", 0.9)))
     model, ema = checkpoint["model"], checkpoint["ema"]["model"]
     assert not torch.equal(ema["block2.1.running_mean"], model["block2.1.running_mean"])
     assert ema["block2.1.num_batches_tracked"] == model["block2.1.num_batches_tracked"] == 14
 
 
-def test_a_model_without_batch_norm_says_so_once(tiny: Tiny, logged: list[logging.LogRecord]) -> None:
+def test_precise_bn_logs_once_that_a_model_has_no_batch_norm(tiny: Tiny, logged: list[logging.LogRecord]) -> None:
     run(tiny(*precise("MODEL.ARGS.norm", "group", "TEST.EVAL_PERIOD", 3, "SOLVER.EMA.ENABLED", True)))
     lines = [record.getMessage() for record in logged if "PRECISE_BN" in record.getMessage()]
     assert lines == ["TEST.PRECISE_BN: the model has no BatchNorm layer that trains, nothing to do"]
 
 
-def test_layers_held_in_evaluation_mode_and_other_buffers_keep_their_statistics() -> None:
+def test_precise_bn_keeps_other_buffers_and_layers_in_evaluation_mode_unchanged() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -113,7 +113,7 @@ def test_layers_held_in_evaluation_mode_and_other_buffers_keep_their_statistics(
     assert changed == {"live.running_mean", "live.running_var"}
 
 
-def test_a_profile_holds_the_iterations_asked_for_and_opens(tiny: Tiny, tmp_path: Path) -> None:
+def test_profiler_writes_a_readable_trace_of_the_requested_iterations(tiny: Tiny, tmp_path: Path) -> None:
     run(tiny("PROFILER.START", 3, "PROFILER.ITERS", 2, "TEST.EVAL_PERIOD", 1))
     (path,) = (tmp_path / "out" / "profile").iterdir()
     assert path.name.endswith(".pt.trace.json")
@@ -121,21 +121,19 @@ def test_a_profile_holds_the_iterations_asked_for_and_opens(tiny: Tiny, tmp_path
     assert sum(name.startswith("Optimizer.step") for name in names) == 2
 
 
-def test_a_run_that_ends_first_still_writes_its_profile(tiny: Tiny, tmp_path: Path) -> None:
+def test_profiler_writes_its_trace_if_the_run_ends_first(tiny: Tiny, tmp_path: Path) -> None:
     run(tiny("PROFILER.START", 12, "PROFILER.ITERS", 100))
     assert len(list((tmp_path / "out" / "profile").iterdir())) == 1
 
 
-def test_a_run_that_ends_before_the_profiled_iterations_says_so(
-    tiny: Tiny, logged: list[logging.LogRecord]
-) -> None:
+def test_profiler_warns_if_the_run_ends_before_its_iterations(tiny: Tiny, logged: list[logging.LogRecord]) -> None:
     build_trainer(tiny("PROFILER.START", 14, "PROFILER.ITERS", 2)).train()
     assert "PROFILER: the run ends at iteration 14, nothing is profiled; set PROFILER.START below that" in [
         record.getMessage() for record in logged
     ]
 
 
-def test_a_run_that_is_past_the_profiled_iterations_says_so(
+def test_profiler_logs_that_a_resumed_run_is_past_its_iterations(
     tiny: Tiny, tmp_path: Path, logged: list[logging.LogRecord]
 ) -> None:
     trainer = build_trainer(tiny("PROFILER.ITERS", 2))
@@ -147,14 +145,14 @@ def test_a_run_that_is_past_the_profiled_iterations_says_so(
     assert not (tmp_path / "out" / "profile").exists()
 
 
-def test_a_new_run_deletes_the_profiles_of_the_one_it_overwrites(tiny: Tiny, tmp_path: Path) -> None:
+def test_overwrite_deletes_profiles(tiny: Tiny, tmp_path: Path) -> None:
     run(tiny("PROFILER.ITERS", 1))
     (tmp_path / "out" / "profile" / "notes.txt").write_text("mine")
     prepare_folder(resolve_config(tiny()), overwrite=True)
     assert [path.name for path in (tmp_path / "out" / "profile").iterdir()] == ["notes.txt"]
 
 
-def test_memory_stands_in_each_record_and_makes_none_of_its_own(tiny: Tiny, tmp_path: Path) -> None:
+def test_record_hook_adds_memory_to_each_record_and_no_extra_record(tiny: Tiny, tmp_path: Path) -> None:
     _, on = run(tiny("MEMORY_STATS", True, "OUTPUT_DIR", str(tmp_path / "on")))
     _, off = run(tiny("OUTPUT_DIR", str(tmp_path / "off")))
     assert [r["iteration"] for r in on] == [r["iteration"] for r in off] == [5, 10, 14]
@@ -182,7 +180,7 @@ def iterations_in(out: Path) -> tuple[list[int], list[int]]:
 
 @pytest.mark.need("D5")
 @pytest.mark.parametrize("space_at", [8, 14])
-def test_a_disk_that_is_full_for_records_does_not_end_the_run(
+def test_record_hook_survives_a_full_disk(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: list[logging.LogRecord], space_at: int
 ) -> None:
     disk = FullDisk(monkeypatch)
@@ -199,7 +197,7 @@ def test_a_disk_that_is_full_for_records_does_not_end_the_run(
     assert (tmp_path / "out" / "model_final.pth").exists()
 
 
-def test_a_writer_that_cannot_begin_is_a_mistake_and_named(
+def test_record_hook_refuses_a_writer_that_cannot_be_opened(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "out" / "metrics.json"
@@ -216,7 +214,7 @@ def test_a_writer_that_cannot_begin_is_a_mistake_and_named(
 
 
 @pytest.mark.need("C6", "D5")
-def test_records_that_come_fast_are_written_together_but_before_a_checkpoint_and_with_scores(
+def test_record_hook_writes_fast_records_together_and_before_a_checkpoint_or_with_scores(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("warmstart.engine.hooks.metric_logging._APART", 60)
@@ -228,12 +226,12 @@ def test_records_that_come_fast_are_written_together_but_before_a_checkpoint_and
 
     trainer.hooks.append(At(dict.fromkeys((4, 7, 9, 10, 12), look)))
     trainer.train()
-    # The first is written at once; the hook looks before each iteration, after that many updates.
+    # The first is written at once; the hook looks before each iteration, after `iteration` updates.
     assert found == {4: 1, 7: 5, 9: 8, 10: 10, 12: 10}
     assert iterations_in(tmp_path / "out") == ([*range(1, 15)], [*range(1, 15)])
 
 
-def test_what_was_recorded_before_an_error_is_on_the_disk(tiny: Tiny, tmp_path: Path) -> None:
+def test_record_hook_writes_records_when_an_exception_ends_the_run(tiny: Tiny, tmp_path: Path) -> None:
     trainer = build_trainer(tiny())
     trainer.hooks.append(At({12: lambda: 1 // 0}))
     with pytest.raises(ZeroDivisionError):
@@ -242,6 +240,6 @@ def test_what_was_recorded_before_an_error_is_on_the_disk(tiny: Tiny, tmp_path: 
 
 
 @pytest.mark.gpu
-def test_on_cuda_memory_of_tensors_and_of_torch_stand_in_the_records(tiny: Tiny) -> None:
+def test_record_hook_adds_allocated_and_reserved_memory_on_cuda(tiny: Tiny) -> None:
     _, records = run(tiny("MEMORY_STATS", True, "MODEL.DEVICE", "cuda"))
     assert all(0 < r["memory/allocated_mb"] <= r["memory/reserved_mb"] for r in records)

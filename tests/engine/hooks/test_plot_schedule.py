@@ -1,4 +1,4 @@
-"""The picture that a run leaves of its plan."""
+"""The picture of a run's schedule."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Tiny = Callable[..., CfgNode]
 
 @pytest.fixture(autouse=True)
 def quick_pictures() -> None:
-    """Here they are the real ones."""
+    """Draw real pictures here."""
 
 
 def pixels(path: Path) -> np.ndarray:  # type: ignore[type-arg]
@@ -52,7 +52,7 @@ def draw(hook: PictureHook, trainer: Trainer) -> None:
 
 
 @pytest.mark.need("B10")
-def test_a_run_draws_its_plan_and_tensorboard_shows_it(tiny: Tiny, tmp_path: Path) -> None:
+def test_picture_hook_draws_the_schedule_and_writes_it_to_tensorboard(tiny: Tiny, tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     cfg = tiny()
     build_trainer(cfg).train()
@@ -62,7 +62,7 @@ def test_a_run_draws_its_plan_and_tensorboard_shows_it(tiny: Tiny, tmp_path: Pat
     assert (image.step, image.width, image.height) == (1, 800, 450)
 
 
-def test_a_resumed_run_draws_what_its_config_plans_now(tiny: Tiny, tmp_path: Path) -> None:
+def test_picture_hook_draws_the_schedule_of_a_resumed_config(tiny: Tiny, tmp_path: Path) -> None:
     trainer = build_trainer(tiny("SOLVER.CHECKPOINT_PERIOD", 5))
     trainer.train()
     before = pixels(tmp_path / "out" / "lr.png")
@@ -75,7 +75,7 @@ def test_a_resumed_run_draws_what_its_config_plans_now(tiny: Tiny, tmp_path: Pat
     assert np.array_equal(after, expected(cfg, tmp_path / "plan.png"))
 
 
-def test_it_is_drawn_once_after_the_first_update_of_a_run(tiny: Tiny, tmp_path: Path) -> None:
+def test_picture_hook_draws_once_after_the_first_update(tiny: Tiny, tmp_path: Path) -> None:
     drawn = []
 
     class Seen(HookBase):
@@ -91,7 +91,7 @@ def test_it_is_drawn_once_after_the_first_update_of_a_run(tiny: Tiny, tmp_path: 
 
 
 @pytest.mark.need("H1")
-def test_tensorboard_shows_one_picture_a_step_however_often_a_run_begins_there(tiny: Tiny, tmp_path: Path) -> None:
+def test_picture_hook_writes_one_picture_per_step_to_tensorboard(tiny: Tiny, tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     trainer = build_trainer(tiny())
     for trainer.iteration in (0, 0, 10, 10, 10):
@@ -102,7 +102,7 @@ def test_tensorboard_shows_one_picture_a_step_however_often_a_run_begins_there(t
     assert [image.step for image in events.Images("plan/lr")] == [1, 11]
 
 
-def test_a_picture_that_cannot_be_saved_does_not_end_the_run(
+def test_picture_hook_warns_if_the_picture_cannot_be_saved(
     tiny: Tiny, tmp_path: Path, logged: list[logging.LogRecord]
 ) -> None:
     path = tmp_path / "out" / "lr.png"
@@ -115,12 +115,12 @@ def test_a_picture_that_cannot_be_saved_does_not_end_the_run(
     trainer.hooks.append(InTheWay())
     trainer.train()
     assert [record.getMessage() for record in logged if record.levelno == logging.WARNING] == [
-        f"{path} could not be saved: Is a directory; training goes on"
+        f"{path} could not be saved: Is a directory; training continues"
     ]
     assert (tmp_path / "out" / "model_final.pth").exists()
 
 
-def test_drawing_does_not_count_as_training(tiny: Tiny) -> None:
+def test_picture_hook_draws_outside_the_training_time(tiny: Tiny) -> None:
     trainer = build_trainer(tiny())
     hook = next(hook for hook in trainer.hooks if isinstance(hook, PictureHook))
     hook.path.parent.mkdir()
@@ -131,7 +131,7 @@ def test_drawing_does_not_count_as_training(tiny: Tiny) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_scheduler_that_is_not_ours_gets_a_line_and_no_picture(
+def test_picture_hook_draws_nothing_for_a_scheduler_of_torch(
     tmp_path: Path, logged: list[logging.LogRecord]
 ) -> None:
     model = torch.nn.Linear(2, 1)
@@ -139,15 +139,17 @@ def test_a_scheduler_that_is_not_ours_gets_a_line_and_no_picture(
     trainer = Trainer(model, optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 3), [], max_iter=3)
     draw(PictureHook(tmp_path), trainer)
     assert list(tmp_path.iterdir()) == []
-    assert [r.getMessage() for r in logged] == ["no lr.png: StepLR does not tell the rates of iterations to come"]
+    assert [r.getMessage() for r in logged] == [
+        "no lr.png: StepLR does not give the learning rates of future iterations"
+    ]
 
 
-def test_only_writers_that_take_pictures_are_given_one(tmp_path: Path) -> None:
+def test_picture_hook_uses_only_writers_that_take_pictures(tmp_path: Path) -> None:
     assert isinstance(TensorBoardWriter(tmp_path), PictureWriter)
     assert not isinstance(JSONWriter(tmp_path / "metrics.json"), PictureWriter)
 
 
-def test_overwrite_takes_the_picture_with_the_run(tiny: Tiny, tmp_path: Path) -> None:
+def test_overwrite_removes_the_picture(tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     for name in ("lr.png", "mine.png", "model_final.pth"):
         (tmp_path / "out" / name).write_bytes(b"x")

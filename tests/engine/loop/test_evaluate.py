@@ -1,4 +1,4 @@
-"""Scores from outside oracles, and no trace in training."""
+"""Evaluation: scores equal to outside oracles, and no effect on training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from warmstart.tasks import Classification, Evaluator, Task
 
 
 class Table(nn.Module):
-    """Gives the logits that are handed in."""
+    """Returns its inputs as logits."""
 
     def forward(self, logits: Tensor) -> Tensor:
         return logits
@@ -30,13 +30,13 @@ def task_of(num_classes: int, **arguments: Any) -> Task:
     return Classification(DatasetInfo(size=5, num_classes=num_classes, channels=1, image_size=(1, 1)), **arguments)
 
 
-def test_an_empty_test_set_says_so() -> None:
+def test_evaluate_refuses_an_empty_test_set() -> None:
     with pytest.raises(ValueError, match="the test set is empty"):
         evaluate(Table(), task_of(5), [])
 
 
 @pytest.mark.need("C10")
-def test_all_generators_stand_where_they_stood() -> None:
+def test_evaluate_leaves_all_generators_unchanged() -> None:
     class Noisy(nn.Module):
         def forward(self, logits: Tensor) -> Tensor:
             random.random()
@@ -55,7 +55,7 @@ def test_all_generators_stand_where_they_stood() -> None:
 
 
 @pytest.mark.need("E10")
-def test_every_submodule_returns_to_its_own_mode_also_after_an_error() -> None:
+def test_evaluate_restores_the_mode_of_every_submodule_after_an_error() -> None:
     model = nn.Sequential(nn.BatchNorm1d(2), nn.Sequential(nn.Dropout(), nn.BatchNorm1d(2)))
     model.train()
     model[1][1].eval()  # a frozen norm layer
@@ -67,8 +67,8 @@ def test_every_submodule_returns_to_its_own_mode_also_after_an_error() -> None:
 
 
 @pytest.mark.need("C10", "E10")
-def test_layers_that_merge_weights_for_evaluation_undo_it_afterwards() -> None:
-    """As those of low-rank adapters do, in train(); one that was merged before stays so."""
+def test_evaluate_restores_layers_that_merge_weights_in_eval_mode() -> None:
+    """Layers of low-rank adapters do so in train(); one that was merged before stays merged."""
 
     class Merging(nn.Linear):
         def __init__(self) -> None:
@@ -92,7 +92,7 @@ def test_layers_that_merge_weights_for_evaluation_undo_it_afterwards() -> None:
 
 
 @pytest.mark.need("G3")
-def test_an_evaluation_that_takes_long_says_how_far_it_is(
+def test_evaluate_logs_its_progress_if_it_takes_long(
     logged: list[logging.LogRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = Batch(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64))
@@ -106,7 +106,7 @@ def test_an_evaluation_that_takes_long_says_how_far_it_is(
 
 
 class Wrong(Classification):
-    """Its evaluator returns what it is made with."""
+    """Its evaluator returns the given scores."""
 
     found: Any
 
@@ -152,7 +152,7 @@ def test_evaluate_returns_scores_in_the_tasks_order_whatever_the_evaluators() ->
 
 
 def test_evaluate_computes_under_autocast_and_scores_in_float32() -> None:
-    """1.001 is 1 in bfloat16: the loss is ln(1 + e^-1) = 0.313262, and not that of the difference 1.001."""
+    """1.001 is 1 in bfloat16: the loss is ln(1 + e^-1) = 0.313262, not ln(1 + e^-1.001)."""
 
     class Scale(nn.Module):
         def forward(self, images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The model as a task calls it; whose losses are trained on; what random numbers a model draws."""
+"""The forward pass as a task calls it, the losses that are trained on, and random numbers of a model."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_model_forward_gives_a_model_without_targets_nothing_but_images() -> Non
     assert model.calls == [((), {})]
 
 
-# Whose losses.
+# Losses of the task and of the model.
 
 
 @pytest.mark.need("E3")
@@ -144,7 +144,7 @@ def test_task_losses_ask_the_tasks_own_losses_what_to_train_on() -> None:
     assert found == {"loss_own": torch.tensor(6.0)}
 
 
-def test_task_losses_of_a_model_that_returns_losses_refuse_the_label_smoothing_that_would_have_no_effect() -> None:
+def test_task_losses_refuse_label_smoothing_for_a_model_that_returns_losses() -> None:
     model, batch = Gives({"loss_own": torch.tensor(3.0)}), Batch(torch.zeros(2, 1), torch.zeros(2))
     assert losses_of(model, Classification(INFO))(batch) == {"loss_own": torch.tensor(3.0)}
     with pytest.raises(
@@ -181,12 +181,12 @@ def test_task_losses_take_a_dict_of_output_maps_for_outputs() -> None:
     ],
     ids=["a map called loss", "a number and a map", "metrics alone", "nothing"],
 )
-def test_task_losses_refuse_losses_of_a_model_that_are_none(output: Any, message: str) -> None:
+def test_task_losses_refuse_invalid_losses_of_a_model(output: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         losses_of(Gives(output), Sums(INFO))(Batch(torch.zeros(2, 1), None))
 
 
-def test_task_losses_give_a_model_that_takes_targets_those_of_the_batch_unless_the_task_passes_its_own() -> None:
+def test_task_losses_pass_targets_of_the_batch_to_a_model_unless_the_task_passes_others() -> None:
     class Passes(Sums):
         def losses(self, forward: Any, batch: Batch) -> dict[str, Tensor]:
             forward(batch.images)
@@ -257,7 +257,7 @@ def test_losses_of_without_a_task_compute_under_autocast() -> None:
     assert losses_of(Squares(), None)(batch)["loss"].item() == pytest.approx(1.001)
 
 
-# What is no losses.
+# Invalid losses.
 
 EXPECTED = (
     'return a dict of 0-dim tensors, such as {"loss_l1": loss}, with at least one loss; what is only to be'
@@ -292,7 +292,7 @@ def test_refuse_losses_accepts_losses_and_metrics() -> None:
 
 
 class Returns(Sums):
-    """Its losses are of one kind."""
+    """Its losses are the given ones."""
 
     def __init__(self, info: DatasetInfo, found: Callable[[Tensor], Any]) -> None:
         self.found = found
@@ -331,9 +331,7 @@ def trainer_of(model: nn.Module, task: Task | None, loader: Any, **options: Any)
     ],
     ids=["tensor", "a loss a sample", "a loss of one number", "a metric of several", "a float", "no loss"],
 )
-def test_trainer_refuses_what_is_no_losses_at_the_first_update(
-    found: Any, told: str, parts: int, tiny: Tiny
-) -> None:
+def test_trainer_refuses_invalid_losses_at_the_first_update(found: Any, told: str, parts: int, tiny: Tiny) -> None:
     cfg = tiny()
     loader = build_train_loader(cfg, build_task(cfg))
     with pytest.raises(ConfigError) as caught:
@@ -360,7 +358,7 @@ def test_trainer_refuses_losses_without_a_gradient() -> None:
         trainer_of(Line(), task, [Batch(torch.ones(4, 3), None)]).train()
 
 
-# What the model draws.
+# Random numbers of the model.
 
 
 class Drawing(Classification):
@@ -411,7 +409,7 @@ def test_draws_in_forward_follow_from_seed_iteration_and_the_first_slot_of_the_m
 
 
 @pytest.mark.need("D5")
-def test_draws_in_forward_of_several_ranks_are_those_of_one_with_as_many_micro_batches(tiny: Tiny) -> None:
+def test_draws_in_forward_of_several_ranks_equal_those_of_as_many_micro_batches(tiny: Tiny) -> None:
     cfg = tiny()
     one = drawn(cfg, 4)
     first, second = drawn(cfg, 2, 0, 2), drawn(cfg, 2, 1, 2)
@@ -438,9 +436,7 @@ def test_draws_in_forward_are_not_keyed_for_tasks_that_do_not_ask(tiny: Tiny) ->
 
 @pytest.mark.need("D5")
 @pytest.mark.parametrize("parts", [1, 2])
-def test_draws_in_forward_give_a_resumed_run_the_same_weights_whatever_its_generators_hold(
-    tiny: Tiny, parts: int
-) -> None:
+def test_draws_in_forward_make_a_resume_exact_without_the_states_of_generators(tiny: Tiny, parts: int) -> None:
     """The model has dropout. Without keys, a resumed run of other random numbers has other weights."""
 
     def trainer(task: str) -> Trainer:
@@ -481,7 +477,7 @@ def test_draws_in_forward_refuse_a_loader_that_has_no_keys(name: str) -> None:
         trainer_of(Line(), Drawing(INFO), loader).train()
 
 
-def test_draws_in_forward_are_keyed_where_images_are_mixed_whatever_a_rank_borrows(tiny: Tiny) -> None:
+def test_draws_in_forward_are_keyed_by_a_ranks_own_first_slot_if_images_are_mixed(tiny: Tiny) -> None:
     """A rank also loads the image that its first one is mixed with; the slot that counts is its own first one."""
     cfg = tiny("INPUT.TRANSFORMS_TRAIN", [{"MixUp": {"alpha": 0.4}}])
     assert drawn(cfg, 2) == [keyed(cfg.SEED, position) for position in (0, 4, 8, 12)]

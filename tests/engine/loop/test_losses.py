@@ -15,7 +15,7 @@ def add(window: LossWindow, *values: float) -> None:
         window.add({"total_loss": torch.tensor(value), "loss_cls": torch.tensor(value)})
 
 
-def test_each_window_averages_its_own_updates() -> None:
+def test_loss_window_averages_only_its_own_updates() -> None:
     window = LossWindow()
     add(window, 1.0, 2.0)
     window.flush(2)
@@ -52,7 +52,7 @@ def test_averages_have_the_same_bits_whenever_they_were_flushed_or_saved_in_betw
 
 
 @pytest.mark.need("E6")
-def test_a_window_in_which_every_update_was_skipped_still_has_a_total() -> None:
+def test_loss_window_with_all_updates_skipped_has_a_total() -> None:
     assert math.isnan(LossWindow().averages()["total_loss"])
 
 

@@ -193,7 +193,7 @@ def test_optimizer_state_of_another_dtype_than_the_parameters_is_restored_unchan
     assert_the_same_end(lambda max_iter: make_trainer(Master, max_iter), 1, 5)
 
 
-def test_loading_leaves_the_saved_state_alone() -> None:
+def test_load_optimizer_state_leaves_the_saved_state_unchanged() -> None:
     before = make_trainer(Master, 3)
     before.train()
     state = snapshot(before.state_dict())

@@ -1,4 +1,4 @@
-"""A registered model that computes its own losses is trained on them, whatever else a run has switched on."""
+"""Training on the losses that a registered model returns, with all other features of a run."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def records(folder: Path) -> list[dict[str, float]]:
     ],
     ids=["plain", "all"],
 )
-def test_a_run_trains_on_the_models_own_losses_as_the_plain_loop_does(
+def test_run_trains_on_losses_of_the_model_as_the_plain_loop_does(
     tiny_words: list[str], tmp_path: Path, more: tuple[str, ...]
 ) -> None:
     words, out = words_of(tiny_words, *more), tmp_path / "out"
@@ -89,18 +89,18 @@ def test_a_run_trains_on_the_models_own_losses_as_the_plain_loop_does(
     assert not torch.equal(ours["model"]["fc.weight"], other["fc.weight"])
 
 
-def test_precise_statistics_and_the_range_test_go_through_the_models_own_losses(
+def test_precise_bn_and_find_lr_use_the_losses_of_the_model(
     tiny_words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = words_of(tiny_words, "TEST.PRECISE_BN.ENABLED=true", "TEST.PRECISE_BN.NUM_ITER=3", "SOLVER.MAX_ITER=5")
     assert train_net.main(words) == 0
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="the loss"):  # noise of so few images does not tell a rate
+    with pytest.raises(ConfigError, match="the loss"):  # with noise of so few images the loss does not fall
         find_lr.main([*words, "--iters", "12"])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="forks this process, which may have used the GPU")
-def test_several_ranks_train_on_the_models_own_losses(tiny_words: list[str], tmp_path: Path) -> None:
+def test_several_ranks_train_on_losses_of_the_model(tiny_words: list[str], tmp_path: Path) -> None:
     words = words_of(tiny_words, "MODEL.ARGS={norm: group, dropout: 0.0, width: 4}")
     ended = trained(tmp_path, 2, words)
     assert [each.code for each in ended] == [0, 0], [each.err for each in ended]
@@ -120,7 +120,7 @@ def test_several_ranks_train_on_the_models_own_losses(tiny_words: list[str], tmp
         (["MODEL.NAME=total"], "error: the model returns a loss named total_loss, as a number of each record is"),
     ],
 )
-def test_what_has_no_meaning_for_own_losses_ends_the_command_in_one_sentence(
+def test_train_net_refuses_options_without_meaning_for_losses_of_the_model(
     tiny_words: list[str], capsys: pytest.CaptureFixture[str], more: list[str], message: str
 ) -> None:
     class Total(SmallCNN):

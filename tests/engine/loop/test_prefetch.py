@@ -1,4 +1,4 @@
-"""Batches one ahead: the same ones, in order, with errors and ends where they would have been."""
+"""Prefetching of batches: the same batches, in order, with errors and the end in their places."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 class Source(Iterator[Any]):
-    """Gives (tensor, dict with text) for 0, 1, ...; raises `error` in place of number `last`."""
+    """Yields (tensor, dict with text) for 0, 1, ...; raises `error` in place of batch `last`."""
 
     def __init__(self, last: int = 10**9, error: Exception | None = None) -> None:
         self.last, self.error = last, error or StopIteration()
@@ -33,7 +33,7 @@ class Source(Iterator[Any]):
         self.closed += 1
 
 
-def test_batches_come_in_order_with_one_loaded_ahead() -> None:
+def test_prefetch_yields_batches_in_order_with_one_loaded_ahead() -> None:
     source = Source()
     batches = prefetched(source, CPU)
     assert source.given == 0
@@ -43,7 +43,7 @@ def test_batches_come_in_order_with_one_loaded_ahead() -> None:
 
 
 @pytest.mark.parametrize("last", [0, 1, 3])
-def test_an_error_comes_where_its_batch_would_have_come(last: int) -> None:
+def test_prefetch_raises_an_error_in_place_of_its_batch(last: int) -> None:
     source = Source(last, ValueError("damaged"))
     batches = prefetched(source, CPU)
     assert [int(next(batches)[0]) for _ in range(last)] == list(range(last))
@@ -54,13 +54,13 @@ def test_an_error_comes_where_its_batch_would_have_come(last: int) -> None:
 
 
 @pytest.mark.parametrize("last", [0, 1, 3])
-def test_the_end_comes_behind_the_last_batch(last: int) -> None:
+def test_prefetch_ends_after_the_last_batch(last: int) -> None:
     source = Source(last)
     assert [int(images) for images, _ in prefetched(source, CPU)] == list(range(last))
     assert source.closed == 1
 
 
-def test_a_batch_that_nobody_asks_for_may_fail() -> None:
+def test_prefetch_ignores_the_error_of_a_batch_that_is_not_requested() -> None:
     source = Source(3, ValueError("damaged"))
     batches = prefetched(source, CPU)
     assert [int(images) for images, _ in itertools.islice(batches, 3)] == [0, 1, 2]
@@ -71,7 +71,7 @@ def test_a_batch_that_nobody_asks_for_may_fail() -> None:
 @pytest.mark.parametrize(
     ("device", "accum_steps", "ahead"), [("cuda:1", 1, True), ("cuda", 2, False), ("cpu", 1, False)]
 )
-def test_the_trainer_takes_batches_ahead_on_cuda_only(
+def test_trainer_prefetches_on_cuda_only(
     monkeypatch: pytest.MonkeyPatch, device: str, accum_steps: int, ahead: bool
 ) -> None:
     taken = []
@@ -86,7 +86,7 @@ def test_the_trainer_takes_batches_ahead_on_cuda_only(
 
 
 @pytest.mark.gpu
-def test_batches_on_the_device_hold_what_the_loader_gave() -> None:
+def test_prefetch_on_the_device_yields_the_batches_of_the_loader() -> None:
     """Each batch is read by kernels that are still queued when the next ones are copied and it is let go."""
     size = 4_000_000
     pinned = ((torch.full((size,), float(number)).pin_memory(), "text") for number in range(40))

@@ -1,4 +1,4 @@
-"""When ranks tell each other what they were asked, and what each knows before; with ranks: test_distributed.py."""
+"""Agreement of ranks on stopping; with real ranks in test_distributed.py."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from warmstart.engine.runtime.signals import Interrupted
 
 @pytest.fixture
 def stops(monkeypatch: pytest.MonkeyPatch) -> Stopping:
-    """Those of one rank of two, which then hears of no other."""
+    """Return the state of one rank of two, which receives nothing from the other."""
     with monkeypatch.context() as patched:
         patched.setattr(comm, "world_size", lambda: 2)
         return Stopping()
 
 
 @pytest.mark.need("C7")
-def test_ranks_that_go_on_late_in_a_run_first_ask_each_other_after_one_update(stops: Stopping) -> None:
-    """What the clock says at the start is no measure of how long the updates took that the checkpoint has."""
+def test_stopping_of_a_resumed_run_synchronizes_first_after_one_update(stops: Stopping) -> None:
+    """At the start the clock does not measure the updates that the checkpoint has."""
     stops.sync(10**9, 0.0)
     assert stops.sync_at == 10**9 + 1
 
 
-def test_a_rank_ends_only_by_what_all_know(stops: Stopping) -> None:
+def test_stopping_ends_a_rank_only_by_a_decision_of_all_ranks(stops: Stopping) -> None:
     stops.interrupt(signal.SIGTERM)
     stops.request("enough")
     assert (stops.signum, stops.reason, stops.asked) == (0, "", "enough")
@@ -40,7 +40,7 @@ def test_a_rank_ends_only_by_what_all_know(stops: Stopping) -> None:
     assert (stops.signum, stops.reason, stops.asked) == (0, "", "")
 
 
-def test_ranks_ask_each_other_ten_times_a_second_and_after_each_settling(
+def test_stopping_synchronizes_ten_times_a_second_and_after_each_flush(
     stops: Stopping, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = 100.0
@@ -53,7 +53,7 @@ def test_ranks_ask_each_other_ten_times_a_second_and_after_each_settling(
     assert stops.sync_at == 102
 
 
-def test_one_process_asks_nobody() -> None:
+def test_stopping_of_one_process_synchronizes_with_nobody() -> None:
     stops = Stopping()
     stops.sync(0, 0.0)
     stops.sync_next(3)

@@ -20,7 +20,7 @@ full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/ful
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_child_that_is_killed_while_it_prints_does_not_silence_its_parent(
+def test_console_keeps_logging_after_a_child_is_killed_while_it_prints(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(tqdm, "_lock", TqdmDefaultWriteLock(), raising=False)
@@ -38,7 +38,7 @@ def test_a_child_that_is_killed_while_it_prints_does_not_silence_its_parent(
 
 
 @full
-def test_a_log_file_whose_disk_is_full_is_said_once(
+def test_log_file_reports_a_full_disk_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(logs, "no_follow", lambda path, flags: os.open("/dev/full", os.O_WRONLY))
@@ -48,11 +48,11 @@ def test_a_log_file_whose_disk_is_full_is_said_once(
     setup_logging()  # closes it
     captured = capfd.readouterr()
     assert [line.split()[-1] for line in captured.out.splitlines()] == ["one", "two"]
-    assert captured.err == f"{tmp_path}/log.txt cannot be written: No space left on device; the run goes on\n"
+    assert captured.err == f"{tmp_path}/log.txt cannot be written: No space left on device; the run continues\n"
 
 
 @full
-def test_a_full_stdout_is_said_once_and_the_log_file_has_all(
+def test_console_reports_a_full_stdout_once_and_the_log_file_gets_all_messages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     setup_logging(tmp_path)
@@ -61,7 +61,7 @@ def test_a_full_stdout_is_said_once_and_the_log_file_has_all(
         for line in ("one", "two"):
             logging.getLogger("warmstart").info(line)
     setup_logging()
-    assert capfd.readouterr().err == "stdout cannot be written: No space left on device; the run goes on\n"
+    assert capfd.readouterr().err == "stdout cannot be written: No space left on device; the run continues\n"
     assert [line.split()[-1] for line in (tmp_path / "log.txt").read_text().splitlines()] == ["one", "two"]
 
 

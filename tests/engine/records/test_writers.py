@@ -1,4 +1,4 @@
-"""Records: one a line, one an iteration, readable by a stranger."""
+"""The writers of records: metrics.json, TensorBoard and the console, on full disks and after resumes."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ Iterations = Callable[[Path], list[int]]
 
 
 @pytest.mark.need("H1")
-def test_after_a_resume_each_iteration_stands_once_and_what_was_cut_is_kept(tmp_path: Path) -> None:
+def test_json_writer_has_each_iteration_once_after_a_resume_and_keeps_cut_lines(tmp_path: Path) -> None:
     path = tmp_path / "metrics.json"
     first = JSONWriter(path)
     first.open(0)
@@ -80,14 +80,14 @@ def test_after_a_resume_each_iteration_stands_once_and_what_was_cut_is_kept(tmp_
     assert [r["iteration"] for r in read(tmp_path / "metrics.json.cut")] == [120, 150]
 
 
-def test_a_line_torn_by_a_kill_is_cut(tmp_path: Path) -> None:
+def test_json_writer_cuts_a_line_that_a_kill_truncated(tmp_path: Path) -> None:
     path = tmp_path / "metrics.json"
     path.write_text('{"iteration": 5}\n{"iteration": 10, "to')
     JSONWriter(path).open(10)
     assert read(path) == [{"iteration": 5}]
 
 
-def test_a_last_line_that_lacks_only_its_end_is_kept_and_completed(tmp_path: Path) -> None:
+def test_json_writer_completes_a_last_line_without_newline(tmp_path: Path) -> None:
     path = tmp_path / "metrics.json"
     path.write_text('{"iteration": 5}\n{"iteration": 10}')
     writer = JSONWriter(path)
@@ -97,7 +97,7 @@ def test_a_last_line_that_lacks_only_its_end_is_kept_and_completed(tmp_path: Pat
     assert sorted(tmp_path.iterdir()) == [path]
 
 
-def test_a_disk_that_fails_while_lines_are_cut_leaves_all_of_them(
+def test_json_writer_keeps_all_lines_if_the_disk_fails_while_cutting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(file: object) -> None:
@@ -113,7 +113,7 @@ def test_a_disk_that_fails_while_lines_are_cut_leaves_all_of_them(
 
 
 @both
-def test_a_record_that_the_disk_has_no_space_for_leaves_no_part_of_it(
+def test_writers_leave_no_part_of_a_record_on_a_full_disk(
     make: Make, iterations: Iterations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = FullDisk(monkeypatch)
@@ -130,7 +130,7 @@ def test_a_record_that_the_disk_has_no_space_for_leaves_no_part_of_it(
 
 @pytest.mark.need("D5")
 @both
-def test_records_wait_until_the_disk_has_space(
+def test_retrying_writer_keeps_records_until_the_disk_has_space(
     make: Make,
     iterations: Iterations,
     tmp_path: Path,
@@ -147,17 +147,17 @@ def test_records_wait_until_the_disk_has_space(
     writer.close()
     assert iterations(tmp_path) == list(range(20, 201, 20))
     lines = [record.getMessage() for record in logged]
-    failed = f"{writer.writer} could not be written: No space left on device; training goes on, and its records "
+    failed = f"{writer.writer} could not be written: No space left on device; training continues, and its "
     assert lines == 2 * [
-        f"{failed}wait until it can be",
-        f"{writer.writer} is written again, with the records that waited",
+        f"{failed}records are kept until it can be",
+        f"{writer.writer} is written again, with the records that were kept",
     ]
     assert str(tmp_path) in str(writer.writer)
 
 
 @pytest.mark.need("D5")
 @both
-def test_records_that_cannot_be_written_to_the_end_are_named(
+def test_retrying_writer_names_the_records_that_are_lost(
     make: Make,
     iterations: Iterations,
     tmp_path: Path,
@@ -179,7 +179,7 @@ def test_records_that_cannot_be_written_to_the_end_are_named(
 
 
 @both
-def test_a_folder_that_is_deleted_is_made_again_for_the_next_record(
+def test_retrying_writer_recreates_a_deleted_folder(
     make: Make, iterations: Iterations, tmp_path: Path, logged: list[logging.LogRecord]
 ) -> None:
     writer = RetryingWriter(make(tmp_path / "out"))
@@ -192,9 +192,9 @@ def test_a_folder_that_is_deleted_is_made_again_for_the_next_record(
     assert "No such file or directory" in logged[0].getMessage()
 
 
-def test_what_was_taken_after_a_failure_is_not_given_again(logged: list[logging.LogRecord]) -> None:
+def test_retrying_writer_writes_no_record_twice_after_a_failure(logged: list[logging.LogRecord]) -> None:
     class Stubborn:
-        """Takes every second time, and cannot be closed."""
+        """Fails every second time, and cannot be closed."""
 
         def __init__(self) -> None:
             self.opened: list[int] = []
@@ -222,13 +222,13 @@ def test_what_was_taken_after_a_failure_is_not_given_again(logged: list[logging.
     assert len(logged) == 1
 
 
-def test_json_has_no_nan(tmp_path: Path) -> None:
+def test_json_writer_writes_null_for_nan(tmp_path: Path) -> None:
     writer = JSONWriter(tmp_path / "metrics.json")
     writer.write({"iteration": 1, "digits_test/loss": float("nan")})
     assert (tmp_path / "metrics.json").read_text() == '{"iteration": 1, "digits_test/loss": null}\n'
 
 
-def test_tensorboard_shows_what_was_written(tmp_path: Path) -> None:
+def test_tensorboard_writer_writes_scalars_that_tensorboard_reads(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     writer = TensorBoardWriter(tmp_path)
     writer.open(0)
@@ -241,7 +241,7 @@ def test_tensorboard_shows_what_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.need("H1")
-def test_tensorboard_drops_what_a_resumed_run_writes_again(tmp_path: Path) -> None:
+def test_tensorboard_writer_replaces_records_that_a_resumed_run_writes_again(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     first = TensorBoardWriter(tmp_path)
     first.open(0)
@@ -268,13 +268,13 @@ EVENTS = "events.out.tfevents."
         (["1763740000.500000.host.1"], 1763740000.5, "1763740000.500001"),
         (["1763740000.999999.host.1", "1763730000.000000.host.1"], 1763736400.0, "1763740001.000000"),
         (["99999999999.999998.host.1"], 1763740000.5, "99999999999.999999"),
-        (["5.250000.host.1"], 1763740000.5, "5.250001"),  # of a version that padded no zeros
+        (["5.250000.host.1"], 1763740000.5, "5.250001"),  # of a version without zero padding
         (["1763740000.host.1.0"], 1763740000.5, "1763740001.000000"),  # as torch's SummaryWriter names them
         (["best", "1763740000.x"], 1763740000.5, "1763740001.000000"),
-        (["best"], 1763740000.5, "1763740000.500000"),  # no time of any clock
+        (["best"], 1763740000.5, "1763740000.500000"),  # not a time stamp
     ],
 )
-def test_the_name_of_an_event_file_sorts_behind_those_that_are_there(
+def test_stamp_sorts_after_existing_event_files(
     there: list[str], now: float, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for each in there:
@@ -290,7 +290,7 @@ def test_the_name_of_an_event_file_sorts_behind_those_that_are_there(
 
 @pytest.mark.need("H1")
 @pytest.mark.parametrize("jump", [-7 * 3600, 7 * 3600, -60 * 365 * 24 * 3600])
-def test_tensorboard_shows_every_iteration_of_a_run_killed_and_resumed_though_the_clock_jumps(
+def test_tensorboard_writer_loses_no_iteration_if_the_clock_jumps_before_a_resume(
     jump: float, tiny: Callable[..., CfgNode], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
@@ -307,7 +307,7 @@ def test_tensorboard_shows_every_iteration_of_a_run_killed_and_resumed_though_th
             killed_after(trainer, end)
         skew += jump
     assert read_tensorboard(tmp_path / "out") == list(range(1, 15))
-    # TensorBoard reads while files come to be there: one that sorted before those already read is never opened.
+    # TensorBoard reads while files are added: it never opens one that sorts before those already read.
     paths = sorted((tmp_path / "out").glob(f"{EVENTS}*"))
     (tmp_path / "live").mkdir()
     live = accumulator.EventAccumulator(str(tmp_path / "live"))
@@ -318,7 +318,7 @@ def test_tensorboard_shows_every_iteration_of_a_run_killed_and_resumed_though_th
 
 
 @pytest.mark.need("H1")
-def test_a_run_that_starts_again_at_zero_drops_what_was_written_before(tmp_path: Path) -> None:
+def test_writers_drop_old_records_when_a_run_restarts_at_zero(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     for value in (1.5, 0.5):
         writer = TensorBoardWriter(tmp_path)
@@ -329,7 +329,7 @@ def test_a_run_that_starts_again_at_zero_drops_what_was_written_before(tmp_path:
     assert [(e.step, e.value) for e in events.Scalars("total_loss")] == [(20, 0.5)]
 
 
-def test_the_console_line_shows_what_a_stranger_asks_for() -> None:
+def test_console_line_shows_progress_losses_learning_rates_and_times() -> None:
     line = ConsoleWriter(max_iter=1200).line({**RECORD, "loss_cls": 1.0, "loss_box": 0.5})
     assert line.startswith(
         "iter   20/1200  eta 0:00:11  loss 1.5        cls 1          box 0.5        "
@@ -338,7 +338,7 @@ def test_the_console_line_shows_what_a_stranger_asks_for() -> None:
     assert line.endswith(" MB")
 
 
-def test_scores_get_a_line_of_their_own(caplog: pytest.LogCaptureFixture) -> None:
+def test_console_writes_a_separate_line_for_scores(caplog: pytest.LogCaptureFixture) -> None:
     writer = ConsoleWriter(max_iter=1200, bar=False, percent={"accuracy"})
     with caplog.at_level(logging.INFO):
         writer.write({**RECORD, "digits_test/accuracy": 0.9875, "digits_test/ema/accuracy": 0.99})
@@ -350,7 +350,7 @@ def test_scores_get_a_line_of_their_own(caplog: pytest.LogCaptureFixture) -> Non
     ]
 
 
-def test_what_is_no_score_and_no_loss_stays_off_the_console(caplog: pytest.LogCaptureFixture) -> None:
+def test_console_omits_values_that_are_neither_scores_nor_losses(caplog: pytest.LogCaptureFixture) -> None:
     writer = ConsoleWriter(max_iter=1200, bar=False)
     more = {"train/error": 0.5, "grad_norm": 7.0, "lr/norm": 0.05, "memory/host_mb": 512.0}
     with caplog.at_level(logging.INFO):
@@ -359,7 +359,7 @@ def test_what_is_no_score_and_no_loss_stays_off_the_console(caplog: pytest.LogCa
 
 
 @pytest.mark.need("H3")
-def test_no_bar_and_no_carriage_return_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_console_has_no_progress_bar_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     setup_logging()
     writer = ConsoleWriter(max_iter=1200)
     writer.open(0)
@@ -372,7 +372,7 @@ def test_no_bar_and_no_carriage_return_where_there_is_no_terminal(capsys: pytest
 
 
 @pytest.mark.need("H3")
-def test_on_a_terminal_a_bar_moves_with_the_records(capsys: pytest.CaptureFixture[str]) -> None:
+def test_console_progress_bar_follows_the_records_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     setup_logging()
     writer = ConsoleWriter(max_iter=1200, bar=True)
     writer.open(0)
@@ -384,9 +384,7 @@ def test_on_a_terminal_a_bar_moves_with_the_records(capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.need("H2")
-def test_set_up_twice_and_by_others_a_message_is_printed_once(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_setup_logging_twice_prints_a_message_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     setup_logging(tmp_path)
     setup_logging(tmp_path)
     root = logging.getLogger()

@@ -1,4 +1,4 @@
-"""Where a run computes, and with PROFILE exact with which kernels."""
+"""The device of a run, and its kernels with PROFILE exact and auto."""
 
 from __future__ import annotations
 
@@ -37,26 +37,26 @@ def free_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "mps:0"])
-def test_a_device_that_is_none_is_refused(tiny: Tiny, name: str) -> None:
+def test_check_device_refuses_an_unknown_device(tiny: Tiny, name: str) -> None:
     with pytest.raises(ConfigError, match=f"MODEL.DEVICE .*expected auto, cpu, cuda or cuda:N; got '{name}'"):
         check_device(tiny("MODEL.DEVICE", name))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_cuda_where_there_is_none_is_refused(tiny: Tiny) -> None:
+def test_check_device_refuses_cuda_if_there_is_none(tiny: Tiny) -> None:
     with pytest.raises(ConfigError, match="'cuda' asked for, but torch finds no CUDA device; use auto or cpu"):
         check_device(tiny("MODEL.DEVICE", "cuda"))
     assert build_device(tiny()) == torch.device("cpu")
 
 
 @pytest.mark.gpu
-def test_auto_takes_cuda_where_there_is_one(tiny: Tiny) -> None:
+def test_build_device_auto_uses_cuda_if_there_is_one(tiny: Tiny) -> None:
     assert build_device(tiny()).type == "cuda"
     with pytest.raises(ConfigError, match="there are .* CUDA devices"):
         check_device(tiny("MODEL.DEVICE", "cuda:99"))
 
 
-def test_auto_leaves_deterministic_kernels_to_who_asked_for_them(tiny: Tiny) -> None:
+def test_profile_auto_keeps_deterministic_kernels_that_were_requested(tiny: Tiny) -> None:
     prepare_torch(tiny())
     assert not torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
@@ -64,7 +64,7 @@ def test_auto_leaves_deterministic_kernels_to_who_asked_for_them(tiny: Tiny) -> 
     assert torch.are_deterministic_algorithms_enabled()
 
 
-def test_exact_takes_deterministic_kernels_only(tiny: Tiny) -> None:
+def test_profile_exact_uses_deterministic_kernels_only(tiny: Tiny) -> None:
     os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
     prepare_torch(tiny("PROFILE", "exact"))
     assert torch.are_deterministic_algorithms_enabled()
@@ -72,7 +72,7 @@ def test_exact_takes_deterministic_kernels_only(tiny: Tiny) -> None:
 
 
 @pytest.mark.need("C1")
-def test_on_a_cpu_auto_changes_no_bit_and_no_switch(tiny: Tiny, tmp_path: Path) -> None:
+def test_profile_auto_on_a_cpu_changes_no_bit_and_no_switch(tiny: Tiny, tmp_path: Path) -> None:
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
     runs = []
     for profile in ("auto", "exact"):
@@ -117,7 +117,7 @@ def test_on_a_cpu_auto_changes_no_bit_and_no_switch(tiny: Tiny, tmp_path: Path) 
         ),
     ],
 )
-def test_what_a_profile_picks_is_said_in_one_line(
+def test_profile_logs_its_choices_in_one_line(
     tiny: Tiny,
     device: str,
     capability: tuple[int, int],
@@ -131,18 +131,18 @@ def test_what_a_profile_picks_is_said_in_one_line(
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(("profile", "precision"), [("auto", "high"), ("exact", "highest")])
-def test_on_a_gpu_auto_takes_tf32_and_exact_does_not(tiny: Tiny, profile: str, precision: str) -> None:
+def test_profile_auto_on_a_gpu_uses_tf32_and_exact_does_not(tiny: Tiny, profile: str, precision: str) -> None:
     prepare_torch(tiny("PROFILE", profile))
     assert torch.get_float32_matmul_precision() == precision
     assert torch.backends.cudnn.benchmark == (profile == "auto")
 
 
-def test_exact_and_a_search_for_kernels_contradict_each_other(tiny: Tiny) -> None:
+def test_profile_exact_refuses_cudnn_benchmark(tiny: Tiny) -> None:
     with pytest.raises(ConfigError, match=r"^CUDNN_BENCHMARK .* PROFILE exact rules out; set one of them back$"):
         resolve_config(tiny("PROFILE", "exact", "CUDNN_BENCHMARK", True))
 
 
-def test_an_operation_without_a_deterministic_kernel_is_one_sentence(
+def test_profile_exact_names_an_operation_without_a_deterministic_kernel(
     tiny_words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = {"scatters": lambda num_classes, in_channels, **tiny: Scatters()}
@@ -156,7 +156,7 @@ def test_an_operation_without_a_deterministic_kernel_is_one_sentence(
 
 @pytest.mark.gpu
 @pytest.mark.need("C1")
-def test_exact_resumes_to_the_same_bits_on_cuda(tmp_path: Path) -> None:
+def test_profile_exact_on_cuda_resumes_bit_for_bit(tmp_path: Path) -> None:
     words = ["--config-file", "recipe:digits.yaml", "SOLVER.MAX_ITER=40", "SOLVER.CHECKPOINT_PERIOD=20"]
     words += ["MODEL.DEVICE=cuda", "PROFILE=exact", f"OUTPUT_DIR={tmp_path}"]
     train_net.main(words)

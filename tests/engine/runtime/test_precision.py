@@ -1,4 +1,4 @@
-"""Half precision: which updates are skipped and what counts on, what is saved, where it works at all."""
+"""Mixed precision: skipped updates, saved state, compilation, and what the hardware supports."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ KINDS: dict[str, dict[str, Any]] = {"fused": {"fused": True}, "plain": {"foreach
 
 @pytest.fixture(autouse=True)
 def any_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """bf16 gives the same bits, slowly, on a CPU that has none."""
+    """bf16 gives the same bits, slowly, on a CPU without bf16 arithmetic."""
     monkeypatch.setattr(precision, "has_bf16", lambda device: True)
 
 
 class Line(nn.Module):
-    """A loss whose gradient is twice the weight; in the iterations that `bad` lists it is infinite."""
+    """A loss whose gradient is twice the weight, and infinite in the iterations of `bad`."""
 
     def __init__(self, bad: Sequence[int] = ()) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ def make(
     model = Line(bad)
     ema = None if decay is None else EMA(model, decay)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, **KINDS[kind])
-    # torch's own, which warns where it does not see the first update happen
+    # torch's own, which warns if it does not see the first update
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.5)
     options = {"scaler": LossScaler("cpu", limit=2)} | options
     batches = [(torch.full((3,), batch),)]
@@ -98,7 +98,7 @@ class See(HookBase):
 @pytest.mark.need("B3")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bad", [0, 3])
-def test_row_b3_a_skipped_update_counts_is_told_and_warns_nobody(
+def test_fp16_overflow_skips_an_update_that_counts_and_is_logged(
     bad: int, kind: str, logged: list[logging.LogRecord]
 ) -> None:
     trainer = make([bad], kind=kind, hooks=[see := See()])
@@ -114,7 +114,7 @@ def test_row_b3_a_skipped_update_counts_is_told_and_warns_nobody(
 
 
 @pytest.mark.need("B3", "E8")
-def test_row_b3_skipped_steps_are_in_the_records_and_in_the_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
+def test_fp16_skipped_steps_are_recorded_and_saved(tiny: Tiny, tmp_path: Path) -> None:
     trainer = overflowing(resolve_config(tiny(*FP16, "LOG_PERIOD", 1)), 3)
     trainer.train()
     records = [json.loads(line) for line in (tmp_path / "out" / "metrics.json").read_text().splitlines()]
@@ -140,7 +140,7 @@ def overflowing(cfg: CfgNode, *iterations: int) -> Trainer:
 
 @pytest.mark.need("C9", "D1")
 @pytest.mark.parametrize("policy", ["raise", "skip"])
-def test_row_c9_killed_after_an_overflow_fp16_goes_on_bit_for_bit(tiny: Tiny, tmp_path: Path, policy: str) -> None:
+def test_fp16_resume_after_an_overflow_and_a_kill_is_bit_exact(tiny: Tiny, tmp_path: Path, policy: str) -> None:
     words = (*FP16, "SOLVER.CHECKPOINT_PERIOD", 4, "SOLVER.EMA.ENABLED", True, "SOLVER.NAN_POLICY", policy)
     whole, part = (resolve_config(tiny(*words, "OUTPUT_DIR", str(tmp_path / name))) for name in ("whole", "part"))
     overflowing(whole, 2, 3, 9).train()
@@ -158,8 +158,8 @@ def test_row_c9_killed_after_an_overflow_fp16_goes_on_bit_for_bit(tiny: Tiny, tm
 
 
 @pytest.mark.need("C9")
-def test_row_c9_what_has_a_state_is_saved(tiny: Tiny) -> None:
-    """Whoever gives the trainer one more object with a state has to save it, or this fails."""
+def test_checkpoint_holds_the_state_of_the_scaler(tiny: Tiny) -> None:
+    """Fails if the trainer gets another object with state that is not saved."""
     trainer = build_trainer(tiny(*FP16, "SOLVER.EMA.ENABLED", True))
     objects = vars(trainer) | vars(trainer.update)
     stateful = {name: value for name, value in objects.items() if hasattr(value, "state_dict")}
@@ -180,8 +180,8 @@ def dicts_in(tree: Any) -> list[Any]:
 
 @pytest.mark.need("E11", "E12")
 @pytest.mark.parametrize("policy", [0, 2])
-def test_a_scale_that_is_a_power_of_two_changes_no_bit(policy: int) -> None:
-    """So hooks and clipping see gradients that are unscaled, and the norm is that before clipping."""
+def test_loss_scaler_with_a_power_of_two_changes_no_bit(policy: int) -> None:
+    """Hooks and clipping see unscaled gradients, and the norm is the one before clipping."""
     norms: list[Tensor] = []
 
     class Norm(HookBase):
@@ -207,7 +207,7 @@ def test_a_scale_that_is_a_power_of_two_changes_no_bit(policy: int) -> None:
     assert norms[:5] == norms[5:]
 
 
-def test_the_norm_of_gradients_that_overflow_is_not_averaged() -> None:
+def test_grad_norm_of_an_overflow_is_not_averaged() -> None:
     trainer = make([1], n=2, clip=GradientClipping("full_model", 100.0))
     trainer.train()
     trainer.flush_losses()
@@ -219,7 +219,7 @@ def test_the_norm_of_gradients_that_overflow_is_not_averaged() -> None:
 
 
 @pytest.mark.need("E6")
-def test_one_more_overflow_in_a_row_than_the_limit_ends_the_run(logged: list[logging.LogRecord]) -> None:
+def test_more_consecutive_overflows_than_the_limit_end_the_run(logged: list[logging.LogRecord]) -> None:
     trainer = make([0, 2, 3, 4], n=6)
     trainer.train()
     expected = (
@@ -232,8 +232,8 @@ def test_one_more_overflow_in_a_row_than_the_limit_ends_the_run(logged: list[log
 
 @pytest.mark.need("E6")
 @pytest.mark.parametrize("value", ["nan", "inf"])
-def test_a_loss_that_is_not_finite_is_an_error_in_fp16_too(value: str) -> None:
-    """Losses are looked at before they are scaled: no scale would help."""
+def test_non_finite_loss_is_an_error_in_fp16_too(value: str) -> None:
+    """Losses are checked before they are scaled: no scale would help."""
     trainer = make(batch=float(value))
     trainer.train()
     with pytest.raises(NonFiniteLossError, match=rf"^iteration 1: total_loss is {value} \(loss {value}\)"):
@@ -243,7 +243,7 @@ def test_a_loss_that_is_not_finite_is_an_error_in_fp16_too(value: str) -> None:
 
 @pytest.mark.need("E6", "E4")
 @pytest.mark.parametrize("clip", [None, GradientClipping("full_model", 100.0)])
-def test_the_policy_skip_counts_an_overflow_once_and_says_so(clip: Any, logged: list[logging.LogRecord]) -> None:
+def test_nan_policy_skip_counts_an_overflow_once_and_logs_it(clip: Any, logged: list[logging.LogRecord]) -> None:
     trainer = make([1], hooks=[see := See()], clip=clip, nan_limit=2, decay=0.5)
     trainer.train()
     trainer.flush_losses()
@@ -260,7 +260,7 @@ def test_the_policy_skip_counts_an_overflow_once_and_says_so(clip: Any, logged: 
 
 @pytest.mark.need("B3", "S9")
 @pytest.mark.parametrize(("kind", "reads"), [("fused", []), ("plain", ["item"] * 20)])
-def test_fused_optimizers_skip_without_a_read_others_read_once_a_step(
+def test_fused_optimizers_skip_without_a_read_and_others_read_once_per_step(
     kind: str, reads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = make([3], n=20, kind=kind, clip=GradientClipping("full_model", 1.0))
@@ -277,10 +277,10 @@ def test_fused_optimizers_skip_without_a_read_others_read_once_a_step(
     assert seen == reads
 
 
-def test_weights_that_are_half_already_are_refused(tiny: Tiny) -> None:
+def test_build_scaler_refuses_float16_weights(tiny: Tiny) -> None:
     cfg = resolve_config(tiny(*FP16))
     expected = (
-        r"^SOLVER.AMP.PRECISION \(override\): fp16 wants weights in float32 and computes in fp16 by itself, but "
+        r"^SOLVER.AMP.PRECISION \(override\): fp16 needs float32 weights, which autocast converts, but "
         r"block1.0.weight of small_cnn is float16; build the model without half\(\)$"
     )
     with pytest.raises(ConfigError, match=expected):
@@ -290,7 +290,7 @@ def test_weights_that_are_half_already_are_refused(tiny: Tiny) -> None:
 
 @pytest.mark.need("E4")
 @pytest.mark.parametrize(("words", "dtype"), [(AMP, torch.bfloat16), (FP16, torch.float16), ((), torch.float32)])
-def test_layers_compute_in_half_everywhere_and_all_that_is_kept_is_float32(
+def test_autocast_computes_in_half_precision_and_keeps_state_in_float32(
     tiny: Tiny, words: tuple[Any, ...], dtype: torch.dtype
 ) -> None:
     """Training, evaluation of model and average, precise BatchNorm: 14 updates, 2 x 6 and 2 x 2 batches."""
@@ -304,7 +304,7 @@ def test_layers_compute_in_half_everywhere_and_all_that_is_kept_is_float32(
     assert seen == [dtype] * (14 + 2 * 6 + 2 * 2)
     state = trainer.state_dict()
     kept = [*state["model"].values(), *state["ema"]["model"].values()]
-    kept += [moment for moments in state["optimizer"]["state"].values() for moment in moments.values()]
+    kept += [tensor for entries in state["optimizer"]["state"].values() for tensor in entries.values()]
     assert {tensor.dtype for tensor in kept} == {torch.float32, torch.int64}
     trainer.model.train()
     losses = trainer.update.compute_losses(Batch(torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.int64)))
@@ -326,8 +326,8 @@ def test_layers_compute_in_half_everywhere_and_all_that_is_kept_is_float32(
         ),
         (
             ("MODEL.COMPILE", "default", "MODEL.ACTIVATION_CHECKPOINTING", ["block1"]),
-            "MODEL.COMPILE (override): a compiled model chooses by itself what it computes again; set "
-            "MODEL.COMPILE or MODEL.ACTIVATION_CHECKPOINTING back",
+            "MODEL.COMPILE (override): a compiled model decides by itself which activations to recompute; "
+            "set MODEL.COMPILE or MODEL.ACTIVATION_CHECKPOINTING back",
         ),
         (
             ("MODEL.COMPILE", "max-autotune", "PROFILE", "exact"),
@@ -336,13 +336,13 @@ def test_layers_compute_in_half_everywhere_and_all_that_is_kept_is_float32(
         ),
         (
             ("MODEL.COMPILE", "reduce-overhead", "SOLVER.GRAD_ACCUM_STEPS", 2),
-            "MODEL.COMPILE (override): reduce-overhead records CUDA graphs, in whose memory the gradients of a "
-            "micro-batch give way to the next one's; with SOLVER.GRAD_ACCUM_STEPS use default or "
+            "MODEL.COMPILE (override): reduce-overhead records CUDA graphs, in whose memory each micro-batch "
+            "overwrites the gradients of the one before; with SOLVER.GRAD_ACCUM_STEPS use default or "
             "max-autotune-no-cudagraphs",
         ),
     ],
 )
-def test_what_cannot_be_is_one_sentence(
+def test_check_precision_refuses_what_the_machine_or_other_keys_rule_out(
     tiny: Tiny, words: tuple[Any, ...], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(precision, "has_bf16", lambda device: False)
@@ -352,7 +352,7 @@ def test_what_cannot_be_is_one_sentence(
     assert str(caught.value) == message
 
 
-def test_an_unknown_mode_lists_those_there_are(tiny: Tiny) -> None:
+def test_unknown_compile_mode_lists_the_known_ones(tiny: Tiny) -> None:
     modes = "expected one of \"\", default, reduce-overhead, max-autotune, max-autotune-no-cudagraphs; got 'fast'"
     with pytest.raises(ConfigError, match=rf"^MODEL.COMPILE \(override\): {modes}"):
         tiny("MODEL.COMPILE", "fast")
@@ -367,14 +367,14 @@ def test_an_unknown_mode_lists_those_there_are(tiny: Tiny) -> None:
         ("", True),
     ],
 )
-def test_the_cpu_says_itself_whether_it_has_bf16(text: str, has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()  # the fixture's answer
+def test_has_bf16_reads_the_flags_of_the_cpu(text: str, has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # of the fixture
     monkeypatch.setattr(Path, "read_text", lambda *args, **kwargs: text)
     assert precision.has_bf16(torch.device("cpu")) == has
 
 
 class Fake:
-    """A model whose calls are counted, in place of one that took a minute to compile."""
+    """Counts the calls of a model instead of compiling it, which takes a minute."""
 
     def __init__(self, model: nn.Module, **options: Any) -> None:
         self.model, self.options, self.calls = model, options, 0
@@ -384,7 +384,7 @@ class Fake:
         return self.model(*batch)
 
 
-def test_only_training_is_compiled_and_names_stay(
+def test_compile_affects_training_alone_and_keeps_names(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[Fake] = []
@@ -400,7 +400,7 @@ def test_only_training_is_compiled_and_names_stay(
 
 @pytest.mark.slow
 @pytest.mark.need("C1")
-def test_a_compiled_run_continues_bit_for_bit(tiny: Tiny, tmp_path: Path) -> None:
+def test_compiled_run_resumes_bit_for_bit(tiny: Tiny, tmp_path: Path) -> None:
     words = ("MODEL.COMPILE", "default", "SOLVER.EMA.ENABLED", True, "SOLVER.CHECKPOINT_PERIOD", 5)
     whole, part = (resolve_config(tiny(*words, "OUTPUT_DIR", str(tmp_path / name))) for name in ("whole", "part"))
     build_trainer(whole).train()
@@ -415,8 +415,8 @@ def test_a_compiled_run_continues_bit_for_bit(tiny: Tiny, tmp_path: Path) -> Non
 
 
 @pytest.mark.gpu
-def test_losses_of_replayed_cuda_graphs_are_those_of_their_own_updates(tiny: Tiny, tmp_path: Path) -> None:
-    """They are read after later replays have written into the same memory."""
+def test_cuda_graphs_return_the_losses_of_their_own_updates(tiny: Tiny, tmp_path: Path) -> None:
+    """The losses are read after later replays have overwritten the same memory."""
     losses = []
     for mode in ("default", "reduce-overhead"):
         out = tmp_path / mode
@@ -428,7 +428,7 @@ def test_losses_of_replayed_cuda_graphs_are_those_of_their_own_updates(tiny: Tin
 
 @pytest.mark.gpu
 @pytest.mark.need("B3", "S9")
-def test_an_update_in_fp16_waits_for_no_gpu(tiny: Tiny) -> None:
+def test_fp16_update_does_not_synchronize_with_the_gpu(tiny: Tiny) -> None:
     trainer = overflowing(resolve_config(tiny(*FP16, "SOLVER.CLIP_GRADIENTS.ENABLED", True)), 1)
     batches = iter([next(trainer.data_loader.batches(0))] * 4)
     trainer.run_step(batches)
@@ -443,10 +443,8 @@ def test_an_update_in_fp16_waits_for_no_gpu(tiny: Tiny) -> None:
 
 
 @pytest.mark.parametrize("words", [(), ("SOLVER.GRAD_ACCUM_STEPS", 2), AMP])
-def test_activations_that_are_computed_again_change_no_bit(
-    tiny: Tiny, tmp_path: Path, words: tuple[Any, ...]
-) -> None:
-    """With dropout, which draws again, and BatchNorm, whose statistics move once."""
+def test_activation_checkpointing_changes_no_bit(tiny: Tiny, tmp_path: Path, words: tuple[Any, ...]) -> None:
+    """With dropout, which draws again, and BatchNorm, whose statistics are updated once."""
     calls: dict[str, int] = {}
     for name, patterns in (("plain", []), ("again", ["^block", "drop"])):
         cfg = tiny(*words, "MODEL.ACTIVATION_CHECKPOINTING", patterns, "OUTPUT_DIR", str(tmp_path / name))
@@ -465,7 +463,7 @@ def test_activations_that_are_computed_again_change_no_bit(
         assert_same_bits(ours[key], theirs[key], key)
 
 
-def test_a_pattern_that_no_module_matches_is_refused_with_those_there_are(tiny: Tiny) -> None:
+def test_activation_checkpointing_refuses_a_pattern_without_match(tiny: Tiny) -> None:
     expected = (
         r"^MODEL.ACTIVATION_CHECKPOINTING \(override\): '\^layer' matches no module; there are block1, block2, "
         r"block3, pool, dropout, fc, and the modules inside them$"
@@ -474,7 +472,7 @@ def test_a_pattern_that_no_module_matches_is_refused_with_those_there_are(tiny: 
         build_trainer(tiny("MODEL.ACTIVATION_CHECKPOINTING", ["^layer"]))
 
 
-def test_evaluating_half_precision_from_a_checkpoint_gives_the_scores_of_the_run(
+def test_eval_only_in_half_precision_gives_the_scores_of_the_run(
     tiny_words: list[str], tmp_path: Path, logged: list[logging.LogRecord]
 ) -> None:
     words = [*tiny_words, "SOLVER.AMP.ENABLED=true"]

@@ -1,4 +1,4 @@
-"""Signals: the iteration is finished, saved and continued bit for bit; a second signal leaves at once."""
+"""Signals: the run finishes its iteration, saves and resumes bit for bit; a second signal exits at once."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ from ..dying import assert_same_bits
 ROOT = Path(__file__).parent.parent.parent.parent
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 128 + signal.SIGUSR1, signal.SIGHUP: 129}
 
-# A process that has used a GPU cannot be forked; the tests that start python afresh run there too.
+# A process that has used a GPU cannot be forked; the tests that start a new interpreter run there too.
 forked = pytest.mark.skipif(torch.cuda.is_available(), reason="forks this process, which may have used the GPU")
 
 
 @pytest.fixture(autouse=True)
 def usual_handlers() -> Iterator[None]:
-    """Ctrl-C is not ignored, though this may run in some shell's background."""
+    """Handle Ctrl-C, even if the tests run as a background job of a shell, which ignores it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 class Meeting:
-    """A place where a process waits, once, until the test has sent its signal."""
+    """A point at which a process waits, once, until the test has sent its signal."""
 
     def __init__(self, folder: Path) -> None:
         self.here, self.sent = folder / "here", folder / "sent"
@@ -68,7 +68,7 @@ def wait_for(true: Callable[[], bool], seconds: float = 60) -> None:
 
 
 class Noise:
-    """48 images of noise, at one of which the process that reads it attends the meeting."""
+    """48 images of noise; the process that reads image `index` waits at the meeting."""
 
     def __init__(self, meeting: Meeting, index: int = -1) -> None:
         self.images = np.random.default_rng(0).integers(0, 256, (48, 8, 8), dtype=np.uint8)
@@ -84,7 +84,7 @@ class Noise:
 
 
 class Stay(HookBase):
-    """Attends it between the gradients and the update number 7."""
+    """Waits at the meeting between the gradients and the step of update 7."""
 
     def __init__(self, meeting: Meeting) -> None:
         self.meeting = meeting
@@ -105,7 +105,7 @@ Words = Callable[..., list[str]]
 
 @pytest.fixture
 def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_words: list[str]) -> Words:
-    """Return a function that gives a command line whose run waits in "step", "load" or "evaluate"."""
+    """Return a function that returns a command line whose run waits in "step", "load" or "evaluate"."""
     monkeypatch.setattr(
         "warmstart.data.datasets.registry._REGISTRY",
         dict(sys.modules["warmstart.data.datasets.registry"]._REGISTRY),
@@ -128,7 +128,7 @@ def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_words: list[str]
 
 
 class Started:
-    """train_net.py as a process of its own, in a group of its own, that has come to the meeting."""
+    """train_net.py in a separate process and process group, waiting at the meeting."""
 
     def __init__(self, folder: Path, words: list[str]) -> None:
         self.meeting = Meeting(folder)
@@ -149,7 +149,7 @@ class Started:
         (os.killpg if group else os.kill)(self.process.pid, signum)
 
     def code(self) -> int | None:
-        """Return the exit code; no process of its group may be left."""
+        """Return the exit code, and check that no process of its group is left."""
         self.process.join(60)
         assert self.process.pid
         with pytest.raises(ProcessLookupError):
@@ -164,13 +164,20 @@ def outcome(folder: Path) -> tuple[dict[str, Any], list[dict[str, float]]]:
     return content, [{k: v for k, v in record.items() if k not in ("time", "data_time")} for record in records]
 
 
+# Outcomes of uninterrupted runs without loading processes, by the words of their command lines.
+UNBROKEN: dict[tuple[str, ...], tuple[dict[str, Any], list[dict[str, float]]]] = {}
+
+
 def assert_continues_as_unbroken(words: list[str], tmp_path: Path) -> None:
-    """Resume in this process, and compare with a run that no signal came to."""
+    """Resume in this process, and compare with an uninterrupted run, which tests with equal words share."""
     Meeting(tmp_path).cancel()
     assert train_net.main([*words, "--resume"]) == 0
-    assert train_net.main([*words, f"OUTPUT_DIR={tmp_path}/whole"]) == 0
     broken, broken_records = outcome(tmp_path / "out")
-    whole, whole_records = outcome(tmp_path / "whole")
+    common = tuple(word for word in words if not word.startswith(("OUTPUT_DIR", "DATALOADER.NUM_WORKERS")))
+    if common not in UNBROKEN:
+        assert train_net.main([*common, "DATALOADER.NUM_WORKERS=0", f"OUTPUT_DIR={tmp_path}/whole"]) == 0
+        UNBROKEN[common] = outcome(tmp_path / "whole")
+    whole, whole_records = UNBROKEN[common]
     for part in ("model", "optimizer", "scheduler", "iteration", "hooks", "rng"):
         assert_same_bits(broken[part], whole[part], part)
     assert broken_records == whole_records
@@ -193,13 +200,13 @@ def assert_continues_as_unbroken(words: list[str], tmp_path: Path) -> None:
         ("evaluate", signal.SIGTERM, 6, ("SOLVER.MAX_ITER=6", "SOLVER.STEPS=4")),
     ],
 )
-def test_a_signal_ends_the_run_after_a_whole_iteration_and_it_goes_on_bit_for_bit(
+def test_signal_ends_the_run_after_a_complete_iteration_and_a_resume_is_bit_exact(
     words: Words, tmp_path: Path, where: str, signum: int, saved: int, more: tuple[str, ...]
 ) -> None:
-    """The whole group gets it, workers too. An evaluation under way is given up, and done at the resume."""
+    """The full process group gets it, with the workers. An evaluation is aborted, and done at the resume."""
     line = words(where, *more)
     started = Started(tmp_path, line)
-    if where == "load":  # workers are ahead: here iteration 4 is over, and the trainer waits for the next batch
+    if where == "load":  # workers are ahead: iteration 4 is complete, the trainer waits for a batch
         wait_for((tmp_path / "out" / "model_0000003.pth").exists)
     started.send(signum, group=True)
     time.sleep(0.05)
@@ -207,7 +214,7 @@ def test_a_signal_ends_the_run_after_a_whole_iteration_and_it_goes_on_bit_for_bi
     assert started.code() == CODES[signal.Signals(signum)]
     name = signal.Signals(signum).name
     log = started.log.read_text()
-    assert log.count(f"{name}: finishing this iteration, then saving; once more leaves at once\n") == 1
+    assert log.count(f"{name}: finishing this iteration, then saving; a second signal exits at once\n") == 1
     assert log.splitlines()[-1].endswith(f"{name}: ended after iteration {saved}; give --resume to go on")
     assert "Traceback" not in log
     assert (tmp_path / "out" / "last_checkpoint").read_text() == f"model_{saved - 1:07d}.pth"
@@ -219,27 +226,29 @@ def test_a_signal_ends_the_run_after_a_whole_iteration_and_it_goes_on_bit_for_bi
 @forked
 @pytest.mark.need("D14")
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_second_signal_leaves_at_once(
+def test_second_signal_exits_at_once(
     words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    monkeypatch.setattr("warmstart.engine.runtime.signals.ECHO", 0.0)  # however slow this machine is today
+    monkeypatch.setattr("warmstart.engine.runtime.signals.ECHO", 0.0)  # on a machine of any speed
     line = words("step", f"DATALOADER.NUM_WORKERS={workers}")
     started = Started(tmp_path, line)
     started.send(signal.SIGINT, group=True)
     wait_for(lambda: "SIGINT: finishing" in started.log.read_text())
-    pointer = tmp_path / "out" / "last_checkpoint"  # that of iteration 6 may still be being written
+    pointer = tmp_path / "out" / "last_checkpoint"  # the one of iteration 6 may not be complete yet
     wait_for(lambda: pointer.exists() and pointer.read_text() == "model_0000005.pth")
     assert started.process.is_alive()
     started.send(signal.SIGTERM, group=True)
-    assert started.code() == 143  # though nobody came to the meeting
+    assert started.code() == 143  # without waiting for the meeting to end
     assert pointer.read_text() == "model_0000005.pth"
     assert_continues_as_unbroken(line, tmp_path)
 
 
 @forked
 @pytest.mark.need("D14")
-def test_one_signal_that_comes_twice_is_one(words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As from `timeout`, which signals its child and then the group."""
+def test_signal_repeated_within_the_echo_time_counts_once(
+    words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`timeout` signals its child and then the process group."""
     assert 0.1 <= ECHO <= 0.5
     monkeypatch.setattr("warmstart.engine.runtime.signals.ECHO", 60.0)
     started = Started(tmp_path, words("step"))
@@ -254,7 +263,7 @@ def test_one_signal_that_comes_twice_is_one(words: Words, tmp_path: Path, monkey
 
 
 @pytest.mark.need("D14")
-def test_a_signal_in_the_last_iteration_gets_its_code_and_a_complete_run(
+def test_signal_in_the_last_iteration_completes_the_run_and_sets_the_exit_code(
     tiny_words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Raise(HookBase):
@@ -273,7 +282,7 @@ def test_a_signal_in_the_last_iteration_gets_its_code_and_a_complete_run(
 
 @pytest.mark.need("D14")
 @pytest.mark.parametrize("signum", CODES)
-def test_before_training_a_tool_just_ends_with_the_code(
+def test_run_tool_exits_with_the_code_of_a_signal_before_training(
     signum: signal.Signals, capfd: pytest.CaptureFixture[str]
 ) -> None:
     unwound: list[bool] = []
@@ -292,7 +301,7 @@ def test_before_training_a_tool_just_ends_with_the_code(
     assert unwound == [True]
 
 
-def test_handlers_are_given_back_also_after_an_error() -> None:
+def test_stop_signals_restores_handlers_after_an_error() -> None:
     before = [signal.getsignal(each) for each in CODES]
     with pytest.raises(ConfigError), stop_signals(print):
         assert [signal.getsignal(each) for each in CODES] != before
@@ -301,8 +310,8 @@ def test_handlers_are_given_back_also_after_an_error() -> None:
 
 
 @pytest.mark.parametrize("ignored", [signal.SIGINT, signal.SIGHUP])
-def test_what_the_parent_has_ignored_stays_ignored(ignored: signal.Signals) -> None:
-    """Shells ignore Ctrl-C for what they start in the background, nohup the end of the terminal."""
+def test_stop_signals_keeps_signals_ignored_that_the_parent_ignores(ignored: signal.Signals) -> None:
+    """Shells make background jobs ignore Ctrl-C, and nohup the end of the terminal."""
     before = signal.signal(ignored, signal.SIG_IGN)
     came: list[int] = []
     try:
@@ -315,7 +324,7 @@ def test_what_the_parent_has_ignored_stays_ignored(ignored: signal.Signals) -> N
     assert came == [signal.SIGUSR1]
 
 
-def test_outside_of_the_main_thread_nothing_changes() -> None:
+def test_stop_signals_changes_nothing_outside_the_main_thread() -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     def block() -> Any:
@@ -327,11 +336,11 @@ def test_outside_of_the_main_thread_nothing_changes() -> None:
 
 
 @pytest.mark.need("D14")
-def test_ctrl_c_in_a_terminal_saves_once_for_the_whole_group(noise_npz: Path, tmp_path: Path) -> None:
-    """A real terminal: its Ctrl-C reaches the loading processes as well."""
+def test_ctrl_c_in_a_terminal_saves_once_for_the_process_group(noise_npz: Path, tmp_path: Path) -> None:
+    """A real terminal: its Ctrl-C reaches the loading process as well."""
     words = [
         *(f"DATASETS.TRAIN=npz:{noise_npz}", f"DATASETS.TEST=npz:{noise_npz}", "SOLVER.IMS_PER_BATCH=8"),
-        *("SOLVER.MAX_ITER=1000000", "LOG_PERIOD=5", "DATALOADER.NUM_WORKERS=2", f"OUTPUT_DIR={tmp_path}/out"),
+        *("SOLVER.MAX_ITER=1000000", "LOG_PERIOD=5", "DATALOADER.NUM_WORKERS=1", f"OUTPUT_DIR={tmp_path}/out"),
     ]
     command = [sys.executable, str(ROOT / "tools" / "train_net.py"), *words]
     pid, terminal = pty.fork()
@@ -344,7 +353,7 @@ def test_ctrl_c_in_a_terminal_saves_once_for_the_whole_group(noise_npz: Path, tm
         os.write(terminal, b"\x03")
         while True:
             shown += os.read(terminal, 4096)
-    except OSError:  # Linux's way to say that the last process has closed it
+    except OSError:  # on Linux: the last process has closed it
         pass
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     text = shown.decode()
@@ -359,7 +368,7 @@ def test_ctrl_c_in_a_terminal_saves_once_for_the_whole_group(noise_npz: Path, tm
 
 @pytest.mark.slow
 @pytest.mark.need("D14")
-def test_the_time_limit_of_gnu_timeout_saves(tiny_words: list[str], tmp_path: Path) -> None:
+def test_gnu_timeout_makes_the_run_save(tiny_words: list[str], tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "tools" / "train_net.py"), *tiny_words, "SOLVER.MAX_ITER=1000000"]
     done = subprocess.run(
         ["timeout", "--preserve-status", "15", *command], capture_output=True, text=True, check=False

@@ -1,6 +1,6 @@
-"""Run by test_fsdp.py: how far a model in parts ends from a whole one, with each optimizer and way to clip.
+"""Distance between sharded and unsharded training, for each optimizer and clip type; run by test_fsdp.py.
 
-torchrun --standalone --nproc-per-node 2 -m tests.engine.optimizers_in_parts DATA
+torchrun --standalone --nproc-per-node 2 -m tests.engine.sharded_optimizers DATA
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CLIPPING = ("full_model", "norm", "value")
 
 
 def trained(words: list[str], parallel: str) -> list[Tensor]:
-    """Return the weights after 6 updates, whole, or why there are none."""
+    """Return the full weights after 6 updates."""
     cfg = get_cfg()
     cfg.merge_from_list([*words, f"MODEL.PARALLEL={parallel}"])
     trainer = build_trainer(cfg)
@@ -35,7 +35,7 @@ def trained(words: list[str], parallel: str) -> list[Tensor]:
 
 
 def distance(words: list[str]) -> float | str:
-    """Return the greatest difference in a weight, over the greatest weight of its tensor; or what is refused."""
+    """Return the maximum difference of a weight relative to the maximum of its tensor; or the error."""
     try:
         pairs = zip(trained(words, "ddp"), trained(words, "fsdp"), strict=True)
     except ConfigError as error:
@@ -44,7 +44,7 @@ def distance(words: list[str]) -> float | str:
 
 
 def main(data: Path) -> None:
-    """Print one JSON line: a number or a refusal by the name of the optimizer, or of the way to clip."""
+    """Print one JSON line: the distance or the error, by the name of the optimizer or the clip type."""
     common = [*tiny_overrides(data, Path("unused")), "MODEL.ARGS={norm: group, width: 4, dropout: 0}"]
     common += ["MODEL.FSDP.WRAP=[Conv2d, Linear]", "SOLVER.MAX_ITER=6", "SOLVER.STEPS=5", "SOLVER.BASE_LR=0.003"]
     cfg = get_cfg()
