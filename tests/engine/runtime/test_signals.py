@@ -215,7 +215,7 @@ def test_signal_ends_the_run_after_a_complete_iteration_and_a_resume_is_bit_exac
     name = signal.Signals(signum).name
     log = started.log.read_text()
     assert log.count(f"{name}: finishing this iteration, then saving; a second signal exits at once\n") == 1
-    assert log.splitlines()[-1].endswith(f"{name}: ended after iteration {saved}; give --resume to go on")
+    assert log.splitlines()[-1].endswith(f"{name}: ended after iteration {saved}; give --resume to continue")
     assert "Traceback" not in log
     assert (tmp_path / "out" / "last_checkpoint").read_text() == f"model_{saved - 1:07d}.pth"
     records = (tmp_path / "out" / "metrics.json").read_text().splitlines()
@@ -359,7 +359,7 @@ def test_ctrl_c_in_a_terminal_saves_once_for_the_process_group(noise_npz: Path, 
     text = shown.decode()
     assert code == 130, text
     assert text.count("SIGINT: finishing this iteration") == 1
-    found = re.search(r"SIGINT: ended after iteration (\d+); give --resume to go on", text)
+    found = re.search(r"SIGINT: ended after iteration (\d+); give --resume to continue", text)
     assert found, text
     assert "Traceback" not in text
     newest = (tmp_path / "out" / "last_checkpoint").read_text()
