@@ -84,7 +84,7 @@ def _wrong(name: str, folder: str, depth: int, target: str, dots: int) -> str:
         return f"imports `{target}`, but may import nothing of ours"
     if LEVELS.get(other, len(LEVELS)) >= LEVELS[folder]:
         order = "tools -> engine -> tasks -> solver, data, modeling -> config"
-        return f"imports `{target}`, but {folder}/ stands below or beside {other}/: {order}"
+        return f"imports `{target}`, but {folder}/ is below or beside {other}/: {order}"
     return ""
 
 
@@ -112,7 +112,7 @@ def test_every_folder_is_walked() -> None:
         ("data/build.py", "import data_of_someone_else\nfrom configparser import ConfigParser"),
     ],
 )
-def test_what_is_allowed(name: str, source: str) -> None:
+def test_an_allowed_import_is_accepted(name: str, source: str) -> None:
     assert violations(name, source) == []
 
 
@@ -122,7 +122,7 @@ def test_what_is_allowed(name: str, source: str) -> None:
         (
             "config/node.py",
             "import warmstart.engine",
-            "config/node.py:1: imports `warmstart.engine`, but config/ stands",
+            "config/node.py:1: imports `warmstart.engine`, but config/ is",
         ),
         (
             "solver/build.py",
@@ -132,7 +132,7 @@ def test_what_is_allowed(name: str, source: str) -> None:
         (
             "data/build.py",
             "from warmstart import config, modeling",
-            "imports `warmstart.modeling`, but data/ stands",
+            "imports `warmstart.modeling`, but data/ is",
         ),
         (
             "modeling/a.py",
@@ -144,7 +144,7 @@ def test_what_is_allowed(name: str, source: str) -> None:
             "from warmstart.tools.train_net import main",
             "imports `warmstart.tools.train_net`, but engine/",
         ),
-        ("engine/a.py", "import warmstart.new_folder", "imports `warmstart.new_folder`, but engine/ stands"),
+        ("engine/a.py", "import warmstart.new_folder", "imports `warmstart.new_folder`, but engine/ is"),
         ("engine/a.py", "from warmstart.engine.trainer import every", "within engine/ imports are relative"),
         ("tools/a.py", "from warmstart.tools.train_net import main", "within tools/ imports are relative"),
         (
@@ -163,7 +163,7 @@ def test_what_is_allowed(name: str, source: str) -> None:
         ("solver/schedules.py", "from .build import x", "imports `.build`, but may import nothing of ours"),
     ],
 )
-def test_what_is_forbidden_is_found(name: str, source: str, message: str) -> None:
+def test_a_forbidden_import_is_found(name: str, source: str, message: str) -> None:
     (found,) = violations(name, source)
     assert message in found
 
@@ -214,7 +214,7 @@ def climbs(name: str, source: str) -> list[str]:
         there, other = floor_of(module)
         beside = there == floor and OTHERS in FLOORS[folder][floor]
         if other != room and there >= floor and not beside:
-            found.append(f"{name}:{node.lineno}: imports {module}, which is no floor below")  # type: ignore[attr-defined]
+            found.append(f"{name}:{node.lineno}: imports {module}, which is not on a floor below")  # type: ignore[attr-defined]
     return list(dict.fromkeys(found))
 
 
@@ -323,7 +323,7 @@ for line in sys.argv[1:]:
 """
 
 
-def test_what_takes_long_is_imported_when_it_is_needed(tmp_path: Path) -> None:
+def test_slow_modules_are_imported_only_when_needed(tmp_path: Path) -> None:
     recipe = "--config-file recipe:digits.yaml"
     lines = ["--help", f"{recipe} --print-config", f"{recipe} OUTPUT_DIR {tmp_path}/out"]
     said = subprocess.check_output([sys.executable, "-c", STAGES, *lines], text=True).splitlines()

@@ -43,7 +43,7 @@ def configured() -> Callable[..., CfgNode]:
         (
             ("SOLVER.OPTIMIZER", "AdamW"),
             2 * PARAMETERS + 4 * 4,
-        ),  # moments and 4 step counts
+        ),  # first and second moments, and 4 step counts
     ],
 )
 def test_measure_profile_counts_bytes_of_weights_gradients_state_and_average(
