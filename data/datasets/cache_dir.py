@@ -1,17 +1,15 @@
-"""The folder for what is made of data once and used by later runs, and how a file comes to lie there whole."""
+"""The folder for what is made of data once and used by later runs, and the atomic write of a file in it."""
 
 from __future__ import annotations
 
 import os
-import re
-import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from warmstart.config import refuse_link
+from warmstart.config import disk
 
 _ABANDONED = 24 * 3600  # seconds without a write after which an unfinished file has lost its writer
 
@@ -30,30 +28,18 @@ def cache_folder(cache: str) -> Path:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Let a file be written under another name, then give it its own: other processes see all of it or nothing.
+    """Let a file be written under a temporary name, then rename it: other processes see all of it or nothing.
 
-    Where the block fails, nothing is left. Its folder is made; what writers of the same file have left there
-    unfinished, a day ago or more, is deleted.
+    If the block fails, nothing is left. The folder is made; unfinished files that other writers of the same path
+    left in it a day ago or earlier are deleted.
 
     Raises:
-        OSError: the file cannot be written, or its name is that of a symbolic link or a folder, which stays.
+        OSError: the file cannot be written, or a symbolic link or a folder has its name; it stays.
     """
-    folder = path.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    refuse_link(path)
-    unfinished = re.compile(rf"\.{re.escape(path.stem)}\.[0-9a-f]{{16}}\.tmp")
-    for left in folder.glob(".*.tmp"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".*{disk.TEMPORARY}"):
         with suppress(OSError):
-            if unfinished.fullmatch(left.name) and time.time() - left.stat().st_mtime > _ABANDONED:
+            if disk.is_temporary(left.name, path) and time.time() - left.stat().st_mtime > _ABANDONED:
                 left.unlink()
-    temporary = folder / f".{path.stem}.{secrets.token_hex(8)}.tmp"
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
+    with disk.replacement(path) as file:
+        yield file

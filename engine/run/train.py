@@ -83,7 +83,7 @@ def train(
             trainer.hooks[:0] = hooks
             if start is not None:
                 load_start(trainer, start)
-        on_main(lambda: prepare_folder(cfg, overwrite, trainer.iteration, trainer, found))
+        on_main(lambda: prepare_folder(cfg, found, overwrite=overwrite, trainer=trainer))
         setup_logging(cfg.OUTPUT_DIR)  # each rank: the main one has, and it changes nothing there
         log_run(cfg, trainer)
         with stop_signals(trainer.interrupt, comm.is_main):

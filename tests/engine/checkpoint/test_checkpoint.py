@@ -15,14 +15,8 @@ import torch
 from warmstart.config import ConfigError
 from warmstart.engine import load_checkpoint, load_newest, save_checkpoint
 from warmstart.engine.checkpoint.content import snapshot
-from warmstart.engine.checkpoint.run_folder import (
-    checkpoint_name,
-    checkpoint_number,
-    has_checkpoints,
-    point_to,
-    pointed_to,
-    set_aside_after,
-)
+from warmstart.engine.checkpoint.run_files import checkpoint_name, checkpoint_number
+from warmstart.engine.checkpoint.run_folder import RunFolder
 from warmstart.tools import train_net
 
 from ..dying import assert_same_bits
@@ -37,13 +31,13 @@ def content(iteration: int, **more: Any) -> dict[str, Any]:
 def save(folder: Path, iteration: int) -> Path:
     path = folder / checkpoint_name(iteration)
     save_checkpoint(content(iteration), path)
-    point_to(path)
+    RunFolder(folder).point_to(path.name)
     return path
 
 
 @pytest.mark.parametrize("name", ["model_final.pth", "model_5.pth.cut", "model_-1.pth", "last_checkpoint"])
 def test_a_file_without_a_number_has_none(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} is no numbered checkpoint, such as model_0000999.pth"):
+    with pytest.raises(ValueError, match=f"{name} is not a numbered checkpoint, such as model_0000999.pth"):
         checkpoint_number(name)
 
 
@@ -128,7 +122,7 @@ def test_the_versions_that_torch_hangs_on_a_models_state_are_looked_at_too(tmp_p
 def test_a_part_of_another_kind_is_as_bad_as_a_missing_one(tmp_path: Path, part: str, value: Any) -> None:
     path = tmp_path / "odd.pth"
     torch.save({**content(1), part: value}, path)
-    with pytest.raises(ConfigError, match=f"is not whole, it lacks {part};"):
+    with pytest.raises(ConfigError, match=f"is incomplete, it lacks {part};"):
         load_checkpoint(path)
 
 
@@ -200,7 +194,7 @@ def test_the_tool_reads_a_foreign_pickle_only_with_the_flag_that_its_refusal_nam
 def test_the_best_checkpoint_alone_is_a_run_too(tmp_path: Path) -> None:
     """A user who has deleted the rest to save space goes on from it, and starts no new run over it."""
     save_checkpoint(content(3), tmp_path / "model_best.pth")
-    assert has_checkpoints(tmp_path)
+    assert RunFolder(tmp_path).has_checkpoints()
     found = load_newest(tmp_path)
     assert found is not None
     assert (found[0].name, found[1]["iteration"]) == ("model_best.pth", 3)
@@ -217,12 +211,12 @@ def test_killed_while_later_checkpoints_are_set_aside_the_next_start_takes_the_s
     with monkeypatch.context() as patch:
         disk = Disk(patch, "EIO", operation)
         with pytest.raises(OSError, match="Input/output error"):
-            set_aside_after(tmp_path, 3)
+            RunFolder(tmp_path).cut(3)
     found = load_newest(tmp_path)
     assert found is not None
     pointed = any(call == "replace last_checkpoint" for call in disk.calls[:operation])
     assert found[1]["iteration"] == (3 if pointed else 9)
-    set_aside_after(tmp_path, 3)
+    RunFolder(tmp_path).cut(3)
     assert sorted(path.name for path in tmp_path.glob("model*")) == [
         *("model_0000002.pth", "model_0000005.pth.cut", "model_0000008.pth.cut", "model_final.pth.cut")
     ]
@@ -243,7 +237,7 @@ def test_killed_at_any_operation_of_setting_aside_the_next_start_does_the_rest(
 
     def work() -> None:
         Disk(monkeypatch, "kill", operation)
-        set_aside_after(tmp_path, 3)
+        RunFolder(tmp_path).cut(3)
 
     with monkeypatch.context() as monkeypatch:
         ended = in_child(work)
@@ -251,7 +245,7 @@ def test_killed_at_any_operation_of_setting_aside_the_next_start_does_the_rest(
     found = load_newest(tmp_path)
     assert found is not None
     assert found[1]["iteration"] == (9 if operation < 4 else 3)
-    set_aside_after(tmp_path, 3)
+    RunFolder(tmp_path).cut(3)
     found = load_newest(tmp_path)
     assert found is not None
     assert found[1]["iteration"] == 3
@@ -265,9 +259,9 @@ def test_where_the_file_that_a_run_went_on_from_is_elsewhere_no_pointer_stays(tm
     """It would name a file that is set aside."""
     for iteration in (3, 6):
         save(tmp_path, iteration)
-    set_aside_after(tmp_path, 4)
+    RunFolder(tmp_path).cut(4)
     assert not (tmp_path / "last_checkpoint").exists()
-    assert pointed_to(tmp_path) == ""
+    assert RunFolder(tmp_path).pointed_to() == ""
     found = load_newest(tmp_path)
     assert found is not None
     assert found[1]["iteration"] == 3
@@ -335,15 +329,15 @@ def test_files_of_which_none_loads_are_an_error_never_a_start_from_zero(tmp_path
 def test_a_number_of_fewer_digits_is_a_file_of_the_users(tmp_path: Path) -> None:
     for name in ("model_2024.pth", "model_000001.pth", "model_50_imagenet.pth"):
         save_checkpoint(content(3), tmp_path / name)
-    assert not has_checkpoints(tmp_path)
-    set_aside_after(tmp_path, 0)
+    assert not RunFolder(tmp_path).has_checkpoints()
+    RunFolder(tmp_path).cut(0)
     assert sorted(os.listdir(tmp_path)) == ["model_000001.pth", "model_2024.pth", "model_50_imagenet.pth"]
 
 
 def test_an_empty_folder_holds_no_checkpoint(tmp_path: Path) -> None:
     assert load_newest(tmp_path) is None
-    assert not has_checkpoints(tmp_path)
-    assert not has_checkpoints(tmp_path / "absent")
+    assert not RunFolder(tmp_path).has_checkpoints()
+    assert not RunFolder(tmp_path / "absent").has_checkpoints()
 
 
 @pytest.mark.need("A8")

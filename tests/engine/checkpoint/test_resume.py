@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from warmstart import engine
 from warmstart.config import CfgNode, ConfigError
 from warmstart.data import DatasetInfo, register_dataset
 from warmstart.data.datasets import registry as datasets
@@ -32,7 +33,7 @@ from warmstart.engine import (
     resolve_config,
     save_checkpoint,
 )
-from warmstart.engine.checkpoint import reader
+from warmstart.engine.checkpoint import run_folder
 from warmstart.engine.runtime.owned import own
 from warmstart.tasks import evaluation_arguments
 from warmstart.tools import train_net
@@ -43,14 +44,8 @@ Tiny = Callable[..., CfgNode]
 
 
 def train(cfg: CfgNode, resume: str | None = None) -> dict[str, Any]:
-    """Train as tools/train_net.py does and return the last checkpoint."""
-    cfg = resolve_config(cfg)
-    start = find_start(cfg, resume, overwrite=False)
-    trainer = build_trainer(cfg)
-    if start is not None:
-        load_start(trainer, start[1])
-    prepare_folder(cfg, overwrite=False)
-    trainer.train()
+    """Train and return the last checkpoint."""
+    engine.train(cfg, resume=resume)
     return load_checkpoint(Path(cfg.OUTPUT_DIR) / "model_final.pth")
 
 
@@ -150,7 +145,7 @@ def test_the_newest_checkpoint_is_kept_where_it_could_not_be_read_for_once(
             raise ConfigError(f"{path} cannot be read: Input/output error")
         return load(path, trust)
 
-    monkeypatch.setattr(reader, "load_checkpoint", fail_once)
+    monkeypatch.setattr(run_folder, "load_checkpoint", fail_once)
     assert train_net.main([*words, "SOLVER.MAX_ITER=12", "--resume"]) == 0
     assert (out / "model_0000011.pth.cut").read_bytes() == newest
 
@@ -546,7 +541,7 @@ def test_resumed_from_an_older_file_a_folder_holds_one_history(tiny: Tiny, tmp_p
     cfg = resolve_config(tiny("SOLVER.CHECKPOINT_PERIOD", 3))
     start = find_start(cfg, str(out / "model_0000005.pth"), overwrite=False)
     assert start is not None
-    prepare_folder(cfg, iteration=start[1]["iteration"], start=start)
+    prepare_folder(cfg, start)
     assert sorted(path.name for path in out.glob("model_*")) == [
         "model_0000002.pth",
         "model_0000005.pth",
@@ -591,8 +586,9 @@ def test_cut_twice_a_folder_keeps_what_was_cut_first(tiny: Tiny, tmp_path: Path)
     out = tmp_path / "out"
     cfg = resolve_config(tiny("SOLVER.CHECKPOINT_PERIOD", 7, "SOLVER.CHECKPOINT_KEEP", 9))
     train(cfg)
+    start = find_start(cfg, str(out / "model_0000006.pth"), overwrite=False)
     for _ in range(3):
-        prepare_folder(cfg, iteration=7)
+        prepare_folder(cfg, start)
         (out / "model_0000013.pth").write_bytes(b"of another attempt")
     assert sorted(path.name for path in out.glob("model_*")) == [
         "model_0000006.pth",

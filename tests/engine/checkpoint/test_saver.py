@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import os
 import shutil
 import threading
 from collections import Counter
@@ -16,7 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-from warmstart.config import CfgNode, ConfigError
+from warmstart import engine
+from warmstart.config import CfgNode, ConfigError, disk
 from warmstart.engine import (
     CheckpointHook,
     FolderHook,
@@ -34,26 +34,20 @@ from warmstart.engine import (
     run_tool,
 )
 from warmstart.engine.checkpoint.content import content_bytes, snapshot
-from warmstart.engine.checkpoint.manifest import prune, read_manifest
+from warmstart.engine.checkpoint.run_folder import RunFolder
 from warmstart.engine.checkpoint.saver import Save
-from warmstart.engine.runtime import files
 from warmstart.tools import train_net
 
 from ..dying import assert_same_bits
+from ..faults import target
 
 Tiny = Callable[..., CfgNode]
 
 
 def train(cfg: CfgNode, *hooks: HookBase, resume: str | None = None) -> Trainer:
-    """Train as tools/train_net.py does, with more hooks before the checkpoint's, and return the trainer."""
-    cfg = resolve_config(cfg)
-    start = find_start(cfg, resume, overwrite=False)
-    trainer = build_trainer(cfg)
-    trainer.hooks[-1:-1] = hooks
-    if start is not None:
-        load_start(trainer, start[1])
-    prepare_folder(cfg, iteration=trainer.iteration, start=start)
-    trainer.train()
+    """Train with more hooks before the default ones."""
+    trainer = engine.train(cfg, resume=resume, hooks=hooks)
+    assert trainer is not None
     return trainer
 
 
@@ -85,21 +79,21 @@ class Disk:
         self.error: OSError | None = None
         self.waiting = threading.Event()
         self.created: list[str] = []
-        create = files.create
+        create = disk.create
 
         def wait_or_fail(path: Path) -> Any:
             self.waiting.set()
             assert self.open.wait(30)
             if self.error is not None:
                 raise self.error
-            self.created.append(path.name.lstrip(".").partition(f".{os.getpid()}")[0])
+            self.created.append(target(path))
             return create(path)
 
-        patch.setattr(files, "create", wait_or_fail)
+        patch.setattr(disk, "create", wait_or_fail)
 
 
 @pytest.fixture
-def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+def drive(monkeypatch: pytest.MonkeyPatch) -> Disk:
     return Disk(monkeypatch)
 
 
@@ -266,7 +260,7 @@ def test_without_constants_a_file_is_whole_and_says_what_wrote_it(
 
 @pytest.mark.need("D13")
 def test_what_is_saved_is_the_state_of_that_instant_though_training_goes_on(
-    tiny: Tiny, tmp_path: Path, disk: Disk
+    tiny: Tiny, tmp_path: Path, drive: Disk
 ) -> None:
     """The disk sleeps from iteration 5 on, and wakes at 9: four updates later."""
     reference, out = tmp_path / "reference", tmp_path / "out"
@@ -275,9 +269,9 @@ def test_what_is_saved_is_the_state_of_that_instant_though_training_goes_on(
 
     def look(trainer: Trainer) -> None:
         seen.append(checkpoints(out))
-        disk.open.set()
+        drive.open.set()
 
-    hook = At(_4=lambda trainer: disk.open.clear(), _9=look)
+    hook = At(_4=lambda trainer: drive.open.clear(), _9=look)
     train(tiny("SOLVER.CHECKPOINT_PERIOD", 5, "SOLVER.EMA.ENABLED", True), hook)
     assert seen == [[]]
     for name in ("model_0000004.pth", "model_0000009.pth", "model_final.pth"):
@@ -286,7 +280,7 @@ def test_what_is_saved_is_the_state_of_that_instant_though_training_goes_on(
             assert_same_bits(ours[part], theirs[part], part)
 
 
-def test_one_save_waits_for_the_one_before(tiny: Tiny, tmp_path: Path, disk: Disk) -> None:
+def test_one_save_waits_for_the_one_before(tiny: Tiny, tmp_path: Path, drive: Disk) -> None:
     """The save of iteration 6 finds that of 5 asleep; a timer wakes it."""
     threads = []
 
@@ -294,26 +288,25 @@ def test_one_save_waits_for_the_one_before(tiny: Tiny, tmp_path: Path, disk: Dis
         threads.append(sum(isinstance(thread, Save) for thread in threading.enumerate()))
 
     def sleep(trainer: Trainer) -> None:
-        disk.open.clear()
-        threading.Timer(0.3, disk.open.set).start()
+        drive.open.clear()
+        threading.Timer(0.3, drive.open.set).start()
 
     train(tiny("SOLVER.CHECKPOINT_PERIOD", 1), At(_5=sleep, _6=count, _7=count, _8=count))
     assert all(number <= 1 for number in threads)
-    numbered = [name for name in disk.created if name.startswith("model_0")]
+    numbered = [name for name in drive.created if name.startswith("model_0")]
     assert numbered == [f"model_{number:07d}.pth" for number in range(14)]
 
 
 def test_both_last_files_are_whole_and_the_pointer_is_there_when_train_returns(
-    tiny: Tiny, tmp_path: Path, disk: Disk, logged: list[logging.LogRecord]
+    tiny: Tiny, tmp_path: Path, drive: Disk, logged: list[logging.LogRecord]
 ) -> None:
     def sleep(trainer: Trainer) -> None:
-        disk.open.clear()
-        threading.Timer(0.3, disk.open.set).start()
+        drive.open.clear()
+        threading.Timer(0.3, drive.open.set).start()
 
     train(tiny(), At(_14=sleep))
     assert not any(isinstance(thread, Save) for thread in threading.enumerate())
-    assert disk.created[-3:] == ["checkpoints.json", "model_0000013.pth", "last_checkpoint"]
-    assert (tmp_path / "out" / "model_final.pth").samefile(tmp_path / "out" / "model_0000013.pth")
+    assert drive.created[-4:] == ["checkpoints.json", "model_0000013.pth", "last_checkpoint", "model_final.pth"]
     assert (tmp_path / "out" / "last_checkpoint").read_text() == "model_0000013.pth"
     for name in ("model_final.pth", "model_0000013.pth"):
         assert load_checkpoint(tmp_path / "out" / name)["iteration"] == 14
@@ -323,14 +316,14 @@ def test_both_last_files_are_whole_and_the_pointer_is_there_when_train_returns(
 
 
 def test_an_exception_leaves_no_half_written_file_where_the_tool_or_a_new_start_looks(
-    tiny_words: list[str], tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+    tiny_words: list[str], tmp_path: Path, drive: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Fails(HookBase):
         def before_step(self, trainer: Trainer) -> None:
             if trainer.iteration == 5:
-                disk.open.clear()
+                drive.open.clear()
             if trainer.iteration == 6:
-                threading.Timer(0.3, disk.open.set).start()
+                threading.Timer(0.3, drive.open.set).start()
                 raise ZeroDivisionError
 
     monkeypatch.setattr("warmstart.engine.run.default_hooks._HOOKS", {"fails": lambda cfg: Fails()})
@@ -343,23 +336,23 @@ def test_an_exception_leaves_no_half_written_file_where_the_tool_or_a_new_start_
     assert not list((tmp_path / "out").glob(".*"))
 
 
-def test_a_start_waits_for_what_the_process_still_saves(tiny: Tiny, disk: Disk) -> None:
+def test_a_start_waits_for_what_the_process_still_saves(tiny: Tiny, drive: Disk) -> None:
     def fail(trainer: Trainer) -> None:
-        threading.Timer(0.3, disk.open.set).start()
+        threading.Timer(0.3, drive.open.set).start()
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        train(tiny("SOLVER.CHECKPOINT_PERIOD", 6), At(_5=lambda trainer: disk.open.clear(), _7=fail))
+        train(tiny("SOLVER.CHECKPOINT_PERIOD", 6), At(_5=lambda trainer: drive.open.clear(), _7=fail))
     start = find_start(resolve_config(tiny()), "", overwrite=False)
     assert start is not None
     assert start[1]["iteration"] == 6
 
 
 def test_a_mistake_in_the_thread_is_raised_in_the_run(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(folder: Path, keep: int) -> None:
+    def broken(folder: RunFolder) -> None:
         raise ZeroDivisionError("in the thread")
 
-    monkeypatch.setattr("warmstart.engine.checkpoint.saver.prune", broken)
+    monkeypatch.setattr(RunFolder, "prune", broken)
     with pytest.raises(ZeroDivisionError, match="in the thread"):
         train(tiny("SOLVER.CHECKPOINT_PERIOD", 3))
 
@@ -445,11 +438,13 @@ def test_an_interrupted_run_has_no_result_nor_one_whose_end_is_still_to_be_evalu
 
 
 @pytest.mark.need("D14")
-def test_an_interrupted_iteration_is_on_disk_when_the_hook_returns(tiny: Tiny, tmp_path: Path, disk: Disk) -> None:
+def test_an_interrupted_iteration_is_on_the_disk_when_after_step_returns(
+    tiny: Tiny, tmp_path: Path, drive: Disk
+) -> None:
     def sleep(trainer: Trainer) -> None:
         trainer.interrupted = 15
-        disk.open.clear()
-        threading.Timer(0.3, disk.open.set).start()
+        drive.open.clear()
+        threading.Timer(0.3, drive.open.set).start()
 
     hook = CheckpointHook(0, tmp_path)
     trainer = build_trainer(tiny())
@@ -468,15 +463,15 @@ def full(*arguments: Any) -> OSError:
 
 @pytest.mark.need("D5")
 def test_a_save_that_fails_is_one_line_and_the_next_period_tries_again(
-    tiny: Tiny, tmp_path: Path, disk: Disk, logged: list[logging.LogRecord]
+    tiny: Tiny, tmp_path: Path, drive: Disk, logged: list[logging.LogRecord]
 ) -> None:
     def break_it(trainer: Trainer) -> None:
         finish_saves()  # of iteration 3
-        disk.error = full()
+        drive.error = full()
 
     def mend_it(trainer: Trainer) -> None:
         finish_saves()
-        disk.error = None
+        drive.error = None
 
     trainer = train(tiny("SOLVER.CHECKPOINT_PERIOD", 3), At(_5=break_it, _8=mend_it))
     assert trainer.iteration == 14
@@ -493,12 +488,12 @@ def test_a_save_that_fails_is_one_line_and_the_next_period_tries_again(
     )
     assert int(free.replace(",", "")) > 0
     after = said.partition(" are free; ")[2]
-    assert after == "the newest is model_0000002.pth; the run goes on and tries again at its next checkpoint"
+    assert after == "the newest is model_0000002.pth; training continues and the next checkpoint tries again"
 
 
 @pytest.mark.need("D5", "D12")
 def test_the_best_checkpoint_that_could_not_be_written_is_written_with_the_next_save(
-    tiny: Tiny, tmp_path: Path, disk: Disk
+    tiny: Tiny, tmp_path: Path, drive: Disk
 ) -> None:
     weights = {}
 
@@ -506,11 +501,11 @@ def test_the_best_checkpoint_that_could_not_be_written_is_written_with_the_next_
         finish_saves()
         trainer.save_as.add("model_best.pth")
         weights.update({name: tensor.clone() for name, tensor in trainer.model.state_dict().items()})
-        disk.error = full()
+        drive.error = full()
 
     def mend(trainer: Trainer) -> None:
         finish_saves()
-        disk.error = None
+        drive.error = None
 
     train(tiny("SOLVER.CHECKPOINT_PERIOD", 3), At(_5=ask_and_break, _7=mend))
     best = load_checkpoint(tmp_path / "out" / "model_best.pth")
@@ -521,17 +516,17 @@ def test_the_best_checkpoint_that_could_not_be_written_is_written_with_the_next_
 
 
 @pytest.mark.need("D5", "D12")
-def test_what_is_owed_waits_for_the_save_that_can_write_it(tiny: Tiny, tmp_path: Path, disk: Disk) -> None:
+def test_what_is_owed_waits_for_the_save_that_can_write_it(tiny: Tiny, tmp_path: Path, drive: Disk) -> None:
     """The best of iteration 5 cannot be written then, nor at 6, nor at 9; at 12 it can."""
 
     def ask_and_break(trainer: Trainer) -> None:
         finish_saves()
         trainer.save_as.add("model_best.pth")
-        disk.error = full()
+        drive.error = full()
 
     def mend(trainer: Trainer) -> None:
         finish_saves()
-        disk.error = None
+        drive.error = None
 
     train(tiny("SOLVER.CHECKPOINT_PERIOD", 3), At(_5=ask_and_break, _10=mend))
     for iteration, name in ((5, "model_best.pth"), (12, "model_0000011.pth"), (14, "model_final.pth")):
@@ -552,8 +547,8 @@ def test_save_as_refuses_what_is_no_name_of_a_checkpoint_in_the_folder(
 def test_a_hook_of_its_own_looks_for_space_too(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "free_bytes", lambda folder: 20_000)
-    with pytest.raises(ConfigError, match="two checkpoints need .* bytes, and where .* lies 20,000 are free"):
+    monkeypatch.setattr(disk, "free_bytes", lambda folder: 20_000)
+    with pytest.raises(ConfigError, match="two checkpoints need .* bytes, but 20,000 are free on the drive of "):
         CheckpointHook(0, tmp_path).before_train(build_trainer(tiny()))
 
 
@@ -572,35 +567,35 @@ def test_a_start_takes_away_what_a_kill_left(tiny: Tiny, tmp_path: Path, by: str
 
 @pytest.mark.need("D5")
 def test_too_little_space_is_seen_before_anything_is_written(
-    tiny: Tiny, tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch, logged: list[logging.LogRecord]
+    tiny: Tiny, tmp_path: Path, drive: Disk, monkeypatch: pytest.MonkeyPatch, logged: list[logging.LogRecord]
 ) -> None:
     def run_full(trainer: Trainer) -> None:
         finish_saves()
-        disk.created.clear()
-        monkeypatch.setattr(files, "free_bytes", lambda folder: 1000)
+        drive.created.clear()
+        monkeypatch.setattr(disk, "free_bytes", lambda folder: 1000)
 
     def make_space(trainer: Trainer) -> None:
         finish_saves()
-        assert disk.created == []
-        monkeypatch.setattr(files, "free_bytes", lambda folder: 10**9)
+        assert drive.created == []
+        monkeypatch.setattr(disk, "free_bytes", lambda folder: 10**9)
 
     train(tiny("SOLVER.CHECKPOINT_PERIOD", 3), At(_5=run_full, _7=make_space))
     (said,) = warnings(logged)
     assert "model_0000005.pth could not be saved: No space left on device; " in said
-    assert " bytes are needed, 1,000 are free; the newest is model_0000002.pth; the run goes on" in said
+    assert " bytes are needed, 1,000 are free; the newest is model_0000002.pth; training continues" in said
 
 
 @pytest.mark.need("D5")
 def test_a_last_save_that_fails_ends_the_run_with_exit_code_4(
     tiny_words: list[str],
     tmp_path: Path,
-    disk: Disk,
+    drive: Disk,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def break_it(trainer: Trainer) -> None:
         finish_saves()
-        disk.error = full()
+        drive.error = full()
 
     monkeypatch.setattr("warmstart.engine.run.default_hooks._HOOKS", {"at": lambda cfg: At(_14=break_it)})
     words = [*tiny_words, "SOLVER.CHECKPOINT_PERIOD=6"]
@@ -617,16 +612,16 @@ def test_a_last_save_that_fails_ends_the_run_with_exit_code_4(
     )
     assert printed.err.count("\n") == 1
     assert "could not be saved" not in printed.out
-    disk.error = None
+    drive.error = None
     monkeypatch.setattr("warmstart.engine.run.default_hooks._HOOKS", {})
     assert train_net.main([*words, "--resume"]) == 0
     assert load_checkpoint(out / "model_final.pth")["iteration"] == 14
 
 
-def test_an_interrupted_run_whose_save_fails_says_so(tiny: Tiny, tmp_path: Path, disk: Disk) -> None:
+def test_an_interrupted_run_whose_save_fails_says_so(tiny: Tiny, tmp_path: Path, drive: Disk) -> None:
     def signalled(trainer: Trainer) -> None:
         trainer.interrupted = 15
-        disk.error = full()
+        drive.error = full()
 
     with pytest.raises(SaveError, match="model_0000004.pth could not be saved: No space left on device"):
         train(tiny(), At(_5=signalled))
@@ -637,16 +632,16 @@ def test_a_run_does_not_start_where_two_checkpoints_have_no_space(
     tiny_words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """1,583 parameters and 59 numbers of BatchNorm, once more for the momentum of the first, twice."""
-    monkeypatch.setattr(files, "free_bytes", lambda folder: 20_000)
+    monkeypatch.setattr(disk, "free_bytes", lambda folder: 20_000)
     with pytest.raises(ConfigError) as error:
         train_net.main(tiny_words)
     state = 1583 * 4 + 56 * 4 + 3 * 8
     assert str(error.value) == (
-        f"OUTPUT_DIR (command line): two checkpoints need {2 * (state + 1583 * 4):,} bytes, and where "
-        f"{tmp_path}/out lies 20,000 are free; make space, or name a folder on another drive"
+        f"OUTPUT_DIR (command line): two checkpoints need {2 * (state + 1583 * 4):,} bytes, but 20,000 "
+        f"are free on the drive of {tmp_path}/out; make space, or name a folder on another drive"
     )
     assert not (tmp_path / "out").exists()
-    with pytest.raises(ConfigError, match="need .* bytes, and where .* lies 20,000 are free"):
+    with pytest.raises(ConfigError, match="need .* bytes, but 20,000 are free on the drive of"):
         train_net.main([*tiny_words, "SOLVER.OPTIMIZER=AdamW"])
 
 
@@ -656,8 +651,8 @@ def test_what_overwriting_will_delete_is_not_free_yet(
 ) -> None:
     train_net.main(tiny_words)
     before = sorted((tmp_path / "out").iterdir())
-    monkeypatch.setattr(files, "free_bytes", lambda folder: 20_000)
-    with pytest.raises(ConfigError, match="two checkpoints need .* bytes, and where .* lies 20,000 are free"):
+    monkeypatch.setattr(disk, "free_bytes", lambda folder: 20_000)
+    with pytest.raises(ConfigError, match="two checkpoints need .* bytes, but 20,000 are free on the drive of "):
         train_net.main([*tiny_words, "--overwrite"])
     assert sorted((tmp_path / "out").iterdir()) == before
 
@@ -686,7 +681,7 @@ def test_the_newest_two_stay_by_number_over_three_starts(tiny: Tiny, tmp_path: P
     for name in ("notes.txt", "model_mine.pth", "model_0000003.pth.cut", "model_final.pth"):
         assert (out / name).exists(), name
     assert json.loads((out / "checkpoints.json").read_text())["checkpoints"][-1] == "model_0000099.pth"
-    assert read_manifest(out) == ["model_0000098.pth", "model_0000099.pth"]
+    assert RunFolder(out).manifest() == ["model_0000098.pth", "model_0000099.pth"]
 
 
 @pytest.mark.need("D3")
@@ -702,7 +697,7 @@ def test_the_best_the_last_and_what_the_pointer_names_are_never_deleted(tiny: Ti
     (out / "last_checkpoint").write_text("model_0000013.pth")
     shutil.copy(out / "model_0000013.pth", out / "model_0000099.pth")
     (out / "checkpoints.json").write_text('{"checkpoints": ["model_0000013.pth", "model_0000099.pth"]}')
-    prune(out, 1)
+    RunFolder(out, keep=1).prune()
     assert (out / "model_0000013.pth").exists()
 
 
@@ -738,7 +733,7 @@ def test_a_damaged_manifest_lists_nothing_and_a_line_says_so(
 ) -> None:
     (tmp_path / "checkpoints.json").write_text(text, encoding="latin-1")
     (tmp_path / "model_0000001.pth").touch()
-    assert read_manifest(tmp_path) == []
+    assert RunFolder(tmp_path).manifest() == []
     assert warnings(logged) == [
         f"{tmp_path}/checkpoints.json cannot be read: the checkpoints that it listed are kept"
     ]
@@ -751,20 +746,20 @@ def test_a_manifest_cannot_name_what_is_no_checkpoint_of_the_folder(tmp_path: Pa
     for name in names:
         (tmp_path / "run" / name).touch()
     (tmp_path / "run" / "checkpoints.json").write_text(json.dumps({"checkpoints": [*names, "model_0000009.pth"]}))
-    assert read_manifest(tmp_path / "run") == ["model_0000002.pth"]
+    assert RunFolder(tmp_path / "run").manifest() == ["model_0000002.pth"]
 
 
 def test_an_old_checkpoint_that_cannot_be_deleted_is_one_line(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: list[logging.LogRecord]
 ) -> None:
-    unlink = files.unlink
+    unlink = disk.unlink
 
     def refuse(path: Path) -> None:
         if path.name == "model_0000002.pth":
             raise PermissionError(13, "Permission denied")
         unlink(path)
 
-    monkeypatch.setattr(files, "unlink", refuse)
+    monkeypatch.setattr(disk, "unlink", refuse)
     trainer = train(
         tiny("SOLVER.CHECKPOINT_PERIOD", 6, "SOLVER.CHECKPOINT_KEEP", 1), At(_3=lambda t: t.save_as.add("x.pth"))
     )

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from warmstart.config import CfgNode, ConfigError, get_cfg
+from warmstart.config import CfgNode, ConfigError, disk, get_cfg
 from warmstart.engine import (
     BestHook,
     EvaluationHook,
@@ -32,7 +32,6 @@ from warmstart.engine import (
     save_checkpoint,
 )
 from warmstart.engine.run.scores import is_best_average, run_scores
-from warmstart.engine.runtime import files
 from warmstart.modeling import build_model
 from warmstart.tasks import build_task
 from warmstart.tools import train_net
@@ -68,7 +67,7 @@ def resumed(cfg: CfgNode, scores: list[float]) -> Trainer:
     assert found is not None
     trainer = scripted(cfg, scores)
     load_start(trainer, found[1])
-    prepare_folder(cfg, iteration=trainer.iteration)
+    prepare_folder(cfg, found)
     return trainer
 
 
@@ -246,8 +245,9 @@ def test_a_resume_before_the_best_sets_its_file_aside_and_makes_the_earlier_one_
     scripted(cfg, [0.5, 0.1, 0.1, 0.9, 0.1, 0.1]).train()
     assert best_iteration(tmp_path) == 12
     trainer = scripted(cfg, [0.5, 0.1, 0.1, 0.4, 0.1, 0.1])
-    load_start(trainer, load_checkpoint(tmp_path / "model_0000009.pth"))
-    prepare_folder(cfg, iteration=10)
+    start = tmp_path / "model_0000009.pth", load_checkpoint(tmp_path / "model_0000009.pth")
+    load_start(trainer, start[1])
+    prepare_folder(cfg, start)
     (tmp_path / "model_best.pth.cut").write_bytes(b"of an earlier resume")
     trainer.train()
     assert best_iteration(tmp_path) == 3
@@ -292,7 +292,7 @@ def test_a_best_file_that_is_not_the_best_is_made_again(tmp_path: Path, state: s
 
 
 @pytest.mark.need("D5")
-@pytest.mark.parametrize("operation", ["link", "replace", "sync_folder"])
+@pytest.mark.parametrize("operation", ["copy", "compare", "replace", "sync_folder"])
 def test_a_disk_that_fails_while_the_best_is_made_again_is_one_line_and_the_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: list[logging.LogRecord], operation: str
 ) -> None:
@@ -306,11 +306,12 @@ def test_a_disk_that_fails_while_the_best_is_made_again_is_one_line_and_the_run_
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, operation, fail)
+        patch.setattr(disk, operation, fail)
         hook.before_train(trainer)
     (said,) = (record.getMessage() for record in logged if record.levelname == "WARNING")
     assert said == (
-        f"{tmp_path}/model_best.pth could not be made that of the best so far: Input/output error; the run goes on"
+        f"{tmp_path}/model_best.pth could not be restored to the best checkpoint so far: Input/output error; "
+        "training continues"
     )
     trainer.train()
     assert best_iteration(tmp_path) == 6
@@ -339,7 +340,7 @@ def test_another_metric_begins_anew_and_its_change_is_printed(
     start = load_checkpoint(tmp_path / "model_0000009.pth")
     compare_configs(cfg, start["config"], allow_change=False)
     load_start(trainer, start)
-    prepare_folder(cfg, iteration=10)
+    prepare_folder(cfg, (tmp_path / "model_0000009.pth", start))
     trainer.train()
     assert best_iteration(tmp_path) == 12
     said = [record.getMessage() for record in logged]
