@@ -157,8 +157,8 @@ def is_same(path: Path, other: Path) -> bool:
             return False
         ours, theirs = bytearray(_CHUNK), bytearray(_CHUNK)
         while count := a.readinto(ours):  # type: ignore[attr-defined]
-            if b.readinto(theirs) != count or ours[:count] != theirs[:count]:  # type: ignore[attr-defined]
-                return False
+            if b.readinto(theirs) != count or ours != theirs:  # type: ignore[attr-defined]
+                return False  # behind a shorter last chunk are bytes of the one before, which are the same
     return True
 
 

@@ -21,6 +21,7 @@ from . import sharded as shards
 from .content import content_bytes, require_plain, snapshot
 from .run_files import MANIFEST, NAMES, require_names
 from .run_folder import RunFolder
+from .threads import of_each
 
 logger = logging.getLogger(__name__)
 
@@ -222,12 +223,18 @@ class Save(threading.Thread):
                 *(self.folder.path / MANIFEST, unlisted.strerror or unlisted, self.numbered.name),
             )
         self.folder.overwritten.delete()
-        for name in self._names:
-            try:
-                self.folder.copy(self.numbered, name)
-            except OSError as error:
-                self._fail([name], error, content)
+        for name, failure in zip(self._names, of_each(self._copy, self._names), strict=True):
+            if failure is not None:
+                self._fail([name], failure, content)
                 self._owed[name] = content
+
+    def _copy(self, name: str) -> OSError | None:
+        """Copy the numbered file; return the error if that fails."""
+        try:
+            self.folder.copy(self.numbered, name)
+        except OSError as error:
+            return error
+        return None
 
     def _require_space(self, content: Mapping[str, Any]) -> None:
         """Raise OSError if a file has no space; the file that it replaces takes its own until it is complete."""

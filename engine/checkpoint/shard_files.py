@@ -6,23 +6,19 @@ import logging
 import re
 import stat
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from warmstart.config import ConfigError, disk, open_regular
-from warmstart.data import usable_cores
 
 from ..runtime.owned import disown, own, owned
 from .run_files import OVERWRITTEN, SHARDS
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 KEY = "shards"  # the entry of a checkpoint that describes its shards
 _CHUNK = 2**20  # bytes
@@ -62,18 +58,6 @@ def verify_file(path: Path, crc: int, checkpoint: Path) -> None:
         raise ConfigError(f"checkpoint: {path} is refused: it is a link or a device, and a shard is a file")
     if found != crc:
         raise ConfigError(f"checkpoint: {path} is damaged: its checksum differs from the one when it was written")
-
-
-def of_each(function: Callable[[str], T], names: Sequence[str]) -> list[T]:
-    """Return what a function that reads a file gives for each name, with as many threads as there are cores.
-
-    Reading and checksums release the GIL. An exception is the one that the first name raises.
-    """
-    try:
-        with ThreadPoolExecutor(usable_cores()) as pool:
-            return list(pool.map(function, names))
-    except RuntimeError:  # the process is ending, and starts no more threads
-        return [function(name) for name in names]
 
 
 def is_foreign(place: Path) -> bool:

@@ -198,7 +198,7 @@ def _check_files(locations: Mapping[MetadataIndex, Location], folder: Path, name
 
 
 def _check_chunks(name: str, about: TensorStorageMetadata, locations: Mapping[MetadataIndex, Location]) -> None:
-    """Raise ValueError where the chunks of a tensor are not its parts, or are larger than their bytes."""
+    """Raise ValueError if the chunks of a tensor do not make it up, or are larger than their bytes."""
     itemsize, found = about.properties.dtype.itemsize, {}
     for chunk in about.chunks:
         ends = [begin + size for begin, size in zip(chunk.offsets, chunk.sizes, strict=True)]

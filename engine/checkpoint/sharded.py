@@ -28,7 +28,8 @@ from ..distributed import comm
 from ..distributed.fsdp import is_sharded_tensor
 from .run_files import SHARDS
 from .shard_files import KEY as KEY
-from .shard_files import checksum, list_shards, of_each, verify_file
+from .shard_files import checksum, list_shards, verify_file
+from .threads import of_each
 
 if TYPE_CHECKING:
     from torch.distributed.checkpoint.metadata import Metadata

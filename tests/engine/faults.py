@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from warmstart.config import disk
+from warmstart.engine.checkpoint import threads
 from warmstart.engine.records import writers
 
 forked = pytest.mark.skipif(torch.cuda.is_available(), reason="a process that has used a GPU cannot be copied")
@@ -38,6 +39,7 @@ class Disk:
         self.fault = fault
         self.at = at
         self.calls: list[str] = []
+        patch.setattr(threads, "usable_cores", lambda: 1)  # operation n is the same one each time
         for name in disk.OPERATIONS:
             patch.setattr(disk, name, functools.partial(self._call, name, getattr(disk, name)))
 

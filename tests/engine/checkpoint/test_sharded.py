@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from warmstart.config import ConfigError, disk
 from warmstart.engine import BestHook, Trainer, load_checkpoint, save_checkpoint
-from warmstart.engine.checkpoint import shard_files
+from warmstart.engine.checkpoint import shard_files, threads
 from warmstart.engine.checkpoint import sharded as shards
 from warmstart.engine.checkpoint.content import content_bytes
 from warmstart.engine.checkpoint.run_files import SHARDS
@@ -220,7 +220,7 @@ def test_key_paths_that_lead_nowhere_are_one_message(saved: tuple[dict[str, Any]
 def test_of_several_bad_parts_the_first_by_its_name_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: dict[str, bytes | None], first: str
 ) -> None:
-    monkeypatch.setattr(shard_files, "usable_cores", lambda: 3)
+    monkeypatch.setattr(threads, "usable_cores", lambda: 3)
     folder = tmp_path / "shards" / "one"
     folder.mkdir(parents=True)
     names = ["__3_0.distcp", "__2_0.distcp", "__1_0.distcp", "__0_0.distcp", ".metadata"]
@@ -235,7 +235,7 @@ def test_of_several_bad_parts_the_first_by_its_name_is_told(
 
 
 def test_parts_are_verified_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shard_files, "usable_cores", lambda: 2)
+    monkeypatch.setattr(threads, "usable_cores", lambda: 2)
     both = threading.Barrier(2, timeout=30)  # passes only where two are read at once
     monkeypatch.setattr(shard_files, "checksum", lambda path: both.wait() * 0)
     (tmp_path / "shards" / "one").mkdir(parents=True)
@@ -250,12 +250,12 @@ def test_a_process_that_is_ending_still_verifies() -> None:
     """As when a user's script fails while a checkpoint is written: Python waits for the thread."""
     script = """
 import threading, time
-from warmstart.engine.checkpoint import shard_files
+from warmstart.engine.checkpoint import threads
 def save():
     while threading.main_thread().is_alive():
         time.sleep(0.01)
     time.sleep(0.2)
-    print(shard_files.of_each(str.upper, ["a", "b"]))
+    print(threads.of_each(str.upper, ["a", "b"]))
 threading.Thread(target=save).start()
 """
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
