@@ -207,7 +207,7 @@ def replacement(
 
 
 def is_temporary(name: str, path: Path | None = None) -> bool:
-    """Return whether `replacement` gives this name to an unfinished file: to any, or to that of one path.
+    """Return whether `replacement` gives this name to an unfinished file, of any path or of a given one.
 
     >>> is_temporary(f".model_final.pth.4711{TEMPORARY}"), is_temporary(".model_final.pth.4711.tmp")
     (True, False)

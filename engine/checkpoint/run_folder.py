@@ -44,7 +44,7 @@ _WORDS = {1: "one checkpoint needs", 2: "two checkpoints need", 3: "three checkp
 
 
 class RunFolder:
-    """The folder of a run. All that it knows is on the disk, so several objects may stand for one folder.
+    """The folder of a run. All that it knows is on the disk, so there may be several objects for one folder.
 
     Args:
         path: OUTPUT_DIR; the folder need not exist yet.

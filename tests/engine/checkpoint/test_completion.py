@@ -1,4 +1,4 @@
-"""A run that is killed at any operation on its folder ends, resumed, with the files of one that is not."""
+"""A run that is killed at any operation on its folder and resumed, against the unbroken run: the same files."""
 
 from __future__ import annotations
 
@@ -224,7 +224,7 @@ def test_resume_from_the_final_file_alone_gives_it_its_number_back(tiny_words: l
     assert RunFolder(folder).pointed_to() == "model_0000005.pth"
 
 
-def test_resume_sets_aside_what_has_the_name_of_the_best_and_is_no_earlier_checkpoint(
+def test_resume_sets_aside_a_best_file_that_is_not_an_earlier_checkpoint(
     tiny_words: list[str], tmp_path: Path
 ) -> None:
     words, folder = words_of(RUNS["best and final in one"], tiny_words), tmp_path / "run"
@@ -248,7 +248,7 @@ def test_resume_sets_aside_what_has_the_name_of_the_best_and_is_no_earlier_check
         3,
     ],
 )
-def test_a_checkpoint_that_gives_itself_names_which_no_save_gives_is_refused(
+def test_resume_refuses_a_checkpoint_with_names_that_no_save_gives(
     tiny_words: list[str], tmp_path: Path, names: Any
 ) -> None:
     words, folder = words_of([], tiny_words), tmp_path / "run"

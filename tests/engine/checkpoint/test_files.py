@@ -165,7 +165,7 @@ def test_a_save_is_made_of_these_operations_in_this_order() -> None:
 @pytest.mark.need("D1", "D5")
 @pytest.mark.parametrize("already", [False, True])
 def test_a_name_that_a_last_save_could_not_give_is_given_by_the_resume(run: Path, already: bool) -> None:
-    """Also where the number is there already, since a signal had put off the evaluation of its iteration."""
+    """Also if the number is there already, because a signal had put off the evaluation of its iteration."""
     if already:
         save(run, 9).finish()
     (run / BEST).unlink()
@@ -182,7 +182,7 @@ def test_a_name_that_a_last_save_could_not_give_is_given_by_the_resume(run: Path
 
 @pytest.mark.need("D1", "D2", "D5", "S2")
 @pytest.mark.parametrize(("last", "point", "fault"), list(cases(FAILING)))
-def test_a_failing_disk_leaves_a_whole_run_and_the_next_save_or_the_resume_makes_up_for_it(
+def test_a_failing_disk_leaves_a_complete_checkpoint_and_the_next_save_or_the_resume_does_the_rest(
     run: Path, monkeypatch: pytest.MonkeyPatch, logged: list[logging.LogRecord], last: bool, point: int, fault: str
 ) -> None:
     """It costs one name, or the save: then the older checkpoint is the newest."""
@@ -469,7 +469,7 @@ def test_a_drive_that_does_not_tell_its_size_is_never_full(
 
 
 @pytest.mark.need("D6")
-def test_no_links_are_needed(tiny_words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_needs_no_links(tiny_words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*arguments: Any, **more: Any) -> None:
         raise OSError(errno.ENOSYS, "Function not implemented")
 

@@ -1,4 +1,4 @@
-"""Nothing that a run has not written is changed, moved or deleted: every operation that does so, beside bait."""
+"""Files that no run has written are never changed, moved or deleted: each operation on a folder, beside bait."""
 
 from __future__ import annotations
 
@@ -330,7 +330,7 @@ def test_the_config_file_in_the_folder_of_the_run_is_not_overwritten(
 
 
 @pytest.mark.parametrize("name", ["log.txt", "config.yaml", "lr.png"])
-def test_a_trainer_made_by_hand_refuses_a_taken_name_too(name: str, tiny: Tiny, out: Path) -> None:
+def test_folder_hook_refuses_a_taken_name(name: str, tiny: Tiny, out: Path) -> None:
     out.mkdir()
     (out / name).write_text("the user's")
     before = look(out)
@@ -341,7 +341,7 @@ def test_a_trainer_made_by_hand_refuses_a_taken_name_too(name: str, tiny: Tiny, 
 
 @pytest.mark.parametrize("end", ["before its first checkpoint", "at its end"])
 @pytest.mark.parametrize("has_list", [True, False])
-def test_the_files_of_an_earlier_run_are_no_foreign_ones(
+def test_refuse_foreign_accepts_the_files_of_an_earlier_run(
     end: str, has_list: bool, tiny: Tiny, tiny_words: list[str], out: Path
 ) -> None:
     """A folder with checkpoints is a run's also where an earlier version has kept no list."""
@@ -546,7 +546,7 @@ def test_the_plain_loop_replaces_only_weights_of_its_own(tiny_words: list[str], 
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"written": 3}', "\xff", '{"written": ["log.txt"'])
-def test_a_file_that_is_no_list_lists_nothing_and_is_not_overwritten(text: str, tmp_path: Path) -> None:
+def test_own_does_not_overwrite_a_file_that_is_not_a_list(text: str, tmp_path: Path) -> None:
     (tmp_path / LIST).write_bytes(text.encode("latin-1"))
     before = look(tmp_path)
     assert owned(tmp_path) == set()
@@ -557,7 +557,7 @@ def test_a_file_that_is_no_list_lists_nothing_and_is_not_overwritten(text: str, 
     assert look(tmp_path) == before
 
 
-def test_a_folder_of_parts_is_listed_before_it_is_written(tmp_path: Path) -> None:
+def test_shard_writer_lists_its_folder_before_it_is_written(tmp_path: Path) -> None:
     from torch.distributed.checkpoint import state_dict_saver
 
     found = []

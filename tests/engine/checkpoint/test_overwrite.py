@@ -152,7 +152,7 @@ def test_a_run_that_diverges_before_its_first_checkpoint_has_overwritten_nothing
 
 
 @pytest.mark.parametrize("operation", range(6))
-def test_killed_while_it_is_moved_a_run_is_moved_whole_the_next_time(
+def test_set_aside_after_a_kill_moves_the_rest_of_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: int
 ) -> None:
     names = ["last_checkpoint", "log.txt", "model_0000001.pth", "model_0000003.pth", "model_final.pth"]
@@ -170,7 +170,7 @@ def test_killed_while_it_is_moved_a_run_is_moved_whole_the_next_time(
 
 
 @pytest.mark.need("D4")
-def test_of_three_runs_the_latest_that_has_a_checkpoint_stays(tmp_path: Path) -> None:
+def test_set_aside_keeps_the_latest_run_that_has_a_checkpoint(tmp_path: Path) -> None:
     """The second died between its first checkpoint and the pointer, so that the first was still there."""
     filled(tmp_path, ["model_0000004.pth", "model_0000009.pth", "metrics.json"])
     OverwrittenRun(tmp_path).set_aside()
@@ -179,7 +179,7 @@ def test_of_three_runs_the_latest_that_has_a_checkpoint_stays(tmp_path: Path) ->
     assert sorted(contents(tmp_path / "overwritten")) == [".whole", "config.yaml", "model_0000004.pth"]
 
 
-def test_a_run_that_goes_on_though_it_was_half_moved_gets_its_files_back(
+def test_bring_back_returns_the_files_of_a_run_that_was_half_moved(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
@@ -200,7 +200,7 @@ def test_a_run_that_goes_on_though_it_was_half_moved_gets_its_files_back(
     }
 
 
-def test_the_run_that_is_being_overwritten_is_not_resumed_where_it_lies(tiny: Tiny, tmp_path: Path) -> None:
+def test_find_start_refuses_the_run_that_is_being_overwritten(tiny: Tiny, tmp_path: Path) -> None:
     build_trainer(tiny()).train()
     OverwrittenRun(tmp_path / "out").set_aside()
     aside = tmp_path / "out" / "overwritten"

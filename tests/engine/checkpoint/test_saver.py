@@ -1,4 +1,4 @@
-"""Saving in the background: the state of the instant, one write at a time, and a disk that fails."""
+"""Saves in the background: the state of their iteration, one at a time, and a disk that fails."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_a_snapshot_goes_into_the_memory_of_an_earlier_one_where_it_fits() -> No
 
 
 @pytest.mark.gpu
-def test_a_snapshot_of_cuda_tensors_is_whole_when_it_returns() -> None:
+def test_a_snapshot_of_cuda_tensors_is_complete_when_it_returns() -> None:
     weight = torch.full((4096, 4096), 1.0, device="cuda")
     copied = snapshot({"w": weight})
     weight.zero_()
@@ -186,8 +186,8 @@ def test_a_snapshot_of_cuda_tensors_is_whole_when_it_returns() -> None:
 class Odd(HookBase):
     """Has a state that cannot be saved from an iteration on, and none at all before its first step."""
 
-    def __init__(self, since: int, needs_a_step: bool = False) -> None:
-        self.since = since
+    def __init__(self, first: int, needs_a_step: bool = False) -> None:
+        self.first = first
         self.iteration = -1 if needs_a_step else 0
 
     def after_step(self, trainer: Trainer) -> None:
@@ -196,21 +196,21 @@ class Odd(HookBase):
     def state_dict(self) -> dict[str, Any]:
         if self.iteration < 0:
             raise AttributeError("no step yet")
-        return {"where": Path() if self.iteration >= self.since else ""}
+        return {"where": Path() if self.iteration >= self.first else ""}
 
 
 @pytest.mark.need("D7")
 @pytest.mark.parametrize(
     ("odd", "seen"), [(Odd(0), 0), (Odd(8), 9), (Odd(20), 14), (Odd(1, needs_a_step=True), 3)]
 )
-def test_what_cannot_be_saved_is_seen_before_the_first_update_or_with_the_first_save_that_has_it(
+def test_checkpoint_hook_refuses_a_state_that_cannot_be_saved_before_the_first_update_or_at_its_first_save(
     tiny: Tiny, tmp_path: Path, odd: Odd, seen: int
 ) -> None:
     cfg = resolve_config(tiny("SOLVER.CHECKPOINT_PERIOD", 3))
     trainer = build_trainer(cfg)
     trainer.hooks[-1:-1] = [odd]
     prepare_folder(cfg)
-    if odd.since == 20:
+    if odd.first == 20:
         trainer.train()
     else:
         with pytest.raises(TypeError, match=r"^hooks\.Odd\.where is a \w*Path: a checkpoint holds only"):
@@ -245,7 +245,7 @@ class Losses(torch.nn.Module):
         return {"loss": self.net(x).mean()}
 
 
-def test_without_constants_a_file_is_whole_and_says_what_wrote_it(
+def test_checkpoint_hook_without_constants_writes_complete_files_with_versions(
     tiny: Tiny, tmp_path: Path, logged: list[logging.LogRecord]
 ) -> None:
     trainer = build_trainer(tiny("SOLVER.MAX_ITER", 10))
@@ -259,7 +259,7 @@ def test_without_constants_a_file_is_whole_and_says_what_wrote_it(
 
 
 @pytest.mark.need("D13")
-def test_what_is_saved_is_the_state_of_that_instant_though_training_goes_on(
+def test_a_save_holds_the_state_of_its_iteration_while_training_continues(
     tiny: Tiny, tmp_path: Path, drive: Disk
 ) -> None:
     """The disk sleeps from iteration 5 on, and wakes at 9: four updates later."""
@@ -280,8 +280,8 @@ def test_what_is_saved_is_the_state_of_that_instant_though_training_goes_on(
             assert_same_bits(ours[part], theirs[part], part)
 
 
-def test_one_save_waits_for_the_one_before(tiny: Tiny, tmp_path: Path, drive: Disk) -> None:
-    """The save of iteration 6 finds that of 5 asleep; a timer wakes it."""
+def test_a_save_waits_for_the_previous_one(tiny: Tiny, tmp_path: Path, drive: Disk) -> None:
+    """At iteration 6 the save of 5 still sleeps; a timer wakes it."""
     threads = []
 
     def count(trainer: Trainer) -> None:
@@ -297,7 +297,7 @@ def test_one_save_waits_for_the_one_before(tiny: Tiny, tmp_path: Path, drive: Di
     assert numbered == [f"model_{number:07d}.pth" for number in range(14)]
 
 
-def test_both_last_files_are_whole_and_the_pointer_is_there_when_train_returns(
+def test_train_returns_when_the_last_files_and_the_pointer_are_written(
     tiny: Tiny, tmp_path: Path, drive: Disk, logged: list[logging.LogRecord]
 ) -> None:
     def sleep(trainer: Trainer) -> None:
@@ -358,7 +358,7 @@ def test_a_mistake_in_the_thread_is_raised_in_the_run(tiny: Tiny, monkeypatch: p
 
 
 @pytest.mark.need("D11")
-def test_a_hook_has_a_checkpoint_saved_under_another_name_too(tiny: Tiny, tmp_path: Path) -> None:
+def test_save_as_saves_the_checkpoint_under_another_name(tiny: Tiny, tmp_path: Path) -> None:
     asked: list[set[str]] = []
 
     def ask(trainer: Trainer) -> None:
@@ -392,7 +392,7 @@ def test_the_pointer_names_the_number_of_a_best_checkpoint(tiny: Tiny, tmp_path:
 
 
 @pytest.mark.need("D13")
-def test_a_hook_that_stands_behind_the_checkpoints_is_saved_with_the_count_of_that_iteration(
+def test_a_hook_after_the_checkpoint_hook_is_saved_with_its_state_after_the_iteration(
     tiny: Tiny, tmp_path: Path
 ) -> None:
     class Count(HookBase):
@@ -412,7 +412,7 @@ def test_a_hook_that_stands_behind_the_checkpoints_is_saved_with_the_count_of_th
 
 
 @pytest.mark.need("E1")
-def test_a_run_that_is_stopped_leaves_its_result_in_place_of_a_shorter_ones(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_run_that_is_stopped_replaces_the_final_checkpoint_of_a_shorter_one(tiny: Tiny, tmp_path: Path) -> None:
     train(tiny("SOLVER.MAX_ITER", 10, "SOLVER.STEPS", [9]))
     final = tmp_path / "out" / "model_final.pth"
     assert load_checkpoint(final)["iteration"] == 10
@@ -422,9 +422,7 @@ def test_a_run_that_is_stopped_leaves_its_result_in_place_of_a_shorter_ones(tiny
 
 
 @pytest.mark.need("D14")
-def test_an_interrupted_run_has_no_result_nor_one_whose_end_is_still_to_be_evaluated(
-    tiny: Tiny, tmp_path: Path
-) -> None:
+def test_an_interrupted_or_not_yet_evaluated_run_has_no_final_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
     trainer = build_trainer(tiny())
     trainer.hooks = []
     trainer.iteration, trainer.interrupted = 7, 15
@@ -516,7 +514,9 @@ def test_the_best_checkpoint_that_could_not_be_written_is_written_with_the_next_
 
 
 @pytest.mark.need("D5", "D12")
-def test_what_is_owed_waits_for_the_save_that_can_write_it(tiny: Tiny, tmp_path: Path, drive: Disk) -> None:
+def test_contents_that_could_not_be_written_wait_for_the_save_that_can_write_them(
+    tiny: Tiny, tmp_path: Path, drive: Disk
+) -> None:
     """The best of iteration 5 cannot be written then, nor at 6, nor at 9; at 12 it can."""
 
     def ask_and_break(trainer: Trainer) -> None:
@@ -535,7 +535,7 @@ def test_what_is_owed_waits_for_the_save_that_can_write_it(tiny: Tiny, tmp_path:
 
 
 @pytest.mark.parametrize("name", ["../x.pth", "/tmp/x.pth", ".x.pth", "x", "model_0000001.pth", "a/b.pth", ""])
-def test_save_as_refuses_what_is_no_name_of_a_checkpoint_in_the_folder(
+def test_save_as_refuses_a_name_that_is_not_of_a_checkpoint_in_the_folder(
     tiny: Tiny, tmp_path: Path, name: str
 ) -> None:
     with pytest.raises(ValueError, match="cannot be the name of a checkpoint; one is such as model_best.pth"):
@@ -544,7 +544,7 @@ def test_save_as_refuses_what_is_no_name_of_a_checkpoint_in_the_folder(
 
 
 @pytest.mark.need("D5")
-def test_a_hook_of_its_own_looks_for_space_too(
+def test_checkpoint_hook_refuses_a_full_drive_before_training(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(disk, "free_bytes", lambda folder: 20_000)
@@ -554,7 +554,7 @@ def test_a_hook_of_its_own_looks_for_space_too(
 
 @pytest.mark.need("D1")
 @pytest.mark.parametrize("by", ["prepare_folder", "FolderHook"])
-def test_a_start_takes_away_what_a_kill_left(tiny: Tiny, tmp_path: Path, by: str) -> None:
+def test_a_start_deletes_temporary_files_of_a_killed_save(tiny: Tiny, tmp_path: Path, by: str) -> None:
     cfg, left = resolve_config(tiny()), tmp_path / "out" / ".model_0000002.pth.77.warmstart.tmp"
     left.parent.mkdir()
     left.touch()
@@ -631,7 +631,10 @@ def test_an_interrupted_run_whose_save_fails_says_so(tiny: Tiny, tmp_path: Path,
 def test_a_run_does_not_start_where_two_checkpoints_have_no_space(
     tiny_words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """1,583 parameters and 59 numbers of BatchNorm, once more for the momentum of the first, twice."""
+    """1,583 parameters and 59 numbers of BatchNorm, once more for the momentum of the first, in each file.
+
+    One is the numbered file, one its copy as the final one and, if it is asked for, one its copy as the best.
+    """
     monkeypatch.setattr(disk, "free_bytes", lambda folder: 20_000)
     with pytest.raises(ConfigError) as error:
         train_net.main(tiny_words)
@@ -643,10 +646,12 @@ def test_a_run_does_not_start_where_two_checkpoints_have_no_space(
     assert not (tmp_path / "out").exists()
     with pytest.raises(ConfigError, match="need .* bytes, but 20,000 are free on the drive of"):
         train_net.main([*tiny_words, "SOLVER.OPTIMIZER=AdamW"])
+    with pytest.raises(ConfigError, match=f"three checkpoints need {3 * (state + 1583 * 4):,} bytes, but"):
+        train_net.main([*tiny_words, "TEST.BEST.METRIC=noise.npz/accuracy"])
 
 
 @pytest.mark.need("D5")
-def test_what_overwriting_will_delete_is_not_free_yet(
+def test_prepare_folder_does_not_count_the_overwritten_run_as_free_space(
     tiny_words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train_net.main(tiny_words)
@@ -728,7 +733,7 @@ def test_in_a_copied_folder_the_copies_are_the_runs_own(tiny: Tiny, tmp_path: Pa
 @pytest.mark.parametrize(
     "text", ["", "{", "[1]", '{"checkpoints": 3}', '{"checkpoints": [1]}', '{"checkpoints": null}', "\xff"]
 )
-def test_a_damaged_manifest_lists_nothing_and_a_line_says_so(
+def test_manifest_of_a_damaged_file_is_empty_with_a_warning(
     tmp_path: Path, text: str, logged: list[logging.LogRecord]
 ) -> None:
     (tmp_path / "checkpoints.json").write_text(text, encoding="latin-1")
@@ -740,7 +745,7 @@ def test_a_damaged_manifest_lists_nothing_and_a_line_says_so(
 
 
 @pytest.mark.need("D4")
-def test_a_manifest_cannot_name_what_is_no_checkpoint_of_the_folder(tmp_path: Path) -> None:
+def test_manifest_ignores_names_that_are_not_numbered_checkpoints_of_the_folder(tmp_path: Path) -> None:
     names = ["../model_0000001.pth", "notes.txt", "model_best.pth", "model_0000001.pth.cut", "model_0000002.pth"]
     (tmp_path / "run").mkdir()
     for name in names:

@@ -78,7 +78,7 @@ def read(content: dict[str, Any], path: Path, mesh: DeviceMesh | None = None) ->
     return shards.fill(content, folder, mesh)
 
 
-def test_parts_are_taken_out_by_their_key_paths_and_the_rest_stays(mesh: DeviceMesh) -> None:
+def test_split_takes_sharded_tensors_out_by_their_key_paths(mesh: DeviceMesh) -> None:
     content = sharded_content(mesh)
     rest, tensors = shards.split(content)
     assert [*tensors] == [("model", "net.weight"), ("optimizer", "state", 0, "exp_avg")]
@@ -88,13 +88,13 @@ def test_parts_are_taken_out_by_their_key_paths_and_the_rest_stays(mesh: DeviceM
     assert isinstance(content["model"]["net.weight"], DTensor)  # the content itself is as it was
 
 
-def test_each_tensor_in_parts_counts_for_the_space_that_is_needed(mesh: DeviceMesh) -> None:
+def test_content_bytes_counts_each_sharded_tensor(mesh: DeviceMesh) -> None:
     one, two = (sharded_content(mesh)["model"] for _ in range(2))
     assert content_bytes(one) == 72
     assert content_bytes([one, two]) == 144
 
 
-def test_one_process_reads_whole_tensors(saved: tuple[dict[str, Any], Path]) -> None:
+def test_fill_without_a_mesh_gives_full_tensors(saved: tuple[dict[str, Any], Path]) -> None:
     content = read(*saved)
     assert torch.equal(content["model"]["net.weight"], WEIGHT)
     assert torch.equal(content["model"]["net.mean"], torch.ones(3))
@@ -103,31 +103,31 @@ def test_one_process_reads_whole_tensors(saved: tuple[dict[str, Any], Path]) -> 
     assert shards.KEY not in content
 
 
-def test_ranks_read_parts(saved: tuple[dict[str, Any], Path], mesh: DeviceMesh) -> None:
+def test_fill_with_a_mesh_gives_sharded_tensors(saved: tuple[dict[str, Any], Path], mesh: DeviceMesh) -> None:
     weight = read(*saved, mesh)["model"]["net.weight"]
     assert isinstance(weight, DTensor)
     assert torch.equal(weight.full_tensor(), WEIGHT)
 
 
-def test_a_folder_that_was_moved_has_its_parts_with_it(saved: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+def test_verify_finds_the_shards_of_a_moved_folder(saved: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
     content, path = saved
     path.parent.rename(tmp_path.with_name("moved"))
     moved = tmp_path.with_name("moved")
     assert torch.equal(read(content, moved / path.name)["model"]["net.weight"], WEIGHT)
 
 
-def test_a_content_without_parts_has_none(tmp_path: Path) -> None:
+def test_verify_returns_none_for_a_content_without_shards(tmp_path: Path) -> None:
     assert shards.verify({"iteration": 3}, tmp_path / "model_0000002.pth") is None
 
 
-def test_the_parts_of_a_file_that_was_set_aside_are_found_beside_its_folder(
+def test_verify_finds_the_shards_of_a_file_that_was_set_aside(
     saved: tuple[dict[str, Any], Path],
 ) -> None:
     content, path = saved
     assert torch.equal(read(content, path.parent / "overwritten" / path.name)["model"]["net.weight"], WEIGHT)
 
 
-def test_the_best_file_that_is_made_again_from_a_numbered_one_names_the_same_parts(
+def test_best_hook_restores_a_sharded_best_file_that_names_the_same_shards(
     saved: tuple[dict[str, Any], Path],
 ) -> None:
     content, numbered = saved
@@ -171,7 +171,7 @@ def test_keys_with_slashes_and_numbers_as_text_and_tuples_keep_their_tensors(
     }
 
 
-def test_a_model_with_a_slash_in_a_modules_name_comes_back_in_parts(mesh: DeviceMesh, tmp_path: Path) -> None:
+def test_fill_reads_a_sharded_model_with_a_slash_in_a_modules_name(mesh: DeviceMesh, tmp_path: Path) -> None:
     from torch.distributed.fsdp import fully_shard
 
     def model(value: float) -> torch.nn.Module:
@@ -189,7 +189,7 @@ def test_a_model_with_a_slash_in_a_modules_name_comes_back_in_parts(mesh: Device
     assert weight.full_tensor().tolist() == [[1.5] * 3] * 2
 
 
-def test_a_file_that_notes_no_key_paths_is_read_as_before(saved: tuple[dict[str, Any], Path]) -> None:
+def test_fill_reads_a_file_of_an_earlier_version_without_key_paths(saved: tuple[dict[str, Any], Path]) -> None:
     content, path = saved
     assert content[shards.KEY].pop("paths") == {
         "model/net.weight": ["model", "net.weight"],
@@ -217,7 +217,7 @@ def test_key_paths_that_lead_nowhere_are_one_message(saved: tuple[dict[str, Any]
         ({"__3_0.distcp": b"par"}, "__3_0.distcp is damaged: its"),
     ],
 )
-def test_of_several_bad_parts_the_first_by_its_name_is_told(
+def test_verify_names_the_first_of_several_bad_shards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: dict[str, bytes | None], first: str
 ) -> None:
     monkeypatch.setattr(threads, "usable_cores", lambda: 3)
@@ -234,7 +234,7 @@ def test_of_several_bad_parts_the_first_by_its_name_is_told(
         shards.verify(content, tmp_path / "model_final.pth")
 
 
-def test_parts_are_verified_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verify_reads_several_shards_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "usable_cores", lambda: 2)
     both = threading.Barrier(2, timeout=30)  # passes only where two are read at once
     monkeypatch.setattr(shard_files, "checksum", lambda path: both.wait() * 0)
@@ -272,7 +272,7 @@ def test_a_flipped_bit_is_found(saved: tuple[dict[str, Any], Path]) -> None:
         read(content, path)
 
 
-def test_missing_parts_are_named_with_where_they_belong(saved: tuple[dict[str, Any], Path]) -> None:
+def test_verify_names_missing_shards_and_where_they_belong(saved: tuple[dict[str, Any], Path]) -> None:
     content, path = saved
     (folder,) = (path.parent / SHARDS).glob("*")
     folder.rename(path.parent / "elsewhere")
@@ -285,7 +285,7 @@ def test_missing_parts_are_named_with_where_they_belong(saved: tuple[dict[str, A
 
 
 @pytest.mark.parametrize(("free", "code"), [(119, errno.ENOSPC), (120, errno.EIO)])
-def test_a_full_disk_is_told_as_one(
+def test_shard_writer_reports_a_full_disk(
     mesh: DeviceMesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, code: int
 ) -> None:
     """Of which torch's writer says that a position is not the one that it expects."""
@@ -301,7 +301,7 @@ def test_a_full_disk_is_told_as_one(
     assert error.value.errno == code
 
 
-def test_parts_that_rank_0_cannot_see_are_an_error_when_they_are_saved(mesh: DeviceMesh, tmp_path: Path) -> None:
+def test_shard_writer_reports_shards_that_rank_0_cannot_see(mesh: DeviceMesh, tmp_path: Path) -> None:
     """As when each machine has a separate OUTPUT_DIR: the shards there could never be all-gathered."""
     _, tensors = shards.split(sharded_content(mesh))
     writing = shards.ShardWriter(tensors, tmp_path, 4)
@@ -312,14 +312,14 @@ def test_parts_that_rank_0_cannot_see_are_an_error_when_they_are_saved(mesh: Dev
         writing.finish()
 
 
-def test_an_entry_that_is_no_description_is_refused(tmp_path: Path) -> None:
+def test_verify_refuses_an_entry_that_does_not_describe_shards(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="model_final.pth does not say where its shards are"):
         shards.verify({"iteration": 3, "shards": {"folder": 7}}, tmp_path / "model_final.pth")
     with pytest.raises(ConfigError, match="/7, and 8 cannot be read: No such file or directory; "):
         shards.verify({"shards": {"folder": 7, "crc32": {8: 0, "9": 0}}}, tmp_path / "model_final.pth")
 
 
-def test_an_average_of_weights_in_parts_and_whole_statistics_is_that_of_whole_ones(mesh: DeviceMesh) -> None:
+def test_ema_of_sharded_weights_and_unsharded_statistics_equals_the_unsharded_one(mesh: DeviceMesh) -> None:
     """As BatchNorm has them: torch cannot average a list of both."""
     from torch.distributed.fsdp import fully_shard
 
@@ -347,7 +347,7 @@ def folders(run: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("place", ["model_0000003.pth", "model_0000003.pth.cut2", "overwritten/model_final.pth"])
-def test_only_parts_that_no_checkpoint_names_are_deleted(
+def test_remove_unused_keeps_the_shards_that_a_checkpoint_names(
     saved: tuple[dict[str, Any], Path], tmp_path: Path, place: str
 ) -> None:
     used = folders(tmp_path)
@@ -361,7 +361,9 @@ def test_only_parts_that_no_checkpoint_names_are_deleted(
     assert folders(tmp_path) == used
 
 
-def test_parts_whose_file_is_still_to_be_written_stay(saved: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+def test_remove_unused_keeps_the_shards_of_a_file_that_is_still_to_be_written(
+    saved: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
     used = folders(tmp_path)
     shard_files.remove_unused(tmp_path, owed=[{"iteration": 3}, saved[0]])
     assert folders(tmp_path) == used
@@ -389,7 +391,7 @@ def full(*arguments: Any, **named: Any) -> Any:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_best_file_that_failed_is_written_with_the_next_save_from_the_parts_that_are_there(
+def test_a_sharded_best_file_that_failed_is_written_with_the_next_save(
     mesh: DeviceMesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: list[logging.LogRecord]
 ) -> None:
     """Also where the save between cannot write it either, and has deleted the numbered file of its parts."""
@@ -415,7 +417,7 @@ def test_a_best_file_that_failed_is_written_with_the_next_save_from_the_parts_th
     assert [name[:7] for name in folders(tmp_path)] == ["0000003", "0000007"]
 
 
-def test_a_best_file_without_its_parts_waits_until_it_is_asked_for_again_and_the_old_one_stays(
+def test_a_best_file_whose_shards_failed_keeps_the_old_one_until_it_is_asked_for_again(
     mesh: DeviceMesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: list[logging.LogRecord]
 ) -> None:
     run = Small(mesh, tmp_path)
@@ -437,7 +439,7 @@ def test_a_best_file_without_its_parts_waits_until_it_is_asked_for_again_and_the
     assert [name[:7] for name in folders(tmp_path)] == ["0000007"]
 
 
-def test_where_a_checkpoint_cannot_be_read_all_parts_stay(
+def test_remove_unused_keeps_all_shards_if_a_checkpoint_cannot_be_read(
     saved: tuple[dict[str, Any], Path], tmp_path: Path, logged: list[logging.LogRecord]
 ) -> None:
     (tmp_path / "model_0000003.pth").write_bytes(b"torn")
