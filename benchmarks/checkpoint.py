@@ -1,12 +1,14 @@
-"""Milliseconds that a checkpoint keeps training waiting, as one JSON line a size and contender.
+"""Milliseconds that training waits for a checkpoint, as one JSON line a size and contender.
 
     python benchmarks/checkpoint.py --megabytes 10 100 1000
+    python benchmarks/checkpoint.py --megabytes 200 --contenders ours ours+best+final
 
 The checkpoint holds a model and the momentum of SGD, half of its size each. `stall_ms` is the median time until
-training may go on, `written_ms` until the file has its name on the disk; the next save begins after both. All
-contenders take turns, `rounds` times. "copy" is the limit: what has to be copied, into memory that is there.
-torch.save and fvcore's Checkpointer neither sync the file to the disk nor read it back, nor do they look for NaN;
-"torch.save+fsync" adds the first.
+training continues, `written_ms` until all files have their names on the disk; the next save begins after both. All
+contenders take turns, `rounds` times. "copy" is the limit: the tensors copied into memory that is allocated
+already. "ours+best+final" saves the same content under three names, as the last save of a run does;
+`ratio_to_ours` compares its `written_ms` with one name in the same rounds. torch.save and fvcore's Checkpointer
+neither sync the file to the disk nor read it back, nor do they look for NaN; "torch.save+fsync" adds the first.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from warmstart.engine import CheckpointHook, Trainer, finish_saves
 MB = 10**6
 LAYER = 512  # features; about 1 MB a weight
 
-# Does one save, and calls its argument when training may go on.
+# Does one save, and calls its argument when training continues.
 Contender = Callable[[Callable[[], None]], None]
 
 
@@ -51,18 +53,18 @@ def build_trainer(megabytes: int) -> Trainer:
 
 def tensors_of(trainer: Trainer) -> list[torch.Tensor]:
     """Return what a checkpoint of this trainer has to hold."""
-    moments = [state["momentum_buffer"] for state in trainer.optimizer.state.values()]
-    return [*trainer.model.state_dict().values(), *moments]
+    momentum = [state["momentum_buffer"] for state in trainer.optimizer.state.values()]
+    return [*trainer.model.state_dict().values(), *momentum]
 
 
 def copy(trainer: Trainer, folder: Path) -> Contender:
     """Return the bare copy; nothing is written."""
     copies = [torch.zeros_like(tensor) for tensor in tensors_of(trainer)]
 
-    def save(go_on: Callable[[], None]) -> None:
+    def save(resume: Callable[[], None]) -> None:
         for copied, tensor in zip(copies, tensors_of(trainer), strict=True):
             copied.copy_(tensor)
-        go_on()
+        resume()
 
     return save
 
@@ -70,14 +72,14 @@ def copy(trainer: Trainer, folder: Path) -> Contender:
 def torch_save(trainer: Trainer, folder: Path, sync: bool = False) -> Contender:
     """Return the idiom of a hand-written loop."""
 
-    def save(go_on: Callable[[], None]) -> None:
+    def save(resume: Callable[[], None]) -> None:
         content = {"model": trainer.model.state_dict(), "optimizer": trainer.optimizer.state_dict()}
         with open(folder / "torch.pth", "wb") as file:
             torch.save(content, file)
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
-        go_on()
+        resume()
 
     return save
 
@@ -91,24 +93,31 @@ def fvcore(trainer: Trainer, folder: Path) -> Contender:
     """Return detectron2's way."""
     checkpointer = Checkpointer(trainer.model, str(folder), optimizer=trainer.optimizer)
 
-    def save(go_on: Callable[[], None]) -> None:
+    def save(resume: Callable[[], None]) -> None:
         checkpointer.save("fvcore")
-        go_on()
+        resume()
 
     return save
 
 
-def ours(trainer: Trainer, folder: Path) -> Contender:
+def ours(trainer: Trainer, folder: Path, names: tuple[str, ...] = ()) -> Contender:
     """Return the hook of each of our runs: copied, checked, then written, synced and read back in a thread."""
     hook = CheckpointHook(1, folder, {}, keep=1)
 
-    def save(go_on: Callable[[], None]) -> None:
+    def save(resume: Callable[[], None]) -> None:
         trainer.iteration += 1
+        trainer.save_as.update(names)
         hook.after_step(trainer)
-        go_on()
+        resume()
         finish_saves()
 
     return save
+
+
+def ours_best_final(trainer: Trainer, folder: Path) -> Contender:
+    """Return the same with copies of the file under two other names."""
+    (folder / "three").mkdir()
+    return ours(trainer, folder / "three", ("model_best.pth", "model_final.pth"))
 
 
 CONTENDERS: dict[str, Callable[[Trainer, Path], Contender]] = {
@@ -117,11 +126,12 @@ CONTENDERS: dict[str, Callable[[Trainer, Path], Contender]] = {
     "torch.save+fsync": torch_save_fsync,
     "fvcore": fvcore,
     "ours": ours,
+    "ours+best+final": ours_best_final,
 }
 
 
 def measure(names: list[str], megabytes: int, rounds: int, folder: Path) -> dict[str, list[tuple[float, float]]]:
-    """Return the milliseconds until training goes on, and until all is written, of each contender and round."""
+    """Return the milliseconds until training continues, and until all is written, of each contender and round."""
     trainer = build_trainer(megabytes)
     contenders = {name: CONTENDERS[name](trainer, folder) for name in names}
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
@@ -168,9 +178,14 @@ def main() -> None:
     for megabytes in arguments.megabytes:
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
             found = measure(names, megabytes, arguments.rounds, Path(folder))
-        for name, times in found.items():
-            run = {"contender": name, "megabytes": megabytes, "rounds": arguments.rounds}
-            print(json.dumps(run | line(name, times, found["copy"])), flush=True)
+        lines = {name: line(name, times, found["copy"]) for name, times in found.items()}
+        for name, about in lines.items():
+            if name == "ours+best+final" and "ours" in lines:
+                about["ratio_to_ours"] = round(about["written_ms"] / lines["ours"]["written_ms"], 2)
+            print(
+                json.dumps({"contender": name, "megabytes": megabytes, "rounds": arguments.rounds} | about),
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

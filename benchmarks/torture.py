@@ -40,10 +40,8 @@ from torch import Tensor
 
 from warmstart.config import ConfigError, get_cfg
 from warmstart.engine import load_checkpoint
-from warmstart.engine.checkpoint.manifest import MANIFEST, read_manifest
-from warmstart.engine.checkpoint.run_files import PICTURE
-from warmstart.engine.checkpoint.run_folder import newest_name
-from warmstart.engine.checkpoint.sharded import FOLDER as SHARDS
+from warmstart.engine.checkpoint.run_files import MANIFEST, PICTURE, SHARDS
+from warmstart.engine.checkpoint.run_folder import RunFolder
 from warmstart.engine.checkpoint.sharded import KEY as IN_PARTS
 
 TOOL = Path(__file__).parent.parent / "tools" / "train_net.py"
@@ -354,7 +352,7 @@ def newest(folder: Path) -> int:
     Raises:
         ConfigError: it is incomplete.
     """
-    name = newest_name(folder)
+    name = RunFolder(folder).newest_name()
     return int(load_checkpoint(folder / name)["iteration"]) if name else 0
 
 
@@ -367,7 +365,7 @@ def compare(whole: Path, killed: Path) -> Iterator[str]:
     yield from differences(records_of_start(whole), records_of_start(killed), "files")
     yield from differences(names, checkpoints(killed), "files")
     yield from differences(named_parts(killed), sorted(_names(killed / SHARDS)), SHARDS)
-    yield from differences(read_manifest(whole), read_manifest(killed), MANIFEST)
+    yield from differences(RunFolder(whole).manifest(), RunFolder(killed).manifest(), MANIFEST)
     for name in names:
         if (killed / name).exists():
             yield from differences(_content(whole / name), _content(killed / name), name)

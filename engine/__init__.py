@@ -3,9 +3,9 @@
 from .analysis.cost_model import MODES, Prediction, Profile, Work, predict, workers_needed
 from .analysis.links import Cluster, Link
 from .analysis.lr_finder import RangeTest, find_lr, range_picture
-from .checkpoint.reader import load_checkpoint, load_newest
-from .checkpoint.run_folder import save_checkpoint
-from .checkpoint.saver import SaveError, finish_saves
+from .checkpoint.reader import load_checkpoint
+from .checkpoint.run_folder import load_newest
+from .checkpoint.saver import SaveError, finish_saves, save_checkpoint
 from .distributed.build import build_strategy
 from .distributed.comm import is_main, rank, world_size
 from .distributed.errors import on_main, raise_together

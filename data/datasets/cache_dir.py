@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
-import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from warmstart.config import refuse_link
+from warmstart.config import disk
 
 _ABANDONED = 24 * 3600  # seconds without a write after which an unfinished file counts as abandoned
 
@@ -38,22 +36,10 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: the file cannot be written, or its name belongs to a symbolic link or a folder, which is kept.
     """
-    folder = path.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    refuse_link(path)
-    unfinished = re.compile(rf"\.{re.escape(path.stem)}\.[0-9a-f]{{16}}\.tmp")
-    for left in folder.glob(".*.tmp"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".*{disk.TEMPORARY}"):
         with suppress(OSError):
-            if unfinished.fullmatch(left.name) and time.time() - left.stat().st_mtime > _ABANDONED:
+            if disk.is_temporary(left.name, path) and time.time() - left.stat().st_mtime > _ABANDONED:
                 left.unlink()
-    temporary = folder / f".{path.stem}.{secrets.token_hex(8)}.tmp"
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
+    with disk.replacement(path) as file:
+        yield file

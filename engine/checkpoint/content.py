@@ -15,14 +15,14 @@ _INT_BITS = 2039  # of a longer one torch.load(weights_only=True) does not know 
 
 
 def snapshot(content: Mapping[str, Any], spare: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return a copy on the CPU that no later update changes: what a save of this instant needs to hold.
+    """Return a copy on the CPU that no later update changes.
 
     Tensors that share their memory, such as tied weights, are copied once and share it again.
 
     Args:
         content: tensors and plain values.
-        spare: what an earlier call returned and nobody needs any more; its memory is used again, since the
-            system takes longer to give fresh memory than the copy does.
+        spare: what an earlier call returned and nobody needs any more; its memory is reused, because the
+            system takes longer to allocate memory than to copy.
 
     Raises:
         TypeError: something in it is neither tensor nor plain value; the message names the key path.
@@ -56,7 +56,7 @@ def require_plain(value: Any, where: str = "") -> None:
     """Refuse what `load_checkpoint` would not read again.
 
     Args:
-        value: what is to be saved.
+        value: a content, or an entry of it.
         where: the key path to it.
 
     Raises:
@@ -134,7 +134,7 @@ class _Copies:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Return whether a tensor is strides over memory, and its address says which; one in parts has none."""
+    """Return whether a tensor is strided over memory at an address; a sharded one has none."""
     return tensor.layout is torch.strided and tensor.numel() > 0 and tensor.data_ptr() != 0
 
 

@@ -1,4 +1,4 @@
-"""What --overwrite replaces: kept in the folder until the new run has saved, and then deleted, file by file."""
+"""The run that --overwrite replaces: kept in the folder until the new run has saved, then deleted file by file."""
 
 from __future__ import annotations
 
@@ -7,94 +7,98 @@ import logging
 from os.path import lexists
 from pathlib import Path
 
-from warmstart.config import ConfigError, no_follow
+from warmstart.config import ConfigError, disk, no_follow
 
-from ..runtime import files
 from ..runtime.owned import disown, own, owned
-from .run_files import PROFILE, run_files
-from .run_folder import has_checkpoints
+from .run_files import OVERWRITTEN, PROFILE, checkpoint_files, run_files
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "overwritten"
-_WHOLE = ".whole"  # in it, once all of the run is
+_COMPLETE = ".whole"  # a file in it, once all files of the run are there
 
 
-def overwritten_files(folder: Path) -> list[Path]:
-    """Return the files that `set_aside_run` has moved, and nobody has moved back or deleted."""
-    return run_files(folder / FOLDER) if _is_ours(folder) else []
+class OverwrittenRun:
+    """The subfolder `overwritten` of a run's folder.
 
-
-def set_aside_run(folder: Path) -> None:
-    """Move the run in `folder` out of the way; killed in between, it is moved on the next time.
-
-    Where an earlier one lies there still, the later one of the two that has a checkpoint stays.
-
-    Raises:
-        ConfigError: it would be moved onto files of the user's, or to where a link leads.
-        OSError: a file cannot be moved.
+    Args:
+        folder: the run's.
     """
-    aside = folder / FOLDER
-    is_folder = all(path.is_dir() and not path.is_symlink() for path in (aside, aside / PROFILE) if lexists(path))
-    if not is_folder or (_files_in(aside) and not _is_ours(folder)):
-        raise ConfigError(
-            f"--overwrite would move the earlier run into {aside}, which was not made by a run; move it away, or "
-            "name another folder with OUTPUT_DIR"
-        )
-    if (aside / _WHOLE).exists() and has_checkpoints(folder):
-        delete_overwritten(folder)
-    attempt = (aside / _WHOLE).exists()
-    moved = run_files(folder)
-    if moved and not attempt:
-        own(folder, FOLDER)
-    for path in moved:
-        if attempt:
-            files.unlink(path)
-        else:
-            _move(path, aside / path.relative_to(folder))
-    if run_files(aside):
-        open(aside / _WHOLE, "ab", opener=no_follow).close()
 
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / OVERWRITTEN
+        self._folder = folder
 
-def bring_back_half_a_run(folder: Path) -> None:
-    """Undo what `set_aside_run` had done when a kill came: the run is to go on."""
-    aside = folder / FOLDER
-    if _is_ours(folder) and not (aside / _WHOLE).exists():
-        for path in run_files(aside):
-            _move(path, folder / path.relative_to(aside))
-        _remove_emptied(folder)
+    def files(self) -> list[Path]:
+        """Return the files that `set_aside` has moved, and that were neither moved back nor deleted."""
+        return run_files(self.path) if self._is_ours() else []
 
+    def set_aside(self) -> None:
+        """Move the run out of its folder; after a kill in between, the next call moves the rest.
 
-def delete_overwritten(folder: Path) -> None:
-    """Delete what `set_aside_run` has moved: there is a checkpoint now that takes its place."""
-    aside = folder / FOLDER
-    if not _is_ours(folder) or not (aside / _WHOLE).exists():
-        return
-    try:
-        for path in _files_in(aside):
-            files.unlink(path)
-        _remove_emptied(folder)
-    except OSError as error:
-        logger.warning("the overwritten run in %s could not be deleted: %s", aside, error.strerror or error)
+        If an earlier run is there already, the later one of the two that has a checkpoint stays.
 
+        Raises:
+            ConfigError: files of the user, or a link, have the names.
+            OSError: a file cannot be moved.
+        """
+        inner = (self.path, self.path / PROFILE)
+        is_folder = all(path.is_dir() and not path.is_symlink() for path in inner if lexists(path))
+        if not is_folder or (self._all_files() and not self._is_ours()):
+            raise ConfigError(
+                f"--overwrite would move the earlier run into {self.path}, which was not made by a run; move it "
+                "away, or name another folder with OUTPUT_DIR"
+            )
+        if self._is_complete() and checkpoint_files(self._folder):
+            self.delete()
+        is_failed_attempt = self._is_complete()  # the run in the folder died before its first checkpoint
+        moved = run_files(self._folder)
+        if moved and not is_failed_attempt:
+            own(self._folder, OVERWRITTEN)
+        for path in moved:
+            if is_failed_attempt:
+                disk.unlink(path)
+            else:
+                _move(path, self.path / path.relative_to(self._folder))
+        if run_files(self.path):
+            open(self.path / _COMPLETE, "ab", opener=no_follow).close()
 
-def _is_ours(folder: Path) -> bool:
-    """Return whether `set_aside_run` has made the subfolder, or found it without a file of a run's name."""
-    aside = folder / FOLDER
-    return aside.is_dir() and not aside.is_symlink() and FOLDER in owned(folder)
+    def bring_back(self) -> None:
+        """Undo a `set_aside` that a kill has cut short: the run in the folder continues."""
+        if self._is_ours() and not self._is_complete():
+            for path in run_files(self.path):
+                _move(path, self._folder / path.relative_to(self.path))
+            self._remove_empty_folders()
 
+    def delete(self) -> None:
+        """Delete the run that `set_aside` has moved, once a checkpoint replaces it; a failure is one warning."""
+        if not self._is_ours() or not self._is_complete():
+            return
+        try:
+            for path in self._all_files():
+                disk.unlink(path)
+            self._remove_empty_folders()
+        except OSError as error:
+            logger.warning(
+                "the overwritten run in %s could not be deleted: %s", self.path, error.strerror or error
+            )
 
-def _files_in(aside: Path) -> list[Path]:
-    return [*run_files(aside), *([aside / _WHOLE] if (aside / _WHOLE).exists() else [])]
+    def _is_ours(self) -> bool:
+        """Return whether `set_aside` has made the subfolder, or found it without a file of a run's name."""
+        return self.path.is_dir() and not self.path.is_symlink() and OVERWRITTEN in owned(self._folder)
+
+    def _is_complete(self) -> bool:
+        return (self.path / _COMPLETE).exists()
+
+    def _all_files(self) -> list[Path]:
+        return [*run_files(self.path), *([self.path / _COMPLETE] if self._is_complete() else [])]
+
+    def _remove_empty_folders(self) -> None:
+        for folder in (self.path / PROFILE, self.path):
+            with contextlib.suppress(OSError):  # not there, or it holds files of the user
+                folder.rmdir()
+        disown(self._folder, OVERWRITTEN)
 
 
 def _move(path: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    files.replace(path, target)
-
-
-def _remove_emptied(folder: Path) -> None:
-    for emptied in (folder / FOLDER / PROFILE, folder / FOLDER):
-        with contextlib.suppress(OSError):  # not there, or something of the user's is in it
-            emptied.rmdir()
-    disown(folder, FOLDER)
+    disk.replace(path, target)

@@ -1,4 +1,4 @@
-"""Reading checkpoints: verified, complete, and never code."""
+"""Reading of checkpoints: verified, complete, and never code."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from warmstart.config import ConfigError
 from warmstart.modeling import read_tensor_file
 
 from . import sharded as shards
-from .run_folder import NAMES, _candidates, require_names
+from .run_files import NAMES, require_names
 
 logger = logging.getLogger(__name__)
+
 PARTS = ("model", "optimizer", "scheduler", "iteration", "hooks", "rng", "config")
-PARTS_IN = "parts"  # an entry of what `load_checkpoint` returns
+SHARDS_IN = "parts"  # an entry of what `load_checkpoint` returns: the folder of shards that are still to be read
 
 
 def load_checkpoint(path: str | Path, trust: bool = False, whole: bool = True) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU: checksums verified, no code run, all parts there.
+    """Read a checkpoint onto the CPU: checksums verified, no code run, no entry missing.
 
     Args:
         path: the file.
         trust: whether code in the file may run, as --trust-checkpoint says.
-        whole: whether tensors that lie in parts (see sharded.py) are put together; else None stands for them, and
-            the entry `parts` holds the path of their folder.
+        whole: whether sharded tensors (see sharded.py) are read unsharded. If not, they are None, and the entry
+            `parts` holds the path of the folder with their shards.
 
     Raises:
-        ConfigError: the file is missing, damaged, holds more than tensors and plain values, or is
-            not a whole checkpoint.
+        ConfigError: the file is missing, damaged or incomplete, or holds more than tensors and plain values.
     """
     content = read_tensor_file(path, "checkpoint", trust)
-    kinds = {"iteration": int, "rng": list}  # all other parts are dicts
+    kinds = {"iteration": int, "rng": list}  # all other entries are dicts
     missing = [
         part
         for part in PARTS
@@ -41,8 +41,8 @@ def load_checkpoint(path: str | Path, trust: bool = False, whole: bool = True) -
     if missing or type(content["iteration"]) is not int or content["iteration"] < 0:
         missing = missing or ["a number of updates as its iteration"]
         raise ConfigError(
-            f"checkpoint: {path} is not whole, it lacks {', '.join(missing)}; to start a new run from its weights "
-            f"use MODEL.WEIGHTS {path}"
+            f"checkpoint: {path} is incomplete, it lacks {', '.join(missing)}; to start a new run from its "
+            f"weights use MODEL.WEIGHTS {path}"
         )
     try:
         require_names(content.get(NAMES, []))
@@ -51,11 +51,11 @@ def load_checkpoint(path: str | Path, trust: bool = False, whole: bool = True) -
     folder = shards.verify(content, Path(path))
     if folder is None:
         return dict(content)
-    return shards.fill(content, folder) if whole else content | {PARTS_IN: str(folder)}
+    return shards.fill(content, folder) if whole else content | {SHARDS_IN: str(folder)}
 
 
 def iteration_of(path: Path) -> float:
-    """Return the iteration of a checkpoint: 0 where there is no file, infinite where it cannot be read."""
+    """Return the iteration of a checkpoint: 0 if there is no file, infinite if it cannot be read."""
     if not path.is_file():
         return 0
     try:
@@ -63,32 +63,3 @@ def iteration_of(path: Path) -> float:
     except ConfigError as error:
         logger.warning("%s", error)
         return math.inf
-
-
-def load_newest(folder: Path, trust: bool = False, whole: bool = True) -> tuple[Path, dict[str, Any]] | None:
-    """Read the checkpoint that `last_checkpoint` names, else the newest that can be read.
-
-    Args:
-        folder: the run's.
-        trust: whether code in a file may run, as --trust-checkpoint says.
-        whole: as `load_checkpoint` takes it.
-
-    Returns:
-        Its path and content; None where the folder holds no checkpoint.
-
-    Raises:
-        ConfigError: there are files, but none can be read: starting anew would lose the run.
-    """
-    problems: list[str] = []
-    for path in _candidates(folder):
-        try:
-            content = load_checkpoint(path, trust, whole)
-        except ConfigError as error:
-            problems.append(str(error))
-            continue
-        for problem in problems:
-            logger.warning("%s; falling back to %s", problem, path.name)
-        return path, content
-    if problems:
-        raise ConfigError([f"no checkpoint in {folder} can be read; nothing was started", *problems])
-    return None

@@ -1,170 +1,301 @@
-"""Checkpoint files: whole or absent, and never code.
+"""A run's folder as one object: its lock, checkpoints, pointer, manifest, and what a start does to them.
 
-A checkpoint is a dict of tensors and plain values in one file. Files are named as in detectron2: after
-1,000 updates `model_0000999.pth` holds `iteration: 1000`, and `last_checkpoint` holds that name.
+The pointer, `last_checkpoint`, holds the name of the newest checkpoint. The manifest, `checkpoints.json`, lists
+the numbered checkpoints that the run has written: the only ones that it may delete.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from warmstart.config import ConfigError, read_small_text
+from warmstart.config import ConfigError, disk, read_small_text
 
 from ..runtime import files
-from .content import require_plain
+from ..runtime.lock import hold
+from ..runtime.owned import own, refuse_foreign_files
+from .overwrite import OverwrittenRun
+from .reader import iteration_of, load_checkpoint
+from .run_files import (
+    BEST,
+    FINAL,
+    FIXED,
+    MANIFEST,
+    NAMES,
+    NUMBERED,
+    POINTER,
+    SHARDS,
+    checkpoint_files,
+    checkpoint_name,
+    checkpoint_number,
+)
+from .shard_files import is_foreign, remove_unused
+
+Start = tuple[Path, dict[str, Any]]  # a checkpoint that a run continues from: the file, and its content
 
 logger = logging.getLogger(__name__)
 
-POINTER = "last_checkpoint"
-FINAL = "model_final.pth"
-BEST = "model_best.pth"
-NUMBERED = re.compile(r"model_(\d{7,})\.pth")
-NAMES = "names"  # an entry of a checkpoint: what it is called in its folder besides its number
-_NAME = re.compile(r"\w[\w. -]*\.pth", re.ASCII)
+_WORDS = {1: "one checkpoint needs", 2: "two checkpoints need", 3: "three checkpoints need"}
 
 
-def checkpoint_name(iteration: int) -> str:
-    """Return the file's name after `iteration` updates, numbered as detectron2 does.
-
-    >>> checkpoint_name(1000)
-    'model_0000999.pth'
-    """
-    return f"model_{iteration - 1:07d}.pth"
-
-
-def checkpoint_number(name: str) -> int:
-    """Return the number in a checkpoint's name, by which files are ordered: 9, 10, 100.
-
-    >>> checkpoint_number("model_0000999.pth")
-    999
-    """
-    found = NUMBERED.fullmatch(name)
-    if found is None:
-        raise ValueError(f"{name} is no numbered checkpoint, such as {checkpoint_name(1000)}")
-    return int(found[1])
-
-
-def require_names(names: Any) -> None:
-    """Refuse names under which a checkpoint could not be found, or that would leave its folder.
+class RunFolder:
+    """The folder of a run. All that it knows is on the disk, so there may be several objects for one folder.
 
     Args:
-        names: those besides its number, as `names` of a checkpoint or `trainer.save_as` lists them.
+        path: OUTPUT_DIR; the folder need not exist yet.
+        keep: numbered checkpoints that stay, the newest; 0 keeps all.
+        subfolders: the names of the folders in it that the run needs, by `run_files.subfolders`.
 
-    Raises:
-        ValueError: one of them is no file name such as model_best.pth; the message shows it.
-
-    >>> require_names(["model_best.pth", "mine.pth"])
-    >>> require_names(["../mine.pth"])
-    Traceback (most recent call last):
-    ValueError: '../mine.pth' cannot be the name of a checkpoint; one is such as model_best.pth
+    Attributes:
+        overwritten: the run in it that --overwrite replaces.
     """
-    several = isinstance(names, (list, set))
-    for name in names if several else [names]:
-        if not several or not isinstance(name, str) or not _NAME.fullmatch(name) or NUMBERED.fullmatch(name):
-            raise ValueError(f"{name!r:.99} cannot be the name of a checkpoint; one is such as {BEST}")
+
+    def __init__(self, path: str | Path, keep: int = 0, subfolders: Iterable[str] = ()) -> None:
+        self.path = Path(path)
+        self.keep = keep
+        self.subfolders = list(subfolders)
+        self.overwritten = OverwrittenRun(self.path)
+
+    # The start of a run, in the order in which its steps come.
+
+    def hold(self) -> AbstractContextManager[None]:
+        """Keep every other process from writing to the folder within a block; see `runtime.lock.hold`."""
+        return hold(self.path)
+
+    def refuse_used(self) -> None:
+        """Raise ConfigError if another run has saved into the folder: two runs are never mixed."""
+        if self.has_checkpoints():
+            raise ConfigError(
+                f"{self.path} holds the checkpoints of an earlier run; give --resume to continue it, "
+                "--overwrite to replace it, or another folder with OUTPUT_DIR"
+            )
+
+    def refuse_foreign(self) -> None:
+        """Raise ConfigError if the run would write over something in the folder that no run has written."""
+        # Checkpoints are known by name alone: without --resume or --overwrite they refuse the folder anyway.
+        checkpoints = [path.name for path in self.path.glob("model_*.pth") if NUMBERED.fullmatch(path.name)]
+        refuse_foreign_files(self.path, (FINAL, BEST, *checkpoints), trusted=True)
+        refuse_foreign_files(self.path, FIXED, trusted=self.has_checkpoints())
+        for path in (self.path / name for name in self.subfolders):
+            if path.is_symlink():
+                problem = "is a symbolic link"
+            elif path.exists() and not path.is_dir():
+                problem = "is not a folder"
+            elif path.name == SHARDS and is_foreign(path):
+                problem = "holds no checkpoint of a run, but other files"
+            else:
+                continue
+            raise ConfigError(
+                f"{path} {problem}, and this run needs a folder of that name; move it away, or name another "
+                "folder with OUTPUT_DIR"
+            )
+
+    def remove_leftovers(self) -> None:
+        """Delete the temporary files of saves that a kill has cut short; nobody may be saving into the folder."""
+        for path in self.path.glob(f".*{disk.TEMPORARY}"):
+            if disk.is_temporary(path.name):
+                disk.unlink(path)
+
+    def require_space(self, number: int, size: int, label: str = "OUTPUT_DIR") -> None:
+        """Raise ConfigError if the drive has no space for the files of a last save.
+
+        Args:
+            number: of files: each copy needs its own space on a drive without reflinks.
+            size: bytes of each.
+            label: the name of the key, and where its value comes from.
+        """
+        free, needed = disk.free_bytes(self.path), number * size
+        if free < needed:
+            raise ConfigError(
+                f"{label}: {_WORDS.get(number, f'{number} checkpoints need')} {needed:,} bytes, but {free:,} are "
+                f"free on the drive of {self.path}; make space, or name a folder on another drive"
+            )
+
+    def claim(self) -> None:
+        """List the names that every run writes as the run's, before the first of them is written.
+
+        Raises:
+            OSError: the list cannot be written.
+        """
+        own(self.path, *FIXED)
+
+    # Checkpoints
+
+    def numbered(self, iteration: int) -> Path:
+        """Return the path of the checkpoint after `iteration` updates."""
+        return self.path / checkpoint_name(iteration)
+
+    def has_checkpoints(self) -> bool:
+        """Return whether a run has saved into the folder; a pointer alone does not count."""
+        return bool(checkpoint_files(self.path))
+
+    def candidates(self) -> list[Path]:
+        """Return the checkpoints in the folder, in the order in which a resume tries them."""
+        found, name = checkpoint_files(self.path), self.pointed_to()
+        if name and os.path.isfile(self.path / name):
+            return [self.path / name, *(path for path in found if path.name != name)]
+        return found  # a save was cut short between the pointer and the file that it names
+
+    def newest_name(self) -> str:
+        """Return the name of the checkpoint that a resume would read first; "" if there is none."""
+        return next((path.name for path in self.candidates()), "")
+
+    def load_newest(self, trust: bool = False, whole: bool = True) -> Start | None:
+        """Read the checkpoint that the pointer names, else the newest that can be read.
+
+        Args:
+            trust: whether code in a file may run, as --trust-checkpoint says.
+            whole: as `load_checkpoint` takes it.
+
+        Returns:
+            Its path and content; None if the folder holds no checkpoint.
+
+        Raises:
+            ConfigError: there are checkpoints, but none can be read: a new start would lose the run.
+        """
+        problems: list[str] = []
+        for path in self.candidates():
+            try:
+                content = load_checkpoint(path, trust, whole)
+            except ConfigError as error:
+                problems.append(str(error))
+                continue
+            for problem in problems:
+                logger.warning("%s; falling back to %s", problem, path.name)
+            return path, content
+        if problems:
+            raise ConfigError([f"no checkpoint in {self.path} can be read; nothing was started", *problems])
+        return None
+
+    def copy(self, source: Path, name: str) -> None:
+        """Give a checkpoint another name: a copy, which a user may change without changing the original.
+
+        Raises:
+            OSError: the disk is full, or failed; the file that had the name is still there.
+        """
+        files.copy(source, self.path / name)
+
+    def set_aside(self, name: str) -> None:
+        """Rename a file to the first of NAME.cut, NAME.cut2, NAME.cut3 ... that is free."""
+        aside, number = self.path / f"{name}.cut", 1
+        while os.path.lexists(aside):
+            number += 1
+            aside = self.path / f"{name}.cut{number}"
+        disk.replace(self.path / name, aside)
+        logger.info("set aside: %s", aside)
+
+    def cut(self, iteration: int) -> None:
+        """Make `iteration` the newest checkpoint: later ones are set aside."""
+        numbered = [path.name for path in checkpoint_files(self.path) if NUMBERED.fullmatch(path.name)]
+        later = [name for name in numbered if checkpoint_number(name) >= iteration]
+        if not later:
+            return
+        # The pointer first: after a kill in between, the next resume still takes what this one took, and it
+        # continues here as long as a numbered file is later.
+        if self.numbered(iteration).exists():
+            self.point_to(checkpoint_name(iteration))
+        else:
+            disk.unlink(self.path / POINTER)
+        for name in (FINAL, *later) if (self.path / FINAL).exists() else later:
+            self.set_aside(name)
+
+    # The pointer
+
+    def pointed_to(self) -> str:
+        """Return the name that the pointer holds, of a file that may be gone; "" without a pointer."""
+        try:
+            name = read_small_text(self.path / POINTER).strip()
+        except (OSError, UnicodeDecodeError):
+            return ""
+        return name if name == Path(name).name else ""  # never a file elsewhere
+
+    def point_to(self, name: str) -> None:
+        """Make a checkpoint the one that the next resume takes."""
+        files.write_atomically(self.path / POINTER, lambda file: file.write(name.encode()))
+
+    # The manifest
+
+    def manifest(self) -> list[str]:
+        """Return the names of the run's numbered checkpoints that still exist, in the order of their numbers."""
+        path = self.path / MANIFEST
+        try:
+            names = json.loads(read_small_text(path))["checkpoints"]
+            ours = {name for name in names if NUMBERED.fullmatch(name) and (self.path / name).is_file()}
+        except (FileNotFoundError, IsADirectoryError):  # a folder is reported when the manifest is written
+            return []
+        except (OSError, ValueError, KeyError, TypeError):
+            logger.warning("%s cannot be read: the checkpoints that it listed are kept", path)
+            return []
+        return sorted(ours, key=checkpoint_number)
+
+    def add_to_manifest(self, name: str) -> None:
+        """List a checkpoint before it is written: a file that a kill leaves unlisted would never be deleted.
+
+        Names are relative, so that the folder can be moved or copied.
+        """
+        names = sorted({*self.manifest(), name}, key=checkpoint_number)
+        text = json.dumps({"checkpoints": names}, indent=2) + "\n"
+        files.write_atomically(self.path / MANIFEST, lambda file: file.write(text.encode()))
+
+    def prune(self) -> None:
+        """Delete all but the newest `keep` of the listed checkpoints, never the one that the pointer names."""
+        for name in self.manifest()[: -self.keep] if self.keep else []:
+            if name != self.pointed_to():
+                disk.unlink(self.path / name)
+
+    def remove_unused_shards(self, owed: Iterable[Mapping[str, Any]] = ()) -> None:
+        """Delete the shards that no checkpoint names any more; see `shard_files.remove_unused`."""
+        remove_unused(self.path, owed)
+
+    # After a kill
+
+    def complete(self, path: Path, content: Mapping[str, Any]) -> None:
+        """Complete the save of a checkpoint that a kill, or a disk that failed, has cut short.
+
+        A save has one order (see saver.Save): once the numbered file has its name, the checkpoint exists, and its
+        other names and the deletion of older files follow from it. If nothing is missing, nothing is written. If
+        the pointer names another file, because the user continues from an earlier checkpoint or because the newest
+        cannot be read, only a missing number is given.
+
+        Args:
+            path: the file that the run continues from; a file in another folder needs nothing.
+            content: of the file.
+
+        Raises:
+            OSError: the disk is full, or failed.
+        """
+        if path.parent.resolve() != self.path.resolve():
+            return
+        numbered = self.numbered(content["iteration"])
+        if not numbered.exists():  # the file is there under another name only
+            self.add_to_manifest(numbered.name)
+            self.copy(path, numbered.name)
+        pointed = self.pointed_to()
+        if pointed not in (path.name, numbered.name) and os.path.isfile(self.path / pointed):
+            return
+        if pointed != numbered.name:
+            self.point_to(numbered.name)
+        for name in content.get(NAMES, []):
+            self._complete_name(self.path / name, numbered, content["iteration"])
+        self.overwritten.delete()
+        self.prune()
+        self.remove_unused_shards()
+
+    def _complete_name(self, path: Path, numbered: Path, iteration: int) -> None:
+        if path.is_file():
+            if disk.is_same(path, numbered):
+                return
+            if iteration_of(path) > iteration:  # of a later checkpoint that is gone, or not a checkpoint
+                self.set_aside(path.name)
+        self.copy(numbered, path.name)
+        logger.info("completed the save of %s: %s", numbered.name, path.name)
 
 
-def save_checkpoint(
-    content: Mapping[str, Any], path: Path, before_commit: Callable[[], object] | None = None
-) -> None:
-    """Write `content` so that a kill at any instant leaves the old file or the new one, never a part.
-
-    Args:
-        content: tensors and plain values.
-        path: the file.
-        before_commit: called when the new file is verified, right before it takes its name.
-
-    Raises:
-        TypeError: something in it is neither tensor nor plain value; the message names the key path.
-        OSError: the disk is full, or failed, or what it gives back is not what was written.
-    """
-    require_plain(content)
-    files.write_atomically(path, lambda file: torch.save(dict(content), file), True, before_commit)
-
-
-def point_to(path: Path) -> None:
-    """Make `path` the checkpoint that the next resume in its folder takes."""
-    files.write_atomically(path.parent / POINTER, lambda file: file.write(path.name.encode()))
-
-
-def pointed_to(folder: Path) -> str:
-    """Return the name that the pointer in `folder` holds, of a file that may be gone; "" without a pointer."""
-    try:
-        name = read_small_text(folder / POINTER).strip()
-    except (OSError, UnicodeDecodeError):
-        return ""
-    return name if name == Path(name).name else ""  # never a file elsewhere
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files of saves that a kill cut short; nobody may be saving into `folder`."""
-    for path in folder.glob(f".*{files.TEMPORARY}"):
-        if files.is_temporary(path.name):
-            files.unlink(path)
-
-
-def has_checkpoints(folder: Path) -> bool:
-    """Return whether a run has saved into `folder`."""
-    return bool(_newest_first(folder))  # a pointer to nothing is no run
-
-
-def refuse_used_folder(folder: Path) -> None:
-    """Raise ConfigError where another run has saved into `folder`: two runs are never mixed."""
-    if has_checkpoints(folder):
-        raise ConfigError(
-            f"{folder} holds the checkpoints of an earlier run; give --resume to continue it, "
-            "--overwrite to replace it, or another folder with OUTPUT_DIR"
-        )
-
-
-def set_aside(path: Path) -> None:
-    """Rename a file to the first of NAME.cut, NAME.cut2, NAME.cut3 ... that is free."""
-    aside, number = path.with_name(f"{path.name}.cut"), 1
-    while os.path.lexists(aside):
-        number += 1
-        aside = path.with_name(f"{path.name}.cut{number}")
-    files.replace(path, aside)
-    logger.info("set aside: %s", aside)
-
-
-def set_aside_after(folder: Path, iteration: int) -> None:
-    """Make `iteration` the newest that `folder` holds: later checkpoints are set aside."""
-    numbered = [path for path in _newest_first(folder) if NUMBERED.fullmatch(path.name)]
-    later = [path for path in numbered if checkpoint_number(path.name) >= iteration]
-    if not later:
-        return
-    # The pointer first: killed in between, the next resume still takes what this one took, and it finds work to
-    # do here as long as a numbered file is later.
-    own = folder / checkpoint_name(iteration)
-    if own.exists():
-        point_to(own)
-    else:
-        files.unlink(folder / POINTER)
-    for path in (folder / FINAL, *later) if (folder / FINAL).exists() else later:
-        set_aside(path)
-
-
-def newest_name(folder: Path) -> str:
-    """Return the name of the checkpoint that a resume in `folder` would read first; "" where there is none."""
-    return next((path.name for path in _candidates(folder)), "")
-
-
-def _candidates(folder: Path) -> list[Path]:
-    """Return the checkpoints in `folder`, in the order in which a resume tries them."""
-    candidates, name = _newest_first(folder), pointed_to(folder)
-    if name and os.path.isfile(folder / name):
-        return [folder / name, *(path for path in candidates if path.name != name)]
-    return candidates  # a save was cut short between the pointer and the file that it names
-
-
-def _newest_first(folder: Path) -> list[Path]:
-    numbered = [path for path in folder.glob("model_*.pth") if NUMBERED.fullmatch(path.name) and path.is_file()]
-    numbered.sort(key=lambda path: checkpoint_number(path.name), reverse=True)
-    return [*numbered, *(path for path in (folder / FINAL, folder / BEST) if path.is_file())]
+def load_newest(folder: Path, trust: bool = False, whole: bool = True) -> Start | None:
+    """Read the newest checkpoint in a folder; see `RunFolder.load_newest`."""
+    return RunFolder(folder).load_newest(trust, whole)

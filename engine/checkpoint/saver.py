@@ -1,67 +1,147 @@
-"""Saves in the background: one thread a checkpoint, one order of writes."""
+"""Saves in the background: one thread a checkpoint, one at a time, one order of writes."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from warmstart.config import ConfigError
+import torch
 
+from warmstart.config import disk
+
+from ..distributed import comm
 from ..runtime import files
 from . import sharded as shards
-from .content import content_bytes
-from .manifest import MANIFEST, add_to_manifest, prune
-from .overwrite import FOLDER as OVERWRITTEN
-from .overwrite import delete_overwritten
-from .run_folder import NAMES, checkpoint_name, newest_name, point_to, save_checkpoint
+from .content import content_bytes, require_plain, snapshot
+from .run_files import MANIFEST, NAMES, require_names
+from .run_folder import RunFolder
+from .threads import of_each
 
 logger = logging.getLogger(__name__)
-
-CHECKPOINTS_FREE = 2  # for which there must be space when a run starts: it ends with two, numbered and final
 
 
 class SaveError(Exception):
     """The last checkpoint of a run could not be written, so that its end is lost."""
 
 
+def save_checkpoint(
+    content: Mapping[str, Any], path: Path, before_commit: Callable[[], object] | None = None
+) -> None:
+    """Write `content` so that a kill at any instant leaves the old file or the new one, never a part.
+
+    Args:
+        content: tensors and plain values.
+        path: the file.
+        before_commit: called when the new file is verified, right before it is renamed.
+
+    Raises:
+        TypeError: something in it is neither tensor nor plain value; the message names the key path.
+        OSError: the disk is full, or failed, or what it gives back is not what was written.
+    """
+    require_plain(content)
+    files.write_atomically(path, lambda file: torch.save(dict(content), file), True, before_commit)
+
+
+class Saver:
+    """Saves the checkpoints of a run in the background, one at a time; on several ranks each of them has one.
+
+    Args:
+        folder: the run's.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._save: Save | None = None
+        self._shards: shards.ShardWriter | None = None
+        self._owed: dict[str, Any] = {}  # contents that could not be written, by their names
+        self._copied: dict[str, Any] = {}  # the last content
+
+    def save(
+        self,
+        content: Mapping[str, Any],
+        names: list[str],
+        last: bool = False,
+        sharded: shards.ShardWriter | None = None,
+    ) -> None:
+        """Copy a content and begin to write it; `finish` must have been called since the last save.
+
+        Args:
+            content: tensors and plain values; changes after the call are not saved.
+            names: of the checkpoint besides its number.
+            last: whether no other save follows, so that a failure is an error instead of a warning.
+            sharded: writes the tensors that the content lacks. All other arguments are the main rank's.
+
+        Raises:
+            ValueError: a name cannot be the name of a checkpoint.
+        """
+        self._shards = sharded
+        if not comm.is_main():
+            return
+        require_names(names)
+        is_owed = any(owed is self._copied for owed in self._owed.values())
+        self._copied = snapshot({**content, NAMES: names}, {} if is_owed else self._copied)
+        owed = {name: older for name, older in self._owed.items() if name not in names}
+        self._save = Save(self._folder, self._copied, owed, last, sharded)
+        self._save.start()
+
+    def finish(self) -> None:
+        """Wait for the save that is under way; what it could not write is written with the next one.
+
+        Raises:
+            SaveError: it was the last one, and the disk failed.
+        """
+        sharded, self._shards = self._shards, None
+        if sharded is not None and not comm.is_main():
+            with contextlib.suppress(OSError):  # the main rank reports it
+                sharded.wait()
+        save, self._save = self._save, None
+        if save is not None:
+            self._owed = {}
+            self._owed = save.finish()
+
+    def close(self) -> None:
+        """Wait for the save that is under way, and release the memory of contents."""
+        self.finish()
+        self._owed, self._copied = {}, {}
+
+
 class Save(threading.Thread):
     """One checkpoint on its way to the disk, under its number and its other names.
 
-    Each save has one order, so that wherever a kill comes, `--resume` knows what is left to do (completion.py):
-    the manifest lists the number; the numbered file is written, synced and verified under a temporary name; the
-    pointer moves to the number; the file gets its name, which commits the save. Then its other names follow, what
-    an earlier save could not write, and the deletion of what is no longer needed.
+    Each save has one order, so that wherever a kill comes, `--resume` knows what is left to do
+    (`RunFolder.complete`): the manifest lists the number; the numbered file is written, synced and verified under
+    a temporary name; the pointer moves to the number; the file is renamed to its number, which commits the save.
+    Then it is copied to its other names, contents that an earlier save could not write are written, and files that
+    are no longer needed are deleted.
 
     Args:
         folder: where the files go.
         content: of the checkpoint, with its other names; nobody changes it any more.
         owed: contents that an earlier save could not write, by their names.
-        keep: numbered checkpoints that stay; 0 is all.
-        last: whether no other save follows, so that a failure is an error instead of a line in the log.
-        parts: what the content lacks, and has to be on the disk before it.
+        last: whether no other save follows, so that a failure is an error instead of a warning.
+        sharded: writes the tensors that the content lacks; they must be on the disk before it.
     """
 
     def __init__(
         self,
-        folder: Path,
+        folder: RunFolder,
         content: dict[str, Any],
         owed: Mapping[str, Any],
-        keep: int,
         last: bool,
-        parts: shards.Writing | None = None,
+        sharded: shards.ShardWriter | None = None,
     ) -> None:
-        self.numbered = checkpoint_name(content["iteration"])
-        # No daemon: at its end, however it comes, the process waits for what it has begun to write.
-        super().__init__(name=f"saving {self.numbered}", daemon=False)
+        self.numbered = folder.numbered(content["iteration"])
+        # Not a daemon: however the process ends, it waits for what it has begun to write.
+        super().__init__(name=f"saving {self.numbered.name}", daemon=False)
         self.folder = folder
-        self.keep = keep
         self.last = last
-        self.parts = parts
+        self.sharded = sharded
         self._content: dict[str, Any] | None = content
         self._names: list[str] = content[NAMES]
         self._owed = dict(owed)
@@ -77,14 +157,14 @@ class Save(threading.Thread):
             self._mistake = error
         else:
             if self._failed and not self.last:
-                text = f"{self._sentence()}; the run goes on and tries again at its next checkpoint"
-                lost = ", ".join(name for name in self._failed if name not in (self.numbered, *self._owed))
+                text = f"{self._sentence()}; training continues and the next checkpoint tries again"
+                lost = ", ".join(name for name in self._failed if name not in (self.numbered.name, *self._owed))
                 logger.warning("%s", f"{text}, {lost} when it is next asked for" if lost else text)
-            if self.numbered not in self._failed:
-                logger.info("saved %s", self.folder / self.numbered)
+            if self.numbered.name not in self._failed:
+                logger.info("saved %s", self.numbered)
 
     def finish(self) -> dict[str, Any]:
-        """Wait for the end; return the contents that the next save has to write, since this one could not.
+        """Wait for the end; return the contents that this save could not write and the next one has to.
 
         Raises:
             SaveError: there is no next one, and the disk failed.
@@ -101,58 +181,64 @@ class Save(threading.Thread):
     def _write_all(self) -> None:
         content = self._content
         assert content is not None, "a thread runs once"
-        replaces = (self.folder / OVERWRITTEN).is_dir()
+        replaces = self.folder.overwritten.path.is_dir()
         try:
-            if self.parts is not None:
-                content[shards.KEY] = self.parts.finish()
-        except OSError as error:  # no rank has kept its parts: nothing of this content can be written later
-            self._fail([self.numbered, *self._names], error)
+            if self.sharded is not None:
+                content[shards.KEY] = self.sharded.finish()
+        except OSError as error:  # no rank has kept its shards: nothing of this content can be written later
+            self._fail([self.numbered.name, *self._names], error)
         else:
-            self._write_content(content)
+            self._write_numbered(content)
         for name in [name for name in self._owed if name not in self._failed]:
             try:
                 self._require_space(self._owed[name])
-                save_checkpoint(self._owed[name], self.folder / name)
+                save_checkpoint(self._owed[name], self.folder.path / name)
                 del self._owed[name]
             except OSError as error:
                 self._fail([name], error, self._owed[name])
         self._content = None
         try:
-            prune(self.folder, self.keep)
-            if self.keep or self._failed or replaces:  # else a numbered file, which stays, names each folder
-                shards.remove_unused(self.folder, self.folder / OVERWRITTEN, self._owed.values())
+            self.folder.prune()
+            # Else each folder of shards has a numbered file, which stays.
+            if self.folder.keep or self._failed or replaces:
+                self.folder.remove_unused_shards(self._owed.values())
         except OSError as error:
             logger.warning(
-                "an old checkpoint in %s could not be deleted: %s", self.folder, error.strerror or error
+                "an old checkpoint in %s could not be deleted: %s", self.folder.path, error.strerror or error
             )
 
-    def _write_content(self, content: dict[str, Any]) -> None:
-        """Write the numbered file and give it its other names; what fails is owed under these."""
-        path = self.folder / self.numbered
+    def _write_numbered(self, content: dict[str, Any]) -> None:
+        """Write the numbered file and copy it to its other names; what fails is owed under these."""
         try:
             self._require_space(content)
             unlisted = self._list()
-            save_checkpoint(content, path, before_commit=lambda: point_to(path))
+            save_checkpoint(content, self.numbered, lambda: self.folder.point_to(self.numbered.name))
         except OSError as error:
-            self._fail([self.numbered, *self._names], error, content)
+            self._fail([self.numbered.name, *self._names], error, content)
             self._owed |= dict.fromkeys(self._names, content)
             return
-        if unlisted is not None:  # else what is said of the file is enough
+        if unlisted is not None:  # else the one line about the file is enough
             logger.warning(
                 "%s could not be written: %s; %s will not be deleted",
-                *(self.folder / MANIFEST, unlisted.strerror or unlisted, self.numbered),
+                *(self.folder.path / MANIFEST, unlisted.strerror or unlisted, self.numbered.name),
             )
-        delete_overwritten(self.folder)
-        for name in self._names:
-            try:
-                files.add_name(path, self.folder / name)
-            except OSError as error:
-                self._fail([name], error, content)
+        self.folder.overwritten.delete()
+        for name, failure in zip(self._names, of_each(self._copy, self._names), strict=True):
+            if failure is not None:
+                self._fail([name], failure, content)
                 self._owed[name] = content
 
+    def _copy(self, name: str) -> OSError | None:
+        """Copy the numbered file; return the error if that fails."""
+        try:
+            self.folder.copy(self.numbered, name)
+        except OSError as error:
+            return error
+        return None
+
     def _require_space(self, content: Mapping[str, Any]) -> None:
-        """Raise OSError where a file has no space; what it replaces takes its own until it is complete."""
-        if files.free_bytes(self.folder) < content_bytes(content):
+        """Raise OSError if a file has no space; the file that it replaces takes its own until it is complete."""
+        if disk.free_bytes(self.folder.path) < content_bytes(content):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _fail(self, names: Iterable[str], error: OSError, content: Any = None) -> None:
@@ -161,9 +247,9 @@ class Save(threading.Thread):
         self._needed += content_bytes(content)
 
     def _list(self) -> OSError | None:
-        """List the numbered file as this run's; return what kept us from it, which costs only its deletion."""
+        """List the numbered file as this run's; return the error if that fails, which costs only its deletion."""
         try:
-            add_to_manifest(self.folder, self.numbered)
+            self.folder.add_to_manifest(self.numbered.name)
         except OSError as error:
             return error
         return None
@@ -172,34 +258,24 @@ class Save(threading.Thread):
         return any(error.errno in (errno.ENOSPC, errno.EDQUOT) for error in self._failed.values())
 
     def _sentence(self) -> str:
-        names = ", ".join(str(self.folder / name) for name in self._failed)
+        names = ", ".join(str(self.folder.path / name) for name in self._failed)
         error = next(iter(self._failed.values()))
         text = f"{names} could not be saved: {error.strerror or error}"
         if self._is_full() and self._needed:
-            text += f"; {self._needed:,} bytes are needed, {_free(self.folder)} are free"
-        newest = newest_name(self.folder)
+            text += f"; {self._needed:,} bytes are needed, {_free(self.folder.path)} are free"
+        newest = self.folder.newest_name()
         return text + (f"; the newest is {newest}" if newest else "")
 
 
 def _free(folder: Path) -> str:
     try:
-        return f"{files.free_bytes(folder):,}"
+        return f"{disk.free_bytes(folder):,}"
     except OSError:
         return "an unknown number"
 
 
 def finish_saves() -> None:
-    """Wait until nothing that this process saves is under way, also where an exception ended a run."""
+    """Wait until this process has no save under way, also one of a run that an exception has ended."""
     for thread in threading.enumerate():
         if isinstance(thread, Save):
             thread.join()
-
-
-def require_space(folder: Path, needed: int, label: str = "OUTPUT_DIR") -> None:
-    """Raise ConfigError where `folder` has no space for `needed` bytes."""
-    free = files.free_bytes(folder)
-    if free < needed:
-        raise ConfigError(
-            f"{label}: two checkpoints need {needed:,} bytes, and where {folder} lies {free:,} are free; "
-            "make space, or name a folder on another drive"
-        )

@@ -2,7 +2,7 @@
 
 torch writes `.metadata`, which says where the chunks of each tensor are, with pickle, and its own reader calls
 whatever that file names. Here a name in it is a name and nothing else: no module is imported, nothing is called.
-The sizes that it claims are compared with those of the files before memory is reserved for them.
+The sizes that it claims are compared with the sizes of the files before memory is allocated for them.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ _OPCODES = (
 )
 
 
-METADATA = ".metadata"  # torch's file that says what lies in which other one
+METADATA = ".metadata"  # torch's file that says which file holds which chunk
 
 
 class _Value:
-    """Stands for an object in the file: the name of its class, its arguments and its state, as they are there."""
+    """An object in the file: the name of its class, its arguments and its state."""
 
     name = ""
     arguments: tuple[Any, ...]
@@ -70,7 +70,7 @@ class _Value:
 
 
 class _Unpickler(pickle._Unpickler):
-    """Makes a `_Value` of every object. Python's own in Python: the one in C reserves memory for claimed sizes."""
+    """Makes a `_Value` of every object. Python's own in Python: the one in C trusts claimed sizes."""
 
     dispatch = {code[0]: pickle._Unpickler.dispatch[code[0]] for code in _OPCODES}  # noqa: RUF012
 
@@ -123,7 +123,7 @@ def read_metadata(folder: Path, names: Collection[str]) -> Metadata:
 
 
 def _plain(value: Any, kind: type[T]) -> T:
-    """Return a value that must be of a plain type itself, none derived from it: True is no int."""
+    """Return a value that must be of exactly this plain type: True is not an int here."""
     if type(value) is not kind:
         raise TypeError(f"expected {kind.__name__}, got {type(value).__name__}")
     return value
@@ -146,7 +146,7 @@ def _size(value: Any) -> torch.Size:
 
 def _count(value: Any) -> int:
     if not 0 <= _plain(value, int) < 2**63:
-        raise ValueError(f"{value} is no count")
+        raise ValueError(f"{value} is not a count")
     return int(value)
 
 
@@ -192,13 +192,13 @@ def _check_files(locations: Mapping[MetadataIndex, Location], folder: Path, name
         ends[file] = max(ends.get(file, 0), begin + size)
     for file, end in ends.items():
         if file not in names:
-            raise ValueError(f"{METADATA} names the file {file}, which is not among those of the checkpoint")
+            raise ValueError(f"{METADATA} names the file {file}, which is not a file of the checkpoint")
         if max(end, total[file]) > (folder / file).stat().st_size:
             raise ValueError(f"{METADATA} names more bytes of {file} than it has")
 
 
 def _check_chunks(name: str, about: TensorStorageMetadata, locations: Mapping[MetadataIndex, Location]) -> None:
-    """Raise ValueError where the chunks of a tensor are not its parts, or are larger than their bytes."""
+    """Raise ValueError if the chunks of a tensor do not make it up, or are larger than their bytes."""
     itemsize, found = about.properties.dtype.itemsize, {}
     for chunk in about.chunks:
         ends = [begin + size for begin, size in zip(chunk.offsets, chunk.sizes, strict=True)]

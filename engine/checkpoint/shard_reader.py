@@ -1,4 +1,4 @@
-"""Reader of sharded checkpoints for torch's loading: it takes tensors from the files, and nothing else."""
+"""Reader of sharded checkpoints for torch.distributed.checkpoint, which takes nothing but tensors from files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .shard_metadata import METADATA, Location
 
 
 class Reader(StorageReader):
-    """Gives torch's loading what a metadata of `read_metadata` says; each chunk is a file that torch.save wrote.
+    """Reads the chunks that a metadata of `read_metadata` names; each is a file that torch.save wrote.
 
     Args:
         folder: of the shards.
@@ -40,7 +40,7 @@ class Reader(StorageReader):
         return self._metadata
 
     def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
-        """Nothing is to be set up."""
+        """Nothing needs to be set up."""
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
         """Return it as it is."""
@@ -54,7 +54,7 @@ class Reader(StorageReader):
         """Read what is planned; the future is done.
 
         Raises:
-            ValueError: a chunk is none that torch.save wrote, or not what the metadata says.
+            ValueError: a chunk was not written by torch.save, or is not what the metadata says.
             pickle.UnpicklingError: it is more than a tensor.
         """
 
@@ -80,7 +80,7 @@ class Reader(StorageReader):
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
-        """Return whether it may be a folder's name."""
+        """Return True: any name may be a folder's."""
         return True
 
 
@@ -97,12 +97,12 @@ def _read_chunk(file: BinaryIO, location: Location) -> torch.Tensor:
     content.seek(0)
     tensor = torch.load(content, map_location="cpu", weights_only=True)
     if type(tensor) is not torch.Tensor or tensor.layout is not torch.strided:
-        raise ValueError(f"a chunk in {location.file} is no tensor, but a {type(tensor).__name__}")
+        raise ValueError(f"a chunk in {location.file} is not a tensor, but a {type(tensor).__name__}")
     return tensor
 
 
 class _Slice(io.RawIOBase):
-    """Some bytes of a file as a file of their own."""
+    """A range of bytes of a file, as a file."""
 
     def __init__(self, file: BinaryIO, begin: int, size: int) -> None:
         self._file = file

@@ -1,4 +1,4 @@
-"""Saving while training goes on: the step waits for a copy, a thread writes it."""
+"""Checkpoints while training continues: the step waits for a copy, a thread writes it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint import sharded as shards
-from ..checkpoint.content import content_bytes, require_plain, snapshot
-from ..checkpoint.run_folder import (
-    FINAL,
-    NAMES,
-    require_names,
-)
-from ..checkpoint.saver import CHECKPOINTS_FREE, Save, require_space
+from ..checkpoint.content import content_bytes, require_plain
+from ..checkpoint.run_files import FINAL
+from ..checkpoint.run_folder import RunFolder
+from ..checkpoint.saver import Saver
 from ..distributed import comm
 from ..loop.hook import HookBase
 from ..loop.trainer import Trainer
@@ -24,21 +21,21 @@ from ..runtime.device import versions
 class CheckpointHook(HookBase):
     """Saves every `period` updates, when the run ends, and when a signal or another hook asks for it.
 
-    The step waits only until the state of this instant is copied, and the save before is through; then a thread
-    writes. The run's last save is waited for. One that fails is logged in one line and the run goes on, with the
-    older files as they were; if it is the last one, the run ends with an error. Only the main rank writes.
+    The step waits only until the previous save is done and the state is copied; then a thread writes. The run
+    waits for its last save. If a save fails, one line is logged, the older files stay as they were and training
+    continues; if it is the last one, the run ends with an error. Only the main rank writes.
 
     Args:
         period: in updates; 0 is only when the run ends.
         folder: where the files go.
-        constants: what each checkpoint holds besides the trainer's state; the config, and the versions that wrote
-            it, are put in where they are missing.
+        constants: what each checkpoint holds besides the trainer's state; an empty config, and the versions that
+            write it, are added if they are missing.
         keep: numbered checkpoints that stay, the newest; 0 is all. Only what this run's manifest lists is deleted.
-        timeout: seconds that a rank waits for the parts of another one; more than the disk takes for them.
+        timeout: seconds that a rank waits for the shards of another one; more than the disk takes for them.
     """
 
     takes = "save_as"
-    runs_last = True  # what a hook behind it counts in this iteration would be missing in the checkpoint
+    runs_last = True  # the state that a later hook changes in this iteration would be missing in the checkpoint
 
     def __init__(
         self,
@@ -49,17 +46,14 @@ class CheckpointHook(HookBase):
         timeout: float = 1800,
     ) -> None:
         self.period = period
-        self.folder = Path(folder)
+        self.folder = RunFolder(folder, keep)
         self.constants = {"config": {}} | dict(constants or {})
-        self.keep = keep
         self.timeout = timeout
-        self._group: shards.Group = None  # a run's own: a later run in this process has other groups
-        self._save: Save | None = None
-        self._parts: shards.Writing | None = None
-        self._copied: dict[str, Any] = {}
+        self._group: shards.Group = None  # of one run: a later run in this process has other groups
+        self._saver = Saver(self.folder)
 
     def before_train(self, trainer: Trainer) -> None:
-        """Look whether what the run saves at the least has space, and whether it can be saved.
+        """Check that the drive has space for a last save, and that the states can be saved.
 
         Raises:
             ConfigError: there is no space.
@@ -70,11 +64,11 @@ class CheckpointHook(HookBase):
             self._group = shards.new_group(self.timeout)
         if not comm.is_main():
             return
-        require_space(self.folder, CHECKPOINTS_FREE * checkpoint_bytes(trainer))
+        self.folder.require_space(files_of_last_save(trainer), checkpoint_bytes(trainer))
         self.constants.setdefault("versions", versions(trainer.device))
         hooks = {}
         for hook in trainer.hooks:
-            with contextlib.suppress(Exception):  # a state may come with the first step: its save tells
+            with contextlib.suppress(Exception):  # a state may come with the first step: its save raises
                 hooks[hook.name] = hook.state_dict()
         states = {
             "model": trainer.model.state_dict(),
@@ -93,52 +87,35 @@ class CheckpointHook(HookBase):
         """
         last = trainer.is_last_step or bool(trainer.interrupted)
         with trainer.paused():
-            owed = self._finish()
-            is_owed = any(content is self._copied for content in owed.values())
-            # On all ranks: each gives its random numbers and, where the model is cut, its parts.
+            self._saver.finish()
+            # On all ranks: each gives its RNG state and its shards.
             state, tensors = shards.split(trainer.state_dict())
+            sharded = None
             if tensors:
-                self._parts = shards.Writing(tensors, self.folder, trainer.iteration, self._group)
-            if not comm.is_main():
-                trainer.save_as.clear()
-                if last:
-                    self._finish()
-                return
+                sharded = shards.ShardWriter(tensors, self.folder.path, trainer.iteration, self._group)
             final = [FINAL] if trainer.is_last_step else []
             names = [*final, *sorted(trainer.save_as)]
             trainer.save_as.clear()
-            require_names(names)
-            spare = {} if is_owed else self._copied
-            content = snapshot(state | self.constants | {NAMES: names}, spare)
-            self._copied = content
-            older = {name: owed[name] for name in owed if name not in names}
-            self._save = Save(self.folder, content, older, self.keep, last, self._parts)
-            self._save.start()
+            self._saver.save(state | self.constants, names, last, sharded)
             if last:
-                self._finish()
+                self._saver.finish()
 
     def after_train(self, trainer: Trainer) -> None:
         """Wait for a save that is under way."""
-        self._finish()
-        self._copied = {}
+        self._saver.close()
 
-    def _finish(self) -> dict[str, Any]:
-        """Wait for the save that is under way; return what it could not write and the next one has to."""
-        parts, self._parts = self._parts, None
-        if parts is not None and not comm.is_main():
-            with contextlib.suppress(OSError):  # the main rank says so
-                parts.wait()
-        if self._save is None:
-            return {}
-        save, self._save = self._save, None
-        return save.finish()
+
+def files_of_last_save(trainer: Trainer) -> int:
+    """Return how many files of a checkpoint a run ends with at least: a numbered one, and a copy for each name."""
+    names = {FINAL}.union(*(getattr(hook, "saves_as", ()) for hook in trainer.hooks))
+    return 1 + len(names)
 
 
 def checkpoint_bytes(trainer: Trainer) -> int:
     """Return about how large a trainer's checkpoints get, before it has done an update."""
     weights = content_bytes(trainer.model.state_dict())
-    moments = content_bytes(trainer.optimizer.state_dict()["state"])
-    if not moments:  # they come with the first update: two, as Adam's, or one
+    optimizer = content_bytes(trainer.optimizer.state_dict()["state"])
+    if not optimizer:  # it comes with the first update: two tensors a parameter, as in Adam, or one
         trained = [p for group in trainer.optimizer.param_groups for p in group["params"] if p.requires_grad]
-        moments = content_bytes(trained) * (2 if "betas" in trainer.optimizer.defaults else 1)
-    return weights * (1 if trainer.ema is None else 2) + moments
+        optimizer = content_bytes(trained) * (2 if "betas" in trainer.optimizer.defaults else 1)
+    return weights * (1 if trainer.ema is None else 2) + optimizer

@@ -6,19 +6,17 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from ..checkpoint.run_files import claim, refuse_foreign
-from ..checkpoint.run_folder import refuse_used_folder, remove_leftovers
+from ..checkpoint.run_folder import RunFolder
 from ..checkpoint.saver import finish_saves
 from ..distributed import comm
 from ..loop.hook import HookBase
 from ..loop.trainer import Trainer
-from ..runtime.lock import hold
 
 
 class FolderHook(HookBase):
-    """Sees that the run's folder is there and is no other run's, before anything is written into it.
+    """Makes the run's folder, and refuses one of another run, before anything is written into it.
 
-    No other process can write a run there until this one has ended or, after an exception, the process has. Of
+    No other process can write a run there until this run has ended or, after an exception, the process has. Of
     several ranks only the main one writes.
 
     Args:
@@ -27,8 +25,7 @@ class FolderHook(HookBase):
     """
 
     def __init__(self, folder: str | Path, subfolders: Sequence[str] = ()) -> None:
-        self.folder = Path(folder)
-        self.subfolders = list(subfolders)
+        self.folder = RunFolder(folder, subfolders=subfolders)
         self._lock = ExitStack()
 
     def before_train(self, trainer: Trainer) -> None:
@@ -41,15 +38,15 @@ class FolderHook(HookBase):
         if not comm.is_main():
             return
         with ExitStack() as lock:
-            lock.enter_context(hold(self.folder))
+            lock.enter_context(self.folder.hold())
             if trainer.iteration == 0:
-                refuse_used_folder(self.folder)
+                self.folder.refuse_used()
             finish_saves()  # of an earlier run in this process, which an exception has ended
-            refuse_foreign(self.folder, self.subfolders)
-            remove_leftovers(self.folder)
-            claim(self.folder)
+            self.folder.refuse_foreign()
+            self.folder.remove_leftovers()
+            self.folder.claim()
             self._lock = lock.pop_all()
 
     def after_train(self, trainer: Trainer) -> None:
-        """Give the folder back."""
+        """Release the folder."""
         self._lock.close()

@@ -13,7 +13,7 @@ from warmstart.modeling import InitsFromImages, WeightsFile, build_model, read_w
 from warmstart.tasks import Task
 
 from ..checkpoint import sharded as shards
-from ..checkpoint.run_folder import BEST, FINAL, NUMBERED, checkpoint_number
+from ..checkpoint.run_files import BEST, FINAL, NUMBERED, checkpoint_number
 from ..distributed import comm
 from ..distributed.build import build_strategy
 from ..distributed.meta_device import without_weights

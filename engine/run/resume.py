@@ -1,4 +1,4 @@
-"""What a run finds in its folder, and whether it may go on from there."""
+"""The checkpoint that a run continues from."""
 
 from __future__ import annotations
 
@@ -10,18 +10,15 @@ from warmstart.config import CfgNode, ConfigError
 from warmstart.data import named_test_sets
 
 from ..checkpoint import sharded as shards
-from ..checkpoint.overwrite import FOLDER as OVERWRITTEN
-from ..checkpoint.reader import PARTS_IN, load_checkpoint, load_newest
-from ..checkpoint.run_files import refuse_foreign, subfolders
-from ..checkpoint.run_folder import has_checkpoints, refuse_used_folder
+from ..checkpoint.reader import SHARDS_IN, load_checkpoint
+from ..checkpoint.run_folder import RunFolder, Start
 from ..checkpoint.saver import finish_saves
 from ..checkpoint.score_names import with_current_names
 from ..distributed.build import build_strategy
 from ..distributed.fsdp import mesh_of
+from .folder import run_folder
 
 logger = logging.getLogger(__name__)
-
-Start = tuple[Path, dict[str, Any]]  # the file that a run continues from, and its content
 
 
 def find_start(cfg: CfgNode, resume: str | None, overwrite: bool, trust: bool = False) -> Start | None:
@@ -36,40 +33,40 @@ def find_start(cfg: CfgNode, resume: str | None, overwrite: bool, trust: bool = 
         trust: whether code in the checkpoint may run, as --trust-checkpoint says.
 
     Raises:
-        ConfigError: OUTPUT_DIR holds another run's checkpoints, or files of the user's that a run would overwrite;
-            both flags were given; or what should be resumed cannot be read.
+        ConfigError: OUTPUT_DIR holds another run's checkpoints, or files of the user that a run would overwrite;
+            both flags were given; or the checkpoint cannot be read.
     """
-    folder = Path(cfg.OUTPUT_DIR)
+    folder = run_folder(cfg)
     finish_saves()  # of an earlier run in this process
-    refuse_foreign(folder, subfolders(bool(cfg.PROFILER.ITERS), build_strategy(cfg).is_sharded))
+    folder.refuse_foreign()
     if resume is None:
         if not overwrite:
-            refuse_used_folder(folder)
+            folder.refuse_used()
         return None
     if overwrite:
         raise ConfigError("command line: --resume and --overwrite contradict each other; give one of them")
-    source = Path(resume or folder)
+    source = Path(resume or folder.path)
     origin = source if source.is_dir() else source.parent
-    if source.exists() and origin.resolve() != folder.resolve() and has_checkpoints(folder):
+    if source.exists() and origin.resolve() != folder.path.resolve() and folder.has_checkpoints():
         raise ConfigError(
-            f"{folder} holds the checkpoints of another run than {source}; give --resume without a path to "
+            f"{folder.path} holds the checkpoints of another run than {source}; give --resume without a path to "
             "continue that one, or another folder with OUTPUT_DIR"
         )
-    if origin.resolve() == (folder / OVERWRITTEN).resolve():
+    if origin.resolve() == folder.overwritten.path.resolve():
         raise ConfigError(
-            f"{origin} is deleted when a run in {folder} saves; move its files up into {folder} first"
+            f"{origin} is deleted when a run in {folder.path} saves; move its files up into {folder.path} first"
         )
     start = read_start(cfg, resume, trust)
     if start is None:
-        logger.info("--resume: no checkpoint in %s yet, starting at iteration 0", folder)
+        logger.info("--resume: no checkpoint in %s yet, starting at iteration 0", folder.path)
     return start
 
 
 def read_start(cfg: CfgNode, resume: str, trust: bool = False) -> Start | None:
-    """Return the checkpoint that --resume means, its file and content; None where OUTPUT_DIR, "", has none.
+    """Return the checkpoint that --resume means, its file and content; None if OUTPUT_DIR, "", has none.
 
-    Code in it only runs with `trust`. Where the run cuts its model into parts, those of the checkpoint are still
-    to be read, by `read_parts`.
+    Code in it only runs with `trust`. If the run shards its model, the checkpoint's shards must still be read, by
+    `read_parts`.
 
     Raises:
         ConfigError: the file or folder that `resume` names holds none, or none that can be read.
@@ -80,7 +77,7 @@ def read_start(cfg: CfgNode, resume: str, trust: bool = False) -> Start | None:
     if resume and not source.is_dir():
         found: Start | None = (source, load_checkpoint(source, trust, whole))
     else:
-        found = load_newest(source, trust, whole)
+        found = RunFolder(source).load_newest(trust, whole)
     if found is not None:
         logger.info("reading %s", found[0])
         found = found[0], with_current_names(found[1], named_test_sets(cfg))
@@ -90,10 +87,10 @@ def read_start(cfg: CfgNode, resume: str, trust: bool = False) -> Start | None:
 
 
 def read_parts(cfg: CfgNode, start: dict[str, Any]) -> dict[str, Any]:
-    """Return a checkpoint of `read_start` with this rank's part of each tensor; waits for all ranks.
+    """Return a checkpoint of `read_start` with this rank's shard of each tensor; waits for all ranks.
 
     Raises:
         ConfigError: they cannot be read.
     """
-    folder = start.pop(PARTS_IN, "")
-    return shards.fill(start, Path(folder), mesh_of("cpu")) if folder else start  # a device has no space to spare
+    folder = start.pop(SHARDS_IN, "")
+    return shards.fill(start, Path(folder), mesh_of("cpu")) if folder else start  # a device has no memory to spare

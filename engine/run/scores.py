@@ -12,7 +12,7 @@ from warmstart.data import named_sets, named_test_sets
 from warmstart.solver import PLATEAU
 from warmstart.tasks import Score, Task
 
-from ..checkpoint.run_folder import BEST
+from ..checkpoint.run_files import BEST
 from ..checkpoint.score_names import current_name
 from ..hooks.best_checkpoint import BestHook
 from ..hooks.early_stopping import EarlyStoppingHook

@@ -10,6 +10,7 @@ from typing import Any
 from warmstart.config import CfgNode
 from warmstart.tasks import default_arguments, evaluation_arguments
 
+from ..checkpoint.run_folder import Start
 from ..distributed import comm
 from ..distributed.errors import on_main, raise_together
 from ..loop.hook import HookBase
@@ -22,7 +23,7 @@ from .describe import log_run
 from .folder import complete_run, hold_folder, is_restart, prepare_folder
 from .load import load_start, why_done
 from .resolve import resolve_scaled
-from .resume import Start, find_start, read_parts
+from .resume import find_start, read_parts
 from .world_size_scaling import log_scaling, scale_of
 
 logger = logging.getLogger(__name__)
@@ -117,7 +118,7 @@ def _build(cfg: CfgNode, start: dict[str, Any] | None, trust: bool, hooks: Itera
 
 def _run(cfg: CfgNode, trainer: Trainer, overwrite: bool, found: Start | None) -> None:
     """Prepare OUTPUT_DIR and train; a signal stops the run after the current update, and it is saved."""
-    on_main(lambda: prepare_folder(cfg, overwrite, trainer.iteration, trainer, found))
+    on_main(lambda: prepare_folder(cfg, found, overwrite=overwrite, trainer=trainer))
     setup_logging(cfg.OUTPUT_DIR)  # on every rank; on the main one `prepare_folder` has done it
     log_run(cfg, trainer)
     with stop_signals(trainer.interrupt, comm.is_main):

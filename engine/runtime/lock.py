@@ -1,4 +1,4 @@
-"""One writer at a time: a lock on a run's folder, which the system takes back when the process dies."""
+"""A lock on a run's folder for one writer at a time, which the system releases when the process dies."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ logger = logging.getLogger(__name__)
 NAME = ".lock"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
 HELD = (errno.EACCES, errno.EAGAIN)  # another process has the lock
-_OURS = re.compile(r"(process \d+ on .*\n?)?")  # the content of a lock file; empty where a kill came early
+_OURS = re.compile(r"(process \d+ on .*\n?)?")  # the content of a lock file; empty if a kill came early
 
-# The descriptors of the locks, by process, as the system keeps them: a forked one holds nothing.
+# The descriptors of the locks, by process, as the system keeps them: a forked process holds nothing.
 _held: dict[tuple[int, Path], int | None] = {}
 
 
 @contextlib.contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Keep every other process from writing a run into `folder`, which is made where it is missing.
+    """Keep every other process from writing a run into `folder`, which is made if it is missing.
 
-    A process that holds it already may hold it again. Where nothing was written within the block, no trace of
-    it is left.
+    A process that holds it already may hold it again. If nothing was written within the block, no trace of it is
+    left.
 
     Raises:
-        ConfigError: another process holds it; the message names the process and its host. Or the lock's name is
-            that of a file that is no lock.
-        OSError: the folder cannot be made or written, or the lock's name is that of a link.
+        ConfigError: another process holds it; the message names the process and its host. Or another file has the
+            lock's name.
+        OSError: the folder cannot be made or written, or a link has the lock's name.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as parent:
@@ -65,7 +65,7 @@ def hold(folder: Path) -> Iterator[None]:
         if descriptor is not None:
             with contextlib.suppress(OSError):
                 if _is_held(folder / NAME, descriptor):
-                    os.unlink(folder / NAME)  # before it is given back: else it might be the next one's already
+                    os.unlink(folder / NAME)  # before the release: afterwards it may be the next one's
             os.close(descriptor)
         with contextlib.suppress(OSError):  # not empty
             for path in made:
@@ -76,7 +76,7 @@ def check(folder: Path) -> None:
     """Refuse to write into a folder that is no longer held; called before each write into a run's folder.
 
     Without its file, which anyone may delete, a lock keeps nobody out. A folder that this process has never held
-    is not looked at.
+    is not checked.
 
     Raises:
         ConfigError: the file of the lock is gone or another one, or another process has the lock.
@@ -91,22 +91,22 @@ def check(folder: Path) -> None:
 
 
 def _is_held(path: Path, descriptor: int) -> bool:
-    """Return whether no other process can have the lock whose open file is this."""
+    """Return whether no other process can have the lock of this open file."""
     try:
         if not os.path.samestat(os.fstat(descriptor), os.lstat(path)):
             return False
-        # The system takes a lock back when the process closes any descriptor of its file, which happens when a
-        # hook of the user's copies the folder. Then this takes it again.
+        # The system releases a lock when the process closes any descriptor of its file, as a user-defined hook
+        # does that copies the folder. Then this takes it again.
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
     except OSError as error:
-        return error.errno not in HELD  # what else fails says nothing of another process
+        return error.errno not in HELD  # other errors do not mean that another process has it
     return True
 
 
 def _lock(folder: Path) -> int | None:
-    """Return the open file that carries the lock, or None where there are no locks to be had."""
+    """Return the open file that carries the lock, or None if the drive has no locks."""
     path, taken = folder / NAME, False
     while fcntl is not None:
         descriptor = no_follow(path, os.O_RDWR | os.O_CREAT)
@@ -128,7 +128,7 @@ def _lock(folder: Path) -> int | None:
 
 
 def _take(descriptor: int, path: Path) -> bool:
-    """Lock an open file and write into it who holds it; False where its holder deleted it in between."""
+    """Lock an open file and write into it who holds it; False if its holder has deleted it in between."""
     if not _OURS.fullmatch(_text(descriptor)):
         raise ConfigError(
             f"{path} is not the lock of a run, which needs that name; move it away, or name another folder with "

@@ -1,4 +1,4 @@
-"""The list of what runs have written into a folder, by name: every other file in it is the user's."""
+"""The list of the files that runs have written into a folder, by name: every other file in it is the user's."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _KEY = "written"
 
 
 def owned(folder: Path) -> set[str]:
-    """Return the names of a folder's list, with slashes for what is in a subfolder; none where it has no list."""
+    """Return the names in a folder's list, with slashes for files in a subfolder; none if it has no list."""
     return _read(folder) or set()
 
 
 def own(folder: Path, *names: str) -> None:
-    """List files or folders, before they are written: what a kill leaves unlisted would stay for ever.
+    """List files or folders, before they are written: a file that a kill leaves unlisted would never be deleted.
 
     Raises:
-        OSError: the list cannot be written, or its name is that of a file, a folder or a link of the user's.
+        OSError: the list cannot be written, or a file, folder or link of the user has its name.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -40,7 +40,7 @@ def own(folder: Path, *names: str) -> None:
 
 
 def disown(folder: Path, *names: str) -> None:
-    """Take names off the list: what they were the names of is gone.
+    """Remove names of deleted files from the list.
 
     Raises:
         OSError: the list cannot be written.
@@ -51,12 +51,12 @@ def disown(folder: Path, *names: str) -> None:
 
 
 def refuse_foreign_files(folder: Path, names: Iterable[str], trusted: bool = False) -> None:
-    """Raise ConfigError where a name that is to be written is that of something which no run has written.
+    """Raise ConfigError if a run would overwrite something that no run has written.
 
     Args:
-        folder: the run's, or one that is still to be made.
-        names: of files.
-        trusted: whether a file of such a name is a run's though no list says so, as in a folder that holds
+        folder: the run's, which need not exist yet.
+        names: of the files that the run writes.
+        trusted: whether a file of such a name counts as a run's without being listed, as in a folder that holds
             checkpoints. Links and folders are refused in any case.
     """
     listed = _read(folder)
@@ -66,7 +66,7 @@ def refuse_foreign_files(folder: Path, names: Iterable[str], trusted: bool = Fal
         elif not path.exists():
             continue
         elif not path.is_file():
-            problem = "is no file, and a run would write one of that name"
+            problem = "is not a file, and a run would write one of that name"
         elif listed is None:
             problem = "is not the list of files that a run keeps under that name"  # the first of the paths
         elif path.name != LIST and path.name not in listed and not trusted:
@@ -77,7 +77,7 @@ def refuse_foreign_files(folder: Path, names: Iterable[str], trusted: bool = Fal
 
 
 def _read(folder: Path) -> set[str] | None:
-    """Return the names of the list, none where there is no file; None where it is no list of ours."""
+    """Return the names in the list, none if there is no file; None if the file is not a list of ours."""
     path = folder / LIST
     if not os.path.lexists(path):
         return set()

@@ -1,4 +1,4 @@
-"""Reading states from a checkpoint: each entry is of the kind that was saved."""
+"""Reading of states from a checkpoint: each entry must be of the kind that was saved."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _WORDS: dict[Any, str] = {
 def read_state(state: Any, where: str, kinds: Mapping[str, Kind]) -> dict[str, Any]:
     """Return the entries of a state that `kinds` names.
 
-    A tensor in the place of a flag, say, is an error only where it is first asked, in the middle of a run.
+    Without this, a tensor in the place of a flag, say, would be an error only in the middle of a run.
 
     Args:
-        state: what a checkpoint holds; entries that `kinds` does not name are left alone.
-        where: its key path there, for messages.
+        state: from a checkpoint; entries that `kinds` does not name are ignored.
+        where: its key path in the checkpoint, for messages.
         kinds: the kind of each entry. bool, int, float (an int will do), str; None for null; a tuple for one of
             several; [kind] for a list of such; {str: kind} for a mapping.
 

@@ -31,16 +31,17 @@ def test_the_state_has_the_requested_size(script: dict[str, Any]) -> None:
         ("torch.save+fsync", "torch.pth"),
         ("fvcore", "fvcore.pth"),
         ("ours", "model_0000000.pth"),
+        ("ours+best+final", "three/model_final.pth"),
     ],
 )
 def test_each_contender_saves_weights_and_optimizer_state(
     script: dict[str, Any], tmp_path: Path, name: str, file: str
 ) -> None:
     trainer = script["build_trainer"](2)
-    went_on = []
-    script["CONTENDERS"][name](trainer, tmp_path)(lambda: went_on.append((tmp_path / file).exists()))
-    assert len(went_on) == 1
-    assert went_on[0] or name == "ours"
+    resumed = []
+    script["CONTENDERS"][name](trainer, tmp_path)(lambda: resumed.append((tmp_path / file).exists()))
+    assert len(resumed) == 1
+    assert resumed[0] or name.startswith("ours")
     saved = torch.load(tmp_path / file, weights_only=True)
     assert torch.equal(saved["model"]["0.weight"], trainer.model[0].weight)
     assert len(saved["optimizer"]["state"]) == 2
@@ -50,14 +51,17 @@ def test_each_checkpoint_line_says_what_was_measured(
     script: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        sys, "argv", ["checkpoint.py", "--megabytes", "2", "4", "--rounds", "2", "--contenders", "ours"]
+        sys,
+        "argv",
+        ["checkpoint.py", "--megabytes", "2", "4", "--rounds", "2", "--contenders", "ours", "ours+best+final"],
     )
     script["main"]()
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(line["contender"], line["megabytes"]) for line in lines] == [
-        *[("copy", 2), ("ours", 2), ("copy", 4), ("ours", 4)]
+        *[(name, size) for size in (2, 4) for name in ("copy", "ours", "ours+best+final")]
     ]
-    assert [line["ratio_to_copy"] for line in lines[::2]] == [1, 1]
-    for line in lines[1::2]:
+    assert [line["ratio_to_copy"] for line in lines[::3]] == [1, 1]
+    assert all(line["ratio_to_ours"] > 0 for line in lines[2::3])
+    for line in (line for line in lines if line["contender"] != "copy"):
         assert 0 < line["stall_min_ms"] <= line["stall_ms"] <= line["stall_max_ms"]
         assert line["stall_ms"] <= line["written_ms"]

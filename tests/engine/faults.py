@@ -6,6 +6,7 @@ import errno
 import functools
 import io
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import Any
 import pytest
 import torch
 
+from warmstart.config import disk
+from warmstart.engine.checkpoint import threads
 from warmstart.engine.records import writers
-from warmstart.engine.runtime import files
 
 forked = pytest.mark.skipif(torch.cuda.is_available(), reason="a process that has used a GPU cannot be copied")
 
@@ -37,8 +39,9 @@ class Disk:
         self.fault = fault
         self.at = at
         self.calls: list[str] = []
-        for name in files.OPERATIONS:
-            patch.setattr(files, name, functools.partial(self._call, name, getattr(files, name)))
+        patch.setattr(threads, "usable_cores", lambda: 1)  # operation n is the same one each time
+        for name in disk.OPERATIONS:
+            patch.setattr(disk, name, functools.partial(self._call, name, getattr(disk, name)))
 
     def _call(self, name: str, operation: Callable[..., Any], *arguments: Any) -> Any:
         number = len(self.calls)
@@ -46,8 +49,8 @@ class Disk:
         if number != self.at:
             return operation(*arguments)
         if self.fault in OF_WRITES:
-            file, data = arguments
-            operation(file, bytes(data)[: len(data) // 2])
+            file, data = arguments if name == "write" else (arguments[1], arguments[0].read())
+            file.write(bytes(data)[: len(data) // 2])
             file.flush()
             if self.fault == "lost":
                 return len(data)
@@ -98,4 +101,9 @@ def _about(arguments: tuple[Any, ...]) -> str:
     path = Path(
         getattr(arguments[0], "name", arguments[0]) if not isinstance(arguments[0], Path) else arguments[0]
     )
-    return "folder" if path.is_dir() else path.name.partition(f".{os.getpid()}")[0].lstrip(".")
+    return "folder" if path.is_dir() else target(path)
+
+
+def target(path: Path) -> str:
+    """Return the name of the file that a path, or the temporary file that it names, is written for."""
+    return re.sub(r"^\.(.+)\.\d+\.warmstart\.tmp$", r"\1", path.name)

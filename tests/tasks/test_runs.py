@@ -94,7 +94,7 @@ def test_an_interrupted_and_resumed_run_equals_the_uninterrupted_one(
     trainer = build_trainer(part)
     load_start(trainer, start[1])
     assert trainer.iteration in (5, 6)  # 6: it was the best so far, and saved as such
-    prepare_folder(part, iteration=trainer.iteration)
+    prepare_folder(part, start)
     trainer.train()
     for name in ("model_final.pth", "model_best.pth"):
         ours, theirs = (load_checkpoint(tmp_path / folder / name) for folder in ("part", "whole"))

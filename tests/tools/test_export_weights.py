@@ -12,8 +12,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from warmstart.config import disk
 from warmstart.engine import load_checkpoint, run_tool
-from warmstart.engine.runtime import files
 from warmstart.tools import export_weights, train_net
 
 
@@ -176,7 +176,7 @@ def test_a_full_disk_leaves_the_old_file(
     def full(file: Any, data: bytes) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files, "write", full)
+    monkeypatch.setattr(disk, "write", full)
     said = error_of([str(trained), str(target)], capsys)
     assert said == f"error: command line: cannot write {target}: No space left on device\n"
     assert target.read_bytes() == b"old"

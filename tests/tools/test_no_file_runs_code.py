@@ -73,7 +73,7 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     mesh = init_device_mesh("cpu", (1,))
     tensors = {("model", "weight"): distribute_tensor(torch.ones(4), mesh, [Shard(0)])}
-    about = shards.Writing(tensors, folder, 4).finish()
+    about = shards.ShardWriter(tensors, folder, 4).finish()
     dist.destroy_process_group()
     parts = {name: {} for name in ("optimizer", "scheduler", "hooks", "config")}
     content = {"model": {"weight": None}, "iteration": 4, "rng": [], **parts, shards.KEY: about}

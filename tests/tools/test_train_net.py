@@ -139,7 +139,7 @@ def test_a_checkpoint_that_lacks_a_part_ends_the_command_in_one_sentence(
         run_tool(lambda: train_net.main([*tiny_words, f"OUTPUT_DIR={tmp_path}/new", f"--resume={file}"]))
     assert caught.value.code == 2
     assert capsys.readouterr().err == (
-        f"error: checkpoint: {file} is not whole, it lacks {part}; to start a new run from its weights use "
+        f"error: checkpoint: {file} is incomplete, it lacks {part}; to start a new run from its weights use "
         f"MODEL.WEIGHTS {file}\n"
     )
     assert not (tmp_path / "new").exists()

@@ -235,8 +235,8 @@ def test_a_cache_that_is_a_file_is_refused_in_one_sentence(
 def test_temporary_files_of_a_killed_conversion_are_deleted_after_a_day(equal: Path, tmp_path: Path) -> None:
     folder = FolderImages(ImageFolder(equal), [], str(tmp_path / "cache"))
     folder.path.parent.mkdir()
-    names = (f"{folder.path.stem}.{16 * '1'}", f"{folder.path.stem}.{16 * '2'}", "x", f"{folder.path.stem}.notes")
-    old, young, *foreign = (folder.path.parent / f".{name}.tmp" for name in names)
+    names = (f"{folder.path.name}.11", f"{folder.path.name}.22", "x", f"{folder.path.name}.notes")
+    old, young, *foreign = (folder.path.parent / f".{name}.warmstart.tmp" for name in names)
     for file in (old, young, *foreign):
         file.write_bytes(b"half")
     for file in (old, *foreign):

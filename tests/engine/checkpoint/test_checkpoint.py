@@ -1,4 +1,4 @@
-"""Checkpoint files: whole or absent, checked, never code."""
+"""Checkpoint files: complete or absent, verified, never code."""
 
 from __future__ import annotations
 
@@ -15,14 +15,8 @@ import torch
 from warmstart.config import ConfigError
 from warmstart.engine import load_checkpoint, load_newest, save_checkpoint
 from warmstart.engine.checkpoint.content import snapshot
-from warmstart.engine.checkpoint.run_folder import (
-    checkpoint_name,
-    checkpoint_number,
-    has_checkpoints,
-    point_to,
-    pointed_to,
-    set_aside_after,
-)
+from warmstart.engine.checkpoint.run_files import checkpoint_name, checkpoint_number
+from warmstart.engine.checkpoint.run_folder import RunFolder
 from warmstart.tools import train_net
 
 from ..dying import assert_same_bits
@@ -37,17 +31,17 @@ def content(iteration: int, **more: Any) -> dict[str, Any]:
 def save(folder: Path, iteration: int) -> Path:
     path = folder / checkpoint_name(iteration)
     save_checkpoint(content(iteration), path)
-    point_to(path)
+    RunFolder(folder).point_to(path.name)
     return path
 
 
 @pytest.mark.parametrize("name", ["model_final.pth", "model_5.pth.cut", "model_-1.pth", "last_checkpoint"])
 def test_a_file_without_a_number_has_none(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} is no numbered checkpoint, such as model_0000999.pth"):
+    with pytest.raises(ValueError, match=f"{name} is not a numbered checkpoint, such as model_0000999.pth"):
         checkpoint_number(name)
 
 
-def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
+def test_load_checkpoint_returns_the_content_that_was_saved(tmp_path: Path) -> None:
     path = tmp_path / "model_0000006.pth"
     save_checkpoint(content(7, nested=[{"a": (1, 2.5, "x", b"y", None, True)}]), path)
     loaded = load_checkpoint(path)
@@ -106,13 +100,13 @@ def test_a_plain_value_that_torch_would_not_load_is_not_saved(tmp_path: Path, va
 @pytest.mark.parametrize(
     "value", [2**2039 - 1, -(2**2039) + 1, Counter([4, 4, 9]), OrderedDict(a=1), b"x" * 300, "", (), {}, []]
 )
-def test_what_a_snapshot_takes_is_loaded_again_as_what_it_was(tmp_path: Path, value: Any) -> None:
+def test_load_checkpoint_returns_the_plain_values_of_a_snapshot(tmp_path: Path, value: Any) -> None:
     """A Counter of milestones is in the state of torch's own MultiStepLR."""
     save_checkpoint(snapshot(content(1, hooks={"mine": value})), tmp_path / "x.pth")
     assert_same_bits(load_checkpoint(tmp_path / "x.pth")["hooks"]["mine"], value)
 
 
-def test_the_versions_that_torch_hangs_on_a_models_state_are_looked_at_too(tmp_path: Path) -> None:
+def test_save_checkpoint_refuses_a_set_in_the_versions_of_a_models_state(tmp_path: Path) -> None:
     state = torch.nn.Linear(2, 2).state_dict()
     save_checkpoint(content(1, model=state), tmp_path / "x.pth")
     loaded = load_checkpoint(tmp_path / "x.pth")["model"]
@@ -125,10 +119,10 @@ def test_the_versions_that_torch_hangs_on_a_models_state_are_looked_at_too(tmp_p
 @pytest.mark.parametrize(
     ("part", "value"), [("config", None), ("iteration", "60"), ("rng", {}), ("model", None), ("hooks", [])]
 )
-def test_a_part_of_another_kind_is_as_bad_as_a_missing_one(tmp_path: Path, part: str, value: Any) -> None:
+def test_load_checkpoint_refuses_an_entry_of_another_kind(tmp_path: Path, part: str, value: Any) -> None:
     path = tmp_path / "odd.pth"
     torch.save({**content(1), part: value}, path)
-    with pytest.raises(ConfigError, match=f"is not whole, it lacks {part};"):
+    with pytest.raises(ConfigError, match=f"is incomplete, it lacks {part};"):
         load_checkpoint(path)
 
 
@@ -197,10 +191,10 @@ def test_the_tool_reads_a_foreign_pickle_only_with_the_flag_that_its_refusal_nam
 
 
 @pytest.mark.need("F8")
-def test_the_best_checkpoint_alone_is_a_run_too(tmp_path: Path) -> None:
-    """A user who has deleted the rest to save space goes on from it, and starts no new run over it."""
+def test_load_newest_takes_the_best_checkpoint_if_it_is_the_only_one(tmp_path: Path) -> None:
+    """A user who has deleted the rest to save space continues from it, and no new run starts over it."""
     save_checkpoint(content(3), tmp_path / "model_best.pth")
-    assert has_checkpoints(tmp_path)
+    assert RunFolder(tmp_path).has_checkpoints()
     found = load_newest(tmp_path)
     assert found is not None
     assert (found[0].name, found[1]["iteration"]) == ("model_best.pth", 3)
@@ -208,7 +202,7 @@ def test_the_best_checkpoint_alone_is_a_run_too(tmp_path: Path) -> None:
 
 @pytest.mark.need("D2")
 @pytest.mark.parametrize("operation", range(8))
-def test_killed_while_later_checkpoints_are_set_aside_the_next_start_takes_the_same_one(
+def test_cut_killed_halfway_leaves_the_same_newest_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: int
 ) -> None:
     for iteration in (3, 6, 9):
@@ -217,12 +211,12 @@ def test_killed_while_later_checkpoints_are_set_aside_the_next_start_takes_the_s
     with monkeypatch.context() as patch:
         disk = Disk(patch, "EIO", operation)
         with pytest.raises(OSError, match="Input/output error"):
-            set_aside_after(tmp_path, 3)
+            RunFolder(tmp_path).cut(3)
     found = load_newest(tmp_path)
     assert found is not None
     pointed = any(call == "replace last_checkpoint" for call in disk.calls[:operation])
     assert found[1]["iteration"] == (3 if pointed else 9)
-    set_aside_after(tmp_path, 3)
+    RunFolder(tmp_path).cut(3)
     assert sorted(path.name for path in tmp_path.glob("model*")) == [
         *("model_0000002.pth", "model_0000005.pth.cut", "model_0000008.pth.cut", "model_final.pth.cut")
     ]
@@ -234,7 +228,7 @@ SET_ASIDE = range(10)  # three renamed; the pointer written: create, write, sync
 @forked
 @pytest.mark.need("D2")
 @pytest.mark.parametrize("operation", SET_ASIDE)
-def test_killed_at_any_operation_of_setting_aside_the_next_start_does_the_rest(
+def test_cut_killed_at_any_operation_is_completed_by_the_next_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: int
 ) -> None:
     for iteration in (3, 6, 9):
@@ -243,7 +237,7 @@ def test_killed_at_any_operation_of_setting_aside_the_next_start_does_the_rest(
 
     def work() -> None:
         Disk(monkeypatch, "kill", operation)
-        set_aside_after(tmp_path, 3)
+        RunFolder(tmp_path).cut(3)
 
     with monkeypatch.context() as monkeypatch:
         ended = in_child(work)
@@ -251,7 +245,7 @@ def test_killed_at_any_operation_of_setting_aside_the_next_start_does_the_rest(
     found = load_newest(tmp_path)
     assert found is not None
     assert found[1]["iteration"] == (9 if operation < 4 else 3)
-    set_aside_after(tmp_path, 3)
+    RunFolder(tmp_path).cut(3)
     found = load_newest(tmp_path)
     assert found is not None
     assert found[1]["iteration"] == 3
@@ -261,13 +255,13 @@ def test_killed_at_any_operation_of_setting_aside_the_next_start_does_the_rest(
 
 
 @pytest.mark.need("D2")
-def test_where_the_file_that_a_run_went_on_from_is_elsewhere_no_pointer_stays(tmp_path: Path) -> None:
+def test_cut_removes_the_pointer_if_the_run_continues_from_a_file_elsewhere(tmp_path: Path) -> None:
     """It would name a file that is set aside."""
     for iteration in (3, 6):
         save(tmp_path, iteration)
-    set_aside_after(tmp_path, 4)
+    RunFolder(tmp_path).cut(4)
     assert not (tmp_path / "last_checkpoint").exists()
-    assert pointed_to(tmp_path) == ""
+    assert RunFolder(tmp_path).pointed_to() == ""
     found = load_newest(tmp_path)
     assert found is not None
     assert found[1]["iteration"] == 3
@@ -332,28 +326,28 @@ def test_files_of_which_none_loads_are_an_error_never_a_start_from_zero(tmp_path
 
 
 @pytest.mark.need("F8")
-def test_a_number_of_fewer_digits_is_a_file_of_the_users(tmp_path: Path) -> None:
+def test_checkpoint_files_ignores_a_number_of_fewer_digits(tmp_path: Path) -> None:
     for name in ("model_2024.pth", "model_000001.pth", "model_50_imagenet.pth"):
         save_checkpoint(content(3), tmp_path / name)
-    assert not has_checkpoints(tmp_path)
-    set_aside_after(tmp_path, 0)
+    assert not RunFolder(tmp_path).has_checkpoints()
+    RunFolder(tmp_path).cut(0)
     assert sorted(os.listdir(tmp_path)) == ["model_000001.pth", "model_2024.pth", "model_50_imagenet.pth"]
 
 
 def test_an_empty_folder_holds_no_checkpoint(tmp_path: Path) -> None:
     assert load_newest(tmp_path) is None
-    assert not has_checkpoints(tmp_path)
-    assert not has_checkpoints(tmp_path / "absent")
+    assert not RunFolder(tmp_path).has_checkpoints()
+    assert not RunFolder(tmp_path / "absent").has_checkpoints()
 
 
 @pytest.mark.need("A8")
-def test_a_missing_part_is_named(tmp_path: Path) -> None:
+def test_load_checkpoint_names_a_missing_entry(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     torch.save({"model": {}, "iteration": 3}, path)
     with pytest.raises(ConfigError, match="lacks optimizer, scheduler, hooks, rng, config; .* MODEL.WEIGHTS"):
         load_checkpoint(path)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_load_checkpoint_names_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"checkpoint: no such file: .*gone\.pth"):
         load_checkpoint(tmp_path / "gone.pth")

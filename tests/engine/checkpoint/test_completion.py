@@ -1,4 +1,4 @@
-"""A run that is killed at any operation on its folder ends, resumed, with the files of one that is not."""
+"""A run that is killed at any operation on its folder and resumed, against the unbroken run: the same files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from warmstart.config import ConfigError
 from warmstart.engine import SaveError, load_checkpoint, save_checkpoint
-from warmstart.engine.checkpoint.run_folder import pointed_to
+from warmstart.engine.checkpoint.run_folder import RunFolder
 from warmstart.engine.run.default_hooks import evaluate_all
 from warmstart.tools import train_net
 
@@ -175,7 +175,7 @@ def test_a_full_disk_in_the_only_save_leaves_what_the_resume_completes(
     with pytest.MonkeyPatch.context() as patch:
         disk = Disk(patch)
         train(words, whole)
-    calls = ("create model_0000005.pth", "create last_checkpoint", "link model_0000005.pth")
+    calls = ("create model_0000005.pth", "create last_checkpoint", "copy model_0000005.pth")
     with pytest.MonkeyPatch.context() as patch:
         Disk(patch, "ENOSPC", disk.calls.index(calls[number]))
         with pytest.raises(SaveError, match="No space left on device"):
@@ -191,12 +191,11 @@ def state(folder: Path) -> dict[str, tuple[int, int, int]]:
 
 @pytest.mark.parametrize("copied", [False, True])
 def test_resume_of_a_complete_run_writes_nothing(tiny_words: list[str], tmp_path: Path, copied: bool) -> None:
-    """Nor where the folder was copied, so that each name is a file of its own."""
+    """Nor in a copy of the folder."""
     words, folder = words_of(RUNS["best and keep one"], tiny_words), tmp_path / "run"
     train(words, folder)
     if copied:
         folder = shutil.copytree(folder, tmp_path / "copy")
-        assert not (folder / "model_final.pth").samefile(folder / "model_0000005.pth")
     before = state(folder)
     train(words, folder, "--resume")
     assert state(folder) == before
@@ -220,11 +219,12 @@ def test_resume_from_the_final_file_alone_gives_it_its_number_back(tiny_words: l
     train(words, folder)
     (folder / "model_0000005.pth").unlink()
     train(words, folder, "--resume")
-    assert (folder / "model_0000005.pth").samefile(folder / "model_final.pth")
-    assert pointed_to(folder) == "model_0000005.pth"
+    assert (folder / "model_0000005.pth").read_bytes() == (folder / "model_final.pth").read_bytes()
+    assert not (folder / "model_0000005.pth").samefile(folder / "model_final.pth")
+    assert RunFolder(folder).pointed_to() == "model_0000005.pth"
 
 
-def test_resume_sets_aside_what_has_the_name_of_the_best_and_is_no_earlier_checkpoint(
+def test_resume_sets_aside_a_best_file_that_is_not_an_earlier_checkpoint(
     tiny_words: list[str], tmp_path: Path
 ) -> None:
     words, folder = words_of(RUNS["best and final in one"], tiny_words), tmp_path / "run"
@@ -232,7 +232,7 @@ def test_resume_sets_aside_what_has_the_name_of_the_best_and_is_no_earlier_check
     (folder / "model_best.pth").unlink()
     (folder / "model_best.pth").write_bytes(b"the user's")
     train(words, folder, "--resume")
-    assert (folder / "model_best.pth").samefile(folder / "model_0000005.pth")
+    assert (folder / "model_best.pth").read_bytes() == (folder / "model_0000005.pth").read_bytes()
     assert (folder / "model_best.pth.cut").read_bytes() == b"the user's"
 
 
@@ -248,7 +248,7 @@ def test_resume_sets_aside_what_has_the_name_of_the_best_and_is_no_earlier_check
         3,
     ],
 )
-def test_a_checkpoint_that_gives_itself_names_which_no_save_gives_is_refused(
+def test_resume_refuses_a_checkpoint_with_names_that_no_save_gives(
     tiny_words: list[str], tmp_path: Path, names: Any
 ) -> None:
     words, folder = words_of([], tiny_words), tmp_path / "run"

@@ -16,7 +16,7 @@ from warmstart.tools import train_net
 
 from .a56117e import write as earlier
 
-# What the command line says besides RUN.yaml, in today's words; write.py has the same in those of a56117e.
+# What the command line says besides RUN.yaml, in today's keys; write.py has the keys of a56117e.
 WORDS = {"resident": [], "worker": ["MODEL.TASK_ARGS", "{label_smoothing: 0.1, flip: true}"]}
 # On other machines the last bits differ. The largest difference that was measured, with kernels for other
 # instruction sets and with 2 threads, is 9.5e-7; without one part of the checkpoint's state it is 0.03 or more.

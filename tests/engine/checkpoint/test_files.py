@@ -1,4 +1,4 @@
-"""Whatever goes wrong between any two operations of a save, a whole checkpoint is there, old or new."""
+"""Whatever goes wrong between any two operations of a save, a complete checkpoint is there, old or new."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ from typing import Any
 import pytest
 import torch
 
+from warmstart.config import disk
 from warmstart.engine import SaveError, load_checkpoint, load_newest, save_checkpoint
-from warmstart.engine.checkpoint.completion import complete_save
-from warmstart.engine.checkpoint.manifest import read_manifest
-from warmstart.engine.checkpoint.run_folder import NAMES, pointed_to, remove_leftovers
+from warmstart.engine.checkpoint.run_files import NAMES
+from warmstart.engine.checkpoint.run_folder import RunFolder
 from warmstart.engine.checkpoint.saver import Save
-from warmstart.engine.runtime import files
 from warmstart.tools import train_net
 
 from ..faults import FAILING, KILLING, OF_WRITES, Disk, forked, in_child
@@ -43,7 +42,7 @@ def save(folder: Path, iteration: int, owed: Mapping[str, Any] | None = None, la
     """Save as a run does that keeps two checkpoints and finds each one the best."""
     names = [FINAL, BEST] if last else [BEST]
     older = {name: owed[name] for name in owed or {} if name not in names}  # type: ignore[index]
-    saving = Save(folder, content(iteration) | {NAMES: names}, older, keep=2, last=last)
+    saving = Save(RunFolder(folder, keep=2), content(iteration) | {NAMES: names}, older, last)
     saving.start()
     saving.join()
     return saving
@@ -81,7 +80,7 @@ def cases(faults: tuple[str, ...]) -> Iterator[Any]:
         ):
             slow = [pytest.mark.slow] if before == call == after else []
             for fault in faults:
-                if call.startswith("write ") or fault not in OF_WRITES:
+                if call.startswith(("write ", "copy ")) or fault not in OF_WRITES:
                     name = f"{'last' if last else 'ordinary'} {number} {call}: {fault}"
                     yield pytest.param(last, number, fault, id=name, marks=slow)
 
@@ -128,8 +127,8 @@ def complete(folder: Path) -> int:
     """Complete the newest save as --resume does; return its iteration."""
     found = load_newest(folder)
     assert found is not None
-    remove_leftovers(folder)
-    complete_save(folder, *found, keep=2)
+    RunFolder(folder).remove_leftovers()
+    RunFolder(folder, keep=2).complete(*found)
     return int(found[1]["iteration"])
 
 
@@ -146,30 +145,34 @@ def test_a_save_is_made_of_these_operations_in_this_order() -> None:
     def named(name: str) -> list[str]:
         return [f"replace {name}", "sync_folder folder"]
 
+    def copied(name: str) -> list[str]:
+        copying = ["clone model_0000008.pth", "free_bytes folder", "copy model_0000008.pth"]
+        return [f"create {name}", *copying, f"sync {name}", f"compare {name}", *named(name)]
+
     listed = [*written("checkpoints.json"), *named("checkpoints.json")]
     pointed = [*written("last_checkpoint"), *named("last_checkpoint")]
     numbered = [*written("model_0000008.pth", "verify"), *pointed, *named("model_0000008.pth")]
     mine = ["free_bytes folder", *written(MINE, "verify"), *named(MINE)]
     for last, others in ((False, [BEST]), (True, [FINAL, BEST])):
-        links = [call for n in others for call in (f"unlink {n}", "link model_0000008.pth", *named(n))]
+        copies = [call for name in others for call in copied(name)]
         calls = operations(last)
         assert [call for call, _ in itertools.groupby(calls)] == [
-            *("free_bytes folder", *listed, *numbered, *links, *mine, "unlink model_0000002.pth")
+            *("free_bytes folder", *listed, *numbered, *copies, *mine, "unlink model_0000002.pth")
         ]
-        assert {call.partition(" ")[0] for call in calls} == set(files.OPERATIONS)
+        assert {call.partition(" ")[0] for call in calls} == set(disk.OPERATIONS)
 
 
 @pytest.mark.need("D1", "D5")
 @pytest.mark.parametrize("already", [False, True])
 def test_a_name_that_a_last_save_could_not_give_is_given_by_the_resume(run: Path, already: bool) -> None:
-    """Also where the number is there already, since a signal had put off the evaluation of its iteration."""
+    """Also if the number is there already, because a signal had put off the evaluation of its iteration."""
     if already:
         save(run, 9).finish()
     (run / BEST).unlink()
     (run / BEST).mkdir()
     with pytest.raises(SaveError, match=f"^{run}/model_best.pth could not be saved: Is a directory; the newest"):
         save_owing(run, last=True).finish()
-    assert pointed_to(run) == "model_0000008.pth"
+    assert RunFolder(run).pointed_to() == "model_0000008.pth"
     with pytest.raises(IsADirectoryError):
         complete(run)
     (run / BEST).rmdir()
@@ -179,7 +182,7 @@ def test_a_name_that_a_last_save_could_not_give_is_given_by_the_resume(run: Path
 
 @pytest.mark.need("D1", "D2", "D5", "S2")
 @pytest.mark.parametrize(("last", "point", "fault"), list(cases(FAILING)))
-def test_a_failing_disk_leaves_a_whole_run_and_the_next_save_or_the_resume_makes_up_for_it(
+def test_a_failing_disk_leaves_a_complete_checkpoint_and_the_next_save_or_the_resume_does_the_rest(
     run: Path, monkeypatch: pytest.MonkeyPatch, logged: list[logging.LogRecord], last: bool, point: int, fault: str
 ) -> None:
     """It costs one name, or the save: then the older checkpoint is the newest."""
@@ -232,7 +235,7 @@ def test_a_kill_leaves_the_older_checkpoint_or_one_that_the_resume_completes(
     before = shutil.copytree(run, tmp_path / "before")
     assert in_child(work) == -signal.SIGKILL
     assert whole(run) in (6, 9)
-    assert len(leftovers(run)) <= 2  # the numbered file, and the pointer to it
+    assert len(leftovers(run)) <= 2  # the numbered file, and the pointer to it; or a copy
     completed = complete(run)
     expected = before
     if completed == 9:
@@ -240,50 +243,98 @@ def test_a_kill_leaves_the_older_checkpoint_or_one_that_the_resume_completes(
         save_owing(expected, last).finish()
     # What an earlier save could not write is lost, as its content was.
     assert {*names(run)} - {MINE} == {*names(expected)} - {MINE}
-    assert read_manifest(run) == read_manifest(expected)
+    assert RunFolder(run).manifest() == RunFolder(expected).manifest()
     assert {name: iteration_of(run / name) for name in (FINAL, BEST)} == {
         name: iteration_of(expected / name) for name in (FINAL, BEST)
     }
-    assert pointed_to(run) == pointed_to(expected)
+    assert RunFolder(run).pointed_to() == RunFolder(expected).pointed_to()
     assert save(run, 12).finish() == {}
     assert whole(run) == 12
 
 
 @pytest.mark.need("D5")
-def test_room_for_one_file_is_used_for_the_numbered_one_and_what_is_owed_waits(
+def test_save_writes_the_numbered_file_where_only_one_has_room_and_the_others_with_the_next_save(
     run: Path, monkeypatch: pytest.MonkeyPatch, logged: list[logging.LogRecord]
 ) -> None:
     """8,000 bytes of tensors a file; the drive has 10,000 when the first is written, and 2,000 then."""
     monkeypatch.setattr(
-        files, "free_bytes", lambda folder: 2000 if (run / "model_0000008.pth").exists() else 10_000
+        disk, "free_bytes", lambda folder: 2000 if (run / "model_0000008.pth").exists() else 10_000
     )
     failed = save_owing(run, last=False)
-    assert pointed_to(run) == "model_0000008.pth"
+    assert RunFolder(run).pointed_to() == "model_0000008.pth"
     assert [record.getMessage() for record in logged if record.levelname == "WARNING"] == [
-        f"{run}/{MINE} could not be saved: No space left on device; 8,000 bytes are needed, 2,000 "
-        "are free; the newest is model_0000008.pth; the run goes on and tries again at its next checkpoint"
+        f"{run}/{BEST}, {run}/{MINE} could not be saved: No space left on device; 16,000 bytes are needed, 2,000 "
+        "are free; the newest is model_0000008.pth; training continues and the next checkpoint tries again"
     ]
     owed = failed.finish()
-    assert {name: content["iteration"] for name, content in owed.items()} == {MINE: 6}
+    assert {name: content["iteration"] for name, content in owed.items()} == {BEST: 9, MINE: 6}
     monkeypatch.setattr(
-        files, "free_bytes", lambda folder: 2000 if (run / "model_0000011.pth").exists() else 10_000
+        disk, "free_bytes", lambda folder: 2000 if (run / "model_0000011.pth").exists() else 10_000
     )
-    assert sorted(save(run, 12, owed).finish()) == [MINE]  # still
-    assert pointed_to(run) == "model_0000011.pth"
+    assert sorted(save(run, 12, owed).finish()) == [BEST, MINE]  # still
+    assert RunFolder(run).pointed_to() == "model_0000011.pth"
+
+
+def test_copies_are_files_that_a_user_may_change_in_place(run: Path) -> None:
+    """A program that opens model_final.pth for writing truncates it: the numbered checkpoint stays as it was."""
+    save_owing(run, last=True).finish()
+    numbered = (run / "model_0000008.pth").read_bytes()
+    for name in (FINAL, BEST):
+        assert (run / name).read_bytes() == numbered
+        (run / name).write_bytes(b"stripped")
+        with open(run / name, "r+b") as file:
+            file.write(b"S")
+        assert (run / name).read_bytes() == b"Stripped"
+    assert (run / "model_0000008.pth").read_bytes() == numbered
+    assert complete(run) == 9
+    assert [iteration_of(run / name) for name in (FINAL, BEST)] == [9, 9]
+    assert [(run / f"{name}.cut").read_bytes() for name in (FINAL, BEST)] == [b"Stripped"] * 2
+
+
+def test_a_name_that_is_a_hard_link_is_replaced_by_a_copy_when_it_is_written_again(run: Path) -> None:
+    """As an earlier version has left it; until then a resume takes it as it is."""
+    numbered = run / "model_0000005.pth"
+    (run / BEST).unlink()
+    os.link(numbered, run / BEST)
+    assert complete(run) == 6
+    assert (run / BEST).samefile(numbered)
+    before = numbered.read_bytes()
+    RunFolder(run).copy(numbered, BEST)
+    assert not (run / BEST).samefile(numbered)
+    assert (run / BEST).read_bytes() == before
+    os.unlink(run / BEST)
+    os.link(numbered, run / BEST)
+    save(run, 9).finish()
+    assert iteration_of(run / BEST) == 9
+    assert numbered.read_bytes() == before
 
 
 @pytest.mark.need("D6")
-@pytest.mark.parametrize("code", [errno.EPERM, errno.ENOTSUP, errno.EMLINK])
-def test_add_name_copies_where_the_drive_has_no_hard_links(
+@pytest.mark.parametrize("code", [errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
+def test_copy_reads_and_writes_where_the_system_cannot_copy(
     run: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    def refused(*paths: Path) -> None:
+    def refused(*arguments: Any) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(os, "link", refused)
+    monkeypatch.setattr(os, "copy_file_range", refused)
     assert save_owing(run, last=True).finish() == {}
     for name in (FINAL, BEST):
-        assert not (run / name).samefile(run / "model_0000008.pth")
+        assert (run / name).read_bytes() == (run / "model_0000008.pth").read_bytes()
+
+
+def test_copy_needs_no_space_where_the_drive_shares_blocks(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cloned(source: Any, target: Any) -> bool:
+        target.write(source.read())
+        return True
+
+    monkeypatch.setattr(disk, "clone", cloned)
+    monkeypatch.setattr(disk, "copy", lambda source, target: pytest.fail("bytes were copied"))
+    monkeypatch.setattr(
+        disk, "free_bytes", lambda folder: 2000 if (run / "model_0000008.pth").exists() else 10_000
+    )
+    assert save(run, 9, last=True).finish() == {}
+    for name in (FINAL, BEST):
         assert (run / name).read_bytes() == (run / "model_0000008.pth").read_bytes()
 
 
@@ -298,7 +349,7 @@ def test_a_manifest_that_cannot_be_written_costs_only_that_old_files_are_deleted
         (run / "checkpoints.json").mkdir()
     saved = save_owing(run, last)
     assert saved.finish() == {}
-    assert pointed_to(run) == "model_0000008.pth"
+    assert RunFolder(run).pointed_to() == "model_0000008.pth"
     assert [record.getMessage() for record in logged if record.levelname == "WARNING"] == (
         []
         if writable
@@ -315,12 +366,12 @@ def test_a_content_that_could_not_be_written_does_not_stay_in_memory(
     def fail(path: Path) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(files, "verify", fail)
+    monkeypatch.setattr(disk, "verify", fail)
     gc.disable()
     try:
         contents = [content(9) | {NAMES: []}, content(6)]
         tensors = [weakref.ref(each["model"]["w"]) for each in contents]
-        failed = Save(run, contents[0], {MINE: contents[1]}, keep=0, last=False)
+        failed = Save(RunFolder(run), contents[0], {MINE: contents[1]}, last=False)
         del contents
         failed.start()
         owed = failed.finish()
@@ -332,7 +383,7 @@ def test_a_content_that_could_not_be_written_does_not_stay_in_memory(
 
 
 def test_the_process_waits_for_what_it_has_begun_to_write(tmp_path: Path) -> None:
-    assert not Save(tmp_path, content(1) | {NAMES: []}, {}, 0, False).daemon
+    assert not Save(RunFolder(tmp_path), content(1) | {NAMES: []}, {}, False).daemon
 
 
 def directory_name(data: bytes) -> bytes:
@@ -363,7 +414,7 @@ def test_whatever_damage_the_reader_meets_the_file_reads_back_damaged(tmp_path: 
     save_checkpoint(content(3), path)
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(OSError, match="what was written reads back damaged") as error:
-        files.verify(path)
+        disk.verify(path)
     assert error.value.errno == errno.EIO
 
 
@@ -375,7 +426,7 @@ def test_nothing_is_a_leftover_but_what_a_save_begins(tmp_path: Path) -> None:
     others += [f".{name}.77.tmp" for name in names] + [".model_0000002.pth.x.warmstart.tmp"]
     for name in (*ours, *others):
         (tmp_path / name).touch()
-    remove_leftovers(tmp_path)
+    RunFolder(tmp_path).remove_leftovers()
     assert sorted(os.listdir(tmp_path)) == sorted(others)
 
 
@@ -414,11 +465,11 @@ def test_a_drive_that_does_not_tell_its_size_is_never_full(
         return answer
 
     monkeypatch.setattr(shutil, "disk_usage", usage)
-    assert files.free_bytes(tmp_path) == sys.maxsize
+    assert disk.free_bytes(tmp_path) == sys.maxsize
 
 
 @pytest.mark.need("D6")
-def test_no_links_are_needed(tiny_words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_needs_no_links(tiny_words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*arguments: Any, **more: Any) -> None:
         raise OSError(errno.ENOSYS, "Function not implemented")
 

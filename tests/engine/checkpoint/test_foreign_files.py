@@ -1,4 +1,4 @@
-"""Nothing that a run has not written is changed, moved or deleted: every operation that does so, beside bait."""
+"""Files that no run has written are never changed, moved or deleted: each operation on a folder, beside bait."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from warmstart.config import CfgNode, ConfigError, no_follow
+from warmstart.config import CfgNode, ConfigError, disk, no_follow
 from warmstart.data.datasets.cache_dir import whole_file
 from warmstart.engine import (
     JSONWriter,
@@ -28,10 +28,9 @@ from warmstart.engine import (
     setup_logging,
 )
 from warmstart.engine.checkpoint import sharded as shards
-from warmstart.engine.checkpoint.manifest import add_to_manifest, prune
-from warmstart.engine.checkpoint.overwrite import bring_back_half_a_run, delete_overwritten, set_aside_run
-from warmstart.engine.checkpoint.run_files import refuse_foreign
-from warmstart.engine.checkpoint.run_folder import point_to, remove_leftovers, set_aside, set_aside_after
+from warmstart.engine.checkpoint.overwrite import OverwrittenRun
+from warmstart.engine.checkpoint.run_folder import RunFolder
+from warmstart.engine.checkpoint.shard_files import remove_unused
 from warmstart.engine.runtime import files
 from warmstart.engine.runtime.lock import hold
 from warmstart.engine.runtime.owned import LIST, own, owned
@@ -115,24 +114,24 @@ def content(iteration: int) -> dict[str, Any]:
 def save_and_prune(folder: Path) -> None:
     for iteration in (1, 2, 3):
         path = folder / f"model_{iteration - 1:07d}.pth"
-        add_to_manifest(folder, path.name)
+        RunFolder(folder).add_to_manifest(path.name)
         save_checkpoint(content(iteration), path)
-        point_to(path)
-    prune(folder, keep=1)
+        RunFolder(folder).point_to(path.name)
+    RunFolder(folder, keep=1).prune()
     assert sorted(path.name for path in folder.glob("model_000000?.pth")) == ["model_0000002.pth"]
 
 
 def cut(folder: Path) -> None:
     save_and_prune(folder)
     (folder / "model_0000002.pth.cut").symlink_to("nowhere")
-    set_aside_after(folder, 1)
+    RunFolder(folder).cut(1)
     assert (folder / "model_0000002.pth.cut2").exists()
     assert os.readlink(folder / "model_0000002.pth.cut") == "nowhere"
 
 
 def leave(folder: Path) -> None:
     (folder / ".model_final.pth.123.warmstart.tmp").touch()
-    remove_leftovers(folder)
+    RunFolder(folder).remove_leftovers()
     assert not (folder / ".model_final.pth.123.warmstart.tmp").exists()
 
 
@@ -144,11 +143,11 @@ def write_and_remove_parts(folder: Path) -> None:
     for name in (".metadata", ".metadata.tmp", "__0_0.distcp", "__11_2.distcp"):
         (ours / name).touch()
     (ours / "mine.txt").touch()
-    shards.remove_unused(folder, folder / "overwritten")
+    remove_unused(folder)
     assert len([*ours.iterdir()]) == 5  # for all that is known the user's model_2024.pth needs them
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "load", lambda path, **more: {})
-        shards.remove_unused(folder, folder / "overwritten")
+        remove_unused(folder)
     assert [path.name for path in ours.iterdir()] == ["mine.txt"]
 
 
@@ -157,12 +156,20 @@ def overwrite(folder: Path) -> None:
     (folder / "overwritten").mkdir()
     (folder / "overwritten" / "notes.txt").touch()
     save_and_prune(folder)
-    set_aside_run(folder)
+    OverwrittenRun(folder).set_aside()
     assert (folder / "overwritten" / "model_0000002.pth").exists()
-    delete_overwritten(folder)
+    OverwrittenRun(folder).delete()
     assert [path.name for path in (folder / "overwritten").iterdir()] == ["notes.txt"]
     shutil.rmtree(folder / "overwritten")
     shutil.move(folder / "kept", folder / "overwritten")
+
+
+def delete_overwritten(folder: Path) -> None:
+    OverwrittenRun(folder).delete()
+
+
+def bring_back(folder: Path) -> None:
+    OverwrittenRun(folder).bring_back()
 
 
 def records(folder: Path) -> None:
@@ -185,13 +192,13 @@ def held(folder: Path) -> None:
 
 def cached(folder: Path) -> None:
     path = folder / f"{'0' * 32}.u8"
-    (folder / f".{'0' * 32}.0123456789abcdef.tmp").touch()
+    (folder / f".{path.name}.1234.warmstart.tmp").touch()
     for left in folder.glob(".*"):
         os.utime(left, (0, 0))
     for _ in range(2):
         with whole_file(path) as file:
             file.write(b"x")
-    assert not (folder / f".{'0' * 32}.0123456789abcdef.tmp").exists()
+    assert not (folder / f".{path.name}.1234.warmstart.tmp").exists()
 
 
 def exported(folder: Path) -> None:
@@ -209,7 +216,7 @@ def exported(folder: Path) -> None:
             write_and_remove_parts,
             overwrite,
             delete_overwritten,
-            bring_back_half_a_run,
+            bring_back,
         ),
         *(records, log, held, cached, exported),
     ],
@@ -268,7 +275,11 @@ CHECKPOINTS = ["model_0000013.pth", "model_final.pth", "model_best.pth"]
     ("kind", "names", "message"),
     [
         (a_file, FIXED, "{} was not written by a run, and this one would overwrite it; move it away, or"),
-        (a_folder, [*FIXED, *CHECKPOINTS], "{} is no file, and a run would write one of that name; move it away"),
+        (
+            a_folder,
+            [*FIXED, *CHECKPOINTS],
+            "{} is not a file, and a run would write one of that name; move it",
+        ),
         (
             a_link,
             [*FIXED, *CHECKPOINTS, LIST],
@@ -319,7 +330,7 @@ def test_the_config_file_in_the_folder_of_the_run_is_not_overwritten(
 
 
 @pytest.mark.parametrize("name", ["log.txt", "config.yaml", "lr.png"])
-def test_a_trainer_made_by_hand_refuses_a_taken_name_too(name: str, tiny: Tiny, out: Path) -> None:
+def test_folder_hook_refuses_a_taken_name(name: str, tiny: Tiny, out: Path) -> None:
     out.mkdir()
     (out / name).write_text("the user's")
     before = look(out)
@@ -330,7 +341,7 @@ def test_a_trainer_made_by_hand_refuses_a_taken_name_too(name: str, tiny: Tiny, 
 
 @pytest.mark.parametrize("end", ["before its first checkpoint", "at its end"])
 @pytest.mark.parametrize("has_list", [True, False])
-def test_the_files_of_an_earlier_run_are_no_foreign_ones(
+def test_refuse_foreign_accepts_the_files_of_an_earlier_run(
     end: str, has_list: bool, tiny: Tiny, tiny_words: list[str], out: Path
 ) -> None:
     """A folder with checkpoints is a run's also where an earlier version has kept no list."""
@@ -357,7 +368,7 @@ def test_the_files_of_an_earlier_run_are_no_foreign_ones(
     ("kind", "problem"),
     [
         (a_folder, "holds no checkpoint of a run, but other files"),
-        (a_file, "is no folder"),
+        (a_file, "is not a folder"),
         (a_link, "is a symbolic link"),
     ],
 )
@@ -365,19 +376,19 @@ def test_a_folder_shards_of_the_users_is_refused_only_where_a_run_needs_the_name
     kind: Callable[[Path, Path], None], problem: str, tmp_path: Path
 ) -> None:
     kind(tmp_path / "shards", tmp_path / "outside")
-    refuse_foreign(tmp_path)
+    RunFolder(tmp_path).refuse_foreign()
     with pytest.raises(
         ConfigError, match=f"^{tmp_path}/shards {problem}, and this run needs a folder of that name;"
     ):
-        refuse_foreign(tmp_path, ["shards"])
+        RunFolder(tmp_path, subfolders=["shards"]).refuse_foreign()
 
 
 def test_a_folder_shards_that_is_empty_or_a_runs_is_used(tmp_path: Path) -> None:
     (tmp_path / "shards").mkdir()
-    refuse_foreign(tmp_path, ["shards"])
+    RunFolder(tmp_path, subfolders=["shards"]).refuse_foreign()
     (tmp_path / "shards" / "notes").mkdir()
     (tmp_path / "shards" / "0000003-0123abcd").mkdir()
-    refuse_foreign(tmp_path, ["shards"])
+    RunFolder(tmp_path, subfolders=["shards"]).refuse_foreign()
 
 
 def test_output_dir_may_be_a_link_to_a_folder(tiny_words: list[str], out: Path, tmp_path: Path) -> None:
@@ -405,8 +416,8 @@ def test_overwriting_moves_nothing_to_where_a_link_leads(name: str, tmp_path: Pa
     with pytest.raises(
         ConfigError, match="^--overwrite would move the earlier run into .*overwritten, which was not"
     ):
-        set_aside_run(tmp_path / "out")
-    for operation in (bring_back_half_a_run, delete_overwritten):
+        OverwrittenRun(tmp_path / "out").set_aside()
+    for operation in (bring_back, delete_overwritten):
         operation(tmp_path / "out")
     after = look(tmp_path)
     assert {name: after[name] for name in before if LIST not in name} == {
@@ -422,7 +433,7 @@ def write_text(path: Path) -> None:
 WRITES: list[Callable[[Path], object]] = [
     write_text,
     lambda path: files.write_atomically(path, lambda file: file.write(b"x")),
-    lambda path: files.replace(path.with_name("source"), path),
+    lambda path: disk.replace(path.with_name("source"), path),
     lambda path: JSONWriter(path).write({"iteration": 1}),
     lambda path: JSONWriter(path).open(0),
     lambda path: save_picture(_Figure(), path),  # type: ignore[arg-type]
@@ -438,7 +449,7 @@ class _Figure:
 
 def set_aside_then(path: Path) -> None:
     path.with_name("model_final.pth").write_text("x")
-    set_aside(path.with_name("model_final.pth"))
+    RunFolder(path.parent).set_aside("model_final.pth")
     raise OSError("set aside under another name")
 
 
@@ -478,7 +489,7 @@ def test_unlink_leaves_links_and_folders(tmp_path: Path) -> None:
     a_folder(tmp_path / "folder", tmp_path)
     (tmp_path / "file").touch()
     for name in ("link", "folder", "file", "gone"):
-        files.unlink(tmp_path / name)
+        disk.unlink(tmp_path / name)
     assert sorted(os.listdir(tmp_path)) == ["folder", "link", "outside"]
 
 
@@ -535,18 +546,18 @@ def test_the_plain_loop_replaces_only_weights_of_its_own(tiny_words: list[str], 
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"written": 3}', "\xff", '{"written": ["log.txt"'])
-def test_a_file_that_is_no_list_lists_nothing_and_is_not_overwritten(text: str, tmp_path: Path) -> None:
+def test_own_does_not_overwrite_a_file_that_is_not_a_list(text: str, tmp_path: Path) -> None:
     (tmp_path / LIST).write_bytes(text.encode("latin-1"))
     before = look(tmp_path)
     assert owned(tmp_path) == set()
     with pytest.raises(OSError, match="it is not the list of files that a run keeps there"):
         own(tmp_path, "log.txt")
     with pytest.raises(ConfigError, match=f"^{tmp_path}/{LIST} is not the list of files that a run keeps"):
-        refuse_foreign(tmp_path)
+        RunFolder(tmp_path).refuse_foreign()
     assert look(tmp_path) == before
 
 
-def test_a_folder_of_parts_is_listed_before_it_is_written(tmp_path: Path) -> None:
+def test_shard_writer_lists_its_folder_before_it_is_written(tmp_path: Path) -> None:
     from torch.distributed.checkpoint import state_dict_saver
 
     found = []
@@ -557,7 +568,7 @@ def test_a_folder_of_parts_is_listed_before_it_is_written(tmp_path: Path) -> Non
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(state_dict_saver, "async_save", saved)
-        shards.Writing({}, tmp_path, 4)
+        shards.ShardWriter({}, tmp_path, 4)
     assert found == [(True, False)]
 
 

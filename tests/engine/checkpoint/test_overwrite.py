@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from warmstart.config import CfgNode, ConfigError
+from warmstart.config import CfgNode, ConfigError, disk
 from warmstart.engine import (
     NonFiniteLossError,
     build_trainer,
@@ -18,8 +18,7 @@ from warmstart.engine import (
     prepare_folder,
     resolve_config,
 )
-from warmstart.engine.checkpoint.overwrite import delete_overwritten, overwritten_files, set_aside_run
-from warmstart.engine.runtime import files
+from warmstart.engine.checkpoint.overwrite import OverwrittenRun
 from warmstart.engine.runtime.owned import LIST, own
 from warmstart.tools import train_net
 
@@ -62,10 +61,10 @@ def test_only_files_of_exactly_the_names_that_a_run_writes_go(tmp_path: Path) ->
     before = filled(out, USERS)
     filled(out, OURS)
     (out / "model_0000003.pth").mkdir()  # whatever it is, no checkpoint
-    set_aside_run(out)
+    OverwrittenRun(out).set_aside()
     moved = {f"overwritten/{name}": name.encode() for name in OURS}
     assert contents(out) == {**before, **moved, "overwritten/.whole": b""}
-    delete_overwritten(out)
+    OverwrittenRun(out).delete()
     assert contents(out) == before
     assert (out / "model_0000003.pth").is_dir()
 
@@ -109,7 +108,7 @@ def test_the_old_run_stays_until_the_new_one_has_saved(
     for overwrite in (True, True, False):
         logged.clear()
         prepare_folder(cfg, overwrite=overwrite)
-        said = f"the run that is overwritten lies in {out}/overwritten until this one has saved a checkpoint"
+        said = f"the run that is overwritten stays in {out}/overwritten until this one has saved a checkpoint"
         assert said in [record.getMessage() for record in logged]
         killed_after(build_trainer(cfg), 4)
         kept = contents(out / "overwritten")
@@ -121,13 +120,13 @@ def test_the_old_run_stays_until_the_new_one_has_saved(
     assert found[1]["iteration"] == 14
 
     pointed: list[bool] = []
-    point_to = files.replace
+    point_to = disk.replace
 
     def replace(source: Path, target: Path) -> None:
         point_to(source, target)
         pointed.append(target.name == "last_checkpoint" and (out / "overwritten" / "model_final.pth").exists())
 
-    monkeypatch.setattr(files, "replace", replace)
+    monkeypatch.setattr(disk, "replace", replace)
     prepare_folder(cfg, overwrite=True)
     killed_after(build_trainer(cfg), 8)
     assert pointed.count(True) == 1  # it goes after the pointer names the new one
@@ -145,7 +144,7 @@ def test_a_run_that_diverges_before_its_first_checkpoint_has_overwritten_nothing
     with pytest.raises(NonFiniteLossError):
         train_net.main([*tiny_words, "--overwrite", "SOLVER.BASE_LR=1e30"])
     (tmp_path / "again").mkdir()
-    for path in overwritten_files(out):
+    for path in OverwrittenRun(out).files():
         path.rename(tmp_path / "again" / path.name)
     found = load_newest(tmp_path / "again")
     assert found is not None
@@ -153,7 +152,7 @@ def test_a_run_that_diverges_before_its_first_checkpoint_has_overwritten_nothing
 
 
 @pytest.mark.parametrize("operation", range(6))
-def test_killed_while_it_is_moved_a_run_is_moved_whole_the_next_time(
+def test_set_aside_after_a_kill_moves_the_rest_of_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: int
 ) -> None:
     names = ["last_checkpoint", "log.txt", "model_0000001.pth", "model_0000003.pth", "model_final.pth"]
@@ -163,24 +162,24 @@ def test_killed_while_it_is_moved_a_run_is_moved_whole_the_next_time(
         disk = Disk(patch, "EIO", operation)
         if operation < len(names):
             with pytest.raises(OSError, match="Input/output error"):
-                set_aside_run(tmp_path)
+                OverwrittenRun(tmp_path).set_aside()
             assert disk.calls[-1] == f"replace {names[operation]}"
-    set_aside_run(tmp_path)
+    OverwrittenRun(tmp_path).set_aside()
     moved = {f"overwritten/{name}": data for name, data in before.items()}
     assert contents(tmp_path) == {**moved, "overwritten/.whole": b""}
 
 
 @pytest.mark.need("D4")
-def test_of_three_runs_the_latest_that_has_a_checkpoint_stays(tmp_path: Path) -> None:
+def test_set_aside_keeps_the_latest_run_that_has_a_checkpoint(tmp_path: Path) -> None:
     """The second died between its first checkpoint and the pointer, so that the first was still there."""
     filled(tmp_path, ["model_0000004.pth", "model_0000009.pth", "metrics.json"])
-    set_aside_run(tmp_path)
+    OverwrittenRun(tmp_path).set_aside()
     filled(tmp_path, ["model_0000004.pth", "config.yaml"])
-    set_aside_run(tmp_path)
+    OverwrittenRun(tmp_path).set_aside()
     assert sorted(contents(tmp_path / "overwritten")) == [".whole", "config.yaml", "model_0000004.pth"]
 
 
-def test_a_run_that_goes_on_though_it_was_half_moved_gets_its_files_back(
+def test_bring_back_returns_the_files_of_a_run_that_was_half_moved(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
@@ -190,10 +189,10 @@ def test_a_run_that_goes_on_though_it_was_half_moved_gets_its_files_back(
         own(out, "overwritten")
         Disk(patch, "EIO", 6)
         with pytest.raises(OSError, match="Input/output error"):
-            set_aside_run(out)
+            OverwrittenRun(out).set_aside()
     assert contents(out / "overwritten")
     assert load_newest(out) is not None
-    prepare_folder(resolve_config(tiny()), iteration=10)
+    prepare_folder(resolve_config(tiny()), load_newest(out))
     assert not (out / "overwritten").exists()
     after = contents(out)
     assert {name: after[name] for name in before if name not in ("config.yaml", "log.txt")} == {
@@ -201,9 +200,9 @@ def test_a_run_that_goes_on_though_it_was_half_moved_gets_its_files_back(
     }
 
 
-def test_the_run_that_is_being_overwritten_is_not_resumed_where_it_lies(tiny: Tiny, tmp_path: Path) -> None:
+def test_find_start_refuses_the_run_that_is_being_overwritten(tiny: Tiny, tmp_path: Path) -> None:
     build_trainer(tiny()).train()
-    set_aside_run(tmp_path / "out")
+    OverwrittenRun(tmp_path / "out").set_aside()
     aside = tmp_path / "out" / "overwritten"
     for source in (aside, aside / "model_final.pth"):
         with pytest.raises(ConfigError, match=f"^{aside} is deleted when a run in .* saves; move its files"):
@@ -214,14 +213,14 @@ def test_an_old_run_that_cannot_be_deleted_is_one_line_and_no_failed_save(
     tiny_words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train_net.main(tiny_words)
-    unlink = files.unlink
+    unlink = disk.unlink
 
     def refuse(path: Path) -> None:
         if path.parent.name == "overwritten":
             raise PermissionError(13, "Permission denied")
         unlink(path)
 
-    monkeypatch.setattr(files, "unlink", refuse)
+    monkeypatch.setattr(disk, "unlink", refuse)
     capsys.readouterr()
     assert train_net.main([*tiny_words, "--overwrite"]) == 0
     said = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""A run that goes on from a checkpoint is the run that was never stopped."""
+"""A run that continues from a checkpoint equals the run that was never stopped."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from warmstart import engine
 from warmstart.config import CfgNode, ConfigError
 from warmstart.data import DatasetInfo, register_dataset
 from warmstart.data.datasets import registry as datasets
@@ -32,7 +33,7 @@ from warmstart.engine import (
     resolve_config,
     save_checkpoint,
 )
-from warmstart.engine.checkpoint import reader
+from warmstart.engine.checkpoint import run_folder
 from warmstart.engine.runtime.owned import own
 from warmstart.tasks import evaluation_arguments
 from warmstart.tools import train_net
@@ -43,14 +44,8 @@ Tiny = Callable[..., CfgNode]
 
 
 def train(cfg: CfgNode, resume: str | None = None) -> dict[str, Any]:
-    """Train as tools/train_net.py does and return the last checkpoint."""
-    cfg = resolve_config(cfg)
-    start = find_start(cfg, resume, overwrite=False)
-    trainer = build_trainer(cfg)
-    if start is not None:
-        load_start(trainer, start[1])
-    prepare_folder(cfg, overwrite=False)
-    trainer.train()
+    """Train and return the last checkpoint."""
+    engine.train(cfg, resume=resume)
     return load_checkpoint(Path(cfg.OUTPUT_DIR) / "model_final.pth")
 
 
@@ -75,7 +70,7 @@ class DieBefore(HookBase):
 
 @pytest.mark.need("C1", "C2", "C4", "C6", "C7", "A6", "S10")
 @pytest.mark.parametrize("workers", [0, 2])
-def test_continued_from_any_point_the_bits_are_those_of_the_unbroken_run(
+def test_a_run_resumed_at_any_iteration_has_the_bits_of_the_unbroken_one(
     tiny: Tiny, tmp_path: Path, workers: int
 ) -> None:
     """k at 1, inside warm-up (3), before, at and after an epoch's edge (5, 6, 7), and n - 1."""
@@ -102,7 +97,7 @@ def test_continued_from_any_point_the_bits_are_those_of_the_unbroken_run(
     ],
     ids=["mixed", "channels last, resident", "channels last, worker"],
 )
-def test_what_batches_are_made_of_and_how_they_lie_continues_alike(
+def test_a_resumed_run_has_the_bits_of_the_unbroken_one_with_mixed_batches_and_channels_last(
     tiny: Tiny, tmp_path: Path, words: tuple[Any, ...]
 ) -> None:
     whole = train(tiny(*words, "OUTPUT_DIR", str(tmp_path / "whole"), "SOLVER.CHECKPOINT_PERIOD", 5))
@@ -113,7 +108,7 @@ def test_what_batches_are_made_of_and_how_they_lie_continues_alike(
 
 
 @pytest.mark.need("C12", "E1")
-def test_a_run_that_a_hook_has_stopped_says_so_and_goes_on_where_its_end_is_raised(
+def test_a_run_that_a_hook_has_stopped_continues_only_with_a_larger_max_iter(
     tiny_words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Enough(HookBase):
@@ -136,7 +131,7 @@ def test_a_run_that_a_hook_has_stopped_says_so_and_goes_on_where_its_end_is_rais
 
 
 @pytest.mark.need("D2", "D3")
-def test_the_newest_checkpoint_is_kept_where_it_could_not_be_read_for_once(
+def test_resume_sets_aside_a_newest_checkpoint_that_could_not_be_read(
     tiny_words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = [*tiny_words, "SOLVER.CHECKPOINT_PERIOD=3", "SOLVER.CHECKPOINT_KEEP=3"]
@@ -150,7 +145,7 @@ def test_the_newest_checkpoint_is_kept_where_it_could_not_be_read_for_once(
             raise ConfigError(f"{path} cannot be read: Input/output error")
         return load(path, trust)
 
-    monkeypatch.setattr(reader, "load_checkpoint", fail_once)
+    monkeypatch.setattr(run_folder, "load_checkpoint", fail_once)
     assert train_net.main([*words, "SOLVER.MAX_ITER=12", "--resume"]) == 0
     assert (out / "model_0000011.pth.cut").read_bytes() == newest
 
@@ -189,7 +184,7 @@ def test_a_kill_in_the_evaluation_that_a_signal_had_put_off_leaves_each_record_o
 
 @pytest.mark.need("C3")
 @pytest.mark.parametrize("schedule", ["WarmupMultiStepLR", "WarmupCosineLR", "CyclicLR"])
-def test_a_run_that_goes_on_after_a_million_iterations_touches_its_own_samples_only(
+def test_a_run_resumed_after_a_million_iterations_reads_no_earlier_sample(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedule: str
 ) -> None:
     touched: list[int] = []
@@ -226,7 +221,7 @@ EVERYTHING = (
 
 
 @pytest.mark.need("C7", "E4", "E11", "E12")
-def test_with_accumulation_clipping_average_and_precise_statistics_the_bits_are_the_same_too(
+def test_a_resumed_run_has_the_bits_of_the_unbroken_one_with_accumulation_clipping_average_and_precise_bn(
     tiny: Tiny, tmp_path: Path
 ) -> None:
     whole = train(tiny(*EVERYTHING, "OUTPUT_DIR", str(tmp_path / "whole"), "SOLVER.CHECKPOINT_PERIOD", 1))
@@ -338,7 +333,7 @@ def test_resumed_in_its_folder_a_run_records_each_iteration_once_with_the_same_l
 
 
 @pytest.mark.need("A1", "A3", "S7")
-def test_a_changed_rate_rules_from_the_first_iteration_on_and_is_printed(
+def test_compare_configs_prints_a_changed_learning_rate_which_applies_from_the_first_iteration(
     tiny: Tiny, tmp_path: Path, logged: list[logging.LogRecord]
 ) -> None:
     train(tiny("OUTPUT_DIR", str(tmp_path / "a"), "SOLVER.CHECKPOINT_PERIOD", 6))
@@ -357,7 +352,7 @@ def test_a_changed_rate_rules_from_the_first_iteration_on_and_is_printed(
 
 
 @pytest.mark.need("A1", "A2")
-def test_another_schedule_goes_on_from_the_same_iteration(
+def test_another_schedule_continues_from_the_same_iteration(
     tiny: Tiny, tmp_path: Path, logged: list[logging.LogRecord]
 ) -> None:
     train(tiny("OUTPUT_DIR", str(tmp_path / "a"), "SOLVER.CHECKPOINT_PERIOD", 6))
@@ -385,7 +380,7 @@ def test_another_schedule_goes_on_from_the_same_iteration(
 
 
 @pytest.mark.need("A2")
-def test_a_longer_run_goes_on_on_the_longer_curve(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_longer_run_continues_on_the_longer_curve(tiny: Tiny, tmp_path: Path) -> None:
     cosine = ("SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR", "SOLVER.WARMUP_ITERS", 0, "SOLVER.BASE_LR", 0.5)
     train(tiny(*cosine, "OUTPUT_DIR", str(tmp_path / "out")))
     cfg = resolve_config(tiny(*cosine, "OUTPUT_DIR", str(tmp_path / "out"), "SOLVER.MAX_ITER", 28))
@@ -423,7 +418,7 @@ def test_another_model_seed_or_input_is_refused_unless_allowed(
 
 
 @pytest.mark.need("A3")
-def test_what_cannot_change_the_result_is_free_and_not_mentioned(
+def test_compare_configs_does_not_mention_keys_that_cannot_change_the_result(
     tiny: Tiny, logged: list[logging.LogRecord]
 ) -> None:
     saved = resolve_config(tiny()).to_dict()
@@ -452,14 +447,14 @@ def test_a_key_that_came_after_the_checkpoint_counts_as_its_default(
 
 
 @pytest.mark.need("A3")
-def test_what_changes_the_gradients_or_what_is_saved_is_applied_and_printed(
+def test_compare_configs_prints_changes_of_gradients_and_of_saved_entries(
     tiny: Tiny, logged: list[logging.LogRecord]
 ) -> None:
     saved = resolve_config(tiny()).to_dict()
     changes = {
         "MODEL.TASK_ARGS.flip": True,
         "MODEL.COMPILE": "default",
-        "DATALOADER.UNREADABLE": "skip",  # how a run goes on that a damaged file has ended
+        "DATALOADER.UNREADABLE": "skip",  # to continue a run that a damaged file has ended
         "SOLVER.GRAD_ACCUM_STEPS": 4,
         "SOLVER.AMP.ENABLED": True,
         "SOLVER.AMP.PRECISION": "fp16",
@@ -490,7 +485,7 @@ def test_a_run_is_not_resumed_into_the_folder_of_another(tiny: Tiny, tmp_path: P
 
 
 @pytest.mark.need("F8")
-def test_a_trainer_made_by_hand_is_refused_the_folder_too(tiny: Tiny) -> None:
+def test_folder_hook_refuses_the_folder_of_another_run(tiny: Tiny) -> None:
     train(tiny())
     with pytest.raises(ConfigError, match="holds the checkpoints of an earlier run"):
         build_trainer(tiny()).train()
@@ -546,7 +541,7 @@ def test_resumed_from_an_older_file_a_folder_holds_one_history(tiny: Tiny, tmp_p
     cfg = resolve_config(tiny("SOLVER.CHECKPOINT_PERIOD", 3))
     start = find_start(cfg, str(out / "model_0000005.pth"), overwrite=False)
     assert start is not None
-    prepare_folder(cfg, iteration=start[1]["iteration"], start=start)
+    prepare_folder(cfg, start)
     assert sorted(path.name for path in out.glob("model_*")) == [
         "model_0000002.pth",
         "model_0000005.pth",
@@ -565,7 +560,9 @@ def test_a_checkpoint_of_another_model_says_that_it_does_not_fit(tiny: Tiny, tmp
         load_start(trainer, load_checkpoint(tmp_path / "out" / "model_final.pth"))
 
 
-def test_other_versions_are_said_once(tiny: Tiny, tmp_path: Path, logged: list[logging.LogRecord]) -> None:
+def test_load_start_warns_once_of_other_versions(
+    tiny: Tiny, tmp_path: Path, logged: list[logging.LogRecord]
+) -> None:
     train(tiny())
     checkpoint = load_checkpoint(tmp_path / "out" / "model_final.pth")
     checkpoint["versions"]["torch"] = "1.0"
@@ -591,8 +588,9 @@ def test_cut_twice_a_folder_keeps_what_was_cut_first(tiny: Tiny, tmp_path: Path)
     out = tmp_path / "out"
     cfg = resolve_config(tiny("SOLVER.CHECKPOINT_PERIOD", 7, "SOLVER.CHECKPOINT_KEEP", 9))
     train(cfg)
+    start = find_start(cfg, str(out / "model_0000006.pth"), overwrite=False)
     for _ in range(3):
-        prepare_folder(cfg, iteration=7)
+        prepare_folder(cfg, start)
         (out / "model_0000013.pth").write_bytes(b"of another attempt")
     assert sorted(path.name for path in out.glob("model_*")) == [
         "model_0000006.pth",
@@ -625,7 +623,7 @@ def test_resume_sets_aside_numbered_files_later_than_the_one_that_the_pointer_na
     ]
 
 
-def test_weights_that_were_deleted_since_do_not_keep_a_run_from_going_on(
+def test_resume_does_not_need_the_file_of_model_weights(
     tiny_words: list[str], tmp_path: Path, logged: list[logging.LogRecord]
 ) -> None:
     out, weights = tmp_path / "out", tmp_path / "pretrained.pth"
@@ -659,7 +657,7 @@ def test_weights_that_were_deleted_since_do_not_keep_a_run_from_going_on(
         ("RMSprop", ["SOLVER.MOMENTUM", 0], ["SOLVER.MOMENTUM", 0.9], "momentum_buffer"),
     ],
 )
-def test_settings_that_need_moments_which_were_not_kept_are_refused_before_anything_is_written(
+def test_resume_refuses_settings_that_need_optimizer_state_which_the_checkpoint_lacks(
     tiny_words: list[str], tmp_path: Path, optimizer: str, before: list[Any], now: list[Any], missing: str
 ) -> None:
     words = [*tiny_words, f"SOLVER.OPTIMIZER={optimizer}", "SOLVER.CHECKPOINT_PERIOD=5"]
@@ -676,7 +674,7 @@ def test_settings_that_need_moments_which_were_not_kept_are_refused_before_anyth
 
 
 @pytest.mark.need("A3")
-def test_moments_that_are_no_longer_kept_are_no_hindrance(tiny: Tiny, tmp_path: Path) -> None:
+def test_resume_ignores_optimizer_state_that_is_no_longer_needed(tiny: Tiny, tmp_path: Path) -> None:
     train(tiny("SOLVER.OPTIMIZER", "Adam", "SOLVER.OPTIMIZER_ARGS.amsgrad", True, "SOLVER.CHECKPOINT_PERIOD", 5))
     (tmp_path / "out" / "model_final.pth").unlink()
     cfg = tiny("SOLVER.OPTIMIZER", "Adam", "SOLVER.MAX_ITER", 15)
@@ -693,7 +691,7 @@ def test_how_often_a_run_is_evaluated_is_printed_where_the_best_is_kept(
     assert messages(logged) == ["changed since the checkpoint: TEST.EVAL_PERIOD: 2 -> 3"]
 
 
-def test_another_processor_is_said_and_what_an_older_version_did_not_note_is_not(
+def test_load_start_warns_of_another_processor_and_not_of_versions_that_a_checkpoint_lacks(
     tiny: Tiny, tmp_path: Path, logged: list[logging.LogRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(tiny())
@@ -709,7 +707,7 @@ def test_another_processor_is_said_and_what_an_older_version_did_not_note_is_not
     ]
 
 
-def test_the_folder_is_given_back_only_when_nothing_is_written_any_more(
+def test_hold_folder_releases_the_folder_after_the_last_save(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A signal comes while the end of the block waits for a save."""
@@ -727,7 +725,7 @@ def test_the_folder_is_given_back_only_when_nothing_is_written_any_more(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_whose_name_is_no_text_is_refused_before_it_is_made(tiny: Tiny, tmp_path: Path) -> None:
+def test_hold_folder_refuses_a_name_that_is_not_utf_8(tiny: Tiny, tmp_path: Path) -> None:
     name = os.fsdecode(os.fsencode(tmp_path) + b"/x\xff")
     with pytest.raises(ConfigError) as error, hold_folder(tiny("OUTPUT_DIR", name)):
         pass

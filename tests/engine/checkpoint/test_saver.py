@@ -1,11 +1,10 @@
-"""Saving in the background: the state of the instant, one write at a time, and a disk that fails."""
+"""Saves in the background: the state of their iteration, one at a time, and a disk that fails."""
 
 from __future__ import annotations
 
 import functools
 import json
 import logging
-import os
 import shutil
 import threading
 from collections import Counter
@@ -16,7 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-from warmstart.config import CfgNode, ConfigError
+from warmstart import engine
+from warmstart.config import CfgNode, ConfigError, disk
 from warmstart.engine import (
     CheckpointHook,
     FolderHook,
@@ -34,26 +34,20 @@ from warmstart.engine import (
     run_tool,
 )
 from warmstart.engine.checkpoint.content import content_bytes, snapshot
-from warmstart.engine.checkpoint.manifest import prune, read_manifest
+from warmstart.engine.checkpoint.run_folder import RunFolder
 from warmstart.engine.checkpoint.saver import Save
-from warmstart.engine.runtime import files
 from warmstart.tools import train_net
 
 from ..dying import assert_same_bits
+from ..faults import target
 
 Tiny = Callable[..., CfgNode]
 
 
 def train(cfg: CfgNode, *hooks: HookBase, resume: str | None = None) -> Trainer:
-    """Train as tools/train_net.py does, with more hooks before the checkpoint's, and return the trainer."""
-    cfg = resolve_config(cfg)
-    start = find_start(cfg, resume, overwrite=False)
-    trainer = build_trainer(cfg)
-    trainer.hooks[-1:-1] = hooks
-    if start is not None:
-        load_start(trainer, start[1])
-    prepare_folder(cfg, iteration=trainer.iteration, start=start)
-    trainer.train()
+    """Train with more hooks before the default ones."""
+    trainer = engine.train(cfg, resume=resume, hooks=hooks)
+    assert trainer is not None
     return trainer
 
 
@@ -85,21 +79,21 @@ class Disk:
         self.error: OSError | None = None
         self.waiting = threading.Event()
         self.created: list[str] = []
-        create = files.create
+        create = disk.create
 
         def wait_or_fail(path: Path) -> Any:
             self.waiting.set()
             assert self.open.wait(30)
             if self.error is not None:
                 raise self.error
-            self.created.append(path.name.lstrip(".").partition(f".{os.getpid()}")[0])
+            self.created.append(target(path))
             return create(path)
 
-        patch.setattr(files, "create", wait_or_fail)
+        patch.setattr(disk, "create", wait_or_fail)
 
 
 @pytest.fixture
-def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+def drive(monkeypatch: pytest.MonkeyPatch) -> Disk:
     return Disk(monkeypatch)
 
 
@@ -181,7 +175,7 @@ def test_a_snapshot_goes_into_the_memory_of_an_earlier_one_where_it_fits() -> No
 
 
 @pytest.mark.gpu
-def test_a_snapshot_of_cuda_tensors_is_whole_when_it_returns() -> None:
+def test_a_snapshot_of_cuda_tensors_is_complete_when_it_returns() -> None:
     weight = torch.full((4096, 4096), 1.0, device="cuda")
     copied = snapshot({"w": weight})
     weight.zero_()
@@ -192,8 +186,8 @@ def test_a_snapshot_of_cuda_tensors_is_whole_when_it_returns() -> None:
 class Odd(HookBase):
     """Has a state that cannot be saved from an iteration on, and none at all before its first step."""
 
-    def __init__(self, since: int, needs_a_step: bool = False) -> None:
-        self.since = since
+    def __init__(self, first: int, needs_a_step: bool = False) -> None:
+        self.first = first
         self.iteration = -1 if needs_a_step else 0
 
     def after_step(self, trainer: Trainer) -> None:
@@ -202,21 +196,21 @@ class Odd(HookBase):
     def state_dict(self) -> dict[str, Any]:
         if self.iteration < 0:
             raise AttributeError("no step yet")
-        return {"where": Path() if self.iteration >= self.since else ""}
+        return {"where": Path() if self.iteration >= self.first else ""}
 
 
 @pytest.mark.need("D7")
 @pytest.mark.parametrize(
     ("odd", "seen"), [(Odd(0), 0), (Odd(8), 9), (Odd(20), 14), (Odd(1, needs_a_step=True), 3)]
 )
-def test_what_cannot_be_saved_is_seen_before_the_first_update_or_with_the_first_save_that_has_it(
+def test_checkpoint_hook_refuses_a_state_that_cannot_be_saved_before_the_first_update_or_at_its_first_save(
     tiny: Tiny, tmp_path: Path, odd: Odd, seen: int
 ) -> None:
     cfg = resolve_config(tiny("SOLVER.CHECKPOINT_PERIOD", 3))
     trainer = build_trainer(cfg)
     trainer.hooks[-1:-1] = [odd]
     prepare_folder(cfg)
-    if odd.since == 20:
+    if odd.first == 20:
         trainer.train()
     else:
         with pytest.raises(TypeError, match=r"^hooks\.Odd\.where is a \w*Path: a checkpoint holds only"):
@@ -251,7 +245,7 @@ class Losses(torch.nn.Module):
         return {"loss": self.net(x).mean()}
 
 
-def test_without_constants_a_file_is_whole_and_says_what_wrote_it(
+def test_checkpoint_hook_without_constants_writes_complete_files_with_versions(
     tiny: Tiny, tmp_path: Path, logged: list[logging.LogRecord]
 ) -> None:
     trainer = build_trainer(tiny("SOLVER.MAX_ITER", 10))
@@ -265,8 +259,8 @@ def test_without_constants_a_file_is_whole_and_says_what_wrote_it(
 
 
 @pytest.mark.need("D13")
-def test_what_is_saved_is_the_state_of_that_instant_though_training_goes_on(
-    tiny: Tiny, tmp_path: Path, disk: Disk
+def test_a_save_holds_the_state_of_its_iteration_while_training_continues(
+    tiny: Tiny, tmp_path: Path, drive: Disk
 ) -> None:
     """The disk sleeps from iteration 5 on, and wakes at 9: four updates later."""
     reference, out = tmp_path / "reference", tmp_path / "out"
@@ -275,9 +269,9 @@ def test_what_is_saved_is_the_state_of_that_instant_though_training_goes_on(
 
     def look(trainer: Trainer) -> None:
         seen.append(checkpoints(out))
-        disk.open.set()
+        drive.open.set()
 
-    hook = At(_4=lambda trainer: disk.open.clear(), _9=look)
+    hook = At(_4=lambda trainer: drive.open.clear(), _9=look)
     train(tiny("SOLVER.CHECKPOINT_PERIOD", 5, "SOLVER.EMA.ENABLED", True), hook)
     assert seen == [[]]
     for name in ("model_0000004.pth", "model_0000009.pth", "model_final.pth"):
@@ -286,34 +280,33 @@ def test_what_is_saved_is_the_state_of_that_instant_though_training_goes_on(
             assert_same_bits(ours[part], theirs[part], part)
 
 
-def test_one_save_waits_for_the_one_before(tiny: Tiny, tmp_path: Path, disk: Disk) -> None:
-    """The save of iteration 6 finds that of 5 asleep; a timer wakes it."""
+def test_a_save_waits_for_the_previous_one(tiny: Tiny, tmp_path: Path, drive: Disk) -> None:
+    """At iteration 6 the save of 5 still sleeps; a timer wakes it."""
     threads = []
 
     def count(trainer: Trainer) -> None:
         threads.append(sum(isinstance(thread, Save) for thread in threading.enumerate()))
 
     def sleep(trainer: Trainer) -> None:
-        disk.open.clear()
-        threading.Timer(0.3, disk.open.set).start()
+        drive.open.clear()
+        threading.Timer(0.3, drive.open.set).start()
 
     train(tiny("SOLVER.CHECKPOINT_PERIOD", 1), At(_5=sleep, _6=count, _7=count, _8=count))
     assert all(number <= 1 for number in threads)
-    numbered = [name for name in disk.created if name.startswith("model_0")]
+    numbered = [name for name in drive.created if name.startswith("model_0")]
     assert numbered == [f"model_{number:07d}.pth" for number in range(14)]
 
 
-def test_both_last_files_are_whole_and_the_pointer_is_there_when_train_returns(
-    tiny: Tiny, tmp_path: Path, disk: Disk, logged: list[logging.LogRecord]
+def test_train_returns_when_the_last_files_and_the_pointer_are_written(
+    tiny: Tiny, tmp_path: Path, drive: Disk, logged: list[logging.LogRecord]
 ) -> None:
     def sleep(trainer: Trainer) -> None:
-        disk.open.clear()
-        threading.Timer(0.3, disk.open.set).start()
+        drive.open.clear()
+        threading.Timer(0.3, drive.open.set).start()
 
     train(tiny(), At(_14=sleep))
     assert not any(isinstance(thread, Save) for thread in threading.enumerate())
-    assert disk.created[-3:] == ["checkpoints.json", "model_0000013.pth", "last_checkpoint"]
-    assert (tmp_path / "out" / "model_final.pth").samefile(tmp_path / "out" / "model_0000013.pth")
+    assert drive.created[-4:] == ["checkpoints.json", "model_0000013.pth", "last_checkpoint", "model_final.pth"]
     assert (tmp_path / "out" / "last_checkpoint").read_text() == "model_0000013.pth"
     for name in ("model_final.pth", "model_0000013.pth"):
         assert load_checkpoint(tmp_path / "out" / name)["iteration"] == 14
@@ -323,14 +316,14 @@ def test_both_last_files_are_whole_and_the_pointer_is_there_when_train_returns(
 
 
 def test_an_exception_leaves_no_half_written_file_where_the_tool_or_a_new_start_looks(
-    tiny_words: list[str], tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+    tiny_words: list[str], tmp_path: Path, drive: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Fails(HookBase):
         def before_step(self, trainer: Trainer) -> None:
             if trainer.iteration == 5:
-                disk.open.clear()
+                drive.open.clear()
             if trainer.iteration == 6:
-                threading.Timer(0.3, disk.open.set).start()
+                threading.Timer(0.3, drive.open.set).start()
                 raise ZeroDivisionError
 
     monkeypatch.setattr("warmstart.engine.run.default_hooks._HOOKS", {"fails": lambda cfg: Fails()})
@@ -343,29 +336,29 @@ def test_an_exception_leaves_no_half_written_file_where_the_tool_or_a_new_start_
     assert not list((tmp_path / "out").glob(".*"))
 
 
-def test_a_start_waits_for_what_the_process_still_saves(tiny: Tiny, disk: Disk) -> None:
+def test_a_start_waits_for_what_the_process_still_saves(tiny: Tiny, drive: Disk) -> None:
     def fail(trainer: Trainer) -> None:
-        threading.Timer(0.3, disk.open.set).start()
+        threading.Timer(0.3, drive.open.set).start()
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        train(tiny("SOLVER.CHECKPOINT_PERIOD", 6), At(_5=lambda trainer: disk.open.clear(), _7=fail))
+        train(tiny("SOLVER.CHECKPOINT_PERIOD", 6), At(_5=lambda trainer: drive.open.clear(), _7=fail))
     start = find_start(resolve_config(tiny()), "", overwrite=False)
     assert start is not None
     assert start[1]["iteration"] == 6
 
 
 def test_a_mistake_in_the_thread_is_raised_in_the_run(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(folder: Path, keep: int) -> None:
+    def broken(folder: RunFolder) -> None:
         raise ZeroDivisionError("in the thread")
 
-    monkeypatch.setattr("warmstart.engine.checkpoint.saver.prune", broken)
+    monkeypatch.setattr(RunFolder, "prune", broken)
     with pytest.raises(ZeroDivisionError, match="in the thread"):
         train(tiny("SOLVER.CHECKPOINT_PERIOD", 3))
 
 
 @pytest.mark.need("D11")
-def test_a_hook_has_a_checkpoint_saved_under_another_name_too(tiny: Tiny, tmp_path: Path) -> None:
+def test_save_as_saves_the_checkpoint_under_another_name(tiny: Tiny, tmp_path: Path) -> None:
     asked: list[set[str]] = []
 
     def ask(trainer: Trainer) -> None:
@@ -399,7 +392,7 @@ def test_the_pointer_names_the_number_of_a_best_checkpoint(tiny: Tiny, tmp_path:
 
 
 @pytest.mark.need("D13")
-def test_a_hook_that_stands_behind_the_checkpoints_is_saved_with_the_count_of_that_iteration(
+def test_a_hook_after_the_checkpoint_hook_is_saved_with_its_state_after_the_iteration(
     tiny: Tiny, tmp_path: Path
 ) -> None:
     class Count(HookBase):
@@ -419,7 +412,7 @@ def test_a_hook_that_stands_behind_the_checkpoints_is_saved_with_the_count_of_th
 
 
 @pytest.mark.need("E1")
-def test_a_run_that_is_stopped_leaves_its_result_in_place_of_a_shorter_ones(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_run_that_is_stopped_replaces_the_final_checkpoint_of_a_shorter_one(tiny: Tiny, tmp_path: Path) -> None:
     train(tiny("SOLVER.MAX_ITER", 10, "SOLVER.STEPS", [9]))
     final = tmp_path / "out" / "model_final.pth"
     assert load_checkpoint(final)["iteration"] == 10
@@ -429,9 +422,7 @@ def test_a_run_that_is_stopped_leaves_its_result_in_place_of_a_shorter_ones(tiny
 
 
 @pytest.mark.need("D14")
-def test_an_interrupted_run_has_no_result_nor_one_whose_end_is_still_to_be_evaluated(
-    tiny: Tiny, tmp_path: Path
-) -> None:
+def test_an_interrupted_or_not_yet_evaluated_run_has_no_final_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
     trainer = build_trainer(tiny())
     trainer.hooks = []
     trainer.iteration, trainer.interrupted = 7, 15
@@ -445,11 +436,13 @@ def test_an_interrupted_run_has_no_result_nor_one_whose_end_is_still_to_be_evalu
 
 
 @pytest.mark.need("D14")
-def test_an_interrupted_iteration_is_on_disk_when_the_hook_returns(tiny: Tiny, tmp_path: Path, disk: Disk) -> None:
+def test_an_interrupted_iteration_is_on_the_disk_when_after_step_returns(
+    tiny: Tiny, tmp_path: Path, drive: Disk
+) -> None:
     def sleep(trainer: Trainer) -> None:
         trainer.interrupted = 15
-        disk.open.clear()
-        threading.Timer(0.3, disk.open.set).start()
+        drive.open.clear()
+        threading.Timer(0.3, drive.open.set).start()
 
     hook = CheckpointHook(0, tmp_path)
     trainer = build_trainer(tiny())
@@ -468,15 +461,15 @@ def full(*arguments: Any) -> OSError:
 
 @pytest.mark.need("D5")
 def test_a_save_that_fails_is_one_line_and_the_next_period_tries_again(
-    tiny: Tiny, tmp_path: Path, disk: Disk, logged: list[logging.LogRecord]
+    tiny: Tiny, tmp_path: Path, drive: Disk, logged: list[logging.LogRecord]
 ) -> None:
     def break_it(trainer: Trainer) -> None:
         finish_saves()  # of iteration 3
-        disk.error = full()
+        drive.error = full()
 
     def mend_it(trainer: Trainer) -> None:
         finish_saves()
-        disk.error = None
+        drive.error = None
 
     trainer = train(tiny("SOLVER.CHECKPOINT_PERIOD", 3), At(_5=break_it, _8=mend_it))
     assert trainer.iteration == 14
@@ -493,12 +486,12 @@ def test_a_save_that_fails_is_one_line_and_the_next_period_tries_again(
     )
     assert int(free.replace(",", "")) > 0
     after = said.partition(" are free; ")[2]
-    assert after == "the newest is model_0000002.pth; the run goes on and tries again at its next checkpoint"
+    assert after == "the newest is model_0000002.pth; training continues and the next checkpoint tries again"
 
 
 @pytest.mark.need("D5", "D12")
 def test_the_best_checkpoint_that_could_not_be_written_is_written_with_the_next_save(
-    tiny: Tiny, tmp_path: Path, disk: Disk
+    tiny: Tiny, tmp_path: Path, drive: Disk
 ) -> None:
     weights = {}
 
@@ -506,11 +499,11 @@ def test_the_best_checkpoint_that_could_not_be_written_is_written_with_the_next_
         finish_saves()
         trainer.save_as.add("model_best.pth")
         weights.update({name: tensor.clone() for name, tensor in trainer.model.state_dict().items()})
-        disk.error = full()
+        drive.error = full()
 
     def mend(trainer: Trainer) -> None:
         finish_saves()
-        disk.error = None
+        drive.error = None
 
     train(tiny("SOLVER.CHECKPOINT_PERIOD", 3), At(_5=ask_and_break, _7=mend))
     best = load_checkpoint(tmp_path / "out" / "model_best.pth")
@@ -521,17 +514,19 @@ def test_the_best_checkpoint_that_could_not_be_written_is_written_with_the_next_
 
 
 @pytest.mark.need("D5", "D12")
-def test_what_is_owed_waits_for_the_save_that_can_write_it(tiny: Tiny, tmp_path: Path, disk: Disk) -> None:
+def test_contents_that_could_not_be_written_wait_for_the_save_that_can_write_them(
+    tiny: Tiny, tmp_path: Path, drive: Disk
+) -> None:
     """The best of iteration 5 cannot be written then, nor at 6, nor at 9; at 12 it can."""
 
     def ask_and_break(trainer: Trainer) -> None:
         finish_saves()
         trainer.save_as.add("model_best.pth")
-        disk.error = full()
+        drive.error = full()
 
     def mend(trainer: Trainer) -> None:
         finish_saves()
-        disk.error = None
+        drive.error = None
 
     train(tiny("SOLVER.CHECKPOINT_PERIOD", 3), At(_5=ask_and_break, _10=mend))
     for iteration, name in ((5, "model_best.pth"), (12, "model_0000011.pth"), (14, "model_final.pth")):
@@ -540,7 +535,7 @@ def test_what_is_owed_waits_for_the_save_that_can_write_it(tiny: Tiny, tmp_path:
 
 
 @pytest.mark.parametrize("name", ["../x.pth", "/tmp/x.pth", ".x.pth", "x", "model_0000001.pth", "a/b.pth", ""])
-def test_save_as_refuses_what_is_no_name_of_a_checkpoint_in_the_folder(
+def test_save_as_refuses_a_name_that_is_not_of_a_checkpoint_in_the_folder(
     tiny: Tiny, tmp_path: Path, name: str
 ) -> None:
     with pytest.raises(ValueError, match="cannot be the name of a checkpoint; one is such as model_best.pth"):
@@ -549,17 +544,17 @@ def test_save_as_refuses_what_is_no_name_of_a_checkpoint_in_the_folder(
 
 
 @pytest.mark.need("D5")
-def test_a_hook_of_its_own_looks_for_space_too(
+def test_checkpoint_hook_refuses_a_full_drive_before_training(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "free_bytes", lambda folder: 20_000)
-    with pytest.raises(ConfigError, match="two checkpoints need .* bytes, and where .* lies 20,000 are free"):
+    monkeypatch.setattr(disk, "free_bytes", lambda folder: 20_000)
+    with pytest.raises(ConfigError, match="two checkpoints need .* bytes, but 20,000 are free on the drive of "):
         CheckpointHook(0, tmp_path).before_train(build_trainer(tiny()))
 
 
 @pytest.mark.need("D1")
 @pytest.mark.parametrize("by", ["prepare_folder", "FolderHook"])
-def test_a_start_takes_away_what_a_kill_left(tiny: Tiny, tmp_path: Path, by: str) -> None:
+def test_a_start_deletes_temporary_files_of_a_killed_save(tiny: Tiny, tmp_path: Path, by: str) -> None:
     cfg, left = resolve_config(tiny()), tmp_path / "out" / ".model_0000002.pth.77.warmstart.tmp"
     left.parent.mkdir()
     left.touch()
@@ -572,35 +567,35 @@ def test_a_start_takes_away_what_a_kill_left(tiny: Tiny, tmp_path: Path, by: str
 
 @pytest.mark.need("D5")
 def test_too_little_space_is_seen_before_anything_is_written(
-    tiny: Tiny, tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch, logged: list[logging.LogRecord]
+    tiny: Tiny, tmp_path: Path, drive: Disk, monkeypatch: pytest.MonkeyPatch, logged: list[logging.LogRecord]
 ) -> None:
     def run_full(trainer: Trainer) -> None:
         finish_saves()
-        disk.created.clear()
-        monkeypatch.setattr(files, "free_bytes", lambda folder: 1000)
+        drive.created.clear()
+        monkeypatch.setattr(disk, "free_bytes", lambda folder: 1000)
 
     def make_space(trainer: Trainer) -> None:
         finish_saves()
-        assert disk.created == []
-        monkeypatch.setattr(files, "free_bytes", lambda folder: 10**9)
+        assert drive.created == []
+        monkeypatch.setattr(disk, "free_bytes", lambda folder: 10**9)
 
     train(tiny("SOLVER.CHECKPOINT_PERIOD", 3), At(_5=run_full, _7=make_space))
     (said,) = warnings(logged)
     assert "model_0000005.pth could not be saved: No space left on device; " in said
-    assert " bytes are needed, 1,000 are free; the newest is model_0000002.pth; the run goes on" in said
+    assert " bytes are needed, 1,000 are free; the newest is model_0000002.pth; training continues" in said
 
 
 @pytest.mark.need("D5")
 def test_a_last_save_that_fails_ends_the_run_with_exit_code_4(
     tiny_words: list[str],
     tmp_path: Path,
-    disk: Disk,
+    drive: Disk,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def break_it(trainer: Trainer) -> None:
         finish_saves()
-        disk.error = full()
+        drive.error = full()
 
     monkeypatch.setattr("warmstart.engine.run.default_hooks._HOOKS", {"at": lambda cfg: At(_14=break_it)})
     words = [*tiny_words, "SOLVER.CHECKPOINT_PERIOD=6"]
@@ -617,16 +612,16 @@ def test_a_last_save_that_fails_ends_the_run_with_exit_code_4(
     )
     assert printed.err.count("\n") == 1
     assert "could not be saved" not in printed.out
-    disk.error = None
+    drive.error = None
     monkeypatch.setattr("warmstart.engine.run.default_hooks._HOOKS", {})
     assert train_net.main([*words, "--resume"]) == 0
     assert load_checkpoint(out / "model_final.pth")["iteration"] == 14
 
 
-def test_an_interrupted_run_whose_save_fails_says_so(tiny: Tiny, tmp_path: Path, disk: Disk) -> None:
+def test_an_interrupted_run_whose_save_fails_says_so(tiny: Tiny, tmp_path: Path, drive: Disk) -> None:
     def signalled(trainer: Trainer) -> None:
         trainer.interrupted = 15
-        disk.error = full()
+        drive.error = full()
 
     with pytest.raises(SaveError, match="model_0000004.pth could not be saved: No space left on device"):
         train(tiny(), At(_5=signalled))
@@ -636,28 +631,33 @@ def test_an_interrupted_run_whose_save_fails_says_so(tiny: Tiny, tmp_path: Path,
 def test_a_run_does_not_start_where_two_checkpoints_have_no_space(
     tiny_words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """1,583 parameters and 59 numbers of BatchNorm, once more for the momentum of the first, twice."""
-    monkeypatch.setattr(files, "free_bytes", lambda folder: 20_000)
+    """1,583 parameters and 59 numbers of BatchNorm, once more for the momentum of the first, in each file.
+
+    One is the numbered file, one its copy as the final one and, if it is asked for, one its copy as the best.
+    """
+    monkeypatch.setattr(disk, "free_bytes", lambda folder: 20_000)
     with pytest.raises(ConfigError) as error:
         train_net.main(tiny_words)
     state = 1583 * 4 + 56 * 4 + 3 * 8
     assert str(error.value) == (
-        f"OUTPUT_DIR (command line): two checkpoints need {2 * (state + 1583 * 4):,} bytes, and where "
-        f"{tmp_path}/out lies 20,000 are free; make space, or name a folder on another drive"
+        f"OUTPUT_DIR (command line): two checkpoints need {2 * (state + 1583 * 4):,} bytes, but 20,000 "
+        f"are free on the drive of {tmp_path}/out; make space, or name a folder on another drive"
     )
     assert not (tmp_path / "out").exists()
-    with pytest.raises(ConfigError, match="need .* bytes, and where .* lies 20,000 are free"):
+    with pytest.raises(ConfigError, match="need .* bytes, but 20,000 are free on the drive of"):
         train_net.main([*tiny_words, "SOLVER.OPTIMIZER=AdamW"])
+    with pytest.raises(ConfigError, match=f"three checkpoints need {3 * (state + 1583 * 4):,} bytes, but"):
+        train_net.main([*tiny_words, "TEST.BEST.METRIC=noise.npz/accuracy"])
 
 
 @pytest.mark.need("D5")
-def test_what_overwriting_will_delete_is_not_free_yet(
+def test_prepare_folder_does_not_count_the_overwritten_run_as_free_space(
     tiny_words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train_net.main(tiny_words)
     before = sorted((tmp_path / "out").iterdir())
-    monkeypatch.setattr(files, "free_bytes", lambda folder: 20_000)
-    with pytest.raises(ConfigError, match="two checkpoints need .* bytes, and where .* lies 20,000 are free"):
+    monkeypatch.setattr(disk, "free_bytes", lambda folder: 20_000)
+    with pytest.raises(ConfigError, match="two checkpoints need .* bytes, but 20,000 are free on the drive of "):
         train_net.main([*tiny_words, "--overwrite"])
     assert sorted((tmp_path / "out").iterdir()) == before
 
@@ -686,7 +686,7 @@ def test_the_newest_two_stay_by_number_over_three_starts(tiny: Tiny, tmp_path: P
     for name in ("notes.txt", "model_mine.pth", "model_0000003.pth.cut", "model_final.pth"):
         assert (out / name).exists(), name
     assert json.loads((out / "checkpoints.json").read_text())["checkpoints"][-1] == "model_0000099.pth"
-    assert read_manifest(out) == ["model_0000098.pth", "model_0000099.pth"]
+    assert RunFolder(out).manifest() == ["model_0000098.pth", "model_0000099.pth"]
 
 
 @pytest.mark.need("D3")
@@ -702,7 +702,7 @@ def test_the_best_the_last_and_what_the_pointer_names_are_never_deleted(tiny: Ti
     (out / "last_checkpoint").write_text("model_0000013.pth")
     shutil.copy(out / "model_0000013.pth", out / "model_0000099.pth")
     (out / "checkpoints.json").write_text('{"checkpoints": ["model_0000013.pth", "model_0000099.pth"]}')
-    prune(out, 1)
+    RunFolder(out, keep=1).prune()
     assert (out / "model_0000013.pth").exists()
 
 
@@ -733,38 +733,38 @@ def test_in_a_copied_folder_the_copies_are_the_runs_own(tiny: Tiny, tmp_path: Pa
 @pytest.mark.parametrize(
     "text", ["", "{", "[1]", '{"checkpoints": 3}', '{"checkpoints": [1]}', '{"checkpoints": null}', "\xff"]
 )
-def test_a_damaged_manifest_lists_nothing_and_a_line_says_so(
+def test_manifest_of_a_damaged_file_is_empty_with_a_warning(
     tmp_path: Path, text: str, logged: list[logging.LogRecord]
 ) -> None:
     (tmp_path / "checkpoints.json").write_text(text, encoding="latin-1")
     (tmp_path / "model_0000001.pth").touch()
-    assert read_manifest(tmp_path) == []
+    assert RunFolder(tmp_path).manifest() == []
     assert warnings(logged) == [
         f"{tmp_path}/checkpoints.json cannot be read: the checkpoints that it listed are kept"
     ]
 
 
 @pytest.mark.need("D4")
-def test_a_manifest_cannot_name_what_is_no_checkpoint_of_the_folder(tmp_path: Path) -> None:
+def test_manifest_ignores_names_that_are_not_numbered_checkpoints_of_the_folder(tmp_path: Path) -> None:
     names = ["../model_0000001.pth", "notes.txt", "model_best.pth", "model_0000001.pth.cut", "model_0000002.pth"]
     (tmp_path / "run").mkdir()
     for name in names:
         (tmp_path / "run" / name).touch()
     (tmp_path / "run" / "checkpoints.json").write_text(json.dumps({"checkpoints": [*names, "model_0000009.pth"]}))
-    assert read_manifest(tmp_path / "run") == ["model_0000002.pth"]
+    assert RunFolder(tmp_path / "run").manifest() == ["model_0000002.pth"]
 
 
 def test_an_old_checkpoint_that_cannot_be_deleted_is_one_line(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: list[logging.LogRecord]
 ) -> None:
-    unlink = files.unlink
+    unlink = disk.unlink
 
     def refuse(path: Path) -> None:
         if path.name == "model_0000002.pth":
             raise PermissionError(13, "Permission denied")
         unlink(path)
 
-    monkeypatch.setattr(files, "unlink", refuse)
+    monkeypatch.setattr(disk, "unlink", refuse)
     trainer = train(
         tiny("SOLVER.CHECKPOINT_PERIOD", 6, "SOLVER.CHECKPOINT_KEEP", 1), At(_3=lambda t: t.save_as.add("x.pth"))
     )

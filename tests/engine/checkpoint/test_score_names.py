@@ -53,5 +53,5 @@ def test_with_current_names_renames_what_hooks_watch_and_what_is_still_to_be_rec
 @pytest.mark.parametrize(
     "hooks", [None, 3, {"a": 1}, {"a": {"metric": 1, "scalars": [1]}}, {"a": {"scalars": {1: 2}}}]
 )
-def test_with_current_names_leaves_what_is_no_state_of_ours(hooks: Any) -> None:
+def test_with_current_names_ignores_a_content_without_hook_states(hooks: Any) -> None:
     assert with_current_names({"hooks": hooks}, SETS) == {"hooks": hooks}

@@ -57,9 +57,9 @@ class Saved:
         self.path = folder / "model_0000003.pth"
         self.content: dict[str, Any] = {
             "model": dict.fromkeys(TENSORS),
-            shards.KEY: shards.Writing(tensors, folder, 4).finish(),
+            shards.KEY: shards.ShardWriter(tensors, folder, 4).finish(),
         }
-        (self.folder,) = (folder / shards.FOLDER).iterdir()
+        (self.folder,) = (folder / "shards").iterdir()
 
     def change(self, name: str, content: bytes) -> None:
         (self.folder / name).write_bytes(content)
@@ -210,13 +210,13 @@ def test_reader_refuses_a_file_that_is_not_of_the_checkpoint(saved: Saved, name:
     for location in metadata.storage_data.values():
         location.relative_path = name
     saved.change(".metadata", pickle.dumps(metadata))
-    with pytest.raises(ConfigError, match=f".metadata names the file {name}, which is not among those of the"):
+    with pytest.raises(ConfigError, match=f".metadata names the file {name}, which is not a file of the"):
         saved.read()
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "..", ".", "", "a/b", "a\\b", "a\0b"])
 def test_verify_refuses_names_that_lead_elsewhere(saved: Saved, name: str) -> None:
-    message = re.escape(f"is refused: {name!r} is not the name of a part in shards/")
+    message = re.escape(f"is refused: {name!r} is not the name of a shard in shards/")
     with pytest.raises(ConfigError, match=message):
         shards.verify({shards.KEY: {"folder": name, "crc32": {}}}, saved.path)
     saved.content[shards.KEY]["crc32"][name] = 0
@@ -318,7 +318,7 @@ def no_location(metadata: Metadata) -> None:
         (other_dimensions, "is not within it"),
         (other_dtype, "a chunk of model/weight is not what .metadata says"),
         (other_tensor, "a chunk of model/"),
-        (negative_offset, "(ValueError: -5 is no count)"),
+        (negative_offset, "(ValueError: -5 is not a count)"),
         (transformed, "(ValueError: compressed chunks)"),
         (no_location, ".metadata names more numbers of model/"),
     ],

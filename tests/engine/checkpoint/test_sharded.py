@@ -1,4 +1,4 @@
-"""Checkpoints in parts: what comes back, in any number of parts, and what is refused."""
+"""Sharded checkpoints: read back by any number of ranks, and refused if they are damaged."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
-from warmstart.config import ConfigError
+from warmstart.config import ConfigError, disk
 from warmstart.engine import BestHook, Trainer, load_checkpoint, save_checkpoint
+from warmstart.engine.checkpoint import shard_files, threads
 from warmstart.engine.checkpoint import sharded as shards
 from warmstart.engine.checkpoint.content import content_bytes
+from warmstart.engine.checkpoint.run_files import SHARDS
+from warmstart.engine.checkpoint.run_folder import RunFolder
 from warmstart.engine.checkpoint.saver import Save
-from warmstart.engine.runtime import files
 from warmstart.engine.runtime.owned import own
 from warmstart.solver import EMA
 
@@ -50,7 +52,7 @@ def mesh() -> Iterator[DeviceMesh]:
     dist.destroy_process_group()
 
 
-def content_in_parts(mesh: DeviceMesh) -> dict[str, Any]:
+def sharded_content(mesh: DeviceMesh) -> dict[str, Any]:
     weight, moment = (distribute_tensor(tensor, mesh, [Shard(0)]) for tensor in (WEIGHT, MOMENT))
     return {
         "model": {"net.weight": weight, "net.mean": torch.ones(3)},
@@ -65,8 +67,8 @@ def content_in_parts(mesh: DeviceMesh) -> dict[str, Any]:
 @pytest.fixture
 def saved(mesh: DeviceMesh, tmp_path: Path) -> tuple[dict[str, Any], Path]:
     """A checkpoint's content as its file would hold it, and the file's path."""
-    rest, tensors = shards.split(content_in_parts(mesh))
-    about = shards.Writing(tensors, tmp_path, 4).finish()
+    rest, tensors = shards.split(sharded_content(mesh))
+    about = shards.ShardWriter(tensors, tmp_path, 4).finish()
     return rest | {shards.KEY: about}, tmp_path / "model_0000003.pth"
 
 
@@ -76,8 +78,8 @@ def read(content: dict[str, Any], path: Path, mesh: DeviceMesh | None = None) ->
     return shards.fill(content, folder, mesh)
 
 
-def test_parts_are_taken_out_by_their_key_paths_and_the_rest_stays(mesh: DeviceMesh) -> None:
-    content = content_in_parts(mesh)
+def test_split_takes_sharded_tensors_out_by_their_key_paths(mesh: DeviceMesh) -> None:
+    content = sharded_content(mesh)
     rest, tensors = shards.split(content)
     assert [*tensors] == [("model", "net.weight"), ("optimizer", "state", 0, "exp_avg")]
     assert rest["model"]["net.weight"] is None
@@ -86,13 +88,13 @@ def test_parts_are_taken_out_by_their_key_paths_and_the_rest_stays(mesh: DeviceM
     assert isinstance(content["model"]["net.weight"], DTensor)  # the content itself is as it was
 
 
-def test_each_tensor_in_parts_counts_for_the_space_that_is_needed(mesh: DeviceMesh) -> None:
-    one, two = (content_in_parts(mesh)["model"] for _ in range(2))
+def test_content_bytes_counts_each_sharded_tensor(mesh: DeviceMesh) -> None:
+    one, two = (sharded_content(mesh)["model"] for _ in range(2))
     assert content_bytes(one) == 72
     assert content_bytes([one, two]) == 144
 
 
-def test_one_process_reads_whole_tensors(saved: tuple[dict[str, Any], Path]) -> None:
+def test_fill_without_a_mesh_gives_full_tensors(saved: tuple[dict[str, Any], Path]) -> None:
     content = read(*saved)
     assert torch.equal(content["model"]["net.weight"], WEIGHT)
     assert torch.equal(content["model"]["net.mean"], torch.ones(3))
@@ -101,31 +103,31 @@ def test_one_process_reads_whole_tensors(saved: tuple[dict[str, Any], Path]) -> 
     assert shards.KEY not in content
 
 
-def test_ranks_read_parts(saved: tuple[dict[str, Any], Path], mesh: DeviceMesh) -> None:
+def test_fill_with_a_mesh_gives_sharded_tensors(saved: tuple[dict[str, Any], Path], mesh: DeviceMesh) -> None:
     weight = read(*saved, mesh)["model"]["net.weight"]
     assert isinstance(weight, DTensor)
     assert torch.equal(weight.full_tensor(), WEIGHT)
 
 
-def test_a_folder_that_was_moved_has_its_parts_with_it(saved: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+def test_verify_finds_the_shards_of_a_moved_folder(saved: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
     content, path = saved
     path.parent.rename(tmp_path.with_name("moved"))
     moved = tmp_path.with_name("moved")
     assert torch.equal(read(content, moved / path.name)["model"]["net.weight"], WEIGHT)
 
 
-def test_a_content_without_parts_has_none(tmp_path: Path) -> None:
+def test_verify_returns_none_for_a_content_without_shards(tmp_path: Path) -> None:
     assert shards.verify({"iteration": 3}, tmp_path / "model_0000002.pth") is None
 
 
-def test_the_parts_of_a_file_that_was_set_aside_are_found_beside_its_folder(
+def test_verify_finds_the_shards_of_a_file_that_was_set_aside(
     saved: tuple[dict[str, Any], Path],
 ) -> None:
     content, path = saved
     assert torch.equal(read(content, path.parent / "overwritten" / path.name)["model"]["net.weight"], WEIGHT)
 
 
-def test_the_best_file_that_is_made_again_from_a_numbered_one_names_the_same_parts(
+def test_best_hook_restores_a_sharded_best_file_that_names_the_same_shards(
     saved: tuple[dict[str, Any], Path],
 ) -> None:
     content, numbered = saved
@@ -151,7 +153,7 @@ def test_keys_with_slashes_and_numbers_as_text_and_tuples_keep_their_tensors(
         "rest": ([1.5, tensors[7]], tensors[8], "x"),
     }
     rest, parts = shards.split(content)
-    rest[shards.KEY] = shards.Writing(parts, tmp_path, 4).finish()
+    rest[shards.KEY] = shards.ShardWriter(parts, tmp_path, 4).finish()
     torch.save(rest, tmp_path / "model_0000003.pth")
     filled = read(torch.load(tmp_path / "model_0000003.pth"), tmp_path / "x.pth", mesh if in_parts else None)
 
@@ -169,7 +171,7 @@ def test_keys_with_slashes_and_numbers_as_text_and_tuples_keep_their_tensors(
     }
 
 
-def test_a_model_with_a_slash_in_a_modules_name_comes_back_in_parts(mesh: DeviceMesh, tmp_path: Path) -> None:
+def test_fill_reads_a_sharded_model_with_a_slash_in_a_modules_name(mesh: DeviceMesh, tmp_path: Path) -> None:
     from torch.distributed.fsdp import fully_shard
 
     def model(value: float) -> torch.nn.Module:
@@ -180,14 +182,14 @@ def test_a_model_with_a_slash_in_a_modules_name_comes_back_in_parts(mesh: Device
         return made
 
     rest, tensors = shards.split({"model": model(1.5).state_dict()})
-    rest[shards.KEY] = shards.Writing(tensors, tmp_path, 4).finish()
+    rest[shards.KEY] = shards.ShardWriter(tensors, tmp_path, 4).finish()
     again = model(0.0)
     again.load_state_dict(read(rest, tmp_path / "model_final.pth", mesh)["model"])
     weight = again.state_dict()["in/out.weight"]
     assert weight.full_tensor().tolist() == [[1.5] * 3] * 2
 
 
-def test_a_file_that_notes_no_key_paths_is_read_as_before(saved: tuple[dict[str, Any], Path]) -> None:
+def test_fill_reads_a_file_of_an_earlier_version_without_key_paths(saved: tuple[dict[str, Any], Path]) -> None:
     content, path = saved
     assert content[shards.KEY].pop("paths") == {
         "model/net.weight": ["model", "net.weight"],
@@ -210,15 +212,15 @@ def test_key_paths_that_lead_nowhere_are_one_message(saved: tuple[dict[str, Any]
     ("bad", "first"),
     [
         ({"__3_0.distcp": b"x", "__1_0.distcp": b"x", "__2_0.distcp": None}, "__1_0.distcp is damaged: its"),
-        ({"__3_0.distcp": b"x", "__1_0.distcp": None}, "__1_0.distcp of them cannot be read: No such file"),
-        ({"__3_0.distcp": b"", ".metadata": None}, ".metadata of them cannot be read: No such file"),
+        ({"__3_0.distcp": b"x", "__1_0.distcp": None}, "__1_0.distcp cannot be read: No such file"),
+        ({"__3_0.distcp": b"", ".metadata": None}, ".metadata cannot be read: No such file"),
         ({"__3_0.distcp": b"par"}, "__3_0.distcp is damaged: its"),
     ],
 )
-def test_of_several_bad_parts_the_first_by_its_name_is_told(
+def test_verify_names_the_first_of_several_bad_shards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: dict[str, bytes | None], first: str
 ) -> None:
-    monkeypatch.setattr(shards, "usable_cores", lambda: 3)
+    monkeypatch.setattr(threads, "usable_cores", lambda: 3)
     folder = tmp_path / "shards" / "one"
     folder.mkdir(parents=True)
     names = ["__3_0.distcp", "__2_0.distcp", "__1_0.distcp", "__0_0.distcp", ".metadata"]
@@ -232,10 +234,10 @@ def test_of_several_bad_parts_the_first_by_its_name_is_told(
         shards.verify(content, tmp_path / "model_final.pth")
 
 
-def test_parts_are_verified_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "usable_cores", lambda: 2)
+def test_verify_reads_several_shards_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "usable_cores", lambda: 2)
     both = threading.Barrier(2, timeout=30)  # passes only where two are read at once
-    monkeypatch.setattr(shards, "_checksum", lambda path: both.wait() * 0)
+    monkeypatch.setattr(shard_files, "checksum", lambda path: both.wait() * 0)
     (tmp_path / "shards" / "one").mkdir(parents=True)
     for name in ("__0_0.distcp", "__1_0.distcp"):
         (tmp_path / "shards" / "one" / name).touch()
@@ -245,15 +247,15 @@ def test_parts_are_verified_side_by_side(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.slow
 def test_a_process_that_is_ending_still_verifies() -> None:
-    """As where a script of one's own fails while a checkpoint is written: its thread is waited for."""
+    """As when a user's script fails while a checkpoint is written: Python waits for the thread."""
     script = """
 import threading, time
-from warmstart.engine.checkpoint import sharded
+from warmstart.engine.checkpoint import threads
 def save():
     while threading.main_thread().is_alive():
         time.sleep(0.01)
     time.sleep(0.2)
-    print(sharded._of_each(str.upper, ["a", "b"]))
+    print(threads.of_each(str.upper, ["a", "b"]))
 threading.Thread(target=save).start()
 """
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
@@ -262,28 +264,28 @@ threading.Thread(target=save).start()
 
 def test_a_flipped_bit_is_found(saved: tuple[dict[str, Any], Path]) -> None:
     content, path = saved
-    (part,) = (path.parent / shards.FOLDER).glob("*/*.distcp")
+    (part,) = (path.parent / SHARDS).glob("*/*.distcp")
     data = bytearray(part.read_bytes())
     data[len(data) // 2] ^= 1
     part.write_bytes(data)
-    with pytest.raises(ConfigError, match=f"checkpoint: {part} is damaged: its checksum is not that of what was"):
+    with pytest.raises(ConfigError, match=f"checkpoint: {part} is damaged: its checksum differs from the one"):
         read(content, path)
 
 
-def test_missing_parts_are_named_with_where_they_belong(saved: tuple[dict[str, Any], Path]) -> None:
+def test_verify_names_missing_shards_and_where_they_belong(saved: tuple[dict[str, Any], Path]) -> None:
     content, path = saved
-    (folder,) = (path.parent / shards.FOLDER).glob("*")
+    (folder,) = (path.parent / SHARDS).glob("*")
     folder.rename(path.parent / "elsewhere")
     with pytest.raises(ConfigError) as error:
         read(content, path)
     assert str(error.value) == (
-        f"checkpoint: {path} has parts in {folder}, and .metadata of them cannot be read: No such file or "
+        f"checkpoint: {path} has shards in {folder}, and .metadata cannot be read: No such file or "
         "directory; the folder belongs beside the file, in shards/"
     )
 
 
 @pytest.mark.parametrize(("free", "code"), [(119, errno.ENOSPC), (120, errno.EIO)])
-def test_a_full_disk_is_told_as_one(
+def test_shard_writer_reports_a_full_disk(
     mesh: DeviceMesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, code: int
 ) -> None:
     """Of which torch's writer says that a position is not the one that it expects."""
@@ -292,33 +294,33 @@ def test_a_full_disk_is_told_as_one(
         raise RuntimeError("unexpected pos 704 vs 598")
 
     monkeypatch.setattr("torch.distributed.checkpoint.FileSystemWriter.write_data", write_data)
-    monkeypatch.setattr(files, "free_bytes", lambda folder: free)
-    _, tensors = shards.split(content_in_parts(mesh))  # 2 of 15 numbers of 4 bytes
+    monkeypatch.setattr(disk, "free_bytes", lambda folder: free)
+    _, tensors = shards.split(sharded_content(mesh))  # 2 of 15 numbers of 4 bytes
     with pytest.raises(OSError, match=r"No space left on device$|unexpected pos 704 vs 598$") as error:
-        shards.Writing(tensors, tmp_path, 4).finish()
+        shards.ShardWriter(tensors, tmp_path, 4).finish()
     assert error.value.errno == code
 
 
-def test_parts_that_rank_0_cannot_see_are_an_error_when_they_are_saved(mesh: DeviceMesh, tmp_path: Path) -> None:
-    """As where each machine has an OUTPUT_DIR of its own: what it holds there could never be put together."""
-    _, tensors = shards.split(content_in_parts(mesh))
-    writing = shards.Writing(tensors, tmp_path, 4)
+def test_shard_writer_reports_shards_that_rank_0_cannot_see(mesh: DeviceMesh, tmp_path: Path) -> None:
+    """As when each machine has a separate OUTPUT_DIR: the shards there could never be all-gathered."""
+    _, tensors = shards.split(sharded_content(mesh))
+    writing = shards.ShardWriter(tensors, tmp_path, 4)
     writing.wait()
     (part,) = writing.folder.glob("*.distcp")
     part.unlink()
-    with pytest.raises(OSError, match=f"rank 0 does not see {part}; OUTPUT_DIR has to be on a drive that"):
+    with pytest.raises(OSError, match=f"rank 0 does not see {part}; OUTPUT_DIR must be on a drive that"):
         writing.finish()
 
 
-def test_an_entry_that_is_no_description_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="model_final.pth does not say where its parts are"):
+def test_verify_refuses_an_entry_that_does_not_describe_shards(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="model_final.pth does not say where its shards are"):
         shards.verify({"iteration": 3, "shards": {"folder": 7}}, tmp_path / "model_final.pth")
-    with pytest.raises(ConfigError, match="/7, and 8 of them cannot be read: No such file or directory; "):
+    with pytest.raises(ConfigError, match="/7, and 8 cannot be read: No such file or directory; "):
         shards.verify({"shards": {"folder": 7, "crc32": {8: 0, "9": 0}}}, tmp_path / "model_final.pth")
 
 
-def test_an_average_of_weights_in_parts_and_whole_statistics_is_that_of_whole_ones(mesh: DeviceMesh) -> None:
-    """As those of BatchNorm: torch averages no list of both."""
+def test_ema_of_sharded_weights_and_unsharded_statistics_equals_the_unsharded_one(mesh: DeviceMesh) -> None:
+    """As BatchNorm has them: torch cannot average a list of both."""
     from torch.distributed.fsdp import fully_shard
 
     def averaged(cut: bool) -> dict[str, Any]:
@@ -341,44 +343,46 @@ def test_an_average_of_weights_in_parts_and_whole_statistics_is_that_of_whole_on
 
 
 def folders(run: Path) -> list[str]:
-    return sorted(path.name for path in (run / shards.FOLDER).iterdir())
+    return sorted(path.name for path in (run / SHARDS).iterdir())
 
 
 @pytest.mark.parametrize("place", ["model_0000003.pth", "model_0000003.pth.cut2", "overwritten/model_final.pth"])
-def test_only_parts_that_no_checkpoint_names_are_deleted(
+def test_remove_unused_keeps_the_shards_that_a_checkpoint_names(
     saved: tuple[dict[str, Any], Path], tmp_path: Path, place: str
 ) -> None:
     used = folders(tmp_path)
-    (tmp_path / shards.FOLDER / "0000007-0123cdef").mkdir()
+    (tmp_path / SHARDS / "0000007-0123cdef").mkdir()
     own(tmp_path, "shards/0000007-0123cdef")
     (tmp_path / place).parent.mkdir(exist_ok=True)
     torch.save(saved[0], tmp_path / place)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "other.pth").write_bytes(b"of the user, not to be read")
-    shards.remove_unused(tmp_path, tmp_path / "overwritten")
+    shard_files.remove_unused(tmp_path)
     assert folders(tmp_path) == used
 
 
-def test_parts_whose_file_is_still_to_be_written_stay(saved: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+def test_remove_unused_keeps_the_shards_of_a_file_that_is_still_to_be_written(
+    saved: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
     used = folders(tmp_path)
-    shards.remove_unused(tmp_path, tmp_path / "overwritten", owed=[{"iteration": 3}, saved[0]])
+    shard_files.remove_unused(tmp_path, owed=[{"iteration": 3}, saved[0]])
     assert folders(tmp_path) == used
-    shards.remove_unused(tmp_path, tmp_path / "overwritten")
+    shard_files.remove_unused(tmp_path)
     assert folders(tmp_path) == []
 
 
 class Small:
-    """Saves contents in parts into a folder, one after another, as a run does that keeps one numbered file."""
+    """Saves sharded contents into a folder, one after another, as a run does that keeps one numbered file."""
 
     def __init__(self, mesh: DeviceMesh, folder: Path) -> None:
         self.mesh = mesh
         self.folder = folder
 
     def save(self, iteration: int, names: list[str], owed: dict[str, Any]) -> dict[str, Any]:
-        rest, tensors = shards.split(content_in_parts(self.mesh) | {"iteration": iteration})
+        rest, tensors = shards.split(sharded_content(self.mesh) | {"iteration": iteration})
         content = rest | {"scheduler": {}, "hooks": {}, "rng": [], "config": {}}
-        writing = shards.Writing(tensors, self.folder, iteration)
-        save = Save(self.folder, content | {"names": names}, owed, keep=1, last=False, parts=writing)
+        writing = shards.ShardWriter(tensors, self.folder, iteration)
+        save = Save(RunFolder(self.folder, keep=1), content | {"names": names}, owed, False, writing)
         save.start()
         return save.finish()
 
@@ -387,26 +391,25 @@ def full(*arguments: Any, **named: Any) -> Any:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_best_file_that_failed_is_written_with_the_next_save_from_the_parts_that_are_there(
+def test_a_sharded_best_file_that_failed_is_written_with_the_next_save(
     mesh: DeviceMesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: list[logging.LogRecord]
 ) -> None:
     """Also where the save between cannot write it either, and has deleted the numbered file of its parts."""
-    create = files.create
-    monkeypatch.setattr(files, "free_bytes", lambda folder: 1000)
+    create = disk.create
+    monkeypatch.setattr(disk, "free_bytes", lambda folder: 100_000)
     run = Small(mesh, tmp_path)
     run.save(2, ["model_best.pth"], {})
-    monkeypatch.setattr(files, "create", lambda path: full() if "best" in path.name else create(path))
-    monkeypatch.setattr(files, "link", full)
+    monkeypatch.setattr(disk, "create", lambda path: full() if "best" in path.name else create(path))
     owed = run.save(4, ["model_best.pth"], {})
     assert [*owed] == ["model_best.pth"]
     assert logged[-2].getMessage() == (
-        f"{tmp_path}/model_best.pth could not be saved: No space left on device; 16 bytes are needed, 1,000 are "
-        "free; the newest is model_0000003.pth; the run goes on and tries again at its next checkpoint"
+        f"{tmp_path}/model_best.pth could not be saved: No space left on device; 16 bytes are needed, 100,000 "
+        "are free; the newest is model_0000003.pth; training continues and the next checkpoint tries again"
     )
     owed = run.save(6, [], owed)
     assert load_checkpoint(tmp_path / "model_best.pth")["iteration"] == 2  # the old one is whole
     assert not (tmp_path / "model_0000003.pth").exists()
-    monkeypatch.setattr(files, "create", create)
+    monkeypatch.setattr(disk, "create", create)
     assert run.save(8, [], owed) == {}
     best = load_checkpoint(tmp_path / "model_best.pth")
     assert best["iteration"] == 4
@@ -414,7 +417,7 @@ def test_a_best_file_that_failed_is_written_with_the_next_save_from_the_parts_th
     assert [name[:7] for name in folders(tmp_path)] == ["0000003", "0000007"]
 
 
-def test_a_best_file_without_its_parts_waits_until_it_is_asked_for_again_and_the_old_one_stays(
+def test_a_best_file_whose_shards_failed_keeps_the_old_one_until_it_is_asked_for_again(
     mesh: DeviceMesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: list[logging.LogRecord]
 ) -> None:
     run = Small(mesh, tmp_path)
@@ -425,7 +428,7 @@ def test_a_best_file_without_its_parts_waits_until_it_is_asked_for_again_and_the
     (said,) = [record.getMessage() for record in logged if record.levelname == "WARNING"]
     assert said == (
         f"{tmp_path}/model_0000003.pth, {tmp_path}/model_best.pth could not be saved: No space left on device; "
-        "the newest is model_0000001.pth; the run goes on and tries again at its next checkpoint, model_best.pth "
+        "the newest is model_0000001.pth; training continues and the next checkpoint tries again, model_best.pth "
         "when it is next asked for"
     )
     assert [name[:7] for name in folders(tmp_path)] == ["0000001"]
@@ -436,11 +439,11 @@ def test_a_best_file_without_its_parts_waits_until_it_is_asked_for_again_and_the
     assert [name[:7] for name in folders(tmp_path)] == ["0000007"]
 
 
-def test_where_a_checkpoint_cannot_be_read_all_parts_stay(
+def test_remove_unused_keeps_all_shards_if_a_checkpoint_cannot_be_read(
     saved: tuple[dict[str, Any], Path], tmp_path: Path, logged: list[logging.LogRecord]
 ) -> None:
     (tmp_path / "model_0000003.pth").write_bytes(b"torn")
     before = folders(tmp_path)
-    shards.remove_unused(tmp_path, tmp_path / "overwritten")
+    shard_files.remove_unused(tmp_path)
     assert folders(tmp_path) == before
-    assert logged[-1].getMessage().startswith(f"the parts in {tmp_path / 'shards'} are all kept: ")
+    assert logged[-1].getMessage().startswith(f"all shards in {tmp_path / 'shards'} are kept: ")

@@ -228,7 +228,8 @@ def test_damaged_shard_falls_back_to_the_checkpoint_before(
         return
     said = launched(2, [*words, f"OUTPUT_DIR={folder}", "--resume"])
     assert (
-        f"{part} is damaged: its checksum is not that of what was written; falling back to model_0000003" in said
+        f"{part} is damaged: its checksum differs from the one when it was written; falling back to model_0000003"
+        in said
     )
     assert_same_final(whole, folder)
 
@@ -255,7 +256,7 @@ FileSystemWriter.write_data = fail
     said = launched(2, [*words, f"OUTPUT_DIR={out}", "--import", "full"], tmp_path)
     assert (
         f"{out}/model_0000007.pth could not be saved: No space left on device; the newest is model_0000003.pth; "
-        "the run goes on and tries again at its next checkpoint\n"
+        "training continues and the next checkpoint tries again\n"
     ) in said
     assert sorted(path.name for path in out.glob("*.pth")) == [
         *("model_0000003.pth", "model_0000011.pth", "model_final.pth")

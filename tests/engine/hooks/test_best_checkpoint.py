@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from warmstart.config import CfgNode, ConfigError, get_cfg
+from warmstart.config import CfgNode, ConfigError, disk, get_cfg
 from warmstart.engine import (
     BestHook,
     EvaluationHook,
@@ -32,7 +32,6 @@ from warmstart.engine import (
     save_checkpoint,
 )
 from warmstart.engine.run.scores import is_best_average, run_scores
-from warmstart.engine.runtime import files
 from warmstart.modeling import build_model
 from warmstart.tasks import build_task
 from warmstart.tools import train_net
@@ -68,7 +67,7 @@ def resumed(cfg: CfgNode, scores: list[float]) -> Trainer:
     assert found is not None
     trainer = scripted(cfg, scores)
     load_start(trainer, found[1])
-    prepare_folder(cfg, iteration=trainer.iteration)
+    prepare_folder(cfg, found)
     return trainer
 
 
@@ -118,7 +117,7 @@ def test_the_best_is_the_first_of_the_highest_or_lowest_scores(
         (LOSS, "auto", "min"),
         (ACCURACY, "max", "max"),
         (LOSS, "min", "min"),
-        ("digits_test/f1", "auto", "max"),  # of a hook of the user's: nobody knows
+        ("digits_test/f1", "auto", "max"),  # of a user-defined hook: nobody knows
         ("digits_test/f1", "min", "min"),
     ],
 )
@@ -130,7 +129,7 @@ def test_the_mode_of_the_best_follows_the_score_unless_it_is_given(
     assert modes == [expected] * 2
 
 
-def test_they_stand_behind_the_records_and_before_the_checkpoint(tmp_path: Path) -> None:
+def test_best_and_early_stopping_hooks_come_after_the_records_and_before_the_checkpoint(tmp_path: Path) -> None:
     names = [hook.name for hook in build_trainer(config(tmp_path, "TEST.EARLY_STOPPING.PATIENCE", 1)).hooks]
     assert names[1:6] == ["EvaluationHook", "PictureHook", "RecordHook", "BestHook", "EarlyStoppingHook"]
     assert names[-1] == "CheckpointHook"
@@ -202,7 +201,7 @@ def test_file_log_and_records_agree(tmp_path: Path, logged: list[logging.LogReco
 
 
 @pytest.mark.need("D11")
-def test_the_best_file_holds_what_a_numbered_one_holds_and_a_run_goes_on_from_it(tmp_path: Path) -> None:
+def test_a_run_continues_from_a_best_file_which_holds_the_same_as_the_numbered_one(tmp_path: Path) -> None:
     scores = [0.1, 0.5, 0.2, 0.2, 0.2, 0.2]
     whole = scripted(config(tmp_path / "whole"), scores)
     whole.train()
@@ -246,8 +245,9 @@ def test_a_resume_before_the_best_sets_its_file_aside_and_makes_the_earlier_one_
     scripted(cfg, [0.5, 0.1, 0.1, 0.9, 0.1, 0.1]).train()
     assert best_iteration(tmp_path) == 12
     trainer = scripted(cfg, [0.5, 0.1, 0.1, 0.4, 0.1, 0.1])
-    load_start(trainer, load_checkpoint(tmp_path / "model_0000009.pth"))
-    prepare_folder(cfg, iteration=10)
+    start = tmp_path / "model_0000009.pth", load_checkpoint(tmp_path / "model_0000009.pth")
+    load_start(trainer, start[1])
+    prepare_folder(cfg, start)
     (tmp_path / "model_best.pth.cut").write_bytes(b"of an earlier resume")
     trainer.train()
     assert best_iteration(tmp_path) == 3
@@ -259,7 +259,7 @@ def test_a_resume_before_the_best_sets_its_file_aside_and_makes_the_earlier_one_
 
 @pytest.mark.need("D12")
 def test_a_kill_after_the_best_file_and_before_the_numbered_one_changes_nothing(tmp_path: Path) -> None:
-    """The run goes on from 10 and comes to its best, 12, once more."""
+    """The run continues from 10 and comes to its best, 12, once more."""
     cfg, scores = config(tmp_path), [0.5, 0.1, 0.1, 0.9, 0.1, 0.1]
     killed_after(scripted(cfg, scores), 12)
     (tmp_path / "model_0000011.pth").unlink()
@@ -292,8 +292,8 @@ def test_a_best_file_that_is_not_the_best_is_made_again(tmp_path: Path, state: s
 
 
 @pytest.mark.need("D5")
-@pytest.mark.parametrize("operation", ["link", "replace", "sync_folder"])
-def test_a_disk_that_fails_while_the_best_is_made_again_is_one_line_and_the_run_goes_on(
+@pytest.mark.parametrize("operation", ["copy", "compare", "replace", "sync_folder"])
+def test_best_hook_logs_a_disk_that_fails_while_the_file_is_restored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: list[logging.LogRecord], operation: str
 ) -> None:
     cfg, scores = config(tmp_path), [0.5, 0.9, 0.1, 0.1, 0.1, 0.1]
@@ -306,11 +306,12 @@ def test_a_disk_that_fails_while_the_best_is_made_again_is_one_line_and_the_run_
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, operation, fail)
+        patch.setattr(disk, operation, fail)
         hook.before_train(trainer)
     (said,) = (record.getMessage() for record in logged if record.levelname == "WARNING")
     assert said == (
-        f"{tmp_path}/model_best.pth could not be made that of the best so far: Input/output error; the run goes on"
+        f"{tmp_path}/model_best.pth could not be restored to the best checkpoint so far: Input/output error; "
+        "training continues"
     )
     trainer.train()
     assert best_iteration(tmp_path) == 6
@@ -330,7 +331,7 @@ def test_a_best_file_that_cannot_be_made_again_is_told(tmp_path: Path, logged: l
     assert best_iteration(tmp_path) == 15
 
 
-def test_another_metric_begins_anew_and_its_change_is_printed(
+def test_another_metric_restarts_the_best_score_and_its_change_is_printed(
     tmp_path: Path, logged: list[logging.LogRecord]
 ) -> None:
     killed_after(scripted(config(tmp_path), [0.5, 0.9, 0.1, 0.1, 0.1, 0.1]), 10)
@@ -339,7 +340,7 @@ def test_another_metric_begins_anew_and_its_change_is_printed(
     start = load_checkpoint(tmp_path / "model_0000009.pth")
     compare_configs(cfg, start["config"], allow_change=False)
     load_start(trainer, start)
-    prepare_folder(cfg, iteration=10)
+    prepare_folder(cfg, (tmp_path / "model_0000009.pth", start))
     trainer.train()
     assert best_iteration(tmp_path) == 12
     said = [record.getMessage() for record in logged]
@@ -378,7 +379,7 @@ def test_another_metric_begins_anew_and_its_change_is_printed(
         ),
     ],
 )
-def test_what_cannot_be_watched_is_refused_before_anything_is_written(
+def test_a_score_that_cannot_be_watched_is_refused_before_anything_is_written(
     tmp_path: Path, words: list[str], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -480,7 +481,7 @@ def test_killed_between_two_bad_evaluations_it_stops_at_the_same_one(tmp_path: P
 
 
 @pytest.mark.need("C12", "E1")
-def test_a_run_that_had_stopped_says_so_and_goes_on_only_with_more_patience(
+def test_a_run_that_early_stopping_has_ended_continues_only_with_more_patience(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A rate so small that nothing ever improves by 0.5."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from warmstart.config import CfgNode
+from warmstart.config import CfgNode, disk
 from warmstart.engine import (
     ConsoleWriter,
     JSONWriter,
@@ -25,7 +25,6 @@ from warmstart.engine import (
 )
 from warmstart.engine.checkpoint.run_files import run_files
 from warmstart.engine.records.writers import RetryingWriter
-from warmstart.engine.runtime import files
 
 from ..dying import killed_after
 from ..faults import FullDisk
@@ -105,7 +104,7 @@ def test_json_writer_keeps_all_lines_if_the_disk_fails_while_cutting(
 
     path = tmp_path / "metrics.json"
     path.write_text('{"iteration": 5}\n{"iteration": 10}\n')
-    monkeypatch.setattr(files, "sync", fails)
+    monkeypatch.setattr(disk, "sync", fails)
     with pytest.raises(OSError):
         JSONWriter(path).open(5)
     assert read(path) == [{"iteration": 5}, {"iteration": 10}]

@@ -120,7 +120,7 @@ def test_a_second_run_is_refused_before_it_touches_anything(
     words: list[str],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The first stands still in an iteration; it has checkpoints, loading processes, and is then killed alone."""
+    """The first sleeps in an iteration; it has checkpoints, loading processes, and is then killed alone."""
     out, still = tmp_path / "out", tmp_path / "still"
 
     class StandStill(HookBase):
@@ -156,7 +156,7 @@ def test_a_second_run_is_refused_before_it_touches_anything(
 
 @forked
 @pytest.mark.need("F8")
-def test_a_trainer_made_by_hand_holds_its_folder_too(tiny: Callable[..., Any], tmp_path: Path) -> None:
+def test_folder_hook_holds_its_folder(tiny: Callable[..., Any], tmp_path: Path) -> None:
     def second() -> None:
         with pytest.raises(ConfigError, match=f"is being written by process {os.getppid()} on"):
             build_trainer(tiny()).train()
@@ -236,7 +236,7 @@ def test_check_refuses_a_folder_whose_lock_is_lost_and_the_other_lock_stays(
 
 
 @forked
-def test_a_lock_that_the_system_took_back_is_taken_again(tmp_path: Path) -> None:
+def test_check_takes_a_lock_again_that_the_system_has_released(tmp_path: Path) -> None:
     """The process has closed another descriptor of the file, as a hook does that copies the folder."""
 
     def second() -> None:
@@ -310,7 +310,7 @@ def test_one_process_may_hold_a_folder_twice(tmp_path: Path) -> None:
     assert not (tmp_path / ".lock").exists()
 
 
-def test_where_nothing_was_written_no_trace_is_left(tmp_path: Path) -> None:
+def test_hold_leaves_no_trace_if_nothing_was_written(tmp_path: Path) -> None:
     with pytest.raises(KeyError), hold(tmp_path / "a" / "b"):
         raise KeyError
     assert list(tmp_path.iterdir()) == []
@@ -325,7 +325,7 @@ def test_where_nothing_was_written_no_trace_is_left(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["module", "drive"])
-def test_where_there_are_no_locks_a_line_says_so_and_the_run_goes_on(
+def test_hold_warns_on_a_drive_without_locks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: list[logging.LogRecord], missing: str
 ) -> None:
     def refused(*arguments: Any) -> None:
@@ -342,7 +342,7 @@ def test_where_there_are_no_locks_a_line_says_so_and_the_run_goes_on(
     ]
 
 
-def test_a_lock_that_its_holder_deleted_in_between_is_taken_anew(
+def test_hold_retries_a_lock_that_its_holder_deleted_in_between(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else two processes could hold two files of the same name."""

@@ -1,4 +1,4 @@
-"""A checkpoint's states are read by the kind of each entry; whatever else stands there is one sentence."""
+"""States in a checkpoint: each entry has the kind that was saved, or one sentence names it."""
 
 from __future__ import annotations
 
