@@ -61,8 +61,8 @@ def evaluate_only(cfg: CfgNode, *, resume: str | None = None, trust: bool = Fals
     ...     trainer = train(cfg)
     ...     scores = evaluate_only(cfg, resume="")
     [...] torch ...
-    >>> [*scores]
-    ['digits_test/accuracy', 'digits_test/top5', 'digits_test/loss']
+    >>> {name.split("/")[0] for name in scores}
+    {'digits_test'}
     """
     given = cfg
     with raise_together():
