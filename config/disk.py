@@ -89,7 +89,7 @@ def copy(source: BinaryIO, target: BinaryIO) -> None:
                 break
             done += count
     except (AttributeError, OSError) as error:  # not on this system, or not on this drive
-        if done or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise
     if done < size:
         source.seek(done)

@@ -49,7 +49,7 @@ from .run.resolve import iters_per_epoch, resolve_config
 from .run.resume import find_start, read_parts, read_start
 from .run.scores import is_best_average
 from .run.train import train
-from .run.world_size_scaling import log_scaling, scale_of, scaled
+from .run.world_size_scaling import check_scaled, log_scaling, scale_of, scaled
 from .runtime.device import build_device, check_device
 from .runtime.precision import LossScaler, build_autocast, build_scaler, compiled
 from .runtime.rng import preserved_rng, rng_state, seed_all, set_rng_state
@@ -98,6 +98,7 @@ __all__ = [
     "build_test_loaders",
     "build_trainer",
     "check_device",
+    "check_scaled",
     "claim_files",
     "compare_configs",
     "compiled",

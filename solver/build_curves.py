@@ -97,16 +97,21 @@ def _end_factor(cfg: CfgNode) -> float:
     return float(end / start)
 
 
-def named_schedules(cfg: CfgNode) -> dict[str, Mapping[str, Any]]:
-    """Return the arguments of the schedule and of its parts, by their names."""
+def named_schedules(cfg: CfgNode) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the name and the arguments of the schedule and of each of its parts."""
     solver = cfg.SOLVER
-    parts = {entry["NAME"]: entry.get("ARGS", {}) for entry in (*solver.LR_PHASES, *solver.LR_FACTORS)}
-    return {solver.LR_SCHEDULER_NAME: solver.LR_SCHEDULER_ARGS} | parts
+    parts = [(entry["NAME"], entry.get("ARGS", {})) for entry in (*solver.LR_PHASES, *solver.LR_FACTORS)]
+    return [(solver.LR_SCHEDULER_NAME, solver.LR_SCHEDULER_ARGS), *parts]
+
+
+def chosen_schedules(cfg: CfgNode) -> set[str]:
+    """Return the names of the schedule and of its parts."""
+    return {name for name, _ in named_schedules(cfg)}
 
 
 def moves_momentum(cfg: CfgNode) -> bool:
     """Return whether the schedule, or a part of it, may change the momentum."""
-    return not MOMENTA.keys().isdisjoint(named_schedules(cfg))
+    return not MOMENTA.keys().isdisjoint(chosen_schedules(cfg))
 
 
 def build_plateau(cfg: CfgNode) -> Plateau:

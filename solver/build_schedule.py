@@ -11,7 +11,7 @@ from torch.optim.optimizer import Optimizer
 
 from warmstart.config import CfgNode, ConfigError, resolve_durations, unknown_name
 
-from .build_curves import build_curves, build_plateau, named_schedules
+from .build_curves import build_curves, build_plateau, chosen_schedules, named_schedules
 from .lr_scheduler import ScheduleLR, own_momentum
 from .metric_scheduler import MetricLR, Progress
 from .registry import COMPOSED_SCHEDULES, KEYED_SCHEDULES, PLATEAU, SCHEDULES, schedule_names
@@ -109,7 +109,7 @@ def check_schedule(
         raise ConfigError(problems)
     curves = build_curves(cfg, iters_per_epoch)
     # User-defined functions are evaluated at both ends, unless the end takes as many calls as iterations.
-    last = 1 if "MultiplicativeLR" in named_schedules(cfg) else cfg.SOLVER.MAX_ITER - 1
+    last = 1 if "MultiplicativeLR" in chosen_schedules(cfg) else cfg.SOLVER.MAX_ITER - 1
     for group in groups or [Group(cfg.SOLVER.BASE_LR)]:
         schedule = curves.rate(group)
         for t in (0, 1, last):
@@ -167,7 +167,7 @@ def _impossible(cfg: CfgNode, iters_per_epoch: Fraction | int | None) -> list[st
             + (f"{length // 20}, or 0 for no warm-up" if length >= 20 else "0, for no warm-up")
         )
     steps = length if solver.LR_STEP_UNIT == "iter" else length / (iters_per_epoch or 1)
-    if "MultiplicativeLR" in named_schedules(cfg) and steps > _LONGEST_PRODUCT:
+    if "MultiplicativeLR" in chosen_schedules(cfg) and steps > _LONGEST_PRODUCT:
         problems.append(
             f"{cfg.label('SOLVER.LR_SCHEDULER_NAME')}: MultiplicativeLR multiplies the factors of all iterations, "
             f"which takes too long in a run of {length:,}; use LambdaLR with the product as a function"
@@ -211,7 +211,7 @@ def _log_settings_without_effect(cfg: CfgNode, optimizer: Optimizer) -> None:
                 f"{solver.MAX_ITER:,}",
             )
     rates = dict.fromkeys(float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups)
-    for part, arguments in named_schedules(cfg).items():
+    for part, arguments in named_schedules(cfg):
         if part in MOMENTA and len(rates) > 1 and not isinstance(arguments["max_lr"], (list, tuple)):
             logger.info(
                 "%s sets the learning rates of all parameter groups from max_lr; their own (%s) have no effect; "

@@ -25,6 +25,7 @@ with interruptible(__name__):
         build_for_ranks,
         build_scaler,
         build_test_loaders,
+        check_scaled,
         claim_files,
         compiled,
         evaluate_all,
@@ -62,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     refuse_ranks("plain_train_net.py runs in one process; train_net.py in as many as you like")
     flags, cfg = read_command_line(argv, FLAGS, "Train the model that a YAML file describes, in one plain loop.")
     setup_logging()
-    cfg = resolve_config(scaled(cfg, 1), given=cfg)
+    given, cfg = cfg, resolve_config(scaled(cfg, 1), given=cfg)
+    check_scaled(given, cfg)
     refuse_hooks(cfg)
     with hold_folder(cfg):
         claim_files(cfg, MODEL)

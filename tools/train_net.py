@@ -19,7 +19,6 @@ with interruptible(__name__):
         launch,
         read_command_line,
         run_tool,
-        setup_logging,
         train,
         wants_launch,
     )
@@ -46,7 +45,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if wants_launch(flags):
         return launch(cfg, flags, argv)
     with build_process_group(cfg):
-        setup_logging()
         if flags["eval_only"]:
             evaluate_only(cfg, resume=resume, trust=trust)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -37,9 +38,11 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         OSError: the file cannot be written, or its name belongs to a symbolic link or a folder, which is kept.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".*{disk.TEMPORARY}"):
+    earlier = re.compile(rf"\.{re.escape(path.stem)}\.[0-9a-f]{{16}}\.tmp")  # the names of earlier versions
+    for left in path.parent.glob(".*.tmp"):
         with suppress(OSError):
-            if disk.is_temporary(left.name, path) and time.time() - left.stat().st_mtime > _ABANDONED:
+            unfinished = disk.is_temporary(left.name, path) or earlier.fullmatch(left.name)
+            if unfinished and time.time() - left.stat().st_mtime > _ABANDONED:
                 left.unlink()
     with disk.replacement(path) as file:
         yield file

@@ -215,6 +215,7 @@ class Save(threading.Thread):
             save_checkpoint(content, self.numbered, lambda: self.folder.point_to(self.numbered.name))
         except OSError as error:
             self._fail([self.numbered.name, *self._names], error, content)
+            self._needed += len(self._names) * content_bytes(content)  # of the copies
             self._owed |= dict.fromkeys(self._names, content)
             return
         if unlisted is not None:  # else the one line about the file is enough

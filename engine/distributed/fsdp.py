@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
@@ -97,29 +97,21 @@ class FSDP2(Strategy):
             self._shard(model)
         self._weights, self._model = {}, models[0]
 
-    def no_sync(self) -> AbstractContextManager[None]:
-        """Return the context in which the gradients of backward passes are not reduced."""
-        assert self._model is not None, "prepare() comes first"
-        return _no_sync(self._model)
+    @contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """Do not reduce the gradients of the backward passes in this context."""
+        from torch.distributed.fsdp import FSDPModule
 
-    def local_state(self, state: Mapping[str, Any], model: nn.Module) -> Mapping[str, Any]:
-        """Return this rank's shards of a state, full or sharded, on the devices of the model."""
-        own = model.state_dict()
-        return {name: shard_like(value, own.get(name)) for name, value in state.items()}
+        assert isinstance(self._model, FSDPModule), "prepare() comes first"
+        self._model.set_requires_gradient_sync(False)
+        try:
+            yield
+        finally:
+            self._model.set_requires_gradient_sync(True)
 
     def lockstep(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Yield equally many batches on all ranks, the last ones without targets on ranks that have fewer."""
-        iterator = iter(batches)
-        while True:
-            batch = next(iterator, None)
-            form = None if batch is None else (isinstance(batch.images, list), batch.images[0].shape)
-            found = next((each for each in comm.gather(form) if each is not None), None)
-            if found is None:
-                return
-            if batch is None:
-                black = torch.zeros(1, *found[1])
-                batch = Batch(list(black) if found[0] else black, None)
-            yield batch
+        """Yield equally many batches on all ranks; see the function of this name."""
+        return lockstep(batches)
 
     def _shard(self, model: nn.Module) -> None:
         from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
@@ -141,16 +133,22 @@ class FSDP2(Strategy):
         comm.broadcast_buffers(model)
 
 
-@contextmanager
-def _no_sync(model: nn.Module) -> Iterator[None]:
-    from torch.distributed.fsdp import FSDPModule
+def lockstep(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield equally many batches on all ranks, the last ones without targets on ranks that have fewer.
 
-    assert isinstance(model, FSDPModule)
-    model.set_requires_gradient_sync(False)
-    try:
-        yield
-    finally:
-        model.set_requires_gradient_sync(True)
+    All ranks must call a sharded model together; what they predict for a batch without targets is ignored.
+    """
+    iterator = iter(batches)
+    while True:
+        batch = next(iterator, None)
+        form = None if batch is None else (isinstance(batch.images, list), batch.images[0].shape)
+        found = next((each for each in comm.gather(form) if each is not None), None)
+        if found is None:
+            return
+        if batch is None:
+            black = torch.zeros(1, *found[1])
+            batch = Batch(list(black) if found[0] else black, None)
+        yield batch
 
 
 def is_sharded_tensor(value: Any) -> TypeGuard[DTensor]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 from torch import nn
@@ -51,10 +50,6 @@ class Strategy:
         Raises:
             ConfigError: a parameter got no gradient, and the strategy was not told that this can happen.
         """
-
-    def local_state(self, state: Mapping[str, Any], model: nn.Module) -> Mapping[str, Any]:
-        """Return the state of a model, full or sharded, in the form that this rank's model loads."""
-        return state
 
     def lockstep(self, batches: Iterable[Batch]) -> Iterable[Batch]:
         """Return batches for an evaluation: equally many on all ranks if they must call the model together.

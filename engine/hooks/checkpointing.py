@@ -59,7 +59,7 @@ class CheckpointHook(HookBase):
             ConfigError: there is no space.
             TypeError: a state holds more than tensors and plain values; the message names the key path.
         """
-        if trainer.strategy.is_sharded:
+        if shards.split(trainer.model.state_dict()).tensors:  # on all ranks alike
             # Now: at the first save the launcher, whose store the ranks use, may be gone.
             self._group = shards.new_group(self.timeout)
         if not comm.is_main():

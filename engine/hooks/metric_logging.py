@@ -113,7 +113,7 @@ class RecordHook(HookBase):
         scores, trainer.scalars = trainer.scalars, {}
         means, skipped = trainer.losses.averages(), trainer.skipped.total
         self._kept.append(_Found(begin, self._mark, means, [*trainer.rates], skipped, scores))
-        if scores or self._mark.clock - self._written >= self._apart:
+        if scores or trainer.is_last_step or self._mark.clock - self._written >= self._apart:
             trainer.record = self._write()
         if trainer.is_last_step:  # not in after_train: the last save may fail before it
             self._flush()
@@ -130,7 +130,7 @@ class RecordHook(HookBase):
 
     def state_dict(self) -> dict[str, Any]:
         """Write all records: a run resumed from a checkpoint does not make the ones before it again."""
-        self._write()
+        self._flush()
         return {}
 
     def _write(self) -> Record:

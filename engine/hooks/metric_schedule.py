@@ -63,6 +63,8 @@ class MetricHook(HookBase):
         if not isinstance(scheduler, MetricLR):
             return
         record = trainer.record = comm.broadcast_object(trainer.record)  # scalars may differ between ranks
+        if record.get("iteration") != trainer.iteration:  # after the last update, without a record of it
+            return
         self._tell_missing(trainer)
         if self.metric in record:
             before, best = scheduler.get_last_lr(), scheduler.progress.patience.best

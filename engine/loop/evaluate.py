@@ -17,6 +17,7 @@ from warmstart.modeling import takes_targets
 from warmstart.tasks import Task
 
 from ..distributed import comm
+from ..distributed.fsdp import is_sharded_tensor, lockstep
 from ..distributed.strategy import Strategy
 from ..runtime.rng import preserved_rng
 from .forward import ModelForward
@@ -72,7 +73,7 @@ def evaluate(
         device: where the model is.
         between: called before each batch; what it raises ends the evaluation.
         autocast: the type that layers compute in when that is safe; None: the type of their weights.
-        strategy: how the ranks share the model; None: each rank has all of it.
+        strategy: how the ranks share the model; None: seen by its parameters.
 
     Raises:
         ValueError: the loader is empty, on all ranks.
@@ -82,10 +83,14 @@ def evaluate(
     forward = ModelForward(model, takes_targets=takes_targets(model), autocast=autocast, device_type=device.type)
     evaluator = task.evaluator()
     _check_evaluator(evaluator, task)
-    batches = loader if strategy is None else strategy.lockstep(loader)
+    if strategy is not None:
+        loader_in_step = strategy.lockstep(loader)
+    else:
+        is_sharded = any(is_sharded_tensor(parameter) for parameter in model.parameters())
+        loader_in_step = lockstep(loader) if is_sharded else loader
     told, total = time.monotonic(), f" of {len(loader)}" if isinstance(loader, Sized) else ""
     with preserved_rng(device), evaluation_mode(model):
-        for number, batch in enumerate(batches):
+        for number, batch in enumerate(loader_in_step):
             if between is not None:
                 between()
             if time.monotonic() - told >= _APART:

@@ -1,4 +1,4 @@
-"""Attributes that are set once."""
+"""Attributes that are set once, or that another object has."""
 
 from __future__ import annotations
 
@@ -37,3 +37,33 @@ def kept(instead: str) -> Any:
     AttributeError: a Run keeps its seed, which other objects of the run hold too; make another Run
     """
     return _Kept(instead)
+
+
+class _Delegated:
+    def __init__(self, to: str) -> None:
+        self._to = to
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        return self if instance is None else getattr(getattr(instance, self._to), self._name)
+
+    def __set__(self, instance: object, value: object) -> None:
+        setattr(getattr(instance, self._to), self._name, value)
+
+
+def delegated(to: str) -> Any:
+    """Return an attribute that is read from, and written to, the object in another attribute.
+
+    >>> class Engine:
+    ...     oil = 3
+    >>> class Car:
+    ...     oil: int = delegated("engine")
+    ...     def __init__(self): self.engine = Engine()
+    >>> car = Car()
+    >>> car.oil = 5
+    >>> car.engine.oil
+    5
+    """
+    return _Delegated(to)

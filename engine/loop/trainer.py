@@ -25,7 +25,9 @@ from ..runtime.rng import preserved_rng, restore_rng, rng_state
 from ..runtime.states import Kind, read_state
 from .forward import losses_of
 from .hook import OWN_STATE, HookBase, HookCalls, load_hook_states
-from .kept import kept
+from .kept import delegated, kept
+from .losses import LossWindow
+from .non_finite import SkippedUpdates
 from .prefetch import training_batches
 from .stopping import Stopping
 from .training_state import TrainingState
@@ -87,6 +89,18 @@ class Trainer:
     task: Task | None = kept("make another Trainer")
     ema: EMA | None = kept("make another Trainer")
     strategy: Strategy = kept("make another Trainer")
+    device: torch.device = kept("make another Trainer")
+    #: Options of the update, which may be changed.
+    accum_steps: int = delegated("update")
+    clip: Callable[[Iterable[nn.Parameter]], Tensor] | None = delegated("update")
+    scaler: LossScaler | None = delegated("update")
+    losses: LossWindow = delegated("update")  # since the last record
+    #: Counts of skipped updates: their loss was not finite, or their gradients overflowed in fp16.
+    skipped: SkippedUpdates = delegated("update")
+    #: The learning rate of each parameter group in the last update.
+    rates: list[float | Tensor] = delegated("update")
+    #: Whether the last update was skipped; in fp16 a tensor, and reading it waits for the device.
+    step_skipped: bool | Tensor = delegated("update")
 
     def __init__(
         self,
@@ -131,10 +145,6 @@ class Trainer:
             strategy=self.strategy,
             task=task,
         )
-        #: Losses since the last record.
-        self.losses = self.update.losses
-        #: Counts of skipped updates: their loss was not finite, or their gradients overflowed in fp16.
-        self.skipped = self.update.skipped
         self.state = TrainingState(self.update, ema)
         self.iteration = 0
         self.is_last_step = False
@@ -154,11 +164,6 @@ class Trainer:
         self.paused_seconds = 0.0
         HookCalls(self.hooks)  # so that names that clash are seen at once
 
-    @property
-    def rates(self) -> list[float | Tensor]:
-        """The learning rate of each parameter group in the last update."""
-        return self.update.rates
-
     def train(self) -> None:
         """Run from `iteration` to `max_iter`, or until `request_stop` or `interrupt`.
 
@@ -174,7 +179,7 @@ class Trainer:
         self.interrupted = 0
         if not self.model.training:  # else layers that the user holds in evaluation mode stay there
             self.model.train()
-        ahead = self.update.accum_steps == 1  # else a complete batch may not fit on the device
+        ahead = self.accum_steps == 1  # else a complete batch may not fit on the device
         batches = training_batches(self.data_loader, self.iteration, self.device, ahead)
         try:
             # A resumed run continues to draw from the saved state, whatever hooks draw before it.
@@ -188,7 +193,10 @@ class Trainer:
             while not (self.is_last_step or self.interrupted):
                 for call in before_step:
                     call(self)
-                self.run_step(batches, after_backward)
+                updated = self.run_step(batches, after_backward)
+                self.iteration += 1
+                if updated and self.ema is not None:  # not by a hook, which might come too late in the list
+                    self.ema.update(self.model, self.iteration)
                 asks = stopping.signum or stopping.reason or (is_alone and (self.scalars or self.save_as))
                 if asks or self.iteration >= due:
                     due = self._after_step(calls)
@@ -202,15 +210,12 @@ class Trainer:
                 call(self)
         stopping.raise_signal(self.iteration, self.is_last_step)
 
-    def run_step(self, batches: Iterator[Any], after_backward: Iterable[Callable[[], object]] = ()) -> None:
-        """Do one iteration: a batch, the update of the weights and of their moving average."""
+    def run_step(self, batches: Iterator[Any], after_backward: Iterable[Callable[[], object]] = ()) -> bool:
+        """Do the update of this iteration with the next batch; return what `Update` returns."""
         start = time.perf_counter()
         batch = next(batches)
         self.data_seconds += time.perf_counter() - start
-        updated = self.update(batch, self.iteration, after_backward)
-        self.iteration += 1
-        if updated and self.ema is not None:  # not by a hook, which might come too late in the list
-            self.ema.update(self.model, self.iteration)
+        return self.update(batch, self.iteration, after_backward)
 
     def _next_due(self, calls: HookCalls) -> float:
         """Return the count of updates after which a hook is due next, or ranks exchange what they were asked."""

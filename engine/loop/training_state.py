@@ -11,7 +11,7 @@ from torch import nn
 from warmstart.solver import EMA
 
 from ..distributed import comm
-from ..distributed.strategy import Strategy
+from ..distributed.fsdp import shard_like
 from .non_finite import non_finite_names
 from .optimizer_state import load_optimizer_state
 from .update import Update
@@ -19,25 +19,29 @@ from .update import Update
 logger = logging.getLogger(__name__)
 
 
-def load_model(model: nn.Module, state: Mapping[str, Any], strategy: Strategy) -> None:
+def load_model(model: nn.Module, state: Mapping[str, Any]) -> None:
     """Load a model's state, full or sharded, all of it and in its own types.
 
     Raises:
         RuntimeError: it has other names or shapes.
         TypeError: a tensor is of another type, which torch would convert.
     """
+    model.load_state_dict(_like(model, state))
+
+
+def load_ema(ema: EMA, state: Mapping[str, Any]) -> None:
+    """Load the state of a moving average; raises as `load_model` does."""
+    ema.load_state_dict({**state, "model": _like(ema.model, state["model"])})
+
+
+def _like(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a state with its tensors sharded as those of the model are, on the same devices."""
     own = model.state_dict()
     for name, value in state.items():
         found, expected = getattr(value, "dtype", None), getattr(own.get(name), "dtype", None)
         if expected is not None and found is not None and found != expected:
             raise TypeError(f"{name} is of {found}, and the model's is of {expected}")
-    model.load_state_dict(strategy.local_state(state, model))
-
-
-def load_ema(ema: EMA, state: Mapping[str, Any], strategy: Strategy) -> None:
-    """Load the state of a moving average; raises as `load_model` does."""
-    load_model(ema.model, state["model"], strategy)
-    ema.load_state_dict({**state, "model": ema.model.state_dict()})
+    return {name: shard_like(value, own.get(name)) for name, value in state.items()}
 
 
 class TrainingState:
@@ -50,7 +54,6 @@ class TrainingState:
 
     def __init__(self, update: Update, ema: EMA | None) -> None:
         self.model, self.optimizer, self.scheduler = update.model, update.optimizer, update.scheduler
-        self.scaler, self.strategy = update.scaler, update.strategy
         self.update, self.ema = update, ema
 
     def check_finite(self, iteration: int) -> None:
@@ -68,7 +71,7 @@ class TrainingState:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
-            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "scaler": None if self.update.scaler is None else self.update.scaler.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
         }
 
@@ -80,16 +83,16 @@ class TrainingState:
             RuntimeError, TypeError: the state is of another model.
             ValueError: the optimizer's parameters have other names.
         """
-        load_model(self.model, state["model"], self.strategy)
+        load_model(self.model, state["model"])
         self._load_average(state.get("ema"))
-        if self.scaler is not None and state.get("scaler"):
-            self.scaler.load_state_dict(state["scaler"])
+        if self.update.scaler is not None and state.get("scaler"):
+            self.update.scaler.load_state_dict(state["scaler"])
         load_optimizer_state(self.optimizer, state["optimizer"], self.scheduler)
         self.scheduler.load_state_dict(state["scheduler"])
 
     def _load_average(self, saved: Mapping[str, Any] | None) -> None:
         if self.ema is not None and saved is not None:
-            load_ema(self.ema, saved, self.strategy)
+            load_ema(self.ema, saved)
         elif self.ema is not None:
             self.ema.restart(self.model)
             logger.info("the checkpoint has no moving average: SOLVER.EMA begins with its weights")

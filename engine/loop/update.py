@@ -89,7 +89,7 @@ class Update:
         #: The learning rate of each parameter group in the last update.
         self.rates: list[float | Tensor] = []
         #: Whether the last update was skipped; a tensor in fp16, where reading it waits for the device.
-        self.was_skipped: bool | Tensor = False
+        self.step_skipped: bool | Tensor = False
         self._moves_batches = device.type != "cpu"  # asked once: that takes microseconds
 
     def __call__(self, batch: Any, iteration: int, after_backward: Iterable[Callable[[], object]] = ()) -> bool:
@@ -121,7 +121,7 @@ class Update:
         if overflow is not None:
             values[OVERFLOW] = overflow
         problem = self.skipped.problem_of(values) if self.skipped.limit else ""
-        self.was_skipped = overflow if overflow is not None and not problem else bool(problem)
+        self.step_skipped = overflow if overflow is not None and not problem else bool(problem)
         if problem:
             self._skip(problem, iteration + 1, buffers)
         else:

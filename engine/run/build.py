@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from warmstart.config import CfgNode
 from warmstart.data import build_train_loader
 from warmstart.solver import build_ema, build_gradient_clipping, build_lr_scheduler, build_optimizer
@@ -10,6 +12,7 @@ from warmstart.tasks import build_task
 from ..distributed import comm
 from ..distributed.build import build_strategy
 from ..distributed.errors import local_rank_zero_first
+from ..loop.hook import HookBase
 from ..loop.trainer import Trainer
 from ..runtime.precision import build_autocast, build_scaler, compiled
 from ..runtime.rng import seed_rank
@@ -19,7 +22,9 @@ from .prepare_torch import prepare_torch
 from .resolve import iters_per_epoch, resolve_config
 
 
-def build_trainer(cfg: CfgNode, trust: bool = False, weights: bool = True) -> Trainer:
+def build_trainer(
+    cfg: CfgNode, trust: bool = False, weights: bool = True, hooks: Iterable[HookBase] = ()
+) -> Trainer:
     """Return a trainer for a config: seeded model, optimizer, schedule, data and the default hooks.
 
     On several ranks (see distributed/) each is given its part of every batch; waits for all ranks.
@@ -29,6 +34,7 @@ def build_trainer(cfg: CfgNode, trust: bool = False, weights: bool = True) -> Tr
         trust: whether code in the file that MODEL.WEIGHTS names may run, as --trust-checkpoint says.
         weights: whether that file is read or, without one, first weights may follow from training images; a
             checkpoint that is loaded afterwards holds all weights.
+        hooks: called where those of `register_hook` are.
 
     Raises:
         ConfigError: the config is not one that can run.
@@ -52,7 +58,7 @@ def build_trainer(cfg: CfgNode, trust: bool = False, weights: bool = True) -> Tr
         optimizer,
         build_lr_scheduler(cfg, optimizer, iters_per_epoch(cfg)),
         loader,
-        default_hooks(cfg, task, model, loader, ema.model if ema is not None else None),
+        default_hooks(cfg, task, model, loader, ema.model if ema is not None else None, hooks),
         task,
         max_iter=cfg.SOLVER.MAX_ITER,
         device=device,

@@ -53,7 +53,12 @@ def register_hook(name: str, builder: Callable[[CfgNode], HookBase]) -> None:
 
 
 def default_hooks(
-    cfg: CfgNode, task: Task, model: nn.Module, loader: TrainLoader, averaged: nn.Module | None = None
+    cfg: CfgNode,
+    task: Task,
+    model: nn.Module,
+    loader: TrainLoader,
+    averaged: nn.Module | None = None,
+    hooks: Iterable[HookBase] = (),
 ) -> list[HookBase]:
     """Return the hooks of a run, in an order that has reasons.
 
@@ -78,6 +83,7 @@ def default_hooks(
         model: the model that is trained.
         loader: training's.
         averaged: the moving average, evaluated beside it.
+        hooks: user-defined ones, in addition to those of `register_hook`.
     """
     output = Path(cfg.OUTPUT_DIR)
     device = build_device(cfg)
@@ -96,14 +102,16 @@ def default_hooks(
         return evaluate_all(model, task, loaders, averaged, between, autocast, trainer.strategy)
 
     gauges = [lambda: memory_stats(device)] if cfg.MEMORY_STATS else []
-    if not _HOOKS:  # else one of them may give it
+    own = [*(builder(cfg) for builder in _HOOKS.values()), *hooks]
+    if not own:  # else one of them may give it
         check_known(cfg, task)
     metric_hooks = build_metric_hook(cfg, lr_metric(cfg, task))
-    hooks: list[HookBase] = [
+    at_once = any(hook.takes == "record" for hook in (*metric_hooks, *own))
+    first: list[HookBase] = [
         FolderHook(output, subfolders(bool(cfg.PROFILER.ITERS), build_strategy(cfg).is_sharded))
     ]
     if cfg.PROFILER.ITERS:
-        hooks.append(ProfilerHook(cfg.PROFILER.START, cfg.PROFILER.ITERS, output / PROFILE))
+        first.append(ProfilerHook(cfg.PROFILER.START, cfg.PROFILER.ITERS, output / PROFILE))
     if cfg.TEST.PRECISE_BN.ENABLED:
         models = [model] if averaged is None else [model, averaged]
         period, number = cfg.TEST.EVAL_PERIOD, cfg.TEST.PRECISE_BN.NUM_ITER
@@ -111,14 +119,14 @@ def default_hooks(
         def run_of(each: nn.Module) -> Callable[[Any], object]:
             return losses_of(each, task, autocast=autocast, device=device)
 
-        hooks.append(PreciseBNHook(period, models, loader.batches, number, run_of))
+        first.append(PreciseBNHook(period, models, loader.batches, number, run_of))
     return [
-        *hooks,
+        *first,
         EvaluationHook(cfg.TEST.EVAL_PERIOD, scores),
-        *(builder(cfg) for builder in _HOOKS.values()),
+        *own,
         PictureHook(output, writers),
-        RecordHook(cfg.LOG_PERIOD, writers, gauges, at_once=bool(metric_hooks)),
-        *build_score_hooks(cfg, task, with_own=bool(_HOOKS)),
+        RecordHook(cfg.LOG_PERIOD, writers, gauges, at_once=at_once),
+        *build_score_hooks(cfg, task, with_own=bool(own)),
         *metric_hooks,
         CheckpointHook(
             cfg.SOLVER.CHECKPOINT_PERIOD, output, constants, cfg.SOLVER.CHECKPOINT_KEEP, cfg.DISTRIBUTED.TIMEOUT

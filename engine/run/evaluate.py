@@ -21,6 +21,7 @@ from ..distributed.fsdp import computing_device
 from ..distributed.strategy import Strategy
 from ..loop.forward import losses_of
 from ..loop.precise_bn import norm_layers, update_from_training
+from ..records.logging import setup_logging
 from ..runtime.precision import build_autocast
 from ..runtime.rng import restore_rng
 from .default_hooks import build_test_loaders, evaluate_all
@@ -64,6 +65,7 @@ def evaluate_only(cfg: CfgNode, *, resume: str | None = None, trust: bool = Fals
     >>> {name.split("/")[0] for name in scores}
     {'digits_test'}
     """
+    setup_logging()
     given = cfg
     with raise_together():
         cfg = _resolved(given, comm.world_size())
@@ -110,7 +112,7 @@ def _load(cfg: CfgNode, strategy: Strategy, model: nn.Module, start: dict[str, A
     averaged = None if ema is None else ema.model
     strategy.prepare(model, *([] if averaged is None else [averaged]))
     if start is not None:
-        load_models(model, ema, start, strategy)
+        load_models(model, ema, start)
     return averaged
 
 

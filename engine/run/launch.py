@@ -12,6 +12,7 @@ from ..distributed.launch import _endpoint, _meet_machines, _run_ranks, run_here
 from ..distributed.process_group import check_devices
 from ..distributed.rendezvous import Place
 from .resolve import resolve_scaled
+from .world_size_scaling import check_scaled
 
 
 def launch(cfg: CfgNode, flags: Mapping[str, Any], argv: Sequence[str] | None = None) -> int:
@@ -31,7 +32,10 @@ def launch(cfg: CfgNode, flags: Mapping[str, Any], argv: Sequence[str] | None = 
     ranks, machines = flags["num_gpus"] or 1, flags["num_machines"] or 1
     check_devices(cfg, ranks)
     every = ranks * machines
-    resolve_scaled(cfg, every, every, trains=not flags.get("eval_only"))
+    trains = not flags.get("eval_only")
+    resolved = resolve_scaled(cfg, every, every, trains=trains)
+    if trains and flags.get("resume") is None:  # else each process knows to how many processes the run is scaled
+        check_scaled(cfg, resolved)
     argv = sys.argv[1:] if argv is None else argv
     words = [*started_as(argv), *argv]
     restarts, grace = cfg.DISTRIBUTED.MAX_RESTARTS, cfg.DISTRIBUTED.GRACE

@@ -12,7 +12,6 @@ from torch import nn
 from warmstart.config import CfgNode, ConfigError
 from warmstart.solver import EMA
 
-from ..distributed.strategy import Strategy
 from ..loop.hook import OWN_STATE
 from ..loop.optimizer_state import missing_optimizer_state
 from ..loop.trainer import Trainer
@@ -50,16 +49,16 @@ def build_average(cfg: CfgNode, model: nn.Module, start: Mapping[str, Any]) -> E
     return EMA(model, cfg.SOLVER.EMA.DECAY, cfg.SOLVER.EMA.PERIOD)
 
 
-def load_models(model: nn.Module, ema: EMA | None, start: Mapping[str, Any], strategy: Strategy) -> None:
+def load_models(model: nn.Module, ema: EMA | None, start: Mapping[str, Any]) -> None:
     """Load all of a checkpoint's weights into a model and its moving average.
 
     Raises:
         ConfigError: they do not fit the model.
     """
     with _fitting():
-        load_model(model, start["model"], strategy)
+        load_model(model, start["model"])
         if ema is not None:
-            load_ema(ema, start["ema"], strategy)
+            load_ema(ema, start["ema"])
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from ..runtime.device import check_device
 from ..runtime.precision import check_precision
 from .init_from_data import weights_in
 from .scores import best_mode, check_best, check_metrics, check_score_names
-from .world_size_scaling import check_scaled, rounded, scale_between, scaled
+from .world_size_scaling import rounded, scale_between, scaled
 
 SMALL_IMAGE = 32  # pixels a side; up to this size MODEL.STEM auto means small
 
@@ -68,7 +68,6 @@ def resolve_config(
         lambda: check_score_names(resolved),
         lambda: check_best(resolved, task),
         *([lambda: check_accumulation(resolved, ranks, given)] if trains else []),
-        *([lambda: check_scaled(given, resolved)] if trains and given is not None else []),
         lambda: check_parallel(resolved, ranks),
         lambda: check_precision(resolved),
     )

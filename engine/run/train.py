@@ -24,7 +24,7 @@ from .folder import complete_run, hold_folder, is_restart, prepare_folder
 from .load import load_start, why_done
 from .resolve import resolve_scaled
 from .resume import find_start, read_parts
-from .world_size_scaling import log_scaling, scale_of
+from .world_size_scaling import check_scaled, log_scaling, scale_of
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def train(
         overwrite: whether to replace an earlier run in OUTPUT_DIR; it is deleted once this one has saved.
         allow_config_change: whether to resume although the model, the data or the seed has changed.
         trust: whether to read a checkpoint or MODEL.WEIGHTS even if that can run code in the file.
-        hooks: called before the default hooks.
+        hooks: called where those of `register_hook` are: after the evaluation and before the records.
 
     Returns:
         The trainer after its last update; None if the checkpoint leaves nothing to train.
@@ -69,6 +69,7 @@ def train(
     >>> trainer.iteration
     3
     """
+    setup_logging()
     given = cfg
     with raise_together():
         cfg = resolve_scaled(given, comm.world_size())
@@ -81,6 +82,8 @@ def train(
         if start is not None and scale_of(start):  # the run keeps the batches of the one that it continues
             with raise_together():
                 cfg = resolve_scaled(given, scale_of(start))
+        with raise_together():
+            check_scaled(given, cfg)
         log_scaling(given, cfg)
         if start is not None and _has_ended(cfg, start, allow_config_change):
             if found is not None and not resume:
@@ -109,8 +112,7 @@ def _has_ended(cfg: CfgNode, start: Mapping[str, Any], allow_change: bool) -> bo
 def _build(cfg: CfgNode, start: dict[str, Any] | None, trust: bool, hooks: Iterable[HookBase]) -> Trainer:
     """Return the trainer, with the state of the checkpoint `start` if there is one."""
     with raise_together():
-        trainer = build_trainer(cfg, trust, weights=start is None)
-        trainer.hooks[:0] = hooks
+        trainer = build_trainer(cfg, trust, weights=start is None, hooks=hooks)
         if start is not None:
             load_start(trainer, start)
     return trainer

@@ -89,25 +89,32 @@ def _with_lengths(cfg: CfgNode) -> CfgNode:
 def check_scaled(given: CfgNode, cfg: CfgNode) -> None:
     """Raise ConfigError if a config was scaled whose schedule cannot be: its curve would change its shape.
 
+    Called before training, when it is known whether a resumed run keeps the number of processes it was scaled to.
+
     Args:
         given: the config as the user wrote it.
-        cfg: the scaled config.
+        cfg: the scaled config, resolved or not.
     """
     if scale_between(given, cfg) == 1:
         return
     label, counts_iterations = cfg.label("SOLVER.REFERENCE_WORLD_SIZE"), cfg.SOLVER.LR_STEP_UNIT == "iter"
-    for name, arguments in named_schedules(cfg).items():
-        rates = [key for key, value in arguments.items() if _LEARNING_RATE.fullmatch(key) and value]
+    for name, arguments in named_schedules(cfg):
+        rates = [key for key, value in arguments.items() if _LEARNING_RATE.fullmatch(key) and _is_set(value)]
         if rates:
             raise ConfigError(
                 f"{label}: {name} takes absolute learning rates ({', '.join(rates)}), which cannot be scaled; set "
-                "it to 0, or choose a schedule that is relative to SOLVER.BASE_LR"
+                "SOLVER.REFERENCE_WORLD_SIZE to 0, or choose a schedule that is relative to SOLVER.BASE_LR"
             )
         if counts_iterations and ("lr_lambda" in arguments or name == "ExponentialLR"):
             raise ConfigError(
-                f"{label}: {name} computes from the number of the iteration, which cannot be scaled; set it to 0, "
-                "or SOLVER.LR_STEP_UNIT to epoch"
+                f"{label}: {name} computes from the number of the iteration, which cannot be scaled; set "
+                "SOLVER.REFERENCE_WORLD_SIZE to 0, or SOLVER.LR_STEP_UNIT to epoch with arguments per epoch"
             )
+
+
+def _is_set(value: Any) -> bool:
+    """Return whether an argument, a number or one a parameter group, is not 0."""
+    return any(value) if isinstance(value, (list, tuple)) else bool(value)
 
 
 def scale_between(given: CfgNode, cfg: CfgNode) -> Fraction:

@@ -316,8 +316,9 @@ def test_trainer_sends_losses_once_per_record_and_otherwise_only_gradients(
         assert gradients == dict.fromkeys(ours, 1)
         assert ours.pop("update 23")[:2] == ["all_gather", "all_gather"]  # then scores, and the checkpoint
         once = {
-            "update 1": ["all_reduce", "all_gather", "all_gather"],  # how long it took; the schedule is plotted
-            "update 2": ["broadcast", "broadcast"],  # of torch, on how it splits the gradients into buckets
+            # How long it took; the schedule is plotted; whether rank 0 wants a record, and a checkpoint.
+            "update 1": ["all_reduce", "all_gather", "all_gather", "all_reduce", "all_reduce"],
+            "update 2": ["broadcast", "broadcast", "all_reduce"],  # of torch, on its buckets; a stop
         }
         # With each record all ranks ask whether rank 0 wants a checkpoint.
         losses = {f"update {number}": ["all_gather", "all_gather", "all_reduce"] for number in (10, 20)}

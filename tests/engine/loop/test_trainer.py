@@ -9,6 +9,7 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,6 +31,8 @@ from warmstart.engine import (
     resolve_config,
 )
 from warmstart.engine.checkpoint.saver import finish_saves
+from warmstart.engine.distributed import comm
+from warmstart.engine.loop.hook import HookCalls
 from warmstart.solver import EMA, GradientClipping, WarmupMultiStepLR
 
 from ..dying import Kill, Killed
@@ -318,6 +321,49 @@ def test_a_signal_calls_the_hooks_that_are_due_and_those_that_run_last(signal_at
     with pytest.raises(Interrupted):
         trainer.train()
     assert (last.called, periodic.called, rare.called) == ([signal_at], due, [])
+
+
+@pytest.mark.parametrize("hook", [HookBase(), Recorder()])
+def test_rank_0_is_asked_at_updates_at_which_a_hook_that_sets_its_period_is_due(
+    hook: HookBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one of two ranks, with a record at each update or every third one, beside hooks that set no period."""
+    monkeypatch.setattr(comm, "world_size", lambda: 2)
+    monkeypatch.setattr(comm, "all_reduce_max", lambda numbers: numbers)
+    for period, asked in ((1, [1, 2, 3, 4]), (3, [3]), (0, [])):
+        takes = Periodic(0, "record")
+        progress = SimpleNamespace(is_last_step=False, interrupted=0, scalars={}, save_as=set(), record={})
+        calls = HookCalls([hook, Periodic(period, "scalars"), takes])
+        for iteration in (1, 2, 3, 4):
+            progress.iteration = iteration
+            assert calls.call_due(progress) is (iteration in asked)  # type: ignore[arg-type]
+        assert takes.called == asked  # it finds the record that is made there
+
+
+def test_a_signal_on_several_ranks_leaves_scalars_waiting_as_in_the_uninterrupted_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(comm, "world_size", lambda: 2)
+    monkeypatch.setattr(comm, "all_reduce_max", lambda numbers: numbers)
+    records, last = Periodic(5, "scalars"), Periodic(7, runs_last=True)
+    signalled: Any = SimpleNamespace(
+        iteration=3, is_last_step=False, interrupted=15, scalars={"a": 1.0}, save_as=set()
+    )
+    HookCalls([records, last]).call_due(signalled)
+    assert (records.called, last.called, signalled.scalars) == ([], [3], {"a": 1.0})
+
+
+def test_options_of_the_update_can_be_changed_through_the_trainer() -> None:
+    norms: list[int] = []
+
+    def clip(parameters: Any) -> Tensor:
+        norms.append(len([*parameters]))
+        return torch.zeros(())
+
+    trainer = make_trainer([], max_iter=3)
+    trainer.clip, trainer.accum_steps = clip, 2
+    trainer.train()
+    assert (norms, trainer.update.accum_steps) == ([2, 2, 2], 2)
 
 
 def test_a_period_may_change_in_after_step() -> None:

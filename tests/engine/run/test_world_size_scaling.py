@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from warmstart.config import CfgNode, ConfigError, get_cfg, imports
-from warmstart.engine import resolve_config, scaled
+from warmstart.engine import check_scaled, resolve_config, scaled
 from warmstart.solver import build_plan
 from warmstart.tools import train_net
 
@@ -132,36 +132,51 @@ COSINE = [{"NAME": "CosineAnnealingLR", "ARGS": {"eta_min": 0.01}}]
     ],
 )
 @pytest.mark.parametrize("unit", ["iter", "epoch"])
-def test_resolve_config_refuses_to_scale_absolute_learning_rates(words: list[Any], rates: str, unit: str) -> None:
+def test_check_scaled_refuses_absolute_learning_rates(words: list[Any], rates: str, unit: str) -> None:
     given = cfg_of(*words, "SOLVER.LR_STEP_UNIT", unit)
     with pytest.raises(ConfigError) as error:
-        resolve_config(scaled(given, 2), 2, given=given)
-    problem = next(each for each in error.value.problems if "REFERENCE_WORLD_SIZE" in each)
+        check_scaled(given, scaled(given, 2))
     assert re.fullmatch(
         rf"SOLVER.REFERENCE_WORLD_SIZE \(override\): \w+ takes absolute learning rates {re.escape(rates)}, which "
-        "cannot be scaled; set it to 0, or choose a schedule that is relative to SOLVER.BASE_LR",
-        problem,
+        "cannot be scaled; set SOLVER.REFERENCE_WORLD_SIZE to 0, or choose a schedule that is relative to "
+        "SOLVER.BASE_LR",
+        str(error.value),
     )
-    resolve_config(scaled(given, 1), 1, given=given)
+    check_scaled(given, scaled(given, 1))
+
+
+@pytest.mark.parametrize("key", ["SOLVER.LR_PHASES", "SOLVER.LR_FACTORS"])
+@pytest.mark.parametrize("place", [0, 1])
+def test_check_scaled_looks_at_each_part_of_a_composed_schedule(key: str, place: int) -> None:
+    parts: list[dict[str, Any]] = [{"NAME": "CosineAnnealingLR", "ARGS": {"T_max": 40}} for _ in range(2)]
+    parts[place]["ARGS"]["eta_min"] = 0.01
+    given = cfg_of(*named("SequentialLR" if key.endswith("PHASES") else "ChainedScheduler"), key, parts)
+    with pytest.raises(ConfigError, match=r"CosineAnnealingLR takes absolute learning rates \(eta_min\)"):
+        check_scaled(given, scaled(given, 2))
+
+
+@pytest.mark.parametrize("zero", [0, 0.0, [0.0], [0.0, 0]])
+def test_check_scaled_accepts_a_learning_rate_of_zero(zero: Any) -> None:
+    given = cfg_of(*named("ReduceLROnPlateau", min_lr=zero))
+    check_scaled(given, scaled(given, 2))
 
 
 @pytest.mark.parametrize("name", ["LambdaLR", "MultiplicativeLR", "ExponentialLR"])
-def test_resolve_config_refuses_to_scale_a_function_of_the_iteration_except_for_epochs_and_evaluation(
+def test_check_scaled_refuses_a_function_of_the_iteration_except_for_epochs(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(imports._IMPORTED, "math", math)
     arguments = {"gamma": 0.95} if name == "ExponentialLR" else {"lr_lambda": "math:cos"}
     given = cfg_of(*named(name, **arguments))
     with pytest.raises(ConfigError) as error:
-        resolve_config(scaled(given, 2), 2, given=given)
+        check_scaled(given, scaled(given, 2))
     assert str(error.value) == (
         f"SOLVER.REFERENCE_WORLD_SIZE (override): {name} computes from the number of the iteration, which cannot "
-        "be scaled; set it to 0, or SOLVER.LR_STEP_UNIT to epoch"
+        "be scaled; set SOLVER.REFERENCE_WORLD_SIZE to 0, or SOLVER.LR_STEP_UNIT to epoch with arguments per epoch"
     )
-    resolve_config(scaled(given, 1), 1, given=given)
-    resolve_config(scaled(given, 2), 2, given=given, trains=False)
+    check_scaled(given, scaled(given, 1))
     given.merge_from_list(["SOLVER.LR_STEP_UNIT", "epoch"])
-    resolve_config(scaled(given, 2), 2, given=given)
+    check_scaled(given, scaled(given, 2))
 
 
 def test_scaled_keeps_a_config_frozen_and_the_sources_of_its_values() -> None:

@@ -91,7 +91,7 @@ class See(HookBase):
 
     def after_step(self, trainer: Trainer) -> None:
         self.rates += trainer.rates
-        self.skipped.append(bool(trainer.update.was_skipped))
+        self.skipped.append(bool(trainer.step_skipped))
         self.moved.append(not torch.equal(self.before, trainer.model.weight))
 
 
