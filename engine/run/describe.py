@@ -61,7 +61,7 @@ def log_run(cfg: CfgNode, trainer: Trainer) -> None:
         logger.info(text, ranks, part, images, cfg.DISTRIBUTED.GRADIENTS)
         if trainer.strategy.is_sharded:
             wrapped = ", ".join(cfg.MODEL.FSDP.WRAP) or "step"
-            logger.info("model: sharded over %d processes (fsdp), all-gathered by %s", ranks, wrapped)
+            logger.info("model: sharded over %d ranks (fsdp), all-gathered by %s", ranks, wrapped)
     accum_steps = trainer.update.accum_steps
     if accum_steps > 1:
         images = cfg.SOLVER.IMS_PER_BATCH // (accum_steps * ranks)
