@@ -21,7 +21,7 @@ from ..ranks import Ranks, trained
 
 pytestmark = [
     pytest.mark.skipif(torch.cuda.is_available(), reason="forks this process, which may have used the GPU"),
-    pytest.mark.skipif(not SHARDS_ON_CPU, reason="this torch cuts no model on a CPU"),
+    pytest.mark.skipif(not SHARDS_ON_CPU, reason="this torch shards no model on a CPU"),
 ]
 
 LAYERS, WIDTH = 32, 1600

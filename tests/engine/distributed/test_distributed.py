@@ -46,7 +46,7 @@ from ..ranks import Ended, Ranks, trained
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="forks this process, which may have used the GPU"
 )
-in_parts = pytest.mark.skipif(not SHARDS_ON_CPU, reason="this torch cuts no model on a CPU")
+needs_sharding = pytest.mark.skipif(not SHARDS_ON_CPU, reason="this torch shards no model on a CPU")
 
 # No batch statistics, nothing random: two ranks compute the same as one process with two micro-batches.
 EXACT = ["MODEL.ARGS={norm: group, width: 4, dropout: 0}", "SOLVER.MAX_ITER=60", "SOLVER.STEPS=40"]
@@ -422,7 +422,7 @@ def test_raise_together_passes_an_error_to_ranks_in_an_inner_block(
     assert main.err == "error: rank 1: MODEL.WEIGHTS: no such file: a.pth\n"
 
 
-@pytest.mark.parametrize(("parallel", "lacks"), [("ddp", 1), pytest.param("fsdp", 0, marks=in_parts)])
+@pytest.mark.parametrize(("parallel", "lacks"), [("ddp", 1), pytest.param("fsdp", 0, marks=needs_sharding)])
 def test_eval_only_refuses_weights_that_one_rank_lacks(
     tiny_words: list[str], tmp_path: Path, parallel: str, lacks: int
 ) -> None:
@@ -433,7 +433,7 @@ def test_eval_only_refuses_weights_that_one_rank_lacks(
     assert main.err == text
 
 
-@in_parts
+@needs_sharding
 def test_eval_only_with_fsdp_reads_weights_on_rank_0_alone(tiny_words: list[str], tmp_path: Path) -> None:
     main, other = evaluated(tiny_words, tmp_path, "fsdp", lacks=1)
     assert (main.code, other.code, other.err) == (0, 0, "")

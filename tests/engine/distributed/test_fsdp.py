@@ -27,7 +27,7 @@ from ..sharded_optimizers import CLIPPING
 
 pytestmark = [
     pytest.mark.slow,  # each launch imports torch three times
-    pytest.mark.skipif(not SHARDS_ON_CPU, reason="this torch cuts no model on a CPU"),
+    pytest.mark.skipif(not SHARDS_ON_CPU, reason="this torch shards no model on a CPU"),
 ]
 
 ROOT = Path(__file__).parent.parent.parent.parent
