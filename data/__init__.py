@@ -17,6 +17,9 @@ from .datasets.registry import (
     register_dataset,
 )
 from .datasets.targets import checked_number_array, checked_numbers
+from .inspection.advice import Suggestion, as_text, check_reports, describe_advice, some_of
+from .inspection.build import build_inspections
+from .inspection.report import SetReport
 from .loaders.base import TrainLoader
 from .loaders.build_backend import choose_backend, describe_loader
 from .loaders.build_workers import OWN_CORES, describe_workers, num_workers, usable_cores
@@ -47,14 +50,19 @@ __all__ = [
     "SampleOrder",
     "SampleStream",
     "SampleTask",
+    "SetReport",
+    "Suggestion",
     "TrainLoader",
     "UnreadableImageError",
     "WorkerTrainLoader",
+    "as_text",
     "build_dataset",
+    "build_inspections",
     "build_test_loader",
     "build_train_loader",
     "build_transform",
     "check_data",
+    "check_reports",
     "check_transforms",
     "checked_label",
     "checked_number_array",
@@ -64,6 +72,7 @@ __all__ = [
     "data_spec",
     "dataset_info",
     "dataset_names",
+    "describe_advice",
     "describe_loader",
     "describe_workers",
     "device_of",
@@ -80,6 +89,7 @@ __all__ = [
     "register_transform",
     "repeat_factors",
     "sample_key",
+    "some_of",
     "split_batch",
     "splitmix64",
     "stack_images",

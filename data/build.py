@@ -105,6 +105,20 @@ def build_test_loader(
     return EvalLoader(loader, batch_size=size, groups=groups, rank=rank, world_size=world_size)
 
 
+def build_set(cfg: CfgNode, key: str, entry: DatasetEntry) -> MapDataset:
+    """Return one data set of DATASETS.TRAIN or TEST, as the loaders read it.
+
+    Args:
+        cfg: the config.
+        key: TRAIN or TEST.
+        entry: of `DataSpec.training_sets` or `DataSpec.test_sets`.
+
+    Raises:
+        ConfigError: unknown name, missing or wrong files.
+    """
+    return _dataset(cfg, f"DATASETS.{key}", (entry,))
+
+
 def check_data(cfg: CfgNode, data: DataSpec, task: SampleTask, world_size: int = 1) -> None:
     """Raise ConfigError for everything that can be refused before training data is read.
 

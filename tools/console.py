@@ -19,6 +19,7 @@ from warmstart.tools import interruptible
 COMMANDS = {
     "train": ("train_net", "train, resume or evaluate the model that a YAML file describes"),
     "plain-train": ("plain_train_net", "train it in one plain loop, without Trainer and hooks"),
+    "check-data": ("check_data", "read every image and report damage, duplicates, leaks, balance and sizes"),
     "plot-lr": ("plot_lr", "draw and print the learning rate of every update; nothing is trained"),
     "find-lr": ("find_lr", "find a learning rate to begin with"),
     "plan-scale": ("plan_scale", "predict speed and memory on many GPUs from what one does"),
