@@ -17,7 +17,7 @@ from .datasets.registry import (
     register_dataset,
 )
 from .datasets.targets import checked_number_array, checked_numbers
-from .inspection.advice import Suggestion, as_text, check_reports, describe_advice, some_of
+from .inspection.advice import Suggestion, check_reports, describe_advice, some_of
 from .inspection.build import build_inspections
 from .inspection.report import SetReport
 from .loaders.base import TrainLoader
@@ -55,7 +55,6 @@ __all__ = [
     "TrainLoader",
     "UnreadableImageError",
     "WorkerTrainLoader",
-    "as_text",
     "build_dataset",
     "build_inspections",
     "build_test_loader",

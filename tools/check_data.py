@@ -21,7 +21,6 @@ with interruptible(__name__):
     from warmstart.data import (
         SetReport,
         Suggestion,
-        as_text,
         build_inspections,
         check_reports,
         data_spec,
@@ -33,6 +32,7 @@ with interruptible(__name__):
 
 FLAGS = (Flag("--json", "none", "print the full report as JSON instead of one screen of text"),)
 _LISTED = 8  # classes that are listed one by one
+_FILES = 3  # files that are listed for each finding
 
 
 @dataclass(frozen=True)
@@ -101,22 +101,19 @@ def describe(found: Findings) -> list[str]:
     for report in found.reports:
         lines += [f"{report.key} {report.name}: {_count(report.size, 'image')}"]
         lines += [f"  {name:<11} {text}" for name, text in _facts(report)]
-        if report.key == "TEST":
-            for train in trained_on:
-                shared = [f"{ours} = {theirs}" for ours, theirs in report.shared_with(train)]
-                if shared:
-                    share = f"{_count(len(shared), 'image')} of {report.size:,} in {train.name}, too"
-                    lines.append(f"  {'leak':<11} {share}: {some_of(shared)}")
+        for name, text, files in [*_files(report), *(_leak(report, train) for train in trained_on)]:
+            if files:
+                lines.append(f"  {name:<11} {text}:")
+                lines += [" " * 14 + file for file in files[:_FILES]]
+                lines += [" " * 14 + f"and {len(files) - _FILES:,} more"] * (len(files) > _FILES)
         lines.append("")
     if found.suggestions:
         lines += ["Keys to set:", *(f"  {keys}  ({reason})" for keys, reason in found.suggestions)]
-    else:
-        lines.append("No key to set." if not found.problems else "")
-    return lines[:-1] if not lines[-1] else lines
+    return lines if lines[-1:] != [""] else lines[:-1]
 
 
 def _facts(report: SetReport) -> Iterator[tuple[str, str]]:
-    """Yield (name, text) of each line about a data set; what is as it should be has none."""
+    """Yield (name, text) of each line about a data set as a collection; what is as it should be has none."""
     if report.classes:
         yield "classes", _classes(report)
     for number in report.numbers[:_LISTED]:
@@ -127,38 +124,53 @@ def _facts(report: SetReport) -> Iterator[tuple[str, str]]:
         yield "one image", f"{_count(len(report.single), 'class')} with a single image: {some_of(report.single)}"
     if report.sizes:
         least, median, greatest = ("x".join(map(str, size)) for size in report.sizes)
-        one = f"{least} (height x width)"
-        yield "sizes", one if least == greatest else f"{least} to {greatest}, median {median} (height x width)"
+        text = least if least == greatest else f"{least} to {greatest}, median {median}"
+        yield "sizes", f"{text} (height x width)"
         stored = ", ".join(f"{mode} {count:,}" for mode, count in report.stored.items())
-        channels = ", ".join(f"{number} ({count:,} images)" for number, count in report.channels.items())
+        channels = ", ".join(f"{number} ({_count(count, 'image')})" for number, count in report.channels.items())
         channels = str(next(iter(report.channels))) if len(report.channels) == 1 else channels
         yield "channels", channels + (f"; files are {stored}" if stored else "")
     if report.mean:
         mean, std = (", ".join(f"{each:.3f}" for each in values) for values in (report.mean, report.std))
         yield "pixels", f"mean {mean}; std {std}"
-    if report.unreadable:
-        yield "unreadable", f"{_count(len(report.unreadable), 'image')}: {as_text(report.unreadable)}"
-    if report.wrong:
-        yield "targets", f"{_count(len(report.wrong), 'wrong one')}: {as_text(report.wrong)}"
-    if report.failed:
-        yield "transforms", f"fail on {_count(len(report.failed), 'image')}: {as_text(report.failed)}"
-    if report.enlarged:
-        shape = next(iter(report.results))
-        size = "x".join(map(str, shape[1:]))
-        yield (
-            "small",
-            (
-                f"{_count(len(report.enlarged), 'image')} lower or narrower than the {size} of the transforms,"
-                f" which enlarge or pad them: {some_of(report.enlarged)}"
-            ),
-        )
-    if report.copies:
-        extra = sum(len(group) - 1 for group in report.copies)
-        groups = [" = ".join(group[:3]) + (" = ..." if len(group) > 3 else "") for group in report.copies]
-        yield "duplicates", f"{_count(extra, 'copy', 'copies')} of other images: {some_of(groups)}"
-    if report.disputed:
-        groups = [" = ".join(group[:3]) for group in report.disputed]
-        yield "conflicts", f"{_count(len(groups), 'image')} in several classes: {some_of(groups)}"
+
+
+def _files(report: SetReport) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield (name, text, files) of what is noteworthy about single images; there may be no files."""
+
+    def equal(groups: Sequence[Sequence[str]]) -> list[str]:
+        return [
+            " = ".join(_short(file, report) for file in group[:_FILES]) + " = ..." * (len(group) > _FILES)
+            for group in groups
+        ]
+
+    for name, text, troubles in (
+        ("unreadable", "missing or damaged", report.unreadable),
+        ("targets", "not what the task expects", report.wrong),
+        ("transforms", "failing", report.failed),
+    ):
+        files = [f"{_short(file, report)} ({reason})" for file, reason in troubles]
+        yield name, f"{_count(len(files), 'image')} {text}", files
+    size = "x".join(map(str, next(iter(report.results), ())[1:]))
+    small = [_short(file, report) for file in report.enlarged]
+    yield "small", f"{_count(len(small), 'image')} lower or narrower than {size}, enlarged or padded to it", small
+    copies = sum(len(group) - 1 for group in report.copies)
+    yield "duplicates", f"{_count(copies, 'copy', 'copies')} of other images", equal(report.copies)
+    disputed = equal(report.disputed)
+    yield "conflicts", f"{_count(len(disputed), 'image')} in several classes", disputed
+
+
+def _leak(report: SetReport, train: SetReport) -> tuple[str, str, list[str]]:
+    """Return name, text and files of the line about images of a test set that are in a training set, too."""
+    shared = report.shared_with(train) if report.key == "TEST" else []
+    verb = "is" if len(shared) == 1 else "are"
+    text = f"{len(shared):,} of {_count(report.size, 'image')} {verb} in {train.name}, too"
+    return "leak", text, [f"{_short(ours, report)} = {_short(theirs, train)}" for ours, theirs in shared]
+
+
+def _short(file: str, report: SetReport) -> str:
+    """Return a file relative to the path of its set, if it is below it."""
+    return file.removeprefix(report.root.rstrip("/") + "/") if report.root else file
 
 
 def _classes(report: SetReport) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -37,12 +38,14 @@ class Inspection:
     Args:
         key: TRAIN or TEST.
         name: of the set, in messages and scores.
+        root: the path of the set; "" if it has none.
         samples: its samples.
         workers: number of processes that read them; 0: this one.
     """
 
     key: str
     name: str
+    root: str
     samples: InspectedSamples
     workers: int
 
@@ -68,6 +71,7 @@ class Inspection:
             labels=targets.tolist() if is_index and targets is not None else None,
             numbers=() if is_index or targets is None else _numbers(targets, classes),
             file=partial(_file, dataset),
+            root=self.root,
         )
 
     def _facts(self, tell: Callable[[int], Any]) -> Iterator[Facts]:
@@ -112,7 +116,8 @@ def build_inspections(
             everything = is_users_own(entry) or (transform is not None and transform.is_users_own)
             samples = InspectedSamples(build_set(cfg, key, entry), name, task, transform, everything)
             alone = is_in_memory(entry) or len(samples) < _WORTH_PROCESSES
-            found.append(Inspection(key, name, samples, 0 if alone else usable_cores()))
+            root = os.path.expanduser(entry.path or "")
+            found.append(Inspection(key, name, root, samples, 0 if alone else usable_cores()))
     return found
 
 

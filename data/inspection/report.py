@@ -57,6 +57,7 @@ class SetReport:
         disputed: those of `copies` that have several class indices.
         digests: the samples of each hash of pixels, for comparison with other sets.
         file: returns the file of a sample.
+        root: the path of the set; "" if it has none.
     """
 
     key: str
@@ -79,6 +80,7 @@ class SetReport:
     disputed: tuple[tuple[str, ...], ...] = ()
     digests: dict[bytes, list[int]] = field(default_factory=dict, repr=False)
     file: Callable[[int], str] = field(default=str, repr=False)
+    root: str = ""
 
     @property
     def empty(self) -> tuple[str, ...]:
@@ -119,6 +121,7 @@ def report_of(
     labels: Sequence[int] | None = None,
     numbers: Sequence[Numbers] = (),
     file: Callable[[int], str] = "sample {}".format,
+    root: str = "",
 ) -> SetReport:
     """Return the report of a data set; the facts are read once and not kept.
 
@@ -131,6 +134,7 @@ def report_of(
         labels: of all samples, for those that cannot be read; None if they are not known.
         numbers: of the targets, if they are not class indices.
         file: returns the file of a sample.
+        root: the path of the set.
 
     >>> same = Facts(0, shape=(1, 4, 6), digest=b"a", mean=(0.5,), square=(0.5,), label=1, result=(1, 8, 8))
     >>> facts = [same, same._replace(sample=1), Facts(2, "truncated")]
@@ -168,6 +172,7 @@ def report_of(
         disputed=tuple(as_files[digest] for digest in copies if len(tally.labels_of[digest]) > 1),
         digests=dict(tally.digests),
         file=file,
+        root=root,
     )
 
 
