@@ -19,6 +19,7 @@ from .datasets.registry import (
 from .datasets.targets import checked_number_array, checked_numbers
 from .inspection.advice import Suggestion, check_reports, describe_advice, some_of
 from .inspection.build import build_inspections
+from .inspection.overview import describe_training_set
 from .inspection.report import SetReport
 from .loaders.base import TrainLoader
 from .loaders.build_backend import choose_backend, describe_loader
@@ -73,6 +74,7 @@ __all__ = [
     "dataset_names",
     "describe_advice",
     "describe_loader",
+    "describe_training_set",
     "describe_workers",
     "device_of",
     "forward_key",

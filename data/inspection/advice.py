@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -146,6 +146,19 @@ def _joint(reports: Sequence[SetReport]) -> tuple[list[float], list[float]]:
     return mean.tolist(), np.sqrt(np.maximum(variance, 0)).tolist()
 
 
+def is_balanced(sampler: str, task_args: Mapping[str, Any]) -> bool:
+    """Return whether something is done about classes of uneven sizes.
+
+    Args:
+        sampler: DATALOADER.SAMPLER_TRAIN.
+        task_args: MODEL.TASK_ARGS.
+
+    >>> is_balanced("TrainingSampler", {}), is_balanced("TrainingSampler", {"class_weights": "balanced"})
+    (False, True)
+    """
+    return sampler != "TrainingSampler" or bool(task_args.get("class_weights"))
+
+
 def _balance(cfg: CfgNode, train: Sequence[SetReport]) -> list[Suggestion]:
     """Return what helps against classes of uneven sizes, unless the config has another sampler already."""
     classes = max((len(report.counts) for report in train), default=0)
@@ -153,7 +166,11 @@ def _balance(cfg: CfgNode, train: Sequence[SetReport]) -> list[Suggestion]:
         sum(report.counts[place] for report in train if place < len(report.counts)) for place in range(classes)
     ]
     present = [count for count in counts if count]
-    if not present or cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler" or max(present) < _UNEVEN * min(present):
+    if (
+        not present
+        or is_balanced(cfg.DATALOADER.SAMPLER_TRAIN, cfg.MODEL.TASK_ARGS)
+        or max(present) < _UNEVEN * min(present)
+    ):
         return []
     ratio = max(present) / min(present)
     keys, how = "DATALOADER.SAMPLER_TRAIN WeightedTrainingSampler", "draws all classes equally often"
