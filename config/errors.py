@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from .common_words import common_word
 from .printable import printable
 
 _LISTED = 50  # problems of one error that its message lists
@@ -141,6 +142,8 @@ def unknown_key(source: str, key: str, known: Sequence[str]) -> ConfigError:
         hint = f"did you mean {match}?"
     elif "EPOCH" in last.upper():
         hint = "a length in epochs is written SOLVER.MAX_ITER 90ep"
+    elif answer := common_word(last):
+        hint = f"write {answer}"
     else:
         hint = "config/defaults.py lists all keys"
     return ConfigError(f"{source}: unknown key {key}; {hint}")

@@ -134,6 +134,8 @@ class Float(Field):
 
     def parse(self, value: Any) -> float:
         """Return a float; NumPy numbers are accepted."""
+        if isinstance(value, str) and re.fullmatch(r"-?[0-9]*,[0-9]+", value):
+            raise ValueError(f"write it with a point: {value.replace(',', '.')}")
         if isinstance(value, bool) or not isinstance(value, Real):
             raise ValueError
         number = self._convert(value)

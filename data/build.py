@@ -137,6 +137,7 @@ def check_data(cfg: CfgNode, data: DataSpec, task: SampleTask, world_size: int =
     for key in ("TRAIN", "TEST"):
         check_transforms(data.image_transforms(key), cfg.label(f"INPUT.TRANSFORMS_{key}"))
     _check_decoder(cfg)
+    _check_mean(cfg)
     check_sampler(cfg, data.train)
     _check_mixing(cfg, task)
     _check_sample(cfg, data, task)
@@ -249,6 +250,16 @@ def _check_batch(cfg: CfgNode, shape: tuple[int, int, int], size: int, world_siz
             f"{cfg.label('SOLVER.IMS_PER_BATCH')}: {images:,} images of {'x'.join(map(str, shape))} need"
             f" {gigabytes(needed)} of memory, and {gigabytes(free)} are free; set it lower: the training"
             f" set has {size:,} images"
+        )
+
+
+def _check_mean(cfg: CfgNode) -> None:
+    """Raise ConfigError if INPUT.MEAN is of pixel values from 0 to 255."""
+    if cfg.INPUT.MEAN is not None and max(cfg.INPUT.MEAN, default=0) > 1:
+        values = ",".join(f"{value / 255:.3g}" for value in cfg.INPUT.MEAN)
+        raise ConfigError(
+            f"{cfg.label('INPUT.MEAN')}: it is of images in [0, 1], not of pixel values up to 255; divide it, and"
+            f" INPUT.STD, by 255: INPUT.MEAN {values}"
         )
 
 

@@ -83,6 +83,8 @@ def describe_mistake(word: str, others: Sequence[str]) -> str:
         return f"help takes one command; got {printable(' '.join(others))}"
     if word.startswith("-"):
         return f"expected a command before {shown}, such as warmstart train {shown}"
+    if word.endswith((".yaml", ".yml")):
+        return f"expected a command before {shown}; to train, write warmstart train --config-file {shown}"
     known = [*COMMANDS, "help"]
     hint = did_you_mean(Path(word).stem, known, f"; known: {', '.join(known)}", show="warmstart {}".format)
     return f"unknown command {shown}{hint}"
