@@ -10,6 +10,7 @@ from .common_words import common_word
 from .printable import printable
 
 _LISTED = 50  # problems of one error that its message lists
+_BEGINNING = 4  # letters from which the beginning of a name suggests it
 
 
 class ConfigError(ValueError):
@@ -60,13 +61,19 @@ def gathering(problems: list[str]) -> Iterator[None]:
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the known name most similar to `name`, ignoring case; "" if none is similar enough.
 
+    A name that begins with `name` is similar, too.
+
     >>> nearest("WarmupMultistepLR", ["WarmupCosineLR", "WarmupMultiStepLR"])
     'WarmupMultiStepLR'
+    >>> nearest("multilabel", ["classification", "multilabel_classification"])
+    'multilabel_classification'
     >>> nearest("zebra", ["WarmupCosineLR"])
     ''
     """
     by_folded = {candidate.casefold(): candidate for candidate in known}
-    matches = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.6)
+    folded = name.casefold()
+    longer = [each for each in by_folded if each.startswith(folded)] if len(folded) >= _BEGINNING else []
+    matches = difflib.get_close_matches(folded, by_folded, n=1, cutoff=0.6) or longer
     return by_folded[matches[0]] if matches else ""
 
 

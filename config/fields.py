@@ -273,6 +273,8 @@ class Duration(Field):
         if not isinstance(value, str):
             return int(self.iterations.parse(value))
         match = WITH_UNIT.fullmatch(value)
+        if epochs := re.fullmatch(r"([0-9]{1,18}) ?e(poch(e?s)?)?", value.lower()):
+            raise ValueError(f"write {epochs[1]}ep")
         if not match or (match[2] == "%" and not self.percent):
             raise ValueError
         if float(match[1]) == 0:

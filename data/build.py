@@ -179,7 +179,7 @@ def _check_test_set(
     if tested_on[0] != channels:
         raise ConfigError(
             f"{cfg.label('INPUT.TRANSFORMS_TEST')}: images of {entry} end with {tested_on[0]} channel(s),"
-            f" the training set's with {channels}"
+            f" the training set's with {channels}; give both the same Grayscale or RGB"
         )
 
 
