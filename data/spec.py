@@ -120,8 +120,8 @@ class DataSpec:
     def content(self) -> dict[str, list[dict[str, Any]]]:
         """What the data sets hold, wherever their files are: a checkpoint keeps it, and a resume compares it.
 
-        By TRAIN and TEST an entry for each set: its `text` in the config, `name` in scores ("" for TRAIN), `size`,
-        `classes` and `digest`, which is "" for sets that are known by their name.
+        By TRAIN and TEST an entry for each set: its `text` and `options` in the config, its `name` in scores (""
+        for TRAIN), `size`, `classes` and `digest`, which is "" for sets that are known by their name.
 
         Raises:
             ConfigError: what `train` and `tests` raise.
@@ -129,8 +129,8 @@ class DataSpec:
         found: dict[str, list[dict[str, Any]]] = {"TRAIN": [], "TEST": []}
         for key, entry, info in self.each:
             name = entry.name if key == "TEST" else ""
-            values = {"text": str(replace(entry, name="")), "name": name, "size": info.size}
-            found[key].append(values | {"classes": list(info.classes), "digest": info.digest})
+            values = {"text": str(replace(entry, name="")), "options": dict(entry.options), "name": name}
+            found[key].append(values | {"size": info.size, "classes": list(info.classes), "digest": info.digest})
         return found
 
     @cached_property
