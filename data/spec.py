@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from warmstart.config import CfgNode, ConfigError
 
+from .datasets.decode import DEFAULT_READING, Reading
 from .datasets.entries import DatasetEntry, EntryLike, entry_of
+from .datasets.image_files import shown
 from .datasets.image_heads import extremes
 from .datasets.names import named_sets
-from .datasets.registry import DatasetInfo, dataset_info
+from .datasets.part import with_classes
+from .datasets.registry import DatasetInfo, MapDataset, build_dataset, dataset_info
 from .transforms.image import Entry, ImageTransform, build_transform
 from .transforms.mixup import split_mixing
 
@@ -51,12 +54,14 @@ class DataSpec:
         place: DATASETS.ROOT, DATASETS.DOWNLOAD and DATASETS.CACHE.
         mean: INPUT.MEAN; None: of the training set.
         std: INPUT.STD; None: of the training set.
+        reading: INPUT.DECODER and INPUT.FORMAT.
     """
 
     keys: Mapping[str, _Keys]
     place: tuple[str, bool, str]
     mean: Sequence[float] | None
     std: Sequence[float] | None
+    reading: Reading = DEFAULT_READING
 
     @cached_property
     def training_sets(self) -> list[DatasetEntry]:
@@ -86,7 +91,7 @@ class DataSpec:
         label, names = self.keys["TRAIN"].label, self.training_sets
         if not names:
             raise ConfigError(f"{label}: names no data set; give at least one")
-        infos = [self._info("TRAIN", name) for name in names]
+        infos = [self.info("TRAIN", name) for name in names]
         for name, info in zip(names, infos, strict=True):
             require_like(infos[0], info, label, str(names[0]), str(name))
         return reduce(_joined, infos)
@@ -98,7 +103,7 @@ class DataSpec:
         Raises:
             ConfigError: unknown names, and what `dataset_info` raises.
         """
-        return {name: self._info("TEST", entry) for name, entry in self.test_sets.items()}
+        return {name: self.info("TEST", entry) for name, entry in self.test_sets.items()}
 
     @cached_property
     def input_shape(self) -> tuple[int, int, int]:
@@ -110,6 +115,44 @@ class DataSpec:
             ConfigError: what `train` and `ImageTransform.output_shape` raise.
         """
         return self.output_shape("TRAIN", self.train)
+
+    @cached_property
+    def content(self) -> dict[str, list[dict[str, Any]]]:
+        """What the data sets hold, wherever their files are: a checkpoint keeps it, and a resume compares it.
+
+        By TRAIN and TEST an entry for each set: its `text` and `options` in the config, its `name` in scores (""
+        for TRAIN), `size`, `classes` and `digest`, which is "" for sets that are known by their name.
+
+        Raises:
+            ConfigError: what `train` and `tests` raise.
+        """
+        found: dict[str, list[dict[str, Any]]] = {"TRAIN": [], "TEST": []}
+        for key, entry, info in self.each:
+            name = entry.name if key == "TEST" else ""
+            values = {"text": str(replace(entry, name="")), "options": dict(entry.options), "name": name}
+            found[key].append(values | {"size": info.size, "classes": list(info.classes), "digest": info.digest})
+        return found
+
+    @cached_property
+    def each(self) -> list[tuple[str, DatasetEntry, DatasetInfo]]:
+        """(TRAIN or TEST, entry, info) of each data set, in order.
+
+        Raises:
+            ConfigError: what `dataset_info` raises.
+        """
+        entries = [("TRAIN", self.training_sets), ("TEST", [*self.test_sets.values()])]
+        return [(key, entry, self.info(key, entry)) for key, sets in entries for entry in sets]
+
+    def build(self, key: str, entry: DatasetEntry) -> MapDataset:
+        """Return a data set of TRAIN or TEST; a test set's labels are numbered as the training set's classes.
+
+        Raises:
+            ConfigError: what `build_dataset` and `train` raise.
+        """
+        root, download, cache = self.place
+        dataset = build_dataset(entry, root, download, self.keys[key].label, cache, self.reading)
+        found: MapDataset = with_classes(dataset, self.train.classes) if key == "TEST" else dataset
+        return found
 
     def test_set(self, name: EntryLike) -> DatasetEntry:
         """Return the test set whose scores are called `name`; if there is none, `name` itself as an entry.
@@ -164,9 +207,14 @@ class DataSpec:
         shapes = {transform.output_shape(info.channels, size, label) for size in sizes}
         return shapes.pop() if len(shapes) == 1 else None
 
-    def _info(self, key: str, entry: DatasetEntry) -> DatasetInfo:
+    def info(self, key: str, entry: DatasetEntry) -> DatasetInfo:
+        """Return what is known of a data set of TRAIN or TEST.
+
+        Raises:
+            ConfigError: what `dataset_info` raises.
+        """
         root, download, cache = self.place
-        return dataset_info(entry, root, download, self.keys[key].label, cache)
+        return dataset_info(entry, root, download, self.keys[key].label, cache, self.reading.mode)
 
 
 def data_spec(cfg: CfgNode) -> DataSpec:
@@ -182,7 +230,7 @@ def data_spec(cfg: CfgNode) -> DataSpec:
         transforms = cfg.INPUT[f"TRANSFORMS_{key}"], cfg.label(f"INPUT.TRANSFORMS_{key}")
         keys[key] = _Keys(cfg.DATASETS[key], cfg.label(f"DATASETS.{key}"), *transforms)
     place = cfg.DATASETS.ROOT, cfg.DATASETS.DOWNLOAD, cfg.DATASETS.CACHE
-    return DataSpec(keys, place, cfg.INPUT.MEAN, cfg.INPUT.STD)
+    return DataSpec(keys, place, cfg.INPUT.MEAN, cfg.INPUT.STD, Reading(cfg.INPUT.DECODER, cfg.INPUT.FORMAT))
 
 
 def named_test_sets(cfg: CfgNode) -> dict[str, DatasetEntry]:
@@ -239,6 +287,29 @@ def num_outputs(cfg: CfgNode, train: DatasetInfo) -> int:
     return outputs
 
 
+def require_testable(train: DatasetInfo, test: DatasetInfo, label: str, name: str) -> None:
+    """Raise ConfigError if a test set differs from the training set in channels or targets, or has other classes.
+
+    It may lack classes, except if targets are numbers.
+
+    Args:
+        train: the training set.
+        test: the test set.
+        label: of the test sets' key.
+        name: the test set's.
+    """
+    other = [each for each in test.classes if each not in train.classes]
+    if other and train.channels == test.channels and train.num_classes == len(train.classes):
+        which = "a class" if len(other) == 1 else "classes"
+        raise ConfigError(
+            f"{label}: {name} has {which} that the training set does not have: {shown(other, 10)}; the training"
+            f" set has {shown(train.classes, 10)}"
+        )
+    is_part = test.num_classes == len(test.classes) and not other
+    like = replace(test, classes=train.classes) if is_part else test
+    require_like(train, like, label, "the training set", name)
+
+
 def require_like(one: DatasetInfo, other: DatasetInfo, label: str, one_name: str, other_name: str) -> None:
     """Raise ConfigError if two data sets differ in channels, targets or classes; `label` is the second one's."""
     if one.channels != other.channels:
@@ -254,8 +325,14 @@ def require_like(one: DatasetInfo, other: DatasetInfo, label: str, one_name: str
     if one.classes and other.classes and one.classes != other.classes:
         raise ConfigError(
             f"{label}: the classes of {other_name} differ from the classes of {one_name}, so labels would mean"
-            " different things; choose sets that agree"
+            f" different things{_differences(one.classes, other.classes)}; choose sets that agree"
         )
+
+
+def _differences(one: Sequence[str], other: Sequence[str]) -> str:
+    """Return in words which names only one of two sets has; "" if they differ in order alone."""
+    only = sorted({*one} ^ {*other})
+    return f" ({shown(only)} only in one of them)" if only else ""
 
 
 def _target_form(info: DatasetInfo) -> str:

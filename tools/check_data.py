@@ -71,7 +71,7 @@ def inspect(cfg: CfgNode) -> Findings:
         resolve_config(cfg)
     accepted = not problems
     data, task = data_spec(cfg), _task(cfg)
-    inspections = build_inspections(cfg, data, task, problems)
+    inspections = build_inspections(data, task, problems)
     reports = []
     from tqdm import tqdm
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from warmstart.config import CfgNode, ConfigError
 
+from ..datasets.image_files import shown
 from ..spec import DataSpec
 from .report import SetReport, Trouble
 
@@ -32,8 +33,7 @@ def some_of(items: Sequence[str]) -> str:
     >>> some_of(["a", "b"]), some_of("abcdef")
     ('a, b', 'a, b, c and 3 more')
     """
-    rest = len(items) - _SHOWN
-    return ", ".join(items[:_SHOWN]) + (f" and {rest:,} more" if rest > 0 else "")
+    return shown(items, _SHOWN)
 
 
 def as_text(troubles: Sequence[Trouble]) -> str:

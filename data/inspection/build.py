@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from warmstart.config import CfgNode, ConfigError, gathering
+from warmstart.config import ConfigError, gathering
 
 from ..batch import SampleTask
-from ..build import build_set
 from ..datasets.entries import DatasetEntry
 from ..datasets.registry import is_in_memory, is_users_own
 from ..datasets.targets import read_targets
@@ -91,16 +90,11 @@ class Inspection:
                 running._shutdown_workers()
 
 
-def build_inspections(
-    cfg: CfgNode, data: DataSpec, task: SampleTask | None, problems: list[str]
-) -> list[Inspection]:
-    """Return the data sets of a config that can be inspected: the training sets, then the test sets.
-
-    Reads DATASETS, INPUT and what `DataSpec` reads.
+def build_inspections(data: DataSpec, task: SampleTask | None, problems: list[str]) -> list[Inspection]:
+    """Return the data sets that can be inspected: the training sets, then the test sets.
 
     Args:
-        cfg: the config.
-        data: its data sets.
+        data: the data sets of a config.
         task: checks targets; None: neither targets nor transforms are tried.
         problems: gets the mistakes because of which a set cannot be inspected.
     """
@@ -114,7 +108,7 @@ def build_inspections(
         with gathering(problems):
             transform = _transform(data, key) if task is not None else None
             everything = is_users_own(entry) or (transform is not None and transform.is_users_own)
-            samples = InspectedSamples(build_set(cfg, key, entry), name, task, transform, everything)
+            samples = InspectedSamples(data.build(key, entry), name, task, transform, everything)
             alone = is_in_memory(entry) or len(samples) < _WORTH_PROCESSES
             root = os.path.expanduser(entry.path or "")
             found.append(Inspection(key, name, root, samples, 0 if alone else usable_cores()))
