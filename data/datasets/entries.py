@@ -6,7 +6,7 @@ import inspect
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from warmstart.config import ConfigError, check_arguments, did_you_mean
@@ -224,3 +224,13 @@ def unknown_entry(entry: DatasetEntry, registered: Collection[str], label: str) 
     else:
         hint = did_you_mean(kind, known)
     return ConfigError(f"{label}: no data set is called {text!r}{hint} Known: {', '.join(known)}")
+
+
+def path_beside(place: str) -> str:
+    """Return how a message about a missing path ends: with the most similar file or folder beside it, if any."""
+    path = Path(place).expanduser()
+    try:
+        beside = [each.stem for each in path.parent.iterdir() if each.suffix == path.suffix]
+    except OSError:
+        beside = []
+    return did_you_mean(path.stem, beside, "; correct the path", lambda stem: str(path.with_stem(stem)))

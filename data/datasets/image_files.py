@@ -210,7 +210,7 @@ def _images_below(folder: Path) -> tuple[list[str], Counter[str]]:
 def _folders(folder: str, above: tuple[str, ...]) -> Iterator[tuple[str, list[str]]]:
     """Yield a folder and each one below it with the names of its files; links are followed."""
     names = []
-    for entry in os.scandir(folder):
+    for entry in list(os.scandir(folder)):  # closed, whatever is raised below
         if is_hidden(entry.name):
             continue
         if not entry.is_dir():
@@ -233,7 +233,8 @@ def is_hidden(name: str) -> bool:
 
 
 def _holds_folders(folder: Path) -> bool:
-    return any(entry.is_dir() and not is_hidden(entry.name) for entry in os.scandir(folder))
+    with os.scandir(folder) as entries:
+        return any(entry.is_dir() and not is_hidden(entry.name) for entry in entries)
 
 
 def _ending(name: str) -> str:

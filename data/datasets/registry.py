@@ -16,7 +16,7 @@ from warmstart.config import ConfigError
 
 from ..seeds import random_numbers_kept
 from .decode import DEFAULT_READING, Reading, set_reading, to_tensor
-from .entries import DatasetEntry, EntryLike, check_options, entry_of, registered_names, unknown_entry
+from .entries import DatasetEntry, EntryLike, check_options, entry_of, path_beside, registered_names, unknown_entry
 from .image_heads import extremes, head_sizes
 from .part import digest_of, part_of
 from .targets import read_targets, target_statistics
@@ -212,13 +212,10 @@ def build_dataset(
         if entry.holdout:
             dataset = part_of(dataset, entry.holdout, entry.part)
     except FileNotFoundError as error:
-        fix = (
-            "set DATASETS.ROOT to its folder or DATASETS.DOWNLOAD true"
-            if entry.path is None
-            else "correct the path"
-        )
+        fix = "; set DATASETS.ROOT to its folder or DATASETS.DOWNLOAD true"
+        fix = fix if entry.path is None else path_beside(place)
         raise ConfigError(
-            f"{label}: {entry} was not found in {Path(place).expanduser().absolute()} ({error}); {fix}"
+            f"{label}: {entry} was not found in {Path(place).expanduser().absolute()} ({error}){fix}"
         ) from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"{label}: {entry} cannot be read: {error}") from error
