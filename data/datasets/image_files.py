@@ -139,8 +139,9 @@ def build_image_folder(path: str, download: bool) -> ImageFiles:
         )
     notes = []
     if other:
-        kinds = shown([ending or "no ending" for ending, _ in other.most_common()])
-        notes = [f"ignored {sum(other.values()):,} files that are not images by their ending ({kinds})"]
+        kinds, count = shown([ending or "no ending" for ending, _ in other.most_common()]), sum(other.values())
+        what = "file that is not an image by its" if count == 1 else "files that are not images by their"
+        notes = [f"ignored {count:,} {what} ending ({kinds})"]
     return ImageFiles(root, files, np.array(labels, np.int64), classes, len(classes), notes)
 
 
@@ -156,7 +157,7 @@ def shown(names: Sequence[str], most: int = _SHOWN) -> str:
 
 def _class_folders(root: Path, path: str) -> list[str]:
     """Return the names of the class folders, sorted; refuse a root that holds something else."""
-    entries = [entry for entry in os.scandir(root) if not is_hidden(entry.name)]
+    entries = _entries(root)
     folders = sorted(entry.name for entry in entries if entry.is_dir())
     base = path.rstrip("/") or "/"
     training, testing = (
@@ -210,9 +211,7 @@ def _images_below(folder: Path) -> tuple[list[str], Counter[str]]:
 def _folders(folder: str, above: tuple[str, ...]) -> Iterator[tuple[str, list[str]]]:
     """Yield a folder and each one below it with the names of its files; links are followed."""
     names = []
-    for entry in os.scandir(folder):
-        if is_hidden(entry.name):
-            continue
+    for entry in _entries(folder):
         if not entry.is_dir():
             names.append(entry.name)
             continue
@@ -232,8 +231,14 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name in ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")
 
 
+def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
+    """Return what a folder holds, hidden entries excluded."""
+    with os.scandir(folder) as entries:
+        return [entry for entry in entries if not is_hidden(entry.name)]
+
+
 def _holds_folders(folder: Path) -> bool:
-    return any(entry.is_dir() and not is_hidden(entry.name) for entry in os.scandir(folder))
+    return any(entry.is_dir() for entry in _entries(folder))
 
 
 def _ending(name: str) -> str:
