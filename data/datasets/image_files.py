@@ -171,20 +171,28 @@ def _class_folders(root: Path, path: str) -> list[str]:
             f" DATASETS.TRAIN imagefolder:{base}/{training} DATASETS.TEST imagefolder:{base}/{testing}"
         )
     if not folders:
-        images = sum(_ending(entry.name) in ENDINGS for entry in entries)
-        holds = f"{images:,} images, but no folder for each class" if images else "no class folders"
-        raise ValueError(
-            f"it holds {holds}; sort the images into {base}/CLASS/, or list them with their labels in a csv file:"
-            f" {{csv: {{path: labels.csv, images: {base}, file: COLUMN, label: COLUMN}}}}"
-        )
+        raise ValueError(_without_folders(root, base, sum(_ending(entry.name) in ENDINGS for entry in entries)))
     if len(folders) == 1:
         inner = root / folders[0]
-        if _holds_folders(inner) and not any(_ending(name) in ENDINGS for name in os.listdir(inner)):
+        if _holds_folders(inner) and not _holds_images(inner):
             raise ValueError(
                 f"its only folder is {folders[0]}/, which holds folders itself; the classes may be these: write"
                 f" imagefolder:{base}/{folders[0]}"
             )
     return folders
+
+
+def _without_folders(root: Path, base: str, images: int) -> str:
+    """Return what to do about a folder, called `base` by the user, with so many images and no class folders."""
+    holds = "no class folders" if not images else f"{images:,} images, but no folder for each class"
+    beside = [entry.name for entry in _entries(root.absolute().parent) if entry.is_dir()]
+    if images and sum(_holds_images(root.absolute().parent / name) for name in beside) > 1:
+        above = os.path.dirname(base) or ".."
+        return f"it holds {holds}; if it is one of the classes, name the folder above it: imagefolder:{above}"
+    return (
+        f"it holds {holds}; sort the images into {base}/CLASS/, or list them with their labels in a csv file:"
+        f" {{csv: {{path: labels.csv, images: {base}, file: COLUMN, label: COLUMN}}}}"
+    )
 
 
 def _images_below(folder: Path) -> tuple[list[str], Counter[str]]:
@@ -239,6 +247,10 @@ def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
 
 def _holds_folders(folder: Path) -> bool:
     return any(entry.is_dir() for entry in _entries(folder))
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(_ending(entry.name) in ENDINGS for entry in _entries(folder))
 
 
 def _ending(name: str) -> str:

@@ -142,15 +142,23 @@ def test_image_folder_expands_the_home_folder(tmp_path: Path, monkeypatch: pytes
 def test_image_folder_refuses_other_folders_in_one_sentence(
     tmp_path: Path, names: tuple[str, ...], message: str
 ) -> None:
+    root = tmp_path / "root"
     for name in names:
         if name.endswith(".jpg"):
-            put(tmp_path, name)
+            put(root, name)
         else:
-            (tmp_path / name).parent.mkdir(exist_ok=True)
-            (tmp_path / name).write_bytes(b"")
-    with pytest.raises(ConfigError, match=message.replace("ROOT", str(tmp_path))) as raised:
-        built(tmp_path)
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(b"")
+    with pytest.raises(ConfigError, match=message.replace("ROOT", str(root))) as raised:
+        built(root)
     assert "\n" not in str(raised.value)
+
+
+def test_image_folder_suggests_the_folder_above_a_class(tmp_path: Path) -> None:
+    put(tmp_path, "cat/1.jpg", "dog/1.jpg")
+    message = rf"it holds 1 images, but .*; if it is one of the classes, name .* above it: imagefolder:{tmp_path}$"
+    with pytest.raises(ConfigError, match=message):
+        built(tmp_path / "cat")
 
 
 def test_classes_may_be_called_bus_and_train(tmp_path: Path) -> None:
