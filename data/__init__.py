@@ -5,10 +5,10 @@ from .build import build_test_loader, build_train_loader, check_data
 from .datasets import builtin as catalog  # noqa: F401  # registers the built-in data sets
 from .datasets.decode import UnreadableImageError, read_image
 from .datasets.entries import DatasetEntry
+from .datasets.info import DatasetInfo
 from .datasets.names import named_sets
 from .datasets.packed_list import FlatRecords
 from .datasets.registry import (
-    DatasetInfo,
     MapDataset,
     build_dataset,
     checked_label,

@@ -14,7 +14,8 @@ import numpy as np
 from .arrays import ArrayDataset, read_idx, read_npz
 from .csv_set import build_csv
 from .image_files import build_image_folder
-from .registry import DatasetInfo, MapDataset, register_dataset
+from .info import DatasetInfo
+from .registry import MapDataset, register_dataset
 from .webdataset import build_shards
 
 _DIGITS = tuple("0123456789")

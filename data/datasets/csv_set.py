@@ -81,9 +81,6 @@ def build_csv(
         ValueError: columns, labels or files are missing, or the file is not a csv file of this kind.
     """
     table = _read(path, [name for name in (file, label) if isinstance(name, str)])
-    for option, value, example in (("ending", ending, ".jpg"), ("images", images, "photos")):
-        if not isinstance(value, str):
-            raise ValueError(f"{option}: {value!r} is not text, such as {example}")
     names = [f"{name}{ending}" if name else "" for name in table.column(file, "file")]
     _require_cells(table, names, file, "file")
     root = Path(images or Path(path).parent).expanduser()

@@ -64,9 +64,9 @@ def entry_of(value: EntryLike, root: str = ROOT, label: str = "data set") -> Dat
         ConfigError: the name is invalid, the path is not text, or a mapping has another form.
 
     >>> entry_of("val=npz:{ROOT}/x.npz", root="datasets")
-    DatasetEntry(kind='npz', path='datasets/x.npz', options={}, name='val')
+    DatasetEntry(kind='npz', path='datasets/x.npz', options={}, name='val', holdout=0.0, part='')
     >>> entry_of({"csv": {"path": "a=b.csv", "label": "class"}})
-    DatasetEntry(kind='csv', path='a=b.csv', options={'label': 'class'}, name='')
+    DatasetEntry(kind='csv', path='a=b.csv', options={'label': 'class'}, name='', holdout=0.0, part='')
     """
     if isinstance(value, DatasetEntry):
         entry = value

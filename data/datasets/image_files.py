@@ -139,8 +139,9 @@ def build_image_folder(path: str, download: bool) -> ImageFiles:
         )
     notes = []
     if other:
-        kinds = shown([ending or "no ending" for ending, _ in other.most_common()])
-        notes = [f"ignored {sum(other.values()):,} files that are not images by their ending ({kinds})"]
+        kinds, count = shown([ending or "no ending" for ending, _ in other.most_common()]), sum(other.values())
+        what = "file that is not an image by its" if count == 1 else "files that are not images by their"
+        notes = [f"ignored {count:,} {what} ending ({kinds})"]
     return ImageFiles(root, files, np.array(labels, np.int64), classes, len(classes), notes)
 
 
@@ -156,7 +157,7 @@ def shown(names: Sequence[str], most: int = _SHOWN) -> str:
 
 def _class_folders(root: Path, path: str) -> list[str]:
     """Return the names of the class folders, sorted; refuse a root that holds something else."""
-    entries = [entry for entry in os.scandir(root) if not is_hidden(entry.name)]
+    entries = _entries(root)
     folders = sorted(entry.name for entry in entries if entry.is_dir())
     base = path.rstrip("/") or "/"
     training, testing = (
@@ -170,20 +171,28 @@ def _class_folders(root: Path, path: str) -> list[str]:
             f" DATASETS.TRAIN imagefolder:{base}/{training} DATASETS.TEST imagefolder:{base}/{testing}"
         )
     if not folders:
-        images = sum(_ending(entry.name) in ENDINGS for entry in entries)
-        holds = f"{images:,} images, but no folder for each class" if images else "no class folders"
-        raise ValueError(
-            f"it holds {holds}; sort the images into {base}/CLASS/, or list them with their labels in a csv file:"
-            f" {{csv: {{path: labels.csv, images: {base}, file: COLUMN, label: COLUMN}}}}"
-        )
+        raise ValueError(_without_folders(root, base, sum(_ending(entry.name) in ENDINGS for entry in entries)))
     if len(folders) == 1:
         inner = root / folders[0]
-        if _holds_folders(inner) and not any(_ending(name) in ENDINGS for name in os.listdir(inner)):
+        if _holds_folders(inner) and not _holds_images(inner):
             raise ValueError(
                 f"its only folder is {folders[0]}/, which holds folders itself; the classes may be these: write"
                 f" imagefolder:{base}/{folders[0]}"
             )
     return folders
+
+
+def _without_folders(root: Path, base: str, images: int) -> str:
+    """Return what to do about a folder, called `base` by the user, with so many images and no class folders."""
+    holds = "no class folders" if not images else f"{images:,} images, but no folder for each class"
+    beside = [entry.name for entry in _entries(root.absolute().parent) if entry.is_dir()]
+    if images and sum(_holds_images(root.absolute().parent / name) for name in beside) > 1:
+        above = os.path.dirname(base) or ".."
+        return f"it holds {holds}; if it is one of the classes, name the folder above it: imagefolder:{above}"
+    return (
+        f"it holds {holds}; sort the images into {base}/CLASS/, or list them with their labels in a csv file:"
+        f" {{csv: {{path: labels.csv, images: {base}, file: COLUMN, label: COLUMN}}}}"
+    )
 
 
 def _images_below(folder: Path) -> tuple[list[str], Counter[str]]:
@@ -210,9 +219,7 @@ def _images_below(folder: Path) -> tuple[list[str], Counter[str]]:
 def _folders(folder: str, above: tuple[str, ...]) -> Iterator[tuple[str, list[str]]]:
     """Yield a folder and each one below it with the names of its files; links are followed."""
     names = []
-    for entry in list(os.scandir(folder)):  # closed, whatever is raised below
-        if is_hidden(entry.name):
-            continue
+    for entry in _entries(folder):
         if not entry.is_dir():
             names.append(entry.name)
             continue
@@ -232,9 +239,18 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name in ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")
 
 
-def _holds_folders(folder: Path) -> bool:
+def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
+    """Return what a folder holds, hidden entries excluded."""
     with os.scandir(folder) as entries:
-        return any(entry.is_dir() and not is_hidden(entry.name) for entry in entries)
+        return [entry for entry in entries if not is_hidden(entry.name)]
+
+
+def _holds_folders(folder: Path) -> bool:
+    return any(entry.is_dir() for entry in _entries(folder))
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(_ending(entry.name) in ENDINGS for entry in _entries(folder))
 
 
 def _ending(name: str) -> str:

@@ -76,6 +76,7 @@ def _end_of_metadata(content: Any) -> int:
 def upright(image: Tensor, orientation: int) -> Tensor:
     """Return an image (..., H, W) as it is meant to be seen; orientations 5 to 8 exchange height and width.
 
+    >>> import torch
     >>> upright(torch.tensor([[1, 2], [3, 4]]), 6).tolist()  # the camera was held with its right side down
     [[3, 1], [4, 2]]
     """

@@ -27,7 +27,7 @@ def hash_of(name: str) -> float:
     big-endian integer, divided by 2**64: the same on every machine.
 
     >>> round(hash_of("cat/1.jpg"), 4), round(hash_of("dog/1.jpg"), 4)
-    (0.6446, True)
+    (0.3878, 0.7131)
     """
     text = unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") / 2**64

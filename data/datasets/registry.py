@@ -6,7 +6,7 @@ import functools
 import logging
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from ..seeds import random_numbers_kept
 from .decode import DEFAULT_READING, Reading, set_reading, to_tensor
 from .entries import DatasetEntry, EntryLike, check_options, entry_of, path_beside, registered_names, unknown_entry
 from .image_heads import extremes, head_sizes
+from .info import DatasetInfo
 from .part import digest_of, part_of
 from .targets import read_targets, target_statistics
 from .unreadable import first_readable, read_sample
@@ -40,45 +41,6 @@ class MapDataset(Protocol):
 
 
 Builder = Callable[..., MapDataset]  # (root, download), the cache if it is registered as `cached`, and options
-
-
-@dataclass(frozen=True)
-class DatasetInfo:
-    """Properties of a data set that determine the model and the length of a run.
-
-    Args:
-        size: number of samples.
-        num_classes: labels run from 0 to num_classes - 1; 0 if there are no classes or their number is unknown.
-        channels: 1 for grey, 3 for RGB images.
-        image_size: (H, W); None if images differ in size.
-        sizes: the extremes of the known sizes, if images differ in size.
-        mean: mean of each channel over the training set, for images in [0, 1]; () if unknown.
-        std: standard deviation of each channel; () if unknown.
-        classes: names of the classes, or of the numbers of a target; () if they have none.
-        num_values: how many numbers a target has; 0 if targets are class indices or unknown.
-        value_mean: mean of each number over all targets, with class indices taken as numbers; () if unknown.
-        value_std: population standard deviation of each number; () if unknown.
-        digest: a hash of the samples' names and labels, as `digest_of` returns it; "" if the set is registered by
-            name.
-    """
-
-    size: int
-    num_classes: int
-    channels: int
-    image_size: tuple[int, int] | None
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-    classes: tuple[str, ...] = ()
-    sizes: tuple[tuple[int, int], ...] = ()
-    num_values: int = 0
-    value_mean: tuple[float, ...] = ()
-    value_std: tuple[float, ...] = ()
-    digest: str = field(default="", compare=False)
-
-    @property
-    def known_sizes(self) -> tuple[tuple[int, int], ...]:
-        """The sizes that transforms must handle, as far as they are known."""
-        return self.sizes or ((self.image_size,) if self.image_size else ())
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         only = ", ".join(sorted({*before["classes"]} ^ {*now["classes"]})[:5]) or "their order"
         return f"{text} has other classes than at the checkpoint ({only})"
     if before["digest"] != now["digest"]:
-        return f"{text} has as many samples as at the checkpoint, but other names or labels"
+        return f"{text} has as many samples as at the checkpoint, but not the same ones"
     if before["name"] != now["name"]:
         return f"the scores of {text} were called {before['name']!r} at the checkpoint; give it this name again"
     return ""
