@@ -72,8 +72,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """
     by_folded = {candidate.casefold(): candidate for candidate in known}
     folded = name.casefold()
-    longer = [each for each in by_folded if each.startswith(folded)] if len(folded) >= _BEGINNING else []
-    matches = difflib.get_close_matches(folded, by_folded, n=1, cutoff=0.6) or longer
+    longer = [each for each in by_folded if each.startswith(folded) and " " not in each]
+    matches = difflib.get_close_matches(folded, by_folded, n=1, cutoff=0.6) or longer[: len(folded) >= _BEGINNING]
     return by_folded[matches[0]] if matches else ""
 
 
