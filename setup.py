@@ -7,7 +7,7 @@ from setuptools import setup
 # The namespace has no __init__.py; a config.py or data/ in a user's folder can therefore never shadow ours.
 ROOMS = {
     "config": ["recipes"],
-    "data": ["digits", "datasets", "loaders", "sampling", "transforms"],
+    "data": ["digits", "datasets", "inspection", "loaders", "sampling", "transforms"],
     "engine": ["analysis", "checkpoint", "distributed", "hooks", "loop", "records", "run", "runtime"],
 }
 FOLDERS = [

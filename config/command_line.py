@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from .common_words import common_word
 from .errors import ConfigError, did_you_mean
 
 
@@ -69,23 +70,47 @@ def parse_command_line(
     by_name = {flag.name: flag for flag in flags}
     found: dict[str, Any] = {flag.key: flag.absent for flag in flags}
     overrides: list[str] = []
+    problems: list[str] = []
     words = list(argv)
     while words:
         word = words.pop(0)
         name, equals, text = word.partition("=")
-        if not word.startswith("--"):
+        if not word.startswith("--") and not (_is_short_flag(name) and not (overrides and is_key(overrides[-1]))):
             overrides.append(word)
             continue
         if name not in by_name:
-            hint = did_you_mean(name, by_name, f"; known: {', '.join(by_name)}", show=str)
-            raise ConfigError(f"command line: unknown flag {name}{hint}")
+            if not equals and words and _is_argument(words[0], is_key):
+                text = words.pop(0)
+            problems.append(f"command line: unknown flag {name}{_instead(name, text, by_name, is_key)}")
+            continue
         flag = by_name[name]
         value = _value(flag, text if equals else None, words, is_key)
         if flag.repeated:
             found[flag.key].append(value)
         else:
             found[flag.key] = value
+    if problems:
+        raise ConfigError(problems)
     return found, overrides
+
+
+def _is_short_flag(word: str) -> bool:
+    """Return whether a word is a flag of one dash that other programs have: -b, -lr; -1e-4 is a value."""
+    return word.startswith("-") and bool(common_word(word))
+
+
+def _is_argument(word: str, is_key: Callable[[str], bool]) -> bool:
+    """Return whether the word after an unknown flag is its value."""
+    return not word.startswith("-") and not is_key(word.partition("=")[0])
+
+
+def _instead(name: str, value: str, known: Collection[str], is_key: Callable[[str], bool]) -> str:
+    """Return how the message about an unknown flag ends: with what to type instead, if that is known."""
+    answer = common_word(name, value)
+    word = answer.partition(" ")[0]
+    if word in known or is_key(word):
+        return f"; write {answer}"
+    return did_you_mean(name, known, f"; known: {', '.join(known)}", show=str)
 
 
 def _value(flag: Flag, text: str | None, words: list[str], is_key: Callable[[str], bool]) -> Any:

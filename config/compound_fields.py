@@ -79,6 +79,9 @@ class Entries(Field):
             raise ValueError
         name, arguments = entry
         arguments = {} if arguments is None else arguments
+        if isinstance(name, str) and isinstance(arguments, (int, float)):
+            argument = "size" if name.endswith(("Resize", "Crop")) else "ARGUMENT"
+            raise ValueError(f"arguments have names: write {{{name}: {{{argument}: {shown(arguments)}}}}}")
         if not isinstance(arguments, dict) or not all(isinstance(text, str) for text in (name, *arguments)):
             raise ValueError
         return name, dict(arguments)

@@ -100,8 +100,10 @@ def get_cfg() -> CfgNode:
     cfg.DATASETS = CfgNode()
     # Training sets: registered names, imagefolder:PATH, npz:PATH, or webdataset:PATTERN for shards (tar archives
     # of images and labels), such as "webdataset:train-{000..146}.tar". A data set with options is a mapping:
-    # [{imagefolder: {path: photos/train}}]. {ROOT} in a path is replaced by DATASETS.ROOT. Several training sets
-    # are concatenated.
+    # [{csv: {path: labels.csv, images: photos, file: COLUMN, label: COLUMN}}]. With holdout a share of the samples
+    # is held out for testing, chosen by a hash of their names: [{imagefolder: {path: photos, holdout: 0.2, part:
+    # train}}] here, and part: test below. {ROOT} in a path is replaced by DATASETS.ROOT. Several training sets are
+    # concatenated.
     cfg.DATASETS.TRAIN = DatasetList("digits_train")
     # Test sets, written in the same way. Each one is evaluated separately, and its scores are recorded as
     # NAME/accuracy, NAME/loss ... NAME is the given name, as in val=imagefolder:photos/val or
@@ -129,7 +131,10 @@ def get_cfg() -> CfgNode:
     # and 1.
     cfg.INPUT.MEAN = OrNull(ListOf(Float(0.5), ()))
     cfg.INPUT.STD = OrNull(ListOf(Float(0.25, above=0), ()))
-    # JPEG decoder for imagefolder:PATH and shards; PIL reads all other formats. torchvision: torchvision.io. pil:
+    # Channels of images from files (imagefolder, csv, webdataset): RGB, in which grey images become three equal
+    # channels, or L, in which coloured ones become grey, one channel.
+    cfg.INPUT.FORMAT = OneOf("RGB", ("RGB", "L"))
+    # JPEG decoder of images from files; PIL reads all other formats. torchvision: torchvision's operator. pil:
     # the same pixels, slower. nvjpeg: decodes on the GPU, in the training process; pixels may differ slightly.
     cfg.INPUT.DECODER = OneOf("torchvision", ("torchvision", "pil", "nvjpeg"))
 

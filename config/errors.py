@@ -6,9 +6,11 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from .common_words import common_word
 from .printable import printable
 
 _LISTED = 50  # problems of one error that its message lists
+_BEGINNING = 4  # letters from which the beginning of a name suggests it
 
 
 class ConfigError(ValueError):
@@ -59,13 +61,19 @@ def gathering(problems: list[str]) -> Iterator[None]:
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the known name most similar to `name`, ignoring case; "" if none is similar enough.
 
+    A name that begins with `name` is similar, too.
+
     >>> nearest("WarmupMultistepLR", ["WarmupCosineLR", "WarmupMultiStepLR"])
     'WarmupMultiStepLR'
+    >>> nearest("multilabel", ["classification", "multilabel_classification"])
+    'multilabel_classification'
     >>> nearest("zebra", ["WarmupCosineLR"])
     ''
     """
     by_folded = {candidate.casefold(): candidate for candidate in known}
-    matches = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.6)
+    folded = name.casefold()
+    longer = [each for each in by_folded if each.startswith(folded) and " " not in each]
+    matches = difflib.get_close_matches(folded, by_folded, n=1, cutoff=0.6) or longer[: len(folded) >= _BEGINNING]
     return by_folded[matches[0]] if matches else ""
 
 
@@ -141,6 +149,8 @@ def unknown_key(source: str, key: str, known: Sequence[str]) -> ConfigError:
         hint = f"did you mean {match}?"
     elif "EPOCH" in last.upper():
         hint = "a length in epochs is written SOLVER.MAX_ITER 90ep"
+    elif answer := common_word(last):
+        hint = f"write {answer}"
     else:
         hint = "config/defaults.py lists all keys"
     return ConfigError(f"{source}: unknown key {key}; {hint}")

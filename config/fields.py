@@ -134,6 +134,8 @@ class Float(Field):
 
     def parse(self, value: Any) -> float:
         """Return a float; NumPy numbers are accepted."""
+        if isinstance(value, str) and re.fullmatch(r"-?[0-9]*,[0-9]+", value):
+            raise ValueError(f"write it with a point: {value.replace(',', '.')}")
         if isinstance(value, bool) or not isinstance(value, Real):
             raise ValueError
         number = self._convert(value)
@@ -271,6 +273,8 @@ class Duration(Field):
         if not isinstance(value, str):
             return int(self.iterations.parse(value))
         match = WITH_UNIT.fullmatch(value)
+        if epochs := re.fullmatch(r"([0-9]{1,18}) ?e(poch(e?s)?)?", value.lower()):
+            raise ValueError(f"write {epochs[1]}ep")
         if not match or (match[2] == "%" and not self.percent):
             raise ValueError
         if float(match[1]) == 0:

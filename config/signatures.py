@@ -22,6 +22,7 @@ def check_arguments(
     function: Callable[..., Any] | inspect.Signature,
     arguments: Mapping[str, Any],
     given: Collection[str] = (),
+    written: str = "",
 ) -> None:
     """Raise ConfigError if `function` does not accept `arguments`.
 
@@ -31,6 +32,7 @@ def check_arguments(
         function: a class or function, or its signature; with **kwargs it accepts all names.
         arguments: the user's arguments; for an open node the message also says where each was set.
         given: arguments that the caller fills in, which the user may not set.
+        written: how an argument is written, with %s for its name, if it is missing: "{Resize: {%s: VALUE}}".
 
     >>> def StepLR(optimizer, step_size: int, gamma: float = 0.1): ...
     >>> check_arguments("ARGS", "StepLR", StepLR, {"step_size": 3}, given=["optimizer"])
@@ -60,7 +62,8 @@ def check_arguments(
             problems.append(f"{where}: {name} takes no argument {argument!r}{hint} It takes: {takes}")
     for argument, parameter in own.items():
         if parameter.default is parameter.empty and argument not in arguments:
-            problems.append(f"{label}.{argument}: {name} needs it; give it a value")
+            how = f": {written.replace('%s', argument)}" if written else ""
+            problems.append(f"{label}.{argument}: {name} needs it; give it a value{how}")
     if problems:
         raise ConfigError(problems)
 

@@ -72,15 +72,28 @@ def pairs(words: Sequence[Any], source: str, is_key: Callable[[str], bool]) -> l
         follows = rest[0] if rest and isinstance(rest[0], str) and "." in rest[0] else ""
         lacks_value = not equals and (not rest or is_key(follows))
         if not key or (lacks_value and not is_key(key)):
-            raise ConfigError(
-                f"{source}: expected a key such as SOLVER.BASE_LR; got {word!r} "
-                "(write KEY VALUE or KEY=VALUE, and a list as 1,2)"
-            )
+            raise ConfigError(f"{source}: expected a key such as SOLVER.BASE_LR; got {word!r} ({_instead(word)})")
         if lacks_value:
             raise ConfigError(f"{source}: {key} has no value; write {key} VALUE or {key}=VALUE")
         value = value if equals else rest.pop(0)
         found.append(Assignment(tuple(key.split(".")), value, source, is_text=isinstance(value, str)))
     return found
+
+
+def _instead(word: Any) -> str:
+    """Return what to type for a word in place of a key.
+
+    >>> _instead("photos.yaml"), _instead("epochs")
+    ('a config file is given as --config-file photos.yaml', 'a length in epochs is one word: 90ep')
+    """
+    text = word if isinstance(word, str) else ""
+    if text.endswith((".yaml", ".yml")):
+        return f"a config file is given as --config-file {text}"
+    if text.lower() in ("epoch", "epochs", "ep"):
+        return "a length in epochs is one word: 90ep"
+    if os.path.isdir(text):
+        return f"to train on the images in a folder, write DATASETS.TRAIN imagefolder:{text}"
+    return "write KEY VALUE or KEY=VALUE, and a list as 1,2"
 
 
 def load_file(name: str | Path) -> list[list[Assignment]]:

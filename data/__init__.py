@@ -5,10 +5,10 @@ from .build import build_test_loader, build_train_loader, check_data
 from .datasets import builtin as catalog  # noqa: F401  # registers the built-in data sets
 from .datasets.decode import UnreadableImageError, read_image
 from .datasets.entries import DatasetEntry
+from .datasets.info import DatasetInfo
 from .datasets.names import named_sets
 from .datasets.packed_list import FlatRecords
 from .datasets.registry import (
-    DatasetInfo,
     MapDataset,
     build_dataset,
     checked_label,
@@ -17,6 +17,10 @@ from .datasets.registry import (
     register_dataset,
 )
 from .datasets.targets import checked_number_array, checked_numbers
+from .inspection.advice import Suggestion, check_reports, describe_advice, some_of
+from .inspection.build import build_inspections
+from .inspection.overview import describe_training_set
+from .inspection.report import SetReport
 from .loaders.base import TrainLoader
 from .loaders.build_backend import choose_backend, describe_loader
 from .loaders.build_workers import OWN_CORES, describe_workers, num_workers, usable_cores
@@ -47,14 +51,18 @@ __all__ = [
     "SampleOrder",
     "SampleStream",
     "SampleTask",
+    "SetReport",
+    "Suggestion",
     "TrainLoader",
     "UnreadableImageError",
     "WorkerTrainLoader",
     "build_dataset",
+    "build_inspections",
     "build_test_loader",
     "build_train_loader",
     "build_transform",
     "check_data",
+    "check_reports",
     "check_transforms",
     "checked_label",
     "checked_number_array",
@@ -64,7 +72,9 @@ __all__ = [
     "data_spec",
     "dataset_info",
     "dataset_names",
+    "describe_advice",
     "describe_loader",
+    "describe_training_set",
     "describe_workers",
     "device_of",
     "forward_key",
@@ -80,6 +90,7 @@ __all__ = [
     "register_transform",
     "repeat_factors",
     "sample_key",
+    "some_of",
     "split_batch",
     "splitmix64",
     "stack_images",

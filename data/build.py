@@ -13,11 +13,10 @@ from torch.utils.data import ConcatDataset
 from warmstart.config import CfgNode, ConfigError
 
 from .batch import SampleTask
-from .datasets.decode import read_image
-from .datasets.entries import DatasetEntry, EntryLike
-from .datasets.registry import DatasetInfo, MapDataset, build_dataset, is_users_own
+from .datasets.entries import DatasetEntry, EntryLike, is_files
+from .datasets.info import DatasetInfo, require_testable
+from .datasets.registry import MapDataset, is_users_own
 from .datasets.unreadable import first_readable, read_sample
-from .datasets.webdataset import ShardedImages
 from .loaders.base import TrainLoader
 from .loaders.build_backend import choose_backend, not_resident, resident_samples
 from .loaders.build_workers import num_workers
@@ -27,7 +26,7 @@ from .loaders.resident import ResidentEvalLoader, ResidentTrainLoader
 from .loaders.worker import EvalLoader, WorkerLoader, WorkerTrainLoader
 from .memory import free_memory, gigabytes
 from .sampling.build import build_groups, build_order, check_sampler
-from .spec import DataSpec, data_spec, device_of, num_outputs, require_like
+from .spec import DataSpec, data_spec, device_of, num_outputs
 from .transforms.image import NEED_TARGETS, check_transforms, has_spatial_targets
 from .transforms.mixup import build_mixing, split_mixing
 
@@ -61,7 +60,7 @@ def build_train_loader(cfg: CfgNode, task: SampleTask, rank: int = 0, world_size
     _, mixing = split_mixing(cfg.INPUT.TRANSFORMS_TRAIN, cfg.label("INPUT.TRANSFORMS_TRAIN"))
     # Each image is mixed with the previous one; for the first of a share that is on another rank.
     lent = [(slots[0] - 1) % batch_size] if mixing and world_size > 1 else []
-    names, dataset = data.training_sets, _dataset(cfg, "DATASETS.TRAIN", data.training_sets)
+    names, dataset = data.training_sets, _dataset(data, "TRAIN", data.training_sets)
     options = {"seed": cfg.SEED, "batch_size": batch_size, "slots": [*lent, *slots]}
     options["stream"] = build_order(cfg, dataset, data.train)
     loader: TrainLoader
@@ -96,7 +95,7 @@ def build_test_loader(
     """
     data = data_spec(cfg)
     entry, size = data.test_set(name), cfg.TEST.IMS_PER_BATCH
-    dataset = _dataset(cfg, "DATASETS.TEST", (entry,))
+    dataset = _dataset(data, "TEST", (entry,))
     if choose_backend(cfg, data, task) == "resident":
         samples = resident_samples(cfg, data, task, "TEST", dataset, (entry,))
         return ResidentEvalLoader(samples, seed=cfg.SEED, batch_size=size, rank=rank, world_size=world_size)
@@ -123,6 +122,9 @@ def check_data(cfg: CfgNode, data: DataSpec, task: SampleTask, world_size: int =
     for key in ("TRAIN", "TEST"):
         check_transforms(data.image_transforms(key), cfg.label(f"INPUT.TRANSFORMS_{key}"))
     _check_decoder(cfg)
+    _check_mean(cfg)
+    _check_format(cfg, data)
+    _check_classes(cfg, data, task)
     check_sampler(cfg, data.train)
     _check_mixing(cfg, task)
     _check_sample(cfg, data, task)
@@ -155,7 +157,7 @@ def _check_test_set(
     """
     info, entry = data.tests[name], data.test_sets[name]
     label = cfg.label("DATASETS.TEST")
-    require_like(data.train, info, label, "the training set", str(entry))
+    require_testable(data.train, info, label, str(entry))
     if info.num_classes > classes:
         raise ConfigError(f"{label}: {entry} has {info.num_classes} classes, the model only {classes}")
     if cfg.TEST.IMS_PER_BATCH > 1:
@@ -164,7 +166,7 @@ def _check_test_set(
     if tested_on[0] != channels:
         raise ConfigError(
             f"{cfg.label('INPUT.TRANSFORMS_TEST')}: images of {entry} end with {tested_on[0]} channel(s),"
-            f" the training set's with {channels}"
+            f" the training set's with {channels}; give both the same Grayscale or RGB"
         )
 
 
@@ -215,7 +217,7 @@ def _check_sample(cfg: CfgNode, data: DataSpec, task: SampleTask) -> None:
         transform = data.transform(key)
         spatial = [name for name, _ in transform.steps if name in NEED_TARGETS]
         for entry in sets[:1] if spatial or transform.is_users_own or is_users_task else ():
-            dataset, label = _dataset(cfg, f"DATASETS.{key}", (entry,)), cfg.label(f"INPUT.TRANSFORMS_{key}")
+            dataset, label = data.build(key, entry), cfg.label(f"INPUT.TRANSFORMS_{key}")
             image, target = first_readable(partial(read_sample, dataset), 0, len(dataset), str(entry))[0]
             sample = make_sample(task, image, target, f"{entry}: sample 0")
             if spatial and not has_spatial_targets(sample):
@@ -238,6 +240,16 @@ def _check_batch(cfg: CfgNode, shape: tuple[int, int, int], size: int, world_siz
         )
 
 
+def _check_mean(cfg: CfgNode) -> None:
+    """Raise ConfigError if INPUT.MEAN is of pixel values from 0 to 255."""
+    if cfg.INPUT.MEAN is not None and max(cfg.INPUT.MEAN, default=0) > 1:
+        values = ",".join(f"{value / 255:.3g}" for value in cfg.INPUT.MEAN)
+        raise ConfigError(
+            f"{cfg.label('INPUT.MEAN')}: it is of images in [0, 1], not of pixel values up to 255; divide it, and"
+            f" INPUT.STD, by 255: INPUT.MEAN {values}"
+        )
+
+
 def _check_decoder(cfg: CfgNode) -> None:
     if cfg.INPUT.DECODER != "nvjpeg":
         return
@@ -248,14 +260,28 @@ def _check_decoder(cfg: CfgNode) -> None:
         raise ConfigError(f"{label}: nvjpeg decodes in the training process; set DATALOADER.NUM_WORKERS 0")
 
 
-def _dataset(cfg: CfgNode, key: str, names: Sequence[DatasetEntry]) -> MapDataset:
-    place = cfg.DATASETS.ROOT, cfg.DATASETS.DOWNLOAD, cfg.label(key), cfg.DATASETS.CACHE
-    sets: list[Any] = [build_dataset(name, *place) for name in names]
-    for part in sets:
-        if isinstance(part, ShardedImages):
-            part.decoder = cfg.INPUT.DECODER
-        if getattr(part, "loader", None) is read_image:  # a user-defined loader of an ImageFolder stays
-            part.loader = partial(read_image, decoder=cfg.INPUT.DECODER)
+def _check_format(cfg: CfgNode, data: DataSpec) -> None:
+    """Raise ConfigError if INPUT.FORMAT is L, but a data set does not read image files and returns colours."""
+    for key, entry, info in data.each if cfg.INPUT.FORMAT == "L" else ():
+        if info.channels != 1:
+            raise ConfigError(
+                f"{cfg.label('INPUT.FORMAT')}: L reads image files as grey, but {entry} of DATASETS.{key} returns"
+                f" images of {info.channels} channels; use the transform Grayscale instead"
+            )
+
+
+def _check_classes(cfg: CfgNode, data: DataSpec, task: SampleTask) -> None:
+    """Raise ConfigError if the images to classify are all of one class."""
+    if data.train.num_classes == 1 and not task.num_outputs and all(map(is_files, data.training_sets)):
+        names = " + ".join(map(str, data.training_sets))
+        raise ConfigError(
+            f"{cfg.label('DATASETS.TRAIN')}: {names} has one class only, {(*data.train.classes, '0')[0]}; a"
+            " classifier needs images of two classes or more, each in a folder of its own or with its own label"
+        )
+
+
+def _dataset(data: DataSpec, key: str, names: Sequence[DatasetEntry]) -> MapDataset:
+    sets: list[Any] = [data.build(key, name) for name in names]
     dataset: MapDataset = ConcatDataset(sets) if len(sets) > 1 else sets[0]
     return dataset
 

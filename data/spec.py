@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from warmstart.config import CfgNode, ConfigError
 
+from .datasets.decode import DEFAULT_READING, Reading
 from .datasets.entries import DatasetEntry, EntryLike, entry_of
-from .datasets.image_heads import extremes
+from .datasets.info import DatasetInfo, joined, require_like
 from .datasets.names import named_sets
-from .datasets.registry import DatasetInfo, dataset_info
+from .datasets.part import with_classes
+from .datasets.registry import MapDataset, build_dataset, dataset_info
 from .transforms.image import Entry, ImageTransform, build_transform
 from .transforms.mixup import split_mixing
 
 # An environment variable, set for a process that sees only its own device: the device's number in this process.
 OWN_DEVICE = "WARMSTART_DEVICE"
-
-_MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
 
 # Sizes on which transforms are tried when the images' size is unknown.
 _LARGE, _ODD = (1024, 1024), (1100, 1301)
@@ -51,12 +50,14 @@ class DataSpec:
         place: DATASETS.ROOT, DATASETS.DOWNLOAD and DATASETS.CACHE.
         mean: INPUT.MEAN; None: of the training set.
         std: INPUT.STD; None: of the training set.
+        reading: INPUT.DECODER and INPUT.FORMAT.
     """
 
     keys: Mapping[str, _Keys]
     place: tuple[str, bool, str]
     mean: Sequence[float] | None
     std: Sequence[float] | None
+    reading: Reading = DEFAULT_READING
 
     @cached_property
     def training_sets(self) -> list[DatasetEntry]:
@@ -86,10 +87,10 @@ class DataSpec:
         label, names = self.keys["TRAIN"].label, self.training_sets
         if not names:
             raise ConfigError(f"{label}: names no data set; give at least one")
-        infos = [self._info("TRAIN", name) for name in names]
+        infos = [self.info("TRAIN", name) for name in names]
         for name, info in zip(names, infos, strict=True):
             require_like(infos[0], info, label, str(names[0]), str(name))
-        return reduce(_joined, infos)
+        return reduce(joined, infos)
 
     @cached_property
     def tests(self) -> dict[str, DatasetInfo]:
@@ -98,7 +99,7 @@ class DataSpec:
         Raises:
             ConfigError: unknown names, and what `dataset_info` raises.
         """
-        return {name: self._info("TEST", entry) for name, entry in self.test_sets.items()}
+        return {name: self.info("TEST", entry) for name, entry in self.test_sets.items()}
 
     @cached_property
     def input_shape(self) -> tuple[int, int, int]:
@@ -110,6 +111,44 @@ class DataSpec:
             ConfigError: what `train` and `ImageTransform.output_shape` raise.
         """
         return self.output_shape("TRAIN", self.train)
+
+    @cached_property
+    def content(self) -> dict[str, list[dict[str, Any]]]:
+        """What the data sets hold, wherever their files are: a checkpoint keeps it, and a resume compares it.
+
+        By TRAIN and TEST an entry for each set: its `text` and `options` in the config, its `name` in scores (""
+        for TRAIN), `size`, `classes` and `digest`, which is "" for sets that are known by their name.
+
+        Raises:
+            ConfigError: what `train` and `tests` raise.
+        """
+        found: dict[str, list[dict[str, Any]]] = {"TRAIN": [], "TEST": []}
+        for key, entry, info in self.each:
+            name = entry.name if key == "TEST" else ""
+            values = {"text": str(replace(entry, name="")), "options": dict(entry.options), "name": name}
+            found[key].append(values | {"size": info.size, "classes": list(info.classes), "digest": info.digest})
+        return found
+
+    @cached_property
+    def each(self) -> list[tuple[str, DatasetEntry, DatasetInfo]]:
+        """(TRAIN or TEST, entry, info) of each data set, in order.
+
+        Raises:
+            ConfigError: what `dataset_info` raises.
+        """
+        entries = [("TRAIN", self.training_sets), ("TEST", [*self.test_sets.values()])]
+        return [(key, entry, self.info(key, entry)) for key, sets in entries for entry in sets]
+
+    def build(self, key: str, entry: DatasetEntry) -> MapDataset:
+        """Return a data set of TRAIN or TEST; a test set's labels are numbered as the training set's classes.
+
+        Raises:
+            ConfigError: what `build_dataset` and `train` raise.
+        """
+        root, download, cache = self.place
+        dataset = build_dataset(entry, root, download, self.keys[key].label, cache, self.reading)
+        found: MapDataset = with_classes(dataset, self.train.classes) if key == "TEST" else dataset
+        return found
 
     def test_set(self, name: EntryLike) -> DatasetEntry:
         """Return the test set whose scores are called `name`; if there is none, `name` itself as an entry.
@@ -164,9 +203,14 @@ class DataSpec:
         shapes = {transform.output_shape(info.channels, size, label) for size in sizes}
         return shapes.pop() if len(shapes) == 1 else None
 
-    def _info(self, key: str, entry: DatasetEntry) -> DatasetInfo:
+    def info(self, key: str, entry: DatasetEntry) -> DatasetInfo:
+        """Return what is known of a data set of TRAIN or TEST.
+
+        Raises:
+            ConfigError: what `dataset_info` raises.
+        """
         root, download, cache = self.place
-        return dataset_info(entry, root, download, self.keys[key].label, cache)
+        return dataset_info(entry, root, download, self.keys[key].label, cache, self.reading.mode)
 
 
 def data_spec(cfg: CfgNode) -> DataSpec:
@@ -182,7 +226,7 @@ def data_spec(cfg: CfgNode) -> DataSpec:
         transforms = cfg.INPUT[f"TRANSFORMS_{key}"], cfg.label(f"INPUT.TRANSFORMS_{key}")
         keys[key] = _Keys(cfg.DATASETS[key], cfg.label(f"DATASETS.{key}"), *transforms)
     place = cfg.DATASETS.ROOT, cfg.DATASETS.DOWNLOAD, cfg.DATASETS.CACHE
-    return DataSpec(keys, place, cfg.INPUT.MEAN, cfg.INPUT.STD)
+    return DataSpec(keys, place, cfg.INPUT.MEAN, cfg.INPUT.STD, Reading(cfg.INPUT.DECODER, cfg.INPUT.FORMAT))
 
 
 def named_test_sets(cfg: CfgNode) -> dict[str, DatasetEntry]:
@@ -237,71 +281,3 @@ def num_outputs(cfg: CfgNode, train: DatasetInfo) -> int:
             " of the training set; give 0 to take its number"
         )
     return outputs
-
-
-def require_like(one: DatasetInfo, other: DatasetInfo, label: str, one_name: str, other_name: str) -> None:
-    """Raise ConfigError if two data sets differ in channels, targets or classes; `label` is the second one's."""
-    if one.channels != other.channels:
-        raise ConfigError(
-            f"{label}: images of {other_name} have {other.channels} channel(s), but images of {one_name} have"
-            f" {one.channels}; choose sets that agree"
-        )
-    if _target_form(one) and _target_form(other) and _target_form(one) != _target_form(other):
-        raise ConfigError(
-            f"{label}: targets of {other_name} are {_target_form(other)}, but targets of {one_name} are"
-            f" {_target_form(one)}; choose sets that agree"
-        )
-    if one.classes and other.classes and one.classes != other.classes:
-        raise ConfigError(
-            f"{label}: the classes of {other_name} differ from the classes of {one_name}, so labels would mean"
-            " different things; choose sets that agree"
-        )
-
-
-def _target_form(info: DatasetInfo) -> str:
-    """Return in words what the targets are; "" if that is unknown."""
-    if info.num_values:
-        return f"{info.num_values} numbers each" if info.num_values > 1 else "a number each"
-    return "class indices" if info.num_classes else ""
-
-
-def _joined(one: DatasetInfo, other: DatasetInfo) -> DatasetInfo:
-    size = one.size + other.size
-    share = one.size / size
-    # E[x] and E[x^2] over all pixels are the averages over the sets, weighted by their share of the images.
-    mean = tuple(share * a + (1 - share) * b for a, b in zip(one.mean, other.mean, strict=False))
-    squares = [[s * s + m * m for m, s in zip(info.mean, info.std, strict=False)] for info in (one, other)]
-    variances = (share * a + (1 - share) * b - m * m for a, b, m in zip(*squares, mean, strict=False))
-    std = tuple(math.sqrt(max(0.0, variance)) for variance in variances)
-    values = (one.value_mean, one.value_std), (other.value_mean, other.value_std)
-    value_mean, value_std = _joined_statistics(share, *values)
-    both = {*one.known_sizes, *other.known_sizes}
-    same_size = one.image_size == other.image_size and one.image_size is not None
-    return DatasetInfo(
-        size=size,
-        num_classes=max(one.num_classes, other.num_classes),
-        channels=one.channels,
-        image_size=one.image_size if same_size else None,
-        mean=mean,
-        std=std,
-        classes=one.classes or other.classes,
-        sizes=() if same_size or not (one.known_sizes and other.known_sizes) else extremes(both),
-        num_values=one.num_values or other.num_values,
-        value_mean=value_mean,
-        value_std=value_std,
-    )
-
-
-def _joined_statistics(share: float, one: _MeanStd, other: _MeanStd) -> _MeanStd:
-    """Return mean and standard deviation of two joined sets; the first has `share` of the samples. () if unknown.
-
-    >>> _joined_statistics(0.5, ((1.0,), (0.0,)), ((3.0,), (0.0,)))
-    ((2.0,), (1.0,))
-    """
-    mean = tuple(share * a + (1 - share) * b for a, b in zip(one[0], other[0], strict=False))
-    # The variance within the sets plus the variance between their means: without cancellation.
-    variances = [
-        share * s * s + (1 - share) * t * t + share * (1 - share) * (a - b) ** 2
-        for a, s, b, t in zip(*one, *other, strict=False)
-    ]
-    return mean, tuple(map(math.sqrt, variances))

@@ -15,6 +15,11 @@ from .task import Score, Task
 
 #: Keys that only some tasks read; `Task.reads` lists those that a task reads.
 _NOT_COMMON = ("MODEL.STEM", "INPUT.MEAN", "INPUT.STD")
+#: Tasks that users ask for, and that do not exist yet.
+_PLANNED = (
+    *("detection", "object_detection", "segmentation", "instance_segmentation", "semantic_segmentation"),
+    *("panoptic_segmentation", "keypoint_detection", "keypoints"),
+)
 
 
 def build_task(cfg: CfgNode, data: DataSpec | None = None) -> Task:
@@ -36,6 +41,9 @@ def build_task(cfg: CfgNode, data: DataSpec | None = None) -> Task:
     """
     name, label = cfg.MODEL.TASK, "MODEL.TASK_ARGS"
     cls = task_class(name)
+    if cls is None and name in _PLANNED:
+        known = ", ".join(sorted(task_names()))
+        raise ConfigError(f"{cfg.label('MODEL.TASK')}: {name} is not available yet; there are {known}")
     if cls is None:
         raise unknown_name(cfg.label("MODEL.TASK"), "task", name, task_names())
     problems: list[str] = []

@@ -32,6 +32,7 @@ FLOORS = {
         {"spec.py", "sampling"},
         {"loaders"},
         {"build.py"},
+        {"inspection"},
         {"__init__.py"},
     ],
     "tasks": [{"task.py"}, {"registry.py"}, {OTHERS}, {"build.py"}, {"__init__.py"}],

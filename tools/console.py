@@ -19,6 +19,7 @@ from warmstart.tools import interruptible
 COMMANDS = {
     "train": ("train_net", "train, resume or evaluate the model that a YAML file describes"),
     "plain-train": ("plain_train_net", "train it in one plain loop, without Trainer and hooks"),
+    "check-data": ("check_data", "read every image and report damage, duplicates, leaks, balance and sizes"),
     "plot-lr": ("plot_lr", "draw and print the learning rate of every update; nothing is trained"),
     "find-lr": ("find_lr", "find a learning rate to begin with"),
     "plan-scale": ("plan_scale", "predict speed and memory on many GPUs from what one does"),
@@ -82,6 +83,8 @@ def describe_mistake(word: str, others: Sequence[str]) -> str:
         return f"help takes one command; got {printable(' '.join(others))}"
     if word.startswith("-"):
         return f"expected a command before {shown}, such as warmstart train {shown}"
+    if word.endswith((".yaml", ".yml")):
+        return f"expected a command before {shown}; to train, write warmstart train --config-file {shown}"
     known = [*COMMANDS, "help"]
     hint = did_you_mean(Path(word).stem, known, f"; known: {', '.join(known)}", show="warmstart {}".format)
     return f"unknown command {shown}{hint}"

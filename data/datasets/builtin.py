@@ -12,9 +12,10 @@ from urllib.error import URLError
 import numpy as np
 
 from .arrays import ArrayDataset, read_idx, read_npz
-from .decode import read_image
-from .packed_list import FlatRecords
-from .registry import DatasetInfo, MapDataset, register_dataset
+from .csv_set import build_csv
+from .image_files import build_image_folder
+from .info import DatasetInfo
+from .registry import MapDataset, register_dataset
 from .webdataset import build_shards
 
 _DIGITS = tuple("0123456789")
@@ -114,24 +115,14 @@ def _torchvision(loader: str, root: str, train: bool, download: bool) -> Any:
         raise FileNotFoundError(f"no complete {loader}") from error
 
 
-def _image_folder(path: str, download: bool) -> MapDataset:
-    """Build from PATH/<class>/<image>; classes are numbered in the order of their names, images are RGB."""
-    import torchvision
-
-    folder = torchvision.datasets.ImageFolder(Path(path).expanduser(), loader=read_image)
-    folder.samples = folder.imgs = FlatRecords(folder.samples)
-    folder.targets = np.array(folder.targets)
-    dataset: MapDataset = folder
-    return dataset
-
-
 def _npz(path: str, download: bool) -> MapDataset:
     """Build from a file with the arrays `images` and `labels`."""
     arrays = read_npz(Path(path).expanduser(), "images", "labels")
     return ArrayDataset(arrays["images"], arrays["labels"])
 
 
-register_dataset("imagefolder:", _image_folder)
+register_dataset("imagefolder:", build_image_folder)
+register_dataset("csv:", build_csv)
 register_dataset("npz:", _npz, in_memory=True)
 register_dataset("webdataset:", build_shards, cached=True)
 

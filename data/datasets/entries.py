@@ -6,13 +6,14 @@ import inspect
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from warmstart.config import ConfigError, check_arguments, did_you_mean
 
 ROOT = "{ROOT}"  # in a path: DATASETS.ROOT
-_SHARED = ("path", "name")  # options of every kind, which are not passed to its builder
+# Options of every kind, not passed to its builder. Without `holdout`, `part` is an option of the builder.
+_SHARED = ("path", "name", "holdout", "part")
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class DatasetEntry:
         path: the path that the kind reads; None for a registered name.
         options: keyword arguments of the registered builder.
         name: name of the set in scores and messages; "" if it has no name yet.
+        holdout: share of the samples that are held out for testing, chosen by a hash of their names; 0: no split.
+        part: with `holdout`, which samples these are: train or test.
 
     >>> print(DatasetEntry("digits_test"), DatasetEntry("imagefolder", "photos/val", name="val"))
     digits_test val (imagefolder:photos/val)
@@ -33,6 +36,8 @@ class DatasetEntry:
     path: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     name: str = ""
+    holdout: float = 0.0
+    part: str = ""
 
     @property
     def text(self) -> str:
@@ -40,7 +45,8 @@ class DatasetEntry:
         return self.kind if self.path is None else f"{self.kind}:{self.path}"
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.text})" if self.name not in ("", self.text) else self.text
+        text = f"{self.text}, {self.part} part" if self.holdout else self.text
+        return f"{self.name} ({text})" if self.name not in ("", self.text) else text
 
 
 EntryLike = str | Mapping[str, Any] | DatasetEntry  # the forms in which functions accept a data set
@@ -58,9 +64,9 @@ def entry_of(value: EntryLike, root: str = ROOT, label: str = "data set") -> Dat
         ConfigError: the name is invalid, the path is not text, or a mapping has another form.
 
     >>> entry_of("val=npz:{ROOT}/x.npz", root="datasets")
-    DatasetEntry(kind='npz', path='datasets/x.npz', options={}, name='val')
+    DatasetEntry(kind='npz', path='datasets/x.npz', options={}, name='val', holdout=0.0, part='')
     >>> entry_of({"csv": {"path": "a=b.csv", "label": "class"}})
-    DatasetEntry(kind='csv', path='a=b.csv', options={'label': 'class'}, name='')
+    DatasetEntry(kind='csv', path='a=b.csv', options={'label': 'class'}, name='', holdout=0.0, part='')
     """
     if isinstance(value, DatasetEntry):
         entry = value
@@ -93,7 +99,32 @@ def _from_mapping(value: Mapping[str, Any], label: str) -> DatasetEntry:
     if "path" in options and not (isinstance(path, str) and path):
         raise ConfigError(f"{label}: {kind}: path is text; got {path!r}")
     name = _checked_name(options["name"], label) if "name" in options else ""
-    return DatasetEntry(kind, path, {key: each for key, each in options.items() if key not in _SHARED}, name)
+    holdout, part = _checked_holdout(options, f"{label}: {kind}")
+    shared = {*_SHARED} if holdout else {*_SHARED} - {"part"}
+    return DatasetEntry(
+        kind, path, {key: each for key, each in options.items() if key not in shared}, name, holdout, part
+    )
+
+
+def _checked_holdout(options: Mapping[str, Any], where: str) -> tuple[float, str]:
+    """Return the values of the options holdout and part; (0.0, "") without a holdout.
+
+    Raises:
+        ConfigError: one of them is missing or wrong.
+    """
+    if "holdout" not in options:
+        return 0.0, ""
+    holdout, part = options["holdout"], options.get("part")
+    is_number = isinstance(holdout, (int, float)) and not isinstance(holdout, bool)
+    if not is_number or not 0 < holdout < 1:
+        raise ConfigError(f"{where}: holdout is a share above 0 and below 1, such as 0.2; got {holdout!r}")
+    if part not in ("train", "test"):
+        got = "" if part is None else f"; got {part!r}"
+        raise ConfigError(
+            f"{where}: holdout {holdout:g} needs part: train for the samples that are trained on, or part: test"
+            f" for those that are held out{got}"
+        )
+    return float(holdout), part
 
 
 def _checked_name(name: Any, label: str) -> str:
@@ -131,24 +162,35 @@ def check_options(entry: DatasetEntry, builder: Callable[..., Any], filled: int,
     >>> check_options(entry_of({"csv": {"path": "x.csv", "labels": "a"}}), build, 2, "DATASETS.TEST")
     Traceback (most recent call last):
     warmstart.config.errors.ConfigError: DATASETS.TEST: csv.labels: csv takes no argument 'labels'; did you mean \
-'label'? It takes: path, name, label
+'label'? It takes: path, name, holdout, part, label
     """
     try:
         parameters = list(inspect.signature(builder).parameters.values())
     except ValueError:  # a function in C has no signature
         return
+    takes_part = any(p.name == "part" or p.kind is p.VAR_KEYWORD for p in parameters)
+    if "part" in entry.options and not takes_part:
+        raise ConfigError(f"{label}: {entry.kind}: part needs the share that is held out: holdout: 0.2")
     keyword = inspect.Parameter.KEYWORD_ONLY
     ours = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][:filled]
-    shared = [
-        inspect.Parameter(name, keyword, default="") for name in (_SHARED if entry.path is not None else ["name"])
-    ]
     own = [
         p if p.kind is p.VAR_KEYWORD else p.replace(kind=keyword)
         for p in parameters
-        if p.name not in (*ours, *_SHARED) and p.kind not in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL)
+        if p.name not in (*ours, *_SHARED[:-1]) and p.kind not in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL)
     ]
+    taken = {p.name for p in own} | ({"path"} if entry.path is None else set())
+    shared = [inspect.Parameter(name, keyword, default="") for name in _SHARED if name not in taken]
     signature = inspect.Signature([*shared, *own])
     check_arguments(f"{label}: {entry.kind}", entry.kind, signature, entry.options, given={*ours} - {*_SHARED})
+
+
+def is_files(entry: DatasetEntry) -> bool:
+    """Return whether an entry is of a kind that lists image files on disk.
+
+    >>> is_files(entry_of("imagefolder:photos")), is_files(entry_of("npz:x.npz"))
+    (True, False)
+    """
+    return entry.kind in ("imagefolder", "csv") and entry.path is not None
 
 
 def registered_names(registered: Iterable[str]) -> list[str]:
@@ -175,8 +217,20 @@ def unknown_entry(entry: DatasetEntry, registered: Collection[str], label: str) 
         kinds = [name.removesuffix(":") for name in registered if name.endswith(":")]
         hint = did_you_mean(kind, kinds, show=lambda match: repr(match + text[len(kind) :]))
     elif "/" in kind or os.path.exists(os.path.expanduser(kind)):
-        likely = {".npz": "npz", ".tar": "webdataset"}.get(PurePath(kind).suffix, "imagefolder")
+        likely = {".npz": "npz", ".tar": "webdataset", ".csv": "csv", ".tsv": "csv"}.get(
+            PurePath(kind).suffix, "imagefolder"
+        )
         hint = f"; a path needs its kind: write {likely}:{kind}."
     else:
         hint = did_you_mean(kind, known)
     return ConfigError(f"{label}: no data set is called {text!r}{hint} Known: {', '.join(known)}")
+
+
+def path_beside(place: str) -> str:
+    """Return how a message about a missing path ends: with the most similar file or folder beside it, if any."""
+    path = Path(place).expanduser()
+    try:
+        beside = [each.stem for each in path.parent.iterdir() if each.suffix == path.suffix]
+    except OSError:
+        beside = []
+    return did_you_mean(path.stem, beside, "; correct the path", lambda stem: str(path.with_stem(stem)))

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import suppress
 from typing import IO, Any
 
 from warmstart.config import open_regular
 
-from .decode import read_image
+from ..seeds import splitmix64
+from .decode import reads_files
+from .orientation import orientation_of
 from .unreadable import sample_path
 
 Size = tuple[int, int]  # (height, width)
 
-_LOOKED_AT = 1000  # files per data set
+_ALL, _DRAWN = 10_000, 1000  # up to so many files all are read, of more so many
 
 
 def head_size(file: IO[bytes]) -> Size:
-    """Return (height, width) of the image in an open file.
+    """Return (height, width) of the image in an open file, upright as its EXIF orientation says.
 
     Raises:
         OSError: it is not an image in a format that PIL knows, or has more pixels than PIL reads.
@@ -25,15 +28,16 @@ def head_size(file: IO[bytes]) -> Size:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")  # about metadata, and the number of pixels
             with Image.open(file) as image:
-                return image.height, image.width
+                size = image.height, image.width
+                return size[::-1] if orientation_of(image) >= 5 else size
     except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise OSError(str(error)) from error
 
 
 def head_sizes(dataset: Any) -> set[Size]:
-    """Return the sizes of a data set's images: of all of them, or of 1,000 evenly spaced ones.
+    """Return the sizes of a data set's images: of all, or if there are more than 10,000, of 1,000 drawn by hash.
 
     Files that are not images are passed over. The sizes come from the data set's method `size_of` if it has one,
     as shards do, and otherwise from its files if `read_image` reads them: another loader may change the sizes.
@@ -41,21 +45,32 @@ def head_sizes(dataset: Any) -> set[Size]:
     >>> head_sizes([1, 2, 3])
     set()
     """
-    size_of = getattr(dataset, "size_of", None)
-    if size_of is None and getattr(dataset, "loader", None) is not read_image:
+    if not hasattr(dataset, "size_of") and not reads_files(dataset):
         return set()
     count, sizes = len(dataset), set()
-    for number in range(min(count, _LOOKED_AT)):
-        index = number * count // min(count, _LOOKED_AT)
-        try:
-            if size_of is not None:
-                sizes.add(size_of(index))
-            else:
-                with open_regular(sample_path(dataset, index)) as file:
-                    sizes.add(head_size(file))
-        except OSError:  # the loader will report it
-            continue
+    # Not evenly spaced: images that come in turns, such as scans of two sides, would be missed.
+    drawn = range(count) if count <= _ALL else {splitmix64(0, number) % count for number in range(_DRAWN)}
+    for index in sorted(drawn):
+        with suppress(OSError):  # the loader will report it
+            sizes.add(size_at(dataset, index))
     return sizes
+
+
+def size_at(dataset: Any, index: int) -> Size:
+    """Return (height, width) of an image from its header: by the data set's `size_of`, or from its file.
+
+    Raises:
+        LookupError: the data set has neither.
+        OSError: the file cannot be read, or is not an image.
+    """
+    if hasattr(dataset, "size_of"):
+        height, width = dataset.size_of(index)
+        return int(height), int(width)
+    path = sample_path(dataset, index)
+    if not path:
+        raise LookupError("an attribute sizes, (height, width) of each image")
+    with open_regular(path) as file:
+        return head_size(file)
 
 
 def extremes(sizes: set[Size]) -> tuple[Size, ...]:

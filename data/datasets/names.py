@@ -80,7 +80,7 @@ def _require_name(name: str, entry: DatasetEntry, path: tuple[str, ...], label: 
 
 def _same_name(name: str, one: DatasetEntry, other: DatasetEntry, label: str) -> str:
     """Return the message for two entries with the same name."""
-    if one.text.rstrip("/") == other.text.rstrip("/") and (one.name, one.options) == (other.name, other.options):
+    if one.text.rstrip("/") == other.text.rstrip("/") and replace(one, path="") == replace(other, path=""):
         what, fix = f"{other.text} is listed twice", "list it once, or give one of them another name"
     else:
         what = f"the scores of {one.text} and {other.text} would both be called {name!r}"
@@ -90,7 +90,7 @@ def _same_name(name: str, one: DatasetEntry, other: DatasetEntry, label: str) ->
 
 def _with_name(entry: DatasetEntry, name: str) -> str:
     """Return the text of an entry with a name, as users write it."""
-    if not entry.options:
+    if not entry.options and not entry.holdout:
         return f"{name}={entry.text}"
     path = "" if entry.path is None else f"path: {entry.path}, "
     return f"{{{entry.kind}: {{{path}name: {name}, ...}}}}"

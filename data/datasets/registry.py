@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import logging
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,11 +15,15 @@ import numpy as np
 from warmstart.config import ConfigError
 
 from ..seeds import random_numbers_kept
-from .decode import to_tensor
-from .entries import DatasetEntry, EntryLike, check_options, entry_of, registered_names, unknown_entry
+from .decode import DEFAULT_READING, Reading, set_reading, to_tensor
+from .entries import DatasetEntry, EntryLike, check_options, entry_of, path_beside, registered_names, unknown_entry
 from .image_heads import extremes, head_sizes
+from .info import DatasetInfo
+from .part import digest_of, part_of
 from .targets import read_targets, target_statistics
 from .unreadable import first_readable, read_sample
+
+logger = logging.getLogger(__name__)
 
 
 class MapDataset(Protocol):
@@ -36,42 +41,6 @@ class MapDataset(Protocol):
 
 
 Builder = Callable[..., MapDataset]  # (root, download), the cache if it is registered as `cached`, and options
-
-
-@dataclass(frozen=True)
-class DatasetInfo:
-    """Properties of a data set that determine the model and the length of a run.
-
-    Args:
-        size: number of samples.
-        num_classes: labels run from 0 to num_classes - 1; 0 if there are no classes or their number is unknown.
-        channels: 1 for grey, 3 for RGB images.
-        image_size: (H, W); None if images differ in size.
-        sizes: the extremes of the known sizes, if images differ in size.
-        mean: mean of each channel over the training set, for images in [0, 1]; () if unknown.
-        std: standard deviation of each channel; () if unknown.
-        classes: names of the classes, or of the numbers of a target; () if they have none.
-        num_values: how many numbers a target has; 0 if targets are class indices or unknown.
-        value_mean: mean of each number over all targets, with class indices taken as numbers; () if unknown.
-        value_std: population standard deviation of each number; () if unknown.
-    """
-
-    size: int
-    num_classes: int
-    channels: int
-    image_size: tuple[int, int] | None
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-    classes: tuple[str, ...] = ()
-    sizes: tuple[tuple[int, int], ...] = ()
-    num_values: int = 0
-    value_mean: tuple[float, ...] = ()
-    value_std: tuple[float, ...] = ()
-
-    @property
-    def known_sizes(self) -> tuple[tuple[int, int], ...]:
-        """The sizes that transforms must handle, as far as they are known."""
-        return self.sizes or ((self.image_size,) if self.image_size else ())
 
 
 @dataclass(frozen=True)
@@ -144,7 +113,12 @@ def is_in_memory(name: EntryLike) -> bool:
 
 
 def dataset_info(
-    name: EntryLike, root: str, download: bool = False, label: str = "data set", cache: str = ""
+    name: EntryLike,
+    root: str,
+    download: bool = False,
+    label: str = "data set",
+    cache: str = "",
+    mode: str = "RGB",
 ) -> DatasetInfo:
     """Return the properties of the data set `name`; nothing is read if they are registered.
 
@@ -154,6 +128,7 @@ def dataset_info(
         download: whether a data set that must be built may be downloaded.
         label: the key that holds the name, for messages.
         cache: DATASETS.CACHE.
+        mode: INPUT.FORMAT, the channels of image files.
 
     Raises:
         ConfigError: unknown name or option; files are missing or invalid if it must be built.
@@ -163,11 +138,16 @@ def dataset_info(
     """
     entry = entry_of(name, str(root), label)
     found = _look_up(entry, label)
-    return _info_of(found, entry) or _info_by_looking(found, entry, str(root), download, label, cache)
+    return _info_of(found, entry) or _info_by_looking(found, entry, str(root), download, label, cache, mode)
 
 
 def build_dataset(
-    name: EntryLike, root: str, download: bool = False, label: str = "data set", cache: str = ""
+    name: EntryLike,
+    root: str,
+    download: bool = False,
+    label: str = "data set",
+    cache: str = "",
+    reading: Reading = DEFAULT_READING,
 ) -> MapDataset:
     """Return the data set `name`, read from the folder `root`.
 
@@ -177,6 +157,7 @@ def build_dataset(
         download: whether the builder may download missing files.
         label: the key that holds the name, for messages.
         cache: DATASETS.CACHE.
+        reading: decoder and channels of image files.
 
     Raises:
         ConfigError: unknown name or option, missing files, invalid content, or no samples.
@@ -189,14 +170,14 @@ def build_dataset(
     found, place = _look_up(entry, label), root if entry.path is None else entry.path
     try:
         dataset = found.builder(place, download, *([cache] if found.cached else []), **entry.options)
+        set_reading(dataset, reading)
+        if entry.holdout:
+            dataset = part_of(dataset, entry.holdout, entry.part)
     except FileNotFoundError as error:
-        fix = (
-            "set DATASETS.ROOT to its folder or DATASETS.DOWNLOAD true"
-            if entry.path is None
-            else "correct the path"
-        )
+        fix = "; set DATASETS.ROOT to its folder or DATASETS.DOWNLOAD true"
+        fix = fix if entry.path is None else path_beside(place)
         raise ConfigError(
-            f"{label}: {entry} was not found in {Path(place).expanduser().absolute()} ({error}); {fix}"
+            f"{label}: {entry} was not found in {Path(place).expanduser().absolute()} ({error}){fix}"
         ) from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"{label}: {entry} cannot be read: {error}") from error
@@ -246,16 +227,24 @@ def _look_up(entry: DatasetEntry, label: str) -> _Registered:
 
 def _info_of(found: _Registered, entry: DatasetEntry) -> DatasetInfo | None:
     """Return the registered info; None for an entry with options, which may change it."""
-    return None if entry.options else found.info
+    return None if entry.options or entry.holdout else found.info
 
 
 # Cached: a folder of a million files is listed once per run.
 @functools.cache
 def _info_by_looking(
-    found: _Registered, entry: DatasetEntry, root: str, download: bool, label: str, cache: str
+    found: _Registered, entry: DatasetEntry, root: str, download: bool, label: str, cache: str, mode: str
 ) -> DatasetInfo:
-    del found  # part of the cache key: a name that is registered again is inspected again
-    return _look_at(build_dataset(entry, root, download, label, cache), f"{label}: {entry}")
+    dataset = build_dataset(entry, root, download, label, cache, Reading(mode=mode))
+    for level, name in ((logging.INFO, "notes"), (logging.WARNING, "warnings")):
+        for note in getattr(dataset, name, ()):
+            logger.log(level, "%s: %s: %s", label, entry, note)
+    info = _look_at(dataset, f"{label}: {entry}")
+    if entry.path is None:
+        # Registered sets are known by name. A part of one is normalised as the full set is.
+        kept = found.info if found.info and not entry.options else info
+        return replace(info, digest="", mean=kept.mean, std=kept.std)
+    return info
 
 
 def _look_at(dataset: MapDataset, where: str) -> DatasetInfo:
@@ -276,6 +265,7 @@ def _look_at(dataset: MapDataset, where: str) -> DatasetInfo:
         classes=classes,
         sizes=extremes(sizes) if len(sizes) > 1 else (),
         **_value_info(dataset, [(index, target) for _, target, index in found], where),
+        digest=digest_of(dataset),
     )
 
 

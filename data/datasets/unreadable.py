@@ -21,12 +21,17 @@ _OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 class UnreadableSample(Exception):  # for the loader; users see a ConfigError or a warning
     """A sample's file cannot be read.
 
+    Args:
+        index: of the sample.
+        file: its file; "" if it has none.
+        reason: why it cannot be read.
+
     >>> print(UnreadableSample(7, "dogs/7.png", "image file is truncated"))
     sample 7 (dogs/7.png) cannot be read: image file is truncated
     """
 
     def __init__(self, index: int, file: str, reason: str) -> None:
-        self.index = index
+        self.index, self.reason = index, reason
         super().__init__(f"sample {index}{f' ({file})' if file else ''} cannot be read: {reason}")
 
 

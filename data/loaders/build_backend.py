@@ -15,8 +15,9 @@ from warmstart.config import CfgNode, ConfigError
 from ..batch import SampleTask
 from ..datasets.arrays import as_tensors
 from ..datasets.cache_dir import cache_folder
-from ..datasets.entries import DatasetEntry
-from ..datasets.registry import MapDataset, build_dataset, dataset_info, is_in_memory
+from ..datasets.decode import Reading
+from ..datasets.entries import DatasetEntry, is_files
+from ..datasets.registry import MapDataset, build_dataset, is_in_memory
 from ..memory import total_memory
 from ..spec import DataSpec, device_of
 from ..transforms.batched import NoBatchedForm, batched_form
@@ -42,7 +43,7 @@ def not_resident(cfg: CfgNode, data: DataSpec, task: SampleTask) -> list[str]:
     if not task.resident:
         return [f"MODEL.TASK {cfg.MODEL.TASK} loads sample by sample"]
     names = [*data.training_sets, *data.test_sets.values()]
-    other = dict.fromkeys(name.text for name in names if not is_in_memory(name) and not _is_folder(name))
+    other = dict.fromkeys(name.text for name in names if not is_in_memory(name) and not is_files(name))
     problems = [f"{text} is not a data set of one array" for text in other]
     for key in ("TRAIN", "TEST"):
         for name, step in data.transform(key).steps:
@@ -52,9 +53,9 @@ def not_resident(cfg: CfgNode, data: DataSpec, task: SampleTask) -> list[str]:
                 problems.append(str(error))
     if not problems:
         problems = list(dict.fromkeys(image.problem for image in _resident_images(cfg, data) if image.problem))
-    if cfg.INPUT.DECODER == "nvjpeg" and any(map(_is_folder, names)):
+    if cfg.INPUT.DECODER == "nvjpeg" and any(map(is_files, names)):
         problems.append("INPUT.DECODER nvjpeg reads every file again for each batch")
-    if not problems and cfg.DATALOADER.UNREADABLE == "skip" and any(map(_is_folder, data.training_sets)):
+    if not problems and cfg.DATALOADER.UNREADABLE == "skip" and any(map(is_files, data.training_sets)):
         problems.append("DATALOADER.UNREADABLE skip passes over files during training")
     return problems
 
@@ -99,12 +100,12 @@ def _resident_images(cfg: CfgNode, data: DataSpec) -> list[_Images]:
     for key, names in joined:
         once, steps = _split_steps(names, data.transform(key).steps)
         for name in names:
-            place = cfg.DATASETS.ROOT, cfg.DATASETS.DOWNLOAD, cfg.label(f"DATASETS.{key}")
-            if _is_folder(name):
+            if is_files(name):
+                place = cfg.DATASETS.ROOT, cfg.DATASETS.DOWNLOAD, cfg.label(f"DATASETS.{key}"), cfg.DATASETS.CACHE
                 pipeline = _Pipeline(repr((once, steps)), once, steps)
-                found.append(_look_at_folder(name, place, pipeline, cfg.DATASETS.CACHE))
+                found.append(_look_at_folder(name, place, data.reading, pipeline))
             else:
-                info = dataset_info(name, *place)
+                info = data.info(key, name)
                 assert info.image_size is not None, "images of one array"
                 found.append(_Images(resident_bytes(info.size, (info.channels, *info.image_size), steps)))
     return found
@@ -121,16 +122,14 @@ class _Pipeline:
 
 # Cached: a folder of a million files is listed once per run.
 @functools.cache
-def _look_at_folder(name: DatasetEntry, place: tuple[str, bool, str], pipeline: _Pipeline, cache: str) -> _Images:
+def _look_at_folder(
+    name: DatasetEntry, place: tuple[str, bool, str, str], reading: Reading, pipeline: _Pipeline
+) -> _Images:
     try:
-        folder = FolderImages(build_dataset(name, *place), pipeline.once, cache)
+        folder = FolderImages(build_dataset(name, *place, reading), pipeline.once, place[-1])
         return _Images(resident_bytes(len(folder), folder.shape, pipeline.rest), has_room=folder.has_room())
     except ValueError as error:
         return _Images(problem=str(error))
-
-
-def _is_folder(name: DatasetEntry) -> bool:
-    return name.kind == "imagefolder" and name.path is not None
 
 
 def _split_steps(names: Sequence[DatasetEntry], steps: Steps) -> tuple[Steps, Steps]:
@@ -138,7 +137,7 @@ def _split_steps(names: Sequence[DatasetEntry], steps: Steps) -> tuple[Steps, St
 
     Folders joined with arrays are cached untransformed, because all steps remain to be applied to arrays.
     """
-    count = len(stages(steps).once) if all(map(_is_folder, names)) else 0
+    count = len(stages(steps).once) if all(map(is_files, names)) else 0
     return steps[:count], steps[count:]
 
 
@@ -164,7 +163,7 @@ def resident_samples(
     sets = dataset.datasets if isinstance(dataset, ConcatDataset) else [dataset]
     try:
         parts = [
-            FolderImages(part, once, cfg.DATASETS.CACHE).load() if _is_folder(name) else as_tensors(part)
+            FolderImages(part, once, cfg.DATASETS.CACHE).load() if is_files(name) else as_tensors(part)
             for name, part in zip(names, sets, strict=True)
         ]
     except ValueError as error:

@@ -24,14 +24,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from warmstart.config import open_regular
+
 from ..datasets.cache_dir import cache_folder, whole_file
-from ..datasets.decode import to_tensor
+from ..datasets.decode import DEFAULT_READING, to_tensor
+from ..datasets.image_heads import head_size
 from .crop_store import Steps
 
 logger = logging.getLogger(__name__)
 
 _PIECE = 256  # images that are converted before they are written
 _LONG = 5  # expected seconds from which a conversion is announced
+_PIXELS = "upright"  # changes whenever the same files give other pixels, so that older conversions are not used
 _CHECKSUM = 4  # bytes of the checksum, which follows the pixels
 # Large enough for any padding, and of shapes that only a transform to a fixed size makes equal.
 _ODD_SIZES = ((701, 1100), (1100, 701), (1501, 1500))
@@ -41,7 +45,7 @@ class FolderImages:
     """The images of a folder, from the current state of its files, after the transforms that treat all alike.
 
     Args:
-        dataset: torchvision's ImageFolder, or a data set with its `root` and `samples`, pairs (file, label).
+        dataset: a data set with `root`, `samples`, pairs (file, label), and `targets`, as `ImageFiles` has them.
         once: (name, transform) of the leading steps that treat all images alike.
         cache: DATASETS.CACHE.
 
@@ -53,7 +57,8 @@ class FolderImages:
         self._dataset, self._once = dataset, [step for _, step in once]
         self._files = _list_files([path for path, _ in dataset.samples])
         versions = [version(name) for name in ("torch", "torchvision", "pillow")]
-        known = json.dumps([self._files.digest, [repr(step) for step in self._once], versions])
+        mode = getattr(dataset, "reading", DEFAULT_READING).mode
+        known = json.dumps([self._files.digest, [repr(step) for step in self._once], versions, _PIXELS, mode])
         self.path = cache_folder(cache) / f"{hashlib.sha256(known.encode()).hexdigest()[:32]}.u8"
 
     def __len__(self) -> int:
@@ -81,7 +86,7 @@ class FolderImages:
         return os.access(folder, os.W_OK) and shutil.disk_usage(folder).free >= self._bytes(self.shape)
 
     def load(self) -> tuple[Tensor, Tensor]:
-        """Return the images, (N, C, H, W) uint8, and the labels, (N,) int64.
+        """Return the images, (N, C, H, W) uint8, and the targets: (N,) int64 or float64, or (N, K).
 
         The images are memory-mapped from `path`; they are converted first if the file is missing or damaged.
 
@@ -96,7 +101,7 @@ class FolderImages:
                 raise OSError(error.errno, error.strerror, str(self.path)) from error
         # "c" (copy on write) leaves the file as it is; torch warns about read-only memory.
         images = torch.from_numpy(np.memmap(self.path, np.uint8, "c", shape=(len(self), *self.shape)))
-        return images, torch.tensor([label for _, label in self._dataset.samples])
+        return images, torch.from_numpy(np.asarray(self._dataset.targets))
 
     def _image(self, index: int) -> Tensor:
         try:
@@ -174,14 +179,12 @@ def _list_files(paths: Sequence[str]) -> _Files:
 
 @functools.cache
 def _require_one_size(files: _Files) -> None:
-    from PIL import Image
-
     first = None
     for index, path in enumerate(files.paths):
         try:
-            with Image.open(path) as image:
-                size = image.size[::-1]
-        except (OSError, SyntaxError, ValueError) as error:
+            with open_regular(path) as file:
+                size = head_size(file)
+        except OSError as error:
             raise ValueError(f"{path} cannot be read: {error}") from error
         first = first or size
         if size != first:

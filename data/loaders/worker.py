@@ -10,13 +10,13 @@ import signal
 import threading
 import warnings
 import weakref
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from warmstart.config import ConfigError
 
@@ -105,22 +105,41 @@ class WorkerLoader:
         self._unread.add(index)
 
     def _start(self, batches: Iterable[list[Place]]) -> Any:
-        with warnings.catch_warnings(), _signals_held():
-            # More workers than cores are the user's choice; DataLoader forks beside torch's idle threads by
-            # design.
-            warnings.filterwarnings("ignore", message="This DataLoader will create")
-            warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
-            return iter(
-                DataLoader(
-                    self.samples,
-                    batch_sampler=batches,
-                    num_workers=self.num_workers,
-                    collate_fn=Collate(self.samples.task, self.samples.transform, self.training),
-                    pin_memory=self.pin_memory,
-                    worker_init_fn=_obey_main_process_only,
-                    generator=torch.Generator(),  # otherwise it draws a seed from the global generator
-                )
+        collate = Collate(self.samples.task, self.samples.transform, self.training)
+        return start_workers(self.samples, batches, self.num_workers, collate, self.pin_memory)
+
+
+def start_workers(
+    samples: Dataset[Any],
+    batches: Iterable[list[Any]],
+    num_workers: int,
+    collate: Callable[[Any], Any],
+    pin_memory: bool = False,
+) -> Any:
+    """Return the iterator of a DataLoader whose workers ignore signals to the process group.
+
+    Args:
+        samples: has `__getitems__`; must be picklable if the platform spawns processes.
+        batches: the argument of `__getitems__` for each batch.
+        num_workers: number of worker processes; 0 loads in this one.
+        collate: called with the result of `__getitems__`; must be picklable, too.
+        pin_memory: whether batches are in page-locked memory.
+    """
+    with warnings.catch_warnings(), _signals_held():
+        # More workers than cores are the user's choice; DataLoader forks beside torch's idle threads by design.
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
+        return iter(
+            DataLoader(
+                samples,
+                batch_sampler=batches,
+                num_workers=num_workers,
+                collate_fn=collate,
+                pin_memory=pin_memory,
+                worker_init_fn=_obey_main_process_only,
+                generator=torch.Generator(),  # otherwise it draws a seed from the global generator
             )
+        )
 
 
 class WorkerTrainLoader(TrainLoader):

@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from warmstart.config import CfgNode, ConfigError, gathering
 
-from ..datasets.registry import DatasetInfo, MapDataset
+from ..datasets.info import DatasetInfo
+from ..datasets.registry import MapDataset
 from .stream import GroupedStream, Groups, SampleOrder, SampleStream
 from .weights import aspect_groups, check_weights, class_repeats, labels_of, read_weights, repeat_factors
 

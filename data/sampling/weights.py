@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from warmstart.config import open_regular, read_small_text
 
 from ..datasets.arrays import ArrayDataset, read_npy
+from ..datasets.image_heads import size_at
 from ..datasets.registry import MapDataset, checked_label
 from ..datasets.targets import of_each_sample, targets_attribute
-from ..datasets.unreadable import sample_path
 from .stream import Groups
 
 Floats = npt.NDArray[np.float64]
@@ -138,14 +137,7 @@ def _sizes(dataset: Any) -> npt.NDArray[Any]:
         return np.broadcast_to(dataset.images.shape[1:3], (len(dataset), 2))
     if hasattr(dataset, "sizes"):
         return _of_shape(np.asarray(dataset.sizes), "sizes", (len(dataset), 2))
-    sizes = []
-    for index in range(len(dataset)):
-        path = sample_path(dataset, index)
-        if not path:
-            raise LookupError("an attribute sizes, (height, width) of each image")
-        with Image.open(path) as image:  # decodes no pixels
-            sizes.append((image.height, image.width))
-    return np.array(sizes)
+    return np.array([size_at(dataset, index) for index in range(len(dataset))])
 
 
 def _of_shape(values: npt.NDArray[Any], name: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:

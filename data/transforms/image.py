@@ -16,6 +16,7 @@ from warmstart.config import ConfigError, call, check_arguments, gathering, unkn
 from ..batch import Sample
 from ..datasets.decode import to_tensor
 from ..seeds import random_numbers_kept
+from .unknown import unknown_transform
 
 Transform = Callable[[Tensor], Tensor]
 Entry = tuple[str, Mapping[str, Any]]
@@ -93,8 +94,9 @@ def check_transforms(entries: Iterable[Entry], label: str) -> None:
             if name in MIXING:
                 raise ConfigError(f"{label}: {name} is for INPUT.TRANSFORMS_TRAIN only; remove it")
             if name not in known:
-                raise unknown_name(label, "transform", name, (*known, *MIXING))
-            check_arguments(f"{label}: {name}", name, known[name], arguments)
+                raise unknown_transform(label, name, (*known, *MIXING))
+            written = "" if arguments else f"{{{name}: {{%s: VALUE}}}}"
+            check_arguments(f"{label}: {name}", name, known[name], arguments, written=written)
     if problems:
         raise ConfigError(problems)
 
@@ -204,7 +206,11 @@ class ImageTransform:
                 try:
                     tensor = step(tensor)
                 except Exception as error:  # whatever a user-defined transform raises
-                    raise ConfigError(f"{label}: {name} fails on a {was} image (C x H x W): {error}") from error
+                    reason = str(error).rstrip(".") or type(error).__name__
+                    raise ConfigError(
+                        f"{label}: {name} fails on a {was} image (C x H x W): {reason}; change its arguments, or"
+                        " put a Resize before it"
+                    ) from error
                 if not isinstance(tensor, Tensor) or tensor.ndim != 3:
                     raise ConfigError(f"{label}: {name} must return an image (C, H, W) as a tensor")
         shape = self.normalised(tensor).shape

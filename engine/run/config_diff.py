@@ -52,6 +52,7 @@ def compare_configs(
     allow_change: bool,
     task_defaults: Mapping[str, Any] | None = None,
     evaluation_args: Collection[str] = (),
+    data: Mapping[str, str] | None = None,
 ) -> None:
     """Log each key that differs from the checkpoint's config, or refuse the resume.
 
@@ -61,6 +62,7 @@ def compare_configs(
         allow_change: the value of --allow-config-change.
         task_defaults: default arguments of the task; an older checkpoint may lack some of them.
         evaluation_args: arguments of the task that affect only evaluation.
+        data: the result of `compare_data`, which counts instead of the paths in DATASETS.TRAIN and DATASETS.TEST.
 
     Raises:
         ConfigError: keys differ that make it another run (model, data, seed), unless `allow_change`; or the
@@ -79,10 +81,19 @@ def compare_configs(
             f"{cfg.label('SOLVER.OPTIMIZER')}: the checkpoint was written with {before}, whose state {now} "
             f"cannot use; start a new run with MODEL.WEIGHTS FILE and another OUTPUT_DIR"
         )
-    refused, evaluates = [], {f"MODEL.TASK_ARGS.{name}" for name in evaluation_args}
+    refused, evaluates, data = [], {f"MODEL.TASK_ARGS.{name}" for name in evaluation_args}, data or {}
+    for change in filter(None, data.values()):
+        if allow_change:
+            logger.info("changed since the checkpoint: %s", change)
+        else:
+            refused.append(change)
     for difference in differences:
         key = difference.key
         change = f"{key}: {difference.default!r} -> {difference.value!r}"
+        if key in data:
+            if not data[key]:
+                logger.info("%s: other paths than at the checkpoint, the same samples", key)
+            continue
         # A schedule that follows metrics depends on how often there are any.
         steers = key in ("LOG_PERIOD", "TEST.EVAL_PERIOD") and follows_metrics(cfg)
         steers |= key == "TEST.EVAL_PERIOD" and bool(cfg.TEST.BEST.METRIC)  # which iterations can be best

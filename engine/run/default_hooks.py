@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from warmstart.config import CfgNode
-from warmstart.data import TrainLoader, build_test_loader, named_test_sets
+from warmstart.data import TrainLoader, build_test_loader, data_spec, named_test_sets
 from warmstart.tasks import Task
 
 from ..checkpoint.run_files import PROFILE, subfolders
@@ -36,6 +36,7 @@ from ..records.tensorboard import TensorBoardWriter
 from ..records.writers import Writer
 from ..runtime.device import build_device
 from ..runtime.precision import build_autocast
+from .data_diff import CONTENT
 from .scores import build_score_hooks, check_known, lr_metric, percent_scores
 
 _HOOKS: dict[str, Callable[[CfgNode], HookBase]] = {}
@@ -94,7 +95,7 @@ def default_hooks(
             JSONWriter(output / "metrics.json"),
             TensorBoardWriter(output),
         ]
-    constants = {"config": cfg.to_dict()}
+    constants = {"config": cfg.to_dict(), CONTENT: data_spec(cfg).content}
     loaders, autocast = build_test_loaders(cfg, task), build_autocast(cfg)
 
     def scores(trainer: Trainer) -> dict[str, float]:

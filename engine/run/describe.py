@@ -7,7 +7,7 @@ import logging
 import torch
 
 from warmstart.config import CfgNode
-from warmstart.data import data_spec, describe_loader
+from warmstart.data import TrainLoader, data_spec, describe_loader, describe_training_set
 from warmstart.solver import describe_groups, describe_plan
 from warmstart.tasks import Task
 
@@ -48,6 +48,12 @@ def log_run(cfg: CfgNode, trainer: Trainer) -> None:
         cfg.MODEL.NUM_CLASSES,
         "classes" if data.train.num_classes else "output" if cfg.MODEL.NUM_CLASSES == 1 else "outputs",
     )
+    if isinstance(trainer.data_loader, TrainLoader):
+        line, problems = describe_training_set(cfg, data, trainer.data_loader.dataset)
+        if line:
+            logger.info("training set: %s", line)
+        for problem in problems if comm.is_main() else ():
+            logger.warning("%s", problem)
     if cfg.DATASETS.TEST:
         logger.info("test sets: %s", ", ".join(map(str, data.test_sets.values())))
     assert trainer.task is not None

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import count
+from pathlib import Path
 
 from warmstart.config import CfgNode, ConfigError, gathering, resolve_durations
 from warmstart.data import DataSpec, check_data, choose_backend, data_spec, free_memory, gigabytes, train_info
@@ -62,6 +63,7 @@ def resolve_config(
     resolved = _filled(cfg, data, task, epoch)
     checks: tuple[Callable[[], None], ...] = (
         lambda: _check_channels(resolved, data.input_shape[0]),
+        lambda: _check_output(resolved, data),
         lambda: check_model(resolved),
         lambda: check_solver(resolved, epoch),
         lambda: check_metrics(resolved, task),
@@ -170,6 +172,18 @@ def _check_channels(cfg: CfgNode, channels: int) -> None:
             f"{cfg.label('MODEL.IN_CHANNELS')}: the training images have {channels} channels, not "
             f"{cfg.MODEL.IN_CHANNELS}; use 0 to follow the data set"
         )
+
+
+def _check_output(cfg: CfgNode, data: DataSpec) -> None:
+    """Raise ConfigError if OUTPUT_DIR is the folder of a data set or below it, where its files would be data."""
+    output = Path(cfg.OUTPUT_DIR).resolve()
+    for entry in [*data.training_sets, *data.test_sets.values()]:
+        folder = Path(entry.path or "").expanduser().resolve()
+        if entry.path is not None and folder.is_dir() and (folder == output or folder in output.parents):
+            raise ConfigError(
+                f"{cfg.label('OUTPUT_DIR')}: {cfg.OUTPUT_DIR} is in the folder of {entry}, whose sub-folders are"
+                " data; name another folder"
+            )
 
 
 def _filled(cfg: CfgNode, data: DataSpec, task: Task, epoch: Fraction) -> CfgNode:

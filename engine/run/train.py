@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from warmstart.config import CfgNode
+from warmstart.data import data_spec
 from warmstart.tasks import default_arguments, evaluation_arguments
 
 from ..checkpoint.run_folder import Start
@@ -19,6 +20,7 @@ from ..records.logging import setup_logging
 from ..runtime.signals import stop_signals
 from .build import build_trainer
 from .config_diff import compare_configs
+from .data_diff import CONTENT, compare_data
 from .describe import log_run
 from .folder import complete_run, hold_folder, is_restart, prepare_folder
 from .load import load_start, why_done
@@ -102,7 +104,8 @@ def _has_ended(cfg: CfgNode, start: Mapping[str, Any], allow_change: bool) -> bo
     """
     with raise_together():
         arguments = default_arguments(cfg.MODEL.TASK), evaluation_arguments(cfg.MODEL.TASK)
-        compare_configs(cfg, start["config"], allow_change, *arguments)
+        data = compare_data(data_spec(cfg).content, start.get(CONTENT))
+        compare_configs(cfg, start["config"], allow_change, *arguments, data=data)
         reason = why_done(cfg, start)
     if reason:
         logger.info(reason)

@@ -146,8 +146,9 @@ def test_fields_refuse_other_values(field: Field, values: list[Any]) -> None:
             "90epochs",
             True,
             'a number of iterations, 0 or more, or a string with a unit such as "90ep" or "5%"; got \'90epochs\''
-            " (for example: KEY 5%)",
+            " (write 90ep)",
         ),
+        (Float(0.1), "0,5", True, "a number; got '0,5' (write it with a point: 0.5)"),
         (
             Duration(40, minimum=1, percent=False),
             "5%",

@@ -95,7 +95,8 @@ SOLVER.MAX_EPOCHS 3 -> command line: unknown key ... a length in epochs is writt
 MODEL.LABEL_SMOOTHING 0.1 -> command line: unknown key ... it is called MODEL.TASK_ARGS.label_smoothing now
 TEST.FLIP=true -> command line: unknown key TEST.FLIP; it is called MODEL.TASK_ARGS.flip now
 SOLVER.STEPS.0 3 -> command line: unknown key SOLVER.STEPS.0; SOLVER.STEPS expects a list, each entry
--lr 0.1 -> command line: unknown key -lr; config/defaults.py lists all keys
+-lr 0.1 -> command line: unknown flag -lr; write SOLVER.BASE_LR 0.1
+-zz 0.1 -> command line: unknown key -zz; config/defaults.py lists all keys
 SOLVER 3 -> SOLVER (command line): expected keys with values, as SOLVER.OPTIMIZER; got 3
 
 # odd lists and flags
@@ -106,7 +107,8 @@ SEED = 3 -> command line: expected a key such as SOLVER.BASE_LR; got '3' (write 
 =3 -> command line: expected a key such as SOLVER.BASE_LR; got '=3'
 SEED 1 --eval_only -> command line: unknown flag --eval_only; did you mean --eval-only?
 OUTPUT_DIR out --resum -> command line: unknown flag --resum; did you mean --resume?
-SEED 1 --lr=3 -> command line: unknown flag --lr; known: --config-file, --import, --print-config, --resume
+SEED 1 --lr=3 -> command line: unknown flag --lr; write SOLVER.BASE_LR 3
+SEED 1 --zz=3 -> command line: unknown flag --zz; known: --config-file, --import, --print-config, --resume
 --eval-only=yes -> command line: --eval-only takes no value; got 'yes'
 --trust-checkpoint=junk.pth -> command line: --trust-checkpoint takes no value; got 'junk.pth'
 --config-file -> command line: --config-file needs a value

@@ -214,7 +214,7 @@ def test_imagefolder_numbers_classes_by_name_and_gives_rgb(tmp_path: Path) -> No
     ("folder", "message"),
     [
         ("missing", r"was not found in .*missing .*; correct the path"),
-        ("empty", r"was not found in .*empty \(Couldn't find any class folder"),
+        ("empty", r"empty cannot be read: it holds no class folders; sort the images into .*empty/CLASS/"),
     ],
 )
 def test_imagefolder_without_images_is_refused(tmp_path: Path, folder: str, message: str) -> None:

@@ -120,7 +120,7 @@ def test_check_options_accepts_options_of_the_builder(builder: Any, value: Any, 
     check_options(entry_of(value), builder, filled, "KEY")
 
 
-OF_CSV = "It takes: path, name, label, limit"
+OF_CSV = "It takes: path, name, holdout, part, label, limit"
 
 
 @pytest.mark.parametrize(
@@ -134,13 +134,18 @@ OF_CSV = "It takes: path, name, label, limit"
         (cached, {"path": "x"}, 3, "size: csv needs it; give it a value"),
         (
             *(cached, {"path": "x", "cache": "y", "size": 1}, 3),
-            "cache: csv takes no argument 'cache'. It takes: path, name, size",
+            "cache: csv takes no argument 'cache'. It takes: path, name, holdout, part, size",
         ),
         (
             *(anything, {"path": "x", "download": 1}, 2),
-            "download: csv takes no argument 'download'. It takes: path, name",
+            "download: csv takes no argument 'download'. It takes: path, name, holdout, part",
         ),
-        (plain, {"sise": 4}, 2, "sise: csv takes no argument 'sise'; did you mean 'size'? It takes: name, size"),
+        (
+            plain,
+            {"sise": 4},
+            2,
+            "sise: csv takes no argument 'sise'; did you mean 'size'? It takes: name, holdout, part, size",
+        ),
     ],
 )
 def test_check_options_refuses_unknown_options(builder: Any, options: Any, filled: int, message: str) -> None:

@@ -49,10 +49,19 @@ def test_extremes_are_the_smallest_largest_widest_and_highest() -> None:
     assert extremes({(10, 10), (11, 11), (2, 90), (90, 2), (12, 13)}) == ((2, 90), (10, 10), (90, 2))
 
 
-def test_head_sizes_reads_at_most_a_thousand_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("warmstart.data.datasets.image_heads._LOOKED_AT", 4)
-    info = dataset_info(folder(tmp_path, {2: (50, 50), 3: (70, 70)}), "")  # places 0, 2, 4, 6 of nine
-    assert (info.image_size, len(info.sizes)) == (None, 2)
+def test_head_sizes_draws_files_by_hash_from_a_large_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("warmstart.data.datasets.image_heads._ALL", 8)
+    monkeypatch.setattr("warmstart.data.datasets.image_heads._DRAWN", 4)
+    name = folder(tmp_path, {2: (50, 50), 3: (70, 70), 5: (80, 80)})  # of both folders: 0, 2, 4, 6, 8, 1, 3, 5, 7
+    read: list[int] = []
+
+    def size_at(dataset: Any, index: int) -> tuple[int, int]:
+        read.append(index)
+        return 40, 60
+
+    monkeypatch.setattr("warmstart.data.datasets.image_heads.size_at", size_at)
+    dataset_info(name, "")
+    assert read == [0, 1, 7]  # splitmix64 of seed 0 modulo nine, without repetitions
 
 
 def test_head_sizes_passes_over_files_that_are_not_images(tmp_path: Path) -> None:

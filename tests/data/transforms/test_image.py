@@ -115,7 +115,11 @@ def test_an_enum_argument_is_given_by_its_value() -> None:
     [
         ([("RandomHorizontalFlipp", {})], "no transform is called .* did you mean 'RandomHorizontalFlip'"),
         ([("Lambda", {})], "no transform is called 'Lambda'"),
-        ([("Normalize", {"mean": [0], "std": [1]})], "no transform is called 'Normalize'"),
+        ([("Normalize", {"mean": [0], "std": [1]})], "Normalize is built in: set INPUT.MEAN and INPUT.STD; leave"),
+        (
+            [("CenterCrop", {})],
+            "CenterCrop.size: CenterCrop needs it; give it a value: {CenterCrop: {size: VALUE}}",
+        ),
         ([("RandomCrop", {"sizes": 4})], "RandomCrop takes no argument 'sizes'; did you mean 'size'"),
         ([("RandomCrop", {})], "RandomCrop.size: RandomCrop needs it"),
         ([("RandomHorizontalFlip", {"p": "often"})], "RandomHorizontalFlip.p: .* expects a number; got 'often'"),

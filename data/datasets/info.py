@@ -1,0 +1,157 @@
+"""What is known of a data set without reading its images, and whether two data sets go together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from warmstart.config import ConfigError
+
+from .image_files import shown
+from .image_heads import extremes
+
+_MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """Properties of a data set that determine the model and the length of a run.
+
+    Args:
+        size: number of samples.
+        num_classes: labels run from 0 to num_classes - 1; 0 if there are no classes or their number is unknown.
+        channels: 1 for grey, 3 for RGB images.
+        image_size: (H, W); None if images differ in size.
+        sizes: the extremes of the known sizes, if images differ in size.
+        mean: mean of each channel over the training set, for images in [0, 1]; () if unknown.
+        std: standard deviation of each channel; () if unknown.
+        classes: names of the classes, or of the numbers of a target; () if they have none.
+        num_values: how many numbers a target has; 0 if targets are class indices or unknown.
+        value_mean: mean of each number over all targets, with class indices taken as numbers; () if unknown.
+        value_std: population standard deviation of each number; () if unknown.
+        digest: a hash of the samples' names and labels, as `digest_of` returns it; "" if the set is registered by
+            name.
+    """
+
+    size: int
+    num_classes: int
+    channels: int
+    image_size: tuple[int, int] | None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    classes: tuple[str, ...] = ()
+    sizes: tuple[tuple[int, int], ...] = ()
+    num_values: int = 0
+    value_mean: tuple[float, ...] = ()
+    value_std: tuple[float, ...] = ()
+    digest: str = field(default="", compare=False)
+
+    @property
+    def known_sizes(self) -> tuple[tuple[int, int], ...]:
+        """The sizes that transforms must handle, as far as they are known."""
+        return self.sizes or ((self.image_size,) if self.image_size else ())
+
+
+def require_testable(train: DatasetInfo, test: DatasetInfo, label: str, name: str) -> None:
+    """Raise ConfigError if a test set differs from the training set in channels or targets, or has other classes.
+
+    It may lack classes, except if targets are numbers.
+
+    Args:
+        train: the training set.
+        test: the test set.
+        label: of the test sets' key.
+        name: the test set's.
+    """
+    other = [each for each in test.classes if each not in train.classes]
+    if other and train.channels == test.channels and train.num_classes == len(train.classes):
+        which = "a class" if len(other) == 1 else "classes"
+        raise ConfigError(
+            f"{label}: {name} has {which} that the training set does not have: {shown(other, 10)}; the training"
+            f" set has {shown(train.classes, 10)}"
+        )
+    is_part = test.num_classes == len(test.classes) and not other
+    like = replace(test, classes=train.classes) if is_part else test
+    require_like(train, like, label, "the training set", name)
+
+
+def require_like(one: DatasetInfo, other: DatasetInfo, label: str, one_name: str, other_name: str) -> None:
+    """Raise ConfigError if two data sets differ in channels, targets or classes; `label` is the second one's."""
+    if one.channels != other.channels:
+        raise ConfigError(
+            f"{label}: images of {other_name} have {other.channels} channel(s), but images of {one_name} have"
+            f" {one.channels}; choose sets that agree"
+        )
+    if _target_form(one) and _target_form(other) and _target_form(one) != _target_form(other):
+        raise ConfigError(
+            f"{label}: targets of {other_name} are {_target_form(other)}, but targets of {one_name} are"
+            f" {_target_form(one)}; choose sets that agree"
+        )
+    if one.classes and other.classes and one.classes != other.classes:
+        raise ConfigError(
+            f"{label}: the classes of {other_name} differ from the classes of {one_name}, so labels would mean"
+            f" different things{_differences(one.classes, other.classes)}; choose sets that agree"
+        )
+
+
+def _differences(one: Sequence[str], other: Sequence[str]) -> str:
+    """Return in words which names only one of two sets has; "" if they differ in order alone."""
+    only = sorted({*one} ^ {*other})
+    return f" ({shown(only)} only in one of them)" if only else ""
+
+
+def _target_form(info: DatasetInfo) -> str:
+    """Return in words what the targets are; "" if that is unknown."""
+    if info.num_values:
+        return f"{info.num_values} numbers each" if info.num_values > 1 else "a number each"
+    return "class indices" if info.num_classes else ""
+
+
+def joined(one: DatasetInfo, other: DatasetInfo) -> DatasetInfo:
+    """Return what is known of two data sets that are one after the other.
+
+    >>> one = DatasetInfo(1, 2, channels=1, image_size=(8, 8), mean=(0.0,), std=(0.0,))
+    >>> both = joined(one, DatasetInfo(3, 4, channels=1, image_size=(8, 9), mean=(1.0,), std=(0.0,)))
+    >>> both.size, both.num_classes, both.image_size, both.mean
+    (4, 4, None, (0.75,))
+    """
+    size = one.size + other.size
+    share = one.size / size
+    # E[x] and E[x^2] over all pixels are the averages over the sets, weighted by their share of the images.
+    mean = tuple(share * a + (1 - share) * b for a, b in zip(one.mean, other.mean, strict=False))
+    squares = [[s * s + m * m for m, s in zip(info.mean, info.std, strict=False)] for info in (one, other)]
+    variances = (share * a + (1 - share) * b - m * m for a, b, m in zip(*squares, mean, strict=False))
+    std = tuple(math.sqrt(max(0.0, variance)) for variance in variances)
+    values = (one.value_mean, one.value_std), (other.value_mean, other.value_std)
+    value_mean, value_std = _joined_statistics(share, *values)
+    both = {*one.known_sizes, *other.known_sizes}
+    same_size = one.image_size == other.image_size and one.image_size is not None
+    return DatasetInfo(
+        size=size,
+        num_classes=max(one.num_classes, other.num_classes),
+        channels=one.channels,
+        image_size=one.image_size if same_size else None,
+        mean=mean,
+        std=std,
+        classes=one.classes or other.classes,
+        sizes=() if same_size or not (one.known_sizes and other.known_sizes) else extremes(both),
+        num_values=one.num_values or other.num_values,
+        value_mean=value_mean,
+        value_std=value_std,
+    )
+
+
+def _joined_statistics(share: float, one: _MeanStd, other: _MeanStd) -> _MeanStd:
+    """Return mean and standard deviation of two joined sets; the first has `share` of the samples. () if unknown.
+
+    >>> _joined_statistics(0.5, ((1.0,), (0.0,)), ((3.0,), (0.0,)))
+    ((2.0,), (1.0,))
+    """
+    mean = tuple(share * a + (1 - share) * b for a, b in zip(one[0], other[0], strict=False))
+    # The variance within the sets plus the variance between their means: without cancellation.
+    variances = [
+        share * s * s + (1 - share) * t * t + share * (1 - share) * (a - b) ** 2
+        for a, s, b, t in zip(*one, *other, strict=False)
+    ]
+    return mean, tuple(map(math.sqrt, variances))
