@@ -118,6 +118,7 @@ class _SafeRedirects(HTTPRedirectHandler):
         self.headers = self.headers or headers
         is_local = urlsplit(req.full_url).scheme == "http"
         if not _is_safe(newurl) or (urlsplit(newurl).scheme == "http" and not is_local):
+            fp.close()
             raise _FailedError(f"it redirects to {newurl}, which is not an https:// address")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
