@@ -278,9 +278,9 @@ def get_cfg() -> CfgNode:
     cfg.SOLVER.WEIGHT_DECAY_BIAS = OrNull(Float(0.0, minimum=0))
     # Learning rate of biases, as a multiple of BASE_LR.
     cfg.SOLVER.BIAS_LR_FACTOR = Float(1.0, minimum=0)
-    # Layer-wise learning rate decay, for torchvision's ResNet, VisionTransformer, SwinTransformer and ConvNeXt:
-    # the head has BASE_LR, and each layer (block) below has the learning rate of the next higher one times this
-    # factor. 1 is off.
+    # Layer-wise learning rate decay, for torchvision's ResNet, VisionTransformer, SwinTransformer and ConvNeXt,
+    # and for timm's models: the head has BASE_LR, and each layer (block) below has the learning rate of the next
+    # higher one times this factor. 1 is off.
     cfg.SOLVER.LAYER_DECAY = Float(1.0, above=0, maximum=1)
     # Learning rate and weight decay by parameter name, applied after the keys above:
     # [{MATCH: "^fc", LR_FACTOR: 10}]. MATCH is a regex, searched for in the full parameter name; the first rule

@@ -50,8 +50,8 @@ def test_download_refuses_another_checksum(server: WeightsServer, hub: Path) -> 
     server.answers["/a-01234567.pth"] = Answer(BODY)
     url = f"{server.url}/a-01234567.pth"
     assert message(Remote(url, "a.pth", "01234567")) == (
-        f"{LABEL}: {url} could not be downloaded: its SHA-256 checksum begins with {DIGITS[:8]} instead of 01234567,"
-        f" so the file is damaged or another one; try again, or put the file at {hub}/a.pth"
+        f"{LABEL}: {url} could not be downloaded: its SHA-256 checksum begins with {DIGITS[:8]} instead of"
+        f" 01234567, so the file is damaged or another one; try again, or put the file at {hub}/a.pth"
     )
     assert [*hub.iterdir()] == []
 

@@ -102,7 +102,7 @@ def test_check_name_gives_the_command_that_installs_timm(monkeypatch: pytest.Mon
 def test_check_model_refuses_arguments_that_timm_does_not_take(
     name: str, arguments: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=f"MODEL.ARGS.{[*arguments][0]} .*: {re.escape(message)}"):
+    with pytest.raises(ConfigError, match=f"MODEL.ARGS.{next(iter(arguments))} .*: {re.escape(message)}"):
         check_model(configured("MODEL.NAME", f"timm:{name}", "MODEL.ARGS", arguments))
 
 
