@@ -51,7 +51,7 @@ def log_run(cfg: CfgNode, trainer: Trainer) -> None:
     )
     if cfg.DATASETS.TEST:
         logger.info("test sets: %s", ", ".join(map(str, data.test_sets.values())))
-    for line in describe_input_defaults(cfg):
+    if line := describe_input_defaults(cfg):
         logger.info("%s", line)
     assert trainer.task is not None
     logger.info("loader: %s", describe_loader(cfg, data, trainer.task))

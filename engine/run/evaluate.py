@@ -86,7 +86,7 @@ def evaluate_only(cfg: CfgNode, *, resume: str | None = None, trust: bool = Fals
     if cfg.TEST.PRECISE_BN.ENABLED:
         models = [model] if averaged is None else [model, averaged]
         set_statistics(cfg, task, models, start if file is None else file.content)
-    for line in describe_input_defaults(cfg):
+    if line := describe_input_defaults(cfg):
         logger.info("%s", line)
     loaders = build_test_loaders(cfg, task)
     scores = evaluate_all(model, task, loaders, averaged, autocast=build_autocast(cfg), strategy=strategy)

@@ -37,20 +37,20 @@ def with_input_defaults(cfg: CfgNode, data: DataSpec, task: Task) -> CfgNode:
     return filled
 
 
-def describe_input_defaults(cfg: CfgNode) -> list[str]:
-    """Return a line for each of INPUT's keys that `with_input_defaults` has filled in.
+def describe_input_defaults(cfg: CfgNode) -> str:
+    """Return a line with the keys of INPUT that `with_input_defaults` has filled in; "" if there are none.
 
     >>> from warmstart.config import get_cfg
     >>> cfg = get_cfg()
     >>> cfg.merge_from_list(["INPUT.MEAN", [0.5]], source="default of timm:resnet18")
     >>> describe_input_defaults(cfg)
-    ['INPUT.MEAN [0.5]: default of timm:resnet18; set the key to change it']
+    'default of timm:resnet18, unless the key is set: INPUT.MEAN [0.5]'
     """
-    lines = []
+    shown, whose = [], ""
     for key, value in cfg.INPUT.items():
         source = cfg.source(f"INPUT.{key}")
         if source.startswith(_SOURCE):
-            shown = [{name: arguments} for name, arguments in value] if key.startswith("TRANSFORMS") else [*value]
-            text = str(shown).replace("'", "")
-            lines.append(f"INPUT.{key} {text}: {source}; set the key to change it")
-    return lines
+            entries = [{name: arguments} for name, arguments in value] if "TRANSFORMS" in key else [*value]
+            shown.append(f"INPUT.{key} {entries}".replace("'", ""))
+            whose = source
+    return f"{whose}, unless the key is set: {', '.join(shown)}" if shown else ""
