@@ -46,10 +46,11 @@ def get_cfg() -> CfgNode:
     cfg.MODEL.NAME = Str("small_cnn")
     # Arguments of the model, checked against its signature: {norm: group}.
     cfg.MODEL.ARGS = Open(owner="NAME")
-    # Changes to the model's classifier. {dropout: 0.2}: in training each input value of its last layer is set to 0
-    # with this probability, at least 0 and below 1; it replaces the probability of a dropout layer that the model
-    # has directly in front of that layer. {} leaves the model as it is.
-    cfg.MODEL.HEAD = Open(owner="NAME")
+    # Changes to the model's classifier: {dropout: 0.2}.
+    cfg.MODEL.HEAD = CfgNode()
+    # Probability with which, in training, each input value of the classifier's last layer is set to 0. It replaces
+    # the probability of a dropout layer that the model has directly in front of that layer. null: the model's own.
+    cfg.MODEL.HEAD.dropout = OrNull(Float(0.2, minimum=0, below=1))
     # Number of model outputs; 0: the number of classes in the training set, or of numbers in a regression target.
     # Without class names the classes are counted from the labels, which start at 0.
     cfg.MODEL.NUM_CLASSES = Int(0)

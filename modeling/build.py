@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from warmstart.config import CfgNode, ConfigError, call, check_arguments
+from warmstart.config import CfgNode, ConfigError, call
 
 from .activation_checkpointing import checkpoint_activations
 from .catalog import (
@@ -112,11 +112,6 @@ def check_model(cfg: CfgNode) -> None:
     name = cfg.MODEL.NAME
     check_name(name, cfg.label("MODEL.NAME"))
     check_model_arguments(name, cfg.MODEL.ARGS, "MODEL.ARGS")
-    check_arguments("MODEL.HEAD", "the classifier", _set_head, cfg.MODEL.HEAD, given=("model", "num_classes"))
-    dropout = cfg.MODEL.HEAD.get("dropout")
-    if dropout is not None and not 0 <= dropout < 1:
-        where = f"MODEL.{cfg.MODEL.label('HEAD.dropout')}"
-        raise ConfigError(f"{where}: expected a probability of at least 0 and below 1; got {dropout}")
     if cfg.MODEL.STEM == "small" and registered_builder(name) is None:
         check_small(name, None if is_timm(name) else torchvision_class(name), cfg.label("MODEL.STEM"))
 
@@ -146,8 +141,8 @@ def _build(cfg: CfgNode, extra_outputs: int) -> nn.Module:
             f"{cfg.label('MODEL.NAME')}: the builder of {name} must return a torch.nn.Module;"
             f" got a {type(model).__name__}"
         )
-    if cfg.MODEL.HEAD:
-        call("MODEL.HEAD", name, _set_head, model, classes, **cfg.MODEL.HEAD.to_dict())
+    if cfg.MODEL.HEAD.dropout is not None:
+        call(cfg.label("MODEL.HEAD.dropout"), name, set_dropout, model, cfg.MODEL.HEAD.dropout, classes)
     lazy = [name for name, tensor in [*model.named_parameters(), *model.named_buffers()] if is_lazy(tensor)]
     if lazy:  # the optimizer is built before a first batch or a checkpoint could determine the shape
         raise ConfigError(
@@ -155,9 +150,3 @@ def _build(cfg: CfgNode, extra_outputs: int) -> nn.Module:
             " name the sizes of lazy modules, or let the builder pass a batch through the model"
         )
     return model
-
-
-def _set_head(model: nn.Module, num_classes: int, dropout: float | None = None) -> None:
-    """Change the classifier as MODEL.HEAD says, whose keys are the arguments."""
-    if dropout is not None:
-        set_dropout(model, dropout, num_classes)

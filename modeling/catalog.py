@@ -63,7 +63,7 @@ def register_model(name: str, builder: Callable[..., nn.Module]) -> None:
 
 
 def model_names() -> list[str]:
-    """Return all names that MODEL.NAME may have, sorted.
+    """Return the names of torchvision's and registered models that MODEL.NAME may have, sorted.
 
     >>> [name for name in model_names() if name.startswith(("small", "resnet"))]
     ['resnet101', 'resnet152', 'resnet18', 'resnet34', 'resnet50', 'small_cnn']
