@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 import re
 from pathlib import Path, PurePosixPath
@@ -11,7 +12,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from warmstart.config import CfgNode, ConfigError, did_you_mean
 
-from .catalog import registered_builder
+from .catalog import registered_builder, torchvision_class
 from .download import Remote, check_url, download
 from .timm_models import is_timm, timm_input, timm_weights
 
@@ -64,7 +65,12 @@ def build_input_defaults(cfg: CfgNode) -> InputDefaults | None:
     if published is None:
         return None
     preset = published.transforms()
-    return InputDefaults(f"weights {weights}", {"MEAN": tuple(preset.mean), "STD": tuple(preset.std)})
+    mean, std = tuple(preset.mean), tuple(preset.std)
+    if "transform_input" in inspect.signature(torchvision_class(name)).parameters:
+        # torchvision builds GoogLeNet and Inception v3 with this argument if it loads weights: inside of the model
+        # it replaces the normalisation with the preset's values by these, with which the weights were trained.
+        mean = std = (0.5, 0.5, 0.5)
+    return InputDefaults(f"weights {weights}", {"MEAN": mean, "STD": std})
 
 
 def weights_path(weights: str, model: str, label: str) -> Path:

@@ -12,6 +12,7 @@ import torch
 import torchvision.models
 from safetensors.torch import save
 from torchvision.models import MobileNet_V3_Small_Weights, mobilenet_v3_small
+from torchvision.transforms.functional import normalize
 
 from warmstart.config import CfgNode, ConfigError, get_cfg
 from warmstart.modeling import build_input_defaults, build_model, published_weights, weights_path
@@ -197,3 +198,17 @@ def test_build_input_defaults_are_those_of_torchvisions_weights(
 )
 def test_build_input_defaults_are_none_for_weights_of_unknown_origin(name: str, weights: str) -> None:
     assert build_input_defaults(configured("MODEL.NAME", name, "MODEL.WEIGHTS", weights)) is None
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_build_input_defaults_do_what_transform_input_does_in_torchvision(name: str) -> None:
+    """torchvision normalises with its preset, and the model, built for its weights, changes that inside."""
+    found = build_input_defaults(configured("MODEL.NAME", name, "MODEL.WEIGHTS", "DEFAULT"))
+    assert found is not None
+    preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    torch.manual_seed(0)
+    image = torch.rand(1, 3, 8, 8)
+    with torch.device("meta"):
+        model = torchvision.models.get_model(name, transform_input=True, init_weights=False)
+    expected = model._transform_input(normalize(image, preset.mean, preset.std))
+    assert torch.allclose(normalize(image, found.values["MEAN"], found.values["STD"]), expected, atol=1e-6)
