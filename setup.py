@@ -16,8 +16,9 @@ FOLDERS = [
     for folder in (top, *(f"{top}/{room}" for room in ROOMS.get(top, [])))
 ]
 
+TIMM = ["timm>=1.0.25"]
 WEBDATASET = ["webdataset>=1.0"]
-TEST = ["pytest>=8", "hypothesis>=6.100", *WEBDATASET]
+TEST = ["pytest>=8", "hypothesis>=6.100", *TIMM, *WEBDATASET]
 
 setup(
     name="warmstart",
@@ -68,10 +69,11 @@ setup(
     ],
     extras_require={
         "test": TEST,
+        "timm": TIMM,
         "webdataset": WEBDATASET,
         "interop": ["accelerate>=1.2", "lightning>=2.5"],
         "bench": [
-            "timm>=1.0.25",
+            *TIMM,
             "mmengine>=0.10",
             "accelerate>=1.2",
             "lightning>=2.5",

@@ -40,10 +40,17 @@ def get_cfg() -> CfgNode:
     # numbers each, which standardise the targets; null: computed from the training set and stored in the run's
     # config.
     cfg.MODEL.TASK_ARGS = Open(owner="TASK")
-    # A torchvision model (resnet18, mobilenet_v3_small, ...) or a registered one: small_cnn, speed_net.
+    # A torchvision model (resnet18, mobilenet_v3_small, ...); a model of timm, with its tag or without
+    # (timm:resnet50, timm:resnet50.a1_in1k), if the extra timm is installed; or a registered one: small_cnn,
+    # speed_net.
     cfg.MODEL.NAME = Str("small_cnn")
     # Arguments of the model, checked against its signature: {norm: group}.
     cfg.MODEL.ARGS = Open(owner="NAME")
+    # Changes to the model's classifier: {dropout: 0.2}.
+    cfg.MODEL.HEAD = CfgNode()
+    # Probability with which, in training, each input value of the classifier's last layer is set to 0. It replaces
+    # the probability of a dropout layer that the model has directly in front of that layer. null: the model's own.
+    cfg.MODEL.HEAD.dropout = OrNull(Float(0.2, minimum=0, below=1))
     # Number of model outputs; 0: the number of classes in the training set, or of numbers in a regression target.
     # Without class names the classes are counted from the labels, which start at 0.
     cfg.MODEL.NUM_CLASSES = Int(0)
@@ -52,9 +59,15 @@ def get_cfg() -> CfgNode:
     # First layers of the model. standard: as published for 224x224 images. small: keeps the resolution, for images
     # up to 32x32. auto: small if training images have at most 32 pixels a side, else standard.
     cfg.MODEL.STEM = OneOf("auto", ("auto", "standard", "small"))
-    # Initial weights: a checkpoint, a state dict, a .safetensors file, or the folder of a run (its model_best.pth,
-    # else model_final.pth, else the newest numbered checkpoint). Parameters that do not match are skipped and
-    # counted in the log. "": random initial weights.
+    # Initial weights. Parameters that do not match are skipped and counted in the log. One of:
+    # - a file: a checkpoint, a state dict or a .safetensors file;
+    # - the folder of a run: its model_best.pth, else model_final.pth, else the newest numbered checkpoint;
+    # - published weights by their name in torchvision: IMAGENET1K_V1, IMAGENET1K_V2, or DEFAULT for the best ones;
+    #   for a model of timm DEFAULT. They determine the defaults of INPUT.MEAN and INPUT.STD;
+    # - hf:OWNER/REPO/FILE on Hugging Face's hub, with a revision hf:OWNER/REPO@REVISION/FILE;
+    # - an https:// URL of a file.
+    # The last three are downloaded once, when a run needs them, into the folder checkpoints of torch's hub folder
+    # ($TORCH_HOME/hub). A file with the name of published weights is written ./DEFAULT. "": random weights.
     cfg.MODEL.WEIGHTS = FilePath("")
     # Which weights of a checkpoint to load: model, or ema for the moving average. auto: ema for a model_best.pth
     # that was selected by a score of the average, and for a file that contains nothing else; otherwise model.
@@ -123,12 +136,15 @@ def get_cfg() -> CfgNode:
     cfg.INPUT = CfgNode()
     # Transforms of torchvision.transforms.v2 or registered ones, applied in order; each takes and returns uint8
     # images (C, H, W). [RandomHorizontalFlip, {RandomCrop: {size: 28, padding: 2}}]
+    # Not set: none; but for a model of timm the size, crop and interpolation of its data config, as
+    # RandomResizedCrop in training and as Resize and CenterCrop in tests. [] is none for these models too.
     # MixUp and CutMix mix the images of a batch and come last in TRANSFORMS_TRAIN: {MixUp: {alpha: 0.2}}
     cfg.INPUT.TRANSFORMS_TRAIN = Entries()
     cfg.INPUT.TRANSFORMS_TEST = Entries()
     # Normalization after the transforms: a uint8 image is converted to float in [0, 1], then to (image - MEAN) /
-    # STD. One value per channel, or one for all; null: the values that the training set is registered with, else 0
-    # and 1.
+    # STD. One value per channel, or one for all; null: for images of three channels, the values
+    # of published weights (MODEL.WEIGHTS IMAGENET1K_V1, ...) and of timm's models; else the values that the
+    # training set is registered with, else 0 and 1.
     cfg.INPUT.MEAN = OrNull(ListOf(Float(0.5), ()))
     cfg.INPUT.STD = OrNull(ListOf(Float(0.25, above=0), ()))
     # Channels of images from files (imagefolder, csv, webdataset): RGB, in which grey images become three equal
@@ -268,9 +284,9 @@ def get_cfg() -> CfgNode:
     cfg.SOLVER.WEIGHT_DECAY_BIAS = OrNull(Float(0.0, minimum=0))
     # Learning rate of biases, as a multiple of BASE_LR.
     cfg.SOLVER.BIAS_LR_FACTOR = Float(1.0, minimum=0)
-    # Layer-wise learning rate decay, for torchvision's ResNet, VisionTransformer, SwinTransformer and ConvNeXt:
-    # the head has BASE_LR, and each layer (block) below has the learning rate of the next higher one times this
-    # factor. 1 is off.
+    # Layer-wise learning rate decay, for torchvision's ResNet, VisionTransformer, SwinTransformer and ConvNeXt,
+    # and for timm's models: the head has BASE_LR, and each layer (block) below has the learning rate of the next
+    # higher one times this factor. 1 is off.
     cfg.SOLVER.LAYER_DECAY = Float(1.0, above=0, maximum=1)
     # Learning rate and weight decay by parameter name, applied after the keys above:
     # [{MATCH: "^fc", LR_FACTOR: 10}]. MATCH is a regex, searched for in the full parameter name; the first rule

@@ -1,16 +1,18 @@
-"""Models by name: torchvision's models and registered ones."""
+"""Models by name: torchvision's, timm's and registered ones, with weights from files or published ones."""
 
 from .build import build_model, check_model, read_weights_file
 from .build_trial import check_images, parameter_bytes
 from .catalog import model_names, register_model
 from .contract import takes_targets
 from .fitting import WeightsFile
+from .pretrained import build_input_defaults, published_weights, weights_path
 from .weights import load_weights, read_tensor_file
 from .whitening import InitsFromImages, patch_whitening
 
 __all__ = [
     "InitsFromImages",
     "WeightsFile",
+    "build_input_defaults",
     "build_model",
     "check_images",
     "check_model",
@@ -18,8 +20,10 @@ __all__ = [
     "model_names",
     "parameter_bytes",
     "patch_whitening",
+    "published_weights",
     "read_tensor_file",
     "read_weights_file",
     "register_model",
     "takes_targets",
+    "weights_path",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -22,7 +21,10 @@ from .catalog import (
 )
 from .contract import takes_targets
 from .fitting import WeightsFile, fit_weights
+from .head import head_parameters, set_dropout
+from .pretrained import weights_path
 from .stem import check_small, make_small, set_in_channels
+from .timm_models import build_timm, is_timm, timm_filter
 from .weights import read_tensor_file
 
 logger = logging.getLogger(__name__)
@@ -70,22 +72,23 @@ def build_model(
             raise ConfigError(f"{cfg.label('MODEL.ACTIVATION_CHECKPOINTING')}: {error}") from None
     if file is not None:
         options = cfg.label("MODEL.WEIGHTS"), cfg.MODEL.WEIGHTS_PARTIAL, cfg.MODEL.NUM_CLASSES + extra_outputs
-        logger.info("%s", fit_weights(model, file, *options))
+        logger.info("%s", fit_weights(model, file, *options, timm_filter(model)))
     return model.to(memory_format=torch.channels_last) if cfg.MODEL.CHANNELS_LAST else model
 
 
 def read_weights_file(cfg: CfgNode, trust: bool = False) -> WeightsFile | None:
     """Return the contents of the file that MODEL.WEIGHTS names; None if it is not set.
 
+    Published weights and files at an address are downloaded first, unless they are in torch's hub folder.
+
     Raises:
-        ConfigError: the file does not exist, is damaged, or, unless `trust`, holds more than tensors and plain
-            values.
+        ConfigError: the file does not exist, cannot be downloaded, is damaged, or, unless `trust`, holds more than
+            tensors and plain values.
     """
     if not cfg.MODEL.WEIGHTS:
         return None
-    path, label = Path(cfg.MODEL.WEIGHTS), cfg.label("MODEL.WEIGHTS")
-    if path.is_dir():
-        raise ConfigError(f"{label}: {path} is a folder without checkpoints; name a file, or the folder of a run")
+    label = cfg.label("MODEL.WEIGHTS")
+    path = weights_path(cfg.MODEL.WEIGHTS, cfg.MODEL.NAME, label)
     return WeightsFile(path, read_tensor_file(path, label, trust), cfg.MODEL.WEIGHTS_ENTRY)
 
 
@@ -104,13 +107,13 @@ def check_model(cfg: CfgNode) -> None:
     >>> cfg.merge_from_list(["MODEL.NAME", "resnet18", "MODEL.ARGS.weights", "IMAGENET1K_V1"])
     >>> check_model(cfg)
     Traceback (most recent call last):
-    warmstart.config.errors.ConfigError: MODEL.ARGS.weights (override): set MODEL.WEIGHTS to a file instead
+    warmstart.config.errors.ConfigError: MODEL.ARGS.weights (override): set MODEL.WEIGHTS instead
     """
     name = cfg.MODEL.NAME
     check_name(name, cfg.label("MODEL.NAME"))
     check_model_arguments(name, cfg.MODEL.ARGS, "MODEL.ARGS")
     if cfg.MODEL.STEM == "small" and registered_builder(name) is None:
-        check_small(name, torchvision_class(name), cfg.label("MODEL.STEM"))
+        check_small(name, None if is_timm(name) else torchvision_class(name), cfg.label("MODEL.STEM"))
 
 
 def _build(cfg: CfgNode, extra_outputs: int) -> nn.Module:
@@ -124,6 +127,10 @@ def _build(cfg: CfgNode, extra_outputs: int) -> nn.Module:
             if not is_ours(builder):
                 raise
             raise ConfigError(f"MODEL.ARGS: {name} refuses it: {str(error).splitlines()[0]}") from error
+    elif is_timm(name):
+        model = call("MODEL.ARGS", name, build_timm, name, classes, channels, arguments)
+        if not head_parameters(model, classes):
+            raise ConfigError(f"{cfg.label('MODEL.NAME')}: {name} has no classifier; choose another model")
     else:
         model = call("MODEL.ARGS", name, build_torchvision, name, classes, arguments)
         if cfg.MODEL.STEM == "small":
@@ -134,6 +141,8 @@ def _build(cfg: CfgNode, extra_outputs: int) -> nn.Module:
             f"{cfg.label('MODEL.NAME')}: the builder of {name} must return a torch.nn.Module;"
             f" got a {type(model).__name__}"
         )
+    if cfg.MODEL.HEAD.dropout is not None:
+        call(cfg.label("MODEL.HEAD.dropout"), name, set_dropout, model, cfg.MODEL.HEAD.dropout, classes)
     lazy = [name for name, tensor in [*model.named_parameters(), *model.named_buffers()] if is_lazy(tensor)]
     if lazy:  # the optimizer is built before a first batch or a checkpoint could determine the shape
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""The catalog of models: registered ones, and torchvision's under torchvision's names."""
+"""The catalog of models: registered ones, torchvision's under torchvision's names, and timm's as `timm:NAME`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from warmstart.config import CfgNode, ConfigError, check_arguments, unknown_name
 
 from .small_cnn import SmallCNN
 from .speed_net import SpeedNet
+from .timm_models import PREFIX, check_timm_name, has_timm_model, is_timm, timm_signature
 
 _REGISTRY: dict[str, Callable[..., nn.Module]] = {"small_cnn": SmallCNN, "speed_net": SpeedNet}
 
@@ -20,10 +21,10 @@ _LIST_ALL = 'python -c "import torchvision.models as m; print(*m.list_models(mod
 
 # Arguments of torchvision's models that are set by another key.
 _OTHER_KEYS = {
-    "num_classes": "set MODEL.NUM_CLASSES",
-    "weights": "set MODEL.WEIGHTS to a file",
-    "progress": "set MODEL.WEIGHTS to a file",
-    "transform_input": "set INPUT.MEAN and INPUT.STD",
+    "num_classes": "set MODEL.NUM_CLASSES instead",
+    "weights": "set MODEL.WEIGHTS instead",
+    "progress": "set MODEL.WEIGHTS instead",
+    "transform_input": "set INPUT.MEAN and INPUT.STD instead",
 }
 # Arguments that torchvision's classes require and its functions (resnet18, ...) have defaults for. The other
 # required ones describe the structure, which the functions fix.
@@ -62,7 +63,7 @@ def register_model(name: str, builder: Callable[..., nn.Module]) -> None:
 
 
 def model_names() -> list[str]:
-    """Return all names that MODEL.NAME may have, sorted.
+    """Return the names of torchvision's and registered models that MODEL.NAME may have, sorted.
 
     >>> [name for name in model_names() if name.startswith(("small", "resnet"))]
     ['resnet101', 'resnet152', 'resnet18', 'resnet34', 'resnet50', 'small_cnn']
@@ -85,11 +86,29 @@ def is_ours(builder: Callable[..., nn.Module]) -> bool:
 
 
 def check_name(name: str, label: str) -> None:
-    """Raise ConfigError, with the most similar names, if no model is called `name`."""
-    if name not in _REGISTRY and name not in _torchvision_names():
+    """Raise ConfigError, with the most similar names, if no model is called `name`.
+
+    >>> check_name("fasterrcnn_resnet50_fpn", "MODEL.NAME")
+    Traceback (most recent call last):
+    warmstart.config.errors.ConfigError: MODEL.NAME: fasterrcnn_resnet50_fpn is a detector, and none of the tasks \
+that MODEL.TASK can name trains one yet; choose a classification model such as resnet50
+    """
+    if name in _REGISTRY:
+        return
+    if is_timm(name):
+        check_timm_name(name, label)
+    elif name not in _torchvision_names():
+        kind = _other_kind(name)
+        if kind:
+            raise ConfigError(
+                f"{label}: {name} is {kind}, and none of the tasks that MODEL.TASK can name trains one yet; choose"
+                " a classification model such as resnet50"
+            )
+        if has_timm_model(name.partition(".")[0]):
+            raise ConfigError(f"{label}: {name} is a model of timm; write {PREFIX}{name}")
         near = difflib.get_close_matches(name.lower(), _torchvision_names(), n=4)
         error = unknown_name(label, "model", name, [*_REGISTRY, *near])
-        raise ConfigError(f"{error}, and the others that `{_LIST_ALL}` lists")
+        raise ConfigError(f"{error}, and the others that `{_LIST_ALL}` lists; {PREFIX}NAME is a model of timm")
 
 
 def check_model_arguments(name: str, arguments: Mapping[str, Any], label: str) -> None:
@@ -97,16 +116,12 @@ def check_model_arguments(name: str, arguments: Mapping[str, Any], label: str) -
     if name in _REGISTRY:
         check_arguments(label, name, _REGISTRY[name], arguments, given=("num_classes", "in_channels"))
         return
+    signature, others = timm_signature(name) if is_timm(name) else (_torchvision_signature(name), _OTHER_KEYS)
     where = arguments.label if isinstance(arguments, CfgNode) else str
-    elsewhere = [f"{label}.{where(key)}: {_OTHER_KEYS[key]} instead" for key in arguments if key in _OTHER_KEYS]
+    elsewhere = [f"{label}.{where(key)}: {others[key]}" for key in arguments if key in others]
     if elsewhere:
         raise ConfigError(elsewhere)
-
-    def builder() -> None:
-        """Stand in for torchvision's function, whose own signature says only **kwargs."""
-
-    builder.__signature__ = _torchvision_signature(name)  # type: ignore[attr-defined]
-    check_arguments(label, name, builder, arguments)
+    check_arguments(label, name, signature, arguments)
 
 
 def torchvision_class(name: str) -> type[nn.Module]:
@@ -146,6 +161,23 @@ def _torchvision_names() -> list[str]:
     import torchvision.models
 
     return torchvision.models.list_models(module=torchvision.models)  # type: ignore[no-any-return]
+
+
+def _other_kind(name: str) -> str:
+    """Return in words what torchvision's model `name` is if it is not a classifier; "" if torchvision has none."""
+    import torchvision.models
+
+    kinds = {
+        "detection": "a detector",
+        "segmentation": "a model for semantic segmentation",
+        "video": "a model for videos",
+        "optical_flow": "a model for optical flow",
+        "quantization": "a quantized model",
+    }
+    for module, kind in kinds.items():
+        if name in torchvision.models.list_models(module=getattr(torchvision.models, module)):
+            return kind
+    return ""
 
 
 def _torchvision_signature(name: str) -> inspect.Signature:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from warmstart.config import ConfigError
+
+from .head import head_parameters
 
 _SHOWN = 3  # skipped tensors of each kind that the report names
 
@@ -46,19 +48,26 @@ class WeightsFile(NamedTuple):
 
 
 def fit_weights(
-    model: nn.Module, file: WeightsFile, label: str, partial: bool = False, num_classes: int | None = None
+    model: nn.Module,
+    file: WeightsFile,
+    label: str,
+    partial: bool = False,
+    num_classes: int | None = None,
+    convert: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
 ) -> str:
     """Copy into `model` those tensors of a file whose names and shapes match.
 
-    Args: see `load_weights`.
+    Args: see `load_weights`; and `convert`, which makes the names and shapes of a published file the model's.
 
     Returns:
-        A sentence that says how many tensors were loaded, and which were skipped.
+        A sentence that says how many tensors were loaded, which prefix their names have in the file, and which
+        were skipped.
 
     Raises:
         ConfigError: too little of the file fits the model, which may already have been modified.
     """
     found, average = _state(file, label)
+    found = found if convert is None else convert(found)
     own: dict[str, Any] = model.state_dict(keep_vars=True)  # the tensors themselves: tied ones are the same object
     names = _own_names(found, own)
     if any(value is None and names[name] in own for name, value in found.items()):
@@ -95,32 +104,10 @@ def fit_weights(
             f"{label}: {too_little}: {listed}; name a file of this model, or set MODEL.WEIGHTS_PARTIAL to true to"
             " load what fits"
         )
-    report = f"loaded {len(loaded & counted.keys())}/{len(counted)} tensors from {source}"
+    prefixes = _removed([file_names[name] for name in state if name in own], names)
+    report = f"loaded {len(loaded & counted.keys())}/{len(counted)} tensors from {source}{prefixes}"
     report = f"{report}; skipped: {listed}" if listed else report
     return f"{report}; {too_little} (MODEL.WEIGHTS_PARTIAL)" if too_little else report
-
-
-def head_parameters(model: nn.Module, num_classes: int | None = None) -> list[nn.Parameter]:
-    """Return the parameters of the classifier: the last layer with weights for each of `num_classes` outputs.
-
-    Args:
-        model: any model.
-        num_classes: number of outputs; None: the last layer with a weight matrix, whatever its outputs.
-
-    >>> model = nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 3), nn.BatchNorm1d(3))
-    >>> [tuple(each.shape) for each in head_parameters(model, 3)], len(head_parameters(model, 5))
-    ([(3, 2), (3,)], 0)
-    """
-
-    def is_output(parameter: nn.Parameter) -> bool:
-        return not is_lazy(parameter) and parameter.ndim > 0 and num_classes in (None, parameter.shape[0])
-
-    head: list[nn.Parameter] = []
-    for module in model.modules():
-        own = [each for each in module.parameters(recurse=False) if is_output(each)]
-        if any(each.ndim > 1 for each in own):
-            head = own
-    return head
 
 
 def _too_little(
@@ -190,7 +177,7 @@ def _fitting(
     return state, problems
 
 
-def _own_names(found: Iterable[str], own: Mapping[str, Any]) -> dict[str, str]:
+def _own_names(found: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, str]:
     """Return the model's name for each name in a file, or the name it would have if there were such a tensor."""
     by_core: dict[str, str | None] = {}
     for name in own:
@@ -200,14 +187,43 @@ def _own_names(found: Iterable[str], own: Mapping[str, Any]) -> dict[str, str]:
     prefix = prefixes.pop() if len(prefixes) == 1 else ""
     names = {name: name for name in found if name in own}
     taken = set(names)
-    for name in found:
+    for name in _best_first(found, own, by_core):
         if name in names:
             continue
-        core = _DENSENET.sub(r"\1\2", _core(name)) if isinstance(name, str) else name
+        core = _file_core(name)
         target = by_core.get(core) or f"{prefix}{core}"
         names[name] = name if target in taken else target
         taken.add(names[name])
     return names
+
+
+def _best_first(found: Mapping[str, Any], own: Mapping[str, Any], by_core: Mapping[str, str | None]) -> list[str]:
+    """Return the names in a file, those behind the prefix that the most of the model's tensors have first.
+
+    A file with a model under two prefixes, such as a student and a teacher, then fills the model from one of them.
+    """
+    fitting: dict[str, int] = {}
+    for name, value in found.items():
+        ours, prefix = own.get(by_core.get(_file_core(name)) or ""), _prefix(name)
+        fits = isinstance(ours, Tensor) and not is_lazy(ours) and ours.shape == getattr(value, "shape", None)
+        fitting[prefix] = fitting.get(prefix, 0) + fits
+    return sorted(found, key=lambda name: -fitting[_prefix(name)])
+
+
+def _prefix(name: Any) -> str:
+    match = _OUTER.match(name) if isinstance(name, str) else None
+    return match[0] if match else ""
+
+
+def _file_core(name: Any) -> Any:
+    return _DENSENET.sub(r"\1\2", _core(name)) if isinstance(name, str) else name
+
+
+def _removed(loaded: Iterable[str], names: Mapping[str, str]) -> str:
+    """Return in words which prefixes the names of loaded tensors have in the file, but not in the model."""
+    removed = {_prefix(name).removesuffix(_prefix(names[name])) for name in loaded if names[name] != name}
+    listed = " and ".join(sorted(filter(None, removed)))
+    return f" (prefix {listed} removed)" if listed else ""
 
 
 def _core(name: str) -> str:

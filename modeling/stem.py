@@ -29,9 +29,9 @@ _KEPT = {
 }
 
 
-def check_small(name: str, family: type[nn.Module], label: str) -> None:
-    """Raise ConfigError if models of the class `family` have no small form."""
-    if family.__name__ not in _KEPT:
+def check_small(name: str, family: type[nn.Module] | None, label: str) -> None:
+    """Raise ConfigError if models of the class `family` have no small form; None is any class of timm's."""
+    if family is None or family.__name__ not in _KEPT:
         raise ConfigError(
             f"{label}: {name} has no form for images of up to 32x32 pixels; set MODEL.STEM standard and enlarge"
             f" the images (INPUT.TRANSFORMS_TRAIN), or choose a model of {', '.join(_KEPT)}"

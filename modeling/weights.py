@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import warnings
 import zipfile
+from argparse import Namespace  # plain values: timm and torchvision keep their command line in checkpoints
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def read_tensor_file(path: str | Path, label: str, trust: bool = False) -> Any:
                 bad = archive.testzip()  # torch.load does not verify the checksums
             if bad is not None:
                 raise ConfigError(f"{label}: {path} is damaged: the checksum of {bad} is wrong")
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals([Namespace]):
             warnings.simplefilter("ignore")  # about files that it refuses anyway
             content = torch.load(path, map_location="cpu", weights_only=not trust)
         if _has_more_values(content, _MOST_VALUES):

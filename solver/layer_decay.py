@@ -22,7 +22,7 @@ def layer_rates(model: nn.Module, decay: float, label: str) -> dict[str, LayerRa
     """Return the layer of each parameter by its name; the factor is decay ** (last layer - layer).
 
     Args:
-        model: a model of a torchvision family in `FAMILIES`, or of a subclass.
+        model: a model of a torchvision family in `FAMILIES`, or of a subclass, or one of timm's.
         decay: the value of SOLVER.LAYER_DECAY.
         label: the key, for the message.
 
@@ -48,11 +48,13 @@ def layer_ids(model: nn.Module, label: str) -> dict[str, int]:
     Swin and ConvNeXt, a downsampling layer between two stages belongs to the first block of the next stage, as in
     the fine-tuning recipe of ConvNeXt (Liu et al. 2022, https://arxiv.org/abs/2201.03545), which also combines
     each three blocks to one layer; here every block is a layer. Parameters that a subclass adds belong to the
-    head.
+    head. timm's models have the layers of their own `group_matcher`.
 
     Args:
         model, label: as for `layer_rates`.
     """
+    if type(model).__module__.startswith("timm.") and hasattr(model, "group_matcher"):
+        return _timm_layers(model)
     cls = next((base.__name__ for base in type(model).__mro__ if _is_family(base)), "")
     if not cls:
         raise _unsupported(label, type(model).__name__)
@@ -69,7 +71,7 @@ def check_layer_decay(name: str, label: str) -> None:
     >>> check_layer_decay("vgg11", "SOLVER.LAYER_DECAY")
     Traceback (most recent call last):
     warmstart.config.errors.ConfigError: SOLVER.LAYER_DECAY: not supported for vgg11; set it to 1, or use a model \
-of torchvision's ConvNeXt, ResNet, SwinTransformer, VisionTransformer
+of timm, or torchvision's ConvNeXt, ResNet, SwinTransformer, VisionTransformer
     """
     from torchvision import models  # here because it takes seconds
 
@@ -80,7 +82,7 @@ of torchvision's ConvNeXt, ResNet, SwinTransformer, VisionTransformer
 
 
 def _unsupported(label: str, name: str) -> ConfigError:
-    fix = f"set it to 1, or use a model of torchvision's {', '.join(sorted(FAMILIES))}"
+    fix = f"set it to 1, or use a model of timm, or torchvision's {', '.join(sorted(FAMILIES))}"
     return ConfigError(f"{label}: not supported for {name}; {fix}")
 
 
@@ -93,6 +95,14 @@ def _nearest(known: dict[str, int], name: str, otherwise: int) -> int:
     while name and name not in known:
         name = name.rpartition(".")[0]
     return known.get(name, otherwise)
+
+
+def _timm_layers(model: Any) -> dict[str, int]:
+    from timm.models import group_parameters  # here because timm is an extra
+
+    grouped: dict[str, int] = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+    numbers = {layer: i for i, layer in enumerate(sorted(set(grouped.values())))}  # without gaps
+    return {name: numbers[layer] for name, layer in grouped.items()}
 
 
 def _resnet(model: Any) -> dict[str, int]:

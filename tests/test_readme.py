@@ -89,7 +89,9 @@ def test_a_python_block_runs(checkout: Path, page: str, index: int) -> None:
 
 
 @pytest.mark.slow
-def test_the_page_on_photos_trains_on_folders_and_its_program_classifies_a_photo(checkout: Path) -> None:
+def test_the_page_on_photos_trains_on_folders_and_its_program_classifies_a_photo(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     page = "docs/PHOTOS.md"
     for name in ("train/cat", "train/dog", "val/cat", "val/dog"):
         (checkout / "photos" / name).mkdir(parents=True)
@@ -97,13 +99,17 @@ def test_the_page_on_photos_trains_on_folders_and_its_program_classifies_a_photo
             colour = (200, 40 * number, 0) if name.endswith("cat") else (0, 40 * number, 200)
             Image.new("RGB", size, colour).save(checkout / "photos" / name / f"{number}.jpg")
     shutil.copy(checkout / "photos" / "val" / "dog" / "0.jpg", checkout / "photo.jpg")
-    torch.save(resnet18().state_dict(), checkout / "resnet18.pth")
+    hub = checkout / "torch" / "hub" / "checkpoints"  # as if the weights had been downloaded before
+    hub.mkdir(parents=True)
+    torch.save(resnet18().state_dict(), hub / "resnet18-f37072fd.pth")
+    monkeypatch.setenv("TORCH_HOME", str(checkout / "torch"))
     (config,) = blocks(page, "yaml")
     (checkout / "photos.yaml").write_text(config)
     shorter = ["SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "4", "DATALOADER.NUM_WORKERS", "0"]
     trained = run([sys.executable, "tools/train_net.py", "--config-file", "photos.yaml", *shorter], checkout)
     assert trained.returncode == 0, trained.stderr
-    assert "loaded 100/102 tensors from resnet18.pth" in trained.stdout
+    assert f"loaded 100/102 tensors from {hub}/resnet18-f37072fd.pth" in trained.stdout
+    assert "INPUT.MEAN [0.485, 0.456, 0.406], INPUT.STD [0.229, 0.224, 0.225]" in trained.stdout
     assert "best so far: val/accuracy" in trained.stdout
     (program,) = blocks(page, "python")
     done = run([sys.executable, "-W", "error", "-c", program], checkout)

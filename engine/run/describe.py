@@ -14,6 +14,7 @@ from warmstart.tasks import Task
 from ..distributed import comm
 from ..loop.trainer import Trainer
 from ..records.console import score_lines
+from .input_defaults import describe_input_defaults
 from .prepare_torch import describe_profile
 from .scores import percent_scores
 
@@ -56,6 +57,8 @@ def log_run(cfg: CfgNode, trainer: Trainer) -> None:
             logger.warning("%s", problem)
     if cfg.DATASETS.TEST:
         logger.info("test sets: %s", ", ".join(map(str, data.test_sets.values())))
+    if line := describe_input_defaults(cfg):
+        logger.info("%s", line)
     assert trainer.task is not None
     logger.info("loader: %s", describe_loader(cfg, data, trainer.task))
     logger.info("model: %s, %s parameters", cfg.MODEL.NAME, f"{parameters:,}")

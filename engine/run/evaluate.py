@@ -27,6 +27,7 @@ from ..runtime.rng import restore_rng
 from .default_hooks import build_test_loaders, evaluate_all
 from .describe import log_scores
 from .init_from_data import build_for_ranks, read_weights
+from .input_defaults import describe_input_defaults
 from .load import build_average, load_models
 from .prepare_torch import prepare_torch
 from .resolve import resolve_scaled
@@ -85,6 +86,8 @@ def evaluate_only(cfg: CfgNode, *, resume: str | None = None, trust: bool = Fals
     if cfg.TEST.PRECISE_BN.ENABLED:
         models = [model] if averaged is None else [model, averaged]
         set_statistics(cfg, task, models, start if file is None else file.content)
+    if line := describe_input_defaults(cfg):
+        logger.info("%s", line)
     loaders = build_test_loaders(cfg, task)
     scores = evaluate_all(model, task, loaders, averaged, autocast=build_autocast(cfg), strategy=strategy)
     log_scores(scores, task)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import closing
 from pathlib import Path
 
@@ -9,13 +10,14 @@ from torch import nn
 
 from warmstart.config import CfgNode
 from warmstart.data import TrainLoader, build_train_loader, to_device
-from warmstart.modeling import InitsFromImages, WeightsFile, build_model, read_weights_file
+from warmstart.modeling import InitsFromImages, WeightsFile, build_model, read_weights_file, weights_path
 from warmstart.tasks import Task
 
 from ..checkpoint import sharded as shards
 from ..checkpoint.run_files import BEST, FINAL, NUMBERED, checkpoint_number
 from ..distributed import comm
 from ..distributed.build import build_strategy
+from ..distributed.errors import local_rank_zero_first
 from ..distributed.meta_device import without_weights
 from ..runtime.rng import preserved_rng
 from .scores import is_best_average
@@ -24,7 +26,7 @@ from .scores import is_best_average
 def weights_in(name: str) -> str:
     """Return the file for MODEL.WEIGHTS: in a run's folder the best checkpoint, else the final, else the newest.
 
-    Anything else than a folder with checkpoints is returned unchanged.
+    A `~` at the beginning is the home folder. Anything else than a folder with checkpoints is returned unchanged.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -33,7 +35,7 @@ def weights_in(name: str) -> str:
     ...     print(Path(weights_in(folder)).name)
     model_0000099.pth
     """
-    folder = Path(name)
+    folder = Path(os.path.expanduser(name))
     if not name or not folder.is_dir():
         return name
     numbered = [path for path in folder.glob("model_*.pth") if NUMBERED.fullmatch(path.name)]
@@ -45,14 +47,21 @@ def weights_in(name: str) -> str:
 def read_weights(cfg: CfgNode, trust: bool = False) -> WeightsFile | None:
     """Return the file that MODEL.WEIGHTS names, on the ranks that need it; of a sharded one all shards.
 
+    What must be downloaded is, once a machine, by its local rank 0. Waits for all ranks.
+
     Args:
         cfg: resolved.
         trust: whether to read the file even if that can run code in it.
 
     Raises:
-        ConfigError: the file is missing or damaged, or contains more than tensors and plain values.
+        ConfigError: the file is missing or damaged, cannot be downloaded, or contains more than tensors and plain
+            values.
     """
-    if not build_strategy(cfg).has_weights:
+    needed = build_strategy(cfg).has_weights
+    if cfg.MODEL.WEIGHTS:
+        arguments = cfg.MODEL.WEIGHTS, cfg.MODEL.NAME, cfg.label("MODEL.WEIGHTS")
+        local_rank_zero_first(lambda: weights_path(*arguments) if needed else None)
+    if not needed:
         return None
     found = read_weights_file(cfg, trust)
     if found is None:
@@ -71,6 +80,8 @@ def build_for_ranks(
 ) -> nn.Module:
     """Return the model of `build_model`; if it will be sharded, only rank 0 has weights, and only if `weights`.
 
+    Waits for all ranks if `weights` is True.
+
     Args:
         cfg: resolved.
         trust: whether to read MODEL.WEIGHTS even if that can run code in the file.
@@ -78,8 +89,8 @@ def build_for_ranks(
         extra_outputs: of the task.
     """
     strategy = build_strategy(cfg)
+    found = read_weights(cfg, trust) if weights is True else weights
     if not strategy.is_sharded or (weights and strategy.has_weights):
-        found = read_weights(cfg, trust) if weights is True else weights
         return build_model(cfg, trust, found or False, extra_outputs)
     try:
         with without_weights():

@@ -19,6 +19,7 @@ from ..distributed.build import check_parallel
 from ..runtime.device import check_device
 from ..runtime.precision import check_precision
 from .init_from_data import weights_in
+from .input_defaults import with_input_defaults
 from .scores import best_mode, check_best, check_metrics, check_score_names
 from .world_size_scaling import rounded, scale_between, scaled
 
@@ -31,8 +32,9 @@ def resolve_config(
     """Return a frozen copy of `cfg` with every duration in iterations and the model's sizes filled in.
 
     MODEL.NUM_CLASSES, MODEL.IN_CHANNELS and MODEL.STEM follow from the training set if they are 0 or "auto";
-    DATALOADER.BACKEND auto becomes the chosen loader, and a run's folder in MODEL.WEIGHTS one of its files.
-    Nothing is built or written. Resolving a second time changes nothing.
+    DATALOADER.BACKEND auto becomes the chosen loader, and a run's folder in MODEL.WEIGHTS one of its files. Keys
+    of INPUT that are not set get the values that published weights expect, see `with_input_defaults`. Nothing is
+    built or written. Resolving a second time changes nothing.
 
     Args:
         cfg: what the user wrote, scaled by `scaled` if that is wanted.
@@ -56,6 +58,8 @@ def resolve_config(
         check_device(cfg)
     with gathering(problems):
         task = build_task(cfg, data)
+        cfg = with_input_defaults(cfg, data, task)
+        data = data_spec(cfg)
         check_data(cfg, data, task, ranks)
     if problems:
         raise ConfigError(problems)

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 from torch.utils.data import DataLoader
 
+from warmstart.modeling import load_weights
 from warmstart.solver import ScheduleLR
 
 lightning = pytest.importorskip("lightning", reason="lightning is missing: pip install -e '.[interop]'")
@@ -80,3 +82,17 @@ def test_a_run_continues_from_its_checkpoint(
     fit(Module(model, optimizer, scheduler), batches, checkpoint, max_steps=12, accumulate_grad_batches=2)
     assert first == plain_loop[:stop]
     assert second == plain_loop[stop:]
+
+
+def test_load_weights_reads_the_checkpoint_that_lightning_writes(
+    fresh: Fresh, batches: DataLoader[Tensor], tmp_path: Path
+) -> None:
+    model, optimizer, scheduler, _ = fresh()
+    trainer = fit(Module(model, optimizer, scheduler), batches, max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    new, *_ = fresh()
+    count = len(new.state_dict())
+    assert load_weights(new, tmp_path / "last.ckpt") == (
+        f"loaded {count}/{count} tensors from {tmp_path / 'last.ckpt'} (prefix model. removed)"
+    )
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in new.state_dict().items())

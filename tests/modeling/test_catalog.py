@@ -97,8 +97,8 @@ def test_check_model_arguments_accepts_valid_ones(name: str, arguments: dict[str
         ("mobilenet_v2", {"dropout": "no"}, "MODEL.ARGS.dropout: mobilenet_v2 expects a number; got 'no'"),
         ("resnet18", {"groups": 1.5}, "MODEL.ARGS.groups: resnet18 expects a whole number; got 1.5"),
         ("resnet18", {"num_classes": 3}, "MODEL.ARGS.num_classes: set MODEL.NUM_CLASSES instead"),
-        ("resnet18", {"weights": "DEFAULT"}, "MODEL.ARGS.weights: set MODEL.WEIGHTS to a file instead"),
-        ("resnet18", {"progress": False}, "MODEL.ARGS.progress: set MODEL.WEIGHTS to a file instead"),
+        ("resnet18", {"weights": "DEFAULT"}, "MODEL.ARGS.weights: set MODEL.WEIGHTS instead"),
+        ("resnet18", {"progress": False}, "MODEL.ARGS.progress: set MODEL.WEIGHTS instead"),
         (
             "googlenet",
             {"transform_input": True},

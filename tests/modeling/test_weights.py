@@ -7,6 +7,7 @@ import re
 import sys
 import types
 import zipfile
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -41,8 +42,6 @@ def same(one: nn.Module, other: nn.Module) -> bool:
         lambda state: dict(state),
         lambda state: {"model": state, "iteration": 100, "config": {"SEED": 0}},
         lambda state: {"state_dict": state, "epoch": 3},
-        lambda state: {f"module.{name}": tensor for name, tensor in state.items()},
-        lambda state: {f"_orig_mod.module.{name}": tensor for name, tensor in state.items()},
     ],
 )
 def test_load_weights_loads_a_complete_state_dict(tmp_path: Path, content) -> None:
@@ -52,10 +51,43 @@ def test_load_weights_loads_a_complete_state_dict(tmp_path: Path, content) -> No
     assert same(new, old)
 
 
+@pytest.mark.parametrize("prefix", ["module.", "model.", "backbone.", "_orig_mod.", "_orig_mod.module."])
+def test_load_weights_reports_the_prefix_that_it_removes(tmp_path: Path, prefix: str) -> None:
+    old, new = net(), net()
+    path = saved(tmp_path / "old.pth", {f"{prefix}{name}": each for name, each in old.state_dict().items()})
+    assert load_weights(new, path) == f"loaded 8/8 tensors from {path} (prefix {prefix} removed)"
+    assert same(new, old)
+
+
+@pytest.mark.parametrize("first", ["model", "backbone"])
+def test_load_weights_takes_all_tensors_from_the_prefix_that_fits_best(tmp_path: Path, first: str) -> None:
+    """A file with two models, of which one lacks a layer, fills the model from the complete one, in any order."""
+    one, other, new = net(), net(), net()
+    other.pop(2)
+    states = {"model": one.state_dict(), "backbone": other.state_dict()}
+    order = sorted(states, key=lambda prefix: prefix != first)
+    path = saved(tmp_path / "old.pth", {f"{p}.{n}": each for p in order for n, each in states[p].items()})
+    report = load_weights(new, path)
+    assert report.startswith(
+        f"loaded 8/8 tensors from {path} (prefix model. removed); skipped: backbone.0.weight is"
+    )
+    assert same(new, one)
+
+
+def test_load_weights_joins_the_prefixes_of_a_backbone_and_its_head(tmp_path: Path) -> None:
+    old, new = net(), net()
+    state = {("model." if name[0] == "2" else "model.backbone.") + name: t for name, t in old.state_dict().items()}
+    path = saved(tmp_path / "old.pth", state)
+    assert load_weights(new, path) == (
+        f"loaded 8/8 tensors from {path} (prefix model. and model.backbone. removed)"
+    )
+    assert same(new, old)
+
+
 def test_load_weights_reads_the_file_of_a_data_parallel_wrapper(tmp_path: Path) -> None:
     old, new = net(), net()
     path = saved(tmp_path / "old.pth", nn.DataParallel(old).state_dict())
-    assert load_weights(new, path) == f"loaded 8/8 tensors from {path}"
+    assert load_weights(new, path) == f"loaded 8/8 tensors from {path} (prefix module. removed)"
     assert same(new, old)
 
 
@@ -125,7 +157,7 @@ def test_load_weights_restores_torchvisions_models(tmp_path: Path, make) -> None
     old, new = make(num_classes=4), make(num_classes=4)
     path = saved(tmp_path / "old.pth", {f"module.{n}": t for n, t in old.state_dict().items()})
     count = sum("num_batches" not in name for name in old.state_dict())
-    assert load_weights(new, path) == f"loaded {count}/{count} tensors from {path}"
+    assert load_weights(new, path) == f"loaded {count}/{count} tensors from {path} (prefix module. removed)"
     assert same(new, old)
 
 
@@ -361,7 +393,10 @@ def test_load_weights_takes_a_backbone_without_a_classifier(tmp_path: Path) -> N
     path = saved(
         tmp_path / "old.pth", {"state_dict": {f"backbone.{name}": tensor for name, tensor in state.items()}}
     )
-    assert load_weights(net(), path).startswith(f"loaded 6/8 tensors from {path}; skipped: 2.weight is not in the")
+    said = load_weights(net(), path)
+    assert said.startswith(
+        f"loaded 6/8 tensors from {path} (prefix backbone. removed); skipped: 2.weight is not in"
+    )
 
 
 @pytest.mark.parametrize("wrapped", ["module.", "model.", "backbone.", "_orig_mod.", "module.model.", ""])
@@ -372,7 +407,10 @@ def test_load_weights_ignores_wrappers_in_the_file_or_around_the_model(
     old, new = net(), net()
     path = saved(tmp_path / "old.pth", {f"{wrapped}{name}": tensor for name, tensor in old.state_dict().items()})
     model = nn.ModuleDict({own: new}) if own else new
-    assert load_weights(model, path) == f"loaded 8/8 tensors from {path}"
+    removed = wrapped.removesuffix(f"{own}.") if own else wrapped
+    assert load_weights(model, path) == f"loaded 8/8 tensors from {path}" + f" (prefix {removed} removed)" * (
+        removed != ""
+    )
     assert same(new, old)
 
 
@@ -477,6 +515,10 @@ def test_load_weights_restores_the_extra_state_of_a_module(tmp_path: Path) -> No
         (lambda a, b: {"state_dict": a, "state_dict_ema": b}, "ema", 1),
         (lambda a, b: {"model_ema": {f"module.{n}": t for n, t in b.items()}}, "auto", 1),
         (lambda a, b: {"model": {"state_dict": a}}, "auto", 0),
+        # as timm's train.py, torchvision's train.py and Lightning write them
+        (lambda a, b: {"epoch": 3, "args": Namespace(lr=0.1), "state_dict": a, "state_dict_ema": b}, "auto", 0),
+        (lambda a, b: {"model": a, "model_ema": b, "args": Namespace(opt="sgd", lr=0.1)}, "ema", 1),
+        (lambda a, b: {"state_dict": a, "hyper_parameters": {"lr": 0.1}, "loops": {}}, "auto", 0),
         (lambda a, b: a, "auto", 0),
     ],
 )
@@ -484,7 +526,9 @@ def test_load_weights_reads_the_requested_entry(tmp_path: Path, content, entry: 
     states = [net().state_dict() for _ in range(2)]
     model, path = net(), tmp_path / "old.pth"
     said = load_weights(model, saved(path, content(*states)), entry=entry)
-    assert said == f"loaded 8/8 tensors from {'the moving average in ' * expected}{path}"
+    assert said.removesuffix(" (prefix module. removed)") == (
+        f"loaded 8/8 tensors from {'the moving average in ' * expected}{path}"
+    )
     assert torch.equal(model[0].weight, states[expected]["0.weight"])
 
 

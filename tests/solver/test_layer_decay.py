@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 import torchvision
 from torch import nn
 
@@ -172,8 +173,8 @@ def test_layer_decay_1_is_off(cfg_with: Cfg) -> None:
 
 
 MESSAGE = (
-    r"SOLVER.LAYER_DECAY \(override\): not supported for {}; set it to 1, or use a model of torchvision's "
-    "ConvNeXt, ResNet, SwinTransformer, VisionTransformer$"
+    r"SOLVER.LAYER_DECAY \(override\): not supported for {}; set it to 1, or use a model of timm, or "
+    "torchvision's ConvNeXt, ResNet, SwinTransformer, VisionTransformer$"
 )
 
 
@@ -194,3 +195,26 @@ def test_a_registered_model_is_refused_when_it_is_built() -> None:
     check_solver(cfg)
     with pytest.raises(ConfigError, match=MESSAGE.format("Linear")):
         build_optimizer(cfg, nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"])
+def test_layer_rates_of_timms_models_are_timms(name: str) -> None:
+    """The oracle are the parameter groups of timm's own optimizers."""
+    timm, optim = (pytest.importorskip(each) for each in ("timm", "timm.optim"))
+    model = timm.create_model(name, num_classes=4)
+    groups = optim.param_groups_layer_decay(model, layer_decay=0.7)
+    expected = {id(parameter): group["lr_scale"] for group in groups for parameter in group["params"]}
+    rates = layer_rates(model, 0.7, "SOLVER.LAYER_DECAY")
+    found = {id(parameter): rates[key].factor for key, parameter in model.named_parameters()}
+    assert found == pytest.approx(expected)
+    assert len(set(found.values())) > 3
+
+
+def test_layer_rates_refuses_a_model_of_timm_without_layers() -> None:
+    timm = pytest.importorskip("timm")
+    with torch.device("meta"):
+        model = timm.create_model("pit_ti_224")
+    with pytest.raises(
+        ConfigError, match="^SOLVER.LAYER_DECAY: not supported for PoolingVisionTransformer; set it"
+    ):
+        layer_rates(model, 0.7, "SOLVER.LAYER_DECAY")

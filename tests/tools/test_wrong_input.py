@@ -231,6 +231,17 @@ MODEL.NAME speed_net -> MODEL.NAME: speed_net needs images of at least 9x9 pixel
 TEST.BEST.METRIC digits_test/acuracy -> TEST.BEST.METRIC ... did you mean digits_test/accuracy? Known:
 TEST.BEST.METRIC accuracy -> TEST.BEST.METRIC ... Known: digits_test/accuracy, digits_test/top5, digits_test/loss
 TEST.BEST.MODE lowest -> TEST.BEST.MODE (command line): expected one of auto, max, min; got 'lowest'
+MODEL.NAME fasterrcnn_resnet50_fpn -> MODEL.NAME (command line): fasterrcnn_resnet50_fpn is a detector, and none of
+MODEL.NAME timm:resnett18 -> MODEL.NAME (command line): timm has no model called 'resnett18'; did you mean 'timm:re
+MODEL.NAME timm:resnet18 MODEL.ARGS.pretrained true -> MODEL.ARGS.pretrained (command line): set MODEL.WEIGHTS
+MODEL.HEAD.dropout 2 -> MODEL.HEAD.dropout (command line): expected null or a number of at least 0 and below 1; got
+MODEL.HEAD.drop 0.2 -> command line: unknown key MODEL.HEAD.drop; did you mean MODEL.HEAD.dropout?
+MODEL.WEIGHTS IMAGENET1K_V1 -> MODEL.WEIGHTS (command line): small_cnn has no published weights called IMAGENET1K_V
+MODEL.NAME resnet18 MODEL.WEIGHTS IMAGENET1K_V2 -> MODEL.WEIGHTS (command line): ... did you mean IMAGENET1K_V1?
+MODEL.NAME resnet18 MODEL.WEIGHTS imagenet -> MODEL.WEIGHTS ... no such file: imagenet; resnet18 has the published
+MODEL.WEIGHTS hf:owner/repo -> MODEL.WEIGHTS (command line): expected hf:OWNER/REPO/FILE, such as hf:timm/resnet18.
+MODEL.WEIGHTS http://example.org/w.pth -> MODEL.WEIGHTS (command line): weights are downloaded from https:// addre
+MODEL.WEIGHTS file:///etc/passwd -> MODEL.WEIGHTS (command line): weights are downloaded from https:// addresses on
 MODEL.WEIGHTS gone.pth -> MODEL.WEIGHTS (command line): no such file: gone.pth
 MODEL.WEIGHTS junk.pth -> MODEL.WEIGHTS (command line): junk.pth is
 MODEL.WEIGHTS junk.safetensors -> MODEL.WEIGHTS (command line): junk.safetensors is damaged or not a file that safe

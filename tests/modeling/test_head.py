@@ -1,0 +1,119 @@
+"""Dropout in front of the classifier: what it changes and what it leaves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import efficientnet_b0, googlenet, resnet18, squeezenet1_0
+
+from warmstart.config import CfgNode, ConfigError, get_cfg
+from warmstart.modeling import build_model
+from warmstart.modeling.head import DropoutLinear, set_dropout
+
+
+def configured(*overrides: Any) -> CfgNode:
+    cfg = get_cfg()
+    cfg.merge_from_list(["MODEL.NUM_CLASSES", 7, "MODEL.IN_CHANNELS", 3, *overrides])
+    return cfg
+
+
+def test_dropout_linear_is_dropout_and_a_linear_layer() -> None:
+    linear, inputs = nn.Linear(100, 3), torch.ones(5, 100)
+    layer = DropoutLinear(linear, 0.2)
+    torch.manual_seed(0)
+    expected = linear(nn.Dropout(0.2)(inputs))
+    torch.manual_seed(0)
+    assert torch.equal(layer(inputs), expected)
+    assert not torch.equal(expected, linear(inputs))
+    assert torch.equal(layer.eval()(inputs), linear(inputs))
+    assert layer.weight is linear.weight
+
+
+def test_dropout_linear_takes_a_layer_without_bias() -> None:
+    assert DropoutLinear(nn.Linear(4, 2, bias=False), 0.2)(torch.ones(1, 4)).shape == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("model", "layer", "kind"),
+    [
+        (resnet18(num_classes=7), "fc", "DropoutLinear"),
+        (efficientnet_b0(num_classes=7), "classifier.0", "Dropout"),
+        (googlenet(num_classes=7, init_weights=False), "dropout", "Dropout"),
+        (squeezenet1_0(num_classes=7), "classifier.0", "Dropout"),
+    ],
+    ids=["resnet18", "efficientnet_b0", "googlenet", "squeezenet1_0"],
+)
+def test_set_dropout_changes_one_layer_and_no_name(model: nn.Module, layer: str, kind: str) -> None:
+    names = [name for name, _ in model.named_parameters()]
+    set_dropout(model, 0.37, 7)
+    changed = [(n, type(m).__name__) for n, m in model.named_modules() if getattr(m, "p", None) == 0.37]
+    assert changed == [(layer, kind)]
+    assert [name for name, _ in model.named_parameters()] == names
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("test_vit", ["head_drop"]),
+        ("test_resnet", ["fc"]),
+        ("test_convnext", ["head.drop"]),
+        ("test_efficientnet", ["classifier"]),
+        ("levit_128s", ["head.drop", "head_dist.drop"]),
+        ("crossvit_9_240", ["head.0", "head.1"]),
+    ],
+)
+def test_set_dropout_reaches_each_classifier_of_timms_models(name: str, layers: list[str]) -> None:
+    pytest.importorskip("timm")
+    with torch.device("meta"):
+        model = build_model(configured("MODEL.NAME", f"timm:{name}", "MODEL.HEAD.dropout", 0.37))
+    assert [n for n, m in model.named_modules() if getattr(m, "p", None) == 0.37] == layers
+
+
+def test_build_model_applies_dropout_without_changing_the_initial_weights() -> None:
+    states = []
+    for dropout in ([], ["MODEL.HEAD", "{dropout: 0.2}"]):
+        torch.manual_seed(0)
+        states.append(build_model(configured("MODEL.NAME", "resnet18", *dropout)).state_dict())
+    assert [*states[0]] == [*states[1]]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        ({"dropuot": 0.2}, "override: unknown key MODEL.HEAD.dropuot; did you mean MODEL.HEAD.dropout"),
+        (
+            {"dropout": "no"},
+            "MODEL.HEAD.dropout .*: expected null or a number of at least 0 and below 1; got 'no'",
+        ),
+        ({"dropout": 1}, "MODEL.HEAD.dropout .*: expected null or a number of at least 0 and below 1; got 1"),
+    ],
+)
+def test_the_config_refuses_a_head_that_it_does_not_know(head: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        configured("MODEL.HEAD", head)
+
+
+def test_the_head_of_the_config_outlives_another_model() -> None:
+    cfg = configured("MODEL.HEAD", "{dropout: 0.3}")
+    cfg.merge_from_list(["MODEL.NAME", "resnet18"])
+    assert build_model(cfg).fc.p == 0.3
+
+
+def test_build_model_refuses_dropout_where_it_has_no_place() -> None:
+    pytest.importorskip("timm")
+    conv = nn.Sequential(nn.Conv2d(3, 7, 1), nn.AdaptiveAvgPool2d(1))
+    with pytest.raises(ValueError, match="^the classifier of Sequential is a convolution without dropout$"):
+        set_dropout(conv, 0.2, 7)
+    with (
+        pytest.raises(
+            ConfigError, match=r"^MODEL.HEAD.dropout \(override\): timm:dpn68 refuses it: the classifier"
+        ),
+        torch.device("meta"),
+    ):
+        build_model(configured("MODEL.NAME", "timm:dpn68", "MODEL.HEAD.dropout", 0.2))
+    with pytest.raises(ValueError, match="^Sequential does not end in a layer with 9 outputs$"):
+        set_dropout(conv, 0.2, 9)
