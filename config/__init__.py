@@ -6,6 +6,7 @@ from .durations import counts_steps, map_durations, resolve_durations, to_iterat
 from .errors import ConfigError, did_you_mean, gathering, unknown_name
 from .imports import import_function, import_module
 from .moved_keys import with_new_keys
+from .name_patterns import first_matches, pattern_problem
 from .no_follow import no_follow, refuse_link
 from .node import CfgNode, Difference
 from .printable import printable
@@ -21,6 +22,7 @@ __all__ = [
     "check_arguments",
     "counts_steps",
     "did_you_mean",
+    "first_matches",
     "gathering",
     "get_cfg",
     "import_function",
@@ -29,6 +31,7 @@ __all__ = [
     "no_follow",
     "open_regular",
     "parse_command_line",
+    "pattern_problem",
     "printable",
     "program",
     "read_small",

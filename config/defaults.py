@@ -62,6 +62,14 @@ def get_cfg() -> CfgNode:
     # Whether to accept a file of which no parameter matches the model, or which covers less than half of the
     # model's values (the classifier not counted). By default this is an error, because it is most often a mistake.
     cfg.MODEL.WEIGHTS_PARTIAL = Bool(False)
+    # Parameters that are frozen: a list of regexes, each searched for in the full parameter name as in
+    # SOLVER.PARAM_GROUPS, such as ["^(?!fc)"] for all but the head of a ResNet. {MATCH: "^layer4", UNTIL: "5ep"}
+    # freezes them for the first updates only; of several entries that match, the first one applies. Frozen
+    # parameters get no gradient, optimizer state or weight decay. A module that has parameters, all of them
+    # frozen, is in evaluation mode with everything below it: BatchNorm keeps its statistics. [] is off.
+    cfg.MODEL.FREEZE = Records(
+        {"MATCH": Str("^(?!fc)"), "UNTIL": Duration("5ep", minimum=1)}, required=["MATCH"], text_key="MATCH"
+    )
     # auto (cuda if available, else cpu), cuda, cuda:N or cpu.
     cfg.MODEL.DEVICE = Str("auto")
     # Whether images and convolution weights use the channels_last memory format, for which half-precision

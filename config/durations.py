@@ -120,11 +120,15 @@ def map_durations(cfg: CfgNode, change: Change, of_schedule: Change) -> CfgNode:
         with gathering(problems):
             value = _argument(key, cfg.source(key), solver.LR_SCHEDULER_ARGS[name], of_schedule)
             solver.LR_SCHEDULER_ARGS[name] = value
-    for key in ("SOLVER.LR_PHASES", "SOLVER.LR_FACTORS"):
+    for key, changed in (
+        ("SOLVER.LR_PHASES", of_schedule),
+        ("SOLVER.LR_FACTORS", of_schedule),
+        ("MODEL.FREEZE", change),
+    ):
         node, name = _holder(resolved, key)
         with gathering(problems):
             node[name] = tuple(
-                _entry(f"{key}: entry {number}", cfg.source(key), entry, of_schedule)
+                _entry(f"{key}: entry {number}", cfg.source(key), entry, changed)
                 for number, entry in enumerate(node[name], start=1)
             )
     if problems:
@@ -133,7 +137,7 @@ def map_durations(cfg: CfgNode, change: Change, of_schedule: Change) -> CfgNode:
 
 
 def _entry(key: str, source: str, entry: dict[str, Any], change: Change) -> dict[str, Any]:
-    """Return an entry of LR_PHASES or LR_FACTORS with its durations changed."""
+    """Return an entry of LR_PHASES, LR_FACTORS or FREEZE with its durations changed."""
     entry = dict(entry)
     if "UNTIL" in entry:
         entry["UNTIL"] = _read(f"{key}: UNTIL", source, entry["UNTIL"], Duration(1, minimum=1), change)

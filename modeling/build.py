@@ -22,6 +22,7 @@ from .catalog import (
 )
 from .contract import takes_targets
 from .fitting import WeightsFile, fit_weights
+from .freeze import check_freeze, freeze
 from .stem import check_small, make_small, set_in_channels
 from .weights import read_tensor_file
 
@@ -34,7 +35,8 @@ def build_model(
     """Return the model, whose outputs the task turns into losses and predictions.
 
     Reads MODEL, whose NUM_CLASSES and IN_CHANNELS must be filled in. The model is on the CPU, in training mode,
-    and initialised randomly except for MODEL.WEIGHTS; seed torch first to make it reproducible.
+    and initialised randomly except for MODEL.WEIGHTS; seed torch first to make it reproducible. It is frozen as
+    MODEL.FREEZE says for the first update.
 
     Args:
         cfg: the config.
@@ -93,6 +95,8 @@ def build_untrained(cfg: CfgNode, extra_outputs: int = 0) -> nn.Module:
     """Return the model as `build_model` does, before weights are loaded and the memory format is set."""
     model = _build(cfg, extra_outputs)
     takes_targets(model)  # refuses a forward that training could not call
+    if cfg.MODEL.FREEZE:
+        freeze(model, [(rule["MATCH"], rule.get("UNTIL")) for rule in cfg.MODEL.FREEZE], cfg.label("MODEL.FREEZE"))
     return model
 
 
@@ -109,6 +113,7 @@ def check_model(cfg: CfgNode) -> None:
     name = cfg.MODEL.NAME
     check_name(name, cfg.label("MODEL.NAME"))
     check_model_arguments(name, cfg.MODEL.ARGS, "MODEL.ARGS")
+    check_freeze(cfg)
     if cfg.MODEL.STEM == "small" and registered_builder(name) is None:
         check_small(name, torchvision_class(name), cfg.label("MODEL.STEM"))
 
