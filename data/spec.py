@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
+from itertools import zip_longest
 from typing import NamedTuple
 
 import torch
@@ -289,6 +290,9 @@ def _joined(one: DatasetInfo, other: DatasetInfo) -> DatasetInfo:
         num_values=one.num_values or other.num_values,
         value_mean=value_mean,
         value_std=value_std,
+        class_counts=tuple(map(sum, zip_longest(one.class_counts, other.class_counts, fillvalue=0)))
+        if one.class_counts and other.class_counts
+        else (),
     )
 
 

@@ -54,6 +54,7 @@ class DatasetInfo:
         num_values: how many numbers a target has; 0 if targets are class indices or unknown.
         value_mean: mean of each number over all targets, with class indices taken as numbers; () if unknown.
         value_std: population standard deviation of each number; () if unknown.
+        class_counts: number of samples of each class, in the order of labels; () if unknown.
     """
 
     size: int
@@ -67,6 +68,7 @@ class DatasetInfo:
     num_values: int = 0
     value_mean: tuple[float, ...] = ()
     value_std: tuple[float, ...] = ()
+    class_counts: tuple[int, ...] = ()
 
     @property
     def known_sizes(self) -> tuple[tuple[int, int], ...]:
@@ -83,6 +85,8 @@ class _Registered:
 
 
 _REGISTRY: dict[str, _Registered] = {}
+
+_MOST_CLASSES = 10**6  # above it, labels of a set that does not say how many classes it has are not counted
 
 
 def register_dataset(
@@ -275,7 +279,7 @@ def _look_at(dataset: MapDataset, where: str) -> DatasetInfo:
         image_size=next(iter(sizes)) if len(sizes) == 1 else None,
         classes=classes,
         sizes=extremes(sizes) if len(sizes) > 1 else (),
-        **_value_info(dataset, [(index, target) for _, target, index in found], where),
+        **_value_info(dataset, [(index, target) for _, target, index in found], where, num_classes),
     )
 
 
@@ -283,8 +287,8 @@ def _read_at(dataset: MapDataset, index: int) -> tuple[Any, Any, int]:
     return (*read_sample(dataset, index), index)
 
 
-def _value_info(dataset: MapDataset, found: list[tuple[int, Any]], where: str) -> dict[str, Any]:
-    """Return num_values, value_mean and value_std as far as known; `found` holds (index, target) pairs."""
+def _value_info(dataset: MapDataset, found: list[tuple[int, Any]], where: str, num_classes: int) -> dict[str, Any]:
+    """Return num_values, value_mean, value_std, class_counts if known; `found` holds (index, target) pairs."""
     try:
         targets = read_targets(dataset)
     except ValueError as error:
@@ -294,7 +298,11 @@ def _value_info(dataset: MapDataset, found: list[tuple[int, Any]], where: str) -
         return {}
     mean, std = target_statistics(targets)
     is_index = targets.ndim == 1 and targets.dtype.kind == "i"
-    return {"num_values": 0 if is_index else len(mean), "value_mean": mean, "value_std": std}
+    counts: tuple[int, ...] = ()
+    if is_index and targets.min() >= 0 and targets.max() < (num_classes or _MOST_CLASSES):
+        counts = tuple(np.bincount(targets, minlength=num_classes).tolist())
+    values = {"num_values": 0 if is_index else len(mean), "value_mean": mean, "value_std": std}
+    return values | {"class_counts": counts}
 
 
 def _same(target: Any, number: Any) -> bool:

@@ -37,7 +37,7 @@ def describe_frozen(cfg: CfgNode, model: nn.Module) -> str:
     >>> cfg.merge_from_list(["MODEL.FREEZE", [{"MATCH": "^block3", "UNTIL": 50}, "^block"]])
     >>> cfg.merge_from_list(["MODEL.NUM_CLASSES", 10, "MODEL.IN_CHANNELS", 1])
     >>> describe_frozen(cfg, build_model(cfg))
-    '650 of 23,946 values train (MODEL.FREEZE); 18,560 more from iteration 50 on'
+    '650 of 24,058 values train (MODEL.FREEZE); 18,560 more from iteration 50 on'
     """
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     freezing = freezing_of(model)
