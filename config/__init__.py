@@ -2,7 +2,7 @@
 
 from .command_line import Flag, parse_command_line, program, started_as, usage
 from .defaults import get_cfg
-from .durations import counts_steps, map_durations, resolve_durations, to_iterations
+from .durations import MIXING, counts_steps, map_durations, resolve_durations, to_iterations
 from .errors import ConfigError, did_you_mean, gathering, unknown_name
 from .imports import import_function, import_module
 from .moved_keys import with_new_keys
@@ -14,6 +14,7 @@ from .signatures import call, check_arguments
 from .small_files import open_regular, read_small, read_small_text
 
 __all__ = [
+    "MIXING",
     "CfgNode",
     "ConfigError",
     "Difference",

@@ -68,7 +68,7 @@ def get_cfg() -> CfgNode:
     # parameters get no gradient, optimizer state or weight decay. A module that has parameters, all of them
     # frozen, is in evaluation mode with everything below it: BatchNorm keeps its statistics. [] is off.
     cfg.MODEL.FREEZE = Records(
-        {"MATCH": Str("^(?!fc)"), "UNTIL": Duration("5ep", minimum=1)}, required=["MATCH"], text_key="MATCH"
+        {"MATCH": Str("^layer4"), "UNTIL": Duration("5ep", minimum=1)}, required=["MATCH"], text_key="MATCH"
     )
     # auto (cuda if available, else cpu), cuda, cuda:N or cpu.
     cfg.MODEL.DEVICE = Str("auto")
@@ -129,7 +129,9 @@ def get_cfg() -> CfgNode:
     cfg.INPUT = CfgNode()
     # Transforms of torchvision.transforms.v2 or registered ones, applied in order; each takes and returns uint8
     # images (C, H, W). [RandomHorizontalFlip, {RandomCrop: {size: 28, padding: 2}}]
-    # MixUp and CutMix mix the images of a batch and come last in TRANSFORMS_TRAIN: {MixUp: {alpha: 0.2}}
+    # MixUp and CutMix mix the images of a batch and come last in TRANSFORMS_TRAIN: {MixUp: {alpha: 0.2}}. Their
+    # arguments p, the probability that a batch is mixed (1.0), and until, the iteration from which none is, as in
+    # {CutMix: {p: 0.5, until: "80%"}}, are ours.
     cfg.INPUT.TRANSFORMS_TRAIN = Entries()
     cfg.INPUT.TRANSFORMS_TEST = Entries()
     # Normalization after the transforms: a uint8 image is converted to float in [0, 1], then to (image - MEAN) /

@@ -18,6 +18,9 @@ from .node import CfgNode
 # Arguments of torch's schedulers that count steps; other arguments are not durations.
 _STEP_ARGUMENT = re.compile(r"step_size\w*|\w+_iters|milestones|T_max|T_0|total_steps|steps_per_epoch")
 
+#: Transforms of complete batches, whose argument `until` is a duration.
+MIXING = ("MixUp", "CutMix")
+
 #: A function from a duration (an integer, or a string with a unit) to a duration.
 Change = Callable[[int | str], int | str]
 
@@ -131,9 +134,22 @@ def map_durations(cfg: CfgNode, change: Change, of_schedule: Change) -> CfgNode:
                 _entry(f"{key}: entry {number}", cfg.source(key), entry, changed)
                 for number, entry in enumerate(node[name], start=1)
             )
+    key = "INPUT.TRANSFORMS_TRAIN"
+    with gathering(problems):
+        resolved.INPUT["TRANSFORMS_TRAIN"] = tuple(
+            (name, _mixed_until(f"{key}: {name}.until", cfg.source(key), name, arguments, change))
+            for name, arguments in resolved.INPUT.TRANSFORMS_TRAIN
+        )
     if problems:
         raise ConfigError(problems)
     return resolved
+
+
+def _mixed_until(key: str, source: str, name: str, arguments: dict[str, Any], change: Change) -> dict[str, Any]:
+    """Return the arguments of a transform, with `until` of MixUp or CutMix changed."""
+    if name not in MIXING or arguments.get("until") is None:
+        return arguments
+    return arguments | {"until": _read(key, source, arguments["until"], Duration(1, minimum=1), change)}
 
 
 def _entry(key: str, source: str, entry: dict[str, Any], change: Change) -> dict[str, Any]:

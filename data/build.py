@@ -72,7 +72,8 @@ def build_train_loader(cfg: CfgNode, task: SampleTask, rank: int = 0, world_size
         loader = WorkerTrainLoader(_worker_loader(cfg, data, task, "TRAIN", dataset, names), **options)
     if not mixing:
         return loader
-    return MixedTrainLoader(loader, build_mixing(mixing, num_outputs(cfg, data.train)), lent=len(lent))
+    classes = num_outputs(cfg, data.train)
+    return MixedTrainLoader(loader, build_mixing(mixing, classes), classes, lent=len(lent))
 
 
 def build_test_loader(

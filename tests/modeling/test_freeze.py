@@ -122,7 +122,7 @@ def test_hold_modules_sets_modes_and_leaves_gradients_as_they_are() -> None:
     assert len(evaluating(model)) == len([*model.modules()])
 
 
-def test_what_the_model_itself_has_frozen_never_trains() -> None:
+def test_parameters_frozen_by_the_model_itself_never_train() -> None:
     model = net()
     model[0].requires_grad_(False)
     freeze(model, [(r"^[01]\.", 5)])

@@ -102,7 +102,7 @@ def test_a_run_with_frozen_parameters_equals_a_loop_by_hand_to_the_bit(
         assert_same_bits(entries, {key: expected[name][key] for key in entries}, name)
 
 
-def test_what_never_trains_is_in_no_group_and_what_trains_later_has_no_state_before(tiny: Tiny) -> None:
+def test_optimizer_groups_hold_parameters_that_train_and_state_only_from_then_on(tiny: Tiny) -> None:
     trainer = build_trainer(tiny(*UNFREEZING))
     names = {name for group in trainer.optimizer.param_groups for name in group["param_names"]}
     assert {name.partition(".")[0] for name in names} == {"block2", "block3", "fc"}
