@@ -70,7 +70,8 @@ def get_cfg() -> CfgNode:
     cfg.MODEL.FREEZE = Records(
         {"MATCH": Str("^layer4"), "UNTIL": Duration("5ep", minimum=1)}, required=["MATCH"], text_key="MATCH"
     )
-    # auto (cuda if available, else cpu), cuda, cuda:N or cpu.
+    # auto (the accelerator that torch finds, else cpu), cpu, cuda or cuda:N. mps, xpu, xpu:N and other
+    # accelerators of torch work through its generic interface; they have not been tested.
     cfg.MODEL.DEVICE = Str("auto")
     # Whether images and convolution weights use the channels_last memory format, for which half-precision
     # convolutions on GPUs are optimized. Results differ in the last bits.

@@ -139,11 +139,11 @@ def class_weights_of(given: str | Sequence[float], counts: Sequence[int], num_cl
         present = sum(count > 0 for count in counts)
         weights = [sum(counts) / (present * count) if count else 0.0 for count in counts]
         return [*weights, *[0.0] * num_classes][:num_classes]
-    is_list = isinstance(given, (list, tuple)) and len(given) == num_classes
-    fits = is_list and all(type(each) in (int, float) and 0 <= each < math.inf for each in given)
-    if not fits or not any(given):
+    weights = [each for each in given if type(each) in (int, float)] if isinstance(given, (list, tuple)) else []
+    fits = len(weights) == num_classes == len(given) and all(0 <= each < math.inf for each in weights)
+    if not fits or not any(weights):
         raise ConfigError(
             f"MODEL.TASK_ARGS.class_weights: expected balanced, or a list of {num_classes} numbers of at least 0"
             f" and not all 0, one for each class; got {given}"
         )
-    return [float(each) for each in given]
+    return [float(each) for each in weights]

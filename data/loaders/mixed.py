@@ -48,11 +48,12 @@ class MixedTrainLoader(TrainLoader):
             for iteration, batch in enumerate(batches, start):
                 with random_numbers_kept(everything=False):
                     torch.default_generator.manual_seed(splitmix64(seed, iteration))
-                    images, shares = self._mixed(*batch, iteration)
+                    images, shares = self._mixed(batch, iteration)
                 indices = None if batch.indices is None else batch.indices[self._lent :]
                 yield Batch(images[self._lent :], shares[self._lent :], indices)
 
-    def _mixed(self, images: Tensor, labels: Tensor, iteration: int) -> tuple[Tensor, Tensor]:
+    def _mixed(self, batch: Batch, iteration: int) -> tuple[Tensor, Tensor]:
+        images, labels = batch
         left = [mixing for mixing in self._mixing if mixing.until is None or iteration < mixing.until]
         drawn = left[int(torch.randint(len(left), ()))] if len(left) > 1 else next(iter(left), None)
         if drawn is None or (drawn.p < 1 and float(torch.rand(())) >= drawn.p):

@@ -68,7 +68,7 @@ class DDP(Strategy):
             del self._parallel.reducer, self._parallel.logger
         self._parallel = DistributedDataParallel(
             model,
-            device_ids=[device] if device.type == "cuda" else None,
+            device_ids=[device] if device.type != "cpu" else None,
             gradient_as_bucket_view=True,
             static_graph=self.static_graph,
             find_unused_parameters=self.unused_parameters,

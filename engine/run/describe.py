@@ -16,6 +16,7 @@ from warmstart.tasks import Task
 from ..distributed import comm
 from ..loop.trainer import Trainer
 from ..records.console import score_lines
+from ..runtime.device import device_name
 from .prepare_torch import describe_profile
 from .scores import percent_scores
 
@@ -58,7 +59,7 @@ def log_run(cfg: CfgNode, trainer: Trainer) -> None:
     parameters = sum(p.numel() for p in trainer.model.parameters())
     device, threads = trainer.device, torch.get_num_threads()
     cpu = f"CPU, {threads} thread{'' if threads == 1 else 's'}"
-    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
+    machine = cpu if device.type == "cpu" else device_name(device)
     logger.info("torch %s on %s; output in %s", torch.__version__, machine, cfg.OUTPUT_DIR)
     logger.info("%s", describe_profile(cfg, device))
     if samples < cfg.SOLVER.IMS_PER_BATCH and comm.is_main():
