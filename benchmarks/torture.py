@@ -101,6 +101,23 @@ CONFIGS: dict[str, tuple[str, ...]] = {
         *("MODEL.TASK=regression", "DATASETS.TRAIN=digits_numbers_train", "DATASETS.TEST=digits_numbers_test"),
         *("TEST.EVAL_PERIOD=5", "TEST.BEST.METRIC=digits_numbers_test/mae", "DATALOADER.BACKEND=worker"),
     ),
+    "frozen": (
+        *("MODEL.FREEZE=^block[12]", "SOLVER.STEPS=40,70", "TEST.PRECISE_BN={ENABLED: true, NUM_ITER: 3}"),
+        "SOLVER.EMA={ENABLED: true, DECAY: 0.9, PERIOD: 2}",
+    ),
+    "unfreezing": (
+        "MODEL.FREEZE=[{MATCH: ^block3, UNTIL: 14}, {MATCH: ^block2, UNTIL: 45}, {MATCH: ^block1, UNTIL: 60}]",
+        *(
+            "SOLVER.CHECKPOINT_PERIOD=3",
+            "SOLVER.EMA={ENABLED: true, DECAY: 0.9, PERIOD: 2}",
+            "TEST.EVAL_PERIOD=15",
+        ),
+        "TEST.PRECISE_BN={ENABLED: true, NUM_ITER: 3}",
+    ),
+    "unfreezing_ranks": (
+        "MODEL.FREEZE=[{MATCH: ^block3, UNTIL: 14}, {MATCH: ^block2, UNTIL: 45}, ^block1]",
+        *("SOLVER.CHECKPOINT_PERIOD=3", "TEST.EVAL_PERIOD=15"),
+    ),
     "two_ranks": ("SOLVER.STEPS=40,70", "SOLVER.EMA={ENABLED: true, DECAY: 0.9, PERIOD: 2}"),
     "parts": PARTS,
     "parts_keep_two": (
@@ -108,7 +125,7 @@ CONFIGS: dict[str, tuple[str, ...]] = {
         *("SOLVER.CHECKPOINT_KEEP=2", "TEST.EVAL_PERIOD=10", "TEST.BEST.METRIC=digits_test/accuracy"),
     ),
 }
-RANKS = {"two_ranks": 2, "parts": 2, "parts_keep_two": 2}  # the others have one
+RANKS = {"unfreezing_ranks": 2, "two_ranks": 2, "parts": 2, "parts_keep_two": 2}  # the others have one
 # Overrides that may change from one life of a run to the next without changing the result.
 VARIED: dict[str, tuple[str, ...]] = {"workers": ("DATALOADER.NUM_WORKERS=0", "DATALOADER.NUM_WORKERS=2")}
 # Seconds by which the clock is off in the lives of a run.

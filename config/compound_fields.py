@@ -117,11 +117,17 @@ class Records(Field):
     Traceback (most recent call last):
     warmstart.config.errors.ConfigError: PHASES (x.yaml:3): expected a list of mappings with the keys NAME, FROM; \
 got [{'NAME': 'a', 'FORM': 5}] (entry 1 has no key FORM; did you mean FROM?)
+
+    With `text_key` an entry may be text, which is the value of that key:
+
+    >>> Records({"MATCH": Str(""), "UNTIL": Int(0)}, text_key="MATCH").parse(["^b", {"MATCH": "^a", "UNTIL": 5}])
+    ({'MATCH': '^b'}, {'MATCH': '^a', 'UNTIL': 5})
     """
 
-    def __init__(self, keys: dict[str, Field], required: Sequence[str] = ()) -> None:
-        self.keys, self.required = keys, tuple(required)
-        self.expected = f"a list of mappings with the keys {', '.join(keys)}"
+    def __init__(self, keys: dict[str, Field], required: Sequence[str] = (), text_key: str = "") -> None:
+        self.keys, self.required, self.text_key = keys, tuple(required), text_key
+        texts = f"values of {text_key}, or " if text_key else ""
+        self.expected = f"a list of {texts}mappings with the keys {', '.join(keys)}"
         self.example = "[{" + ", ".join(f"{key}: {field.example}" for key, field in keys.items()) + "}]"
         super().__init__(())
 
@@ -136,13 +142,22 @@ got [{'NAME': 'a', 'FORM': 5}] (entry 1 has no key FORM; did you mean FROM?)
         return tuple(self._entry(number, entry) for number, entry in enumerate(value, start=1))
 
     def parse_text(self, text: str) -> tuple[dict[str, Any], ...]:
-        """Return the same from "[{A: 1}, {A: 2}]" or "{A: 1}"."""
-        value = parse_scalar(text)
+        """Return the same from "[{A: 1}, {A: 2}]" or "{A: 1}"; with `text_key` other text is one value of it."""
+        if self.text_key and not text.lstrip().startswith(("[", "{")):
+            return self.parse([text])
+        try:
+            value = parse_scalar(text)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; put text with special characters in quotes" if self.text_key else error
+            ) from None
         if isinstance(value, str):
             raise ValueError
         return self.parse(value)
 
     def _entry(self, number: int, entry: Any) -> dict[str, Any]:
+        if self.text_key and isinstance(entry, str):
+            entry = {self.text_key: entry}
         if not isinstance(entry, dict):
             raise ValueError(f"entry {number} is {shown(entry)}")
         parsed = {}

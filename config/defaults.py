@@ -75,7 +75,16 @@ def get_cfg() -> CfgNode:
     # Whether to accept a file of which no parameter matches the model, or which covers less than half of the
     # model's values (the classifier not counted). By default this is an error, because it is most often a mistake.
     cfg.MODEL.WEIGHTS_PARTIAL = Bool(False)
-    # auto (cuda if available, else cpu), cuda, cuda:N or cpu.
+    # Parameters that are frozen: a list of regexes, each searched for in the full parameter name as in
+    # SOLVER.PARAM_GROUPS, such as ["^(?!fc)"] for all but the head of a ResNet. {MATCH: "^layer4", UNTIL: "5ep"}
+    # freezes them for the first updates only; of several entries that match, the first one applies. Frozen
+    # parameters get no gradient, optimizer state or weight decay. A module that has parameters, all of them
+    # frozen, is in evaluation mode with everything below it: BatchNorm keeps its statistics. [] is off.
+    cfg.MODEL.FREEZE = Records(
+        {"MATCH": Str("^layer4"), "UNTIL": Duration("5ep", minimum=1)}, required=["MATCH"], text_key="MATCH"
+    )
+    # auto (the accelerator that torch finds, else cpu), cpu, cuda or cuda:N. mps, xpu, xpu:N and other
+    # accelerators of torch work through its generic interface; they have not been tested.
     cfg.MODEL.DEVICE = Str("auto")
     # Whether images and convolution weights use the channels_last memory format, for which half-precision
     # convolutions on GPUs are optimized. Results differ in the last bits.
@@ -138,7 +147,9 @@ def get_cfg() -> CfgNode:
     # images (C, H, W). [RandomHorizontalFlip, {RandomCrop: {size: 28, padding: 2}}]
     # Not set: none; but for a model of timm the size, crop and interpolation of its data config, as
     # RandomResizedCrop in training and as Resize and CenterCrop in tests. [] is none for these models too.
-    # MixUp and CutMix mix the images of a batch and come last in TRANSFORMS_TRAIN: {MixUp: {alpha: 0.2}}
+    # MixUp and CutMix mix the images of a batch and come last in TRANSFORMS_TRAIN: {MixUp: {alpha: 0.2}}. Their
+    # arguments p, the probability that a batch is mixed (1.0), and until, the iteration from which none is, as in
+    # {CutMix: {p: 0.5, until: "80%"}}, are ours.
     cfg.INPUT.TRANSFORMS_TRAIN = Entries()
     cfg.INPUT.TRANSFORMS_TEST = Entries()
     # Normalization after the transforms: a uint8 image is converted to float in [0, 1], then to (image - MEAN) /

@@ -18,6 +18,9 @@ from .node import CfgNode
 # Arguments of torch's schedulers that count steps; other arguments are not durations.
 _STEP_ARGUMENT = re.compile(r"step_size\w*|\w+_iters|milestones|T_max|T_0|total_steps|steps_per_epoch")
 
+#: Transforms of complete batches, whose argument `until` is a duration.
+MIXING = ("MixUp", "CutMix")
+
 #: A function from a duration (an integer, or a string with a unit) to a duration.
 Change = Callable[[int | str], int | str]
 
@@ -120,20 +123,37 @@ def map_durations(cfg: CfgNode, change: Change, of_schedule: Change) -> CfgNode:
         with gathering(problems):
             value = _argument(key, cfg.source(key), solver.LR_SCHEDULER_ARGS[name], of_schedule)
             solver.LR_SCHEDULER_ARGS[name] = value
-    for key in ("SOLVER.LR_PHASES", "SOLVER.LR_FACTORS"):
+    for key, changed in (
+        ("SOLVER.LR_PHASES", of_schedule),
+        ("SOLVER.LR_FACTORS", of_schedule),
+        ("MODEL.FREEZE", change),
+    ):
         node, name = _holder(resolved, key)
         with gathering(problems):
             node[name] = tuple(
-                _entry(f"{key}: entry {number}", cfg.source(key), entry, of_schedule)
+                _entry(f"{key}: entry {number}", cfg.source(key), entry, changed)
                 for number, entry in enumerate(node[name], start=1)
             )
+    key = "INPUT.TRANSFORMS_TRAIN"
+    with gathering(problems):
+        resolved.INPUT["TRANSFORMS_TRAIN"] = tuple(
+            (name, _mixed_until(f"{key}: {name}.until", cfg.source(key), name, arguments, change))
+            for name, arguments in resolved.INPUT.TRANSFORMS_TRAIN
+        )
     if problems:
         raise ConfigError(problems)
     return resolved
 
 
+def _mixed_until(key: str, source: str, name: str, arguments: dict[str, Any], change: Change) -> dict[str, Any]:
+    """Return the arguments of a transform, with `until` of MixUp or CutMix changed."""
+    if name not in MIXING or arguments.get("until") is None:
+        return arguments
+    return arguments | {"until": _read(key, source, arguments["until"], Duration(1, minimum=1), change)}
+
+
 def _entry(key: str, source: str, entry: dict[str, Any], change: Change) -> dict[str, Any]:
-    """Return an entry of LR_PHASES or LR_FACTORS with its durations changed."""
+    """Return an entry of LR_PHASES, LR_FACTORS or FREEZE with its durations changed."""
     entry = dict(entry)
     if "UNTIL" in entry:
         entry["UNTIL"] = _read(f"{key}: UNTIL", source, entry["UNTIL"], Duration(1, minimum=1), change)

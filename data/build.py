@@ -17,6 +17,7 @@ from .datasets.entries import DatasetEntry, EntryLike, is_files
 from .datasets.info import DatasetInfo, require_testable
 from .datasets.registry import MapDataset, is_users_own
 from .datasets.unreadable import first_readable, read_sample
+from .device import device_of, pins_memory
 from .loaders.base import TrainLoader
 from .loaders.build_backend import choose_backend, not_resident, resident_samples
 from .loaders.build_workers import num_workers
@@ -26,7 +27,7 @@ from .loaders.resident import ResidentEvalLoader, ResidentTrainLoader
 from .loaders.worker import EvalLoader, WorkerLoader, WorkerTrainLoader
 from .memory import free_memory, gigabytes
 from .sampling.build import build_groups, build_order, check_sampler
-from .spec import DataSpec, data_spec, device_of, num_outputs
+from .spec import DataSpec, data_spec, num_outputs
 from .transforms.image import NEED_TARGETS, check_transforms, has_spatial_targets
 from .transforms.mixup import build_mixing, split_mixing
 
@@ -71,7 +72,8 @@ def build_train_loader(cfg: CfgNode, task: SampleTask, rank: int = 0, world_size
         loader = WorkerTrainLoader(_worker_loader(cfg, data, task, "TRAIN", dataset, names), **options)
     if not mixing:
         return loader
-    return MixedTrainLoader(loader, build_mixing(mixing, num_outputs(cfg, data.train)), lent=len(lent))
+    classes = num_outputs(cfg, data.train)
+    return MixedTrainLoader(loader, build_mixing(mixing, classes), classes, lent=len(lent))
 
 
 def build_test_loader(
@@ -301,5 +303,5 @@ def _worker_loader(
         on_cuda=cfg.INPUT.DECODER == "nvjpeg",
         unreadable="raise" if cfg.DATALOADER.UNREADABLE == "raise" else skip,
     )
-    pin_memory = device_of(cfg).startswith("cuda") and torch.cuda.is_available() and not samples.on_cuda
+    pin_memory = pins_memory(device_of(cfg)) and not samples.on_cuda
     return WorkerLoader(samples, num_workers=num_workers(cfg, data), pin_memory=pin_memory, training=training)

@@ -15,8 +15,8 @@ def total_memory(device: torch.device | str) -> int:
     >>> total_memory("cpu") > 10**8
     True
     """
-    if torch.device(device).type == "cuda":
-        return torch.cuda.mem_get_info(device)[1]
+    if (known := _memory_of(device)) is not None:
+        return known[1]
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # Windows has no sysconf
@@ -29,13 +29,21 @@ def free_memory(device: torch.device | str = "cpu") -> int:
     >>> 0 < free_memory() <= max(total_memory("cpu"), sys.maxsize)
     True
     """
-    if torch.device(device).type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+    if (known := _memory_of(device)) is not None:
+        return known[0]
     try:
         text = Path("/proc/meminfo").read_text(encoding="ascii")
     except OSError:
         return sys.maxsize
     return 1024 * int(text.partition("MemAvailable:")[2].split()[0])
+
+
+def _memory_of(device: torch.device | str) -> tuple[int, int] | None:
+    """Return the free and total bytes of an accelerator; None for the host's memory, which also serves mps."""
+    kind = torch.device(device).type
+    module = None if kind == "cpu" else torch.get_device_module(kind)
+    found: tuple[int, int] | None = getattr(module, "mem_get_info", lambda _: None)(device)
+    return found
 
 
 def require_memory(needed: int, what: str, device: torch.device | str = "cpu") -> None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from typing import Any, NamedTuple
-
-import torch
 
 from warmstart.config import CfgNode, ConfigError
 
@@ -20,9 +17,6 @@ from .datasets.part import with_classes
 from .datasets.registry import MapDataset, build_dataset, dataset_info
 from .transforms.image import Entry, ImageTransform, build_transform
 from .transforms.mixup import split_mixing
-
-# An environment variable, set for a process that sees only its own device: the device's number in this process.
-OWN_DEVICE = "WARMSTART_DEVICE"
 
 # Sizes on which transforms are tried when the images' size is unknown.
 _LARGE, _ODD = (1024, 1024), (1100, 1301)
@@ -249,23 +243,6 @@ def train_info(cfg: CfgNode) -> DatasetInfo:
     1437
     """
     return data_spec(cfg).train
-
-
-def device_of(cfg: CfgNode) -> str:
-    """Return the device that MODEL.DEVICE selects on this machine: cpu, cuda or cuda:N.
-
-    If a launcher has started several processes, each has its own device.
-
-    >>> from warmstart.config import get_cfg
-    >>> cfg = get_cfg()
-    >>> cfg.merge_from_list(["MODEL.DEVICE", "cuda:1"])
-    >>> device_of(cfg)
-    'cuda:1'
-    """
-    wants_cuda = cfg.MODEL.DEVICE == "auto" and torch.cuda.is_available()
-    name = "cuda" if wants_cuda else str(cfg.MODEL.DEVICE).replace("auto", "cpu")
-    own = os.environ.get(OWN_DEVICE, os.environ.get("LOCAL_RANK"))
-    return name if name != "cuda" or own is None else f"cuda:{own}"
 
 
 def num_outputs(cfg: CfgNode, train: DatasetInfo) -> int:

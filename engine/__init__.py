@@ -20,6 +20,7 @@ from .hooks.metric_schedule import MetricHook
 from .hooks.plot_schedule import PictureHook
 from .hooks.profiler import ProfilerHook
 from .hooks.run_lock import FolderHook
+from .hooks.unfreezing import UnfreezingHook, unfreeze
 from .loop.evaluate import evaluate, evaluation_mode
 from .loop.forward import ModelForward, losses_of
 from .loop.hook import HookBase, every
@@ -86,6 +87,7 @@ __all__ = [
     "ScoreHook",
     "TensorBoardWriter",
     "Trainer",
+    "UnfreezingHook",
     "Work",
     "Writer",
     "adopt_slurm",
@@ -155,6 +157,7 @@ __all__ = [
     "setup_logging",
     "stop_signals",
     "train",
+    "unfreeze",
     "wants_launch",
     "why_done",
     "workers_needed",

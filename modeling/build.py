@@ -21,6 +21,7 @@ from .catalog import (
 )
 from .contract import takes_targets
 from .fitting import WeightsFile, fit_weights
+from .freeze import check_freeze, freeze
 from .head import head_parameters, set_dropout
 from .pretrained import weights_path
 from .stem import check_small, make_small, set_in_channels
@@ -36,7 +37,8 @@ def build_model(
     """Return the model, whose outputs the task turns into losses and predictions.
 
     Reads MODEL, whose NUM_CLASSES and IN_CHANNELS must be filled in. The model is on the CPU, in training mode,
-    and initialised randomly except for MODEL.WEIGHTS; seed torch first to make it reproducible.
+    and initialised randomly except for MODEL.WEIGHTS; seed torch first to make it reproducible. It is frozen as
+    MODEL.FREEZE says for the first update.
 
     Args:
         cfg: the config.
@@ -96,6 +98,8 @@ def build_untrained(cfg: CfgNode, extra_outputs: int = 0) -> nn.Module:
     """Return the model as `build_model` does, before weights are loaded and the memory format is set."""
     model = _build(cfg, extra_outputs)
     takes_targets(model)  # refuses a forward that training could not call
+    if cfg.MODEL.FREEZE:
+        freeze(model, [(rule["MATCH"], rule.get("UNTIL")) for rule in cfg.MODEL.FREEZE], cfg.label("MODEL.FREEZE"))
     return model
 
 
@@ -112,6 +116,7 @@ def check_model(cfg: CfgNode) -> None:
     name = cfg.MODEL.NAME
     check_name(name, cfg.label("MODEL.NAME"))
     check_model_arguments(name, cfg.MODEL.ARGS, "MODEL.ARGS")
+    check_freeze(cfg)
     if cfg.MODEL.STEM == "small" and registered_builder(name) is None:
         check_small(name, None if is_timm(name) else torchvision_class(name), cfg.label("MODEL.STEM"))
 

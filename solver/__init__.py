@@ -1,7 +1,7 @@
 """Optimizers, parameter groups, and learning rate schedules that are functions of the iteration."""
 
 from .ascii_plot import ascii_plot
-from .build import build_optimizer, check_solver
+from .build import begin_to_train, build_optimizer, check_solver
 from .build_curves import named_schedules
 from .build_schedule import build_lr_scheduler, build_schedule, check_schedule, follows_metrics
 from .clipping import GradientClipping, build_gradient_clipping
@@ -39,6 +39,7 @@ __all__ = [
     "WarmupMultiStepLR",
     "WarmupParamScheduler",
     "ascii_plot",
+    "begin_to_train",
     "build_ema",
     "build_gradient_clipping",
     "build_lr_scheduler",

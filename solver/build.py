@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from fractions import Fraction
 from typing import Any
 
@@ -70,11 +70,24 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     optimizer = _construct(cfg, cls, groups, arguments)
     has_momentum = cls is torch.optim.SGD and (arguments["momentum"] or moves_momentum(cfg))
     if has_momentum and arguments.get("fused") and not arguments.get("dampening"):
-        # torch's fused SGD fails if the first gradient of a parameter comes later than the others', and
-        # reads uninitialized memory if a scaler skips the first update. Zeros give the same first update.
-        for parameter in parameters:
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        _start_with_zeros(optimizer, (parameter for parameter in parameters if parameter.requires_grad))
     return optimizer
+
+
+def begin_to_train(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> None:
+    """Prepare an optimizer of `build_optimizer` for the first gradients of parameters that were frozen so far."""
+    if any("momentum_buffer" in state for state in optimizer.state.values()) and optimizer.defaults.get("fused"):
+        _start_with_zeros(optimizer, parameters)
+
+
+def _start_with_zeros(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> None:
+    """Give parameters a momentum of 0.
+
+    torch's fused SGD fails if the first gradient of a parameter comes later than the others', and reads
+    uninitialized memory if a scaler skips the first update. Zeros give the same first update.
+    """
+    for parameter in parameters:
+        optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
 
 
 def check_solver(cfg: CfgNode, iters_per_epoch: Fraction | int | None = None) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from torch import nn
 
-from warmstart.config import CfgNode, ConfigError, gathering
+from warmstart.config import CfgNode, ConfigError, gathering, pattern_problem
 
 from .layer_decay import check_layer_decay, layer_rates
 from .muon import split_groups
@@ -21,7 +20,8 @@ def build_param_groups(
 
     Args:
         cfg: the config.
-        model: its parameters with requires_grad are used.
+        model: its parameters with requires_grad are used, and those named in its attribute `trains_later`, which
+            MODEL.FREEZE freezes for a part of the run.
         decays: whether the optimizer supports weight decay.
         for_muon: whether Muon's parameters are put into separate groups, see `hidden_matrices`.
 
@@ -48,6 +48,7 @@ def build_param_groups(
             weight_decay_bias=solver.WEIGHT_DECAY_BIAS if decays else None,
             layers=layers,
             rules=rules,
+            later=getattr(model, "trains_later", ()),
         )
     except ConfigError as error:
         label = cfg.label("SOLVER.PARAM_GROUPS")
@@ -90,12 +91,8 @@ def _rules(cfg: CfgNode) -> list[GroupRule]:
     for number, entry in enumerate(cfg.SOLVER.PARAM_GROUPS, start=1):
         match, name = entry["MATCH"], entry.get("NAME") or entry["MATCH"]
         where = f"{cfg.label('SOLVER.PARAM_GROUPS')}: rule {number}, MATCH {match!r}"
-        try:
-            re.compile(match)
-        except re.error as error:
-            problems.append(f"{where}: is not a regular expression: {error}")
-        if not match:
-            problems.append(f"{where}: is empty and matches everything; write '.' if that is intended")
+        if problem := pattern_problem(match):
+            problems.append(f"{where}: {problem}")
         if "LR" in entry and "LR_FACTOR" in entry:
             problems.append(f"{where}: LR and LR_FACTOR both set the learning rate; give one of them")
         if not {"LR", "LR_FACTOR", "WEIGHT_DECAY"} & entry.keys():

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import nn
 
-from warmstart.config import ConfigError
+from warmstart.config import ConfigError, first_matches
 
 from .layer_decay import LayerRate
 
@@ -28,9 +26,6 @@ NORM_LAYERS = (
     nn.LayerNorm,
     nn.LocalResponseNorm,
 )
-
-
-_SHOWN_RULES = 3  # of the rules without effect
 
 
 @dataclass(frozen=True)
@@ -77,16 +72,17 @@ def get_default_optimizer_params(
     *,
     layers: Mapping[str, LayerRate] | None = None,
     rules: Sequence[GroupRule] = (),
+    later: Collection[str] = (),
 ) -> list[dict[str, Any]]:
     """Return parameter groups for an optimizer, with the norm and bias rules of detectron2.
 
     A bias is a parameter whose last name component is exactly "bias" (not "in_proj_bias"); a norm layer is an
     instance of `NORM_LAYERS`. For the bias of a norm layer the rule for biases applies. After that, the learning
     rate is multiplied by the factor of the parameter's layer, and then the first matching entry of `rules`
-    applies; settings that it does not mention stay. Frozen parameters are omitted; a shared parameter is included
-    once, under its first name. Parameters with equal settings are in one group. Groups without a rule come first,
-    by layer, then the groups of each rule, in the order default, norm, bias, norm bias; but groups at base_lr
-    precede all others. Parameters are in the order of the model.
+    applies; settings that it does not mention stay. Frozen parameters are omitted, except `later`; a shared one is
+    included once, under its first name. Parameters with equal settings are in one group. Groups without a rule
+    come first, by layer, then the groups of each rule, in the order default, norm, bias, norm bias; but groups at
+    base_lr precede all others. Parameters are in the order of the model.
 
     Args:
         model: its parameters with requires_grad are used.
@@ -97,6 +93,7 @@ def get_default_optimizer_params(
         weight_decay_bias: weight decay of biases; None: no special rule.
         layers: the layer of each parameter by its name, as returned by `layer_rates`.
         rules: in order of precedence.
+        later: names of frozen parameters that will train later in the run.
 
     Returns:
         One dict per group: "name", "params" as (name, parameter) pairs (so that the optimizer's state
@@ -119,8 +116,8 @@ def get_default_optimizer_params(
         factor = f"bias_lr_factor {bias_lr_factor}" if bias_lr_factor != 1.0 else "a learning rate factor"
         raise ValueError(f"{factor} needs a base_lr to multiply")
     settings = _settings(base_lr, weight_decay, weight_decay_norm, bias_lr_factor, weight_decay_bias)
-    found = list(_trainable(model))
-    followed = _follow(rules, [member.name for member in found])
+    found = list(_trainable(model, later))
+    followed = first_matches([rule.match for rule in rules], [member.name for member in found])
     # By the number of the rule (0: none) and by the layer, which does not matter if the rule sets the learning
     # rate.
     members: dict[tuple[int, LayerRate], list[_Member]] = {}
@@ -202,46 +199,20 @@ def _group_name(prefix: str, kinds: list[str], is_only: bool) -> str:
     return f"{prefix} {kind}".lstrip()
 
 
-def _follow(rules: Sequence[GroupRule], names: list[str]) -> dict[str, int]:
-    """Return for each name the number of the first rule that matches it, from 1; 0: no rule matches."""
-    followed = dict.fromkeys(names, 0)
-    for number, rule in enumerate(rules, start=1):
-        search = re.compile(rule.match).search
-        for name in [name for name, first in followed.items() if not first and search(name)]:
-            followed[name] = number
-    idle = sorted(set(range(1, len(rules) + 1)) - set(followed.values()))
-    problems = []
-    for number in idle[:_SHOWN_RULES]:
-        match = rules[number - 1].match
-        taken = [name for name in names if re.search(match, name)]
-        if taken:
-            above = f"rule {followed[taken[0]]} above it"
-            reason = f"{above} matches all of its parameters, such as {taken[0]}; put this rule first"
-        else:
-            plain = re.sub(r"\\[AbBdDsSwWZ]|[^\w.]", "", match)
-            near = difflib.get_close_matches(plain, names, n=3, cutoff=0.0)
-            reason = f"matches no trainable parameter; the nearest names are {', '.join(near)}"
-        problems.append(f"rule {number}, MATCH {match!r}: {reason}")
-    if idle[_SHOWN_RULES:]:
-        problems.append(f"{len(idle) - _SHOWN_RULES:,} more of the {len(rules):,} rules have no effect either")
-    if problems:
-        raise ConfigError(problems)
-    return followed
-
-
 def _check_names(names: list[str]) -> None:
     doubled = next((name for name, count in Counter(names).items() if count > 1), None)
     if doubled is not None:
         raise ConfigError(f"two groups would be called {doubled!r}; give the rule another NAME")
 
 
-def _trainable(model: nn.Module) -> Iterator[_Member]:
-    """Yield each trainable parameter once."""
+def _trainable(model: nn.Module, later: Collection[str]) -> Iterator[_Member]:
+    """Yield each parameter that trains, now or later, once."""
     seen = set()
     for prefix, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
-            if not parameter.requires_grad or parameter in seen:
+            full_name = f"{prefix}.{name}" if prefix else name
+            if parameter in seen or not (parameter.requires_grad or full_name in later):
                 continue
             seen.add(parameter)
             kinds = ["norm"] * isinstance(module, NORM_LAYERS) + ["bias"] * (name == "bias")
-            yield _Member(f"{prefix}.{name}" if prefix else name, parameter, " ".join(kinds) or "default")
+            yield _Member(full_name, parameter, " ".join(kinds) or "default")

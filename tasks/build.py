@@ -109,8 +109,8 @@ def _check_read(cfg: CfgNode, task: Task) -> None:
 def default_arguments(name: str) -> dict[str, Any]:
     """Return the arguments of the task `name` at their defaults; {} if there is no such task.
 
-    >>> default_arguments("classification")
-    {'label_smoothing': 0.0, 'flip': False}
+    >>> default_arguments("regression")
+    {'loss': 'l1', 'delta': 1.0, 'mean': None, 'std': None}
     """
     cls = task_class(name)
     parameters: Mapping[str, inspect.Parameter] = {} if cls is None else inspect.signature(cls).parameters

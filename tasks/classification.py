@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from warmstart.config import ConfigError
 from warmstart.data import Batch, DatasetInfo, Sample, checked_label
 
+from .class_losses import ALPHA, GAMMA, LOSSES, ClassLoss, class_weights_of, require_loss
 from .outputs import aux_losses, named_outputs, require_logits
 from .task import Forward, Score, Task, require_classes
 
@@ -19,21 +20,29 @@ from .task import Forward, Score, Task, require_classes
 class Classification(Task):
     """The model returns logits (N, num_classes); targets are class indices (N,).
 
-    Trains on the mean cross-entropy, `loss_cls`, and on one weighted loss for each auxiliary classifier,
-    `loss_aux1` and `loss_aux2`, or `loss_aux`. Records `train/error`, the share of images whose highest logit is
-    not the target; for mixed images the target is the class with the largest share. Scores: `accuracy`, the share
-    of images whose label has the highest logit; with more than five classes `top5`, the share whose label is among
-    the five highest; `loss`, the mean cross-entropy without smoothing.
+    Trains on `loss_cls`, the mean cross-entropy or another loss as `ClassLoss` defines them, and on one weighted
+    loss for each auxiliary classifier, `loss_aux1` and `loss_aux2`, or `loss_aux`. Records `train/error`, the
+    share of images whose highest logit is not the target; for mixed images the target is the class with the
+    largest share. Scores: `accuracy`, the share of images whose label has the highest logit; with more than five
+    classes `top5`, the share whose label is among the five highest; `loss`, the mean cross-entropy without
+    smoothing and weights, whatever the model is trained on.
 
     Args:
         info: info on the training set.
+        loss: cross_entropy; bce, the binary cross-entropy of each class against all others; or focal, its focal
+            loss.
+        gamma: exponent of the focal loss, at least 0; a higher one gives well-classified examples less weight.
+        alpha: weight of the right class in the focal loss, from 0 to 1; the others have weight 1 - alpha. None:
+            all have weight 1.
         label_smoothing: s, at least 0 and below 1. Each training target t becomes (1 - s) t + s / num_classes:
             Szegedy et al. 2015, arXiv:1512.00567, section 7. 0.1 and 0.2 are usual.
+        class_weights: one number of at least 0 for each class; "balanced": inversely proportional to the number of
+            its samples in the training set, see `class_weights_of`; None: 1 each.
         flip: whether to average the logits of an image and of its horizontal mirror image in predictions, which
             doubles the work.
 
     Raises:
-        ConfigError: the number of classes is not known, or `label_smoothing` is out of range.
+        ConfigError: the number of classes is not known, or an argument is out of range or has no effect.
 
     >>> task = Classification(DatasetInfo(size=100, num_classes=3, channels=1, image_size=(8, 8)))
     >>> logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
@@ -46,14 +55,36 @@ class Classification(Task):
     reads = ("MODEL.STEM",)
     evaluation_args = ("flip",)
 
-    def __init__(self, info: DatasetInfo, *, label_smoothing: float = 0.0, flip: bool = False) -> None:
+    def __init__(
+        self,
+        info: DatasetInfo,
+        *,
+        loss: str = "cross_entropy",
+        gamma: float = GAMMA,
+        alpha: float | None = ALPHA,
+        label_smoothing: float = 0.0,
+        class_weights: str | Sequence[float] | None = None,
+        flip: bool = False,
+    ) -> None:
         self.num_classes = require_classes(info)
+        require_loss(loss, LOSSES, gamma, alpha)
         if not 0 <= label_smoothing < 1:
             raise ConfigError(
                 "MODEL.TASK_ARGS.label_smoothing: expected a number of at least 0 and below 1; got"
                 f" {label_smoothing:g} (for example: MODEL.TASK_ARGS.label_smoothing 0.1)"
             )
-        self.label_smoothing, self.flip = label_smoothing, flip
+        weights = None
+        if class_weights is not None:
+            weights = class_weights_of(class_weights, info.class_counts, self.num_classes)
+            self.resolved_args = {"class_weights": weights}
+        options: dict[str, Any] = {"gamma": gamma, "alpha": alpha, "label_smoothing": label_smoothing}
+        self.loss, self.flip = ClassLoss(loss, class_weights=weights, **options), flip
+        # Arguments that a model's own losses are not affected by: value, default, and what to do instead.
+        self._of_loss = {
+            "loss": (loss, "cross_entropy", "leave it out"),
+            "label_smoothing": (label_smoothing, 0.0, "set it to 0, and smooth the targets in the model"),
+            "class_weights": (class_weights, None, "leave it out, and weight the losses in the model"),
+        }
         self.scores = [
             Score("accuracy", percent=True),
             *([Score("top5", percent=True)] if self.num_classes > 5 else []),
@@ -76,19 +107,20 @@ class Classification(Task):
         return targets
 
     def losses(self, forward: Forward, batch: Batch) -> dict[str, Tensor]:
-        """Return the cross-entropy of each classifier, and the error."""
+        """Return the loss of each classifier, and the error."""
         outputs, targets = named_outputs(forward(batch.images)), batch.targets
-        losses = {"loss_cls": self._cross_entropy(outputs["logits"], targets)}
-        losses |= aux_losses(outputs, lambda logits: self._cross_entropy(logits, targets))
+        losses = {"loss_cls": self.loss(outputs["logits"], targets)}
+        losses |= aux_losses(outputs, lambda logits: self.loss(logits, targets))
         return losses | {"train/error": _error(outputs["logits"], targets)}
 
     def own_losses(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the model's losses, which cannot be smoothed."""
-        if self.label_smoothing:
-            raise ConfigError(
-                f"MODEL.TASK_ARGS.label_smoothing: is {self.label_smoothing:g}, but the model computes its own"
-                " losses, which it does not affect; set it to 0, and smooth the targets in the model"
-            )
+        """Return the model's losses, which cannot be replaced, smoothed or weighted."""
+        for name, (value, unset, advice) in self._of_loss.items():
+            if value != unset:
+                raise ConfigError(
+                    f"MODEL.TASK_ARGS.{name}: is {value}, but the model computes its own losses, which it does not"
+                    f" affect; {advice}"
+                )
         return losses
 
     def predict(self, forward: Forward, images: Tensor) -> Tensor:
@@ -99,10 +131,6 @@ class Classification(Task):
     def evaluator(self) -> _Scores:
         """Return an evaluator that counts hits and sums the cross-entropy."""
         return _Scores()
-
-    def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
-        # In float32 even if the model runs in half precision; float() returns a float32 tensor as it is.
-        return F.cross_entropy(logits.float(), targets, label_smoothing=self.label_smoothing)
 
 
 class _Scores:

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from warmstart.config import ConfigError, unknown_name
+from warmstart.config import ConfigError
 from warmstart.data import Batch, DatasetInfo, Sample, checked_number_array, checked_numbers
 
+from .class_losses import ALPHA, GAMMA, require, require_loss
 from .outputs import aux_losses, named_outputs, require_logits, require_shape
 from .task import Forward, Score, Task
-
-_GAMMA, _ALPHA = 2.0, 0.25
 
 
 class MultilabelClassification(Task):
@@ -68,22 +67,14 @@ class MultilabelClassification(Task):
         info: DatasetInfo,
         *,
         loss: str = "bce",
-        gamma: float = _GAMMA,
-        alpha: float | None = _ALPHA,
+        gamma: float = GAMMA,
+        alpha: float | None = ALPHA,
         threshold: float = 0.5,
         flip: bool = False,
     ) -> None:
         self.num_outputs = _number_of_classes(info)
-        if loss not in ("bce", "focal"):
-            raise unknown_name("MODEL.TASK_ARGS.loss", "loss", loss, ("bce", "focal"))
-        _require(gamma >= 0, "gamma", "a number of at least 0", gamma)
-        _require(alpha is None or 0 <= alpha <= 1, "alpha", "a number from 0 to 1, or null", alpha)
-        _require(0 < threshold < 1, "threshold", "a number above 0 and below 1", threshold)
-        if loss != "focal" and (gamma, alpha) != (_GAMMA, _ALPHA):
-            raise ConfigError(
-                f"MODEL.TASK_ARGS.{'gamma' if gamma != _GAMMA else 'alpha'}: only the focal loss has it, but"
-                f" loss is {loss}; leave it out, or set loss to focal"
-            )
+        require_loss(loss, ("bce", "focal"), gamma, alpha)
+        require(0 < threshold < 1, "threshold", "a number above 0 and below 1", threshold)
         self.loss, self.gamma, self.alpha = loss, gamma, -1.0 if alpha is None else alpha
         self.threshold, self.flip = threshold, flip
 
@@ -214,8 +205,3 @@ def _number_of_classes(info: DatasetInfo) -> int:
             " attribute targets"
         )
     return info.num_values
-
-
-def _require(fits: bool, name: str, expected: str, value: Any) -> None:
-    if not fits:
-        raise ConfigError(f"MODEL.TASK_ARGS.{name}: expected {expected}; got {value}")

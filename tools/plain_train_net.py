@@ -42,6 +42,7 @@ with interruptible(__name__):
         save_checkpoint,
         scaled,
         setup_logging,
+        unfreeze,
     )
     from warmstart.solver import (
         build_ema,
@@ -113,6 +114,7 @@ def train(cfg: CfgNode, trust: bool = False) -> None:
     model.train()
     for iteration in range(1, cfg.SOLVER.MAX_ITER + 1):
         batch = next(batches)
+        unfreeze(model, optimizer, iteration - 1)
         optimizer.zero_grad()
         loss = torch.zeros((), device=device)
         for micro_batch in batch.split(parts):

@@ -26,6 +26,15 @@ _DIGITS_MEAN_STD = {
     "train": ((4.470424495476688, 30.544349611800186), (2.870190060248092, 3.389295609000553)),
     "test": ((4.572222222222222, 30.477073120915033), (2.8402475548514263, 3.261779447895257)),
 }
+# Images of each digit, as their files hold them.
+_DIGITS_COUNTS = {
+    "train": (147, 147, 138, 150, 137, 153, 141, 139, 146, 139),
+    "test": (31, 35, 39, 33, 44, 29, 40, 40, 28, 41),
+}
+_MNIST_COUNTS = {
+    "train": (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949),
+    "test": (980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009),
+}
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _FASHION = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
@@ -134,7 +143,13 @@ for _train, _part in ((True, "train"), (False, "test")):
     register_dataset(
         f"digits_{_part}",
         _Digits(_part),
-        _digits_info(num_classes=10, classes=_DIGITS, value_mean=_mean[:1], value_std=_std[:1]),
+        _digits_info(
+            num_classes=10,
+            classes=_DIGITS,
+            value_mean=_mean[:1],
+            value_std=_std[:1],
+            class_counts=_DIGITS_COUNTS[_part],
+        ),
         in_memory=True,
     )
     register_dataset(
@@ -152,13 +167,19 @@ for _train, _part in ((True, "train"), (False, "test")):
     register_dataset(
         f"mnist_{_part}",
         _Idx("MNIST", "mnist", _train, _DIGITS),
-        DatasetInfo(60_000 if _train else 10_000, 10, 1, (28, 28), (0.1307,), (0.3081,), _DIGITS),
+        DatasetInfo(
+            *(60_000 if _train else 10_000, 10, 1, (28, 28), (0.1307,), (0.3081,), _DIGITS),
+            class_counts=_MNIST_COUNTS[_part],
+        ),
         in_memory=True,
     )
     register_dataset(
         f"fashion_mnist_{_part}",
         _Idx("FashionMNIST", "fashion-mnist", _train, _FASHION),
-        DatasetInfo(60_000 if _train else 10_000, 10, 1, (28, 28), (0.2860,), (0.3530,), _FASHION),
+        DatasetInfo(
+            *(60_000 if _train else 10_000, 10, 1, (28, 28), (0.2860,), (0.3530,), _FASHION),
+            class_counts=(6000 if _train else 1000,) * 10,
+        ),
         in_memory=True,
     )
     register_dataset(
@@ -169,6 +190,7 @@ for _train, _part in ((True, "train"), (False, "test")):
             mean=(0.4914, 0.4822, 0.4465),
             std=(0.2470, 0.2435, 0.2616),
             classes=_CIFAR10,
+            class_counts=(5000 if _train else 1000,) * 10,
         ),
         in_memory=True,
     )
@@ -179,6 +201,7 @@ for _train, _part in ((True, "train"), (False, "test")):
             *(50_000 if _train else 10_000, 100, 3, (32, 32)),
             mean=(0.5071, 0.4865, 0.4409),
             std=(0.2673, 0.2564, 0.2762),
+            class_counts=(500 if _train else 100,) * 100,
         ),
         in_memory=True,
     )

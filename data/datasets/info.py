@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 
 from warmstart.config import ConfigError
 
@@ -30,6 +31,7 @@ class DatasetInfo:
         num_values: how many numbers a target has; 0 if targets are class indices or unknown.
         value_mean: mean of each number over all targets, with class indices taken as numbers; () if unknown.
         value_std: population standard deviation of each number; () if unknown.
+        class_counts: number of samples of each class, in the order of labels; () if unknown.
         digest: a hash of the samples' names and labels, as `digest_of` returns it; "" if the set is registered by
             name.
     """
@@ -45,6 +47,7 @@ class DatasetInfo:
     num_values: int = 0
     value_mean: tuple[float, ...] = ()
     value_std: tuple[float, ...] = ()
+    class_counts: tuple[int, ...] = ()
     digest: str = field(default="", compare=False)
 
     @property
@@ -139,6 +142,9 @@ def joined(one: DatasetInfo, other: DatasetInfo) -> DatasetInfo:
         num_values=one.num_values or other.num_values,
         value_mean=value_mean,
         value_std=value_std,
+        class_counts=tuple(map(sum, zip_longest(one.class_counts, other.class_counts, fillvalue=0)))
+        if one.class_counts and other.class_counts
+        else (),
     )
 
 

@@ -53,6 +53,8 @@ class _Registered:
 
 _REGISTRY: dict[str, _Registered] = {}
 
+_MOST_CLASSES = 10**6  # above it, labels of a set that does not say how many classes it has are not counted
+
 
 def register_dataset(
     name: str, builder: Builder, info: DatasetInfo | None = None, *, in_memory: bool = False, cached: bool = False
@@ -264,7 +266,7 @@ def _look_at(dataset: MapDataset, where: str) -> DatasetInfo:
         image_size=next(iter(sizes)) if len(sizes) == 1 else None,
         classes=classes,
         sizes=extremes(sizes) if len(sizes) > 1 else (),
-        **_value_info(dataset, [(index, target) for _, target, index in found], where),
+        **_value_info(dataset, [(index, target) for _, target, index in found], where, num_classes),
         digest=digest_of(dataset),
     )
 
@@ -273,8 +275,8 @@ def _read_at(dataset: MapDataset, index: int) -> tuple[Any, Any, int]:
     return (*read_sample(dataset, index), index)
 
 
-def _value_info(dataset: MapDataset, found: list[tuple[int, Any]], where: str) -> dict[str, Any]:
-    """Return num_values, value_mean and value_std as far as known; `found` holds (index, target) pairs."""
+def _value_info(dataset: MapDataset, found: list[tuple[int, Any]], where: str, num_classes: int) -> dict[str, Any]:
+    """Return num_values, value_mean, value_std, class_counts if known; `found` holds (index, target) pairs."""
     try:
         targets = read_targets(dataset)
     except ValueError as error:
@@ -284,7 +286,11 @@ def _value_info(dataset: MapDataset, found: list[tuple[int, Any]], where: str) -
         return {}
     mean, std = target_statistics(targets)
     is_index = targets.ndim == 1 and targets.dtype.kind == "i"
-    return {"num_values": 0 if is_index else len(mean), "value_mean": mean, "value_std": std}
+    counts: tuple[int, ...] = ()
+    if is_index and targets.min() >= 0 and targets.max() < (num_classes or _MOST_CLASSES):
+        counts = tuple(np.bincount(targets, minlength=num_classes).tolist())
+    values = {"num_values": 0 if is_index else len(mean), "value_mean": mean, "value_std": std}
+    return values | {"class_counts": counts}
 
 
 def _same(target: Any, number: Any) -> bool:

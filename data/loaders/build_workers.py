@@ -7,7 +7,8 @@ import os
 from warmstart.config import CfgNode
 
 from ..datasets.registry import is_in_memory
-from ..spec import DataSpec, device_of
+from ..device import device_of
+from ..spec import DataSpec
 
 # Environment variable with the number of cores that a launcher has bound this process to.
 OWN_CORES = "WARMSTART_CORES"

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..batch import Batch
 from ..datasets.registry import MapDataset
+from ..device import pins_memory
 from ..sampling.stream import SampleOrder
 from ..seeds import block_numbers
 from ..transforms.batched import BatchedTransform, batched_form
@@ -172,5 +173,5 @@ class ResidentEvalLoader:
 
 
 def _to(device: torch.device, tensor: Tensor) -> Tensor:
-    """Return the tensor on a device; the copy to a CUDA device is asynchronous."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+    """Return the tensor on a device; the copy from pinned memory is asynchronous."""
+    return tensor.pin_memory().to(device, non_blocking=True) if pins_memory(device) else tensor.to(device)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from warmstart.config import ConfigError, call, check_arguments, gathering, unknown_name
+from warmstart.config import MIXING, ConfigError, call, check_arguments, gathering, unknown_name
 
 from ..batch import Sample
 from ..datasets.decode import to_tensor
@@ -34,7 +34,6 @@ NEED_TARGETS = {
     *("ClampBoundingBoxes", "ClampKeyPoints", "ConvertBoundingBoxFormat", "RandomIoUCrop"),
     *("SanitizeBoundingBoxes", "SanitizeKeyPoints", "SetClampingMode"),
 }
-MIXING = ("MixUp", "CutMix")  # work on complete batches, at the end of INPUT.TRANSFORMS_TRAIN
 _PLAIN = {Tensor, int, float, bool, str, type(None)}  # types of targets that no transform changes
 _REGISTRY: dict[str, Callable[..., Transform]] = {}  # user-defined transforms
 

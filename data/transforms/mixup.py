@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from warmstart.config import ConfigError, check_arguments
+from warmstart.config import MIXING, ConfigError, check_arguments
 
-from .image import MIXING, Entry
+from .image import Entry
 
-Mixing = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (images, class indices) -> (images, class shares)
+
+@dataclass(frozen=True)
+class Mixing:
+    """A transform of complete batches.
+
+    Args:
+        mix: turns images (N, C, H, W) and class indices (N,) into mixed images and class shares (N, num_classes).
+        p: the probability that a batch is mixed, above 0.
+        until: the iteration from which no batch is mixed; None: all are.
+    """
+
+    mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    p: float = 1.0
+    until: int | None = None
 
 
 def split_mixing(entries: Iterable[Entry], label: str) -> tuple[list[Entry], list[Entry]]:
@@ -36,20 +51,36 @@ def split_mixing(entries: Iterable[Entry], label: str) -> tuple[list[Entry], lis
 
 
 def build_mixing(entries: Iterable[Entry], num_classes: int) -> list[Mixing]:
-    """Return torchvision's MixUp and CutMix for entries that `split_mixing` has checked."""
+    """Return torchvision's MixUp and CutMix for entries that `split_mixing` has checked.
+
+    Raises:
+        ConfigError: `until` has a unit.
+    """
     from torchvision.transforms import v2
 
-    # An integer alpha, such as 1 in YAML, would become an integer tensor, which the Beta distribution refuses.
-    return [
-        getattr(v2, name)(alpha=float(arguments.get("alpha", 1)), num_classes=num_classes)
-        for name, arguments in entries
-    ]
+    mixing = []
+    for name, arguments in entries:
+        # An integer alpha, such as 1 in YAML, would become an integer tensor, which the Beta distribution refuses.
+        mix = getattr(v2, name)(alpha=float(arguments.get("alpha", 1)), num_classes=num_classes)
+        until = arguments.get("until")
+        if isinstance(until, str):
+            raise ConfigError(
+                f"INPUT.TRANSFORMS_TRAIN: {name}.until: is {until!r}; give a number of iterations, or let"
+                " warmstart.engine.resolve_config convert it"
+            )
+        mixing.append(Mixing(mix, float(arguments.get("p", 1)), until))
+    return mixing
 
 
 def _check(where: str, name: str, arguments: Mapping[str, Any]) -> None:
     from torchvision.transforms import v2
 
-    check_arguments(where, name, getattr(v2, name), arguments, given=("num_classes", "labels_getter"))
-    alpha = arguments.get("alpha", 1.0)
+    signature = inspect.signature(getattr(v2, name))
+    ours = [inspect.Parameter(each, inspect.Parameter.KEYWORD_ONLY, default=None) for each in ("p", "until")]
+    signature = signature.replace(parameters=[*signature.parameters.values(), *ours])
+    check_arguments(where, name, signature, arguments, given=("num_classes", "labels_getter"))
+    alpha, p = arguments.get("alpha", 1.0), arguments.get("p", 1.0)
     if not isinstance(alpha, (int, float)) or not alpha > 0:
         raise ConfigError(f"{where}.alpha: {name} expects a number above 0, such as 0.2; got {alpha!r}")
+    if not isinstance(p, (int, float)) or not 0 < p <= 1:
+        raise ConfigError(f"{where}.p: {name} expects a probability above 0 and at most 1, such as 0.5; got {p!r}")

@@ -179,6 +179,8 @@ class Step:
 
     def _mark(self) -> Any:
         if self.device.type != "cuda":
+            if self.device.type != "cpu":
+                torch.accelerator.synchronize()
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()

@@ -38,6 +38,8 @@ class DDP(Strategy):
         fix: what to set there.
     """
 
+    counts_gradients = True
+
     def __init__(
         self,
         *,
@@ -62,9 +64,11 @@ class DDP(Strategy):
     def forward(self, model: nn.Module) -> nn.Module:
         """Return the model wrapped in DistributedDataParallel; waits for all ranks."""
         device = next(model.parameters()).device
+        if self._parallel is not None:  # its reducer would average the gradients once more
+            del self._parallel.reducer, self._parallel.logger
         self._parallel = DistributedDataParallel(
             model,
-            device_ids=[device] if device.type == "cuda" else None,
+            device_ids=[device] if device.type != "cpu" else None,
             gradient_as_bucket_view=True,
             static_graph=self.static_graph,
             find_unused_parameters=self.unused_parameters,

@@ -116,13 +116,13 @@ class FSDP2(Strategy):
     def _shard(self, model: nn.Module) -> None:
         from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
-        on_cuda = self.device.type == "cuda"
+        pins = self.device.type != "cpu"
         wrapped = modules_to_wrap(model, self.wrap, self.wrap_label)
         options: dict[str, Any] = {
             "mesh": mesh_of(self.device.type),
             "reshard_after_forward": self.reshard,
             "mp_policy": MixedPrecisionPolicy(param_dtype=self.compute, reduce_dtype=self.reduce),
-            "offload_policy": CPUOffloadPolicy(pin_memory=on_cuda) if self.offload else OffloadPolicy(),
+            "offload_policy": CPUOffloadPolicy(pin_memory=pins) if self.offload else OffloadPolicy(),
         }
         try:
             for module in (*reversed(wrapped), model):

@@ -13,22 +13,24 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import Store
 
 from warmstart.config import CfgNode, ConfigError
-from warmstart.data import OWN_DEVICE, device_of, usable_cores
+from warmstart.data import OWN_DEVICE, accelerator, device_of, usable_cores
 
 from .comm import is_main, rank
 from .environment import check_environment, is_rank, local_size, rendezvous_address, stay_on_loopback
 from .errors import _Shared
 from .rendezvous import Participants, rendezvous
 
+_BACKENDS = {"cuda": "nccl", "xpu": "xccl"}  # what sends gradients, by the type of the device
+
 
 @contextmanager
 def build_process_group(cfg: CfgNode) -> Iterator[None]:
     """Join the process group within the block if a launcher has started several ranks.
 
-    Gradients go through NCCL on GPUs and gloo on CPUs; objects and numbers on the CPU go through gloo in either
-    case, in the same group. CPU cores are divided evenly among the ranks, unless OMP_NUM_THREADS is set. Waits
-    for all ranks; after an exception for none. An error that only a rank other than 0 has found is printed here,
-    because tools print only rank 0's.
+    Gradients go through NCCL on GPUs, XCCL on xpu devices and gloo on CPUs; objects and numbers on the CPU go
+    through gloo in any case, in the same group. CPU cores are divided evenly among the ranks, unless
+    OMP_NUM_THREADS is set. Waits for all ranks; after an exception for none. An error that only a rank other than
+    0 has found is printed here, because tools print only rank 0's.
 
     Raises:
         ConfigError: this machine has more ranks than devices, or MODEL.DEVICE puts all of them on one; or the
@@ -43,10 +45,10 @@ def build_process_group(cfg: CfgNode) -> Iterator[None]:
     stay_on_loopback()
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(usable_cores())
-    backend = "gloo"
-    if device_of(cfg).startswith("cuda"):
-        torch.cuda.set_device(device_of(cfg))
-        backend = "cpu:gloo,cuda:nccl"
+    backend, kind = "gloo", device_of(cfg).partition(":")[0]
+    if kind in _BACKENDS:
+        torch.get_device_module(kind).set_device(device_of(cfg))
+        backend = f"cpu:gloo,{kind}:{_BACKENDS[kind]}"
     timeout = timedelta(seconds=cfg.DISTRIBUTED.TIMEOUT)
     size, number = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
     store = _meet(number, size, cfg.DISTRIBUTED.TIMEOUT)
@@ -76,20 +78,22 @@ def _meet(number: int, size: int, timeout: float) -> Store:
 
 
 def check_devices(cfg: CfgNode, ranks: int | None = None) -> None:
-    """Raise ConfigError if this machine has fewer CUDA devices than ranks; a CPU takes any number of ranks.
+    """Raise ConfigError if this machine has fewer accelerators than ranks; a CPU takes any number of ranks.
 
     Args:
         cfg: the config.
         ranks: the number of ranks on this machine; None: those that share the devices visible to this one.
     """
     ranks = ranks or (1 if OWN_DEVICE in os.environ else local_size())
-    label = cfg.label("MODEL.DEVICE")
-    if cfg.MODEL.DEVICE.startswith("cuda:"):
-        raise ConfigError(f"{label}: each process needs its own device; set it to cuda, for the first {ranks}")
-    devices = torch.cuda.device_count()
-    if device_of(cfg).startswith("cuda") and ranks > devices:
+    label, kind = cfg.label("MODEL.DEVICE"), device_of(cfg).partition(":")[0]
+    if ":" in cfg.MODEL.DEVICE:
+        raise ConfigError(f"{label}: each process needs its own device; set it to {kind}, for the first {ranks}")
+    if ranks > 1 and kind not in _BACKENDS and kind == accelerator():
+        raise ConfigError(f"{label}: several processes cannot train together on {kind}; set MODEL.DEVICE to cpu")
+    devices = torch.get_device_module(kind).device_count() if kind in _BACKENDS else 0
+    if kind in _BACKENDS and ranks > devices:
         fewer = f"start {devices}, as with --num-gpus {devices}, or " if devices else ""
         raise ConfigError(
-            f"{label}: {ranks} processes on this machine need {ranks} CUDA devices, it has {devices}; {fewer}set "
-            "MODEL.DEVICE to cpu"
+            f"{label}: {ranks} processes on this machine need {ranks} {kind.upper()} devices, it has {devices};"
+            f" {fewer}set MODEL.DEVICE to cpu"
         )

@@ -22,6 +22,8 @@ class Strategy:
     is_sharded = False
     #: Whether this rank needs the initial weights of a new run.
     has_weights = True
+    #: Whether `forward` must be called again when further parameters have begun to require gradients.
+    counts_gradients = False
 
     def place(self, model: nn.Module, device: torch.device) -> nn.Module:
         """Return a new model on its device, with the layers that this strategy needs."""
@@ -37,7 +39,10 @@ class Strategy:
         """
 
     def forward(self, model: nn.Module) -> nn.Module:
-        """Return what training calls in place of the model; waits for all ranks."""
+        """Return what training calls in place of the model, and no longer what it returned before.
+
+        Waits for all ranks.
+        """
         return model
 
     def no_sync(self) -> AbstractContextManager[None]:

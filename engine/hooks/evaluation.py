@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from warmstart.modeling import next_change
+
 from ..loop.hook import HookBase
 from ..loop.precise_bn import norm_layers, update_from_training
 from ..loop.trainer import Trainer
@@ -44,17 +46,17 @@ class PreciseBNHook(HookBase):
         self.run_of = run_of
 
     def before_train(self, trainer: Trainer) -> None:
-        """Log it if there is nothing to do."""
-        self.models = [model for model in self.models if norm_layers(model)]
-        if not self.models:
+        """Log it if there is nothing to do, now or later."""
+        if not any(norm_layers(model) or next_change(model, trainer.iteration) for model in self.models):
             logger.info("TEST.PRECISE_BN: the model has no BatchNorm layer that trains, nothing to do")
 
     def after_step(self, trainer: Trainer) -> None:
         """Set the statistics before the evaluation."""
-        if not self.models:
+        models = [model for model in self.models if norm_layers(model)]
+        if not models:
             return
         with trainer.paused():
-            for model in self.models:
+            for model in models:
                 trainer.raise_if_interrupted()
                 options = self.num_iter, trainer.update.accum_steps, trainer.device, self.run_of(model)
                 update_from_training(model, self.batches(trainer.iteration), *options)

@@ -46,7 +46,10 @@ class ProfilerHook(HookBase):
             return
         self._is_on = True
         if comm.is_main():
-            kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if trainer.device.type == "cuda" else [])]
+            kinds = [
+                ProfilerActivity.CPU,
+                *filter(None, [getattr(ProfilerActivity, trainer.device.type.upper(), None)]),
+            ]
             # A name that torch's handler gives to no other trace.
             name = f"warmstart_{socket.gethostname()}_{os.getpid()}"
             handler = tensorboard_trace_handler(str(self.folder), name)

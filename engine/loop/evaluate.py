@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from warmstart.config import ConfigError
-from warmstart.data import Batch, to_device
+from warmstart.data import Batch, map_tensors, to_device
 from warmstart.modeling import takes_targets
 from warmstart.tasks import Task
 
@@ -102,6 +102,8 @@ def evaluate(
                 raise ConfigError(
                     f"{type(task).__name__}.predict() returned None; return the predictions for the images"
                 )
+            if device.type == "mps":  # has no float64, in which evaluators sum
+                predictions, targets = map_tensors(Tensor.cpu, (predictions, targets))
             if targets is not None:  # else the model was called because other ranks had a batch
                 evaluator.update(predictions, targets)
     states = [state for state in comm.gather(evaluator.state()) if state is not None]

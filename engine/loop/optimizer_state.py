@@ -59,8 +59,19 @@ def _renumbered(saved: Mapping[str, Any], own: Mapping[str, Any]) -> dict[int, d
     numbers, saved_numbers = _numbers(own), _numbers(saved)
     missing, extra = sorted(numbers.keys() - saved_numbers.keys()), sorted(saved_numbers.keys() - numbers.keys())
     if missing or extra:
-        raise ValueError(f"the optimizer has no saved state for {missing}, and no parameter for {extra}")
-    return {numbers[name]: saved["state"][i] for name, i in saved_numbers.items() if i in saved["state"]}
+        raise ValueError(
+            f"{_listed(missing)} would train and did not; {_listed(extra)} did and would not; keep MODEL.FREEZE"
+            " and the model as they were, or start a new run with MODEL.WEIGHTS FILE and another OUTPUT_DIR"
+        )
+    names = {number: name for name, number in saved_numbers.items()}
+    return {numbers[names[i]]: entries for i, entries in saved["state"].items()}  # in the order of the saved ones
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return up to three names, and how many more there are."""
+    more = len(names) - 3
+    shown = ", ".join(names[:3]) or "no parameter"
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def _hyper_parameters(optimizer: Optimizer, scheduler: LRScheduler) -> set[str]:

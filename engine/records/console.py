@@ -102,24 +102,34 @@ class ConsoleWriter:
 
 
 def memory_stats(device: torch.device) -> dict[str, float]:
-    """Return the peak memory so far in MiB: host memory, and on CUDA what torch has allocated and reserved."""
+    """Return the peak memory so far in MiB: of the host, and allocated and reserved by torch on an accelerator.
+
+    The latter two are left out for accelerators whose peak torch does not record, such as mps.
+    """
     stats = {"memory/host_mb": memory_mb(torch.device("cpu"))}
-    if device.type == "cuda":
+    if _records_peak(device):
         stats["memory/allocated_mb"] = memory_mb(device)
-        stats["memory/reserved_mb"] = torch.cuda.max_memory_reserved(device) / 2**20
+        stats["memory/reserved_mb"] = torch.get_device_module(device).max_memory_reserved(device) / 2**20
     return {name: value for name, value in stats.items() if value}
 
 
 def memory_mb(device: torch.device) -> float:
-    """Return the peak memory in MiB, of the GPU if `device` is one, else of the host; 0 on Windows."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
+    """Return the peak memory in MiB, of the accelerator if torch records its peak, else of the host.
+
+    0 on Windows.
+    """
+    if _records_peak(device):
+        return float(torch.get_device_module(device).max_memory_allocated(device) / 2**20)
     try:
         import resource
     except ImportError:  # Windows lacks the module
         return 0.0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere
+
+
+def _records_peak(device: torch.device) -> bool:
+    return device.type != "cpu" and hasattr(torch.get_device_module(device), "max_memory_reserved")
 
 
 def score_lines(record: Mapping[str, float], percent: Collection[str] = ()) -> dict[str, str]:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
 
 from warmstart.config import CfgNode
 from warmstart.data import build_train_loader
+from warmstart.modeling import next_change
 from warmstart.solver import build_ema, build_gradient_clipping, build_lr_scheduler, build_optimizer
 from warmstart.tasks import build_task
 
 from ..distributed import comm
 from ..distributed.build import build_strategy
 from ..distributed.errors import local_rank_zero_first
+from ..hooks.unfreezing import UnfreezingHook
+from ..loop.forward import losses_of
 from ..loop.hook import HookBase
 from ..loop.trainer import Trainer
 from ..runtime.precision import build_autocast, build_scaler, compiled
@@ -50,7 +56,17 @@ def build_trainer(
     ema = build_ema(cfg, model)
     strategy.prepare(model, *([] if ema is None else [ema.model]))
     optimizer = build_optimizer(cfg, model)  # before strategy.forward: it says what is wrong with a model
-    forward = strategy.forward(model)
+    autocast, averaged = build_autocast(cfg), ema.model if ema is not None else None
+
+    def training_forward() -> Callable[..., Any]:
+        forward = strategy.forward(model)
+        return compiled(forward, cfg.MODEL.COMPILE) if cfg.MODEL.COMPILE else forward
+
+    def losses() -> Callable[[Any], Mapping[str, Tensor]]:
+        return losses_of(model, task, training_forward(), autocast, device)
+
+    forward = training_forward()
+    unfreezes = next_change(model, 0) is not None
     if comm.world_size() > 1:
         seed_rank(cfg.SEED, comm.rank())
     return Trainer(
@@ -58,7 +74,10 @@ def build_trainer(
         optimizer,
         build_lr_scheduler(cfg, optimizer, iters_per_epoch(cfg)),
         loader,
-        default_hooks(cfg, task, model, loader, ema.model if ema is not None else None, hooks),
+        [
+            *([UnfreezingHook(averaged, losses if strategy.counts_gradients else None)] if unfreezes else []),
+            *default_hooks(cfg, task, model, loader, averaged, hooks),
+        ],
         task,
         max_iter=cfg.SOLVER.MAX_ITER,
         device=device,
@@ -67,7 +86,7 @@ def build_trainer(
         ema=ema,
         nan_limit=cfg.SOLVER.NAN_LIMIT if cfg.SOLVER.NAN_POLICY == "skip" else 0,
         scaler=build_scaler(cfg, model),
-        forward=compiled(forward, cfg.MODEL.COMPILE) if cfg.MODEL.COMPILE else forward,
-        autocast=build_autocast(cfg),
+        forward=forward,
+        autocast=autocast,
         strategy=strategy,
     )

@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 
 import torch
+from torch import nn
 
 from warmstart.config import CfgNode
 from warmstart.data import TrainLoader, data_spec, describe_loader, describe_training_set
+from warmstart.modeling import freezing_of
 from warmstart.solver import describe_groups, describe_plan
 from warmstart.tasks import Task
 
 from ..distributed import comm
 from ..loop.trainer import Trainer
 from ..records.console import score_lines
+from ..runtime.device import device_name
 from .input_defaults import describe_input_defaults
 from .prepare_torch import describe_profile
 from .scores import percent_scores
@@ -27,6 +30,29 @@ def log_scores(scores: dict[str, float], task: Task) -> None:
         logger.info("%s: %s", name, line)
 
 
+def describe_frozen(cfg: CfgNode, model: nn.Module) -> str:
+    """Return how many values of a model with MODEL.FREEZE train, and how many more from which iteration on.
+
+    >>> from warmstart.config import get_cfg
+    >>> from warmstart.modeling import build_model
+    >>> cfg = get_cfg()
+    >>> cfg.merge_from_list(["MODEL.FREEZE", [{"MATCH": "^block3", "UNTIL": 50}, "^block"]])
+    >>> cfg.merge_from_list(["MODEL.NUM_CLASSES", 10, "MODEL.IN_CHANNELS", 1])
+    >>> describe_frozen(cfg, build_model(cfg))
+    '650 of 24,058 values train (MODEL.FREEZE); 18,560 more from iteration 50 on'
+    """
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    freezing = freezing_of(model)
+    until = {} if freezing is None else freezing.until
+    first = sum(size for name, size in sizes.items() if name not in until)
+    parts = [f"{first:,} of {sum(sizes.values()):,} values train (MODEL.FREEZE)"]
+    for iteration in sorted({each for each in until.values() if each is not None}):
+        more = sum(size for name, size in sizes.items() if until.get(name) == iteration)
+        never = "" if iteration < cfg.SOLVER.MAX_ITER else ", which the run does not reach"
+        parts.append(f"{more:,} more from iteration {iteration} on{never}")
+    return "; ".join(parts)
+
+
 def log_run(cfg: CfgNode, trainer: Trainer) -> None:
     """Log a description of a run: machine, data, model, schedule, parameter groups."""
     data = data_spec(cfg)
@@ -34,7 +60,7 @@ def log_run(cfg: CfgNode, trainer: Trainer) -> None:
     parameters = sum(p.numel() for p in trainer.model.parameters())
     device, threads = trainer.device, torch.get_num_threads()
     cpu = f"CPU, {threads} thread{'' if threads == 1 else 's'}"
-    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
+    machine = cpu if device.type == "cpu" else device_name(device)
     logger.info("torch %s on %s; output in %s", torch.__version__, machine, cfg.OUTPUT_DIR)
     logger.info("%s", describe_profile(cfg, device))
     if samples < cfg.SOLVER.IMS_PER_BATCH and comm.is_main():
@@ -62,6 +88,8 @@ def log_run(cfg: CfgNode, trainer: Trainer) -> None:
     assert trainer.task is not None
     logger.info("loader: %s", describe_loader(cfg, data, trainer.task))
     logger.info("model: %s, %s parameters", cfg.MODEL.NAME, f"{parameters:,}")
+    if cfg.MODEL.FREEZE:
+        logger.info("model: %s", describe_frozen(cfg, trainer.model))
     logger.info("plan: %s", describe_plan(cfg, samples))
     ranks = comm.world_size()
     if ranks > 1:

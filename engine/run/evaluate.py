@@ -11,6 +11,7 @@ from torch import nn
 
 from warmstart.config import CfgNode, ConfigError
 from warmstart.data import build_train_loader
+from warmstart.modeling import hold_modules
 from warmstart.tasks import Task, build_task
 
 from ..checkpoint.reader import PARTS
@@ -134,12 +135,15 @@ def set_statistics(cfg: CfgNode, task: Task, models: Sequence[nn.Module], conten
     Raises:
         ConfigError: the checkpoint's random state cannot be restored, or the training set cannot be read.
     """
+    iteration, states = comm.broadcast_object(_position(content))
+    for model in models:
+        hold_modules(model, iteration - 1)  # in the modes of the last update, which is evaluated
     models = [model for model in models if norm_layers(model)]
     if not models:
         logger.info("TEST.PRECISE_BN: the model has no BatchNorm layer that is trained; nothing to do")
         return
     device = computing_device(models[0])
-    iteration = _restore_position(content, device)
+    _restore_random(states, device)
     loader = local_rank_zero_first(lambda: build_train_loader(cfg, task, comm.rank(), comm.world_size()))
     number, parts = cfg.TEST.PRECISE_BN.NUM_ITER, cfg.SOLVER.GRAD_ACCUM_STEPS
     for model in models:
@@ -150,18 +154,20 @@ def set_statistics(cfg: CfgNode, task: Task, models: Sequence[nn.Module], conten
     logger.info(text, number, iteration)
 
 
-def _restore_position(content: Any, device: torch.device) -> int:
-    """Return a checkpoint's iteration and restore its random states; 0 for any other file. Waits for all ranks.
+def _position(content: Any) -> tuple[int, Any]:
+    """Return a checkpoint's iteration and random states; 0 and None for any other file."""
+    is_checkpoint = isinstance(content, Mapping) and content.keys() >= {*PARTS}
+    return (int(content["iteration"]), content["rng"]) if is_checkpoint else (0, None)
+
+
+def _restore_random(states: Any, device: torch.device) -> None:
+    """Restore the random states of a checkpoint, if there are any.
 
     Raises:
-        ConfigError: the random states cannot be restored.
+        ConfigError: they cannot be restored.
     """
-    is_checkpoint = isinstance(content, Mapping) and content.keys() >= {*PARTS}
-    position = (content["iteration"], content["rng"]) if is_checkpoint else (0, None)
-    iteration, states = comm.broadcast_object(position)
     try:
         if states is not None:
             restore_rng(states, device, comm.rank(), comm.world_size())
     except (LookupError, TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError) as error:
         raise ConfigError(f"the checkpoint's random state is not valid: {error}") from None
-    return int(iteration)

@@ -25,6 +25,8 @@ def prepare_torch(cfg: CfgNode) -> torch.device:
         torch.cuda.set_device(device)  # pinned memory and kernels without an explicit device use it
         torch.set_float32_matmul_precision("high" if has_tf32(cfg, device) else "highest")
         torch.backends.cudnn.allow_tf32 = has_tf32(cfg, device)
+    elif device.type != "cpu" and device.index is not None:
+        torch.accelerator.set_device_index(device.index)
     torch.backends.cudnn.benchmark = searches_kernels(cfg, device)
     if cfg.PROFILE == "exact":  # never switched off: a user-defined module may have switched it on
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
@@ -50,7 +52,12 @@ def describe_profile(cfg: CfgNode, device: torch.device) -> str:
     amp = f"AMP {cfg.SOLVER.AMP.PRECISION}" if cfg.SOLVER.AMP.ENABLED else "AMP off (SOLVER.AMP.ENABLED)"
     compiling = f"compiled ({cfg.MODEL.COMPILE})" if cfg.MODEL.COMPILE else "not compiled (MODEL.COMPILE)"
     if device.type != "cuda":
-        picked = "deterministic kernels only" if cfg.PROFILE == "exact" else "nothing that changes a bit on a CPU"
+        auto = (
+            "nothing that changes a bit on a CPU"
+            if device.type == "cpu"
+            else f"torch's settings for {device.type}"
+        )
+        picked = "deterministic kernels only" if cfg.PROFILE == "exact" else auto
         return f"profile {cfg.PROFILE}: {picked}; {amp}, {compiling}"
     major, minor = torch.cuda.get_device_capability(device)
     if has_tf32(cfg, device):

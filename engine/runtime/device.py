@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from warmstart.config import CfgNode, ConfigError
-from warmstart.data import device_of
+from warmstart.data import accelerator, device_of
 
 NO_DETERMINISTIC_KERNEL = "does not have a deterministic implementation"  # torch's words
 
@@ -29,12 +29,16 @@ def check_device(cfg: CfgNode) -> None:
     kind, _, index = name.partition(":")
     if name in ("auto", "cpu"):
         return
-    if kind != "cuda" or (":" in name and not index.isdigit()):
-        raise ConfigError(f"{label}: expected auto, cpu, cuda or cuda:N; got {name!r}")
-    if not torch.cuda.is_available():
-        raise ConfigError(f"{label}: {name!r} asked for, but torch finds no CUDA device; use auto or cpu")
-    if index and int(index) >= torch.cuda.device_count():
-        raise ConfigError(f"{label}: {name!r} asked for, but there are {torch.cuda.device_count()} CUDA devices")
+    here = accelerator()
+    if kind not in {"cuda", "mps", "xpu", here} or (":" in name and not index.isdigit()):
+        raise ConfigError(f"{label}: expected auto, cpu, cuda or cuda:N, mps, xpu or xpu:N; got {name!r}")
+    if kind != here:
+        raise ConfigError(
+            f"{label}: {name!r} asked for, but torch finds no {kind.upper()} device; use auto or cpu"
+        )
+    count = torch.get_device_module(kind).device_count()
+    if index and int(index) >= count:
+        raise ConfigError(f"{label}: {name!r} asked for, but there are {count} {kind.upper()} devices")
 
 
 def build_device(cfg: CfgNode) -> torch.device:
@@ -42,11 +46,19 @@ def build_device(cfg: CfgNode) -> torch.device:
     return torch.device(device_of(cfg))
 
 
+def device_name(device: torch.device) -> str:
+    """Return an accelerator's name, or its type if torch does not know the name."""
+    module = torch.get_device_module(device)
+    return str(module.get_device_name(device)) if hasattr(module, "get_device_name") else device.type
+
+
 def versions(device: torch.device) -> dict[str, Any]:
     """Return what exact results depend on besides the config; checkpoints record it."""
     if device.type == "cuda":
         cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
         machine = {"device": torch.cuda.get_device_name(device), "cudnn": cudnn}
+    elif device.type != "cpu":
+        machine = {"device": device_name(device)}
     else:
         machine = {"device": "cpu", "cpu": _cpu_name(), "instructions": torch.backends.cpu.get_cpu_capability()}
     return {

@@ -123,15 +123,27 @@ def has_bf16(device: torch.device) -> bool:
     """Return whether a device has bf16 arithmetic; True if the system does not list the features of its CPU."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return _adds(torch.bfloat16, device)
     file = Path("/proc/cpuinfo")
     text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
     flags = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
     return flags is None or not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags[1].split())
 
 
+def _adds(dtype: torch.dtype, device: torch.device) -> bool:
+    """Return whether a device can add numbers of a type."""
+    try:
+        return bool(torch.ones(1, dtype=dtype, device=device) + 1 == 2)
+    except (RuntimeError, TypeError):
+        return False
+
+
 def _missing_for_compiling(device: torch.device) -> str:
-    if device.type == "cuda":
+    if device.type in ("cuda", "xpu"):
         return "" if importlib.util.find_spec("triton") else "the package triton"
+    if device.type != "cpu":
+        return ""
     compiler = os.environ.get("CXX", {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++"))
     return "" if shutil.which(compiler) else f"a C++ compiler, and there is no {compiler} (or what CXX names) here"
 

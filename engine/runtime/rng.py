@@ -27,7 +27,7 @@ def seed_rank(seed: int, rank: int) -> None:
 
 
 def seed_all(seed: int) -> None:
-    """Seed the generators of Python, NumPy, torch and each CUDA device.
+    """Seed the generators of Python, NumPy, torch and each accelerator.
 
     >>> seed_all(3); a = torch.rand(1)
     >>> seed_all(3); torch.equal(a, torch.rand(1))
@@ -44,25 +44,30 @@ def seed_generators(key: int, device: torch.device) -> None:
     if device.type == "cuda":
         index = torch.cuda.current_device() if device.index is None else device.index
         torch.cuda.default_generators[index].manual_seed(key)
+    elif device.type != "cpu":
+        torch.get_device_module(device).manual_seed(key)
 
 
 def rng_state(device: torch.device | str = "cpu") -> dict[str, Any]:
     """Return the states of the generators as plain values and tensors, for a checkpoint.
 
     Args:
-        device: where training runs; the generators of other CUDA devices are left out.
+        device: where training runs; the generators of other accelerators are left out.
     """
+    kind = torch.device(device).type
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    others = {} if kind in ("cpu", "cuda") else {kind: torch.get_device_module(kind).get_rng_state()}
     return {
         "python": random.getstate(),
         "numpy": [name, keys.tolist(), position, has_gauss, cached],  # type: ignore[union-attr]
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state(device) if torch.device(device).type == "cuda" else None,
+        "cuda": torch.cuda.get_rng_state(device) if kind == "cuda" else None,
+        **others,
     }
 
 
 def set_rng_state(state: dict[str, Any], device: torch.device | str = "cpu") -> None:
-    """Restore what `rng_state()` returned; a CUDA state only if training still runs on CUDA.
+    """Restore what `rng_state()` returned; an accelerator's state only if training still runs on one of its type.
 
     >>> state = rng_state()
     >>> a = random.random(), np.random.rand(), torch.rand(1).item()
@@ -75,8 +80,11 @@ def set_rng_state(state: dict[str, Any], device: torch.device | str = "cpu") -> 
     name, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
     torch.set_rng_state(state["torch"])
-    if state["cuda"] is not None and torch.device(device).type == "cuda":
+    kind = torch.device(device).type
+    if state["cuda"] is not None and kind == "cuda":
         torch.cuda.set_rng_state(state["cuda"], device)
+    elif kind not in ("cpu", "cuda") and kind in state:
+        torch.get_device_module(kind).set_rng_state(state[kind])
 
 
 def restore_rng(

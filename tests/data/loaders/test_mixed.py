@@ -14,6 +14,7 @@ from torch import Tensor
 
 from warmstart.config import CfgNode, ConfigError
 from warmstart.data import register_transform
+from warmstart.engine import resolve_config
 
 from ...built import build_train_loader, check_data
 
@@ -118,6 +119,61 @@ def test_both_loaders_give_the_same_mixed_batches(configured: Configured) -> Non
         assert labels.equal(other_labels)
 
 
+def is_mixed(shares: Tensor) -> bool:
+    return not torch.equal(shares.amax(1), torch.ones(len(shares)))
+
+
+def test_mixing_with_a_probability_leaves_the_other_batches_as_they_are(
+    plain_and_mixed: Callable[..., Any],
+) -> None:
+    mixed_ones = 0
+    for (images, labels), (mixed, targets) in plain_and_mixed("[{MixUp: {alpha: 8, p: 0.25}}]", 100):
+        mixed_ones += is_mixed(targets)
+        if not is_mixed(targets):
+            assert mixed.equal(images)
+            assert targets.equal(torch.nn.functional.one_hot(labels, 3).float())
+    assert abs(mixed_ones - 25) < 3 * math.sqrt(100 * 0.25 * 0.75)
+
+
+@pytest.mark.parametrize("start", [0, 3, 4, 5])
+def test_mixing_ends_at_until(configured: Configured, start: int) -> None:
+    cfg = configured("INPUT.TRANSFORMS_TRAIN", "[{MixUp: {alpha: 8, until: 4}}]")
+    always = batches(configured("INPUT.TRANSFORMS_TRAIN", "[{MixUp: {alpha: 8}}]"), 8 - start, start)
+    found = batches(cfg, 8 - start, start)
+    assert [is_mixed(batch.targets) for batch in found] == [t < 4 for t in range(start, 8)]
+    for (images, shares), (other, theirs) in list(zip(found, always, strict=True))[: max(0, 4 - start)]:
+        assert images.equal(other)
+        assert shares.equal(theirs)
+
+
+def test_only_transforms_that_are_not_over_are_drawn(configured: Configured) -> None:
+    both = batches(
+        configured("INPUT.TRANSFORMS_TRAIN", "[{MixUp: {alpha: 8, until: 3}}, {CutMix: {alpha: 8}}]"), 20
+    )
+    alone = batches(configured("INPUT.TRANSFORMS_TRAIN", "[{CutMix: {alpha: 8}}]"), 20)
+    for (images, shares), (other, theirs) in zip(both[3:], alone[3:], strict=True):
+        assert images.equal(other)
+        assert shares.equal(theirs)
+
+
+def test_resolve_config_converts_until_to_iterations(configured: Configured) -> None:
+    words = ["SOLVER.MAX_ITER", 200, "SOLVER.IMS_PER_BATCH", 1437]
+    cfg = configured("INPUT.TRANSFORMS_TRAIN", "[{MixUp: {until: 80%}}, {CutMix: {p: 0.5, until: 90ep}}]", *words)
+    resolved = resolve_config(cfg)
+    assert resolved.INPUT.TRANSFORMS_TRAIN == (
+        ("MixUp", {"until": 160}),
+        ("CutMix", {"p": 0.5, "until": 90}),
+    )
+    assert resolve_config(resolved).INPUT.TRANSFORMS_TRAIN == resolved.INPUT.TRANSFORMS_TRAIN
+    with pytest.raises(ConfigError, match="MixUp.until: is '80%'; give a number of iterations, or let warmstart"):
+        build_train_loader(cfg)
+    wrong = configured("INPUT.TRANSFORMS_TRAIN", "[{MixUp: {until: soon}}]")
+    with pytest.raises(
+        ConfigError, match=r"TRAIN: MixUp.until \(override\): expected a number of iterations, 1 or"
+    ):
+        resolve_config(wrong)
+
+
 @pytest.mark.parametrize(
     ("key", "transforms", "message"),
     [
@@ -128,7 +184,12 @@ def test_both_loaders_give_the_same_mixed_batches(configured: Configured) -> Non
         ),
         ("TRAIN", "[{MixUp: {alpha: 0}}]", r"MixUp.alpha: MixUp expects a number above 0, such as 0.2; got 0"),
         ("TRAIN", "[{CutMix: {alpha: x}}]", "CutMix.alpha: CutMix expects a number"),
-        ("TRAIN", "[{MixUp: {num_classes: 3}}]", "MixUp takes no argument 'num_classes'. It takes: alpha"),
+        ("TRAIN", "[{MixUp: {num_classes: 3}}]", "MixUp takes no argument 'num_classes'. It takes: alpha, p, un"),
+        (
+            "TRAIN",
+            "[{MixUp: {p: 0}}]",
+            "MixUp.p: MixUp expects a probability above 0 and at most 1, such as 0.5; got 0",
+        ),
         ("TRAIN", "[Mixup]", "no transform is called 'Mixup'; did you mean 'MixUp'?"),
         ("TEST", "[MixUp]", "INPUT.TRANSFORMS_TEST .*: MixUp is for INPUT.TRANSFORMS_TRAIN only; remove it"),
     ],

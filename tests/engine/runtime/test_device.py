@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from warmstart.config import CfgNode, ConfigError
+from warmstart.data import device_of, free_memory, pins_memory
 from warmstart.engine import (
     build_device,
     build_trainer,
@@ -21,7 +22,11 @@ from warmstart.engine import (
     resolve_config,
     run_tool,
 )
+from warmstart.engine.distributed.process_group import check_devices
+from warmstart.engine.records.console import memory_stats
 from warmstart.engine.run.prepare_torch import describe_profile
+from warmstart.engine.runtime.device import device_name, versions
+from warmstart.engine.runtime.rng import rng_state, seed_generators, set_rng_state
 from warmstart.tools import train_net
 
 from ..dying import assert_same_bits
@@ -36,9 +41,9 @@ def free_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "mps:0"])
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "mps:x"])
 def test_check_device_refuses_an_unknown_device(tiny: Tiny, name: str) -> None:
-    with pytest.raises(ConfigError, match=f"MODEL.DEVICE .*expected auto, cpu, cuda or cuda:N; got '{name}'"):
+    with pytest.raises(ConfigError, match=f"expected auto, cpu, cuda or cuda:N, mps, xpu or xpu:N; got '{name}'"):
         check_device(tiny("MODEL.DEVICE", name))
 
 
@@ -47,6 +52,101 @@ def test_check_device_refuses_cuda_if_there_is_none(tiny: Tiny) -> None:
     with pytest.raises(ConfigError, match="'cuda' asked for, but torch finds no CUDA device; use auto or cpu"):
         check_device(tiny("MODEL.DEVICE", "cuda"))
     assert build_device(tiny()) == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["mps", "mps:0", "xpu:1"])
+def test_check_device_refuses_an_accelerator_that_is_not_here(
+    tiny: Tiny, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    kind = name[:3].upper()
+    with pytest.raises(
+        ConfigError, match=f"'{name}' asked for, but torch finds no {kind} device; use auto or cpu"
+    ):
+        check_device(tiny("MODEL.DEVICE", name))
+
+
+class Generators:
+    """What torch.mps and torch.xpu have: a generator's state and seed, and a number of devices; no memory."""
+
+    def __init__(self) -> None:
+        self.generator = torch.Generator()
+
+    def device_count(self) -> int:
+        return 2
+
+    def get_rng_state(self) -> Tensor:
+        return self.generator.get_state()
+
+    def set_rng_state(self, state: Tensor) -> None:
+        self.generator.set_state(state)
+
+    def manual_seed(self, seed: int) -> None:
+        self.generator.manual_seed(seed)
+
+
+@pytest.fixture
+def xpu(monkeypatch: pytest.MonkeyPatch) -> Generators:
+    """A machine on which torch finds two xpu devices."""
+    found, real = Generators(), torch.get_device_module
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("xpu"))
+    monkeypatch.setattr(
+        torch,
+        "get_device_module",
+        lambda kind=None: found if torch.device(kind).type in ("xpu", "mps") else real(kind),
+    )
+    return found
+
+
+def test_device_auto_takes_any_accelerator(tiny: Tiny, xpu: Generators, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (device_of(tiny()), device_of(tiny("MODEL.DEVICE", "cpu"))) == ("xpu", "cpu")
+    check_device(tiny("MODEL.DEVICE", "xpu:1"))
+    with pytest.raises(ConfigError, match="'xpu:2' asked for, but there are 2 XPU devices"):
+        check_device(tiny("MODEL.DEVICE", "xpu:2"))
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert device_of(tiny()) == "xpu:1"
+    assert device_of(tiny("MODEL.DEVICE", "mps")) == "mps"
+
+
+def test_random_states_of_any_accelerator_are_kept(xpu: Generators) -> None:
+    device = torch.device("xpu")
+    xpu.manual_seed(5)
+    state = rng_state(device)
+    assert [*state] == ["python", "numpy", "torch", "cuda", "xpu"]
+    drawn = torch.rand(3, generator=xpu.generator)
+    set_rng_state(state, device)
+    assert torch.rand(3, generator=xpu.generator).equal(drawn)
+    set_rng_state({**state, "xpu": torch.zeros(0)}, "cpu")  # on another device its own state alone matters
+    seed_generators(7, device)
+    assert torch.rand(1, generator=xpu.generator).equal(torch.rand(1, generator=torch.Generator().manual_seed(7)))
+
+
+def test_memory_and_names_of_an_accelerator_that_does_not_tell_are_left_out(xpu: Generators) -> None:
+    device = torch.device("xpu")
+    assert [*memory_stats(device)] == ["memory/host_mb"]
+    assert versions(device)["device"] == device_name(device) == "xpu"
+    assert free_memory(device) > 0
+    assert (pins_memory(device), pins_memory("mps"), pins_memory("cpu"), pins_memory("cuda")) == (
+        *(True, False, False, False),
+    )
+
+
+def test_several_processes_need_one_accelerator_each_and_cannot_share_mps(
+    tiny: Tiny, xpu: Generators, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_devices(tiny(), 2)
+    with pytest.raises(ConfigError, match="3 processes on this machine need 3 XPU devices, it has 2; start 2, as"):
+        check_devices(tiny(), 3)
+    with pytest.raises(ConfigError, match="each process needs its own device; set it to xpu, for the first 2"):
+        check_devices(tiny("MODEL.DEVICE", "xpu:1"), 2)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("mps"))
+    with pytest.raises(
+        ConfigError, match="several processes cannot train together on mps; set MODEL.DEVICE to cpu"
+    ):
+        check_devices(tiny(), 2)
 
 
 @pytest.mark.gpu
