@@ -13,6 +13,7 @@ FINAL = "model_final.pth"
 BEST = "model_best.pth"
 NUMBERED = re.compile(r"model_(\d{7,})\.pth")
 NAMES = "names"  # an entry of a checkpoint: its names besides its number
+CLASSES = "classes"  # an entry of a checkpoint: the names of the outputs, in order; [] where they have none
 POINTER = "last_checkpoint"  # holds the name of the newest checkpoint
 MANIFEST = "checkpoints.json"  # lists the numbered checkpoints that the run may delete
 LAUNCH = ".launch"  # says which launcher has started the run in the folder and may restart it

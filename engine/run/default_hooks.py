@@ -13,7 +13,7 @@ from warmstart.config import CfgNode
 from warmstart.data import TrainLoader, build_test_loader, named_test_sets
 from warmstart.tasks import Task
 
-from ..checkpoint.run_files import PROFILE, subfolders
+from ..checkpoint.run_files import CLASSES, PROFILE, subfolders
 from ..distributed import comm
 from ..distributed.build import build_strategy
 from ..distributed.errors import local_rank_zero_first
@@ -36,6 +36,7 @@ from ..records.tensorboard import TensorBoardWriter
 from ..records.writers import Writer
 from ..runtime.device import build_device
 from ..runtime.precision import build_autocast
+from .describe import output_names
 from .scores import build_score_hooks, check_known, lr_metric, percent_scores
 
 _HOOKS: dict[str, Callable[[CfgNode], HookBase]] = {}
@@ -94,7 +95,7 @@ def default_hooks(
             JSONWriter(output / "metrics.json"),
             TensorBoardWriter(output),
         ]
-    constants = {"config": cfg.to_dict()}
+    constants = {"config": cfg.to_dict(), CLASSES: output_names(cfg)}
     loaders, autocast = build_test_loaders(cfg, task), build_autocast(cfg)
 
     def scores(trainer: Trainer) -> dict[str, float]:
