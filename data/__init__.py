@@ -16,6 +16,7 @@ from .datasets.registry import (
     dataset_names,
     register_dataset,
 )
+from .datasets.sample import sample_image, sample_name
 from .datasets.targets import checked_number_array, checked_numbers
 from .loaders.base import TrainLoader
 from .loaders.build_backend import choose_backend, describe_loader
@@ -79,7 +80,9 @@ __all__ = [
     "register_dataset",
     "register_transform",
     "repeat_factors",
+    "sample_image",
     "sample_key",
+    "sample_name",
     "split_batch",
     "splitmix64",
     "stack_images",

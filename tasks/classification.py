@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,8 +12,12 @@ from torch.nn import functional as F
 from warmstart.config import ConfigError
 from warmstart.data import Batch, DatasetInfo, Sample, checked_label
 
+from .classification_report import build_report, draw_report, values_of
 from .outputs import aux_losses, named_outputs, require_logits
-from .task import Forward, Score, Task, require_classes
+from .task import Forward, Report, Score, Task, require_classes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Classification(Task):
@@ -47,7 +51,7 @@ class Classification(Task):
     evaluation_args = ("flip",)
 
     def __init__(self, info: DatasetInfo, *, label_smoothing: float = 0.0, flip: bool = False) -> None:
-        self.num_classes = require_classes(info)
+        self.num_classes, self.classes = require_classes(info), info.classes
         if not 0 <= label_smoothing < 1:
             raise ConfigError(
                 "MODEL.TASK_ARGS.label_smoothing: expected a number of at least 0 and below 1; got"
@@ -99,6 +103,20 @@ class Classification(Task):
     def evaluator(self) -> _Scores:
         """Return an evaluator that counts hits and sums the cross-entropy."""
         return _Scores()
+
+    def report_values(self, predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Return label, predicted class and its probability."""
+        return values_of(predictions, targets)
+
+    def report(self, values: Mapping[str, Tensor], sample_name: Callable[[int], str]) -> Report:
+        """Return accuracies of classes, the confusion matrix, and the most confident mistakes."""
+        return build_report(values, self.classes, self.num_classes, sample_name)
+
+    def report_pictures(
+        self, content: Mapping[str, Any], image_of: Callable[[int], Tensor | None]
+    ) -> dict[str, Figure]:
+        """Return a picture of each of them."""
+        return draw_report(content, image_of)
 
     def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
         # In float32 even if the model runs in half precision; float() returns a float32 tensor as it is.
