@@ -376,6 +376,10 @@ def get_cfg() -> CfgNode:
     cfg.TEST.EARLY_STOPPING = CfgNode()
     cfg.TEST.EARLY_STOPPING.PATIENCE = Int(0)
     cfg.TEST.EARLY_STOPPING.MIN_DELTA = Float(0.0, minimum=0)
+    # Whether to write OUTPUT_DIR/report: the details behind the scores on each test set, such as the accuracy of
+    # each class and the most confident mistakes, as JSON, CSV and PNG (docs/TRAINING.md); of the best evaluation
+    # if BEST.METRIC is set, else of the last one. --eval-only writes them too.
+    cfg.TEST.REPORT = Bool(True)
     # Before each evaluation, BatchNorm's running statistics are recomputed with the current weights over NUM_ITER
     # training batches; training itself is not affected.
     cfg.TEST.PRECISE_BN = CfgNode()

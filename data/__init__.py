@@ -16,6 +16,7 @@ from .datasets.registry import (
     dataset_names,
     register_dataset,
 )
+from .datasets.sample import sample_image, sample_name
 from .datasets.targets import checked_number_array, checked_numbers
 from .device import OWN_DEVICE, accelerator, device_of, pins_memory
 from .inspection.advice import Suggestion, check_reports, describe_advice, some_of
@@ -92,7 +93,9 @@ __all__ = [
     "register_dataset",
     "register_transform",
     "repeat_factors",
+    "sample_image",
     "sample_key",
+    "sample_name",
     "some_of",
     "split_batch",
     "splitmix64",

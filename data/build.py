@@ -100,7 +100,8 @@ def build_test_loader(
     dataset = _dataset(data, "TEST", (entry,))
     if choose_backend(cfg, data, task) == "resident":
         samples = resident_samples(cfg, data, task, "TEST", dataset, (entry,))
-        return ResidentEvalLoader(samples, seed=cfg.SEED, batch_size=size, rank=rank, world_size=world_size)
+        options = {"seed": cfg.SEED, "batch_size": size, "rank": rank, "world_size": world_size}
+        return ResidentEvalLoader(dataset, samples, **options)
     groups = build_groups(cfg, dataset, "DATASETS.TEST")
     loader = _worker_loader(cfg, data, task, "TEST", dataset, (entry,))
     return EvalLoader(loader, batch_size=size, groups=groups, rank=rank, world_size=world_size)

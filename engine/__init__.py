@@ -3,7 +3,7 @@
 from .analysis.cost_model import MODES, Prediction, Profile, Work, predict, workers_needed
 from .analysis.links import Cluster, Link
 from .analysis.lr_finder import RangeTest, find_lr, range_picture
-from .checkpoint.reader import load_checkpoint
+from .checkpoint.reader import classes_of, load_checkpoint
 from .checkpoint.run_folder import load_newest
 from .checkpoint.saver import SaveError, finish_saves, save_checkpoint
 from .distributed.build import build_strategy
@@ -37,7 +37,7 @@ from .run.build import build_trainer
 from .run.command_line import read_command_line, read_configs
 from .run.config_diff import compare_configs
 from .run.default_hooks import build_test_loaders, default_hooks, evaluate_all, register_hook
-from .run.describe import log_run, log_scores
+from .run.describe import log_run, log_scores, output_names
 from .run.evaluate import evaluate_only, set_statistics
 from .run.exit_codes import run_tool
 from .run.folder import claim_files, complete_run, hold_folder, is_restart, prepare_folder
@@ -102,6 +102,7 @@ __all__ = [
     "check_device",
     "check_scaled",
     "claim_files",
+    "classes_of",
     "compare_configs",
     "compiled",
     "complete_run",
@@ -131,6 +132,7 @@ __all__ = [
     "measure_loader",
     "measure_profile",
     "on_main",
+    "output_names",
     "predict",
     "prepare_folder",
     "prepare_torch",

@@ -14,7 +14,7 @@ from .muon import MuonWithAdamW
 from .optimizers import register_optimizer
 from .param_groups import GroupRule, get_default_optimizer_params
 from .param_scheduler import LRMultiplier, WarmupParamScheduler
-from .picture import new_picture, picture_path, plan_picture, save_picture
+from .picture import new_picture, picture_bytes, picture_path, plan_picture, save_picture
 from .plan import Curve, build_plan, scheduler_plan
 from .registry import PLATEAU, SCHEDULES, register_lr_scheduler, schedule_names
 from .schedules import Group, Schedule, drops
@@ -56,6 +56,7 @@ __all__ = [
     "get_default_optimizer_params",
     "named_schedules",
     "new_picture",
+    "picture_bytes",
     "picture_path",
     "plan_picture",
     "register_lr_lambda",

@@ -105,22 +105,27 @@ def plan_picture(curves: Sequence[Curve], size: tuple[float, float] = (8.0, 4.5)
     return figure
 
 
-def save_picture(figure: Figure, path: str | Path) -> None:
-    """Write a figure as PNG or SVG, by the suffix of the path; equal figures give equal files.
-
-    Raises:
-        OSError: it cannot be written; an existing file is unchanged, unless the disk fails.
-    """
+def picture_bytes(figure: Figure, kind: str = "png") -> bytes:
+    """Return a figure as the content of a PNG or SVG file; equal figures give equal bytes."""
     import matplotlib
 
     # By default an SVG contains the time and random names, and a PNG the version of the library.
-    kind = Path(path).suffix.lower().removeprefix(".")
     metadata = {"Date": None} if kind == "svg" else {"Software": _SOFTWARE}
     drawn = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "warmstart"}):
         figure.savefig(drawn, format=kind, metadata=metadata)
+    return drawn.getvalue()
+
+
+def save_picture(figure: Figure, path: str | Path) -> None:
+    """Write a figure as PNG or SVG, by the suffix of the path.
+
+    Raises:
+        OSError: it cannot be written; an existing file is unchanged, unless the disk fails.
+    """
+    content = picture_bytes(figure, Path(path).suffix.lower().removeprefix("."))
     with open(path, "wb", opener=no_follow) as file:
-        file.write(drawn.getbuffer())
+        file.write(content)
 
 
 def _is_ours(path: Path) -> bool:

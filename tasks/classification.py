@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,8 +13,12 @@ from warmstart.config import ConfigError
 from warmstart.data import Batch, DatasetInfo, Sample, checked_label
 
 from .class_losses import ALPHA, GAMMA, LOSSES, ClassLoss, class_weights_of, require_loss
+from .classification_report import build_report, draw_report, values_of
 from .outputs import aux_losses, named_outputs, require_logits
-from .task import Forward, Score, Task, require_classes
+from .task import Forward, Report, Score, Task, require_classes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Classification(Task):
@@ -66,7 +70,7 @@ class Classification(Task):
         class_weights: str | Sequence[float] | None = None,
         flip: bool = False,
     ) -> None:
-        self.num_classes = require_classes(info)
+        self.num_classes, self.classes = require_classes(info), info.classes
         require_loss(loss, LOSSES, gamma, alpha)
         if not 0 <= label_smoothing < 1:
             raise ConfigError(
@@ -131,6 +135,20 @@ class Classification(Task):
     def evaluator(self) -> _Scores:
         """Return an evaluator that counts hits and sums the cross-entropy."""
         return _Scores()
+
+    def report_values(self, predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Return label, predicted class and its probability."""
+        return values_of(predictions, targets)
+
+    def report(self, values: Mapping[str, Tensor], sample_name: Callable[[int], str]) -> Report:
+        """Return accuracies of classes, the confusion matrix, and the most confident mistakes."""
+        return build_report(values, self.classes, self.num_classes, sample_name)
+
+    def report_pictures(
+        self, content: Mapping[str, Any], image_of: Callable[[int], Tensor | None]
+    ) -> dict[str, Figure]:
+        """Return a picture of each of them."""
+        return draw_report(content, image_of)
 
 
 class _Scores:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,8 +14,12 @@ from warmstart.config import ConfigError
 from warmstart.data import Batch, DatasetInfo, Sample, checked_number_array, checked_numbers
 
 from .class_losses import ALPHA, GAMMA, require, require_loss
-from .outputs import aux_losses, named_outputs, require_logits, require_shape
-from .task import Forward, Score, Task
+from .multilabel_report import build_report, draw_report
+from .outputs import aux_losses, average_precision, named_outputs, require_logits, require_shape
+from .task import Forward, Report, Score, Task
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class MultilabelClassification(Task):
@@ -72,7 +76,7 @@ class MultilabelClassification(Task):
         threshold: float = 0.5,
         flip: bool = False,
     ) -> None:
-        self.num_outputs = _number_of_classes(info)
+        self.num_outputs, self.classes = _number_of_classes(info), info.classes
         require_loss(loss, ("bce", "focal"), gamma, alpha)
         require(0 < threshold < 1, "threshold", "a number above 0 and below 1", threshold)
         self.loss, self.gamma, self.alpha = loss, gamma, -1.0 if alpha is None else alpha
@@ -114,6 +118,20 @@ class MultilabelClassification(Task):
     def evaluator(self) -> _Scores:
         """Return an evaluator that keeps all logits and labels, because precision depends on their ranking."""
         return _Scores(self.threshold)
+
+    def report_values(self, predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Return logits and labels."""
+        return {"logits": predictions, "labels": targets > 0}
+
+    def report(self, values: Mapping[str, Tensor], sample_name: Callable[[int], str]) -> Report:
+        """Return scores of classes, and the most confident mistakes."""
+        return build_report(values, self.classes, self.threshold, sample_name)
+
+    def report_pictures(
+        self, content: Mapping[str, Any], image_of: Callable[[int], Tensor | None]
+    ) -> dict[str, Figure]:
+        """Return a picture of each of them."""
+        return draw_report(content, image_of)
 
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         logits = require_shape(logits, self.num_outputs)
@@ -170,25 +188,6 @@ class _Scores:
             # Rounded once, so the order in which ranks have summed batches does not matter.
             "loss": math.fsum(torch.hstack(self._losses).tolist()) / labels.numel(),
         }
-
-
-def average_precision(scores: Tensor, labels: Tensor) -> float:
-    """Return the average precision of a class: the sum over thresholds of precision times gain in recall.
-
-    Args:
-        scores: (N,), higher for more likely positives; equal scores pass a threshold together.
-        labels: (N,) booleans, at least one of them true.
-
-    >>> round(average_precision(torch.tensor([0.9, 0.8, 0.7]), torch.tensor([True, False, True])), 4)
-    0.8333
-    """
-    scores, order = scores.sort(descending=True)
-    is_last = torch.ones_like(scores, dtype=torch.bool)  # among equal scores
-    is_last[:-1] = scores[1:] != scores[:-1]
-    hits = labels[order].cumsum(dim=0)[is_last]
-    precision = hits / (is_last.nonzero().flatten() + 1).double()
-    gained = hits.diff(prepend=hits.new_zeros(1))
-    return float((precision * gained).sum() / hits[-1])
 
 
 def _number_of_classes(info: DatasetInfo) -> int:

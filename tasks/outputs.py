@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from warmstart.config import ConfigError
@@ -73,3 +74,22 @@ def require_shape(output: Tensor, count: int) -> Tensor:
             f" {count}), with {count} output{'s' if count > 1 else ''} for each image"
         )
     return output.float()
+
+
+def average_precision(scores: Tensor, labels: Tensor) -> float:
+    """Return the average precision of a class: the sum over thresholds of precision times gain in recall.
+
+    Args:
+        scores: (N,), higher for more likely positives; equal scores pass a threshold together.
+        labels: (N,) booleans, at least one of them true.
+
+    >>> round(average_precision(torch.tensor([0.9, 0.8, 0.7]), torch.tensor([True, False, True])), 4)
+    0.8333
+    """
+    scores, order = scores.sort(descending=True)
+    is_last = torch.ones_like(scores, dtype=torch.bool)  # among equal scores
+    is_last[:-1] = scores[1:] != scores[:-1]
+    hits = labels[order].cumsum(dim=0)[is_last]
+    precision = hits / (is_last.nonzero().flatten() + 1).double()
+    gained = hits.diff(prepend=hits.new_zeros(1))
+    return float((precision * gained).sum() / hits[-1])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,7 +15,11 @@ from warmstart.config import ConfigError, unknown_name
 from warmstart.data import Batch, DatasetInfo, Sample, checked_number_array, checked_numbers
 
 from .outputs import aux_losses, named_outputs, require_logits, require_shape
-from .task import Forward, Score, Task
+from .regression_report import build_report, draw_report
+from .task import Forward, Report, Score, Task
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +84,7 @@ class Regression(Task):
                 " loss to huber"
             )
         self.loss, self.delta = loss, delta
-        self.num_outputs = _number_of_values(info, mean)
+        self.num_outputs, self.names = _number_of_values(info, mean), info.classes
         _require_variation(info)
         means = _statistic("mean", mean, info.value_mean, self.num_outputs)
         stds = _statistic("std", std, info.value_std, self.num_outputs)
@@ -134,6 +138,20 @@ class Regression(Task):
     def evaluator(self) -> _Scores:
         """Return an evaluator that sums up errors."""
         return _Scores(self.resolved_args["mean"])
+
+    def report_values(self, predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Return predictions and targets."""
+        return {"predictions": predictions, "targets": targets}
+
+    def report(self, values: Mapping[str, Tensor], sample_name: Callable[[int], str]) -> Report:
+        """Return the errors of each number, and the worst predictions."""
+        return build_report(values, self.names, self.resolved_args["std"], sample_name)
+
+    def report_pictures(
+        self, content: Mapping[str, Any], image_of: Callable[[int], Tensor | None]
+    ) -> dict[str, Figure]:
+        """Return predictions over targets, and the images with the largest errors."""
+        return draw_report(content, image_of)
 
     def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
         if self._mean.device != device:  # once: a copy in every iteration would synchronise with the device

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from warmstart.config import ConfigError
 from warmstart.data import Batch, DatasetInfo, Sample, stack_images
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure  # slow to import
 
 #: Calls the model: `forward(images)`. It includes DDP, FSDP2, compile and autocast; outputs in half precision are
 #: returned in float32.
@@ -47,6 +50,19 @@ class Evaluator(Protocol):
 
     def compute(self) -> Mapping[str, float]:
         """Return the task's scores by name."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an evaluation tells beyond its scores: written into `report/` in a run's folder.
+
+    Args:
+        content: entries of report.json: numbers, text, lists and dicts of them.
+        tables: rows by the name of a .csv file; the first row has the names of the columns.
+    """
+
+    content: Mapping[str, Any]
+    tables: Mapping[str, Sequence[Sequence[Any]]] = field(default_factory=dict)
 
 
 class Task(ABC):
@@ -184,6 +200,38 @@ class Task(ABC):
     @abstractmethod
     def evaluator(self) -> Evaluator:
         """Return a new evaluator for one pass over a test set."""
+
+    def report_values(self, predictions: Any, targets: Any) -> Mapping[str, Tensor]:
+        """Return what a report needs to know of each sample of a batch, as tensors (N, ...); {} by default.
+
+        Called once a batch in every evaluation: compute little, and do not wait for the device.
+
+        Args:
+            predictions: of a batch, as `predict` returns them.
+            targets: of the batch.
+        """
+        return {}
+
+    def report(self, values: Mapping[str, Tensor], sample_name: Callable[[int], str]) -> Report:
+        """Return the report of one evaluation; not called if `report_values` returns nothing.
+
+        Args:
+            values: of all samples, joined over batches and ranks, on the CPU, with the samples' indices in the
+                test set under "index", in increasing order.
+            sample_name: returns the file of a sample, "" if it has none.
+        """
+        return Report({})
+
+    def report_pictures(
+        self, content: Mapping[str, Any], image_of: Callable[[int], Tensor | None]
+    ) -> Mapping[str, Figure]:
+        """Return the pictures of a report by the names of their .png files; none by default.
+
+        Args:
+            content: of the report, as it was read from report.json.
+            image_of: returns a sample's image before all transforms, uint8 (C, H, W); None if it cannot be read.
+        """
+        return {}
 
     def draw(self, image: Tensor, prediction: Any) -> Tensor:
         """Return a picture of a prediction, uint8 (3, H, W); by default the prediction as text on the image.

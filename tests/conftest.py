@@ -51,6 +51,7 @@ def quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "warmstart.engine.hooks.plot_schedule.save_picture", lambda picture, path: picture.save(path)
     )
+    monkeypatch.setattr("warmstart.engine.records.reports.draw_pictures", lambda task, content, dataset: {})
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -4,12 +4,14 @@
 
 Such a file contains tensors under the model's parameter names, cannot run code, and can be read by many other
 tools; MODEL.WEIGHTS accepts it too. If the score of the moving average has chosen a model_best.pth, the average is
-written. The metadata contain the iteration, and the versions of the software that trained the model. An existing
-file of this name is replaced, as by torch.save, once the new one is complete.
+written. The metadata contain the iteration, the names of the classes as a JSON list, and the versions of the
+software that trained the model. An existing file of this name is replaced, as by torch.save, once the new one is
+complete.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -26,6 +28,7 @@ with interruptible(__name__):
 
     from warmstart.config import ConfigError, Flag, parse_command_line, program
     from warmstart.engine import (
+        classes_of,
         is_best_average,
         load_checkpoint,
         load_newest,
@@ -125,7 +128,7 @@ def _misfit(name: object, tensor: Tensor) -> str:
 
 
 def describe(checkpoint: Mapping[str, Any], part: str) -> dict[str, str]:
-    """Return the file's metadata as strings: the iteration, the part of the checkpoint, and its versions.
+    """Return the file's metadata as strings: iteration, part of the checkpoint, class names, versions.
 
     Raises:
         ConfigError: the checkpoint's versions are not a dict.
@@ -137,7 +140,9 @@ def describe(checkpoint: Mapping[str, Any], part: str) -> dict[str, str]:
     if not isinstance(written_by, Mapping):
         raise ConfigError(f"the checkpoint's versions are not a dict, but {type(written_by).__name__}")
     own = {"iteration": str(checkpoint["iteration"]), "part": part, "warmstart": version("warmstart")}
-    return {"format": "pt", **own, **{str(name): str(value) for name, value in written_by.items()}}
+    names = classes_of(checkpoint)
+    classes = {"classes": json.dumps(names, ensure_ascii=False)} if names else {}
+    return {"format": "pt", **own, **{str(name): str(value) for name, value in written_by.items()}, **classes}
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ with interruptible(__name__):
         iters_per_epoch,
         log_scores,
         losses_of,
+        output_names,
         prepare_torch,
         read_command_line,
         refuse_ranks,
@@ -138,7 +139,8 @@ def train(cfg: CfgNode, trust: bool = False) -> None:
     averaged = ema.model if ema is not None else None
     log_scores(evaluate_all(model, task, build_test_loaders(cfg, task), averaged, autocast=autocast), task)
     path = Path(cfg.OUTPUT_DIR) / MODEL
-    save_checkpoint({"model": model.state_dict(), "ema": None if ema is None else ema.state_dict()}, path)
+    average = None if ema is None else ema.state_dict()
+    save_checkpoint({"model": model.state_dict(), "ema": average, "classes": output_names(cfg)}, path)
     logger.info("saved %s", path)
 
 

@@ -26,6 +26,7 @@ with interruptible(__name__):
 FLAGS = (
     Flag("--resume", "path", "continue the run in OUTPUT_DIR, or from a checkpoint file or folder"),
     Flag("--eval-only", "none", "only evaluate MODEL.WEIGHTS or, with --resume, a checkpoint"),
+    Flag("--output", "one", "with --eval-only: a file for the scores, as JSON"),
     Flag("--overwrite", "none", "start a new run; the old one is deleted when this one has saved"),
     Flag("--allow-config-change", "none", "resume although model, data or seed differ"),
     Flag("--trust-checkpoint", "none", "read a checkpoint or MODEL.WEIGHTS even if that can run code in it"),
@@ -39,14 +40,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags, cfg = read_command_line(argv, FLAGS, "Train the model that a YAML file describes.")
     resume, overwrite, trust = flags["resume"], flags["overwrite"], flags["trust_checkpoint"]
     if flags["eval_only"] and overwrite:
-        raise ConfigError("command line: --eval-only writes nothing, so --overwrite has no meaning; leave it out")
+        raise ConfigError("command line: --eval-only starts no run, so --overwrite has no meaning; leave it out")
+    if flags["output"] is not None and not flags["eval_only"]:
+        raise ConfigError(
+            "command line: --output takes the scores of --eval-only; the folder of a run is OUTPUT_DIR"
+            f" {flags['output']}"
+        )
     if flags["eval_only"] and flags["allow_config_change"]:
         raise ConfigError("command line: --eval-only compares no configs; leave --allow-config-change out")
     if wants_launch(flags):
         return launch(cfg, flags, argv)
     with build_process_group(cfg):
         if flags["eval_only"]:
-            evaluate_only(cfg, resume=resume, trust=trust)
+            evaluate_only(cfg, resume=resume, trust=trust, output=flags["output"])
         else:
             allow = flags["allow_config_change"]
             train(cfg, resume=resume, overwrite=overwrite, allow_config_change=allow, trust=trust)

@@ -142,6 +142,7 @@ class ResidentEvalLoader:
     """Every sample once, in the data set's order; the last batch may be smaller.
 
     Args:
+        dataset: the individual samples, before all transforms.
         samples: the samples to evaluate.
         seed: SEED, for transforms that draw.
         batch_size: TEST.IMS_PER_BATCH.
@@ -150,9 +151,16 @@ class ResidentEvalLoader:
     """
 
     def __init__(
-        self, samples: ResidentSamples, *, seed: int, batch_size: int, rank: int = 0, world_size: int = 1
+        self,
+        dataset: MapDataset,
+        samples: ResidentSamples,
+        *,
+        seed: int,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
-        self.batch_size, self.size = batch_size, len(samples)
+        self.batch_size, self.size, self.dataset = batch_size, len(samples), dataset
         self._samples, self._seed = samples, seed
         self._numbers = range(rank, -(-self.size // batch_size), world_size)
 

@@ -200,6 +200,8 @@ class EvalLoader:
         world_size: int = 1,
     ) -> None:
         self.batch_size, self.size = batch_size, len(loader.samples)
+        #: The samples before all transforms.
+        self.dataset = loader.samples.dataset
         self._loader = loader
         self._batches = [
             group[first : first + batch_size]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from warmstart.config import ConfigError, disk, no_follow
 
+from ..records.reports import REPORT
 from ..runtime.owned import disown, own, owned
 from .run_files import OVERWRITTEN, PROFILE, checkpoint_files, run_files
 
@@ -93,7 +94,8 @@ class OverwrittenRun:
         return [*run_files(self.path), *([self.path / _COMPLETE] if self._is_complete() else [])]
 
     def _remove_empty_folders(self) -> None:
-        for folder in (self.path / PROFILE, self.path):
+        reports = sorted(self.path.glob(f"{REPORT}/**/"), reverse=True)  # those within others first
+        for folder in (self.path / PROFILE, *reports, self.path):
             with contextlib.suppress(OSError):  # not there, or it holds files of the user
                 folder.rmdir()
         disown(self._folder, OVERWRITTEN)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from warmstart.config import ConfigError
 from warmstart.modeling import read_tensor_file
 
 from . import sharded as shards
-from .run_files import NAMES, require_names
+from .run_files import CLASSES, NAMES, require_names
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,18 @@ def load_checkpoint(path: str | Path, trust: bool = False, whole: bool = True) -
     if folder is None:
         return dict(content)
     return shards.fill(content, folder) if whole else content | {SHARDS_IN: str(folder)}
+
+
+def classes_of(content: Mapping[str, Any]) -> list[str]:
+    """Return the class names in a checkpoint, in the order of the model's outputs; [] if it has none.
+
+    Checkpoints of older versions have none.
+
+    >>> classes_of({"classes": ["cat", "dog"]}), classes_of({})
+    (['cat', 'dog'], [])
+    """
+    names = content.get(CLASSES, [])
+    return [*names] if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
 
 
 def iteration_of(path: Path) -> float:

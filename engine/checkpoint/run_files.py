@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from ..records.logging import LOG
+from ..records.reports import REPORT, report_files
 
 # Checkpoints are named as in detectron2: after 1,000 updates `model_0000999.pth` holds `iteration: 1000`.
 FINAL = "model_final.pth"
 BEST = "model_best.pth"
 NUMBERED = re.compile(r"model_(\d{7,})\.pth")
 NAMES = "names"  # an entry of a checkpoint: its names besides its number
+CLASSES = "classes"  # an entry of a checkpoint: the names of the outputs, in order; [] where they have none
 POINTER = "last_checkpoint"  # holds the name of the newest checkpoint
 MANIFEST = "checkpoints.json"  # lists the numbered checkpoints that the run may delete
 LAUNCH = ".launch"  # says which launcher has started the run in the folder and may restart it
@@ -86,7 +88,7 @@ def run_files(folder: Path) -> list[Path]:
     traces = () if (folder / PROFILE).is_symlink() else folder.glob(f"{PROFILE}/*")
     named = [path for path in folder.glob("*") if _OURS.fullmatch(path.name)]
     named += [path for path in traces if _TRACE.fullmatch(path.name)]
-    return sorted(path for path in named if path.is_file() and not path.is_symlink())
+    return sorted(path for path in named if path.is_file() and not path.is_symlink()) + report_files(folder)
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
@@ -96,11 +98,13 @@ def checkpoint_files(folder: Path) -> list[Path]:
     return [*numbered, *(path for path in (folder / FINAL, folder / BEST) if path.is_file())]
 
 
-def subfolders(profiles: bool, sharded: bool) -> list[str]:
+def subfolders(profiles: bool, sharded: bool, reports: bool = False) -> list[str]:
     """Return the names of the folders in OUTPUT_DIR that a run needs.
 
     Args:
         profiles: whether it writes traces of the profiler.
         sharded: whether its checkpoints are sharded.
+        reports: whether it writes reports.
     """
-    return [*([PROFILE] if profiles else []), *([SHARDS] if sharded else [])]
+    needed = {PROFILE: profiles, SHARDS: sharded, REPORT: reports}
+    return [name for name, is_needed in needed.items() if is_needed]

@@ -16,6 +16,7 @@ from typing import Any
 
 from warmstart.config import ConfigError, disk, open_regular, read_small_text
 
+from ..records.reports import REPORT, foreign_report_file
 from ..runtime import files
 from ..runtime.lock import hold
 from ..runtime.owned import own, refuse_foreign_files
@@ -81,6 +82,10 @@ class RunFolder:
         checkpoints = [path.name for path in self.path.glob("model_*.pth") if NUMBERED.fullmatch(path.name)]
         refuse_foreign_files(self.path, (FINAL, BEST, *checkpoints), trusted=True)
         refuse_foreign_files(self.path, FIXED, trusted=self.has_checkpoints())
+        self.refuse_foreign_folders()
+
+    def refuse_foreign_folders(self) -> None:
+        """Raise ConfigError if a folder in it that the run needs is a link, a file, or holds files of the user."""
         for path in (self.path / name for name in self.subfolders):
             if path.is_symlink():
                 problem = "is a symbolic link"
@@ -88,6 +93,8 @@ class RunFolder:
                 problem = "is not a folder"
             elif path.name == SHARDS and is_foreign(path):
                 problem = "holds no checkpoint of a run, but other files"
+            elif path.name == REPORT and (foreign := foreign_report_file(self.path)):
+                problem = f"holds {foreign.name}, which no run has written"
             else:
                 continue
             raise ConfigError(

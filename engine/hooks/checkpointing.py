@@ -9,7 +9,7 @@ from typing import Any
 
 from ..checkpoint import sharded as shards
 from ..checkpoint.content import content_bytes, require_plain
-from ..checkpoint.run_files import FINAL
+from ..checkpoint.run_files import CLASSES, FINAL
 from ..checkpoint.run_folder import RunFolder
 from ..checkpoint.saver import Saver
 from ..distributed import comm
@@ -28,8 +28,8 @@ class CheckpointHook(HookBase):
     Args:
         period: in updates; 0 is only when the run ends.
         folder: where the files go.
-        constants: what each checkpoint holds besides the trainer's state; an empty config, and the versions that
-            write it, are added if they are missing.
+        constants: what each checkpoint holds besides the trainer's state; an empty config, no class names, and the
+            versions that write it are added if they are missing.
         keep: numbered checkpoints that stay, the newest; 0 is all. Only what this run's manifest lists is deleted.
         timeout: seconds that a rank waits for the shards of another one; more than the disk takes for them.
     """
@@ -47,7 +47,7 @@ class CheckpointHook(HookBase):
     ) -> None:
         self.period = period
         self.folder = RunFolder(folder, keep)
-        self.constants = {"config": {}} | dict(constants or {})
+        self.constants = {"config": {}, CLASSES: []} | dict(constants or {})
         self.timeout = timeout
         self._group: shards.Group = None  # of one run: a later run in this process has other groups
         self._saver = Saver(self.folder)

@@ -21,6 +21,7 @@ from ..distributed.fsdp import is_sharded_tensor, lockstep
 from ..distributed.strategy import Strategy
 from ..runtime.rng import preserved_rng
 from .forward import ModelForward
+from .sample_values import SampleValues
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ def evaluate(
     between: Callable[[], object] | None = None,
     autocast: torch.dtype | None = None,
     strategy: Strategy | None = None,
+    values: SampleValues | None = None,
 ) -> dict[str, float]:
     """Return the scores of a model by their names; its mode and the random number generators are as before.
 
@@ -74,6 +76,7 @@ def evaluate(
         between: called before each batch; what it raises ends the evaluation.
         autocast: the type that layers compute in when that is safe; None: the type of their weights.
         strategy: how the ranks share the model; None: seen by its parameters.
+        values: collects what the task's report needs of the samples of this rank; None: no report is made.
 
     Raises:
         ValueError: the loader is empty, on all ranks.
@@ -106,6 +109,8 @@ def evaluate(
                 predictions, targets = map_tensors(Tensor.cpu, (predictions, targets))
             if targets is not None:  # else the model was called because other ranks had a batch
                 evaluator.update(predictions, targets)
+                if values is not None and batch.indices is not None:
+                    values.add(batch.indices, task.report_values(predictions, targets))
     states = [state for state in comm.gather(evaluator.state()) if state is not None]
     if not states:
         raise ValueError("the test set is empty: nothing to evaluate")

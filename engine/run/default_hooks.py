@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,18 @@ import torch
 from torch import nn
 
 from warmstart.config import CfgNode
-from warmstart.data import TrainLoader, build_test_loader, data_spec, named_test_sets
+from warmstart.data import (
+    EvalLoader,
+    ResidentEvalLoader,
+    TrainLoader,
+    build_test_loader,
+    data_spec,
+    named_test_sets,
+)
 from warmstart.tasks import Task
 
-from ..checkpoint.run_files import PROFILE, subfolders
+from ..checkpoint.run_files import CLASSES, PROFILE
 from ..distributed import comm
-from ..distributed.build import build_strategy
 from ..distributed.errors import local_rank_zero_first
 from ..distributed.fsdp import computing_device
 from ..distributed.strategy import Strategy
@@ -25,18 +31,23 @@ from ..hooks.metric_logging import RecordHook
 from ..hooks.metric_schedule import build_metric_hook
 from ..hooks.plot_schedule import PictureHook
 from ..hooks.profiler import ProfilerHook
+from ..hooks.report import ReportHook
 from ..hooks.run_lock import FolderHook
 from ..loop.evaluate import evaluate
 from ..loop.forward import losses_of
 from ..loop.hook import HookBase
+from ..loop.sample_values import SampleValues
 from ..loop.trainer import Trainer
 from ..records.console import ConsoleWriter, memory_stats
 from ..records.json_lines import JSONWriter
+from ..records.reports import ReportFolder
 from ..records.tensorboard import TensorBoardWriter
 from ..records.writers import Writer
 from ..runtime.device import build_device
 from ..runtime.precision import build_autocast
 from .data_diff import CONTENT
+from .describe import output_names
+from .folder import needed_folders
 from .scores import build_score_hooks, check_known, lr_metric, percent_scores
 
 _HOOKS: dict[str, Callable[[CfgNode], HookBase]] = {}
@@ -73,8 +84,9 @@ def default_hooks(
     7. Records take everything that was found out about this iteration.
     8. The best score and early stopping, where keys ask for them, see what was recorded; it may be a score of the
        user's.
-    9. So does a schedule that follows metrics.
-    10. The checkpoint comes last, so that it holds what all the others know after this iteration.
+    9. The report is of the best evaluation.
+    10. A schedule that follows metrics sees what was recorded, too.
+    11. The checkpoint comes last, so that it holds what all the others know after this iteration.
 
     The moving average (SOLVER.EMA) is not a hook: the trainer updates it before any hook runs.
 
@@ -95,12 +107,14 @@ def default_hooks(
             JSONWriter(output / "metrics.json"),
             TensorBoardWriter(output),
         ]
-    constants = {"config": cfg.to_dict(), CONTENT: data_spec(cfg).content}
+    constants = {"config": cfg.to_dict(), CLASSES: output_names(cfg), CONTENT: data_spec(cfg).content}
     loaders, autocast = build_test_loaders(cfg, task), build_autocast(cfg)
+
+    values: dict[str, SampleValues] | None = {} if cfg.TEST.REPORT and loaders else None
 
     def scores(trainer: Trainer) -> dict[str, float]:
         between = trainer.raise_if_interrupted
-        return evaluate_all(model, task, loaders, averaged, between, autocast, trainer.strategy)
+        return evaluate_all(model, task, loaders, averaged, between, autocast, trainer.strategy, values)
 
     gauges = [lambda: memory_stats(device)] if cfg.MEMORY_STATS else []
     own = [*(builder(cfg) for builder in _HOOKS.values()), *hooks]
@@ -108,9 +122,7 @@ def default_hooks(
         check_known(cfg, task)
     metric_hooks = build_metric_hook(cfg, lr_metric(cfg, task))
     at_once = any(hook.takes == "record" for hook in (*metric_hooks, *own))
-    first: list[HookBase] = [
-        FolderHook(output, subfolders(bool(cfg.PROFILER.ITERS), build_strategy(cfg).is_sharded))
-    ]
+    first: list[HookBase] = [FolderHook(output, needed_folders(cfg))]
     if cfg.PROFILER.ITERS:
         first.append(ProfilerHook(cfg.PROFILER.START, cfg.PROFILER.ITERS, output / PROFILE))
     if cfg.TEST.PRECISE_BN.ENABLED:
@@ -128,11 +140,25 @@ def default_hooks(
         PictureHook(output, writers),
         RecordHook(cfg.LOG_PERIOD, writers, gauges, at_once=at_once),
         *build_score_hooks(cfg, task, with_own=bool(own)),
+        *([] if values is None else [build_report_hook(cfg, task, loaders, values, writers)]),
         *metric_hooks,
         CheckpointHook(
             cfg.SOLVER.CHECKPOINT_PERIOD, output, constants, cfg.SOLVER.CHECKPOINT_KEEP, cfg.DISTRIBUTED.TIMEOUT
         ),
     ]
+
+
+def build_report_hook(
+    cfg: CfgNode,
+    task: Task,
+    loaders: Mapping[str, EvalLoader | ResidentEvalLoader],
+    values: Mapping[str, SampleValues],
+    writers: Sequence[Writer],
+) -> ReportHook:
+    """Return the hook that writes OUTPUT_DIR/report."""
+    datasets = {name: loader.dataset for name, loader in loaders.items()}
+    reports = ReportFolder(cfg.OUTPUT_DIR, task, datasets)
+    return ReportHook(cfg.TEST.EVAL_PERIOD, reports, values, writers, bool(cfg.TEST.BEST.METRIC))
 
 
 def evaluate_all(
@@ -143,6 +169,7 @@ def evaluate_all(
     between: Callable[[], object] | None = None,
     autocast: torch.dtype | None = None,
     strategy: Strategy | None = None,
+    values: dict[str, SampleValues] | None = None,
 ) -> dict[str, float]:
     """Return the scores on every test set by their names in a record: "NAME/score".
 
@@ -157,25 +184,30 @@ def evaluate_all(
         between: called at the beginning and before each batch; what it raises ends the evaluation.
         autocast: the type that layers compute in when that is safe; None: the type of their weights.
         strategy: how the ranks share the model; None: each rank has all of it.
+        values: filled with what reports need, by "NAME" and "NAME/ema"; None: no report is made.
     """
     if between is not None:  # also where a rank has no batch
         between()
     device = computing_device(model)
-    models = {"": model} | ({"ema/": averaged} if averaged is not None else {})
+    models = {"": model} | ({"/ema": averaged} if averaged is not None else {})
     for each in models.values():
         comm.broadcast_buffers(each)
-    return {
-        f"{name}/{prefix}{score}": value
-        for name, loader in loaders.items()
-        for prefix, evaluated in models.items()
-        for score, value in evaluate(evaluated, task, loader, device, between, autocast, strategy).items()
-    }
+    scores: dict[str, float] = {}
+    for name, loader in loaders.items():
+        for suffix, evaluated in models.items():
+            kept = SampleValues()
+            options = device, between, autocast, strategy, None if values is None else kept
+            found = evaluate(evaluated, task, loader, *options)
+            scores |= {f"{name}{suffix}/{score}": value for score, value in found.items()}
+            if values is not None:
+                values[f"{name}{suffix}"] = kept
+    return scores
 
 
-def build_test_loaders(cfg: CfgNode, task: Task) -> dict[str, Iterable[Any]]:
+def build_test_loaders(cfg: CfgNode, task: Task) -> dict[str, EvalLoader | ResidentEvalLoader]:
     """Return a loader for each of DATASETS.TEST by the name of its scores; on several ranks of this one's part."""
 
-    def build() -> dict[str, Iterable[Any]]:
+    def build() -> dict[str, EvalLoader | ResidentEvalLoader]:
         ranks = comm.rank(), comm.world_size()
         return {name: build_test_loader(cfg, task, each, *ranks) for name, each in named_test_sets(cfg).items()}
 

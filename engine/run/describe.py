@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-from warmstart.config import CfgNode
+from warmstart.config import CfgNode, printable
 from warmstart.data import TrainLoader, data_spec, describe_loader, describe_training_set
 from warmstart.modeling import freezing_of
 from warmstart.solver import describe_groups, describe_plan
@@ -22,6 +23,7 @@ from .prepare_torch import describe_profile
 from .scores import percent_scores
 
 logger = logging.getLogger(__name__)
+_MOST_NAMES = 10  # of classes in the line about the data
 
 
 def log_scores(scores: dict[str, float], task: Task) -> None:
@@ -53,6 +55,23 @@ def describe_frozen(cfg: CfgNode, model: nn.Module) -> str:
     return "; ".join(parts)
 
 
+def output_names(cfg: CfgNode) -> list[str]:
+    """Return the class names of the training set in the order of the model's outputs.
+
+    [] if it has none, or if the outputs are not its classes, as if one number is learned from them.
+
+    Args:
+        cfg: resolved.
+
+    >>> from warmstart.config import get_cfg
+    >>> from .resolve import resolve_config
+    >>> output_names(resolve_config(get_cfg()))
+    ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9']
+    """
+    names = data_spec(cfg).train.classes
+    return [*names] if len(names) <= cfg.MODEL.NUM_CLASSES else []
+
+
 def log_run(cfg: CfgNode, trainer: Trainer) -> None:
     """Log a description of a run: machine, data, model, schedule, parameter groups."""
     data = data_spec(cfg)
@@ -67,13 +86,15 @@ def log_run(cfg: CfgNode, trainer: Trainer) -> None:
         text = "%s: a batch of %s images holds each of the %s training images about %s times; set it to %s or less"
         images, times = cfg.SOLVER.IMS_PER_BATCH, f"{cfg.SOLVER.IMS_PER_BATCH / samples:.3g}"
         logger.warning(text, cfg.label("SOLVER.IMS_PER_BATCH"), f"{images:,}", f"{samples:,}", times, samples)
+    names = output_names(cfg)
     logger.info(
-        "data: %s, %s images of %dx%dx%d, %d %s",
+        "data: %s, %s images of %dx%dx%d, %d %s%s",
         " + ".join(map(str, data.training_sets)),
         f"{samples:,}",
         *data.input_shape,
         cfg.MODEL.NUM_CLASSES,
         "classes" if data.train.num_classes else "output" if cfg.MODEL.NUM_CLASSES == 1 else "outputs",
+        f" ({_listed(names)})" if names else "",
     )
     if isinstance(trainer.data_loader, TrainLoader):
         line, problems = describe_training_set(cfg, data, trainer.data_loader.dataset)
@@ -108,3 +129,12 @@ def log_run(cfg: CfgNode, trainer: Trainer) -> None:
         logger.info(text, trainer.skipped.limit)
     for line in describe_groups(trainer.optimizer).splitlines():
         logger.info("group %s", line)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return names in one line; of more than ten the first five and the last.
+
+    >>> _listed(["cat", "dog"]), _listed([*map(str, range(100))])
+    ('cat, dog', '0, 1, 2, 3, 4, ..., 99')
+    """
+    return ", ".join(map(printable, names if len(names) <= _MOST_NAMES else [*names[:5], "...", names[-1]]))

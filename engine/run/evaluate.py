@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from warmstart.config import CfgNode, ConfigError
+from warmstart.config import CfgNode, ConfigError, disk
 from warmstart.data import build_train_loader
-from warmstart.modeling import hold_modules
+from warmstart.modeling import WeightsFile, hold_modules
 from warmstart.tasks import Task, build_task
 
 from ..checkpoint.reader import PARTS
+from ..checkpoint.run_folder import RunFolder, Start
 from ..distributed import comm
 from ..distributed.build import build_strategy
 from ..distributed.errors import local_rank_zero_first, on_main, raise_together
@@ -22,7 +24,9 @@ from ..distributed.fsdp import computing_device
 from ..distributed.strategy import Strategy
 from ..loop.forward import losses_of
 from ..loop.precise_bn import norm_layers, update_from_training
+from ..loop.sample_values import SampleValues
 from ..records.logging import setup_logging
+from ..records.reports import REPORT, ReportFolder, json_text, scores_of
 from ..runtime.precision import build_autocast
 from ..runtime.rng import restore_rng
 from .default_hooks import build_test_loaders, evaluate_all
@@ -38,8 +42,12 @@ from .world_size_scaling import scale_of
 logger = logging.getLogger(__name__)
 
 
-def evaluate_only(cfg: CfgNode, *, resume: str | None = None, trust: bool = False) -> dict[str, float]:
-    """Evaluate a checkpoint or MODEL.WEIGHTS on every test set; log the scores and return them. Writes no file.
+def evaluate_only(
+    cfg: CfgNode, *, resume: str | None = None, trust: bool = False, output: str | Path | None = None
+) -> dict[str, float]:
+    """Evaluate a checkpoint or MODEL.WEIGHTS on every test set; log the scores and return them.
+
+    Writes OUTPUT_DIR/report if TEST.REPORT is on, and nothing else into OUTPUT_DIR.
 
     The Python counterpart of tools/train_net.py --eval-only. In a distributed run every rank calls it.
 
@@ -48,12 +56,15 @@ def evaluate_only(cfg: CfgNode, *, resume: str | None = None, trust: bool = Fals
         resume: None evaluates MODEL.WEIGHTS; "" the newest checkpoint in OUTPUT_DIR; a path this checkpoint, or
             the newest in this folder.
         trust: whether to read the file even if that can run code in it.
+        output: a file for the scores, as JSON, with the name of the checkpoint and its iteration; an existing file
+            is replaced.
 
     Returns:
         The scores by "NAME/score", as they are called in a run's records.
 
     Raises:
-        ConfigError: there are no weights or no test sets, or the weights do not fit the model.
+        ConfigError: there are no weights or no test sets, the weights do not fit the model, or `output` cannot be
+            written.
 
     >>> import tempfile
     >>> from warmstart.config import get_cfg
@@ -77,6 +88,7 @@ def evaluate_only(cfg: CfgNode, *, resume: str | None = None, trust: bool = Fals
         if start is not None and scale_of(start):  # TEST.PRECISE_BN needs the training batches of that run
             cfg = _resolved(given, scale_of(start))
         _check(cfg, start, resume)
+        _check_output(cfg, output)
         device, task = prepare_torch(cfg), build_task(cfg)
         file = read_weights(cfg, trust) if start is None else None
         model = build_for_ranks(cfg, weights=file or start is None, extra_outputs=task.extra_outputs)
@@ -90,8 +102,19 @@ def evaluate_only(cfg: CfgNode, *, resume: str | None = None, trust: bool = Fals
     if line := describe_input_defaults(cfg):
         logger.info("%s", line)
     loaders = build_test_loaders(cfg, task)
-    scores = evaluate_all(model, task, loaders, averaged, autocast=build_autocast(cfg), strategy=strategy)
+    values: dict[str, SampleValues] | None = {} if cfg.TEST.REPORT else None
+    scores = evaluate_all(
+        model, task, loaders, averaged, autocast=build_autocast(cfg), strategy=strategy, values=values
+    )
     log_scores(scores, task)
+    facts = _facts(file, found)
+    joined = {name: each.joined() for name, each in (values or {}).items()}  # on all ranks
+    if comm.is_main():
+        if output is not None:
+            _write_scores(Path(output), facts | {"scores": scores})
+        if joined:
+            datasets = {name: loader.dataset for name, loader in loaders.items()}
+            _write_reports(cfg, ReportFolder(cfg.OUTPUT_DIR, task, datasets), facts, scores, joined)
     return scores
 
 
@@ -107,6 +130,61 @@ def _check(cfg: CfgNode, start: Mapping[str, Any] | None, resume: str | None) ->
         raise ConfigError(f"command line: --eval-only {missing}; give MODEL.WEIGHTS FILE or --resume=PATH")
     if not cfg.DATASETS.TEST:
         raise ConfigError(f"{cfg.label('DATASETS.TEST')}: names no data set to evaluate on")
+
+
+def _check_output(cfg: CfgNode, output: str | Path | None) -> None:
+    """Raise ConfigError if the scores or the report cannot be written."""
+    if cfg.TEST.REPORT:
+        RunFolder(cfg.OUTPUT_DIR, subfolders=[REPORT]).refuse_foreign_folders()
+    if output is None:
+        return
+    path = Path(output)
+    if not path.parent.is_dir():
+        raise ConfigError(
+            f"command line: --output {path}: there is no folder {path.parent}; make it, or name another"
+        )
+    if path.is_dir() or path.is_symlink():
+        kind = "a folder" if path.is_dir() else "a symbolic link"
+        raise ConfigError(f"command line: --output {path}: it is {kind}; name a file, such as scores.json")
+
+
+def _facts(file: WeightsFile | None, found: Start | None) -> dict[str, Any]:
+    """Return the name of the file that is evaluated, and its iteration; null if the file does not say."""
+    path, content = (None, None) if found is None else found
+    if file is not None:
+        path, content = file.path, file.content
+    iteration = content.get("iteration") if isinstance(content, Mapping) else None
+    return {"iteration": iteration if type(iteration) is int else None, "file": str(path)}
+
+
+def _write_scores(path: Path, content: Mapping[str, Any]) -> None:
+    try:
+        with disk.replacement(path) as file:
+            file.write(json_text(content).encode())
+    except OSError as error:
+        raise ConfigError(f"command line: cannot write {path}: {error.strerror}") from None
+    logger.info("scores: %s", path)
+
+
+def _write_reports(
+    cfg: CfgNode,
+    reports: ReportFolder,
+    facts: Mapping[str, Any],
+    scores: Mapping[str, float],
+    values: Mapping[str, Mapping[str, Tensor]],
+) -> None:
+    """Write and draw the reports; if the folder cannot be written, or a run is writing it, log one line."""
+    try:
+        with RunFolder(cfg.OUTPUT_DIR).hold():
+            for name, each in values.items():
+                reports.write(name, facts, scores_of(scores, name), each)
+                reports.draw(name)
+    except OSError as error:
+        logger.warning("no report: cannot write %s: %s", error.filename or reports.path, error.strerror or error)
+    except ConfigError as error:
+        logger.warning("no report: %s", error)
+    else:
+        logger.info("report: %s", reports.path)
 
 
 def _load(cfg: CfgNode, strategy: Strategy, model: nn.Module, start: dict[str, Any] | None) -> nn.Module | None:

@@ -27,8 +27,13 @@ logger = logging.getLogger(__name__)
 
 def run_folder(cfg: CfgNode) -> RunFolder:
     """Return OUTPUT_DIR as an object; nothing is written."""
-    names = subfolders(bool(cfg.PROFILER.ITERS), build_strategy(cfg).is_sharded)
-    return RunFolder(cfg.OUTPUT_DIR, cfg.SOLVER.CHECKPOINT_KEEP, names)
+    return RunFolder(cfg.OUTPUT_DIR, cfg.SOLVER.CHECKPOINT_KEEP, needed_folders(cfg))
+
+
+def needed_folders(cfg: CfgNode) -> list[str]:
+    """Return the names of the folders in OUTPUT_DIR that the run needs."""
+    reports = bool(cfg.TEST.REPORT and cfg.DATASETS.TEST)
+    return subfolders(bool(cfg.PROFILER.ITERS), build_strategy(cfg).is_sharded, reports)
 
 
 @contextmanager

@@ -50,6 +50,7 @@ def test_the_file_holds_the_bits_under_the_models_names_and_says_what_it_is(
     assert (metadata["iteration"], metadata["part"]) == ("14", part)
     assert metadata["torch"] == torch.__version__
     assert metadata["python"].startswith("3.")
+    assert "classes" not in metadata  # noise.npz names none
     assert not list(tmp_path.glob(".*"))
 
 

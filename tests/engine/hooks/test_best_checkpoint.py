@@ -498,13 +498,15 @@ def test_a_run_that_early_stopping_has_ended_continues_only_with_more_patience(
     assert train_net.main(words) == 0
     out = tmp_path / "out"
     assert (out / "last_checkpoint").read_text() == "model_0000009.pth"
-    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.iterdir()}
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.rglob("*.*") if path.is_file()}
     capsys.readouterr()
     assert train_net.main([*words, "--resume"]) == 0
     said = capsys.readouterr().out.splitlines()[-1]
     assert f"the run has stopped at iteration 10: {ACCURACY} has not improved by more than 0.5 on " in said
     assert said.endswith("; raise TEST.EARLY_STOPPING.PATIENCE to continue")
-    assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.iterdir()}
+    assert before == {
+        path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.rglob("*.*") if path.is_file()
+    }
     assert train_net.main([*words, "TEST.EARLY_STOPPING.PATIENCE=3", "--resume"]) == 0
     assert (out / "last_checkpoint").read_text() == "model_0000012.pth"  # bad at 6, 9 and 12, not at 10
     assert train_net.main([*words, "TEST.EARLY_STOPPING.PATIENCE=0", "--resume"]) == 0

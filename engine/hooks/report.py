@@ -1,0 +1,82 @@
+"""The hook that writes the report of a run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from ..checkpoint.run_files import BEST, FINAL
+from ..distributed import comm
+from ..loop.hook import HookBase
+from ..loop.sample_values import SampleValues
+from ..loop.trainer import Trainer
+from ..records.reports import REPORT, ReportFolder, scores_of
+from ..records.writers import PictureWriter, Writer
+from ..runtime.rng import preserved_rng
+
+logger = logging.getLogger(__name__)
+
+
+class ReportHook(HookBase):
+    """Writes the report of the best evaluation, or of the last one if no score decides which is the best.
+
+    It comes after the hook that finds the best score and before the checkpoint, so that a checkpoint is never
+    without its report. Pictures are drawn once, when the run ends.
+
+    Args:
+        period: of the evaluation, in updates.
+        reports: where they are written.
+        values: of the last evaluation, by the names of the reports; the evaluation fills it.
+        writers: those that take pictures, such as TensorBoard's, get them too.
+        of_best: whether the report is of the best evaluation.
+    """
+
+    def __init__(
+        self,
+        period: int,
+        reports: ReportFolder,
+        values: Mapping[str, SampleValues],
+        writers: Sequence[Writer],
+        of_best: bool,
+    ) -> None:
+        self.period = period
+        self.reports = reports
+        self.values = values
+        self.writers = list(writers)
+        self.of_best = of_best
+
+    def before_train(self, trainer: Trainer) -> None:
+        """Delete reports of later iterations, which this run has not reached, and those of an earlier run."""
+        if not comm.is_main():
+            return
+        for name in self.reports.names():
+            found = self.reports.iteration(name)
+            if found is None or found > trainer.iteration:
+                self.reports.remove(name)
+
+    def after_step(self, trainer: Trainer) -> None:
+        """Write the report if it is due; a disk that fails is one line."""
+        due = BEST in trainer.save_as if self.of_best else trainer.is_last_step
+        if not due and not trainer.is_last_step:
+            return
+        with trainer.paused(), preserved_rng(trainer.device):
+            found = {name: each.joined() for name, each in self.values.items()} if due else {}  # on all ranks
+            if not comm.is_main():
+                return
+            try:
+                for name, values in found.items():
+                    scores = scores_of(trainer.record, name)
+                    facts = {"iteration": trainer.iteration, "file": BEST if self.of_best else FINAL}
+                    self.reports.write(name, facts, scores, values)
+                if trainer.is_last_step:
+                    self._draw(trainer.iteration)
+            except OSError as error:
+                path, reason = error.filename or self.reports.path, error.strerror or error
+                logger.warning("%s could not be written: %s; training continues", path, reason)
+
+    def _draw(self, iteration: int) -> None:
+        for name in self.values:
+            for path in self.reports.draw(name):
+                for writer in self.writers:
+                    if isinstance(writer, PictureWriter):
+                        writer.write_picture(f"{REPORT}/{name}/{path.stem}", path, iteration)
