@@ -15,6 +15,7 @@ from PIL import Image
 from warmstart.config import CfgNode, ConfigError
 from warmstart.data import build_dataset, dataset_info
 from warmstart.data.datasets import registry as datasets
+from warmstart.data.sampling.weights import aspect_groups
 
 from ...built import build_test_loader, build_train_loader, check_data
 
@@ -277,3 +278,12 @@ def test_photos_of_every_kind_train_together(tmp_path: Path, configured: Configu
     assert batch.images.shape == (10, 3, 4, 4)
     assert sorted(batch.targets.tolist()) == [0] * 9 + [1]
     assert dataset_info(name, "").sizes == ((4, 6), (9, 12), (12, 9))
+
+
+def test_orientation_counts_for_the_aspect_ratio(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    put(tmp_path, "cat/1.jpg", "dog/1.jpg")  # 6 wide, 4 high
+    Image.new("RGB", (6, 4)).save(tmp_path / "cat" / "2.jpg", exif=exif)
+    wide, high = aspect_groups(built(tmp_path)) or ((), ())
+    assert (list(wide), list(high)) == ([0, 2], [1])
