@@ -47,9 +47,7 @@ def describe_training_set(cfg: CfgNode, data: DataSpec, dataset: Any) -> tuple[s
         ratio = counts[most] / min(count for count in counts if count)
         if empty:
             have = "class has" if len(empty) == 1 else "classes have"
-            warnings.append(
-                f"{label}: {len(empty)} {have} no images, so no model can learn them: {some_of(empty)}"
-            )
+            warnings.append(f"{label}: {len(empty)} {have} no images and cannot be learned: {some_of(empty)}")
         if ratio >= _VERY_UNEVEN and not is_balanced(cfg.DATALOADER.SAMPLER_TRAIN, cfg.MODEL.TASK_ARGS):
             warnings.append(
                 f"{label}: the largest class has {ratio:.3g} times the images of the smallest;"
