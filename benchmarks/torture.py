@@ -64,6 +64,7 @@ PARTS = (
     *("MODEL.PARALLEL=fsdp", "MODEL.FSDP.WRAP=[Conv2d, Linear]", "SOLVER.STEPS=40,70"),
     "SOLVER.EMA={ENABLED: true, DECAY: 0.9, PERIOD: 2}",
 )
+CSV = "path: '{ROOT}/digits.csv', file: name, label: digit, holdout: 0.2, name: photos"
 CONFIGS: dict[str, tuple[str, ...]] = {
     "sgd": ("SOLVER.STEPS=40,70",),
     "one_save": ("SOLVER.CHECKPOINT_PERIOD=5000", "TEST.BEST.METRIC=digits_test/accuracy", "TEST.EVAL_PERIOD=0"),
@@ -101,6 +102,11 @@ CONFIGS: dict[str, tuple[str, ...]] = {
         *("MODEL.TASK=regression", "DATASETS.TRAIN=digits_numbers_train", "DATASETS.TEST=digits_numbers_test"),
         *("TEST.EVAL_PERIOD=5", "TEST.BEST.METRIC=digits_numbers_test/mae", "DATALOADER.BACKEND=worker"),
     ),
+    "csv": (
+        *(f"DATASETS.{key}=[{{csv: {{{CSV}, part: {key.lower()}}}}}]" for key in ("TRAIN", "TEST")),
+        *("INPUT.FORMAT=L", "DATALOADER={BACKEND: worker, NUM_WORKERS: 0}", "SOLVER.STEPS=40,70"),
+        *("TEST.EVAL_PERIOD=10", "TEST.BEST.METRIC=photos/accuracy"),
+    ),
     "two_ranks": ("SOLVER.STEPS=40,70", "SOLVER.EMA={ENABLED: true, DECAY: 0.9, PERIOD: 2}"),
     "parts": PARTS,
     "parts_keep_two": (
@@ -110,7 +116,10 @@ CONFIGS: dict[str, tuple[str, ...]] = {
 }
 RANKS = {"two_ranks": 2, "parts": 2, "parts_keep_two": 2}  # the others have one
 # Overrides that may change from one life of a run to the next without changing the result.
-VARIED: dict[str, tuple[str, ...]] = {"workers": ("DATALOADER.NUM_WORKERS=0", "DATALOADER.NUM_WORKERS=2")}
+VARIED: dict[str, tuple[str, ...]] = {
+    "workers": ("DATALOADER.NUM_WORKERS=0", "DATALOADER.NUM_WORKERS=2"),
+    "csv": ("DATASETS.ROOT={DATA}/one", "DATASETS.ROOT={DATA}/two"),  # the data moves
+}
 # Seconds by which the clock is off in the lives of a run.
 CLOCKS: dict[str, tuple[float, ...]] = {"clock": (0, -7200, 3600, -86400)}
 OFF = """
@@ -393,7 +402,10 @@ def records_of_start(folder: Path) -> list[str]:
 
 def _content(path: Path) -> dict[str, Any]:
     content = load_checkpoint(path)
-    content["config"]["OUTPUT_DIR"] = content["config"]["DATALOADER"]["NUM_WORKERS"] = None  # they may differ
+    config = content["config"]  # what may differ
+    config["OUTPUT_DIR"] = config["DATALOADER"]["NUM_WORKERS"] = config["DATASETS"]["ROOT"] = None
+    for entry in (each for sets in content.get("data", {}).values() for each in sets):
+        entry["text"] = None
     return content
 
 
@@ -454,19 +466,37 @@ def _shown(value: Any) -> str:
 # ---------------------------------------------------------------- running
 
 
+def write_photos(folder: Path, count: int = 160) -> None:
+    """Write the first digits as image files with a csv file, in `folder`."""
+    from PIL import Image
+
+    from warmstart.data import build_dataset
+
+    digits, rows = build_dataset("digits_train", ""), ["name,digit"]
+    (folder / "images").mkdir(parents=True)
+    for index in range(count):
+        pixels, digit = digits[index]
+        Image.fromarray(pixels).save(folder / "images" / f"{index}.png")
+        rows.append(f"images/{index}.png,{digit}")
+    (folder / "digits.csv").write_text("\n".join(rows))
+
+
 def torture(name: str, kills: int, seed: int, device: str, folder: Path) -> dict[str, Any]:
     """Run a configuration and return its line; folders of runs that differ stay in `folder`."""
     words = [*BASE, *CONFIGS[name], f"MODEL.DEVICE={device}"]
     started, report, rng = time.monotonic(), Report(), random.Random(f"{seed} {name}")
     whole, ranks = folder / name / "whole", RANKS.get(name, 1)
-    life = Life(whole, words, ranks)
+    varied = [word.replace("{DATA}", str(folder / name / "data")) for word in VARIED.get(name, ())]
+    for root in (word.partition("=")[2] for word in varied if word.startswith("DATASETS.ROOT=")):
+        write_photos(Path(root))
+    life = Life(whole, [*words, *varied[:1]], ranks)
     if life.end() != 0:
         raise RuntimeError(f"{name}: the uninterrupted run ended with {life.end()}: {life.complaint()}")
     seconds = time.monotonic() - life.started
     while report.kills < kills:
         run = folder / name / f"run{report.runs}"
         most = min(rng.randint(1, MOST_KILLS), kills - report.kills)
-        came = killed_run(run, words, VARIED.get(name, ()), seconds, most, rng, ranks, CLOCKS.get(name, (0,)))
+        came = killed_run(run, words, varied, seconds, most, rng, ranks, CLOCKS.get(name, (0,)))
         report.kills += came.kills
         report.ranks_killed += came.ranks_killed
         report.resumes += came.resumes

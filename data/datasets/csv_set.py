@@ -19,6 +19,7 @@ from .targets import checked_targets
 
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _MOST_CLASSES = 10**6  # that integers may number
+_GAPS = ("nan", "null", "none", "na", "n/a", "-", "?")  # as programs write that a value is missing
 _TRUTH = {"true": "1", "false": "0"}  # as pandas and spreadsheets write booleans
 
 
@@ -236,6 +237,7 @@ def _labels(
         if numbers is not None:
             is_index = numbers.dtype == np.int64 and numbers.min() >= 0 and numbers.max() < _MOST_CLASSES
             return (numbers, (), int(numbers.max()) + 1) if is_index else (numbers.astype(np.float64), (), 0)
+        _refuse_gaps(table, column, cells)
         names = tuple(sorted({*cells}))
     index = {name: number for number, name in enumerate(names)}
     for row, cell in enumerate(cells):
@@ -245,6 +247,19 @@ def _labels(
                 f"{did_you_mean(cell, names, otherwise='')}"
             )
     return np.array([index[cell] for cell in cells], np.int64), names, len(names)
+
+
+def _refuse_gaps(table: _Table, column: str, cells: Sequence[str]) -> None:
+    """Raise ValueError if a column seems to hold numbers, and a cell such as "nan" would make them names."""
+    distinct = {*cells}
+    words = {cell for cell in distinct if _as_numbers([cell]) is None}
+    with_point = any(not cell.lstrip("+-").isdigit() for cell in distinct - words)
+    if words != distinct and (with_point or all(word.lower() in _GAPS for word in words)):
+        row = next(row for row, cell in enumerate(cells) if cell in words)
+        raise ValueError(
+            f"{table.at(row)} has {cells[row]!r} in the column {column!r}, whose other labels are numbers; correct"
+            " or remove such rows, or name all labels as classes: [...]"
+        )
 
 
 def _as_numbers(cells: Sequence[str]) -> npt.NDArray[Any] | None:

@@ -209,6 +209,16 @@ ROWS = "name,class\na.png,dog\nb.png,cat\n"
             {"label": ["a", "b"]},
             "line 2 has 'x' in the column 'b'; several columns of labels",
         ),
+        (
+            "name,class\na.png,3\nb.png,NaN\n",
+            {},
+            "line 3 has 'NaN' in the column 'class', whose other labels are numbers",
+        ),
+        (
+            "name,class\na.png,x\nb.png,0.5\n",
+            {},
+            "line 2 has 'x' in the column 'class', whose other labels are numbers",
+        ),
         (ROWS, {"label": ["class"], "classes": ["x"]}, "classes: several columns of labels have their own names"),
         (ROWS, {"labels": "class", "label": None}, "csv takes no argument 'labels'; did you mean 'label'?"),
     ],
