@@ -94,15 +94,19 @@ def copy(source: BinaryIO, target: BinaryIO) -> None:
     if done < size:
         source.seek(done)
         shutil.copyfileobj(source, target, _CHUNK)
+        target.flush()
 
 
-def compare(path: Path, original: Path) -> None:
+def compare(path: Path, original: BinaryIO) -> None:
     """Read a copy back.
 
     Raises:
         OSError: it differs from the original.
     """
-    if not is_same(path, original):
+    original.seek(0)
+    with open_regular(path) as file:
+        same = _holds_same(file, original)
+    if not same:
         raise OSError(errno.EIO, "the copy reads back damaged", str(path))
 
 
@@ -153,12 +157,16 @@ def free_bytes(folder: Path) -> int:
 def is_same(path: Path, other: Path) -> bool:
     """Return whether two regular files hold the same bytes."""
     with open_regular(path) as a, open_regular(other) as b:
-        if os.fstat(a.fileno()).st_size != os.fstat(b.fileno()).st_size:
-            return False
-        ours, theirs = bytearray(_CHUNK), bytearray(_CHUNK)
-        while count := a.readinto(ours):  # type: ignore[attr-defined]
-            if b.readinto(theirs) != count or ours != theirs:  # type: ignore[attr-defined]
-                return False  # behind a shorter last chunk are bytes of the one before, which are the same
+        return _holds_same(a, b)
+
+
+def _holds_same(a: BinaryIO, b: BinaryIO) -> bool:
+    if os.fstat(a.fileno()).st_size != os.fstat(b.fileno()).st_size:
+        return False
+    ours, theirs = bytearray(_CHUNK), bytearray(_CHUNK)
+    while count := a.readinto(ours):  # type: ignore[attr-defined]
+        if b.readinto(theirs) != count or ours != theirs:  # type: ignore[attr-defined]
+            return False  # behind a shorter last chunk are bytes of the one before, which are the same
     return True
 
 

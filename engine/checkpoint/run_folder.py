@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from warmstart.config import ConfigError, disk, read_small_text
+from warmstart.config import ConfigError, disk, open_regular, read_small_text
 
 from ..runtime import files
 from ..runtime.lock import hold
@@ -178,7 +178,8 @@ class RunFolder:
         Raises:
             OSError: the disk is full, or failed; the file that had the name is still there.
         """
-        files.copy(source, self.path / name)
+        with open_regular(source) as file:
+            files.copy(file, self.path / name)
 
     def set_aside(self, name: str) -> None:
         """Rename a file to the first of NAME.cut, NAME.cut2, NAME.cut3 ... that is free."""

@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from ..distributed import comm
 from ..runtime import files
 from . import sharded as shards
 from .content import content_bytes, require_plain, snapshot
+from .copies import Copies
 from .run_files import MANIFEST, NAMES, require_names
 from .run_folder import RunFolder
-from .threads import of_each
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,10 @@ class SaveError(Exception):
 
 
 def save_checkpoint(
-    content: Mapping[str, Any], path: Path, before_commit: Callable[[], object] | None = None
+    content: Mapping[str, Any],
+    path: Path,
+    before_commit: Callable[[], object] | None = None,
+    written: Callable[[Path], object] | None = None,
 ) -> None:
     """Write `content` so that a kill at any instant leaves the old file or the new one, never a part.
 
@@ -39,13 +43,14 @@ def save_checkpoint(
         content: tensors and plain values.
         path: the file.
         before_commit: called when the new file is verified, right before it is renamed.
+        written: called with its temporary name when all is written, before it is synced and verified.
 
     Raises:
         TypeError: something in it is neither tensor nor plain value; the message names the key path.
         OSError: the disk is full, or failed, or what it gives back is not what was written.
     """
     require_plain(content)
-    files.write_atomically(path, lambda file: torch.save(dict(content), file), True, before_commit)
+    files.write_atomically(path, lambda file: torch.save(dict(content), file), True, before_commit, written)
 
 
 class Saver:
@@ -117,7 +122,7 @@ class Save(threading.Thread):
     Each save has one order, so that wherever a kill comes, `--resume` knows what is left to do
     (`RunFolder.complete`): the manifest lists the number; the numbered file is written, synced and verified under
     a temporary name; the pointer moves to the number; the file is renamed to its number, which commits the save.
-    Then it is copied to its other names, contents that an earlier save could not write are written, and files that
+    Then its copies get its other names, contents that an earlier save could not write are written, and files that
     are no longer needed are deleted.
 
     Args:
@@ -209,11 +214,16 @@ class Save(threading.Thread):
 
     def _write_numbered(self, content: dict[str, Any]) -> None:
         """Write the numbered file and copy it to its other names; what fails is owed under these."""
+        copies = Copies(self.folder.path, self._names)
+        point_to_it = partial(self.folder.point_to, self.numbered.name)
         try:
             self._require_space(content)
             unlisted = self._list()
-            save_checkpoint(content, self.numbered, lambda: self.folder.point_to(self.numbered.name))
-        except OSError as error:
+            save_checkpoint(content, self.numbered, point_to_it, copies.begin)
+        except BaseException as error:
+            copies.cancel(error)
+            if not isinstance(error, OSError):
+                raise
             self._fail([self.numbered.name, *self._names], error, content)
             self._needed += len(self._names) * content_bytes(content)  # of the copies
             self._owed |= dict.fromkeys(self._names, content)
@@ -224,18 +234,9 @@ class Save(threading.Thread):
                 *(self.folder.path / MANIFEST, unlisted.strerror or unlisted, self.numbered.name),
             )
         self.folder.overwritten.delete()
-        for name, failure in zip(self._names, of_each(self._copy, self._names), strict=True):
-            if failure is not None:
-                self._fail([name], failure, content)
-                self._owed[name] = content
-
-    def _copy(self, name: str) -> OSError | None:
-        """Copy the numbered file; return the error if that fails."""
-        try:
-            self.folder.copy(self.numbered, name)
-        except OSError as error:
-            return error
-        return None
+        for name, failure in copies.finish().items():
+            self._fail([name], failure, content)
+            self._owed[name] = content
 
     def _require_space(self, content: Mapping[str, Any]) -> None:
         """Raise OSError if a file has no space; the file that it replaces takes its own until it is complete."""

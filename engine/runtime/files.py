@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from warmstart.config import disk, open_regular
+from warmstart.config import disk
 
 from . import lock
 
@@ -18,6 +18,7 @@ def write_atomically(
     fill: Callable[[Any], object],
     archive: bool = False,
     before_commit: Callable[[], object] | None = None,
+    written: Callable[[Path], object] | None = None,
 ) -> None:
     """Write a file so that a kill at any instant leaves the old one or the new one, both complete.
 
@@ -27,6 +28,7 @@ def write_atomically(
         archive: whether it is a zip archive, whose checksums are read back before it replaces the old file.
         before_commit: called when the new file is complete on the disk, right before it is renamed. If it raises,
             the old file stays.
+        written: called with the temporary name when all is written, before it is synced.
 
     Raises:
         ConfigError: this process has lost the folder to another one.
@@ -37,10 +39,18 @@ def write_atomically(
         sink = _Sink(file)
         fill(sink)
         sink.check()
+        if written is not None:
+            file.flush()
+            written(Path(file.name))
 
 
-def copy(source: Path, path: Path) -> None:
+def copy(source: BinaryIO, path: Path, before_commit: Callable[[], object] | None = None) -> None:
     """Write a copy of a file, atomically and read back: a reflink where the drive can, else a copy of all bytes.
+
+    Args:
+        source: the open file.
+        path: of the copy.
+        before_commit: as for `write_atomically`.
 
     Raises:
         ConfigError: this process has lost the folder to another one.
@@ -50,19 +60,19 @@ def copy(source: Path, path: Path) -> None:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     numbered, best = Path(folder, "model_0000999.pth"), Path(folder, "model_best.pth")
     ...     _ = numbered.write_text("new"), best.write_text("old")
-    ...     copy(numbered, best)
+    ...     with open_regular(numbered) as file:
+    ...         copy(file, best)
     ...     best.read_text(), best.samefile(numbered), len(os.listdir(folder))
     ('new', False, 2)
     """
     lock.check(path.parent)
-    with (
-        open_regular(source) as original,
-        disk.replacement(path, lambda temporary: disk.compare(temporary, source)) as file,
-    ):
-        if not disk.clone(original, file):
-            if disk.free_bytes(path.parent) < os.fstat(original.fileno()).st_size:
+    with disk.replacement(path, before_commit=before_commit) as file:
+        if not disk.clone(source, file):
+            if disk.free_bytes(path.parent) < os.fstat(source.fileno()).st_size:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            disk.copy(original, file)
+            disk.copy(source, file)
+        # Before the sync, which takes the disk's time and not the processor's, and reports errors of its own.
+        disk.compare(Path(file.name), source)
 
 
 class _Sink:

@@ -8,6 +8,7 @@ import io
 import os
 import re
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,19 +34,22 @@ class Disk:
         patch: undoes it.
         fault: one of FAILING or KILLING; "" only counts.
         at: from 0.
+        cores: with one, operation n is the same one each time.
     """
 
-    def __init__(self, patch: pytest.MonkeyPatch, fault: str = "", at: int = -1) -> None:
+    def __init__(self, patch: pytest.MonkeyPatch, fault: str = "", at: int = -1, cores: int = 1) -> None:
         self.fault = fault
         self.at = at
         self.calls: list[str] = []
-        patch.setattr(threads, "usable_cores", lambda: 1)  # operation n is the same one each time
+        self._lock = threading.Lock()
+        patch.setattr(threads, "usable_cores", lambda: cores)
         for name in disk.OPERATIONS:
             patch.setattr(disk, name, functools.partial(self._call, name, getattr(disk, name)))
 
     def _call(self, name: str, operation: Callable[..., Any], *arguments: Any) -> Any:
-        number = len(self.calls)
-        self.calls.append(f"{name} {_about(arguments)}")
+        with self._lock:
+            number = len(self.calls)
+            self.calls.append(f"{name} {_about(arguments)}")
         if number != self.at:
             return operation(*arguments)
         if self.fault in OF_WRITES:

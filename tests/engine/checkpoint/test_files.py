@@ -29,6 +29,7 @@ from warmstart.tools import train_net
 from ..faults import FAILING, KILLING, OF_WRITES, Disk, forked, in_child
 
 FINAL, BEST = "model_final.pth", "model_best.pth"
+ANY = ("EIO", "kill")  # faults that every operation can have
 MINE = "model_mine.pth"  # as a user's hook may ask for
 FOREIGN = "model_0000001.pth"  # numbered like ours, but no manifest lists it
 
@@ -69,9 +70,10 @@ def operations(last: bool) -> list[str]:
 
 
 def cases(faults: tuple[str, ...]) -> Iterator[Any]:
-    """Yield each operation of an ordinary save, and of a last one, with each fault that it can have.
+    """Yield each operation of an ordinary save, and of a last one, with its faults, and the number of cores.
 
-    Of the many writes to one file all but the first and the last are slow.
+    Of the many writes to one file all but the first and the last are slow. With several cores the copies of a last
+    save are made beside the original, and an operation is another one each time.
     """
     for last in (False, True):
         calls = operations(last)
@@ -82,7 +84,11 @@ def cases(faults: tuple[str, ...]) -> Iterator[Any]:
             for fault in faults:
                 if call.startswith(("write ", "copy ")) or fault not in OF_WRITES:
                     name = f"{'last' if last else 'ordinary'} {number} {call}: {fault}"
-                    yield pytest.param(last, number, fault, id=name, marks=slow)
+                    yield pytest.param(last, number, fault, 1, id=name, marks=slow)
+            if last and not slow:
+                yield from (
+                    pytest.param(True, number, f, 3, id=f"beside {number}: {f}") for f in faults if f in ANY
+                )
 
 
 @pytest.fixture(autouse=True)
@@ -137,7 +143,10 @@ def names(folder: Path) -> list[str]:
 
 
 def test_a_save_is_made_of_these_operations_in_this_order() -> None:
-    """Each of them is one that a fault below hits, and the last thing that is deleted is an old checkpoint."""
+    """Each of them is one that a fault below hits, and the last thing that is deleted is an old checkpoint.
+
+    With one core, so that the copies come after the original.
+    """
 
     def written(name: str, *words: str) -> list[str]:
         return [f"{word} {name}" for word in ("create", "write", "sync", *words)]
@@ -147,7 +156,7 @@ def test_a_save_is_made_of_these_operations_in_this_order() -> None:
 
     def copied(name: str) -> list[str]:
         copying = ["clone model_0000008.pth", "free_bytes folder", "copy model_0000008.pth"]
-        return [f"create {name}", *copying, f"sync {name}", f"compare {name}", *named(name)]
+        return [f"create {name}", *copying, f"compare {name}", f"sync {name}", *named(name)]
 
     listed = [*written("checkpoints.json"), *named("checkpoints.json")]
     pointed = [*written("last_checkpoint"), *named("last_checkpoint")]
@@ -181,14 +190,20 @@ def test_a_name_that_a_last_save_could_not_give_is_given_by_the_resume(run: Path
 
 
 @pytest.mark.need("D1", "D2", "D5", "S2")
-@pytest.mark.parametrize(("last", "point", "fault"), list(cases(FAILING)))
+@pytest.mark.parametrize(("last", "point", "fault", "cores"), list(cases(FAILING)))
 def test_a_failing_disk_leaves_a_complete_checkpoint_and_the_next_save_or_the_resume_does_the_rest(
-    run: Path, monkeypatch: pytest.MonkeyPatch, logged: list[logging.LogRecord], last: bool, point: int, fault: str
+    run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    logged: list[logging.LogRecord],
+    last: bool,
+    point: int,
+    fault: str,
+    cores: int,
 ) -> None:
     """It costs one name, or the save: then the older checkpoint is the newest."""
     logged.clear()
     with monkeypatch.context() as patch:
-        Disk(patch, fault, point)
+        Disk(patch, fault, point, cores)
         failed = save_owing(run, last)
     said = [record.getMessage() for record in logged if record.levelname == "WARNING"]
     assert whole(run) in (6, 9)
@@ -224,18 +239,24 @@ def test_a_failing_disk_leaves_a_complete_checkpoint_and_the_next_save_or_the_re
 
 @forked
 @pytest.mark.need("D1", "D2")
-@pytest.mark.parametrize(("last", "point", "fault"), list(cases(KILLING)))
+@pytest.mark.parametrize(("last", "point", "fault", "cores"), list(cases(KILLING)))
 def test_a_kill_leaves_the_older_checkpoint_or_one_that_the_resume_completes(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: bool, point: int, fault: str
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    last: bool,
+    point: int,
+    fault: str,
+    cores: int,
 ) -> None:
     def work() -> None:
-        Disk(monkeypatch, fault, point)
+        Disk(monkeypatch, fault, point, cores)
         save_owing(run, last)
 
     before = shutil.copytree(run, tmp_path / "before")
     assert in_child(work) == -signal.SIGKILL
     assert whole(run) in (6, 9)
-    assert len(leftovers(run)) <= 2  # the numbered file, and the pointer to it; or a copy
+    assert len(leftovers(run)) <= 4  # the numbered file, the pointer to it, two copies
     completed = complete(run)
     expected = before
     if completed == 9:
@@ -257,9 +278,7 @@ def test_save_writes_the_numbered_file_where_only_one_has_room_and_the_others_wi
     run: Path, monkeypatch: pytest.MonkeyPatch, logged: list[logging.LogRecord]
 ) -> None:
     """8,000 bytes of tensors a file; the drive has 10,000 when the first is written, and 2,000 then."""
-    monkeypatch.setattr(
-        disk, "free_bytes", lambda folder: 2000 if (run / "model_0000008.pth").exists() else 10_000
-    )
+    monkeypatch.setattr(disk, "free_bytes", lambda folder: 2000 if [*run.glob("*model_0000008*")] else 10_000)
     failed = save_owing(run, last=False)
     assert RunFolder(run).pointed_to() == "model_0000008.pth"
     assert [record.getMessage() for record in logged if record.levelname == "WARNING"] == [
@@ -268,9 +287,7 @@ def test_save_writes_the_numbered_file_where_only_one_has_room_and_the_others_wi
     ]
     owed = failed.finish()
     assert {name: content["iteration"] for name, content in owed.items()} == {BEST: 9, MINE: 6}
-    monkeypatch.setattr(
-        disk, "free_bytes", lambda folder: 2000 if (run / "model_0000011.pth").exists() else 10_000
-    )
+    monkeypatch.setattr(disk, "free_bytes", lambda folder: 2000 if [*run.glob("*model_0000011*")] else 10_000)
     assert sorted(save(run, 12, owed).finish()) == [BEST, MINE]  # still
     assert RunFolder(run).pointed_to() == "model_0000011.pth"
 
