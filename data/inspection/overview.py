@@ -42,7 +42,8 @@ def describe_training_set(cfg: CfgNode, data: DataSpec, dataset: Any) -> tuple[s
     parts, warnings = [], []
     if counts:
         least, most = (choose(range(len(counts)), key=counts.__getitem__) for choose in (min, max))
-        parts.append(f"classes of {counts[least]:,} ({names[least]}) to {counts[most]:,} ({names[most]}) images")
+        uneven = f"classes of {counts[least]:,} ({names[least]}) to {counts[most]:,} ({names[most]}) images"
+        parts.append(uneven if counts[least] < counts[most] else f"{counts[most]:,} images of each class")
         empty = [name for name, count in zip(names, counts, strict=True) if not count]
         ratio = counts[most] / min(count for count in counts if count)
         if empty:

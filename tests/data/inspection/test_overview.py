@@ -27,6 +27,11 @@ def test_describe_training_set_tells_balance_and_sizes(configured: Configured) -
     assert warnings == []
 
 
+def test_describe_training_set_tells_that_classes_have_one_size(configured: Configured) -> None:
+    line, _ = logged_of(configured(), [0, 1, 1, 0], ("cat", "dog"))
+    assert line.startswith("2 images of each class; sizes ")
+
+
 def test_describe_training_set_warns_of_empty_and_very_uneven_classes(configured: Configured) -> None:
     assert logged_of(configured(), [0] * 20 + [2] * 2, ("cat", "dog", "fox"))[1] == [
         "DATASETS.TRAIN: 1 class has no images and cannot be learned: dog",
