@@ -14,7 +14,7 @@ _KEYS = {
     "data, data-path, data-dir, dataset, train, train-dir, train-data, root": "DATASETS.TRAIN imagefolder:{}|PATH",
     "val, val-dir, val-data, valid, validation, test-dir": "DATASETS.TEST imagefolder:{}|PATH",
     "model, arch, architecture, a, backbone, net": "MODEL.NAME {}|resnet18",
-    "pretrained": "MODEL.WEIGHTS FILE",
+    "pretrained": "MODEL.WEIGHTS DEFAULT",
     "weights, checkpoint, ckpt, initial-checkpoint, finetune, load": "MODEL.WEIGHTS {}|FILE",
     "workers, num-workers, j": "DATALOADER.NUM_WORKERS {}|4",
     "num-classes, nb-classes, classes": "MODEL.NUM_CLASSES {}|0",
@@ -63,7 +63,7 @@ def common_word(word: str, value: str = "") -> str:
     >>> common_word("--lr", "0.01"), common_word("batch_size"), common_word("-zzz")
     ('SOLVER.BASE_LR 0.01', 'SOLVER.IMS_PER_BATCH 32', '')
     >>> common_word("--pretrained"), common_word("--img-size", "128")
-    ('MODEL.WEIGHTS FILE', "INPUT.TRANSFORMS_TRAIN '[{RandomResizedCrop: {size: 128}}]'")
+    ('MODEL.WEIGHTS DEFAULT', "INPUT.TRANSFORMS_TRAIN '[{RandomResizedCrop: {size: 128}}]'")
     """
     answer, _, example = _BY_WORD.get(_plain(word), "").partition("|")
     return answer.format(value or example) if example else answer

@@ -42,14 +42,13 @@ def describe_training_set(cfg: CfgNode, data: DataSpec, dataset: Any) -> tuple[s
     parts, warnings = [], []
     if counts:
         least, most = (choose(range(len(counts)), key=counts.__getitem__) for choose in (min, max))
-        parts.append(f"classes of {counts[least]:,} ({names[least]}) to {counts[most]:,} ({names[most]}) images")
+        uneven = f"classes of {counts[least]:,} ({names[least]}) to {counts[most]:,} ({names[most]}) images"
+        parts.append(uneven if counts[least] < counts[most] else f"{counts[most]:,} images of each class")
         empty = [name for name, count in zip(names, counts, strict=True) if not count]
         ratio = counts[most] / min(count for count in counts if count)
         if empty:
             have = "class has" if len(empty) == 1 else "classes have"
-            warnings.append(
-                f"{label}: {len(empty)} {have} no images, so no model can learn them: {some_of(empty)}"
-            )
+            warnings.append(f"{label}: {len(empty)} {have} no images and cannot be learned: {some_of(empty)}")
         if ratio >= _VERY_UNEVEN and not is_balanced(cfg.DATALOADER.SAMPLER_TRAIN, cfg.MODEL.TASK_ARGS):
             warnings.append(
                 f"{label}: the largest class has {ratio:.3g} times the images of the smallest;"

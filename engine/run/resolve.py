@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import count
@@ -179,7 +180,13 @@ def _check_channels(cfg: CfgNode, channels: int) -> None:
 
 
 def _check_output(cfg: CfgNode, data: DataSpec) -> None:
-    """Raise ConfigError if OUTPUT_DIR is the folder of a data set or below it, where its files would be data."""
+    """Raise ConfigError if OUTPUT_DIR is the folder of a data set or below it, where its files would be data.
+
+    Or if it begins with "~", which a shell replaces, but not in a file.
+    """
+    if cfg.OUTPUT_DIR.partition("/")[0] == "~":
+        home = os.path.expanduser(cfg.OUTPUT_DIR)
+        raise ConfigError(f"{cfg.label('OUTPUT_DIR')}: ~ is not replaced here; write {home}")
     output = Path(cfg.OUTPUT_DIR).resolve()
     for entry in [*data.training_sets, *data.test_sets.values()]:
         folder = Path(entry.path or "").expanduser().resolve()

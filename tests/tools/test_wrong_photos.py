@@ -161,6 +161,7 @@ TEST=imagefolder:photos/train -> DATASETS.TEST ... cannot be called 'train' ... 
 'TRAIN={imagefolder: {root: photos/train}}' -> DATASETS.TRAIN (command line): imagefolder needs a path
 OUTPUT_DIR photos/train -> OUTPUT_DIR (command line): photos/train is in the folder of imagefolder:photos/train,
 OUTPUT_DIR photos/val/run -> OUTPUT_DIR (command line): photos/val/run is in the folder of val
+OUTPUT_DIR '~/runs' -> OUTPUT_DIR (command line): ~ is not replaced here; write /
 OUTPUT_DIR head.pth -> OUTPUT_DIR (command line): head.pth is a file; name a folder
 
 # labels in a csv file
@@ -246,6 +247,18 @@ def test_train_answers_a_mistake_with_photos(
     assert "Traceback" not in printed.err
     pattern = ".*".join(re.escape(part.strip()) for part in f"error: {answer}".split("..."))
     assert re.match(pattern, printed.err, re.DOTALL), printed.err
+
+
+def test_train_names_the_default_of_the_test_sets_that_a_person_has_not_set(
+    photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photos)
+    with pytest.raises(SystemExit):
+        run_tool(functools.partial(main, shlex.split(re.sub("DATASETS.TEST=[^ ]+", "", RUN))))
+    assert capsys.readouterr().err.startswith(
+        "error: DATASETS.TEST is not set, and its default, digits_test, does not go with the training set: write"
+        " DATASETS.TEST imagefolder:PATH, or DATASETS.TEST [] for none (DATASETS.TEST: images of digits_test"
+    )
 
 
 def test_the_table_has_at_least_forty_mistakes() -> None:
