@@ -17,7 +17,7 @@ from .datasets.registry import (
     register_dataset,
 )
 from .datasets.targets import checked_number_array, checked_numbers
-from .device import OWN_DEVICE, accelerator, device_of, pins_memory
+from .device import OWN_DEVICE, accelerator, pins_memory
 from .loaders.base import TrainLoader
 from .loaders.build_backend import choose_backend, describe_loader
 from .loaders.build_workers import OWN_CORES, describe_workers, num_workers, usable_cores
@@ -27,7 +27,7 @@ from .memory import free_memory, gigabytes
 from .sampling.stream import GroupedStream, SampleOrder, SampleStream
 from .sampling.weights import class_repeats, repeat_factors
 from .seeds import forward_key, sample_key, splitmix64
-from .spec import DataSpec, data_spec, named_test_sets, num_outputs, train_info
+from .spec import DataSpec, data_spec, device_of, named_test_sets, num_outputs, train_info
 from .transforms.image import build_transform, check_transforms, register_transform
 
 __all__ = [

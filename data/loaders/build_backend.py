@@ -17,9 +17,8 @@ from ..datasets.arrays import as_tensors
 from ..datasets.cache_dir import cache_folder
 from ..datasets.entries import DatasetEntry
 from ..datasets.registry import MapDataset, build_dataset, dataset_info, is_in_memory
-from ..device import device_of
 from ..memory import total_memory
-from ..spec import DataSpec
+from ..spec import DataSpec, device_of
 from ..transforms.batched import NoBatchedForm, batched_form
 from .build_workers import describe_workers
 from .crop_store import Steps, resident_bytes, stages
