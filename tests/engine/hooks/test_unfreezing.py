@@ -29,6 +29,7 @@ from warmstart.engine import (
     train,
 )
 from warmstart.engine.distributed.fsdp import SHARDS_ON_CPU
+from warmstart.engine.distributed.strategy import with_sync_bn
 from warmstart.modeling import build_model
 from warmstart.tasks import build_task
 from warmstart.tools import plain_train_net
@@ -366,6 +367,15 @@ def test_freeze_refuses_other_values(text: str, message: str) -> None:
 
 
 # ---------------------------------------------------------------- several ranks
+
+
+def test_sync_bn_layers_of_frozen_modules_stay_in_evaluation_mode(tiny: Tiny) -> None:
+    model = with_sync_bn(build_model(resolve_config(tiny(*FROZEN))))
+    model.eval()
+    model.train()
+    layers = [each for each in model.modules() if isinstance(each, nn.SyncBatchNorm)]
+    assert [each.training for each in layers] == [False] * 3
+    assert not any(parameter.requires_grad for each in layers for parameter in each.parameters())
 
 
 def states_of(folder: Path) -> list[dict[str, torch.Tensor]]:
