@@ -32,7 +32,8 @@ def get_cfg() -> CfgNode:
     cfg.MODEL.TASK = Str("classification")
     # Arguments of the task, checked against its signature.
     # classification: {label_smoothing: 0.1}, the share of each target that is spread over all classes, at least 0
-    # and below 1 (the evaluation loss is computed without it).
+    # and below 1; {loss: cross_entropy}, bce, or focal with {gamma: 2.0, alpha: 0.25}; {class_weights: balanced},
+    # or a list of one number for each class. The evaluation loss is the cross-entropy without all of this.
     # multilabel_classification: {loss: bce}, or focal with {gamma: 2.0, alpha: 0.25}; {threshold: 0.5}, the
     # probability above which a class is predicted, for the scores f1 and exact_match.
     # Both: {flip: true} averages the logits of each image and its mirror image in evaluation, at twice the cost.

@@ -18,7 +18,7 @@ from .datasets.registry import (
 )
 from .datasets.sample import sample_image, sample_name
 from .datasets.targets import checked_number_array, checked_numbers
-from .device import OWN_DEVICE, accelerator, device_of, pins_memory
+from .device import OWN_DEVICE, accelerator, pins_memory
 from .inspection.advice import Suggestion, check_reports, describe_advice, some_of
 from .inspection.build import build_inspections
 from .inspection.overview import describe_training_set
@@ -32,7 +32,7 @@ from .memory import free_memory, gigabytes
 from .sampling.stream import GroupedStream, SampleOrder, SampleStream
 from .sampling.weights import class_repeats, repeat_factors
 from .seeds import forward_key, sample_key, splitmix64
-from .spec import DataSpec, data_spec, named_test_sets, num_outputs, train_info
+from .spec import DataSpec, data_spec, device_of, named_test_sets, num_outputs, train_info
 from .transforms.image import build_transform, check_transforms, register_transform
 
 __all__ = [

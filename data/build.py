@@ -17,7 +17,7 @@ from .datasets.entries import DatasetEntry, EntryLike, is_files
 from .datasets.info import DatasetInfo, require_testable
 from .datasets.registry import MapDataset, is_users_own
 from .datasets.unreadable import first_readable, read_sample
-from .device import device_of, pins_memory
+from .device import pins_memory
 from .loaders.base import TrainLoader
 from .loaders.build_backend import choose_backend, not_resident, resident_samples
 from .loaders.build_workers import num_workers
@@ -27,7 +27,7 @@ from .loaders.resident import ResidentEvalLoader, ResidentTrainLoader
 from .loaders.worker import EvalLoader, WorkerLoader, WorkerTrainLoader
 from .memory import free_memory, gigabytes
 from .sampling.build import build_groups, build_order, check_sampler
-from .spec import DataSpec, data_spec, num_outputs
+from .spec import DataSpec, data_spec, device_of, num_outputs
 from .transforms.image import NEED_TARGETS, check_transforms, has_spatial_targets
 from .transforms.mixup import build_mixing, split_mixing
 

@@ -1,12 +1,8 @@
-"""The device of a run: a CUDA GPU, another accelerator of torch, or the CPU."""
+"""The accelerators that torch finds: a CUDA GPU, or another one."""
 
 from __future__ import annotations
 
-import os
-
 import torch
-
-from warmstart.config import CfgNode
 
 # An environment variable, set for a process that sees only its own device: the device's number in this process.
 OWN_DEVICE = "WARMSTART_DEVICE"
@@ -18,23 +14,6 @@ def accelerator() -> str:
         return "cuda"
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return "" if found is None else found.type
-
-
-def device_of(cfg: CfgNode) -> str:
-    """Return the device that MODEL.DEVICE selects on this machine: cpu, or an accelerator such as cuda or cuda:N.
-
-    If a launcher has started several processes, each has its own device.
-
-    >>> from warmstart.config import get_cfg
-    >>> cfg = get_cfg()
-    >>> cfg.merge_from_list(["MODEL.DEVICE", "cuda:1"])
-    >>> device_of(cfg)
-    'cuda:1'
-    """
-    name = str(cfg.MODEL.DEVICE)
-    name = accelerator() or "cpu" if name == "auto" else name
-    own = os.environ.get(OWN_DEVICE, os.environ.get("LOCAL_RANK"))
-    return name if name in ("cpu", "mps") or ":" in name or own is None else f"{name}:{own}"
 
 
 def pins_memory(device: torch.device | str) -> bool:

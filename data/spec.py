@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
@@ -15,6 +16,7 @@ from .datasets.info import DatasetInfo, joined, require_like
 from .datasets.names import named_sets
 from .datasets.part import with_classes
 from .datasets.registry import MapDataset, build_dataset, dataset_info
+from .device import OWN_DEVICE, accelerator
 from .transforms.image import Entry, ImageTransform, build_transform
 from .transforms.mixup import split_mixing
 
@@ -243,6 +245,23 @@ def train_info(cfg: CfgNode) -> DatasetInfo:
     1437
     """
     return data_spec(cfg).train
+
+
+def device_of(cfg: CfgNode) -> str:
+    """Return the device that MODEL.DEVICE selects on this machine: cpu, or an accelerator such as cuda or cuda:N.
+
+    If a launcher has started several processes, each has its own device.
+
+    >>> from warmstart.config import get_cfg
+    >>> cfg = get_cfg()
+    >>> cfg.merge_from_list(["MODEL.DEVICE", "cuda:1"])
+    >>> device_of(cfg)
+    'cuda:1'
+    """
+    name = str(cfg.MODEL.DEVICE)
+    name = accelerator() or "cpu" if name == "auto" else name
+    own = os.environ.get(OWN_DEVICE, os.environ.get("LOCAL_RANK"))
+    return name if name in ("cpu", "mps") or ":" in name or own is None else f"{name}:{own}"
 
 
 def num_outputs(cfg: CfgNode, train: DatasetInfo) -> int:

@@ -26,7 +26,7 @@ FLOORS = {
         {"__init__.py"},
     ],
     "data": [
-        {"seeds.py", "batch.py", "memory.py", "digits"},
+        {"seeds.py", "batch.py", "memory.py", "device.py", "digits"},
         {"datasets"},
         {"transforms"},
         {"spec.py", "sampling"},

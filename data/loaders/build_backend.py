@@ -18,9 +18,8 @@ from ..datasets.cache_dir import cache_folder
 from ..datasets.decode import Reading
 from ..datasets.entries import DatasetEntry, is_files
 from ..datasets.registry import MapDataset, build_dataset, is_in_memory
-from ..device import device_of
 from ..memory import total_memory
-from ..spec import DataSpec
+from ..spec import DataSpec, device_of
 from ..transforms.batched import NoBatchedForm, batched_form
 from .build_workers import describe_workers
 from .crop_store import Steps, resident_bytes, stages

@@ -7,8 +7,7 @@ import os
 from warmstart.config import CfgNode
 
 from ..datasets.registry import is_in_memory
-from ..device import device_of
-from ..spec import DataSpec
+from ..spec import DataSpec, device_of
 
 # Environment variable with the number of cores that a launcher has bound this process to.
 OWN_CORES = "WARMSTART_CORES"

@@ -68,8 +68,12 @@ def test_example_of_schedules_md_can_be_registered_and_used(monkeypatch: pytest.
 
 def test_yaml_in_optimizers_md_can_be_used(tmp_path: Path) -> None:
     text = (DOCS / "OPTIMIZERS.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    (tmp_path / "x.yaml").write_text(block)
+    groups, freezing = re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    (tmp_path / "x.yaml").write_text(groups)
+    (tmp_path / "freeze.yaml").write_text(freezing)
+    cfg = get_cfg()
+    cfg.merge_from_file(tmp_path / "freeze.yaml")
+    assert [rule.get("UNTIL") for rule in resolve_durations(cfg, 10).MODEL.FREEZE] == [20, 40, None]
     cfg = get_cfg()
     cfg.merge_from_file(tmp_path / "x.yaml")
     rates = {group["name"]: group["lr"] for group in build_optimizer(cfg, resnet18()).param_groups}

@@ -178,6 +178,16 @@ MODEL.TASK_ARGS 3 -> MODEL.TASK_ARGS (command line): expected keys with values, 
 MODEL.ARGS.norn group -> MODEL.ARGS.norn (command line): small_cnn takes no argument 'norn'; did you mean 'norm'?
 MODEL.ARGS.width wide -> MODEL.ARGS.width (command line): small_cnn expects a whole number; got 'wide'
 MODEL.ARGS.norm bacth -> MODEL.ARGS.norm ... batch, group, none ... 'bacth'
+MODEL.FREEZE ^head -> MODEL.FREEZE (command line): entry 1, MATCH '^head': matches no trainable parameter; the
+MODEL.FREEZE . -> MODEL.FREEZE (command line): freezes every parameter ... leave out the last layer, fc: '^(?!fc
+MODEL.FREEZE fc( -> MODEL.FREEZE (command line): entry 1, MATCH 'fc(': is not a regular expression: missing )
+MODEL.FREEZE [^(?!fc)] -> MODEL.FREEZE (command line): expected ... put text with special characters in quotes
+MODEL.FREEZE={MATCH:^block,UNTILL:5} -> MODEL.FREEZE (command line): expected ... got '{MATCH:^block,UNTILL:5}'
+MODEL.TASK_ARGS.loss crossentropy -> MODEL.TASK_ARGS.loss: no loss is called 'crossentropy'; did you mean 'cross_
+MODEL.TASK_ARGS.class_weights balancd -> MODEL.TASK_ARGS.class_weights: expected balanced, or a list of 10 numbers
+MODEL.TASK_ARGS.class_weights [1,2] -> MODEL.TASK_ARGS.class_weights: expected balanced ... got [1, 2]
+MODEL.TASK_ARGS.alpha 0.5 -> MODEL.TASK_ARGS.alpha: only the focal loss has it, but loss is cross_entropy
+INPUT.TRANSFORMS_TRAIN=[{MixUp:{p:2}}] -> INPUT.TRANSFORMS_TRAIN (command line): MixUp
 MODEL.NAME resnet18 MODEL.ARGS.weights DEFAULT -> MODEL.ARGS.weights (command line): ... MODEL.WEIGHTS
 INPUT.TRANSFORMS_TRAIN RandomCorp -> INPUT.TRANSFORMS_TRAIN (command line): ... did you mean 'RandomCrop'? Known:
 SOLVER.OPTIMIZER_ARGS.dampning 0.1 -> SOLVER.OPTIMIZER_ARGS.dampning ... did you mean 'dampening'? It takes:

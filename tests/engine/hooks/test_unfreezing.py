@@ -29,6 +29,7 @@ from warmstart.engine import (
     train,
 )
 from warmstart.engine.distributed.fsdp import SHARDS_ON_CPU
+from warmstart.engine.distributed.strategy import with_sync_bn
 from warmstart.modeling import build_model
 from warmstart.tasks import build_task
 from warmstart.tools import plain_train_net
@@ -368,6 +369,15 @@ def test_freeze_refuses_other_values(text: str, message: str) -> None:
 # ---------------------------------------------------------------- several ranks
 
 
+def test_sync_bn_layers_of_frozen_modules_stay_in_evaluation_mode(tiny: Tiny) -> None:
+    model = with_sync_bn(build_model(resolve_config(tiny(*FROZEN))))
+    model.eval()
+    model.train()
+    layers = [each for each in model.modules() if isinstance(each, nn.SyncBatchNorm)]
+    assert [each.training for each in layers] == [False] * 3
+    assert not any(parameter.requires_grad for each in layers for parameter in each.parameters())
+
+
 def states_of(folder: Path) -> list[dict[str, torch.Tensor]]:
     return [load_checkpoint(path)["model"] for path in sorted(folder.glob("model_0*.pth"))]
 
@@ -401,6 +411,19 @@ def test_two_ranks_resumed_after_unfreezing_equal_the_unbroken_run(tiny_words: l
             assert_same_bits(again[part], whole[part], part)
 
 
+SHARDED = ["MODEL.PARALLEL=fsdp", "MODEL.FSDP.WRAP=[Conv2d, Linear]"]
+
+
+def launched(words: list[str]) -> None:
+    """Run train_net.py on two ranks; not forked, because FSDP2's backward pass cannot be."""
+    command = [sys.executable, "tools/train_net.py", "--num-gpus", "2", *words]
+    environ = os.environ | {"OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(
+        command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not SHARDS_ON_CPU, reason="this torch shards no model on a CPU")
 @pytest.mark.parametrize("freezing", [FROZEN, UNFREEZING], ids=["frozen", "until"])
@@ -410,16 +433,25 @@ def test_a_sharded_run_equals_one_process_except_for_the_order_of_sums(
     exact = ["MODEL.ARGS={norm: group, width: 4, dropout: 0}", "SOLVER.CHECKPOINT_PERIOD=1"]
     train(tiny(*freezing, *[word for each in exact for word in each.split("=", 1)]))
     words = [*tiny_overrides(noise_npz, tmp_path / "two"), *exact, f"MODEL.FREEZE={freezing[1]}"]
-    words += ["MODEL.PARALLEL=fsdp", "MODEL.FSDP.WRAP=[Conv2d, Linear]"]
-    command = [sys.executable, "tools/train_net.py", "--num-gpus", "2", *words]
-    environ = os.environ | {"OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(
-        command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert ended.returncode == 0, ended.stderr
+    launched([*words, *SHARDED])
     one, two = states_of(tmp_path / "out"), states_of(tmp_path / "two")
     for ours, theirs in zip(one, two, strict=True):
         for name in ours:
             torch.testing.assert_close(theirs[name], ours[name], rtol=1e-4, atol=1e-6)
     frozen = [name for name in one[0] if name.startswith("block1")]
     assert all(torch.equal(one[-1][name], two[-1][name]) for name in frozen)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARDS_ON_CPU, reason="this torch shards no model on a CPU")
+@pytest.mark.parametrize("done", [5, 7])  # right before block3 trains, and after
+def test_a_sharded_run_resumed_around_unfreezing_equals_the_unbroken_one(
+    noise_npz: Path, tmp_path: Path, done: int
+) -> None:
+    words = [*tiny_overrides(noise_npz, tmp_path / "out"), *SHARDED, f"MODEL.FREEZE={UNFREEZING[1]}"]
+    launched([*words, "SOLVER.CHECKPOINT_PERIOD=1"])
+    resume = ["--resume", f"{tmp_path}/out/model_{done - 1:07d}.pth", f"OUTPUT_DIR={tmp_path}/again"]
+    launched([*words, "SOLVER.CHECKPOINT_PERIOD=1", *resume])
+    whole, again = (load_checkpoint(tmp_path / name / "model_final.pth") for name in ("out", "again"))
+    for part in ("model", "optimizer", "rng"):
+        assert_same_bits(again[part], whole[part], part)
