@@ -11,6 +11,7 @@ from torch import nn
 
 from warmstart.config import CfgNode
 from warmstart.data import EvalLoader, ResidentEvalLoader, TrainLoader, build_test_loader, named_test_sets
+from warmstart.solver import decay_starts
 from warmstart.tasks import Task
 
 from ..checkpoint.run_files import CLASSES, PROFILE
@@ -40,6 +41,7 @@ from ..runtime.device import build_device
 from ..runtime.precision import build_autocast
 from .describe import output_names
 from .folder import needed_folders
+from .resolve import iters_per_epoch
 from .scores import build_score_hooks, check_known, lr_metric, percent_scores
 
 _HOOKS: dict[str, Callable[[CfgNode], HookBase]] = {}
@@ -91,11 +93,11 @@ def default_hooks(
         hooks: user-defined ones, in addition to those of `register_hook`.
     """
     output = Path(cfg.OUTPUT_DIR)
-    device = build_device(cfg)
+    device, epoch = build_device(cfg), iters_per_epoch(cfg)
     writers: list[Writer] = []
     if comm.is_main():
         writers = [
-            ConsoleWriter(cfg.SOLVER.MAX_ITER, device, percent=percent_scores(task)),
+            ConsoleWriter(cfg.SOLVER.MAX_ITER, device, percent=percent_scores(task), epoch=epoch),
             JSONWriter(output / "metrics.json"),
             TensorBoardWriter(output),
         ]
@@ -135,7 +137,12 @@ def default_hooks(
         *([] if values is None else [build_report_hook(cfg, task, loaders, values, writers)]),
         *metric_hooks,
         CheckpointHook(
-            cfg.SOLVER.CHECKPOINT_PERIOD, output, constants, cfg.SOLVER.CHECKPOINT_KEEP, cfg.DISTRIBUTED.TIMEOUT
+            cfg.SOLVER.CHECKPOINT_PERIOD,
+            output,
+            constants,
+            cfg.SOLVER.CHECKPOINT_KEEP,
+            cfg.DISTRIBUTED.TIMEOUT,
+            decay_starts(cfg, epoch),
         ),
     ]
 
