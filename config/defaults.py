@@ -70,8 +70,9 @@ def get_cfg() -> CfgNode:
     # The last three are downloaded once, when a run needs them, into the folder checkpoints of torch's hub folder
     # ($TORCH_HOME/hub). A file with the name of published weights is written ./DEFAULT. "": random weights.
     cfg.MODEL.WEIGHTS = FilePath("")
-    # Which weights of a checkpoint to load: model, or ema for the moving average. auto: ema for a model_best.pth
-    # that was selected by a score of the average, and for a file that contains nothing else; otherwise model.
+    # Which weights of a checkpoint to load: model, or ema for the moving average. auto: ema for a model_best.pth,
+    # or a copy of it, that was selected by a score of the average, and for a file that contains nothing else;
+    # otherwise model. The log says which.
     cfg.MODEL.WEIGHTS_ENTRY = OneOf("auto", ("auto", "model", "ema"))
     # Whether to accept a file of which no parameter matches the model, or which covers less than half of the
     # model's values (the classifier not counted). By default this is an error, because it is most often a mistake.
@@ -355,9 +356,11 @@ def get_cfg() -> CfgNode:
 
     # Updates between two checkpoints; 0: only at the end.
     cfg.SOLVER.CHECKPOINT_PERIOD = Duration(5000)
-    # How many of the newest numbered checkpoints to keep; 0: all. model_best.pth and model_final.pth are always
-    # kept, and so is every file that this run did not write.
-    cfg.SOLVER.CHECKPOINT_KEEP = Int(0)
+    # How many of the newest numbered checkpoints to keep; 0: all. Always kept are model_best.pth, model_final.pth,
+    # the newest checkpoint before each of STEPS (WarmupMultiStepLR) and before the decay of WarmupStableDecayLR,
+    # from which a run with another decay can continue, and every file that this run did not write. A resumed run
+    # keeps as many as it did before unless the key is set.
+    cfg.SOLVER.CHECKPOINT_KEEP = Int(3)
 
     # ---------------------------------------------------------------- evaluation
     cfg.TEST = CfgNode()

@@ -49,6 +49,7 @@ from .run.prepare_torch import prepare_torch
 from .run.resolve import iters_per_epoch, resolve_config
 from .run.resume import find_start, read_parts, read_start
 from .run.scores import is_best_average
+from .run.summary import log_next_commands
 from .run.train import train
 from .run.world_size_scaling import check_scaled, log_scaling, scale_of, scaled
 from .runtime.device import build_device, check_device
@@ -125,6 +126,7 @@ __all__ = [
     "load_checkpoint",
     "load_newest",
     "load_start",
+    "log_next_commands",
     "log_run",
     "log_scaling",
     "log_scores",

@@ -97,6 +97,8 @@ def fit_weights(
     ]
     listed = ", ".join(_shortened(kind) for kind in skipped if kind)
     source = f"the moving average in {file.path}" if average else str(file.path)
+    if not average and isinstance(file.content, Mapping) and _first(file.content, _AVERAGE) is not None:
+        source = f"the model in {file.path}"  # it has an average, too
     weights = [parameter for parameter in model.parameters() if id(parameter) in counted]
     too_little = _too_little(weights, loaded, head_parameters(model, num_classes), source)
     if too_little and not partial:

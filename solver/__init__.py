@@ -3,7 +3,7 @@
 from .ascii_plot import ascii_plot
 from .build import begin_to_train, build_optimizer, check_solver
 from .build_curves import named_schedules
-from .build_schedule import build_lr_scheduler, build_schedule, check_schedule, follows_metrics
+from .build_schedule import build_lr_scheduler, build_schedule, check_schedule, decay_starts, follows_metrics
 from .clipping import GradientClipping, build_gradient_clipping
 from .describe import describe_drops, describe_groups, describe_plan
 from .ema import EMA, build_ema
@@ -48,6 +48,7 @@ __all__ = [
     "build_schedule",
     "check_schedule",
     "check_solver",
+    "decay_starts",
     "describe_drops",
     "describe_groups",
     "describe_plan",

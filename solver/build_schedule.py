@@ -15,7 +15,7 @@ from .build_curves import build_curves, build_plateau, chosen_schedules, named_s
 from .lr_scheduler import ScheduleLR, own_momentum
 from .metric_scheduler import MetricLR, Progress
 from .registry import COMPOSED_SCHEDULES, KEYED_SCHEDULES, PLATEAU, SCHEDULES, schedule_names
-from .schedules import Group, Schedule
+from .schedules import Group, Schedule, drops
 from .torch_schedules import MOMENTA
 
 logger = logging.getLogger(__name__)
@@ -84,6 +84,35 @@ def build_schedule(cfg: CfgNode, iters_per_epoch: Fraction | int | None = None) 
     cfg = resolve_durations(cfg, iters_per_epoch)
     check_schedule(cfg, iters_per_epoch)
     return build_curves(cfg, iters_per_epoch).rate(Group(cfg.SOLVER.BASE_LR))
+
+
+def decay_starts(cfg: CfgNode, iters_per_epoch: Fraction | int | None = None) -> list[int]:
+    """Return the iterations before which a constant learning rate ends: the numbers of updates that used it.
+
+    Those of the schedules whose decays are planned: each drop of WarmupMultiStepLR, and the decay of
+    WarmupStableDecayLR. [] for all others.
+
+    Args:
+        cfg: durations may have units.
+        iters_per_epoch: as `build_schedule` takes it.
+
+    >>> from warmstart.config import get_cfg
+    >>> cfg = get_cfg()
+    >>> cfg.merge_from_list(["SOLVER.MAX_ITER", 100, "SOLVER.STEPS", "60, 90"])
+    >>> decay_starts(cfg)
+    [60, 90]
+    >>> cfg.merge_from_list(["SOLVER.LR_SCHEDULER_NAME", "WarmupStableDecayLR", "SOLVER.DECAY_ITERS", "20%"])
+    >>> decay_starts(cfg)
+    [80]
+    """
+    cfg = resolve_durations(cfg, iters_per_epoch)
+    solver, end = cfg.SOLVER, cfg.SOLVER.MAX_ITER
+    if solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
+        return [*drops(build_schedule(cfg, iters_per_epoch), end)]
+    if solver.LR_SCHEDULER_NAME == "WarmupStableDecayLR":
+        warmup = min(solver.WARMUP_ITERS, end) if solver.RESCALE_INTERVAL else 0
+        return [warmup - (solver.DECAY_ITERS - end) * (end - warmup) // end]
+    return []
 
 
 def follows_metrics(cfg: CfgNode) -> bool:

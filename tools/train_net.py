@@ -5,6 +5,7 @@ python tools/train_net.py --config-file config/recipes/digits.yaml SOLVER.BASE_L
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from warmstart.tools import interruptible
@@ -17,6 +18,7 @@ with interruptible(__name__):
         build_process_group,
         evaluate_only,
         launch,
+        log_next_commands,
         read_command_line,
         run_tool,
         train,
@@ -55,7 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             evaluate_only(cfg, resume=resume, trust=trust, output=flags["output"])
         else:
             allow = flags["allow_config_change"]
-            train(cfg, resume=resume, overwrite=overwrite, allow_config_change=allow, trust=trust)
+            trainer = train(cfg, resume=resume, overwrite=overwrite, allow_config_change=allow, trust=trust)
+            if trainer is not None:
+                log_next_commands(cfg, trainer, FLAGS, sys.argv[1:] if argv is None else argv)
     return 0
 
 

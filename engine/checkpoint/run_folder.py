@@ -16,7 +16,7 @@ from typing import Any
 
 from warmstart.config import ConfigError, disk, open_regular, read_small_text
 
-from ..records.reports import REPORT, foreign_report_file
+from ..records.reports import REPORT, foreign_report_file, report_files
 from ..runtime import files
 from ..runtime.lock import hold
 from ..runtime.owned import own, refuse_foreign_files
@@ -51,15 +51,19 @@ class RunFolder:
         path: OUTPUT_DIR; the folder need not exist yet.
         keep: numbered checkpoints that stay, the newest; 0 keeps all.
         subfolders: the names of the folders in it that the run needs, by `run_files.subfolders`.
+        milestones: iterations; the newest checkpoint at or before each of them stays, too.
 
     Attributes:
         overwritten: the run in it that --overwrite replaces.
     """
 
-    def __init__(self, path: str | Path, keep: int = 0, subfolders: Iterable[str] = ()) -> None:
+    def __init__(
+        self, path: str | Path, keep: int = 0, subfolders: Iterable[str] = (), milestones: Iterable[int] = ()
+    ) -> None:
         self.path = Path(path)
         self.keep = keep
         self.subfolders = list(subfolders)
+        self.milestones = list(milestones)
         self.overwritten = OverwrittenRun(self.path)
 
     # The start of a run, in the order in which its steps come.
@@ -93,8 +97,8 @@ class RunFolder:
                 problem = "is not a folder"
             elif path.name == SHARDS and is_foreign(path):
                 problem = "holds no checkpoint of a run, but other files"
-            elif path.name == REPORT and (foreign := foreign_report_file(self.path)):
-                problem = f"holds {foreign.name}, which no run has written"
+            elif path.name == REPORT and not self.has_checkpoints() and (file := foreign_report_file(self.path)):
+                problem = f"holds {file.name}, which no run has written"
             else:
                 continue
             raise ConfigError(
@@ -129,7 +133,8 @@ class RunFolder:
         Raises:
             OSError: the list cannot be written.
         """
-        own(self.path, *FIXED)
+        # In a folder that holds checkpoints reports are known by name alone, as the checkpoints are.
+        own(self.path, *FIXED, *(path.relative_to(self.path).as_posix() for path in report_files(self.path)))
 
     # Checkpoints
 
@@ -251,9 +256,12 @@ class RunFolder:
         files.write_atomically(self.path / MANIFEST, lambda file: file.write(text.encode()))
 
     def prune(self) -> None:
-        """Delete all but the newest `keep` of the listed checkpoints, never the one that the pointer names."""
-        for name in self.manifest()[: -self.keep] if self.keep else []:
-            if name != self.pointed_to():
+        """Delete all but the newest `keep` of the listed checkpoints, those at milestones, and the pointer's."""
+        names = self.manifest() if self.keep else []
+        before = [[name for name in names if checkpoint_number(name) < milestone] for milestone in self.milestones]
+        stay = {name for each in before for name in each[-1:]}
+        for name in names[: -self.keep]:
+            if name not in stay and name != self.pointed_to():
                 disk.unlink(self.path / name)
 
     def remove_unused_shards(self, owed: Iterable[Mapping[str, Any]] = ()) -> None:

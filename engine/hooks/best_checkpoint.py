@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from pathlib import Path
 
 from ..checkpoint.reader import iteration_of
@@ -11,6 +12,7 @@ from ..checkpoint.run_folder import RunFolder
 from ..distributed import comm
 from ..loop.score_hook import ScoreHook
 from ..loop.trainer import Trainer
+from ..records.console import shown_score
 
 logger = logging.getLogger(__name__)
 
@@ -25,13 +27,17 @@ class BestHook(ScoreHook):
         metric: the score's name in a record.
         mode: "max" or "min", which is better.
         folder: where the checkpoints are.
+        percent: names of scores that the log shows in percent.
     """
 
     saves_as = (BEST,)  # the names that it adds to `trainer.save_as`, for which there must be space
 
-    def __init__(self, period: int, metric: str, mode: str, folder: str | Path) -> None:
+    def __init__(
+        self, period: int, metric: str, mode: str, folder: str | Path, percent: Collection[str] = ()
+    ) -> None:
         super().__init__(period, metric, mode)
         self.folder = RunFolder(folder)
+        self.percent = percent
 
     def before_train(self, trainer: Trainer) -> None:
         """Make model_best.pth the best checkpoint that this run knows; a disk that fails is one line."""
@@ -66,8 +72,7 @@ class BestHook(ScoreHook):
             )
 
     def on_score(self, trainer: Trainer, value: float, better: bool) -> None:
-        """Ask for the file if this is the best score so far, and log the best one."""
+        """If this is the best score so far, ask for the file and log it."""
         if better:
             trainer.save_as.add(BEST)
-        if self.best is not None:
-            logger.info("best so far: %s %.4g, after iteration %d", self.metric, self.best, self.best_iteration)
+            logger.info("best so far: %s %s", self.metric, shown_score(self.metric, value, self.percent))

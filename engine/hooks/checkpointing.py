@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class CheckpointHook(HookBase):
             versions that write it are added if they are missing.
         keep: numbered checkpoints that stay, the newest; 0 is all. Only what this run's manifest lists is deleted.
         timeout: seconds that a rank waits for the shards of another one; more than the disk takes for them.
+        milestones: iterations; the newest checkpoint at or before each of them stays, too.
     """
 
     takes = "save_as"
@@ -44,9 +45,10 @@ class CheckpointHook(HookBase):
         constants: Mapping[str, Any] | None = None,
         keep: int = 0,
         timeout: float = 1800,
+        milestones: Iterable[int] = (),
     ) -> None:
         self.period = period
-        self.folder = RunFolder(folder, keep)
+        self.folder = RunFolder(folder, keep, milestones=milestones)
         self.constants = {"config": {}, CLASSES: []} | dict(constants or {})
         self.timeout = timeout
         self._group: shards.Group = None  # of one run: a later run in this process has other groups

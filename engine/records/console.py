@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Collection, Mapping
 from datetime import timedelta
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ class ConsoleWriter:
         device: where training runs; the memory shown is this device's.
         bar: whether to show the progress bar; default: if stderr is a terminal.
         percent: names of scores that are shown in percent.
+        epoch: iterations of an epoch; 0: lines have no epochs.
     """
 
     def __init__(
@@ -33,20 +35,23 @@ class ConsoleWriter:
         device: torch.device | str = "cpu",
         bar: bool | None = None,
         percent: Collection[str] = (),
+        epoch: float | Fraction = 0,
     ) -> None:
         self.max_iter = max_iter
+        self.epoch = epoch
         self.percent = percent
         self.device = torch.device(device)
         self._wants_bar = sys.stderr.isatty() if bar is None else bar
         self._bar: Any = None
-        self._started = 0.0
+        self._first: tuple[int, float] | None = None  # iteration and time of the first write
+        self._pace = 0.0  # seconds per iteration since then, evaluations and saves included
 
     def __str__(self) -> str:
         return "the console"
 
     def open(self, iteration: int) -> None:
-        """Start the clock, and the progress bar if there is one."""
-        self._started = time.perf_counter()
+        """Start the progress bar if there is one."""
+        self._first, self._pace = None, 0.0
         if self._wants_bar:
             from tqdm import tqdm
 
@@ -54,6 +59,8 @@ class ConsoleWriter:
 
     def write(self, *records: Record) -> None:
         """Log the training line of each record, and one line for each test set that was evaluated."""
+        if records:
+            self._measure(int(records[-1]["iteration"]))
         for record in records:
             iteration = int(record["iteration"])
             if self._bar is not None:
@@ -65,27 +72,32 @@ class ConsoleWriter:
     def line(self, record: Record) -> str:
         """Return the text of one record.
 
-        >>> writer = ConsoleWriter(max_iter=200)
+        The remaining time follows from the time per iteration since the first record, evaluations and saves
+        included; for the first record from its own. Of several learning rates the lowest and highest are shown.
+
+        >>> writer = ConsoleWriter(max_iter=200, epoch=10)
         >>> writer.line({"iteration": 20, "total_loss": 1.25, "loss_a": 1.25, "lr": 0.05, "data_time": 0.0002,
         ...              "time": 0.01})  # doctest: +ELLIPSIS
-        'iter  20/200  eta 0:00:01  loss 1.25       lr 0.05       10.0 ms/it (data 0.2)  mem ...
+        'iter  20/200  epoch  2.0/20.0  eta 0:00:01  loss 1.25       lr 0.05       10.0 ms/it (data 0.2)  mem ...
         """
         iteration = int(record["iteration"])
         width = len(str(self.max_iter))
-        seconds = int((self.max_iter - iteration) * record["time"])
+        seconds = int((self.max_iter - iteration) * (self._pace or record["time"]))
         left = timedelta(seconds=min(seconds, 10**13))  # near the maximum of a timedelta
         losses = [
             (k, v)
             for k, v in record.items()
             if k.startswith("loss") and "/" not in k and v != record["total_loss"]
         ]
-        rates = {f"{v:.4g}": None for k, v in record.items() if k == "lr" or k.startswith("lr/")}
+        rates = [value for name, value in record.items() if name == "lr" or name.startswith("lr/")]
+        lowest_and_highest = dict.fromkeys(f"{rate:.4g}" for rate in (min(rates), max(rates)))
         parts = [
             f"iter {iteration:>{width}}/{self.max_iter}",
+            *([self._epochs(iteration)] if self.epoch else []),
             f"eta {left}",
             f"loss {record['total_loss']:<9.4g}",
             *(f"{name.removeprefix('loss_')} {value:<9.4g}" for name, value in losses),
-            f"lr {' '.join(rates):<9}",
+            f"lr {'..'.join(lowest_and_highest):<9}",
             f"{record['time'] * 1e3:.1f} ms/it (data {record['data_time'] * 1e3:.1f})",
         ]
         memory = memory_mb(self.device)
@@ -94,11 +106,22 @@ class ConsoleWriter:
         return "  ".join(parts)
 
     def close(self) -> None:
-        """Remove the progress bar and log how long training took."""
+        """Remove the progress bar."""
         if self._bar is not None:
             self._bar.close()
-        seconds = time.perf_counter() - self._started
-        logger.info("trained for %s (h:mm:ss)", timedelta(seconds=round(seconds)))
+
+    def _measure(self, iteration: int) -> None:
+        now = time.perf_counter()
+        if self._first is None:
+            self._first = iteration, now
+        elif iteration > self._first[0]:
+            self._pace = (now - self._first[1]) / (iteration - self._first[0])
+
+    def _epochs(self, iteration: int) -> str:
+        total = float(self.max_iter / self.epoch)
+        digits = 1 if total >= 1 else 3
+        shown = f"{total:.{digits}f}"
+        return f"epoch {float(iteration / self.epoch):>{len(shown)}.{digits}f}/{shown}"
 
 
 def memory_stats(device: torch.device) -> dict[str, float]:
@@ -146,6 +169,19 @@ def score_lines(record: Mapping[str, float], percent: Collection[str] = ()) -> d
     for key, value in record.items():
         name, slash, score = key.rpartition("/")
         if slash and name not in NO_TEST_SETS:
-            text = f"{value:.2%}" if score in percent else f"{value:.4g}"
-            found.setdefault(name, []).append(f"{score} {text}")
+            found.setdefault(name, []).append(f"{score} {shown_score(score, value, percent)}")
     return {name: ", ".join(scores) for name, scores in found.items()}
+
+
+def shown_score(name: str, value: float, percent: Collection[str] = ()) -> str:
+    """Return a score as text.
+
+    Args:
+        name: of the score, with or without the test set.
+        value: of the score.
+        percent: names of scores that are fractions, shown in percent.
+
+    >>> shown_score("val/quality", 0.975, ["quality"]), shown_score("loss", 0.12345)
+    ('97.50%', '0.1235')
+    """
+    return f"{value:.2%}" if name.rpartition("/")[2] in percent else f"{value:.4g}"

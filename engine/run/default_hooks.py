@@ -18,6 +18,7 @@ from warmstart.data import (
     data_spec,
     named_test_sets,
 )
+from warmstart.solver import decay_starts
 from warmstart.tasks import Task
 
 from ..checkpoint.run_files import CLASSES, PROFILE
@@ -48,6 +49,7 @@ from ..runtime.precision import build_autocast
 from .data_diff import CONTENT
 from .describe import output_names
 from .folder import needed_folders
+from .resolve import iters_per_epoch
 from .scores import build_score_hooks, check_known, lr_metric, percent_scores
 
 _HOOKS: dict[str, Callable[[CfgNode], HookBase]] = {}
@@ -99,11 +101,11 @@ def default_hooks(
         hooks: user-defined ones, in addition to those of `register_hook`.
     """
     output = Path(cfg.OUTPUT_DIR)
-    device = build_device(cfg)
+    device, epoch = build_device(cfg), iters_per_epoch(cfg)
     writers: list[Writer] = []
     if comm.is_main():
         writers = [
-            ConsoleWriter(cfg.SOLVER.MAX_ITER, device, percent=percent_scores(task)),
+            ConsoleWriter(cfg.SOLVER.MAX_ITER, device, percent=percent_scores(task), epoch=epoch),
             JSONWriter(output / "metrics.json"),
             TensorBoardWriter(output),
         ]
@@ -143,7 +145,12 @@ def default_hooks(
         *([] if values is None else [build_report_hook(cfg, task, loaders, values, writers)]),
         *metric_hooks,
         CheckpointHook(
-            cfg.SOLVER.CHECKPOINT_PERIOD, output, constants, cfg.SOLVER.CHECKPOINT_KEEP, cfg.DISTRIBUTED.TIMEOUT
+            cfg.SOLVER.CHECKPOINT_PERIOD,
+            output,
+            constants,
+            cfg.SOLVER.CHECKPOINT_KEEP,
+            cfg.DISTRIBUTED.TIMEOUT,
+            decay_starts(cfg, epoch),
         ),
     ]
 

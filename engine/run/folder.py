@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from warmstart.config import CfgNode, ConfigError, disk, read_small_text
+from warmstart.solver import decay_starts
 
 from ..checkpoint.run_files import LAUNCH, subfolders
 from ..checkpoint.run_folder import RunFolder, Start
@@ -21,13 +22,15 @@ from ..loop.trainer import Trainer
 from ..records.logging import setup_logging
 from ..runtime import files
 from ..runtime.owned import own, refuse_foreign_files
+from .resolve import iters_per_epoch
 
 logger = logging.getLogger(__name__)
 
 
 def run_folder(cfg: CfgNode) -> RunFolder:
     """Return OUTPUT_DIR as an object; nothing is written."""
-    return RunFolder(cfg.OUTPUT_DIR, cfg.SOLVER.CHECKPOINT_KEEP, needed_folders(cfg))
+    milestones = decay_starts(cfg, iters_per_epoch(cfg))
+    return RunFolder(cfg.OUTPUT_DIR, cfg.SOLVER.CHECKPOINT_KEEP, needed_folders(cfg), milestones)
 
 
 def needed_folders(cfg: CfgNode) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +95,25 @@ def read_parts(cfg: CfgNode, start: dict[str, Any]) -> dict[str, Any]:
     """
     folder = start.pop(SHARDS_IN, "")
     return shards.fill(start, Path(folder), mesh_of("cpu")) if folder else start  # a device has no memory to spare
+
+
+def keeping_as_before(cfg: CfgNode, saved: Mapping[str, Any]) -> CfgNode:
+    """Return a config with the checkpoint's own SOLVER.CHECKPOINT_KEEP, unless the user has set the key.
+
+    A run of a version that kept all checkpoints loses none when it is resumed.
+
+    Args:
+        cfg: resolved.
+        saved: the checkpoint's config.
+    """
+    solver = saved.get("SOLVER")
+    keep = solver.get("CHECKPOINT_KEEP", 0) if isinstance(solver, Mapping) else None
+    is_valid = type(keep) is int and keep >= 0
+    if cfg.is_set("SOLVER.CHECKPOINT_KEEP") or not is_valid or keep == cfg.SOLVER.CHECKPOINT_KEEP:
+        return cfg
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SOLVER["CHECKPOINT_KEEP"] = keep  # item access keeps the recorded source
+    cfg.freeze()
+    logger.info("SOLVER.CHECKPOINT_KEEP: %d, as before", keep)
+    return cfg

@@ -12,7 +12,7 @@ from warmstart.data import named_sets, named_test_sets
 from warmstart.solver import PLATEAU
 from warmstart.tasks import Score, Task
 
-from ..checkpoint.run_files import BEST
+from ..checkpoint.run_files import BEST, FINAL, NAMES, NUMBERED
 from ..checkpoint.score_names import current_name
 from ..hooks.best_checkpoint import BestHook
 from ..hooks.early_stopping import EarlyStoppingHook
@@ -112,6 +112,8 @@ def _plateau_mode(cfg: CfgNode) -> str:
 def is_best_average(path: Path, content: Any) -> bool:
     """Return whether a file is the model_best.pth of a run that was judged by the score of its moving average.
 
+    So is a copy of it under a name of the user.
+
     Args:
         path: of the file.
         content: of the checkpoint, also of an older version, whose scores begin with entries of DATASETS.TEST.
@@ -121,8 +123,11 @@ def is_best_average(path: Path, content: Any) -> bool:
         tests = {test for test in data["TEST"] if isinstance(test, str)}
         with suppress(ConfigError):  # older versions let names pass that are refused now
             tests |= named_sets(data["TEST"], data.get("ROOT", ""), "").keys()
-        score = metric.rpartition("/")[2]
-        return path.name == BEST and bool(content["ema"]) and metric in {f"{test}/ema/{score}" for test in tests}
+        score, names = metric.rpartition("/")[2], content.get(NAMES, [])
+        # A copy of the file under a name that no run gives is the best one, too: its content says so.
+        is_copy = BEST in names and path.name != FINAL and not NUMBERED.fullmatch(path.name)
+        chose = bool(content["ema"]) and metric in {f"{test}/ema/{score}" for test in tests}
+        return chose and (path.name == BEST or is_copy)
     except (LookupError, TypeError, AttributeError):  # no checkpoint of ours
         return False
 
@@ -189,7 +194,7 @@ def build_score_hooks(cfg: CfgNode, task: Task, with_own: bool = False) -> list[
         raise unknown_score(cfg.label("TEST.BEST.METRIC"), best.METRIC, scores)
     stopping = build_early_stopping(cfg)
     return [
-        BestHook(period, best.METRIC, best.MODE, cfg.OUTPUT_DIR),
+        BestHook(period, best.METRIC, best.MODE, cfg.OUTPUT_DIR, percent_scores(task)),
         *([stopping] if stopping is not None else []),
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from .describe import log_run
 from .folder import complete_run, hold_folder, is_restart, prepare_folder
 from .load import load_start, why_done
 from .resolve import resolve_scaled
-from .resume import find_start, read_parts
+from .resume import find_start, keeping_as_before, read_parts
+from .summary import log_end
 from .world_size_scaling import check_scaled, log_scaling, scale_of
 
 logger = logging.getLogger(__name__)
@@ -84,6 +86,8 @@ def train(
         if start is not None and scale_of(start):  # the run keeps the batches of the one that it continues
             with raise_together():
                 cfg = resolve_scaled(given, scale_of(start))
+        if start is not None:
+            cfg = keeping_as_before(cfg, start["config"])
         with raise_together():
             check_scaled(given, cfg)
         log_scaling(given, cfg)
@@ -126,5 +130,7 @@ def _run(cfg: CfgNode, trainer: Trainer, overwrite: bool, found: Start | None) -
     on_main(lambda: prepare_folder(cfg, found, overwrite=overwrite, trainer=trainer))
     setup_logging(cfg.OUTPUT_DIR)  # on every rank; on the main one `prepare_folder` has done it
     log_run(cfg, trainer)
+    began, start = trainer.iteration, time.perf_counter()
     with stop_signals(trainer.interrupt, comm.is_main):
         trainer.train()
+    log_end(cfg, trainer, began, time.perf_counter() - start)

@@ -510,10 +510,10 @@ def test_a_pointer_to_nothing_is_a_start_from_zero(tiny: Tiny, tmp_path: Path) -
 
 def test_a_refused_second_run_leaves_the_first_ones_records(tiny: Tiny, tmp_path: Path) -> None:
     train(tiny())
-    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").rglob("*.*") if path.is_file()}
     with pytest.raises(ConfigError, match="earlier run"):
         build_trainer(tiny()).train()
-    assert before == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "out").rglob("*.*") if path.is_file()}
 
 
 @pytest.mark.need("A3")
@@ -662,7 +662,7 @@ def test_resume_refuses_settings_that_need_optimizer_state_which_the_checkpoint_
 ) -> None:
     words = [*tiny_words, f"SOLVER.OPTIMIZER={optimizer}", "SOLVER.CHECKPOINT_PERIOD=5"]
     train_net.main([*words, *map(str, before)])
-    files = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    files = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.*") if path.is_file()}
     with pytest.raises(ConfigError) as error:
         train_net.main([*words, *map(str, before + now), "SOLVER.MAX_ITER=20", "--resume"])
     assert str(error.value) == (
@@ -670,7 +670,7 @@ def test_resume_refuses_settings_that_need_optimizer_state_which_the_checkpoint_
         "SOLVER.OPTIMIZER_ARGS and SOLVER.MOMENTUM to their old values, or start a new run with MODEL.WEIGHTS "
         "FILE and another OUTPUT_DIR"
     )
-    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == files
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.*") if path.is_file()} == files
 
 
 @pytest.mark.need("A3")

@@ -9,6 +9,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -337,6 +338,32 @@ def test_console_line_shows_progress_losses_learning_rates_and_times() -> None:
     assert line.endswith(" MB")
 
 
+def test_console_line_shows_epochs_and_the_lowest_and_highest_learning_rate() -> None:
+    writer = ConsoleWriter(max_iter=1200, epoch=Fraction(25, 2))
+    line = writer.line({**RECORD, "lr/head": 0.5, "lr/norm": 0.05, "lr/stem": 0.002})
+    assert line.startswith(
+        "iter   20/1200  epoch  1.6/96.0  eta 0:00:11  loss 1.5        lr 0.002..0.5  10.0 ms/it"
+    )
+
+
+def test_console_line_of_a_run_shorter_than_an_epoch_has_three_digits() -> None:
+    assert "  epoch 0.020/0.050  " in ConsoleWriter(max_iter=50, epoch=1000).line(RECORD)
+
+
+def test_console_eta_follows_from_the_time_since_the_first_record(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = iter([100.0, 110.0, 150.0])
+    monkeypatch.setattr("warmstart.engine.records.console.time.perf_counter", lambda: next(now))
+    writer = ConsoleWriter(max_iter=120, bar=False)
+    writer.open(0)
+    with caplog.at_level(logging.INFO):
+        for iteration, seconds in ((20, 9.0), (40, 0.5), (60, 0.001)):
+            writer.write({**RECORD, "iteration": iteration, "time": seconds})
+    # 100 iterations of 9 s; then 80 of 10 s / 20; then 60 of 50 s / 40: a pause counts, one slow record does not.
+    assert [line.split("eta ")[1][:7] for line in caplog.messages] == ["0:15:00", "0:00:40", "0:01:15"]
+
+
 def test_console_writes_a_separate_line_for_scores(caplog: pytest.LogCaptureFixture) -> None:
     writer = ConsoleWriter(max_iter=1200, bar=False, percent={"accuracy"})
     with caplog.at_level(logging.INFO):
@@ -365,7 +392,7 @@ def test_console_has_no_progress_bar_without_a_terminal(capsys: pytest.CaptureFi
     writer.write(RECORD)
     writer.close()
     captured = capsys.readouterr()
-    assert captured.out.count("\n") == 2
+    assert captured.out.count("\n") == 1
     assert "\r" not in captured.out + captured.err
     assert captured.err == ""
 
