@@ -526,7 +526,8 @@ def test_load_weights_reads_the_requested_entry(tmp_path: Path, content, entry: 
     states = [net().state_dict() for _ in range(2)]
     model, path = net(), tmp_path / "old.pth"
     said = load_weights(model, saved(path, content(*states)), entry=entry)
-    which = "the moving average in " if expected else "the model in " if len(content({}, {})) == 2 else ""
+    has_both = not {"ema", "state_dict_ema"}.isdisjoint(content({}, {}))
+    which = "the moving average in " if expected else "the model in " if has_both else ""
     assert said.removesuffix(" (prefix module. removed)") == f"loaded 8/8 tensors from {which}{path}"
     assert torch.equal(model[0].weight, states[expected]["0.weight"])
 
