@@ -62,7 +62,7 @@ def test_set_dropout_changes_one_layer_and_no_name(model: nn.Module, layer: str,
         ("test_convnext", ["head.drop"]),
         ("test_efficientnet", ["classifier"]),
         ("levit_128s", ["head.drop", "head_dist.drop"]),
-        ("crossvit_9_240", ["head.0", "head.1"]),
+        pytest.param("crossvit_9_240", ["head.0", "head.1"], marks=pytest.mark.slow),
     ],
 )
 def test_set_dropout_reaches_each_classifier_of_timms_models(name: str, layers: list[str]) -> None:
@@ -76,7 +76,7 @@ def test_build_model_applies_dropout_without_changing_the_initial_weights() -> N
     states = []
     for dropout in ([], ["MODEL.HEAD", "{dropout: 0.2}"]):
         torch.manual_seed(0)
-        states.append(build_model(configured("MODEL.NAME", "resnet18", *dropout)).state_dict())
+        states.append(build_model(configured("MODEL.STEM", "small", *dropout)).state_dict())
     assert [*states[0]] == [*states[1]]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 

@@ -200,7 +200,7 @@ def test_build_input_defaults_are_none_for_weights_of_unknown_origin(name: str, 
     assert build_input_defaults(configured("MODEL.NAME", name, "MODEL.WEIGHTS", weights)) is None
 
 
-@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+@pytest.mark.parametrize("name", ["googlenet", pytest.param("inception_v3", marks=pytest.mark.slow)])
 def test_build_input_defaults_do_what_transform_input_does_in_torchvision(name: str) -> None:
     """torchvision normalises with its preset, and the model, built for its weights, changes that inside."""
     found = build_input_defaults(configured("MODEL.NAME", name, "MODEL.WEIGHTS", "DEFAULT"))
