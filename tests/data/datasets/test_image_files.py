@@ -252,6 +252,16 @@ def test_a_test_set_of_other_classes_is_refused_by_their_names(tmp_path: Path, c
         check_data(cfg)
 
 
+def test_the_default_test_set_is_explained_if_it_does_not_fit(tmp_path: Path, configured: Configured) -> None:
+    put(tmp_path, "cat/1.png", "dog/1.png")
+    message = (
+        r"^DATASETS.TEST: images of digits_test have 1 channel\(s\), .*; DATASETS.TEST is not set, so this is its"
+        r" default: name your test set, hold out a share of the training set \(docs/DATA.md\), or give \[\] for"
+    )
+    with pytest.raises(ConfigError, match=message):
+        check_data(configured("DATASETS.TRAIN", f"imagefolder:{tmp_path}"))
+
+
 def test_photos_of_every_kind_train_together(tmp_path: Path, configured: Configured) -> None:
     """Spaces, accents, upper case, links, transparency, palettes, 16 bits, CMYK, GIF and WebP in one folder."""
     import numpy as np
