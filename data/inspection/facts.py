@@ -25,6 +25,8 @@ from ..transforms.image import ImageTransform
 Shape = tuple[int, int, int]  # (C, H, W)
 Values = tuple[float, ...]
 
+_EXACT = 256  # squares of pixels whose sum float32 holds exactly: 256 * 255**2 < 2**24
+
 
 class Facts(NamedTuple):
     """What is known of one sample.
@@ -99,7 +101,7 @@ class InspectedSamples(Dataset[Facts]):
             return Facts(index, unreadable=error.reason)
         except ConfigError as error:
             return Facts(index, unreadable=str(error))
-        pixels = to_tensor(image)
+        pixels = image if isinstance(image, Tensor) and image.ndim == 3 else to_tensor(image)
         facts = Facts(
             index,
             shape=_shape(pixels),
@@ -150,7 +152,8 @@ def _digest(pixels: Tensor) -> bytes:
     (True, False)
     """
     digest = hashlib.blake2b(f"{pixels.dtype} {tuple(pixels.shape)}".encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(pixels.numpy()).data)
+    # Decoders and arrays have the channels last in memory, so that nothing is copied.
+    digest.update(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()).data)
     return digest.digest()
 
 
@@ -165,11 +168,12 @@ def _mean_and_square(pixels: Tensor) -> tuple[Values, Values]:
 
         floats = functional.to_dtype(pixels, torch.float32, scale=True).double().flatten(1)
         return tuple(floats.mean(1).tolist()), tuple(floats.square().mean(1).tolist())
-    flat = pixels.flatten(1).numpy()
-    count = 255 * flat.shape[1]
-    # Sums of integers, which are exact in any order.
-    means = (flat.sum(1, dtype=np.int64) / count).tolist()
-    squares = (np.square(flat, dtype=np.uint16).sum(1, dtype=np.int64) / (255 * count)).tolist()
+    flat = pixels.flatten(1)
+    sums = torch.zeros(2, len(flat), dtype=torch.float64)
+    for part in flat.split(_EXACT * _EXACT, 1):  # small enough for a processor's cache
+        values = torch.nn.functional.pad(part, (0, -part.shape[1] % _EXACT)).float().unflatten(1, (-1, _EXACT))
+        sums += torch.stack([values.sum(2), values.square().sum(2)]).double().sum(2)
+    means, squares = (sums / flat.shape[1] / torch.tensor([[255.0], [255.0**2]])).tolist()
     return tuple(means), tuple(squares)
 
 
