@@ -92,7 +92,7 @@ def test_a_python_block_runs(checkout: Path, page: str, index: int) -> None:
 def test_the_page_on_photos_trains_on_folders_and_its_program_classifies_a_photo(
     checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = "docs/PHOTOS.md"
+    page = "docs/FINE_TUNING.md"
     for name in ("train/cat", "train/dog", "val/cat", "val/dog"):
         (checkout / "photos" / name).mkdir(parents=True)
         for number, size in enumerate([(400, 300), (300, 400), (320, 320), (500, 375)]):
