@@ -109,7 +109,7 @@ CASES = """
 --gpus 2 -> command line: unknown flag --gpus; write --num-gpus 2
 --output out -> command line: unknown flag --output; write OUTPUT_DIR out
 --amp -> command line: unknown flag --amp; write SOLVER.AMP.ENABLED true
---config x.yaml -> command line: unknown flag --config; write --config-file x.yaml
+--config x.yaml -> command line: unknown flag --config; did you mean --config-file?
 -c x.yaml -> command line: unknown flag -c; write --config-file x.yaml
 --evaluate -> command line: unknown flag --evaluate; write --eval-only
 --lr 0.1 --epochs 10 --batch-size 8 -> 3 problems: ... SOLVER.BASE_LR 0.1 ... SOLVER.MAX_ITER 10ep ... BATCH 8
@@ -173,16 +173,16 @@ TRAIN=csv:labels.csv -> DATASETS.TRAIN ... give file: COLUMN; the columns are fi
 'TRAIN={csv: {LABELS, file: file, lable: class}}' -> DATASETS.TRAIN ... did you mean 'label'?
 
 # transforms
-SHAPE=[RandomFlip] -> INPUT.TRANSFORMS_TRAIN ... 'RandomFlip'; did you mean RandomHorizontalFlip?
-SHAPE=[HorizontalFlip] -> INPUT.TRANSFORMS_TRAIN ... did you mean RandomHorizontalFlip?
-SHAPE='[random_crop]' -> INPUT.TRANSFORMS_TRAIN ... did you mean RandomCrop?
+SHAPE=[RandomFlip] -> INPUT.TRANSFORMS_TRAIN ... 'RandomFlip'; did you mean 'RandomHorizontalFlip'?
+SHAPE=[HorizontalFlip] -> INPUT.TRANSFORMS_TRAIN ... did you mean 'RandomHorizontalFlip'?
+SHAPE='[random_crop]' -> INPUT.TRANSFORMS_TRAIN ... did you mean 'RandomCrop'?
 SHAPE='[{Resize: 128}]' -> INPUT.TRANSFORMS_TRAIN ... arguments have names: write {Resize: {size: 128}}
 SHAPE='[Resize(128)]' -> INPUT.TRANSFORMS_TRAIN ... arguments have names: write {Resize: {size: 128}}
 SHAPE=[Resize] -> INPUT.TRANSFORMS_TRAIN ... give it a value: {Resize: {size: VALUE}}
 SHAPE='[{Resize: {sise: 32}}]' -> 2 problems: ... did you mean 'size'?
 SHAPE=[ToTensor] -> INPUT.TRANSFORMS_TRAIN ... ToTensor is built in: ... leave it out
 SHAPE='[{Normalize: {mean: 0, std: 1}}]' -> INPUT.TRANSFORMS_TRAIN ... set INPUT.MEAN and INPUT.STD
-SHAPE='[{Mixup: {alpha: 0.2}}]' -> INPUT.TRANSFORMS_TRAIN ... did you mean MixUp?
+SHAPE='[{Mixup: {alpha: 0.2}}]' -> INPUT.TRANSFORMS_TRAIN ... did you mean 'MixUp'?
 SHAPE=[] -> DATASETS.TRAIN (command line): images of ... differ in size ... end INPUT.TRANSFORMS_TRAIN
 INPUT.TRANSFORMS_TEST '[{Resize: {size: 32}}]' -> DATASETS.TEST (command line): images of val ... differ in size
 SHAPE='[{RandomCrop: {size: 64}}]' -> INPUT.TRANSFORMS_TRAIN ... larger than ... put a Resize before it
