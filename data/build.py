@@ -165,7 +165,15 @@ def _check_test_set(
     """
     info, entry = data.tests[name], data.test_sets[name]
     label = cfg.label("DATASETS.TEST")
-    require_testable(data.train, info, label, str(entry))
+    try:
+        require_testable(data.train, info, label, str(entry))
+    except ConfigError as error:
+        if cfg.is_set("DATASETS.TEST"):
+            raise
+        raise ConfigError(
+            f"{error}; DATASETS.TEST is not set, so this is its default: name your test set, hold out a share of"
+            " the training set (docs/DATA.md), or give [] for none"
+        ) from None
     if info.num_classes > classes:
         raise ConfigError(f"{label}: {entry} has {info.num_classes} classes, the model only {classes}")
     if cfg.TEST.IMS_PER_BATCH > 1:

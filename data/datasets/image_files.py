@@ -25,7 +25,7 @@ ENDINGS = (
 # Photos that are not decoded. Beside a file of the same name that is (RAW + JPEG) they are ignored.
 _UNDECODED = (".heic", ".heif", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2", ".psd")
 _TRAINING, _TESTING = ("train", "training"), ("val", "valid", "validation", "test", "testing")
-_SHOWN = 5  # names in a message
+_SHOWN, _LONGEST = 5, 80  # names in a message, and their characters
 
 
 class ImageFiles:
@@ -146,13 +146,15 @@ def build_image_folder(path: str, download: bool) -> ImageFiles:
 
 
 def shown(names: Sequence[str], most: int = _SHOWN) -> str:
-    """Return names for a message, the first few of many.
+    """Return names for a message in one line, the first few of many.
 
     >>> shown(["a", "b", "c"], most=2)
     'a, b and 1 more'
     """
     rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")
+    texts = [name if name.isprintable() else repr(name) for name in names[:most]]
+    short = [text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..." for text in texts]
+    return ", ".join(short) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def _class_folders(root: Path, path: str) -> list[str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 import pickle
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, TypeVar, overload
 
 import torch
@@ -39,6 +40,12 @@ class FlatRecords(Sequence[T], Generic[T]):
     def __len__(self) -> int:
         """Return the number of records."""
         return len(self._ends) - 1
+
+    def __iter__(self) -> Iterator[T]:
+        """Yield the records, several times faster than by index."""
+        ends, content = self._ends.tolist(), self._bytes.numpy().data
+        for begin, end in itertools.pairwise(ends):
+            yield pickle.loads(content[begin:end])
 
     @overload
     def __getitem__(self, index: int) -> T: ...

@@ -39,13 +39,18 @@ def sample_names(dataset: Any) -> list[str]:
     >>> sample_names([5, 6])
     ['0', '1']
     """
+    return _given_names(dataset) or [*map(str, range(len(dataset)))]
+
+
+def _given_names(dataset: Any) -> list[str]:
+    """Return the names of the samples; [] if they have none."""
     names = getattr(dataset, "names", None)
     if isinstance(names, (list, tuple)) and len(names) == len(dataset):
         return [*map(str, names)]
     if isinstance(getattr(dataset, "root", None), (str, os.PathLike)) and sample_path(dataset, 0):
         paths = (sample_path(dataset, index) for index in range(len(dataset)))
         return [os.path.relpath(path, dataset.root).replace(os.sep, "/") for path in paths]
-    return [*map(str, range(len(dataset)))]
+    return []
 
 
 def held_out(dataset: Any, share: float) -> npt.NDArray[np.bool_]:
@@ -195,11 +200,12 @@ def digest_of(dataset: Any) -> str:
     rows, targets = getattr(dataset, "rows", None), read_targets(dataset)
     if rows is not None:  # of shards: where each image begins in its archive, and its label
         found.update(np.ascontiguousarray(rows).tobytes())
-    elif hasattr(dataset, "names") or hasattr(dataset, "root"):
-        for name in sample_names(dataset):
-            found.update(unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape") + b"\0")
-    elif targets is None:
-        return ""
+    else:
+        names = _given_names(dataset)
+        if not names and targets is None:
+            return ""
+        text = unicodedata.normalize("NFC", "\0".join(names))  # a combining mark does not combine with "\0"
+        found.update(text.encode("utf-8", "surrogateescape") + b"\0")
     if targets is not None:
         found.update(str(targets.shape).encode() + np.ascontiguousarray(targets).tobytes())
     return found.hexdigest()[:32]

@@ -192,6 +192,7 @@ ROWS = "name,class\na.png,dog\nb.png,cat\n"
         ),
         ("name,class\nA.PNG,dog\n", {}, "A.PNG; a.png is there: upper and lower case count"),
         ("name,class\nsub\\c.png,dog\n", {}, "write / instead of \\ in file names"),
+        ('name,class\n"z\n.png",dog\n', {}, r"1 of 1 files are not in ROOT: 'z\n.png'; set images: FOLDER"),
         (ROWS, {"images": "/no/such"}, "images: there is no folder /no/such"),
         (ROWS, {"images": 3}, "csv.images: csv expects text; got 3"),
         ("name,class\n", {}, "it has no rows below a header"),

@@ -15,6 +15,7 @@ from PIL import Image
 from warmstart.config import CfgNode, ConfigError
 from warmstart.data import build_dataset, dataset_info
 from warmstart.data.datasets import registry as datasets
+from warmstart.data.sampling.weights import aspect_groups
 
 from ...built import build_test_loader, build_train_loader, check_data
 
@@ -251,6 +252,16 @@ def test_a_test_set_of_other_classes_is_refused_by_their_names(tmp_path: Path, c
         check_data(cfg)
 
 
+def test_the_default_test_set_is_explained_if_it_does_not_fit(tmp_path: Path, configured: Configured) -> None:
+    put(tmp_path, "cat/1.png", "dog/1.png")
+    message = (
+        r"^DATASETS.TEST: images of digits_test have 1 channel\(s\), .*; DATASETS.TEST is not set, so this is its"
+        r" default: name your test set, hold out a share of the training set \(docs/DATA.md\), or give \[\] for"
+    )
+    with pytest.raises(ConfigError, match=message):
+        check_data(configured("DATASETS.TRAIN", f"imagefolder:{tmp_path}"))
+
+
 def test_photos_of_every_kind_train_together(tmp_path: Path, configured: Configured) -> None:
     """Spaces, accents, upper case, links, transparency, palettes, 16 bits, CMYK, GIF and WebP in one folder."""
     import numpy as np
@@ -277,3 +288,12 @@ def test_photos_of_every_kind_train_together(tmp_path: Path, configured: Configu
     assert batch.images.shape == (10, 3, 4, 4)
     assert sorted(batch.targets.tolist()) == [0] * 9 + [1]
     assert dataset_info(name, "").sizes == ((4, 6), (9, 12), (12, 9))
+
+
+def test_orientation_counts_for_the_aspect_ratio(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    put(tmp_path, "cat/1.jpg", "dog/1.jpg")  # 6 wide, 4 high
+    Image.new("RGB", (6, 4)).save(tmp_path / "cat" / "2.jpg", exif=exif)
+    wide, high = aspect_groups(built(tmp_path)) or ((), ())
+    assert (list(wide), list(high)) == ([0, 2], [1])

@@ -218,6 +218,8 @@ def test_shards_are_read_by_each_decoder(one: str, sharded: Callable[..., CfgNod
     ]
     assert torch.equal(batches[0].images, batches[1].images)
     assert batches[0].targets.tolist() == [0, 1, 2, 0, 1, 2]
+    grey = next(iter(build_test_loader(sharded(one, "INPUT.FORMAT", "L"), one)))
+    assert grey.images.shape == (6, 1, *batches[0].images.shape[2:])
 
 
 def test_shards_name_a_damaged_image_by_archive_and_member_or_skip_it(
