@@ -121,7 +121,7 @@ MODEL.PRETRAINED true -> command line: unknown key MODEL.PRETRAINED; write MODEL
 DATASETS.VAL imagefolder:photos/val -> command line: unknown key DATASETS.VAL; write DATASETS.TEST
 INPUT.SIZE 224 -> command line: unknown key INPUT.SIZE; write INPUT.TRANSFORMS_TRAIN
 photos -> command line: expected a key ... write DATASETS.TRAIN imagefolder:photos)
-imagefolder:photos -> command line: expected a key ... a training set is given as DATASETS.TRAIN imagefolder:photos)
+imagefolder:photos -> command line: expected a key ... is given as DATASETS.TRAIN imagefolder:photos)
 photos.yaml -> command line: expected a key ... --config-file photos.yaml)
 SOLVER.MAX_ITER 10 epochs -> command line: expected a key ... got 'epochs' (a length in epochs is one word: 90ep)
 SOLVER.MAX_ITER 10epochs -> SOLVER.MAX_ITER (command line): expected ... got '10epochs' (write 10ep)
