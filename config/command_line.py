@@ -108,7 +108,8 @@ def _instead(name: str, value: str, known: Collection[str], is_key: Callable[[st
     """Return how the message about an unknown flag ends: with what to type instead, if that is known."""
     answer = common_word(name, value)
     word = answer.partition(" ")[0]
-    if word in known or is_key(word):
+    begins = any(flag.startswith(name) for flag in known)  # --gpu, where the tool has --gpus
+    if not begins and (word in known or is_key(word)):
         return f"; write {answer}"
     return did_you_mean(name, known, f"; known: {', '.join(known)}", show=str)
 

@@ -91,6 +91,8 @@ def _instead(word: Any) -> str:
         return f"a config file is given as --config-file {text}"
     if text.lower() in ("epoch", "epochs", "ep"):
         return "a length in epochs is one word: 90ep"
+    if text.startswith(("imagefolder:", "csv:", "npz:", "webdataset:")):
+        return f"a training set is given as DATASETS.TRAIN {text}"
     if os.path.isdir(text):
         return f"to train on the images in a folder, write DATASETS.TRAIN imagefolder:{text}"
     return "write KEY VALUE or KEY=VALUE, and a list as 1,2"

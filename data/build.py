@@ -138,15 +138,7 @@ def check_data(cfg: CfgNode, data: DataSpec, task: SampleTask, world_size: int =
     if world_size < cfg.SOLVER.IMS_PER_BATCH:
         _require_one_size(cfg, data, "TRAIN", data.train, " + ".join(map(str, data.training_sets)))
     for name in data.test_sets:
-        try:
-            _check_test_set(cfg, data, task, name, classes, trained_on[0])
-        except ConfigError as error:
-            if cfg.is_set("DATASETS.TEST") or not cfg.is_set("DATASETS.TRAIN"):
-                raise
-            raise ConfigError(
-                f"DATASETS.TEST is not set, and its default, {name}, does not go with the training set: write"
-                f" DATASETS.TEST imagefolder:PATH, or DATASETS.TEST [] for none ({error})"
-            ) from None
+        _check_test_set(cfg, data, task, name, classes, trained_on[0])
     if cfg.DATALOADER.BACKEND == "resident":
         label, problems = cfg.label("DATALOADER.BACKEND"), not_resident(cfg, data, task)
         if problems:

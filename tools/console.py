@@ -75,6 +75,8 @@ def describe_mistake(word: str, others: Sequence[str]) -> str:
     'unknown command plot_lr; did you mean warmstart plot-lr?'
     >>> describe_mistake("--resume", [])
     'expected a command before --resume, such as warmstart train --resume'
+    >>> describe_mistake("photos.yaml", [])
+    'expected a command before photos.yaml; to train, write warmstart train --config-file photos.yaml'
     """
     from warmstart.config import did_you_mean, printable
 

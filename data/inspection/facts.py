@@ -170,8 +170,8 @@ def _mean_and_square(pixels: Tensor) -> tuple[Values, Values]:
         return tuple(floats.mean(1).tolist()), tuple(floats.square().mean(1).tolist())
     flat = pixels.flatten(1)
     sums = torch.zeros(2, len(flat), dtype=torch.float64)
-    for part in flat.split(_EXACT * _EXACT, 1):  # small enough for a processor's cache
-        values = torch.nn.functional.pad(part, (0, -part.shape[1] % _EXACT)).float().unflatten(1, (-1, _EXACT))
+    for part in torch.split(flat, _EXACT * _EXACT, 1):  # small enough for a processor's cache
+        values = torch.nn.functional.pad(part, (0, -part.shape[1] % _EXACT)).float().view(len(flat), -1, _EXACT)
         sums += torch.stack([values.sum(2), values.square().sum(2)]).double().sum(2)
     means, squares = (sums / flat.shape[1] / torch.tensor([[255.0], [255.0**2]])).tolist()
     return tuple(means), tuple(squares)

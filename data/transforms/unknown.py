@@ -35,7 +35,7 @@ def unknown_transform(label: str, name: str, known: Sequence[str]) -> ConfigErro
     """Return the error for a name that is not a transform, which says what to write instead.
 
     >>> print(unknown_transform("INPUT.TRANSFORMS_TRAIN", "RandomFlip", ["RandomHorizontalFlip"]))
-    INPUT.TRANSFORMS_TRAIN: no transform is called 'RandomFlip'; did you mean RandomHorizontalFlip?
+    INPUT.TRANSFORMS_TRAIN: no transform is called 'RandomFlip'; did you mean 'RandomHorizontalFlip'?
     >>> print(unknown_transform("INPUT.TRANSFORMS_TRAIN", "Resize(128)", ["Resize"]))
     INPUT.TRANSFORMS_TRAIN: arguments have names: write {Resize: {size: 128}} instead of Resize(128)
     """
@@ -50,5 +50,5 @@ def unknown_transform(label: str, name: str, known: Sequence[str]) -> ConfigErro
     plain = name.replace("_", "").lower()
     match = _OTHER_NAMES.get(plain) or next((each for each in known if each.lower() == plain), "")
     if match in known:
-        return ConfigError(f"{label}: no transform is called {name!r}; did you mean {match}?")
+        return ConfigError(f"{label}: no transform is called {name!r}; did you mean {match!r}?")
     return unknown_name(label, "transform", name, known)
