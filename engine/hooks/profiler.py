@@ -46,10 +46,8 @@ class ProfilerHook(HookBase):
             return
         self._is_on = True
         if comm.is_main():
-            kinds = [
-                ProfilerActivity.CPU,
-                *filter(None, [getattr(ProfilerActivity, trainer.device.type.upper(), None)]),
-            ]
+            cpu = ProfilerActivity.CPU
+            kinds = {cpu, getattr(ProfilerActivity, trainer.device.type.upper(), cpu)}
             # A name that torch's handler gives to no other trace.
             name = f"warmstart_{socket.gethostname()}_{os.getpid()}"
             handler = tensorboard_trace_handler(str(self.folder), name)

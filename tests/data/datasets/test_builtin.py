@@ -205,7 +205,7 @@ def test_imagefolder_numbers_classes_by_name_and_gives_rgb(tmp_path: Path) -> No
     _save_png(tmp_path / "cat" / "1.png", (6, 4), 20)
     _save_png(tmp_path / "cat" / "2.png", (6, 4), 30)
     name = f"imagefolder:{tmp_path}"
-    values = {"value_mean": (0.3333333333333333,), "value_std": (0.4714045207910317,)}
+    values = {"value_mean": (0.3333333333333333,), "value_std": (0.4714045207910317,), "class_counts": (2, 1)}
     assert dataset_info(name, "nowhere") == DatasetInfo(3, 2, 3, (4, 6), classes=("cat", "dog"), **values)
     assert [label for _, label in build_dataset(name, "nowhere")] == [0, 0, 1]  # type: ignore[attr-defined]
 
@@ -226,7 +226,7 @@ def test_imagefolder_without_images_is_refused(tmp_path: Path, folder: str, mess
 def test_npz_returns_images_and_labels(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", images=np.zeros((4, 5, 6, 3), np.uint8), labels=np.array([0, 1, 2, 1]))
     name = f"npz:{tmp_path / 'x.npz'}"
-    values = {"value_mean": (1.0,), "value_std": (0.7071067811865476,)}
+    values = {"value_mean": (1.0,), "value_std": (0.7071067811865476,), "class_counts": (1, 2, 1)}
     assert dataset_info(name, "nowhere") == DatasetInfo(4, num_classes=3, channels=3, image_size=(5, 6), **values)
     assert torch.as_tensor(build_dataset(name, "nowhere")[2][0]).shape == (5, 6, 3)
 

@@ -50,7 +50,10 @@ def test_target_statistics_are_the_same_for_any_order() -> None:
 @pytest.mark.parametrize(
     ("labels", "expected"),
     [
-        (np.array([0, 1, 1, 2]), {"num_classes": 3, "value_mean": (1.0,), "value_std": (0.5**0.5,)}),
+        (
+            np.array([0, 1, 1, 2]),
+            {"num_classes": 3, "value_mean": (1.0,), "value_std": (0.5**0.5,), "class_counts": (1, 2, 1)},
+        ),
         (np.array([0.0, 1, 1, 2]), {"num_values": 1, "value_mean": (1.0,), "value_std": (0.5**0.5,)}),
         (np.array([[1, 0], [0, 0]]), {"num_values": 2, "value_mean": (0.5, 0.0), "value_std": (0.5, 0.0)}),
     ],

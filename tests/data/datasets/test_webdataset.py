@@ -119,7 +119,7 @@ def test_shards_have_the_samples_and_order_of_webdataset(pattern: str, tmp_path:
 
 def test_dataset_info_of_shards_comes_from_the_archives(one: str, tmp_path: Path) -> None:
     info = dataset_info(one, "nowhere", cache=str(tmp_path / "cache"))
-    values = {"value_mean": (1.0,), "value_std": (0.816496580927726,)}
+    values = {"value_mean": (1.0,), "value_std": (0.816496580927726,), "class_counts": (2, 2, 2)}
     assert info == DatasetInfo(size=6, num_classes=3, channels=3, image_size=(9, 7), **values)
     assert built(one, tmp_path).targets.tolist() == [0, 1, 2, 0, 1, 2]
     assert built(one, tmp_path).samples[4] == (f"{tmp_path}/one.tar/some/0004.png", 1)

@@ -38,7 +38,8 @@ from warmstart.engine.run import resolve
 from warmstart.engine.run.default_hooks import _HOOKS
 from warmstart.modeling import build_model, catalog, register_model
 from warmstart.modeling.small_cnn import SmallCNN
-from warmstart.tasks import Classification, build_task
+from warmstart.tasks import build_task
+from warmstart.tasks.class_losses import ClassLoss
 from warmstart.tools import train_net
 
 from ..dying import assert_same_bits
@@ -202,9 +203,7 @@ def test_run_of_several_ranks_has_samples_learning_rates_and_float64_weights_of_
     ranks: int,
 ) -> None:
     # Ours computes losses in float32 for any model.
-    monkeypatch.setattr(
-        Classification, "_cross_entropy", lambda task, logits, targets: F.cross_entropy(logits, targets)
-    )
+    monkeypatch.setattr(ClassLoss, "__call__", lambda loss, logits, targets: F.cross_entropy(logits, targets))
     seen = Seen(tmp_path / "seen")
     register_hook("own", lambda cfg: seen)
     words = [word for word in tiny_words if not word.startswith(("MODEL.ARGS", "DATASETS"))]
