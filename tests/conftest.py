@@ -102,6 +102,7 @@ def tiny_overrides(data: Path, output: Path) -> list[str]:
         "SOLVER.BASE_LR=0.05",
         "SOLVER.STEPS=9",
         "SOLVER.WARMUP_ITERS=4",
+        "SOLVER.CHECKPOINT_KEEP=0",
         "LOG_PERIOD=5",
         f"OUTPUT_DIR={output}",
     ]

@@ -106,15 +106,14 @@ def evaluate_only(
     scores = evaluate_all(
         model, task, loaders, averaged, autocast=build_autocast(cfg), strategy=strategy, values=values
     )
-    log_scores(scores, task)
     facts = _facts(file, found)
     joined = {name: each.joined() for name, each in (values or {}).items()}  # on all ranks
-    if comm.is_main():
-        if output is not None:
-            _write_scores(Path(output), facts | {"scores": scores})
-        if joined:
-            datasets = {name: loader.dataset for name, loader in loaders.items()}
-            _write_reports(cfg, ReportFolder(cfg.OUTPUT_DIR, task, datasets), facts, scores, joined)
+    if joined and comm.is_main():
+        datasets = {name: loader.dataset for name, loader in loaders.items()}
+        _write_reports(cfg, ReportFolder(cfg.OUTPUT_DIR, task, datasets), facts, scores, joined)
+    log_scores(scores, task)
+    if output is not None and comm.is_main():
+        _write_scores(Path(output), facts | {"scores": scores})
     return scores
 
 

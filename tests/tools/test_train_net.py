@@ -42,6 +42,7 @@ def test_a_run_leaves_the_files_that_users_know(tiny_words: list[str], tmp_path:
         "metrics.json",
         "model_0000013.pth",
         "model_final.pth",
+        "report",
         "warmstart.json",
     }
     assert (tmp_path / "out" / "last_checkpoint").read_text() == "model_0000013.pth"
@@ -107,10 +108,18 @@ def test_a_finished_run_says_so_and_touches_no_file(
     tiny_words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train_net.main(tiny_words)
-    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (tmp_path / "out").iterdir()}
+    before = {
+        path: (path.stat().st_mtime_ns, path.read_bytes())
+        for path in (tmp_path / "out").rglob("*.*")
+        if path.is_file()
+    }
     assert train_net.main([*tiny_words, "--resume"]) == 0
     assert "the checkpoint is at iteration 14, SOLVER.MAX_ITER is 14: nothing to do" in capsys.readouterr().out
-    assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (tmp_path / "out").iterdir()}
+    assert before == {
+        path: (path.stat().st_mtime_ns, path.read_bytes())
+        for path in (tmp_path / "out").rglob("*.*")
+        if path.is_file()
+    }
 
 
 @pytest.mark.need("C12")
@@ -118,10 +127,18 @@ def test_a_run_that_is_longer_than_it_is_asked_for_says_so_and_touches_no_file(
     tiny_words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train_net.main(tiny_words)
-    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (tmp_path / "out").iterdir()}
+    before = {
+        path: (path.stat().st_mtime_ns, path.read_bytes())
+        for path in (tmp_path / "out").rglob("*.*")
+        if path.is_file()
+    }
     assert train_net.main([*tiny_words, "--resume", "SOLVER.MAX_ITER=10"]) == 0
     assert "the checkpoint is at iteration 14, SOLVER.MAX_ITER is 10" in capsys.readouterr().out
-    assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (tmp_path / "out").iterdir()}
+    assert before == {
+        path: (path.stat().st_mtime_ns, path.read_bytes())
+        for path in (tmp_path / "out").rglob("*.*")
+        if path.is_file()
+    }
 
 
 @pytest.mark.need("A8")

@@ -540,6 +540,7 @@ def test_a_run_killed_inside_its_saves_ends_with_the_bits_of_the_unbroken_one(
         assert torch.equal(ours["ema"]["model"][name], theirs["ema"]["model"][name]), name
     assert leftovers(killed) == []
     assert sorted(path.name for path in killed.glob("model_*")) == [
+        "model_0000007.pth",  # the newest before the decay
         "model_0000011.pth",
         "model_0000013.pth",
         "model_final.pth",

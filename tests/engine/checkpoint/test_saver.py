@@ -679,15 +679,15 @@ def test_the_newest_two_stay_by_number_over_three_starts(tiny: Tiny, tmp_path: P
             [name for name in checkpoints(out) if name.startswith("model_0") and name != "model_0000001.pth"]
         )
     assert [[name for name in names if name.endswith(".pth")] for names in kept] == [
-        ["model_0000007.pth", "model_0000008.pth"],
-        ["model_0000008.pth", "model_0000009.pth"],
-        ["model_0000098.pth", "model_0000099.pth"],
+        ["model_0000003.pth", "model_0000007.pth", "model_0000008.pth"],  # the first is before the decay
+        ["model_0000003.pth", "model_0000008.pth", "model_0000009.pth"],
+        ["model_0000003.pth", "model_0000098.pth", "model_0000099.pth"],
     ]
     assert (out / "model_0000001.pth").read_bytes() == b"somebody else's"
     for name in ("notes.txt", "model_mine.pth", "model_0000003.pth.cut", "model_final.pth"):
         assert (out / name).exists(), name
     assert json.loads((out / "checkpoints.json").read_text())["checkpoints"][-1] == "model_0000099.pth"
-    assert RunFolder(out).manifest() == ["model_0000098.pth", "model_0000099.pth"]
+    assert RunFolder(out).manifest() == ["model_0000003.pth", "model_0000098.pth", "model_0000099.pth"]
 
 
 @pytest.mark.need("D3")
@@ -698,7 +698,7 @@ def test_the_best_the_last_and_what_the_pointer_names_are_never_deleted(tiny: Ti
     words = ("SOLVER.CHECKPOINT_KEEP", 1, "SOLVER.CHECKPOINT_PERIOD", 2)
     train(tiny(*words), At(_3=ask))
     out = tmp_path / "out"
-    assert checkpoints(out) == ["model_0000013.pth", "model_best.pth", "model_final.pth"]
+    assert checkpoints(out) == ["model_0000007.pth", "model_0000013.pth", "model_best.pth", "model_final.pth"]
     assert load_checkpoint(out / "model_best.pth")["iteration"] == 3
     (out / "last_checkpoint").write_text("model_0000013.pth")
     shutil.copy(out / "model_0000013.pth", out / "model_0000099.pth")
@@ -716,7 +716,7 @@ def test_a_run_resumed_in_another_folder_deletes_nothing_of_the_old_one(tiny: Ti
     keep = ("SOLVER.CHECKPOINT_KEEP", 1, "SOLVER.CHECKPOINT_PERIOD", 2)
     train(tiny(*keep, "OUTPUT_DIR", str(tmp_path / "new")), resume=str(old / "model_0000003.pth"))
     assert {name: (old / name).read_bytes() for name in before} == before
-    assert checkpoints(tmp_path / "new") == ["model_0000013.pth", "model_final.pth"]
+    assert checkpoints(tmp_path / "new") == ["model_0000007.pth", "model_0000013.pth", "model_final.pth"]
 
 
 @pytest.mark.need("D3", "D4")
@@ -726,7 +726,7 @@ def test_in_a_copied_folder_the_copies_are_the_runs_own(tiny: Tiny, tmp_path: Pa
     shutil.copytree(old, new)
     words = ("SOLVER.MAX_ITER", 16, "SOLVER.CHECKPOINT_KEEP", 2, "SOLVER.CHECKPOINT_PERIOD", 5)
     train(tiny(*words, "OUTPUT_DIR", str(new)), resume="")
-    assert checkpoints(new) == ["model_0000014.pth", "model_0000015.pth", "model_final.pth"]
+    assert checkpoints(new) == ["model_0000004.pth", "model_0000014.pth", "model_0000015.pth", "model_final.pth"]
     assert checkpoints(old) == ["model_0000004.pth", "model_0000009.pth", "model_0000013.pth", "model_final.pth"]
 
 

@@ -324,13 +324,13 @@ def test_resume_of_an_earlier_sharded_file_keeps_the_shards_of_later_ones(
     )
 
 
-def test_checkpoint_keep_prunes_all_shards_but_those_of_the_newest_and_the_best(
+def test_checkpoint_keep_prunes_all_shards_but_the_newest_the_best_and_those_before_the_decay(
     words: list[str], tmp_path: Path
 ) -> None:
     more = ["SOLVER.CHECKPOINT_KEEP=1", "SOLVER.CHECKPOINT_PERIOD=2", "TEST.EVAL_PERIOD=6"]
     launched(2, [*words, *more, f"OUTPUT_DIR={tmp_path}", "TEST.BEST.METRIC=noise.npz/accuracy"])
     best = load_checkpoint(tmp_path / "model_best.pth")["iteration"]
-    kept = {"0000011", f"{best - 1:07d}"}
+    kept = {"0000007", "0000011", f"{best - 1:07d}"}
     assert {path.name[:7] for path in (tmp_path / "shards").iterdir()} == kept
 
 

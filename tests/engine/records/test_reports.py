@@ -143,7 +143,7 @@ def test_evaluate_only_writes_no_report_while_a_run_is_writing_the_folder(
     monkeypatch.setattr("warmstart.engine.checkpoint.run_folder.hold", held)
     evaluate_only(config(tmp_path), resume="")
     assert files_of(tmp_path) == before
-    assert logged[-1].getMessage() == f"no report: {tmp_path} is held"
+    assert logged[-2].getMessage() == f"no report: {tmp_path} is held"
 
 
 def test_a_new_run_deletes_the_report_that_an_evaluation_left(tmp_path: Path) -> None:

@@ -167,6 +167,7 @@ def test_default_hooks_put_user_defined_hooks_before_the_records(
         "Mine",
         "PictureHook",
         "RecordHook",
+        "ReportHook",
         "CheckpointHook",
     ]
 
