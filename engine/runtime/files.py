@@ -60,7 +60,7 @@ def copy(source: BinaryIO, path: Path, before_commit: Callable[[], object] | Non
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     numbered, best = Path(folder, "model_0000999.pth"), Path(folder, "model_best.pth")
     ...     _ = numbered.write_text("new"), best.write_text("old")
-    ...     with open_regular(numbered) as file:
+    ...     with open(numbered, "rb") as file:
     ...         copy(file, best)
     ...     best.read_text(), best.samefile(numbered), len(os.listdir(folder))
     ('new', False, 2)
