@@ -41,6 +41,8 @@ _KEYS = {
         " SOLVER.CLIP_GRADIENTS.CLIP_VALUE {}|1"
     ),
     "grad-accum-steps, accumulate, gradient-accumulation-steps": "SOLVER.GRAD_ACCUM_STEPS {}|2",
+    "drop, dropout, drop-rate": "MODEL.HEAD.dropout {}|0.2",
+    "freeze, freeze-backbone, linear-probe": "MODEL.FREEZE '^(?!fc)'",
     "patience": "TEST.EARLY_STOPPING.PATIENCE {}|5",
     "print-freq, log-interval, log-every": "LOG_PERIOD {}|20",
     "compile, torchcompile": "MODEL.COMPILE default",

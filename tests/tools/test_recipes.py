@@ -5,22 +5,52 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
+from torchvision.models import resnet18
 
-from warmstart.config import get_cfg
+from warmstart.config import CfgNode, get_cfg
 from warmstart.engine import load_checkpoint, resolve_config
 from warmstart.tools import train_net
 
 RECIPES = sorted((Path(__file__).parent.parent.parent / "config" / "recipes").glob("*.yaml"))
 
 
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Returns a folder of photos, beside which torchvision's weights need no download."""
+    for index, name in enumerate(("train/cat", "train/dog", "val/cat", "val/dog")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(3):
+            colour = (90 * number, 60 * index, 128)
+            Image.new("RGB", (300 + number, 280), colour).save(tmp_path / "photos" / name / f"{number}.jpg")
+    hub = tmp_path / "torch" / "hub" / "checkpoints"
+    hub.mkdir(parents=True)
+    torch.save(resnet18().state_dict(), hub / "resnet18-f37072fd.pth")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    return tmp_path / "photos"
+
+
+def of_folder(path: Path, photos: Path) -> list[object]:
+    """Return the overrides with which a recipe reads the photos, if it reads a folder."""
+    return ["DATASETS.ROOT", str(photos)] if "imagefolder:{ROOT}" in get_cfg_of(path).dump() else []
+
+
+def get_cfg_of(path: Path) -> CfgNode:
+    cfg = get_cfg()
+    cfg.merge(path, [])
+    return cfg
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 @pytest.mark.parametrize("max_iter", [20, 21, 1_000_000])
-def test_a_recipe_resolves_at_any_length(path: Path, max_iter: int) -> None:
+def test_a_recipe_resolves_at_any_length(path: Path, max_iter: int, photos: Path) -> None:
     cfg = get_cfg()
-    cfg.merge(path, ["SOLVER.MAX_ITER", max_iter])
+    cfg.merge(path, ["SOLVER.MAX_ITER", max_iter, *of_folder(path, photos)])
+    cfg.merge_from_list(["SOLVER.STEPS", [5, 10]] if "resnet50" in path.name else [])  # else beyond the 2 photos
     solver = resolve_config(cfg).SOLVER
     assert max_iter == solver.MAX_ITER
-    assert 0 < solver.WARMUP_ITERS < max_iter
+    assert 0 <= solver.WARMUP_ITERS < max_iter
     assert 0 <= solver.CHECKPOINT_PERIOD < max_iter  # 0: only at the end
 
 
@@ -28,7 +58,8 @@ def test_a_recipe_resolves_at_any_length(path: Path, max_iter: int) -> None:
 def test_a_recipe_is_headed_by_command_time_and_score(path: Path) -> None:
     head = [line for line in path.read_text().splitlines() if line.startswith("#")]
     text = "\n".join(head)
-    assert f"python tools/train_net.py --config-file config/recipes/{path.name}" in text
+    commands = ("python tools/train_net.py --config-file config/recipes/", "warmstart train --config-file recipe:")
+    assert any(f"{command}{path.name}" in text for command in commands)
     assert "Time: " in text
     assert "Score: " in text
     assert "n = " in text
@@ -37,3 +68,26 @@ def test_a_recipe_is_headed_by_command_time_and_score(path: Path) -> None:
 def test_the_main_job_runs_at_its_shortest(tmp_path: Path) -> None:
     train_net.main(["--config-file", "recipe:digits.yaml", "SOLVER.MAX_ITER", "20", "OUTPUT_DIR", str(tmp_path)])
     assert load_checkpoint(tmp_path / "model_final.pth")["iteration"] == 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fine_tune", "linear_probe"])
+def test_the_recipes_for_photos_train_on_a_folder_and_write_a_report(
+    name: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"--config-file=recipe:{name}.yaml", f"DATASETS.ROOT={photos}", f"OUTPUT_DIR={tmp_path / 'out'}"]
+    words += ["SOLVER.MAX_ITER=2ep", "SOLVER.IMS_PER_BATCH=3", "DATALOADER.NUM_WORKERS=0", "MODEL.DEVICE=cpu"]
+    assert train_net.main(words) == 0
+    printed = capsys.readouterr().out
+    assert "loaded 100/102 tensors" in printed
+    trained = load_checkpoint(tmp_path / "out" / "model_best.pth")
+    assert trained["classes"] == ["cat", "dog"]
+    moved = {
+        parameter
+        for parameter, weight in resnet18().state_dict().items()
+        if weight.is_floating_point() and not parameter.startswith("fc.")
+    }
+    start = torch.load(tmp_path / "torch" / "hub" / "checkpoints" / "resnet18-f37072fd.pth", weights_only=True)
+    same = {parameter for parameter in moved if torch.equal(start[parameter], trained["model"][parameter])}
+    assert same == (moved if name == "linear_probe" else set())
+    assert (tmp_path / "out" / "report" / "val" / "report.json").is_file()

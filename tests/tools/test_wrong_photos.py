@@ -107,7 +107,10 @@ CASES = """
 --device cuda -> command line: unknown flag --device; write MODEL.DEVICE cuda
 --gpu 0 -> command line: unknown flag --gpu; write MODEL.DEVICE cuda:0
 --gpus 2 -> command line: unknown flag --gpus; write --num-gpus 2
---output out -> command line: unknown flag --output; write OUTPUT_DIR out
+--output out -> command line: --output takes the scores of --eval-only; the folder of a run is OUTPUT_DIR out
+--output-dir out -> command line: unknown flag --output-dir; write OUTPUT_DIR out
+--freeze-backbone -> command line: unknown flag --freeze-backbone; write MODEL.FREEZE '^(?!fc)'
+--dropout 0.3 -> command line: unknown flag --dropout; write MODEL.HEAD.dropout 0.3
 --amp -> command line: unknown flag --amp; write SOLVER.AMP.ENABLED true
 --config x.yaml -> command line: unknown flag --config; did you mean --config-file?
 -c x.yaml -> command line: unknown flag -c; write --config-file x.yaml
