@@ -294,9 +294,9 @@ def test_resume_refuses_other_frozen_parameters(tiny: Tiny) -> None:
         train(changed, resume="")
     with pytest.raises(
         ConfigError,
-        match="^the checkpoint does not fit this model and optimizer: block2.0.weight, block2.1.bias,"
-        " block2.1.weight and 3 more would train and did not; no parameter did and would not; keep MODEL.FREEZE"
-        " and the model as they were, or start a new run with MODEL.WEIGHTS FILE and another OUTPUT_DIR$",
+        match="^the checkpoint does not fit this model and optimizer: the optimizer has no saved state for"
+        " block2.0.weight, block2.1.bias, block2.1.weight and 3 more; keep MODEL.FREEZE and the"
+        " model as they were, or start a new run with MODEL.WEIGHTS FILE and another OUTPUT_DIR$",
     ):
         train(changed, resume="", allow_config_change=True)
 
