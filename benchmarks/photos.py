@@ -5,7 +5,7 @@
 
 All train the same network on the same folder with the same batch size, plain SGD and the same number of images:
 a random crop and a flip of each, one epoch, `--workers` loading processes. "ours" is what tools/train_net.py runs,
-with its console, log files and records. "timm" is the loop of timm's train.py with timm's loader, "torchvision" the
+with its console, log files and records. "timm" is the loop of timm's train.py with its loader, "torchvision" the
 loop of torchvision's reference script for classification: as people write them, without the distributed parts.
 
 Each run is a separate process, and contenders take turns, `rounds` times. `images_per_s` counts from the end of

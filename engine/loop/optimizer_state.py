@@ -59,9 +59,11 @@ def _renumbered(saved: Mapping[str, Any], own: Mapping[str, Any]) -> dict[int, d
     numbers, saved_numbers = _numbers(own), _numbers(saved)
     missing, extra = sorted(numbers.keys() - saved_numbers.keys()), sorted(saved_numbers.keys() - numbers.keys())
     if missing or extra:
+        lacks = (("no saved state for", missing), ("no parameter for", extra))
+        found = ", and ".join(f"{what} {_listed(names)}" for what, names in lacks if names)
         raise ValueError(
-            f"{_listed(missing)} would train and did not; {_listed(extra)} did and would not; keep MODEL.FREEZE"
-            " and the model as they were, or start a new run with MODEL.WEIGHTS FILE and another OUTPUT_DIR"
+            f"the optimizer has {found}; keep MODEL.FREEZE and the model as they were, or start a new run with"
+            " MODEL.WEIGHTS FILE and another OUTPUT_DIR"
         )
     names = {number: name for name, number in saved_numbers.items()}
     return {numbers[names[i]]: entries for i, entries in saved["state"].items()}  # in the order of the saved ones
@@ -69,8 +71,7 @@ def _renumbered(saved: Mapping[str, Any], own: Mapping[str, Any]) -> dict[int, d
 
 def _listed(names: Sequence[str]) -> str:
     """Return up to three names, and how many more there are."""
-    more = len(names) - 3
-    shown = ", ".join(names[:3]) or "no parameter"
+    shown, more = ", ".join(names[:3]), len(names) - 3
     return f"{shown} and {more} more" if more > 0 else shown
 
 

@@ -233,7 +233,7 @@ SOLVER.WARMUP_ITERS 20 -> SOLVER.WARMUP_ITERS (command line): warm-up of 20 iter
 SOLVER.WARMUP_ITERS 99ep -> SOLVER.WARMUP_ITERS (command line): warm-up of 2,223 iterations never ends
 MODEL.NUM_CLASSES 3 -> MODEL.NUM_CLASSES (command line): 3 outputs are too few for the 10 classes ... give 0
 MODEL.IN_CHANNELS 3 -> MODEL.IN_CHANNELS (command line): the training images have 1 channels, not 3; use 0
-MODEL.DEVICE gpu -> MODEL.DEVICE (command line): expected auto, cpu, cuda or cuda:N, mps, xpu or xpu:N; got 'gpu'
+MODEL.DEVICE gpu -> MODEL.DEVICE (command line): expected auto, cpu, cuda or cuda:N, mps, xpu or xpu:N; got
 MODEL.TASK_ARGS.label_smoothing 1 -> MODEL.TASK_ARGS.label_smoothing: expected ... at least 0 and below 1; got 1
 MODEL.TASK_ARGS.label_smoothing -0.1 -> MODEL.TASK_ARGS.label_smoothing: expected a number of at least 0 and
 MODEL.NAME speed_net MODEL.ARGS.widths 64 -> MODEL.ARGS.widths: expected three integers above 0; got 64

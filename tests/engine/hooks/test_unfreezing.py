@@ -294,9 +294,9 @@ def test_resume_refuses_other_frozen_parameters(tiny: Tiny) -> None:
         train(changed, resume="")
     with pytest.raises(
         ConfigError,
-        match="^the checkpoint does not fit this model and optimizer: block2.0.weight, block2.1.bias,"
-        " block2.1.weight and 3 more would train and did not; no parameter did and would not; keep MODEL.FREEZE"
-        " and the model as they were, or start a new run with MODEL.WEIGHTS FILE and another OUTPUT_DIR$",
+        match="^the checkpoint does not fit this model and optimizer: the optimizer has no saved state for"
+        " block2.0.weight, block2.1.bias, block2.1.weight and 3 more; keep MODEL.FREEZE and the"
+        " model as they were, or start a new run with MODEL.WEIGHTS FILE and another OUTPUT_DIR$",
     ):
         train(changed, resume="", allow_config_change=True)
 
@@ -383,7 +383,9 @@ def states_of(folder: Path) -> list[dict[str, torch.Tensor]]:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="forks this process, which may have used the GPU")
-@pytest.mark.parametrize("freezing", [FROZEN, UNFREEZING], ids=["frozen", "until"])
+@pytest.mark.parametrize(
+    "freezing", [pytest.param(FROZEN, marks=pytest.mark.slow), UNFREEZING], ids=["frozen", "until"]
+)
 def test_two_ranks_equal_one_process_with_two_micro_batches(
     tiny: Tiny, tiny_words: list[str], tmp_path: Path, freezing: list[Any]
 ) -> None:
@@ -398,6 +400,7 @@ def test_two_ranks_equal_one_process_with_two_micro_batches(
             assert torch.equal(ours[name], theirs[name]), (number, name)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="forks this process, which may have used the GPU")
 def test_two_ranks_resumed_after_unfreezing_equal_the_unbroken_run(tiny_words: list[str], tmp_path: Path) -> None:
     words = [*tiny_words, "SOLVER.CHECKPOINT_PERIOD=1", f"MODEL.FREEZE={UNFREEZING[1]}"]
