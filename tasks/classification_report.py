@@ -105,8 +105,8 @@ def draw_report(content: Mapping[str, Any], image_of: Callable[[int], Tensor | N
     if len(found) > MOST_CELLS:
         shown = sorted(found, key=lambda row: row["accuracy"])[:MOST_CELLS]
     title = f"accuracy of {len(found)} classes" if shown is found else _part("lowest accuracy", shown, found)
-    names = [f"{row['class']} ({row['samples']})" for row in shown]
-    figures["per_class"] = bars_picture([row["accuracy"] for row in shown], names, title, "accuracy")
+    accuracies, names, counts = ([row[key] for row in shown] for key in ("accuracy", "class", "samples"))
+    figures["per_class"] = bars_picture(accuracies, names, counts, title, "accuracy")
     if "confusion" in content:
         figures["confusion"] = _confusion_picture(content)
     worst = content["worst"][:MOST_IMAGES]

@@ -63,8 +63,8 @@ def draw_report(content: Mapping[str, Any], image_of: Callable[[int], Tensor | N
         title = f"lowest average precision: {MOST_CELLS} of {len(found):,} classes"
     figures = {}
     if shown:
-        names = [f"{row['class']} ({row['positives']})" for row in shown]
-        figures["per_class"] = bars_picture([row["ap"] for row in shown], names, title, "average precision")
+        precisions, names, counts = ([row[key] for row in shown] for key in ("ap", "class", "positives"))
+        figures["per_class"] = bars_picture(precisions, names, counts, title, "average precision")
     worst = content["worst"][:MOST_IMAGES]
     if worst:
         images = [image_of(row["index"]) for row in worst]

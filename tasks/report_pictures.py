@@ -43,19 +43,23 @@ def matrix_picture(matrix: Sequence[Sequence[int]], names: Sequence[str], title:
     return _plain(figure)
 
 
-def bars_picture(values: Sequence[float], names: Sequence[str], title: str, unit: str) -> Figure:
+def bars_picture(
+    values: Sequence[float], names: Sequence[str], counts: Sequence[int], title: str, unit: str
+) -> Figure:
     """Return a figure of one horizontal bar for each name, from 0 to 1.
 
     Args:
         values: from 0 to 1; at most MOST_CELLS.
         names: of the bars, from the top.
+        counts: of samples, shown behind the names.
         title: of the figure.
         unit: what the values are.
     """
     figure, axes = _new(7, max(2.5, 1.2 + 0.22 * len(names)))
     places = range(len(names))
     axes.barh(places, values, color="tab:blue")
-    axes.set_yticks(places, [_short(name) for name in names])
+    axes.set_yticks(places, [f"{_short(name)} ({count})" for name, count in zip(names, counts, strict=True)])
+    axes.margins(y=0.01)
     axes.invert_yaxis()
     axes.set(xlim=(0, 1), xlabel=unit, title=title)
     return _plain(figure)

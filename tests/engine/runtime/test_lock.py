@@ -286,7 +286,7 @@ def test_a_run_whose_lock_was_deleted_ends_and_leaves_the_second_run_as_it_is(
                 finish_saves()
                 (out / ".lock").unlink()
                 assert in_child(second) == 7
-                left.update({path.name: path.read_bytes() for path in out.iterdir()})
+                left.update({path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()})
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("warmstart.engine.run.default_hooks._HOOKS", {"let in": lambda cfg: LetIn()})
@@ -297,7 +297,7 @@ def test_a_run_whose_lock_was_deleted_ends_and_leaves_the_second_run_as_it_is(
     assert caught.value.code == 2
     assert capsys.readouterr().err.startswith(f"error: {out}{LOST}")
     assert "model_final.pth" in left
-    now = {path.name: path.read_bytes() for path in out.iterdir()}
+    now = {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert now.pop("log.txt").startswith(left.pop("log.txt"))  # of the first one, where that is the same file
     assert now == left
 
