@@ -13,10 +13,10 @@ check:
 	bash .ci/typecheck
 
 test:
-	pytest
+	pytest -n auto
 
 slow:
-	pytest -m "slow and not gpu and not soak"
+	pytest -n auto -m "slow and not gpu and not soak"
 
 docs:
 	python docs/gallery.py

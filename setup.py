@@ -18,7 +18,7 @@ FOLDERS = [
 
 TIMM = ["timm>=1.0.25"]
 WEBDATASET = ["webdataset>=1.0"]
-TEST = ["pytest>=8", "hypothesis>=6.100", *TIMM, *WEBDATASET]
+TEST = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", *TIMM, *WEBDATASET]
 
 setup(
     name="warmstart",

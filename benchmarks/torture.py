@@ -119,6 +119,12 @@ CONFIGS: dict[str, tuple[str, ...]] = {
         "MODEL.FREEZE=[{MATCH: ^block3, UNTIL: 14}, {MATCH: ^block2, UNTIL: 45}, ^block1]",
         *("SOLVER.CHECKPOINT_PERIOD=3", "TEST.EVAL_PERIOD=15"),
     ),
+    "timm": (
+        *("MODEL.NAME=timm:test_resnet", "MODEL.ARGS={drop_path_rate: 0.1}", "MODEL.STEM=standard"),
+        *("MODEL.HEAD={dropout: 0.2}", "SOLVER.OPTIMIZER=AdamW", "SOLVER.BASE_LR=0.002", "SOLVER.LAYER_DECAY=0.8"),
+        *("SOLVER.STEPS=40,70", "INPUT.TRANSFORMS_TRAIN=[{RandomResizedCrop: {size: 32}}]"),
+        "INPUT.TRANSFORMS_TEST=[{Resize: {size: [32, 32]}}]",
+    ),
     "csv": (
         *(f"DATASETS.{key}=[{{csv: {{{CSV}, part: {key.lower()}}}}}]" for key in ("TRAIN", "TEST")),
         *("INPUT.FORMAT=L", "DATALOADER={BACKEND: worker, NUM_WORKERS: 0}", "SOLVER.STEPS=40,70"),
@@ -500,7 +506,9 @@ def write_photos(folder: Path, count: int = 160) -> None:
 
 def torture(name: str, kills: int, seed: int, device: str, folder: Path) -> dict[str, Any]:
     """Run a configuration and return its line; folders of runs that differ stay in `folder`."""
-    words = [*BASE, *CONFIGS[name], f"MODEL.DEVICE={device}"]
+    words = [*CONFIGS[name], f"MODEL.DEVICE={device}"]
+    given = {word.partition("=")[0] for word in words}
+    words = [*(word for word in BASE if word.partition("=")[0] not in given), *words]
     started, report, rng = time.monotonic(), Report(), random.Random(f"{seed} {name}")
     whole, ranks = folder / name / "whole", RANKS.get(name, 1)
     varied = [word.replace("{DATA}", str(folder / name / "data")) for word in VARIED.get(name, ())]
