@@ -38,7 +38,7 @@ def test_the_quick_start_is_the_first_thing_that_mentions_training_or_testing() 
     quick = [body.strip() for body in blocks("README.md", "bash")][:2]
     assert quick == [
         "pip install -e . && python tools/train_net.py --config-file config/recipes/digits.yaml",
-        "pip install -e '.[test]' && pytest",
+        "pip install -e '.[test]' && pytest -n auto",
     ]
     first = min(README.index(word) for word in ("train_net.py", "pytest"))
     assert README.rindex("```bash", 0, first) < README.index(quick[0])

@@ -246,7 +246,7 @@ def test_load_weights_reads_the_file_that_timms_saver_writes(tmp_path: Path) -> 
     )
     saver.save_checkpoint(0, metric=0.5)
     said = load_weights(new, tmp_path / "last.pth.tar")
-    assert said == f"loaded 77/77 tensors from {tmp_path / 'last.pth.tar'}"
+    assert said == f"loaded 77/77 tensors from the model in {tmp_path / 'last.pth.tar'}"
     assert torch.equal(new.fc.weight, old.fc.weight)
     said = load_weights(new, tmp_path / "last.pth.tar", entry="ema")
     assert said == f"loaded 77/77 tensors from the moving average in {tmp_path / 'last.pth.tar'}"
