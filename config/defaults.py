@@ -155,9 +155,9 @@ def get_cfg() -> CfgNode:
     cfg.INPUT.TRANSFORMS_TRAIN = Entries()
     cfg.INPUT.TRANSFORMS_TEST = Entries()
     # Normalization after the transforms: a uint8 image is converted to float in [0, 1], then to (image - MEAN) /
-    # STD. One value per channel, or one for all; null: for images of three channels, the values
-    # of published weights (MODEL.WEIGHTS IMAGENET1K_V1, ...) and of timm's models; else the values that the
-    # training set is registered with, else 0 and 1.
+    # STD. One value per channel, or one for all; null: the values of the run whose checkpoint MODEL.WEIGHTS names;
+    # else, for images of three channels, the values of published weights (MODEL.WEIGHTS IMAGENET1K_V1, ...) and of
+    # timm's models; else the values that the training set is registered with, else 0 and 1.
     cfg.INPUT.MEAN = OrNull(ListOf(Float(0.5), ()))
     cfg.INPUT.STD = OrNull(ListOf(Float(0.25, above=0), ()))
     # Channels of images from files (imagefolder, csv, webdataset): RGB, in which grey images become three equal

@@ -15,7 +15,7 @@ from .datasets.entries import DatasetEntry, EntryLike, entry_of
 from .datasets.info import DatasetInfo, joined, require_like
 from .datasets.names import named_sets
 from .datasets.part import with_classes
-from .datasets.registry import MapDataset, build_dataset, dataset_info
+from .datasets.registry import MapDataset, build_dataset, dataset_info, is_users_own
 from .device import OWN_DEVICE, accelerator
 from .transforms.image import Entry, ImageTransform, build_transform
 from .transforms.mixup import split_mixing
@@ -113,7 +113,8 @@ class DataSpec:
         """What the data sets hold, wherever their files are: a checkpoint keeps it, and a resume compares it.
 
         By TRAIN and TEST an entry for each set: its `text` and `options` in the config, its `name` in scores (""
-        for TRAIN), `size`, `classes` and `digest`, which is "" for sets that are known by their name.
+        for TRAIN), `size`, `classes` and `digest`, which is "" for sets that are known by their name, and for
+        those of a user-defined kind with options, which may change the images.
 
         Raises:
             ConfigError: what `train` and `tests` raise.
@@ -121,8 +122,9 @@ class DataSpec:
         found: dict[str, list[dict[str, Any]]] = {"TRAIN": [], "TEST": []}
         for key, entry, info in self.each:
             name = entry.name if key == "TEST" else ""
+            digest = "" if entry.options and is_users_own(entry) else info.digest
             values = {"text": str(replace(entry, name="")), "options": dict(entry.options), "name": name}
-            found[key].append(values | {"size": info.size, "classes": list(info.classes), "digest": info.digest})
+            found[key].append(values | {"size": info.size, "classes": list(info.classes), "digest": digest})
         return found
 
     @cached_property

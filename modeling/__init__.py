@@ -6,12 +6,13 @@ from .catalog import model_names, register_model
 from .contract import takes_targets
 from .fitting import WeightsFile
 from .freeze import freezing_of, hold_modules, next_change, set_frozen
-from .pretrained import build_input_defaults, published_weights, weights_path
+from .pretrained import InputDefaults, build_input_defaults, published_weights, weights_path
 from .weights import load_weights, read_tensor_file
 from .whitening import InitsFromImages, patch_whitening
 
 __all__ = [
     "InitsFromImages",
+    "InputDefaults",
     "WeightsFile",
     "build_input_defaults",
     "build_model",

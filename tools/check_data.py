@@ -68,7 +68,7 @@ def inspect(cfg: CfgNode) -> Findings:
     """
     problems: list[str] = []
     with gathering(problems):
-        resolve_config(cfg)
+        cfg = resolve_config(cfg)  # has the transforms that the model's weights expect
     accepted = not problems
     data, task = data_spec(cfg), _task(cfg)
     inspections = build_inspections(data, task, problems)

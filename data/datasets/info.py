@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
@@ -12,6 +13,8 @@ from warmstart.config import ConfigError
 from .image_files import shown
 from .image_heads import extremes
 
+_LISTED = 10  # names in a message
+_NUMBER = re.compile("0|[1-9][0-9]{0,6}")  # as class indices are written
 _MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
 
 
@@ -96,6 +99,25 @@ def require_like(one: DatasetInfo, other: DatasetInfo, label: str, one_name: str
             f"{label}: the classes of {other_name} differ from the classes of {one_name}, so labels would mean"
             f" different things{_differences(one.classes, other.classes)}; choose sets that agree"
         )
+    for named, unnamed, name in ((one, other, other_name), (other, one, one_name)):
+        number = None if unnamed.classes or not unnamed.num_classes else _misplaced(named.classes)
+        if number is not None and number < unnamed.num_classes:
+            names = ", ".join(named.classes) if len(named.classes) <= _LISTED else f"{named.classes[0]}, ..."
+            raise ConfigError(
+                f"{label}: {name} has class indices, and the classes of the set that it goes with are named by"
+                f" other numbers: the class called {number} has index {named.classes.index(str(number))}; name the"
+                f" classes of both, in a csv file by the option classes: [{names}]"
+            )
+
+
+def _misplaced(classes: Sequence[str]) -> int | None:
+    """Return a number that is the name of a class with another index; None if there is none.
+
+    >>> _misplaced(["0", "1", "10", "2"]), _misplaced(["0", "1", "x"])
+    (2, None)
+    """
+    numbers = (int(name) for index, name in enumerate(classes) if _NUMBER.fullmatch(name) and name != str(index))
+    return min(numbers, default=None)
 
 
 def _differences(one: Sequence[str], other: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import unicodedata
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -190,7 +191,9 @@ class _Samples(Sequence[tuple[str, Any]]):
 
 
 def digest_of(dataset: Any) -> str:
-    """Return a hash of a data set's names and labels, wherever its files are; "" if it has neither.
+    """Return a hash of a data set's names and labels, wherever its files are; "" if its samples have no names.
+
+    Of an array the pixels count instead of names, of shards the places of the images in their archives.
 
     >>> digits = ArrayDataset(np.zeros((2, 4, 4), np.uint8), np.array([0, 1]))
     >>> len(digest_of(digits)), digest_of([1, 2])
@@ -198,11 +201,13 @@ def digest_of(dataset: Any) -> str:
     """
     found = hashlib.sha256()
     rows, targets = getattr(dataset, "rows", None), read_targets(dataset)
-    if rows is not None:  # of shards: where each image begins in its archive, and its label
+    if rows is not None:
         found.update(np.ascontiguousarray(rows).tobytes())
+    elif isinstance(dataset, ArrayDataset):
+        found.update(f"{dataset.images.shape} {zlib.crc32(np.ascontiguousarray(dataset.images).data)}".encode())
     else:
         names = _given_names(dataset)
-        if not names and targets is None:
+        if not names:
             return ""
         text = unicodedata.normalize("NFC", "\0".join(names))  # a combining mark does not combine with "\0"
         found.update(text.encode("utf-8", "surrogateescape") + b"\0")

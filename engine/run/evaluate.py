@@ -32,7 +32,7 @@ from ..runtime.rng import restore_rng
 from .default_hooks import build_test_loaders, evaluate_all
 from .describe import log_scores
 from .init_from_data import build_for_ranks, read_weights
-from .input_defaults import describe_input_defaults
+from .input_defaults import describe_input_defaults, with_saved_input
 from .load import build_average, load_models
 from .prepare_torch import prepare_torch
 from .resolve import resolve_scaled
@@ -87,6 +87,7 @@ def evaluate_only(
     with raise_together():
         if start is not None and scale_of(start):  # TEST.PRECISE_BN needs the training batches of that run
             cfg = _resolved(given, scale_of(start))
+        cfg = cfg if start is None else with_saved_input(cfg, start["config"])
         _check(cfg, start, resume)
         _check_output(cfg, output)
         device, task = prepare_torch(cfg), build_task(cfg)

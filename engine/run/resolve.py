@@ -20,7 +20,7 @@ from ..distributed.build import check_parallel
 from ..runtime.device import check_device
 from ..runtime.precision import check_precision
 from .init_from_data import weights_in
-from .input_defaults import with_input_defaults
+from .input_defaults import read_input_defaults, with_input_defaults
 from .scores import best_mode, check_best, check_metrics, check_score_names
 from .world_size_scaling import rounded, scale_between, scaled
 
@@ -34,8 +34,8 @@ def resolve_config(
 
     MODEL.NUM_CLASSES, MODEL.IN_CHANNELS and MODEL.STEM follow from the training set if they are 0 or "auto";
     DATALOADER.BACKEND auto becomes the chosen loader, and a run's folder in MODEL.WEIGHTS one of its files. Keys
-    of INPUT that are not set get the values that published weights expect, see `with_input_defaults`. Nothing is
-    built or written. Resolving a second time changes nothing.
+    of INPUT that are not set get the values that the weights expect, see `with_input_defaults`. Nothing is built
+    or written. Resolving a second time changes nothing. In a distributed run every rank calls it.
 
     Args:
         cfg: what the user wrote, scaled by `scaled` if that is wanted.
@@ -55,11 +55,12 @@ def resolve_config(
     """
     ranks, data = ranks or comm.world_size(), data_spec(cfg)
     problems: list[str] = []
+    saved = read_input_defaults(cfg)  # not below `gathering`, because ranks wait for each other
     with gathering(problems):
         check_device(cfg)
     with gathering(problems):
         task = build_task(cfg, data)
-        cfg = with_input_defaults(cfg, data, task)
+        cfg = with_input_defaults(cfg, data, task, saved)
         data = data_spec(cfg)
         check_data(cfg, data, task, ranks)
     if problems:

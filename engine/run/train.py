@@ -24,6 +24,7 @@ from .config_diff import compare_configs
 from .data_diff import CONTENT, compare_data
 from .describe import log_run
 from .folder import complete_run, hold_folder, is_restart, prepare_folder
+from .input_defaults import with_saved_input
 from .load import load_start, why_done
 from .resolve import resolve_scaled
 from .resume import find_start, keeping_as_before, read_parts
@@ -87,7 +88,7 @@ def train(
             with raise_together():
                 cfg = resolve_scaled(given, scale_of(start))
         if start is not None:
-            cfg = keeping_as_before(cfg, start["config"])
+            cfg = with_saved_input(keeping_as_before(cfg, start["config"]), start["config"])
         with raise_together():
             check_scaled(given, cfg)
         log_scaling(given, cfg)

@@ -228,6 +228,13 @@ def test_timm_filter_leaves_a_file_that_it_cannot_convert(tmp_path: Path) -> Non
     assert convert({"pos_embed": None}) == {"pos_embed": None}
 
 
+def test_build_model_takes_a_file_with_a_prefix_that_timms_conversion_does_not_know(tmp_path: Path) -> None:
+    own = timm.create_model("test_convnext", num_classes=10).state_dict()
+    torch.save({f"module.{name}": tensor for name, tensor in own.items()}, tmp_path / "w.pth")
+    model = build_model(configured("MODEL.NAME", "timm:test_convnext", "MODEL.WEIGHTS", str(tmp_path / "w.pth")))
+    assert all(torch.equal(tensor, own[name]) for name, tensor in model.state_dict().items())
+
+
 def test_load_weights_reads_the_file_that_timms_saver_writes(tmp_path: Path) -> None:
     """With its command line, an argparse.Namespace, and the moving average."""
     from argparse import Namespace

@@ -112,6 +112,17 @@ def test_check_data_names_every_unreadable_file_and_exits_with_2(capsys: pytest.
     assert check("DATALOADER.UNREADABLE skip", capsys)[0] == 0
 
 
+def test_check_data_applies_the_transforms_that_the_model_has_by_default(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("timm")
+    write("train/cat/4.png", 12, (9, 12))
+    code, report = found("MODEL.NAME timm:test_resnet", capsys)
+    assert code == 0
+    assert report["sets"][0]["shapes_after_transforms"] == [[[3, 160, 160], 7]]
+    assert [each["keys"] for each in report["suggestions"]] == ["DATALOADER.SAMPLER_TRAIN WeightedTrainingSampler"]
+
+
 def test_check_data_finds_duplicates_conflicts_and_leaks_by_content(capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copy("train/cat/0.png", "train/cat/copy.png")
     write("train/dog/cat.bmp", 51)  # the pixels of cat/1.png in another format

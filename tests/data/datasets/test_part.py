@@ -8,6 +8,7 @@ import tarfile
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -239,6 +240,8 @@ def test_digest_of_depends_on_names_labels_and_order_alone(tmp_path: Path) -> No
     arrays = [digest_of(ArrayDataset(images, np.array(labels))) for labels in ([0, 1], [1, 0], [0.0, 1.0], [0, 1])]
     assert len({*arrays}) == 3
     assert arrays[0] == arrays[3]
+    assert digest_of(ArrayDataset(images + 1, np.array([0, 1]))) != arrays[0]
+    assert digest_of(SimpleNamespace(labels=[0, 1], __len__=lambda: 2)) == ""
 
 
 def test_sample_names_of_torchvisions_folder_are_relative(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from warmstart.config import CfgNode, ConfigError
+from warmstart.data import build_dataset, data_spec, register_dataset
 from warmstart.data.datasets import registry as datasets
 from warmstart.engine import load_checkpoint, train
 from warmstart.engine.run.data_diff import compare_data
@@ -97,6 +98,17 @@ def test_a_checkpoint_without_the_content_of_its_data_is_compared_by_paths(
     shutil.copytree(photos, tmp_path / "moved")
     with pytest.raises(ConfigError, match=r"not the run that wrote the checkpoint: DATASETS.TRAIN: .*moved"):
         run(tmp_path / "moved", "three", resume=str(tmp_path / "older.pth"))
+
+
+def test_content_has_no_hash_of_a_kind_whose_options_may_change_the_images(tiny: Tiny, photos: Path) -> None:
+    def build(path: str, download: bool, size: int = 8) -> Any:
+        return build_dataset(f"imagefolder:{path}", "")
+
+    register_dataset("scaled:", build)
+    cfg = tiny(f"DATASETS.TRAIN=[scaled:{photos}, {{scaled: {{path: {photos}, size: 4}}}}]")
+    plain, scaled = data_spec(cfg).content["TRAIN"]
+    assert (len(plain["digest"]), scaled["digest"]) == (32, "")
+    assert compare_data({"TRAIN": [scaled | {"options": {"size": 2}}]}, {"TRAIN": [scaled]}) == {}
 
 
 PHOTOS = {"text": "imagefolder:a", "options": {}, "name": "val", "size": 9, "classes": ["x", "y"], "digest": "8f"}

@@ -15,6 +15,7 @@ from torchvision.models import MobileNet_V3_Small_Weights, mobilenet_v3_small
 
 from warmstart.config import CfgNode
 from warmstart.engine import load_checkpoint, resolve_config
+from warmstart.engine.run.input_defaults import describe_input_defaults, with_saved_input
 from warmstart.tools import train_net
 
 from ...weights_server import Answer, WeightsServer, weights_server
@@ -86,6 +87,53 @@ def test_resolve_config_leaves_other_weights_to_the_data_set(colour: Callable[..
     assert (cfg.INPUT.MEAN, cfg.INPUT.STD) == (None, None)
 
 
+@pytest.fixture
+def after_published(colour: Callable[..., CfgNode], tmp_path: Path) -> Path:
+    """The folder of a run that began with published weights, with its final checkpoint and its values."""
+    content = {
+        "data": {"TRAIN": []},
+        "config": resolve_config(colour("MODEL.WEIGHTS", "IMAGENET1K_V1")).to_dict(),
+        "model": {"weight": torch.ones(2)},
+    }
+    (tmp_path / "before").mkdir()
+    torch.save(content, tmp_path / "before" / "model_final.pth")
+    return tmp_path / "before"
+
+
+def test_resolve_config_takes_the_normalisation_of_the_run_whose_weights_it_takes(
+    colour: Callable[..., CfgNode], after_published: Path
+) -> None:
+    cfg = resolve_config(colour("MODEL.WEIGHTS", str(after_published)))
+    assert (cfg.INPUT.MEAN, cfg.INPUT.STD) == (MEAN, STD)
+    assert cfg.label("INPUT.MEAN") == f"INPUT.MEAN (default of {after_published}/model_final.pth)"
+    assert resolve_config(cfg) == cfg
+    cfg = resolve_config(colour("MODEL.WEIGHTS", str(after_published), "INPUT.MEAN", [0.5]))
+    assert (cfg.INPUT.MEAN, cfg.INPUT.STD) == ((0.5,), STD)
+
+
+def test_resolve_config_leaves_a_checkpoint_of_an_earlier_version_to_the_data_set(
+    colour: Callable[..., CfgNode], after_published: Path
+) -> None:
+    file = after_published / "model_final.pth"
+    content = torch.load(file)
+    del content["data"]
+    torch.save(content, file)
+    assert resolve_config(colour("MODEL.WEIGHTS", str(file))).INPUT.MEAN is None
+
+
+def test_with_saved_input_keeps_what_the_checkpoint_has_unless_the_user_has_set_it(
+    colour: Callable[..., CfgNode],
+) -> None:
+    saved = {"INPUT": {"MEAN": MEAN, "STD": STD}}
+    cfg = with_saved_input(resolve_config(colour()), saved)
+    assert (cfg.INPUT.MEAN, cfg.INPUT.STD) == (MEAN, STD)
+    assert describe_input_defaults(cfg).startswith("default of the checkpoint, unless the key is set: INPUT.MEAN")
+    cfg = with_saved_input(resolve_config(colour("INPUT.MEAN", [0.5])), saved)
+    assert (cfg.INPUT.MEAN, cfg.INPUT.STD) == ((0.5,), STD)
+    cfg = with_saved_input(resolve_config(colour("MODEL.WEIGHTS", "DEFAULT")), {"INPUT": {"MEAN": None}})
+    assert (cfg.INPUT.MEAN, cfg.INPUT.STD) == (None, STD)
+
+
 def test_resolve_config_leaves_grey_images_to_the_data_set(tiny: Callable[..., CfgNode]) -> None:
     cfg = resolve_config(tiny("MODEL.NAME", "resnet18", "MODEL.ARGS", {}, "MODEL.WEIGHTS", "IMAGENET1K_V1"))
     assert (cfg.INPUT.MEAN, cfg.INPUT.STD) == (None, None)
@@ -130,6 +178,10 @@ def test_a_run_downloads_once_and_resumes_without_the_file(
 
     assert train_net.main([*words, "--eval-only", "--resume"]) == 0
     assert said in capsys.readouterr().out
+    other = [word for word in words if not word.startswith("MODEL.WEIGHTS")]
+    for weights in ("--resume", f"MODEL.WEIGHTS={unbroken}"):  # neither names the published weights
+        assert train_net.main([*other, "--eval-only", weights]) == 0
+        assert "INPUT.MEAN [0.485, 0.456, 0.406]" in capsys.readouterr().out
     assert published.asked == ["/w.pth"]
 
 
