@@ -67,8 +67,9 @@ def fit_weights(
         ConfigError: too little of the file fits the model, which may already have been modified.
     """
     found, average = _state(file, label)
-    found = found if convert is None else convert(found)
     own: dict[str, Any] = model.state_dict(keep_vars=True)  # the tensors themselves: tied ones are the same object
+    if convert is not None:  # a conversion may take names behind a prefix for those of another model
+        found = max(convert(found), found, key=lambda each: _count_fitting(each, own))
     names = _own_names(found, own)
     if any(value is None and names[name] in own for name, value in found.items()):
         raise ConfigError(
@@ -177,6 +178,10 @@ def _fitting(
         else:
             state[name] = tensor
     return state, problems
+
+
+def _count_fitting(found: Mapping[str, Any], own: Mapping[str, Any]) -> int:
+    return len(_fitting(found, _own_names(found, own), own)[0].keys() & own.keys())
 
 
 def _own_names(found: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, str]:

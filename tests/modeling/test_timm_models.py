@@ -228,6 +228,14 @@ def test_timm_filter_leaves_a_file_that_it_cannot_convert(tmp_path: Path) -> Non
     assert convert({"pos_embed": None}) == {"pos_embed": None}
 
 
+def test_build_model_takes_a_file_with_a_prefix_that_timms_conversion_does_not_know(tmp_path: Path) -> None:
+    own = timm.create_model("convnext_atto", num_classes=10).state_dict()
+    own = {name: torch.randn_like(tensor) for name, tensor in own.items()}
+    torch.save({f"module.{name}": tensor for name, tensor in own.items()}, tmp_path / "w.pth")
+    model = build_model(configured("MODEL.NAME", "timm:convnext_atto", "MODEL.WEIGHTS", str(tmp_path / "w.pth")))
+    assert all(torch.equal(tensor, own[name]) for name, tensor in model.state_dict().items())
+
+
 def test_load_weights_reads_the_file_that_timms_saver_writes(tmp_path: Path) -> None:
     """With its command line, an argparse.Namespace, and the moving average."""
     from argparse import Namespace
@@ -246,7 +254,7 @@ def test_load_weights_reads_the_file_that_timms_saver_writes(tmp_path: Path) -> 
     )
     saver.save_checkpoint(0, metric=0.5)
     said = load_weights(new, tmp_path / "last.pth.tar")
-    assert said == f"loaded 77/77 tensors from {tmp_path / 'last.pth.tar'}"
+    assert said == f"loaded 77/77 tensors from the model in {tmp_path / 'last.pth.tar'}"
     assert torch.equal(new.fc.weight, old.fc.weight)
     said = load_weights(new, tmp_path / "last.pth.tar", entry="ema")
     assert said == f"loaded 77/77 tensors from the moving average in {tmp_path / 'last.pth.tar'}"
