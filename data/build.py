@@ -13,7 +13,7 @@ from torch.utils.data import ConcatDataset
 from warmstart.config import CfgNode, ConfigError
 
 from .batch import SampleTask
-from .datasets.entries import DatasetEntry, EntryLike, is_files
+from .datasets.entries import DatasetEntry, EntryLike, check_parts, is_files
 from .datasets.info import DatasetInfo, require_testable
 from .datasets.registry import MapDataset, is_users_own
 from .datasets.unreadable import first_readable, read_sample
@@ -114,7 +114,7 @@ def check_data(cfg: CfgNode, data: DataSpec, task: SampleTask, world_size: int =
     does not support, transforms that fail on the images or leave them at different sizes, INPUT.MEAN and INPUT.STD
     of a wrong length, a batch that does not fit into memory, and test sets that do not match the training set.
     Of data sets whose info is not registered (`npz:PATH`, `imagefolder:PATH`) the first, middle and last image and
-    the headers of up to 1,000 files are read.
+    the headers of up to 10,000 files are read.
 
     Args:
         cfg: the config.
@@ -128,6 +128,7 @@ def check_data(cfg: CfgNode, data: DataSpec, task: SampleTask, world_size: int =
     _check_mean(cfg)
     _check_format(cfg, data)
     _check_classes(cfg, data, task)
+    check_parts(data.training_sets, data.test_sets.values(), cfg.label("DATASETS.TEST"))
     check_sampler(cfg, data.train)
     _check_mixing(cfg, task)
     _check_sample(cfg, data, task)

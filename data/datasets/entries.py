@@ -184,6 +184,25 @@ def check_options(entry: DatasetEntry, builder: Callable[..., Any], filled: int,
     check_arguments(f"{label}: {entry.kind}", entry.kind, signature, entry.options, given={*ours} - {*_SHARED})
 
 
+def check_parts(training: Iterable[DatasetEntry], tests: Iterable[DatasetEntry], label: str) -> None:
+    """Raise ConfigError if a test part holds samples of a training part of the same set; `label` is the tests'.
+
+    >>> train, test = (DatasetEntry("npz", "x.npz", holdout=h, part=p) for h, p in ((0.2, "train"), (0.3, "test")))
+    >>> check_parts([train], [test], "DATASETS.TEST")
+    Traceback (most recent call last):
+    warmstart.config.errors.ConfigError: DATASETS.TEST: npz:x.npz, test part has holdout 0.3, and its training \
+part 0.2, which therefore holds some of the same samples; give both the same holdout
+    """
+    for test in tests:
+        for train in training:
+            same = (train.text, train.options) == (test.text, test.options)
+            if same and (train.part, test.part) == ("train", "test") and train.holdout < test.holdout:
+                raise ConfigError(
+                    f"{label}: {test} has holdout {test.holdout:g}, and its training part {train.holdout:g}, which"
+                    " therefore holds some of the same samples; give both the same holdout"
+                )
+
+
 def is_files(entry: DatasetEntry) -> bool:
     """Return whether an entry is of a kind that lists image files on disk.
 

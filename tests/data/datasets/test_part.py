@@ -251,3 +251,18 @@ def test_sample_names_of_torchvisions_folder_are_relative(tmp_path: Path) -> Non
     assert sample_names(theirs) == ["a/000.png", "a/002.png", "b/001.png"]
     assert sample_names([4, 5]) == ["0", "1"]
     assert len(part_of(theirs, 0.5, "train")) + len(part_of(theirs, 0.5, "test")) == 3
+
+
+@pytest.mark.parametrize("held", [0.2, 0.5])
+def test_check_data_refuses_a_test_part_that_holds_training_samples(
+    tmp_path: Path, configured: Configured, held: float
+) -> None:
+    root = folder(tmp_path)
+    part = f"[{{imagefolder: {{path: {root}, holdout: HELD, part: PART, name: photos}}}}]"
+    train, test = part.replace("HELD", "0.4").replace("PART", "train"), part.replace("HELD", str(held))
+    cfg = configured("DATASETS.TRAIN", train, "DATASETS.TEST", test.replace("PART", "test"))
+    if held < 0.4:  # some of the samples that are held out
+        check_data(cfg)
+        return
+    with pytest.raises(ConfigError, match="has holdout 0.5, and its training part 0.4, which .* the same holdout"):
+        check_data(cfg)
