@@ -89,10 +89,12 @@ def require_like(one: DatasetInfo, other: DatasetInfo, label: str, one_name: str
             f"{label}: images of {other_name} have {other.channels} channel(s), but images of {one_name} have"
             f" {one.channels}; choose sets that agree"
         )
-    if _target_form(one) and _target_form(other) and _target_form(one) != _target_form(other):
+    forms = _target_form(one), _target_form(other)
+    if all(forms) and forms[0] != forms[1]:
+        lists = "; the whole numbers of a csv column are numbers, not indices, with label: [COLUMN]"
         raise ConfigError(
-            f"{label}: targets of {other_name} are {_target_form(other)}, but targets of {one_name} are"
-            f" {_target_form(one)}; choose sets that agree"
+            f"{label}: targets of {other_name} are {forms[1]}, but targets of {one_name} are {forms[0]}; choose sets"
+            f" that agree{lists if {'class indices', 'a number each'} == {*forms} else ''}"
         )
     if one.classes and other.classes and one.classes != other.classes:
         raise ConfigError(

@@ -40,3 +40,9 @@ def test_class_indices_are_refused_where_names_are_other_numbers(
         return
     with pytest.raises(ConfigError, match=expected):
         require_testable(train, test, "K", "val")
+
+
+def test_require_testable_tells_how_whole_numbers_of_a_csv_column_become_numbers() -> None:
+    numbers = DatasetInfo(9, 0, channels=3, image_size=(8, 8), num_values=1)
+    with pytest.raises(ConfigError, match=r"are class indices, .* a number each; .* with label: \[COLUMN\]$"):
+        require_testable(numbers, info(num_classes=3), "K", "val")
