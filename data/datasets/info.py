@@ -93,8 +93,8 @@ def require_like(one: DatasetInfo, other: DatasetInfo, label: str, one_name: str
     if all(forms) and forms[0] != forms[1]:
         lists = "; the whole numbers of a csv column are numbers, not indices, with label: [COLUMN]"
         raise ConfigError(
-            f"{label}: targets of {other_name} are {forms[1]}, but targets of {one_name} are {forms[0]}; choose sets"
-            f" that agree{lists if {'class indices', 'a number each'} == {*forms} else ''}"
+            f"{label}: targets of {other_name} are {forms[1]}, but targets of {one_name} are {forms[0]}; choose"
+            f" sets that agree{lists if {'class indices', 'a number each'} == {*forms} else ''}"
         )
     if one.classes and other.classes and one.classes != other.classes:
         raise ConfigError(
