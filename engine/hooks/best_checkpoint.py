@@ -38,6 +38,8 @@ class BestHook(ScoreHook):
         super().__init__(period, metric, mode)
         self.folder = RunFolder(folder)
         self.percent = percent
+        #: Whether model_best.pth is the best checkpoint; a run that continues in another folder may not have it.
+        self.has_file = True
 
     def before_train(self, trainer: Trainer) -> None:
         """Make model_best.pth the best checkpoint that this run knows; a disk that fails is one line."""
@@ -65,6 +67,7 @@ class BestHook(ScoreHook):
             self.folder.copy(numbered, BEST)
             logger.info("made %s again from %s", path, numbered.name)
         else:
+            self.has_file = False
             logger.warning(
                 "%s does not hold iteration %d, the best so far, and %s is not there either; the next better one "
                 "will be saved",
@@ -75,4 +78,5 @@ class BestHook(ScoreHook):
         """If this is the best score so far, ask for the file and log it."""
         if better:
             trainer.save_as.add(BEST)
+            self.has_file = True
             logger.info("best so far: %s %s", self.metric, shown_score(self.metric, value, self.percent))

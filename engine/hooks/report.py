@@ -44,13 +44,14 @@ class ReportHook(HookBase):
         self.values = values
         self.writers = list(writers)
         self.of_best = of_best
+        self._file = BEST if of_best else FINAL
 
     def before_train(self, trainer: Trainer) -> None:
-        """Delete reports of later iterations, which this run has not reached, and those of an earlier run."""
+        """Delete reports of later iterations, which this run has not reached, and those of other evaluations."""
         if not comm.is_main():
             return
         for name in self.reports.names():
-            found = self.reports.iteration(name)
+            found = self.reports.iteration(name, self._file)
             if found is None or found > trainer.iteration:
                 self.reports.remove(name)
 
@@ -66,7 +67,7 @@ class ReportHook(HookBase):
             try:
                 for name, values in found.items():
                     scores = scores_of(trainer.record, name)
-                    facts = {"iteration": trainer.iteration, "file": BEST if self.of_best else FINAL}
+                    facts = {"iteration": trainer.iteration, "file": self._file}
                     self.reports.write(name, facts, scores, values)
                 if trainer.is_last_step:
                     self._draw(trainer.iteration)

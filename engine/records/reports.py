@@ -128,13 +128,14 @@ class ReportFolder:
         """Return the names that reports of this run can have."""
         return [name for test in self._datasets for name in (test, f"{test}/ema")]
 
-    def iteration(self, name: str) -> int | None:
-        """Return the iteration of the report on the disk; None if there is none, or it is of other weights."""
+    def iteration(self, name: str, file: str) -> int | None:
+        """Return the iteration of the report on the disk; None if there is none of a checkpoint called `file`."""
         try:
-            found = json.loads((self.place(name) / MAIN).read_text(encoding="utf-8"))["iteration"]
+            content = json.loads((self.place(name) / MAIN).read_text(encoding="utf-8"))
+            found, path = content["iteration"], Path(content["file"])
         except (OSError, ValueError, LookupError, TypeError):
             return None
-        return found if type(found) is int else None
+        return found if type(found) is int and path.name == file else None
 
     def remove(self, name: str) -> None:
         """Delete the files of a report that runs have written."""

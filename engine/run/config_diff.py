@@ -6,7 +6,7 @@ import logging
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from warmstart.config import CfgNode, ConfigError, get_cfg, with_new_keys
+from warmstart.config import MIXING, CfgNode, ConfigError, get_cfg, with_new_keys
 from warmstart.solver import follows_metrics
 
 logger = logging.getLogger(__name__)
@@ -44,6 +44,8 @@ PRINTED = (
     "DATALOADER.UNREADABLE",
 )
 FIXED = ("MODEL.", "DATASETS.", "INPUT.", "SEED", "DATALOADER.")
+# Of these a change of nothing but lengths is printed, as in SOLVER: they may follow from the length of the run.
+TIMED = ("MODEL.FREEZE", "INPUT.TRANSFORMS_TRAIN")
 
 
 def compare_configs(
@@ -98,6 +100,7 @@ def compare_configs(
         steers = key in ("LOG_PERIOD", "TEST.EVAL_PERIOD") and follows_metrics(cfg)
         steers |= key == "TEST.EVAL_PERIOD" and bool(cfg.TEST.BEST.METRIC)  # which iterations can be best
         printed = steers or key.startswith(PRINTED) or key in evaluates
+        printed |= key in TIMED and _untimed(difference.value) == _untimed(difference.default)
         if key.startswith(FREE) and not printed:
             continue
         if key.startswith(FIXED) and not printed and not allow_change:
@@ -109,6 +112,28 @@ def compare_configs(
             "this is not the run that wrote the checkpoint: " + "; ".join(refused) + ". Use the old values, "
             "another OUTPUT_DIR, or --allow-config-change"
         )
+
+
+def _untimed(value: Any) -> Any:
+    """Return the value of a key in TIMED without the numbers of its lengths.
+
+    >>> _untimed(({"MATCH": "^stem", "UNTIL": 50}, {"MATCH": "^layer1"}))
+    [{'MATCH': '^stem', 'UNTIL': None}, {'MATCH': '^layer1'}]
+    >>> _untimed((("MixUp", {"alpha": 0.2, "until": 90}), ("Mine", {"until": 3})))
+    [('MixUp', {'alpha': 0.2, 'until': None}), ('Mine', {'until': 3})]
+    """
+    if not isinstance(value, (list, tuple)):
+        return value
+    found: list[Any] = []
+    for entry in value:
+        match entry:
+            case {"UNTIL": _}:
+                found.append({**entry, "UNTIL": None})
+            case [name, {"until": _} as arguments] if name in MIXING:
+                found.append((name, {**arguments, "until": None}))
+            case _:
+                found.append(entry)
+    return found
 
 
 def _filled(saved: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

@@ -50,8 +50,9 @@ def log_end(cfg: CfgNode, trainer: Trainer, began: int, seconds: float) -> None:
             logger.info("final: %s %s (%s)", name, scores, folder / FINAL)
     for hook in trainer.hooks:
         if isinstance(hook, BestHook) and hook.best is not None:
-            score, iteration = shown_score(hook.metric, hook.best, percent), hook.best_iteration
-            logger.info("best: %s %s after iteration %d (%s)", hook.metric, score, iteration, folder / BEST)
+            score = shown_score(hook.metric, hook.best, percent)
+            place = f" ({folder / BEST})" if hook.has_file else ", whose checkpoint is not in this folder"
+            logger.info("best: %s %s after iteration %d%s", hook.metric, score, hook.best_iteration, place)
     if next((folder / REPORT).glob(f"*/{MAIN}"), None) is not None:
         logger.info("report: %s", folder / REPORT)
 
@@ -69,7 +70,8 @@ def log_next_commands(cfg: CfgNode, trainer: Trainer, flags: Sequence[Flag], arg
         return
     found, overrides = parse_command_line(argv, (*CONFIG_FLAGS, *flags), get_cfg().has_key)
     kept = {name: value for name, value in found.items() if name not in _ONCE}
-    is_best = any(isinstance(hook, BestHook) and hook.best is not None for hook in trainer.hooks)
+    best = [hook for hook in trainer.hooks if isinstance(hook, BestHook)]
+    is_best = any(hook.best is not None and hook.has_file for hook in best)
     weights = Path(cfg.OUTPUT_DIR) / (BEST if is_best else FINAL)
     if cfg.DATASETS.TEST:
         evaluating = _with(overrides, "MODEL.WEIGHTS", str(weights))

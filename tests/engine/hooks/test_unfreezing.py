@@ -301,11 +301,11 @@ def test_resume_refuses_other_frozen_parameters(tiny: Tiny) -> None:
         train(changed, resume="", allow_config_change=True)
 
 
-def test_resume_may_move_until_with_allow_config_change(tiny: Tiny) -> None:
+def test_a_resume_may_move_until(tiny: Tiny) -> None:
     first, later = ([{"MATCH": "^block", "UNTIL": until}] for until in (5, 12))
     train(tiny("MODEL.FREEZE", first, "SOLVER.MAX_ITER", 8, "SOLVER.STEPS", "()"))
     modes = Modes()
-    train(tiny("MODEL.FREEZE", later), resume="", allow_config_change=True, hooks=[modes])
+    train(tiny("MODEL.FREEZE", later), resume="", hooks=[modes])
     assert modes.seen == ["0001"] * 4 + ["1111"] * 2
 
 

@@ -154,6 +154,20 @@ def test_a_new_run_deletes_the_report_that_an_evaluation_left(tmp_path: Path) ->
     assert content_of(tmp_path / "next")["iteration"] == 1
 
 
+def test_a_run_never_ends_with_the_report_of_another_evaluation_as_its_best(tmp_path: Path) -> None:
+    best = ("TEST.BEST.METRIC", "digits_test/loss", "SOLVER.BASE_LR", 3)
+    cfg = config(tmp_path, *best)
+    train(cfg)
+    assert content_of(tmp_path)["iteration"] == load_checkpoint(tmp_path / "model_best.pth")["iteration"] == 2
+    before = files_of(tmp_path)
+    evaluate_with(cfg, str(tmp_path / "model_final.pth"))
+    train(config(tmp_path, *best, "SOLVER.MAX_ITER", 8), resume="")
+    assert not (tmp_path / "report/digits_test/report.json").exists()
+    evaluate_with(cfg, str(tmp_path / "model_best.pth"))
+    train(config(tmp_path, *best, "SOLVER.MAX_ITER", 10), resume="")
+    assert files_of(tmp_path).keys() == before.keys()
+
+
 def test_overwrite_takes_the_reports_of_the_earlier_run_away(tmp_path: Path) -> None:
     train(config(tmp_path, "SOLVER.EMA.ENABLED", True))
     train(config(tmp_path, "TEST.REPORT", False), overwrite=True)

@@ -91,6 +91,30 @@ def test_the_command_to_continue_an_early_stopped_run_raises_its_patience(
     assert train_net.main(arguments) == 0
 
 
+def test_the_command_to_train_longer_works_if_other_lengths_follow_from_the_length_of_the_run(
+    tmp_path: Path, logged: list[logging.LogRecord]
+) -> None:
+    frozen, mixed = '[{MATCH: "^block1", UNTIL: "50%"}]', '[{MixUp: {until: "50%"}}]'
+    out = tmp_path / "out"
+    assert train_net.main(words(out, "MODEL.FREEZE", frozen, "INPUT.TRANSFORMS_TRAIN", mixed)) == 0
+    assert train_net.main(command_in(last_lines(logged)["train"])) == 0
+    assert load_checkpoint(out / "model_final.pth")["config"]["MODEL"]["FREEZE"][0]["UNTIL"] == 6
+
+
+def test_a_best_checkpoint_that_another_folder_holds_is_not_named(
+    tmp_path: Path, logged: list[logging.LogRecord]
+) -> None:
+    # The loss rises from the beginning.
+    old, new = tmp_path / "old", tmp_path / "new"
+    best = ("TEST.BEST.METRIC", "digits_test/loss", "SOLVER.BASE_LR", "3", "SOLVER.CHECKPOINT_PERIOD", "4")
+    assert train_net.main(words(old, *best)) == 0
+    assert load_checkpoint(old / "model_best.pth")["iteration"] == 2
+    assert train_net.main([*words(new, *best), f"--resume={old / 'model_0000003.pth'}"]) == 0
+    lines = last_lines(logged)
+    assert lines["best"].endswith(" after iteration 2, whose checkpoint is not in this folder")
+    assert train_net.main(command_in(lines["evaluate"])) == 0
+
+
 def test_a_length_in_epochs_is_doubled_in_epochs_and_flags_of_the_run_stay(
     tmp_path: Path, logged: list[logging.LogRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
