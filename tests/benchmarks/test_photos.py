@@ -13,6 +13,7 @@ SCRIPT = Path(__file__).parent.parent.parent / "benchmarks" / "photos.py"
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # timm leaves files open
 def test_each_contender_has_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("timm")
     monkeypatch.syspath_prepend(SCRIPT.parent)
