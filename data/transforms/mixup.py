@@ -80,7 +80,7 @@ def _check(where: str, name: str, arguments: Mapping[str, Any]) -> None:
     signature = signature.replace(parameters=[*signature.parameters.values(), *ours])
     check_arguments(where, name, signature, arguments, given=("num_classes", "labels_getter"))
     alpha, p = arguments.get("alpha", 1.0), arguments.get("p", 1.0)
-    if not isinstance(alpha, (int, float)) or not alpha > 0:
+    if type(alpha) not in (int, float) or not alpha > 0:
         raise ConfigError(f"{where}.alpha: {name} expects a number above 0, such as 0.2; got {alpha!r}")
-    if not isinstance(p, (int, float)) or not 0 < p <= 1:
+    if type(p) not in (int, float) or not 0 < p <= 1:
         raise ConfigError(f"{where}.p: {name} expects a probability above 0 and at most 1, such as 0.5; got {p!r}")

@@ -233,8 +233,11 @@ class Save(threading.Thread):
                 "%s could not be written: %s; %s will not be deleted",
                 *(self.folder.path / MANIFEST, unlisted.strerror or unlisted, self.numbered.name),
             )
-        self.folder.overwritten.delete()
-        for name, failure in copies.finish().items():
+        try:
+            self.folder.overwritten.delete()
+        finally:  # else the copies would wait for ever
+            failures = copies.finish()
+        for name, failure in failures.items():
             self._fail([name], failure, content)
             self._owed[name] = content
 
