@@ -190,6 +190,7 @@ def test_resolve_config_converts_until_to_iterations(configured: Configured) -> 
             "[{MixUp: {p: 0}}]",
             "MixUp.p: MixUp expects a probability above 0 and at most 1, such as 0.5; got 0",
         ),
+        ("TRAIN", "[{MixUp: {p: true}}]", "MixUp.p: MixUp expects a probability above 0 .*; got True"),
         ("TRAIN", "[Mixup]", "no transform is called 'Mixup'; did you mean 'MixUp'?"),
         ("TEST", "[MixUp]", "INPUT.TRANSFORMS_TEST .*: MixUp is for INPUT.TRANSFORMS_TRAIN only; remove it"),
     ],
