@@ -7,7 +7,7 @@ from .contract import takes_targets
 from .fitting import WeightsFile
 from .freeze import freezing_of, hold_modules, next_change, set_frozen
 from .pretrained import InputDefaults, build_input_defaults, published_weights, weights_path
-from .weights import load_weights, read_tensor_file
+from .weights import load_weights, peek_tensor_file, read_tensor_file
 from .whitening import InitsFromImages, patch_whitening
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "next_change",
     "parameter_bytes",
     "patch_whitening",
+    "peek_tensor_file",
     "published_weights",
     "read_tensor_file",
     "read_weights_file",

@@ -116,6 +116,24 @@ def read_tensor_file(path: str | Path, label: str, trust: bool = False) -> Any:
     raise ConfigError(f"{label}: {path} is damaged or not a file that {writer} wrote ({problem})")
 
 
+def peek_tensor_file(path: str | Path) -> Any:
+    """Return the contents of a file that torch.save wrote, without reading its tensors; None for any other file.
+
+    What is wrong with a file is left to `read_tensor_file`, which also verifies the checksums.
+    """
+    path = Path(path)
+    if not path.is_file() or not zipfile.is_zipfile(path):  # a pipe would never end
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _refuse_bomb(archive, path, "")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:
+        return None
+
+
 def _has_more_values(content: Any, limit: int) -> bool:
     """Return whether nested lists and mappings hold more than `limit` values, counting repeated ones each time."""
     count, rest = 0, [iter([content])]

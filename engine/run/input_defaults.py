@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from warmstart.config import CfgNode, ConfigError
 from warmstart.data import DataSpec
-from warmstart.modeling import InputDefaults, build_input_defaults, check_model
+from warmstart.modeling import InputDefaults, build_input_defaults, check_model, peek_tensor_file
 from warmstart.tasks import Task
 
 from ..distributed.errors import on_main
@@ -33,14 +30,12 @@ def read_input_defaults(cfg: CfgNode) -> InputDefaults | None:
 
 
 def _defaults_in(path: str) -> InputDefaults | None:
+    content = peek_tensor_file(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # reads no tensor
         # Checkpoints of earlier versions have no such entry; what was trained from them keeps its values.
         saved = content["config"]["INPUT"] if content.get(CONTENT) else {}
         found = InputDefaults(path, {key: saved[key] for key in _NORMALISATION if saved.get(key)})
-    except Exception:  # any other file, of which `read_weights` says what is wrong with it
+    except (AttributeError, KeyError, TypeError, ValueError):  # not a checkpoint of a run
         return None
     return found if found.values else None
 
