@@ -11,6 +11,12 @@ import pytest
 from warmstart.tools import train_net
 
 DATA = Path(os.environ.get("WARMSTART_REAL_DATA", ""))
+# Half the usual side: a quarter of the time.
+SMALLER = [
+    "INPUT.TRANSFORMS_TRAIN=[{RandomResizedCrop: {size: 128, scale: [0.5, 1.0]}}, RandomHorizontalFlip]",
+    "INPUT.TRANSFORMS_TEST=[{Resize: {size: 144}}, {CenterCrop: {size: 128}}]",
+    "SOLVER.IMS_PER_BATCH=32",
+]
 LITE0 = ["MODEL.NAME=timm:tf_efficientnet_lite0", f"MODEL.WEIGHTS={DATA}/lite0/lite0.pth"]
 
 pytestmark = pytest.mark.slow
@@ -35,12 +41,15 @@ def best_score(recipe: str, output: Path, *words: str) -> float:
     not (DATA / "flowers").is_dir(), reason="set WARMSTART_REAL_DATA to a folder with flowers/, lite0/"
 )
 def test_a_linear_probe_beats_80_percent_on_flowers_and_fine_tuning_beats_it(tmp_path: Path) -> None:
-    """171 photos of 10 kinds; 39 to test. From scratch a few epochs learn little."""
+    """171 photos of 10 kinds; 39 to test. From scratch a few epochs learn little.
+
+    So few photos would disturb the statistics of BatchNorm, which are kept.
+    """
     flowers = f"DATASETS.ROOT={DATA}/flowers"
     probe = best_score("linear_probe", tmp_path / "probe", *LITE0, flowers)
-    tuned = best_score("fine_tune", tmp_path / "tuned", *LITE0, flowers)
+    tuned = best_score("fine_tune", tmp_path / "tuned", *LITE0, flowers, r"MODEL.FREEZE=(^|\.)bn\d")
     scratch = best_score("fine_tune", tmp_path / "scratch", LITE0[0], "MODEL.WEIGHTS=", flowers)
-    assert 0.8 < probe <= tuned
+    assert 0.8 < probe < tuned
     assert scratch < probe
 
 
@@ -50,5 +59,5 @@ def test_a_linear_probe_beats_80_percent_on_flowers_and_fine_tuning_beats_it(tmp
 def test_fine_tuning_beats_95_percent_on_chest_x_rays(tmp_path: Path) -> None:
     """2,532 images to train; 634 to test, of which 2 are in both, as check-data reports."""
     root = DATA / "xrays" / "datasets" / "pneumonia"
-    words = [f"DATASETS.ROOT={root}", "DATASETS.TEST=val=imagefolder:{ROOT}/test", "SOLVER.MAX_ITER=3ep"]
-    assert best_score("fine_tune", tmp_path / "out", *LITE0, *words) > 0.95
+    words = [f"DATASETS.ROOT={root}", "DATASETS.TEST=val=imagefolder:{ROOT}/test", *SMALLER]
+    assert best_score("fine_tune", tmp_path / "out", *LITE0, *words, "SOLVER.MAX_ITER=2ep") > 0.95
