@@ -16,7 +16,7 @@ test:
 	pytest -n auto
 
 slow:
-	pytest -n auto -m "slow and not gpu and not soak"
+	pytest -m "slow and not gpu and not soak"
 
 docs:
 	python docs/gallery.py
