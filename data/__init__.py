@@ -7,6 +7,7 @@ from .datasets.decode import UnreadableImageError, read_image
 from .datasets.entries import DatasetEntry
 from .datasets.info import DatasetInfo
 from .datasets.names import named_sets
+from .datasets.objects import KeypointInfo, Objects
 from .datasets.packed_list import FlatRecords
 from .datasets.registry import (
     MapDataset,
@@ -45,7 +46,9 @@ __all__ = [
     "EvalLoader",
     "FlatRecords",
     "GroupedStream",
+    "KeypointInfo",
     "MapDataset",
+    "Objects",
     "ResidentEvalLoader",
     "ResidentSamples",
     "ResidentTrainLoader",

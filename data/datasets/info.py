@@ -12,6 +12,7 @@ from warmstart.config import ConfigError
 
 from .image_files import shown
 from .image_heads import extremes
+from .objects import KeypointInfo
 
 _LISTED = 10  # names in a message
 _NUMBER = re.compile("0|[1-9][0-9]{0,6}")  # as class indices are written
@@ -37,6 +38,10 @@ class DatasetInfo:
         class_counts: number of samples of each class, in the order of labels; () if unknown.
         digest: a hash of the samples' names and labels, as `digest_of` returns it; "" if the set is registered by
             name.
+        annotations: what is known of the objects in each image: "boxes", "masks", "keypoints"; () if targets are
+            other than objects.
+        keypoints: the keypoints of each object; None without keypoints.
+        object_counts: number of objects of each class, without crowd regions; () if unknown.
     """
 
     size: int
@@ -52,6 +57,9 @@ class DatasetInfo:
     value_std: tuple[float, ...] = ()
     class_counts: tuple[int, ...] = ()
     digest: str = field(default="", compare=False)
+    annotations: tuple[str, ...] = ()
+    keypoints: KeypointInfo | None = None
+    object_counts: tuple[int, ...] = ()
 
     @property
     def known_sizes(self) -> tuple[tuple[int, int], ...]:

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from sklearn import metrics
 from torch import Tensor
 
 from warmstart.data import DatasetInfo
 from warmstart.solver import picture_bytes
 from warmstart.tasks import Classification, MultilabelClassification, Regression, Task
+
+metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is missing: pip install -e '.[dev]'")
 
 
 def nameless(index: int) -> str:
