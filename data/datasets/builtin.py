@@ -12,6 +12,7 @@ from urllib.error import URLError
 import numpy as np
 
 from .arrays import ArrayDataset, read_idx, read_npz
+from .coco import build_coco
 from .csv_set import build_csv
 from .image_files import build_image_folder
 from .info import DatasetInfo
@@ -134,6 +135,7 @@ register_dataset("imagefolder:", build_image_folder)
 register_dataset("csv:", build_csv)
 register_dataset("npz:", _npz, in_memory=True)
 register_dataset("webdataset:", build_shards, cached=True)
+register_dataset("coco:", build_coco, cached=True)
 
 for _train, _part in ((True, "train"), (False, "test")):
     _digits_info = partial(

@@ -109,6 +109,11 @@ class PackedObjects:
         return np.repeat(np.arange(len(self.ends)), np.diff(self.ends, prepend=0))
 
     @property
+    def has_mask(self) -> npt.NDArray[np.bool_]:
+        """Whether each object has a segmentation, (M,)."""
+        return np.diff(self.text_ends, prepend=0) > 0
+
+    @property
     def digest(self) -> str:
         """A hash of the objects; their ids do not count."""
         found = hashlib.sha256()

@@ -79,7 +79,7 @@ def part_of(dataset: Any, share: float, part: str) -> Any:
             f"holdout: {share:g} of {len(dataset):,} samples leaves none for the {part} part; take another share"
         )
     found = _taken(dataset, np.flatnonzero(members), None, tuple(map(str, getattr(dataset, "classes", ()))))
-    found.warnings = _missing_classes(dataset, members, found, part)
+    found.warnings = [*getattr(found, "warnings", ()), *_missing_classes(dataset, members, found, part)]
     return found
 
 
