@@ -8,6 +8,7 @@ from .datasets.entries import DatasetEntry
 from .datasets.info import DatasetInfo
 from .datasets.masks import encode_mask, masks_of, rle_of
 from .datasets.names import named_sets
+from .datasets.object_problems import ObjectProblem, object_problems
 from .datasets.objects import KeypointInfo, Objects
 from .datasets.packed_list import FlatRecords
 from .datasets.registry import (
@@ -49,6 +50,7 @@ __all__ = [
     "GroupedStream",
     "KeypointInfo",
     "MapDataset",
+    "ObjectProblem",
     "Objects",
     "ResidentEvalLoader",
     "ResidentSamples",
@@ -94,6 +96,7 @@ __all__ = [
     "named_test_sets",
     "num_outputs",
     "num_workers",
+    "object_problems",
     "pins_memory",
     "read_image",
     "register_dataset",

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from .masks import run_lengths
-from .packed_objects import Row
+from .masks import polygon_area, run_lengths
+from .packed_objects import Row, as_text
 
 _LONGEST = 80  # characters of a value in a message
 
@@ -140,17 +137,7 @@ def _segmentation(value: Any, size: tuple[int, int]) -> tuple[str, float | None]
                     f"it has a polygon of {len(polygon)} numbers; three points or more have x and y each"
                 )
         area = sum(polygon_area(polygon) for polygon in value)
-    return json.dumps(value, separators=(",", ":")), area
-
-
-def polygon_area(polygon: Sequence[float]) -> float:
-    """Return the area of a polygon x, y, x, y ... that does not cross itself.
-
-    >>> polygon_area([0, 0, 4, 0, 4, 2, 0, 2])
-    8.0
-    """
-    x, y = np.array(polygon, np.float64).reshape(-1, 2).T
-    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
+    return as_text(value), area
 
 
 def are_numbers(values: Sequence[Any]) -> bool:

@@ -177,6 +177,11 @@ class PackedObjects:
         return json.loads(self.texts[self._text_begin(place) : self._text_begin(place + 1)].tobytes())
 
 
+def as_text(segmentation: Any) -> str:
+    """Return polygons or an RLE as JSON, for `Row`."""
+    return json.dumps(segmentation, separators=(",", ":"))
+
+
 def _joined(array: npt.NDArray[Any], spans: Sequence[tuple[int, int]]) -> npt.NDArray[Any]:
     """Return the elements of an array in these spans; copied once, whatever their number."""
     return np.concatenate([array[:0], *(array[begin:end] for begin, end in spans)])
