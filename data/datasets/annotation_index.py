@@ -90,7 +90,7 @@ def kept_index(
     index = read()
     try:
         with whole_file(kept) as file:
-            np.savez(file, **index.arrays())
+            np.savez(file, **index.arrays())  # type: ignore[arg-type]  # not allow_pickle
     except OSError as error:
         logger.warning(f"{kept} cannot be written ({error.strerror}), so that {path} is read in every run")
     return index

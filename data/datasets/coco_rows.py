@@ -9,6 +9,7 @@ from typing import Any
 from .masks import polygon_area, run_lengths
 from .packed_objects import Row, as_text
 
+_LARGEST = 1e12  # far above any coordinate or area in pixels
 _LONGEST = 80  # characters of a value in a message
 
 
@@ -40,7 +41,7 @@ class RowReader:
             file, size = image.get("file_name"), (image.get("height") or 0, image.get("width") or 0)
             if not isinstance(file, str) or not file:
                 raise ValueError(f"image {each} has the file_name {file!r}; give the name of its file")
-            if not all(type(side) is int and side >= 0 for side in size):
+            if not all(type(side) is int and 0 <= side < 2**31 for side in size):
                 raise ValueError(
                     f"image {each} ({file}) has height {size[0]!r} and width {size[1]!r}; give pixels"
                 )
@@ -49,8 +50,9 @@ class RowReader:
 
     def where(self, annotation: Mapping[str, Any]) -> str:
         """Return the name of an annotation, for messages."""
-        place = self._places.get(annotation.get("image_id", ""))
-        image = "" if place is None else f" of image {annotation['image_id']} ({self.files[place]})"
+        found = annotation.get("image_id")
+        known = isinstance(found, int) and found in self._places
+        image = f" of image {found} ({self.files[self._places[found]]})" if known else ""
         return f"annotation {annotation['id']}{image}"
 
     def row(self, annotation: Mapping[str, Any]) -> Row | None:
@@ -117,17 +119,19 @@ def _segmentation(value: Any, size: tuple[int, int]) -> tuple[str, float | None]
     if value in (None, []):
         return "", None
     if isinstance(value, dict):
-        height, width = size
-        if size != (0, 0) and value.get("size") != [height, width]:
-            raise ValueError(f"its RLE has the size {short(value.get('size'))}; the image has [{height}, {width}]")
+        stated = value.get("size")
+        if stated != [*size] and size != (0, 0):
+            raise ValueError(f"its RLE has the size {short(stated)}; the image has {[*size]}")
+        if not isinstance(stated, list) or len(stated) != 2 or {*map(type, stated)} != {int}:
+            raise ValueError(f"its RLE has the size {short(stated)}; it is [height, width]")
         try:
             runs = run_lengths(value.get("counts"))
         except ValueError as error:
             raise ValueError(f"its RLE has {error}") from None
-        if size != (0, 0) and runs.sum() != height * width:
-            raise ValueError(f"its RLE covers {runs.sum():,} pixels; the image has {height * width:,}")
+        if runs.sum() != stated[0] * stated[1]:
+            raise ValueError(f"its RLE covers {runs.sum():,} pixels; the image has {stated[0] * stated[1]:,}")
         area = float(runs[1::2].sum())
-        value = {"size": value["size"], "counts": value["counts"]}
+        value = {"size": stated, "counts": value["counts"]}
     else:
         for polygon in value if isinstance(value, list) else [value]:
             if not isinstance(polygon, list) or not are_numbers(polygon):
@@ -141,8 +145,12 @@ def _segmentation(value: Any, size: tuple[int, int]) -> tuple[str, float | None]
 
 
 def are_numbers(values: Sequence[Any]) -> bool:
-    """Return whether all are finite numbers."""
-    return {*map(type, values)} <= {int, float} and math.isfinite(sum(values))
+    """Return whether all are finite numbers that pixels may have.
+
+    >>> are_numbers([1, 0.5]), are_numbers([1, True]), are_numbers([float("nan")])
+    (True, False, False)
+    """
+    return {*map(type, values)} <= {int, float} and all(-_LARGEST < value < _LARGEST for value in values)
 
 
 def short(value: Any) -> str:
