@@ -34,9 +34,12 @@ from .sampling.stream import GroupedStream, SampleOrder, SampleStream
 from .sampling.weights import class_repeats, repeat_factors
 from .seeds import forward_key, sample_key, splitmix64
 from .spec import DataSpec, data_spec, device_of, named_test_sets, num_outputs, train_info
-from .transforms.image import build_transform, check_transforms, register_transform
+from .transforms.image import build_transform
+from .transforms.objects import OBJECT_ENTRIES, finish_objects, frame_of, points_in, to_original
+from .transforms.registry import check_transforms, register_transform
 
 __all__ = [
+    "OBJECT_ENTRIES",
     "OWN_CORES",
     "OWN_DEVICE",
     "Batch",
@@ -83,7 +86,9 @@ __all__ = [
     "describe_training_set",
     "describe_workers",
     "device_of",
+    "finish_objects",
     "forward_key",
+    "frame_of",
     "free_memory",
     "gigabytes",
     "map_tensors",
@@ -92,6 +97,7 @@ __all__ = [
     "num_outputs",
     "num_workers",
     "pins_memory",
+    "points_in",
     "read_image",
     "register_dataset",
     "register_transform",
@@ -104,6 +110,7 @@ __all__ = [
     "splitmix64",
     "stack_images",
     "to_device",
+    "to_original",
     "train_info",
     "usable_cores",
 ]
