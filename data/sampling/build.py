@@ -133,9 +133,7 @@ def _problems_of_filter(cfg: CfgNode, train: DatasetInfo) -> list[str]:
     if not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         return []
     if not train.annotations:
-        return [
-            f"{label}: it leaves out images without objects, and the training set is not one of objects; remove it"
-        ]
+        return [f"{label}: it is for training sets with objects in the images; remove it"]
     return [f"{label}: {_NO_OBJECTS}"] if train.object_counts and not any(train.object_counts) else []
 
 
