@@ -6,6 +6,7 @@ from .datasets import builtin as catalog  # noqa: F401  # registers the built-in
 from .datasets.decode import UnreadableImageError, read_image
 from .datasets.entries import DatasetEntry
 from .datasets.info import DatasetInfo
+from .datasets.masks import encode_mask, masks_of, rle_of
 from .datasets.names import named_sets
 from .datasets.objects import KeypointInfo, Objects
 from .datasets.packed_list import FlatRecords
@@ -83,10 +84,12 @@ __all__ = [
     "describe_training_set",
     "describe_workers",
     "device_of",
+    "encode_mask",
     "forward_key",
     "free_memory",
     "gigabytes",
     "map_tensors",
+    "masks_of",
     "named_sets",
     "named_test_sets",
     "num_outputs",
@@ -96,6 +99,7 @@ __all__ = [
     "register_dataset",
     "register_transform",
     "repeat_factors",
+    "rle_of",
     "sample_image",
     "sample_key",
     "sample_name",
