@@ -17,8 +17,7 @@ from .task import Score, Task
 _NOT_COMMON = ("MODEL.STEM", "INPUT.MEAN", "INPUT.STD")
 #: Tasks that users ask for, and that do not exist yet.
 _PLANNED = (
-    *("detection", "object_detection", "segmentation", "instance_segmentation", "semantic_segmentation"),
-    *("panoptic_segmentation", "keypoint_detection", "keypoints"),
+    *("segmentation", "semantic_segmentation", "panoptic_segmentation"),
 )
 
 

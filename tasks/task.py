@@ -29,11 +29,13 @@ class Score:
         name: the name, such as "accuracy"; in records the data set's name and a slash precede it.
         higher_is_better: whether the higher of two values is better, for the best checkpoint and early stopping.
         percent: whether it is a share from 0 to 1, which the console shows as a percentage.
+        console: whether the console shows it; records have it in either case.
     """
 
     name: str
     higher_is_better: bool = True
     percent: bool = False
+    console: bool = True
 
 
 class Evaluator(Protocol):
@@ -85,6 +87,7 @@ class Task(ABC):
         draws_in_forward: whether to seed the generators before each forward pass in training by SEED, iteration
             and sample, so that random draws do not depend on the number of ranks; for models that sample inside
             (detectors).
+        any_size: whether images of a batch may differ in size, which `collate` then returns as a list.
         mixes: whether targets are class indices (N,), which MixUp and CutMix turn into shares (N, num_classes).
         reads: config keys that this task reads but not every task does: MODEL.STEM. Setting a key that the task
             does not read is an error.
@@ -98,6 +101,7 @@ class Task(ABC):
     extra_outputs: int = 0
     num_outputs: int = 0
     draws_in_forward: bool = False
+    any_size: bool = False
     mixes: bool = False
     reads: ClassVar[Sequence[str]] = ()
     evaluation_args: ClassVar[Sequence[str]] = ()
