@@ -43,7 +43,7 @@ def overlapping(detections: Table, truths: Table, least: float, with_label: bool
     begin, end = (np.searchsorted(keys[1][order], keys[0], side) for side in ("left", "right"))
     counts = end - begin
     detection = np.repeat(np.arange(len(detections)), counts)
-    place = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)  # within each detection's pairs
+    place = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)  # among a detection's pairs
     truth = order[np.repeat(begin, counts) + place]
     a, b = detections.boxes[detection], truths.boxes[truth]
     sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
@@ -78,7 +78,7 @@ def voc_average_precision(truths: Table, detections: Table, num_classes: int, po
     [1.0, nan]
     """
     pairs = overlapping(detections, truths, 0.5, with_label=True)
-    # The best pair of each detection: the last one once they are sorted by overlap; of equal ones the first object.
+    # The best pair of each detection is the last one by overlap; of equal overlaps the first object counts.
     order = np.lexsort((-pairs.truth, pairs.iou, pairs.detection))
     best = np.full(len(detections), -1)
     best[pairs.detection[order]] = pairs.truth[order]

@@ -80,8 +80,8 @@ class Curves:
     """Precision and recall of one kind of annotation.
 
     Args:
-        precision: float64 (10, 101, K, A): at the IoU thresholds 0.50, 0.55, ... 0.95, recalls 0, 0.01, ... 1, of each
-            class, for objects of all sizes, small, medium and large ones (keypoints: without small); -1 for a
+        precision: float64 (10, 101, K, A): at the IoU thresholds 0.50, 0.55, ... 0.95, recalls 0, 0.01, ... 1, of
+            each class, for objects of all sizes, small, medium and large ones (keypoints: without small); -1 for a
             class without objects.
         recall: float64 (10, K, A), the highest one.
         areas: names of the A sizes.
@@ -111,7 +111,8 @@ def summary_names(kind: Kind) -> list[str]:
     >>> summary_names("keypoints")
     ['AP', 'AP50', 'AP75', 'APm', 'APl', 'AR']
     """
-    return [name for name in ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR") if (kind, name) != ("keypoints", "APs")]
+    names = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR")
+    return [name for name in names if (kind, name) != ("keypoints", "APs")]
 
 
 def coco_curves(
@@ -169,13 +170,11 @@ def coco_module() -> Any:
             return importlib.import_module(name)
         except ImportError:
             continue
-    raise ConfigError(
-        "the scores of detection need the package hotcoco; pip install 'warmstart[detection]', or pip install hotcoco"
-    )
+    raise ConfigError("the scores of detection need the package hotcoco; pip install 'warmstart[detection]'")
 
 
 def _mean(values: Array) -> float:
-    """Return the mean of the values above -1, which stands for none, as pycocotools computes it."""
+    """Return the mean of the values that are not -1, which means none, as pycocotools computes it."""
     found = values[values > -1]
     return float(np.mean(found)) if found.size else math.nan
 
@@ -255,9 +254,8 @@ def _hotcoco(
     columns = truths.image, truths.label + 1, sides(truths.boxes)
     masks = {"segmentation": _rles(truths, sizes)} if kind == "segm" else {}
     truth = module.COCO.from_arrays(images, categories, *columns, **options, **masks)
-    numbers = detections.image[:, None], sides(detections.boxes), detections.score[:, None], detections.label[:, None]
-    rows = np.concatenate(numbers, axis=1)
-    rows[:, 6] += 1
+    numbers = [each[:, None] for each in (detections.image, detections.score, detections.label + 1)]
+    rows = np.concatenate([numbers[0], sides(detections.boxes), *numbers[1:]], axis=1)
     if kind == "bbox":
         return module.COCOeval(truth, truth.load_res(rows), kind)
     encoded = _rles(detections, sizes)

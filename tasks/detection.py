@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,10 +16,7 @@ from .classification_report import all_names
 from .coco_scores import Kind, coco_module
 from .detection_evaluator import VOC_POINTS, ObjectScores, class_score_names, score_names
 from .object_targets import finished, object_sample, require_objects, training_target, truth_table
-from .task import Forward, Report, Score, Task
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from .task import Forward, Score, Task
 
 _METRICS = ("coco", *VOC_POINTS)
 
@@ -28,14 +25,14 @@ class Detection(Task):
     """The model finds the box and the class of each object.
 
     The data set returns `Objects`, or a dict in torchvision's form with labels from 0. The model is one of
-    torchvision's detectors, or has their interface: in training, `model(images, targets)` returns its losses, which
-    are trained on; in evaluation, `model(images)` returns a dict for each image, with "boxes" (n, 4) in pixels,
-    "labels" (n,) from 1, where 0 is background, and "scores" (n,). It gets images in [0, 1] of any sizes and
-    normalises them itself.
+    torchvision's detectors, or has their interface: in training, `model(images, targets)` returns its losses,
+    which are trained on; in evaluation, `model(images)` returns a dict for each image, with "boxes" (n, 4) in
+    pixels, "labels" (n,) from 1, where 0 is background, and "scores" (n,). It gets images in [0, 1] of any sizes
+    and normalises them itself.
 
-    Scores, all from 0 to 1 (NaN without objects in the test set): COCO's `AP`, `AP50`, `AP75`, `APs`, `APm`, `APl`
-    (of small, medium and large objects) and `AR`; `AP/CLASS` of each class. Detections are compared with objects in
-    the image before all transforms. Lin et al. 2014, arXiv:1405.0312.
+    Scores, all from 0 to 1 (NaN without objects in the test set): COCO's `AP`, `AP50`, `AP75`, `APs`, `APm`,
+    `APl` (of small, medium and large objects) and `AR`; `AP/CLASS` of each class. Detections are compared with
+    objects in the image before all transforms. Lin et al. 2014, arXiv:1405.0312.
 
     Args:
         info: info on the training set.
@@ -76,7 +73,9 @@ class Detection(Task):
         if metric == "coco":
             coco_module()
         elif len(self.kinds) > 1:
-            raise ConfigError(f"MODEL.TASK_ARGS.metric: {metric} is for boxes alone; MODEL.TASK {self.name} needs coco")
+            raise ConfigError(
+                f"MODEL.TASK_ARGS.metric: {metric} is for boxes alone; MODEL.TASK {self.name} needs coco"
+            )
         self.model_family, self.num_outputs = self.name, info.num_classes
         self.classes = all_names(info.classes, info.num_classes)
         self.keypoints = info.keypoints if self.has_keypoints else None
@@ -114,14 +113,15 @@ class Detection(Task):
         sample.update(object_sample(image, objects, self.has_masks, self.has_keypoints))
 
     def finish(self, sample: Sample) -> Sample:
-        """Return the sample without objects that have no area left, with left and right keypoints where they belong."""
+        """Return the sample without objects that have no area left."""
         return finished(sample, () if self.keypoints is None else self.keypoints.flip_pairs)
 
     def collate(self, samples: Sequence[Sample], training: bool) -> Batch:
         """Return images (C, H, W) as a list and a dict for each, in torchvision's form.
 
-        For evaluation it also has what the evaluator needs: "index", the image's number in the test set, its "size"
-        (H, W), "truth", its objects with crowd regions, before all transforms, and "frame", which leads back there.
+        For evaluation it also has what the evaluator needs: "index", the image's number in the test set, its
+        "size" (H, W), "truth", its objects with crowd regions, before all transforms, and "frame", which leads
+        back there.
         """
         targets: list[dict[str, Any]] = [training_target(sample) for sample in samples]
         for sample, target in zip(samples, targets, strict=True) if not training else ():
@@ -142,8 +142,8 @@ class Detection(Task):
         """
         found = forward(batch.images)
         raise ConfigError(
-            f"MODEL.NAME: in training the model returned a {type(found).__name__}, but MODEL.TASK {self.name} needs a"
-            " detector, which takes images and targets and returns a dict of losses, such as small_rcnn"
+            f"MODEL.NAME: the model returned a {type(found).__name__} in training, but MODEL.TASK {self.name}"
+            " needs a detector, which takes images and targets and returns a dict of losses, such as small_rcnn"
         )
 
     def predict(self, forward: Forward, images: Any) -> list[dict[str, Tensor]]:
@@ -165,8 +165,8 @@ class Detection(Task):
             missing = [name for name in names if name not in each]
             if missing:
                 raise ConfigError(
-                    f"MODEL.NAME: the model's detections have {', '.join(each)}, but no {' and no '.join(missing)},"
-                    f" which MODEL.TASK {self.name} needs"
+                    f"MODEL.NAME: the model's detections have {', '.join(each)}, but no"
+                    f" {' and no '.join(missing)}, which MODEL.TASK {self.name} needs"
                 )
             kept = {name: each[name] for name in names} | {"labels": each["labels"] - 1}
             if "masks" in kept:  # (n, 1, H, W)
@@ -189,8 +189,8 @@ class Detection(Task):
 class InstanceSegmentation(Detection):
     """The model also finds the mask of each object.
 
-    Its detections have "masks" (n, 1, H, W), probabilities at the size of the image. Scores: those of `Detection` for
-    boxes, and for masks the same as `segm/AP`, ... `segm/AP/CLASS`.
+    Its detections have "masks" (n, 1, H, W), probabilities at the size of the image. Scores: those of `Detection`
+    for boxes, and for masks the same as `segm/AP`, ... `segm/AP/CLASS`.
     """
 
     name = "instance_segmentation"
@@ -236,17 +236,18 @@ def _require_annotations(info: DatasetInfo, task: str, needed: str) -> None:
         other = "one class index" if info.num_classes else "numbers"
         found = f"{other} for each" if info.num_classes or info.num_values else "targets of an unknown kind"
         raise ConfigError(
-            f"{label} objects with boxes as targets, but the training set has {found}; use a data set of objects, such"
-            " as coco, or register it with a DatasetInfo that has annotations"
+            f"{label} objects with boxes as targets, but the training set has {found}; use a data set of objects,"
+            " such as coco, or register it with a DatasetInfo that has annotations"
         )
     if needed not in info.annotations or (needed == "keypoints" and info.keypoints is None):
-        raise ConfigError(f"{label} {needed}, but objects of the training set have {', '.join(info.annotations)} alone")
+        known = ", ".join(info.annotations)
+        raise ConfigError(f"{label} {needed}, but objects of the training set have {known} alone")
     if not info.num_classes:
         raise ConfigError(f"{label} the number of classes; set MODEL.NUM_CLASSES, or give the data set `classes`")
     if len(info.classes) > info.num_classes:
         raise ConfigError(
-            f"MODEL.NUM_CLASSES: is {info.num_classes}, but the training set has {len(info.classes)} classes; set it to"
-            " 0 to use their number"
+            f"MODEL.NUM_CLASSES: is {info.num_classes}, but the training set has {len(info.classes)} classes; set"
+            " it to 0 to use their number"
         )
     if info.object_counts and not any(info.object_counts):
         raise ConfigError(f"{label} objects, but no image of the training set has one")

@@ -69,8 +69,8 @@ class ObjectScores:
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.classes):
             wrong = labels.min() if labels.min() < 0 else labels.max()
             raise ConfigError(
-                f"MODEL.NAME: the model detected class {wrong + 1}; with {len(self.classes)} classes it must return"
-                f" labels from 1 to {len(self.classes)}, and 0, background, never"
+                f"MODEL.NAME: the model detected class {wrong + 1}; with {len(self.classes)} classes it must"
+                f" return labels from 1 to {len(self.classes)}, and 0, background, never"
             )
 
     def state(self) -> Any:

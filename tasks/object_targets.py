@@ -66,8 +66,8 @@ def object_sample(image: Tensor, objects: Objects, has_masks: bool, has_keypoint
         has_keypoints: whether it gets the keypoints.
 
     Returns:
-        "image", with one row for each object those of COLUMNS that there are, "frame", which maps coordinates back to
-        this image, and "original", the objects.
+        "image", with one row for each object those of COLUMNS that there are, "frame", which maps coordinates
+        back to this image, and "original", the objects.
     """
     from torchvision import tv_tensors  # slow to import
 

@@ -193,10 +193,12 @@ def foreign_report_file(folder: Path) -> Path | None:
 def scores_of(record: Mapping[str, float], name: str) -> dict[str, float]:
     """Return the scores of one report in a record, by their names without the test set.
 
-    >>> scores_of({"lr": 0.1, "val/loss": 1.5, "val/ema/loss": 1.25}, "val/ema")
-    {'loss': 1.25}
+    >>> record = {"lr": 0.1, "val/loss": 1.5, "val/loss/cat": 1.75, "val/ema/loss": 1.25}
+    >>> scores_of(record, "val"), scores_of(record, "val/ema")
+    ({'loss': 1.5, 'loss/cat': 1.75}, {'loss': 1.25})
     """
-    return {key[len(name) + 1 :]: value for key, value in record.items() if key.rpartition("/")[0] == name}
+    own = {key[len(name) + 1 :]: value for key, value in record.items() if key.startswith(f"{name}/")}
+    return {key: value for key, value in own.items() if not key.startswith("ema/")}
 
 
 def draw_pictures(task: Task, content: Mapping[str, Any], dataset: MapDataset) -> dict[str, bytes]:

@@ -50,7 +50,7 @@ from .data_diff import CONTENT
 from .describe import output_names
 from .folder import needed_folders
 from .resolve import iters_per_epoch
-from .scores import build_score_hooks, check_known, lr_metric, percent_scores
+from .scores import build_score_hooks, check_known, hidden_scores, lr_metric, percent_scores
 
 _HOOKS: dict[str, Callable[[CfgNode], HookBase]] = {}
 
@@ -105,7 +105,13 @@ def default_hooks(
     writers: list[Writer] = []
     if comm.is_main():
         writers = [
-            ConsoleWriter(cfg.SOLVER.MAX_ITER, device, percent=percent_scores(task), epoch=epoch),
+            ConsoleWriter(
+                cfg.SOLVER.MAX_ITER,
+                device,
+                percent=percent_scores(task),
+                hidden=hidden_scores(task),
+                epoch=epoch,
+            ),
             JSONWriter(output / "metrics.json"),
             TensorBoardWriter(output),
         ]

@@ -37,6 +37,11 @@ def percent_scores(task: Task) -> set[str]:
     return {score.name for score in task.scores if score.percent}
 
 
+def hidden_scores(task: Task) -> set[str]:
+    """Return the names of the task's scores that the console does not show."""
+    return {score.name for score in task.scores if not score.console}
+
+
 def best_mode(cfg: CfgNode, task: Task) -> str:
     """Return "max" or "min": TEST.BEST.MODE, or for auto the better direction of the score in TEST.BEST.METRIC.
 
@@ -123,10 +128,10 @@ def is_best_average(path: Path, content: Any) -> bool:
         tests = {test for test in data["TEST"] if isinstance(test, str)}
         with suppress(ConfigError):  # older versions let names pass that are refused now
             tests |= named_sets(data["TEST"], data.get("ROOT", ""), "").keys()
-        score, names = metric.rpartition("/")[2], content.get(NAMES, [])
+        names = content.get(NAMES, [])
         # A copy of the file under a name that no run gives is the best one, too: its content says so.
         is_copy = BEST in names and path.name != FINAL and not NUMBERED.fullmatch(path.name)
-        chose = bool(content["ema"]) and metric in {f"{test}/ema/{score}" for test in tests}
+        chose = bool(content["ema"]) and metric.startswith(tuple(f"{test}/ema/" for test in tests))
         return chose and (path.name == BEST or is_copy)
     except (LookupError, TypeError, AttributeError):  # no checkpoint of ours
         return False

@@ -12,7 +12,9 @@ from warmstart.data import DatasetInfo, KeypointInfo, Objects
 CORNERS = KeypointInfo(("top", "left", "right"), ((0, 1), (0, 2)), ((1, 2),), (0.05, 0.05, 0.05))
 
 
-def objects(boxes: list[list[float]], labels: list[int], size: tuple[int, int] = (48, 64), **entries: Any) -> Objects:
+def objects(
+    boxes: list[list[float]], labels: list[int], size: tuple[int, int] = (48, 64), **entries: Any
+) -> Objects:
     """Return objects with a mask, the upper half of the box, and three keypoints each."""
     array = np.array(boxes, np.float64).reshape(-1, 4)
     masks = np.zeros((len(array), *size), np.uint8)

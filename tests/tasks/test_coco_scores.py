@@ -44,7 +44,9 @@ def random_table(rng: np.random.Generator, images: int, classes: int, most: int,
     return Table(image, rng.integers(0, classes, n), boxes, score, area, crowd, masks, points)
 
 
-def oracle(kind: Kind, sizes: dict[int, tuple[int, int]], truths: Table, found: Table, classes: int) -> list[float]:
+def oracle(
+    kind: Kind, sizes: dict[int, tuple[int, int]], truths: Table, found: Table, classes: int
+) -> list[float]:
     """pycocotools' own summary and AP of each class, from dicts written here."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -117,7 +119,9 @@ def test_scores_by_pycocotools_are_those_by_hotcoco(monkeypatch: pytest.MonkeyPa
         expected = [ours(kind, sizes, truths, each, 2) for each in (found, empty)]
         with monkeypatch.context() as patch:
             patch.setattr(coco_scores, "coco_module", lambda: pycocotools.cocoeval)
-            np.testing.assert_array_equal([ours(kind, sizes, truths, each, 2) for each in (found, empty)], expected)
+            np.testing.assert_array_equal(
+                [ours(kind, sizes, truths, each, 2) for each in (found, empty)], expected
+            )
 
 
 @pytest.mark.parametrize("kind", KINDS)

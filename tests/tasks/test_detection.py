@@ -77,7 +77,8 @@ def test_training_targets_have_labels_from_1_and_no_crowd() -> None:
     assert first["boxes"].tolist() == [[2, 4, 22, 24]]
     assert first["labels"].tolist() == [2]
     assert first["keypoints"].tolist() == [[[12, 4, 2], [2, 24, 2], [22, 24, 1]]]
-    assert second["boxes"].shape == (0, 4) and second["keypoints"].shape == (0, 3, 3)
+    assert second["boxes"].shape == (0, 4)
+    assert second["keypoints"].shape == (0, 3, 3)
     assert {type(value) for value in first.values()} == {torch.Tensor}
 
 
@@ -188,7 +189,11 @@ def test_target_may_be_a_dict_of_torchvision() -> None:
         (Detection, {"num_classes": 1}, "NUM_CLASSES: is 1, but the training set has 2 classes"),
         (Detection, {"object_counts": (0, 0)}, "needs objects, but no image of the training set has one"),
         (InstanceSegmentation, {"annotations": ("boxes",)}, "needs masks, but objects .* have boxes alone"),
-        (KeypointDetection, {"annotations": ("boxes", "masks")}, "needs keypoints, but objects .* boxes, masks alone"),
+        (
+            KeypointDetection,
+            {"annotations": ("boxes", "masks")},
+            "needs keypoints, but .* boxes, masks alone",
+        ),
         (KeypointDetection, {"keypoints": None}, "needs keypoints"),
     ],
 )
@@ -201,7 +206,11 @@ def test_training_sets_without_what_a_task_needs_are_refused(cls: Any, changes: 
     ("cls", "arguments", "message"),
     [
         (Detection, {"metric": "map"}, "metric: .*one of coco, voc, voc2007"),
-        (InstanceSegmentation, {"metric": "voc"}, "voc is for boxes alone; MODEL.TASK instance_segmentation needs coco"),
+        (
+            InstanceSegmentation,
+            {"metric": "voc"},
+            "voc is for boxes alone; .* needs coco",
+        ),
         (Detection, {"max_detections": 0}, "max_detections: .*at least 1"),
         (Detection, {"score_threshold": 1.5}, "score_threshold: .*from 0 to 1"),
     ],
@@ -214,7 +223,10 @@ def test_arguments_out_of_range_are_refused(cls: Any, arguments: Any, message: s
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        (objects([[0, 0, 4, 4]], [2]), "mine: sample 7: object 0 has label 2; with 2 classes labels run from 0 to 1"),
+        (
+            objects([[0, 0, 4, 4]], [2]),
+            "mine: sample 7: object 0 has label 2; .* run from 0 to 1",
+        ),
         (objects([[0, 0, 4, 4]], [-1], ids=np.array([9])), r"object 0 \(annotation 9\) has label -1"),
         (objects([[0, 0, 4, 4]], [1], segmentations=None), "sample 7 has objects without masks"),
         (objects([[0, 0, 4, 4]], [1], size=(8, 8)), "sample 7: the image is 48x64"),
@@ -238,13 +250,13 @@ def test_a_box_that_is_not_finite_is_refused() -> None:
 def test_other_keypoints_are_refused() -> None:
     task = KeypointDetection(info())
     target = objects([[0, 0, 4, 4]], [1], keypoints=np.zeros((1, 2, 3)))
-    with pytest.raises(ConfigError, match="2 keypoints for each object, but the training set has 3: top, left, right"):
+    with pytest.raises(ConfigError, match="2 keypoints for each object, but the .* 3: top, left, right"):
         task.check(task.sample(image(), target), "mine: sample 7")
 
 
 def test_models_that_are_no_detectors_are_refused() -> None:
     task, images = Detection(info()), [torch.zeros(3, 8, 8)]
-    with pytest.raises(ConfigError, match="in training the model returned a Tensor, .* returns a dict of losses"):
+    with pytest.raises(ConfigError, match="the model returned a Tensor in training, .* returns a dict of losses"):
         task.losses(lambda images: torch.zeros(1, 2), Batch(images, [{}]))
     with pytest.raises(ConfigError, match=r"returned a Tensor of shape \(1, 2\) for 1 images"):
         task.predict(lambda images: torch.zeros(1, 2), images)
@@ -258,7 +270,7 @@ def test_models_that_are_no_detectors_are_refused() -> None:
 @pytest.mark.parametrize("label", [0, 3])
 def test_detections_of_unknown_classes_are_refused(label: int) -> None:
     found = perfect(TWO) | {"labels": torch.tensor([label, 1])}
-    with pytest.raises(ConfigError, match=f"detected class {label}; with 2 classes it must return labels from 1 to 2"):
+    with pytest.raises(ConfigError, match=f"detected class {label}; with 2 classes .* from 1 to 2"):
         scores(Detection(info()), [found], [TWO])
 
 
