@@ -55,6 +55,47 @@ def overlapping(detections: Table, truths: Table, least: float, with_label: bool
     return Pairs(detection[chosen], truth[chosen], iou[chosen])
 
 
+class Matches(NamedTuple):
+    """Which detection found which object.
+
+    Args:
+        truth: (D,), the place of the object that each detection found; -1 for none.
+        ignored: (D,), whether it found none, but half of it is in a crowd region, so that it is not wrong either.
+    """
+
+    truth: Array
+    ignored: Array
+
+
+def match(detections: Table, truths: Table, least: float = 0.5) -> Matches:
+    """Return which detection found which object, whatever their classes.
+
+    In the order of decreasing scores each detection takes an object that is left and that it overlaps by at least
+    `least`: one of its own class if there is one, else the one that it overlaps most.
+
+    Args:
+        detections: those above some score.
+        truths: objects and crowd regions in the same images.
+        least: of the intersection over union.
+
+    >>> found = Table(*map(np.array, ([1, 1], [0, 1], [[0.0, 0.0, 9.0, 9.0]] * 2, [0.5, 0.9], [0, 0], [0, 0])))
+    >>> match(found, found.select(np.array([0]))).truth.tolist()
+    [-1, 0]
+    """
+    pairs = overlapping(detections, truths, least, with_label=False)
+    crowd = truths.iscrowd.astype(bool)[pairs.truth]
+    same = detections.label[pairs.detection] == truths.label[pairs.truth]
+    order = np.lexsort((-pairs.iou, ~same, pairs.detection, -detections.score[pairs.detection]))
+    order = order[~crowd[order]]
+    found, taken = np.full(len(detections), -1), np.zeros(len(truths), bool)
+    for detection, truth in zip(pairs.detection[order].tolist(), pairs.truth[order].tolist(), strict=True):
+        if found[detection] < 0 and not taken[truth]:
+            found[detection], taken[truth] = truth, True
+    ignored = np.zeros(len(detections), bool)
+    ignored[pairs.detection[crowd]] = True
+    return Matches(found, ignored & (found < 0))
+
+
 def voc_average_precision(truths: Table, detections: Table, num_classes: int, points: int = 0) -> list[float]:
     """Return PASCAL VOC's average precision at an intersection over union of 0.5, of each class.
 
