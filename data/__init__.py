@@ -36,8 +36,10 @@ from .sampling.weights import class_repeats, repeat_factors
 from .seeds import forward_key, sample_key, splitmix64
 from .spec import DataSpec, data_spec, device_of, named_test_sets, num_outputs, train_info
 from .transforms.image import build_transform, check_transforms, register_transform
+from .transforms.objects import OBJECT_ENTRIES, finish_objects, frame_of, to_original
 
 __all__ = [
+    "OBJECT_ENTRIES",
     "OWN_CORES",
     "OWN_DEVICE",
     "Batch",
@@ -85,7 +87,9 @@ __all__ = [
     "describe_workers",
     "device_of",
     "encode_mask",
+    "finish_objects",
     "forward_key",
+    "frame_of",
     "free_memory",
     "gigabytes",
     "map_tensors",
@@ -109,6 +113,7 @@ __all__ = [
     "splitmix64",
     "stack_images",
     "to_device",
+    "to_original",
     "train_info",
     "usable_cores",
 ]

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from warmstart.config import ConfigError
-from warmstart.data import Batch, DatasetInfo, Objects, Sample
+from warmstart.data import Batch, DatasetInfo, Objects, Sample, finish_objects
 
 from .class_losses import require
 from .classification_report import all_names
 from .coco_scores import Kind, coco_module
 from .detection_evaluator import VOC_POINTS, ObjectScores, class_score_names, score_names
-from .object_targets import finished, object_sample, require_objects, training_target, truth_table
+from .object_targets import object_sample, require_objects, training_target, truth_table
 from .task import Forward, Score, Task
 
 _METRICS = ("coco", *VOC_POINTS)
@@ -114,7 +114,7 @@ class Detection(Task):
 
     def finish(self, sample: Sample) -> Sample:
         """Return the sample without objects that have no area left."""
-        return finished(sample, () if self.keypoints is None else self.keypoints.flip_pairs)
+        return finish_objects(sample, () if self.keypoints is None else self.keypoints.flip_pairs)
 
     def collate(self, samples: Sequence[Sample], training: bool) -> Batch:
         """Return images (C, H, W) as a list and a dict for each, in torchvision's form.
@@ -130,7 +130,7 @@ class Detection(Task):
                 "index": sample["index"],
                 "size": objects.size,
                 "truth": truth_table(objects, sample["index"], self.has_masks, self.has_keypoints),
-                "frame": sample["frame"].as_subclass(Tensor),
+                "frame": sample["frame"],
             }
         return Batch([sample["image"] for sample in samples], targets)
 

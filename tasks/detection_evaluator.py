@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from warmstart.config import ConfigError
+from warmstart.data import to_original
 
 from .box_matching import voc_average_precision
 from .coco_scores import Curves, Kind, Table, coco_curves, joined, summary_names
-from .frames import to_original
 from .object_targets import found_table
 
 PREFIXES: Mapping[Kind, str] = {"bbox": "", "segm": "segm/", "keypoints": "keypoints/"}

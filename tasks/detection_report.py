@@ -59,7 +59,9 @@ def build_report(
         tables["confusion"] = [["true \\ detected", *names], *rows]
     content["curves"] = {kind: _mean_curves(curves) for kind, curves in values["curves"].items()}
     content["worst"] = _worst(values["sizes"], detections, truths, matches, sample_name)
-    without_objects = [{**row, "objects": len(row["objects"]), "detections": len(row["detections"])} for row in content["worst"]]
+    without_objects = [
+        {**row, "objects": len(row["objects"]), "detections": len(row["detections"])} for row in content["worst"]
+    ]
     tables |= {"per_class": table_of(content["per_class"]), "worst": table_of(without_objects)}
     for kind, curves in content["curves"].items():
         recalls = [place / 100 for place in range(101)]
@@ -94,7 +96,10 @@ def result_files(
     for kind in kinds:
         found = coco_dicts(detections, kind, sizes, is_truth=False)
         for entry in found:
-            entry["image_id"], entry["category_id"] = of_image(entry["image_id"]), of_class[entry["category_id"] - 1]
+            entry["image_id"], entry["category_id"] = (
+                of_image(entry["image_id"]),
+                of_class[entry["category_id"] - 1],
+            )
         files["detections" if kind == "bbox" else f"detections_{kind}"] = found
     if not len(image_ids):
         images = [
@@ -122,19 +127,28 @@ def draw_report(content: Mapping[str, Any], image_of: Callable[[int], Tensor | N
     found = [row for row in content["per_class"] if row.get("AP") is not None]
     if found:
         shown = sorted(found, key=lambda row: row["AP"])[:MOST_CELLS] if len(found) > MOST_CELLS else found
-        title = f"AP of {len(found)} classes" if shown is found else f"lowest AP: {len(shown)} of {len(found):,} classes"
+        title = (
+            f"AP of {len(found)} classes"
+            if shown is found
+            else f"lowest AP: {len(shown)} of {len(found):,} classes"
+        )
         values, names, counts = ([row[key] for row in shown] for key in ("AP", "class", "objects"))
         figures["per_class"] = bars_picture(values, names, counts, title, "AP")
     if "confusion" in content:
         figures["confusion"] = confusion_picture({**content, "classes": [*content["classes"], BACKGROUND]})
     curves = {
-        f"{_PREFIXES[kind]}{name}": values for kind, named in content["curves"].items() for name, values in named.items()
+        f"{_PREFIXES[kind]}{name}": values
+        for kind, named in content["curves"].items()
+        for name, values in named.items()
     }
     if curves:
         figures["precision_recall"] = curves_picture(curves, "recall", "precision, mean over classes")
     worst = content["worst"][:MOST_IMAGES]
     if worst:
-        captions = [f"{row['missed']} missed, {row['false']} false,\n{row['wrong_class']} of another class" for row in worst]
+        captions = [
+            f"{row['missed']} missed, {row['false']} false,\n{row['wrong_class']} of another class"
+            for row in worst
+        ]
         images = [_drawn_worst(row, image_of(row["index"]), content["classes"]) for row in worst]
         figures["worst"] = images_picture(images, captions, "most mistakes")
     return figures

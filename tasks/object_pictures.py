@@ -133,9 +133,7 @@ def _draw_points(pen: Any, points: Any, skeleton: Sequence[tuple[int, int]], thi
             pen.ellipse(place, fill=colour_of(number), outline=(255, 255, 255))
 
 
-def _write(
-    pen: Any, box: Sequence[float], text: str, colour: tuple[int, int, int], size: tuple[int, int]
-) -> None:
+def _write(pen: Any, box: Sequence[float], text: str, colour: tuple[int, int, int], size: tuple[int, int]) -> None:
     """Write a text above a box, or in it at the upper edge of the picture."""
     from PIL import ImageFont
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,13 +9,18 @@ import torch
 from torch import Tensor
 
 from warmstart.config import ConfigError
-from warmstart.data import KeypointInfo, Objects, Sample, mask_functions, masks_of, rle_of
+from warmstart.data import (
+    OBJECT_ENTRIES,
+    KeypointInfo,
+    Objects,
+    Sample,
+    frame_of,
+    mask_functions,
+    masks_of,
+    rle_of,
+)
 
 from .coco_scores import Table
-from .frames import frame_of
-
-#: Entries of a sample with one row for each object.
-COLUMNS = ("boxes", "labels", "iscrowd", "area", "masks", "keypoints", "visibility")
 
 
 def require_objects(
@@ -66,8 +70,8 @@ def object_sample(image: Tensor, objects: Objects, has_masks: bool, has_keypoint
         has_keypoints: whether it gets the keypoints.
 
     Returns:
-        "image", with one row for each object those of COLUMNS that there are, "frame", which maps coordinates
-        back to this image, and "original", the objects.
+        "image", the entries that `finish_objects` knows, "frame", which maps coordinates back to this image, and
+        "original", the objects.
     """
     from torchvision import tv_tensors  # slow to import
 
@@ -79,32 +83,24 @@ def object_sample(image: Tensor, objects: Objects, has_masks: bool, has_keypoint
             format=tv_tensors.BoundingBoxFormat.XYXY,
             canvas_size=size,  # type: ignore[call-overload]
         ),
-        "labels": torch.from_numpy(objects.labels),
-        "iscrowd": torch.from_numpy(objects.iscrowd),
+        "labels": torch.tensor(objects.labels),
+        "iscrowd": torch.tensor(objects.iscrowd),
         "area": torch.from_numpy(objects.area.astype(np.float32)),
     }
     if has_masks:
         sample["masks"] = tv_tensors.Mask(torch.from_numpy(masks_of(objects)))
     if has_keypoints and objects.keypoints is not None:
-        points = torch.from_numpy(objects.keypoints[:, :, :2].astype(np.float32))
-        sample["keypoints"] = tv_tensors.KeyPoints(points, canvas_size=size)  # type: ignore[call-overload]
+        from warmstart.data.transforms.points import points_in
+
+        sample["keypoints"] = points_in(torch.from_numpy(objects.keypoints[:, :, :2].astype(np.float32)), size)
         sample["visibility"] = torch.from_numpy(objects.keypoints[:, :, 2].astype(np.int64))
     return sample | {"frame": frame_of(size), "original": objects}
-
-
-def finished(sample: Sample, flip_pairs: Sequence[tuple[int, int]]) -> Sample:
-    """Return a sample without the objects that have no area left."""
-    boxes = sample["boxes"]
-    kept = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-    if bool(kept.all()):
-        return sample
-    return {name: value[kept] if name in COLUMNS else value for name, value in sample.items()}
 
 
 def training_target(sample: Sample) -> dict[str, Tensor]:
     """Return a target in torchvision's form, without crowd regions: labels from 1, because 0 is background."""
     kept = ~sample["iscrowd"]
-    columns = {name: sample[name].as_subclass(Tensor)[kept] for name in COLUMNS if name in sample}
+    columns = {name: sample[name][kept] for name in OBJECT_ENTRIES if name in sample}
     target = {"boxes": columns["boxes"], "labels": columns["labels"] + 1}
     if "masks" in columns:
         target["masks"] = columns["masks"]
