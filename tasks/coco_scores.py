@@ -18,7 +18,8 @@ from warmstart.config import ConfigError
 Array = npt.NDArray[Any]
 Kind = Literal["bbox", "segm", "keypoints"]
 
-THRESHOLDS = tuple(0.5 + 0.05 * number for number in range(10))  # of the intersection over union
+#: What the names of scores of each kind begin with.
+PREFIXES: Mapping[Kind, str] = {"bbox": "", "segm": "segm/", "keypoints": "keypoints/"}
 _AREAS = {"": "all", "s": "small", "m": "medium", "l": "large"}
 _KEYPOINT_DETECTIONS = 20  # per image and class, where COCO has 100 for boxes and masks
 
@@ -100,9 +101,13 @@ class Curves:
                 found[f"AP{suffix}"] = _mean(self.precision[..., self.areas.index(area)])
         return found | {"AR": _mean(self.recall[..., 0])}
 
-    def per_class(self) -> list[float]:
-        """Return AP of each class; NaN of a class without objects."""
-        return [_mean(self.precision[:, :, k, 0]) for k in range(self.precision.shape[2])]
+    def class_scores(self) -> dict[str, list[float]]:
+        """Return AP, AP50 and AP75 of each class, in the order of classes; NaN of a class without objects."""
+        thresholds = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}
+        classes = range(self.precision.shape[2])
+        return {
+            name: [_mean(self.precision[chosen, :, k, 0]) for k in classes] for name, chosen in thresholds.items()
+        }
 
 
 def summary_names(kind: Kind) -> list[str]:

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from warmstart.config import ConfigError
-from warmstart.data import Batch, DatasetInfo, Objects, Sample, finish_objects
+from warmstart.data import (
+    Batch,
+    DatasetInfo,
+    Objects,
+    Sample,
+    finish_objects,
+    sample_name,
+)
 
 from .class_losses import require
 from .classification_report import all_names
 from .coco_scores import Kind, coco_module
 from .detection_evaluator import VOC_POINTS, ObjectScores, class_score_names, score_names
+from .detection_report import build_report, draw_report, result_files
+from .object_pictures import Drawn, detections_in, draw_objects, tiled
 from .object_targets import object_sample, require_objects, training_target, truth_table
-from .task import Forward, Score, Task
+from .task import Forward, Report, Score, Task
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _METRICS = ("coco", *VOC_POINTS)
 
@@ -41,6 +53,7 @@ class Detection(Task):
         max_detections: per image and class that count for COCO's scores, those with the highest scores.
         score_threshold: score from which detections are drawn, and counted in the report.
         per_class: whether `AP/CLASS` is recorded.
+        pictures: how many images of the test set are drawn with their detections at each evaluation.
 
     Raises:
         ConfigError: the training set has other targets or no objects, an argument is out of range, or the package
@@ -51,10 +64,12 @@ class Detection(Task):
     extra_outputs = 1  # background
     draws_in_forward = True
     any_size = True
-    evaluation_args = ("metric", "max_detections", "score_threshold", "per_class")
+    evaluation_args = ("metric", "max_detections", "score_threshold", "per_class", "pictures")
 
     #: MODEL.TASK's name.
     name: ClassVar[str] = "detection"
+    #: What it needs to know of objects.
+    needs: ClassVar[str] = "boxes"
     kinds: ClassVar[Sequence[Kind]] = ("bbox",)
 
     def __init__(
@@ -65,11 +80,13 @@ class Detection(Task):
         max_detections: int = 100,
         score_threshold: float = 0.5,
         per_class: bool = True,
+        pictures: int = 8,
     ) -> None:
-        _require_annotations(info, self.name, "masks" if self.has_masks else "boxes")
+        _require_annotations(info, self.name, self.needs)
         require(metric in _METRICS, "metric", f"one of {', '.join(_METRICS)}", metric)
         require(max_detections >= 1, "max_detections", "at least 1", max_detections)
         require(0 <= score_threshold <= 1, "score_threshold", "a number from 0 to 1", score_threshold)
+        require(pictures >= 0, "pictures", "at least 0", pictures)
         if metric == "coco":
             coco_module()
         elif len(self.kinds) > 1:
@@ -79,8 +96,10 @@ class Detection(Task):
         self.model_family, self.num_outputs = self.name, info.num_classes
         self.classes = all_names(info.classes, info.num_classes)
         self.keypoints = info.keypoints if self.has_keypoints else None
+        if self.keypoints is not None:
+            self.model_arguments = {"num_keypoints": len(self.keypoints.names)}
         self.metric, self.max_detections = metric, max_detections
-        self.score_threshold, self.per_class = score_threshold, per_class
+        self.score_threshold, self.per_class, self.pictures = score_threshold, per_class, pictures
         self.scores = self._scores()
 
     @property
@@ -185,6 +204,52 @@ class Detection(Task):
             sigmas=() if self.keypoints is None else self.keypoints.sigmas,
         )
 
+    def report(self, values: Mapping[str, Any], sample_name: Callable[[int], str]) -> Report:
+        """Return scores of classes, the confusion matrix, curves, and the images with the most mistakes."""
+        return build_report(values, self.classes, self.score_threshold, sample_name)
+
+    def report_files(self, values: Mapping[str, Any], dataset: Any) -> dict[str, Any]:
+        """Return all detections as COCO's result files; and the objects, if the test set is no COCO file."""
+        ids = getattr(dataset, "image_ids", ()), getattr(dataset, "category_ids", ())
+        return result_files(values, self.kinds, self.classes, *ids, lambda index: sample_name(dataset, index))
+
+    def report_pictures(
+        self, content: Mapping[str, Any], image_of: Callable[[int], Tensor | None]
+    ) -> dict[str, Figure]:
+        """Return pictures of the classes, confusions, curves and the worst images."""
+        return draw_report(content, image_of)
+
+    def evaluation_pictures(
+        self, values: Mapping[str, Any], image_of: Callable[[int], Tensor | None]
+    ) -> dict[str, Tensor]:
+        """Return one picture, `detections`, of the same images at each evaluation, spread over the test set."""
+        indices = values["index"]
+        count = min(self.pictures, len(indices))
+        chosen = [indices[place * len(indices) // count] for place in range(count)]
+        found = [(image_of(index), index) for index in chosen]
+        drawn = [
+            self.draw(image, detections_in(values, index, (image.shape[1], image.shape[2])))
+            for image, index in found
+            if image is not None
+        ]
+        return {"detections": tiled(drawn)} if drawn else {}
+
+    def draw(self, image: Tensor, prediction: Any) -> Tensor:
+        """Return a picture of the detections whose score reaches `score_threshold`; a small image is enlarged."""
+        found = {
+            name: value[prediction["scores"] >= self.score_threshold].cpu() for name, value in prediction.items()
+        }
+        labels, scores = found["labels"].tolist(), found["scores"].tolist()
+        drawn = Drawn(
+            found["boxes"].double().numpy(),
+            found["labels"].numpy(),
+            [f"{self.classes[label]} {score:.2f}" for label, score in zip(labels, scores, strict=True)],
+            (found["masks"] > 0.5).numpy() if "masks" in found else None,
+            found["keypoints"].double().numpy() if "keypoints" in found else None,
+            () if self.keypoints is None else self.keypoints.skeleton,
+        )
+        return draw_objects(image, drawn)
+
 
 class InstanceSegmentation(Detection):
     """The model also finds the mask of each object.
@@ -193,7 +258,7 @@ class InstanceSegmentation(Detection):
     for boxes, and for masks the same as `segm/AP`, ... `segm/AP/CLASS`.
     """
 
-    name = "instance_segmentation"
+    name, needs = "instance_segmentation", "masks"
     kinds = ("bbox", "segm")
     model_arguments: Mapping[str, Any] = {"masks": True}
 
@@ -205,28 +270,8 @@ class KeypointDetection(Detection):
     `keypoints/AP`, ... `keypoints/AP/CLASS` by COCO's object keypoint similarity, which has no `APs`.
     """
 
-    name = "keypoint_detection"
+    name, needs = "keypoint_detection", "keypoints"
     kinds = ("bbox", "keypoints")
-
-    def __init__(
-        self,
-        info: DatasetInfo,
-        *,
-        metric: str = "coco",
-        max_detections: int = 100,
-        score_threshold: float = 0.5,
-        per_class: bool = True,
-    ) -> None:
-        _require_annotations(info, self.name, "keypoints")
-        super().__init__(
-            info,
-            metric=metric,
-            max_detections=max_detections,
-            score_threshold=score_threshold,
-            per_class=per_class,
-        )
-        if info.keypoints is not None:
-            self.model_arguments = {"num_keypoints": len(info.keypoints.names)}
 
 
 def _require_annotations(info: DatasetInfo, task: str, needed: str) -> None:

@@ -14,10 +14,9 @@ from warmstart.config import ConfigError
 from warmstart.data import to_original
 
 from .box_matching import voc_average_precision
-from .coco_scores import Curves, Kind, Table, coco_curves, joined, summary_names
+from .coco_scores import PREFIXES, Curves, Kind, Table, coco_curves, joined, summary_names
 from .object_targets import found_table
 
-PREFIXES: Mapping[Kind, str] = {"bbox": "", "segm": "segm/", "keypoints": "keypoints/"}
 VOC_POINTS = {"voc": 0, "voc2007": 11}  # of recall at which precision is averaged; 0: the area below the curve
 
 
@@ -49,6 +48,7 @@ class ObjectScores:
         self._truths: list[Table] = []
         self._detections: list[Table] = []
         self._curves: dict[Kind, Curves] = {}
+        self._class_scores: dict[str, list[float]] = {}
 
     def update(self, predictions: Sequence[Mapping[str, Tensor]], targets: Sequence[Mapping[str, Any]]) -> None:
         """Take the detections in a batch's images, and the objects; an image that it has is not taken again."""
@@ -102,26 +102,34 @@ class ObjectScores:
             each = voc_average_precision(truths, detections, len(self.classes), points)
             known = [value for value in each if not math.isnan(value)]
             scores = {"AP50": math.fsum(known) / len(known) if known else math.nan}
+            self._class_scores = {"AP50": each}
         else:
-            scores, each = {}, []
+            scores, each, self._class_scores = {}, [], {}
             for kind in self.kinds:
                 options = len(self.classes), self.max_detections, self.sigmas
                 curves = self._curves[kind] = coco_curves(kind, self._sizes, truths, detections, *options)
                 scores |= {f"{PREFIXES[kind]}{name}": value for name, value in curves.scores().items()}
-                each += curves.per_class()
+                of_classes = curves.class_scores()
+                each += of_classes["AP"]
+                self._class_scores |= {f"{PREFIXES[kind]}{name}": values for name, values in of_classes.items()}
         if self.per_class:
             names = class_score_names(self.kinds, self.metric, self.classes)
             scores |= dict(zip(names, each, strict=True))
         return scores
 
     def report_values(self) -> dict[str, Any]:
-        """Return what a report is made of: all images, objects, detections and curves."""
+        """Return what a report is made of, after `compute`.
+
+        "index", the images' numbers, their "sizes", (H, W) by number, "truths" and "detections", a `Table` each,
+        "curves", `Curves` by kind, and "class_scores", the scores of each class by names as `segm/AP`.
+        """
         return {
             "index": [*self._sizes],
             "sizes": self._sizes,
             "truths": joined(self._truths),
             "detections": joined(self._detections),
             "curves": self._curves,
+            "class_scores": self._class_scores,
         }
 
 

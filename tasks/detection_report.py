@@ -1,4 +1,4 @@
-"""The report of detection: classes, confusions, precision and recall, the worst images, and COCO's result files."""
+"""The report of detection: classes, confusions, precision and recall, the worst images, COCO's result files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .box_matching import Matches, match
 from .classification_report import MOST_IMAGES, confusion_picture, table_of
-from .coco_scores import Array, Curves, Kind, Table, coco_dicts
+from .coco_scores import PREFIXES, Array, Curves, Kind, Table, coco_dicts
 from .object_pictures import Drawn, draw_objects
 from .report_pictures import MOST_CELLS, bars_picture, curves_picture, images_picture
 from .task import Report
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 BACKGROUND = "background"
 _MOST_WORST = 50  # images that a report lists
 _LARGEST = 2000  # classes up to which the confusion matrix is written
-_PREFIXES: Mapping[Kind, str] = {"bbox": "", "segm": "segm ", "keypoints": "keypoints "}
+_WORST_COLUMNS = ("index", "file", "missed", "false", "wrong_class")
 
 
 def build_report(
@@ -30,12 +30,12 @@ def build_report(
 ) -> Report:
     """Return the report of an evaluation.
 
-    Its entries: `per_class`, for each class its objects, AP, AP50 and AP75 (also of masks and keypoints), and at the
-    score threshold and an intersection over union of 0.5 how often it is detected, precision and recall; null where
-    there are none. `confusion`, the counts of objects by true class (rows) and detected class at this threshold,
-    with background as the last one of both: objects that were missed, and detections of nothing. `curves`, precision
-    at the recalls 0, 0.01, ... 1, the mean over classes. `worst`, the images with the most objects that were missed,
-    detections of nothing, and detections of another class.
+    Its entries: `per_class`, for each class its objects, AP, AP50 and AP75 (also of masks and keypoints), and at
+    the score threshold and an intersection over union of 0.5 how often it is detected, precision and recall; null
+    where there are none. `confusion`, the counts of objects by true class (rows) and detected class at this
+    threshold, with background as the last one of both: objects that were missed, and detections of nothing.
+    `curves`, precision at the recalls 0, 0.01, ... 1, the mean over classes. `worst`, the images with the most
+    objects that were missed, detections of nothing, and detections of another class.
 
     Args:
         values: see `ObjectScores.report_values`.
@@ -50,7 +50,7 @@ def build_report(
     content: dict[str, Any] = {
         "classes": [*classes],
         "score_threshold": threshold,
-        "per_class": _per_class(values["curves"], confusion, classes),
+        "per_class": _per_class(values["class_scores"], confusion, classes),
     }
     tables: dict[str, Sequence[Sequence[Any]]] = {}
     if number <= _LARGEST:
@@ -59,10 +59,8 @@ def build_report(
         tables["confusion"] = [["true \\ detected", *names], *rows]
     content["curves"] = {kind: _mean_curves(curves) for kind, curves in values["curves"].items()}
     content["worst"] = _worst(values["sizes"], detections, truths, matches, sample_name)
-    without_objects = [
-        {**row, "objects": len(row["objects"]), "detections": len(row["detections"])} for row in content["worst"]
-    ]
-    tables |= {"per_class": table_of(content["per_class"]), "worst": table_of(without_objects)}
+    worst = [{name: row[name] for name in _WORST_COLUMNS} for row in content["worst"]]
+    tables |= {"per_class": table_of(content["per_class"]), "worst": table_of(worst)}
     for kind, curves in content["curves"].items():
         recalls = [place / 100 for place in range(101)]
         rows = [list(row) for row in zip(recalls, *curves.values(), strict=True)]
@@ -116,28 +114,27 @@ def result_files(
 def draw_report(content: Mapping[str, Any], image_of: Callable[[int], Tensor | None]) -> dict[str, Figure]:
     """Return the pictures of a report: `per_class`, `confusion`, `precision_recall` and `worst`.
 
-    Of more classes than can be read in a picture, those with the lowest AP, and those that are confused most often,
-    are drawn. On the worst images objects are drawn without, detections with their scores.
+    Of more classes than can be read in a picture, those with the lowest AP, and those that are confused most
+    often, are drawn. On the worst images objects are drawn without, detections with their scores.
 
     Args:
         content: of `build_report`.
         image_of: see `Task.report_pictures`.
     """
     figures = {}
-    found = [row for row in content["per_class"] if row.get("AP") is not None]
+    score = "AP" if content["curves"] else "AP50"
+    found = [row for row in content["per_class"] if row[score] is not None]
     if found:
-        shown = sorted(found, key=lambda row: row["AP"])[:MOST_CELLS] if len(found) > MOST_CELLS else found
-        title = (
-            f"AP of {len(found)} classes"
-            if shown is found
-            else f"lowest AP: {len(shown)} of {len(found):,} classes"
-        )
-        values, names, counts = ([row[key] for row in shown] for key in ("AP", "class", "objects"))
-        figures["per_class"] = bars_picture(values, names, counts, title, "AP")
+        shown, title = found, f"{score} of {len(found)} classes"
+        if len(found) > MOST_CELLS:
+            shown = sorted(found, key=lambda row: row[score])[:MOST_CELLS]
+            title = f"lowest {score}: {MOST_CELLS} of {len(found):,} classes"
+        values, names, counts = ([row[key] for row in shown] for key in (score, "class", "objects"))
+        figures["per_class"] = bars_picture(values, names, counts, title, score)
     if "confusion" in content:
         figures["confusion"] = confusion_picture({**content, "classes": [*content["classes"], BACKGROUND]})
     curves = {
-        f"{_PREFIXES[kind]}{name}": values
+        f"{PREFIXES[kind]}{name}": values
         for kind, named in content["curves"].items()
         for name, values in named.items()
     }
@@ -166,14 +163,14 @@ def _confusion(detections: Table, truths: Table, matches: Matches, number: int) 
     return matrix
 
 
-def _per_class(curves: Mapping[Kind, Curves], confusion: Array, classes: Sequence[str]) -> list[dict[str, Any]]:
+def _per_class(
+    scores: Mapping[str, Sequence[float]], confusion: Array, classes: Sequence[str]
+) -> list[dict[str, Any]]:
     rows = []
     for k, name in enumerate(classes):
         objects, detected, right = int(confusion[k].sum()), int(confusion[:, k].sum()), int(confusion[k, k])
         row: dict[str, Any] = {"class": name, "objects": objects}
-        for kind, found in curves.items():
-            for score, values in zip(("AP", "AP50", "AP75"), found.class_scores(k), strict=True):
-                row[f"{_PREFIXES[kind]}{score}"] = None if math.isnan(values) else values
+        row |= {score: None if math.isnan(values[k]) else values[k] for score, values in scores.items()}
         row["detected"] = detected
         row["precision"] = right / detected if detected else None
         row["recall"] = right / objects if objects else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .coco_scores import Array
+from warmstart.data import mask_functions
+
+from .coco_scores import Array, Table
 
 _READABLE = 384  # pixels of the longer side to which smaller images are enlarged, so that text fits in
 _MOST_SCALE = 8
@@ -44,7 +46,7 @@ def colour_of(label: int) -> tuple[int, int, int]:
     """Return the colour of a class, red, green and blue from 0 to 255; neighbours differ clearly.
 
     >>> colour_of(0), colour_of(1)
-    ((242, 49, 49), (49, 98, 242))
+    ((242, 48, 48), (48, 105, 242))
     """
     # Steps of the golden ratio around the circle of hues never meet a colour again.
     red, green, blue = colorsys.hsv_to_rgb(label * 0.6180339887 % 1, 0.8, 0.95)
@@ -61,7 +63,7 @@ def draw_objects(image: Tensor, drawn: Drawn) -> Tensor:
     >>> box = Drawn(np.array([[1.0, 1.0, 6.0, 5.0]]), np.array([0]), ["cat"])
     >>> picture = draw_objects(torch.zeros(1, 8, 8, dtype=torch.uint8), box)
     >>> picture.shape, picture[:, 12, 8].tolist()
-    (torch.Size([3, 64, 64]), [242, 49, 49])
+    (torch.Size([3, 64, 64]), [242, 48, 48])
     """
     from PIL import Image, ImageDraw
 
@@ -84,6 +86,31 @@ def draw_objects(image: Tensor, drawn: Drawn) -> Tensor:
     for box, colour, text in zip((drawn.boxes * scale).tolist(), colours, drawn.texts, strict=True):
         _write(pen, box, text, colour, picture.size)
     return torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)
+
+
+def detections_in(values: Mapping[str, Any], index: int, size: tuple[int, int]) -> dict[str, Tensor]:
+    """Return the detections in an image of a test set as a prediction for the image at another size.
+
+    Args:
+        values: see `ObjectScores.report_values`.
+        index: the image's number.
+        size: (H, W) of the image that they are drawn on.
+    """
+    found: Table = values["detections"].select(np.flatnonzero(values["detections"].image == index))
+    before: tuple[int, int] = values["sizes"][index]
+    scale = np.array([size[1] / before[1], size[0] / before[0]])
+    prediction = {"boxes": found.boxes * np.tile(scale, 2), "labels": found.label, "scores": found.score}
+    if found.masks is not None:
+        prediction["masks"] = np.zeros((len(found), *size), bool)
+        rows, columns = (
+            (np.arange(side) + 0.5) * old / side for side, old in zip(size, before, strict=True)
+        )  # nearest pixels
+        for mask, counts in zip(prediction["masks"], found.masks, strict=True):
+            decoded = mask_functions().decode({"size": [*before], "counts": counts})
+            mask[:] = decoded[rows.astype(int)[:, None], columns.astype(int)] > 0
+    if found.keypoints is not None:
+        prediction["keypoints"] = found.keypoints * np.append(scale, 1)
+    return {name: torch.from_numpy(each) for name, each in prediction.items()}
 
 
 def tiled(pictures: Sequence[Tensor], columns: int = 4, side: int = _READABLE) -> Tensor:

@@ -225,15 +225,36 @@ class Task(ABC):
         """
         return {}
 
-    def report(self, values: Mapping[str, Tensor], sample_name: Callable[[int], str]) -> Report:
+    def report(self, values: Mapping[str, Any], sample_name: Callable[[int], str]) -> Report:
         """Return the report of one evaluation; not called if `report_values` returns nothing.
 
         Args:
             values: of all samples, joined over batches and ranks, on the CPU, with the samples' indices in the
-                test set under "index", in increasing order.
+                test set under "index", in increasing order. If the evaluator has a method `report_values`, what
+                that returned after `compute` instead, which also has "index".
             sample_name: returns the file of a sample, "" if it has none.
         """
         return Report({})
+
+    def report_files(self, values: Mapping[str, Any], dataset: Any) -> Mapping[str, Any]:
+        """Return further files of a report by the names of their .json files; none by default.
+
+        Args:
+            values: as `report` gets them.
+            dataset: the test set, before all transforms.
+        """
+        return {}
+
+    def evaluation_pictures(
+        self, values: Mapping[str, Any], image_of: Callable[[int], Tensor | None]
+    ) -> Mapping[str, Tensor]:
+        """Return pictures of every evaluation, uint8 (3, H, W), by the names of their .png files; none by default.
+
+        Args:
+            values: as the evaluator's `report_values` returned them.
+            image_of: returns a sample's image before all transforms, uint8 (C, H, W); None if it cannot be read.
+        """
+        return {}
 
     def report_pictures(
         self, content: Mapping[str, Any], image_of: Callable[[int], Tensor | None]

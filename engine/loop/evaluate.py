@@ -115,7 +115,10 @@ def evaluate(
     if not states:
         raise ValueError("the test set is empty: nothing to evaluate")
     evaluator.merge(states)
-    return _checked(evaluator.compute(), task)
+    scores = _checked(evaluator.compute(), task)
+    if values is not None and (report_values := getattr(evaluator, "report_values", None)):
+        values.kept = report_values()
+    return scores
 
 
 def _checked(scores: Mapping[str, float], task: Task) -> dict[str, float]:

@@ -92,7 +92,7 @@ def oracle(
 def ours(kind: Kind, sizes: dict[int, tuple[int, int]], truths: Table, found: Table, classes: int) -> list[float]:
     curves = coco_curves(kind, sizes, truths, found, classes, sigmas=SIGMAS)
     assert [*curves.scores()] == summary_names(kind)
-    return [*curves.scores().values(), *curves.per_class()]
+    return [*curves.scores().values(), *curves.class_scores()["AP"]]
 
 
 @settings(max_examples=25, deadline=None)
