@@ -105,7 +105,14 @@ def evaluate_only(
     loaders = build_test_loaders(cfg, task)
     values: dict[str, SampleValues] | None = {} if cfg.TEST.REPORT else None
     scores = evaluate_all(
-        model, task, loaders, averaged, autocast=build_autocast(cfg), strategy=strategy, values=values
+        model,
+        task,
+        loaders,
+        averaged,
+        autocast=build_autocast(cfg),
+        strategy=strategy,
+        values=values,
+        with_losses=cfg.TEST.LOSSES,
     )
     facts = _facts(file, found)
     joined = {name: each.joined() for name, each in (values or {}).items()}  # on all ranks

@@ -16,19 +16,24 @@ from ..checkpoint.run_files import BEST, FINAL, NAMES, NUMBERED
 from ..checkpoint.score_names import current_name
 from ..hooks.best_checkpoint import BestHook
 from ..hooks.early_stopping import EarlyStoppingHook
+from ..loop.evaluation_losses import TOTAL
 from ..loop.hook import OWN_STATE, HookBase
 from ..loop.score_hook import unknown_score
 from ..runtime.states import read_state
 
 
 def run_scores(cfg: CfgNode, task: Task) -> dict[str, Score]:
-    """Return the scores that an evaluation of this run computes, by their names in a record: "NAME/score"."""
+    """Return the scores that an evaluation of this run computes, by their names in a record: "NAME/score".
+
+    With TEST.LOSSES there are further losses, whose names are not known before.
+    """
     models = ["", *(["ema/"] if cfg.SOLVER.EMA.ENABLED else [])]
+    losses = [Score(TOTAL, higher_is_better=False)] if cfg.TEST.LOSSES else []
     return {
         f"{test}/{model}{score.name}": score
         for test in named_test_sets(cfg)
         for model in models
-        for score in task.scores
+        for score in (*task.scores, *losses)
     }
 
 
