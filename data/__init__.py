@@ -8,6 +8,7 @@ from .datasets.entries import DatasetEntry
 from .datasets.info import DatasetInfo
 from .datasets.masks import encode_mask, mask_functions, masks_of, rle_of
 from .datasets.names import named_sets
+from .datasets.object_problems import ObjectProblem, object_problems
 from .datasets.objects import KeypointInfo, Objects
 from .datasets.packed_list import FlatRecords
 from .datasets.registry import (
@@ -35,8 +36,9 @@ from .sampling.stream import GroupedStream, SampleOrder, SampleStream
 from .sampling.weights import class_repeats, repeat_factors
 from .seeds import forward_key, sample_key, splitmix64
 from .spec import DataSpec, data_spec, device_of, named_test_sets, num_outputs, train_info
-from .transforms.image import build_transform, check_transforms, register_transform
-from .transforms.objects import OBJECT_ENTRIES, finish_objects, frame_of, to_original
+from .transforms.image import build_transform
+from .transforms.objects import OBJECT_ENTRIES, finish_objects, frame_of, points_in, to_original
+from .transforms.registry import check_transforms, register_transform
 
 __all__ = [
     "OBJECT_ENTRIES",
@@ -51,6 +53,7 @@ __all__ = [
     "GroupedStream",
     "KeypointInfo",
     "MapDataset",
+    "ObjectProblem",
     "Objects",
     "ResidentEvalLoader",
     "ResidentSamples",
@@ -99,7 +102,9 @@ __all__ = [
     "named_test_sets",
     "num_outputs",
     "num_workers",
+    "object_problems",
     "pins_memory",
+    "points_in",
     "read_image",
     "register_dataset",
     "register_transform",

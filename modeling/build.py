@@ -25,7 +25,7 @@ from .contract import ANY_TASK, ModelTask, takes_targets
 from .detectors import build_detector, check_detector_values
 from .fitting import WeightsFile, fit_weights
 from .freeze import check_freeze, freeze
-from .head import head_parameters, set_dropout
+from .head import head_parameters, reset_classifier, set_dropout
 from .pretrained import weights_path
 from .stem import check_small, make_small, set_in_channels
 from .timm_models import build_timm, is_timm, timm_filter
@@ -76,6 +76,8 @@ def build_model(
         except ValueError as error:
             raise ConfigError(f"{cfg.label('MODEL.ACTIVATION_CHECKPOINTING')}: {error}") from None
     if file is not None:
+        if registered_builder(cfg.MODEL.NAME) is None:  # in case the classifier in the file does not fit
+            reset_classifier(model, cfg.MODEL.NUM_CLASSES + task.extra_outputs)
         options = cfg.label("MODEL.WEIGHTS"), cfg.MODEL.WEIGHTS_PARTIAL, cfg.MODEL.NUM_CLASSES + task.extra_outputs
         logger.info("%s", fit_weights(model, file, *options, timm_filter(model)))
     return model.to(memory_format=torch.channels_last) if cfg.MODEL.CHANNELS_LAST else model

@@ -90,8 +90,6 @@ def object_sample(image: Tensor, objects: Objects, has_masks: bool, has_keypoint
     if has_masks:
         sample["masks"] = tv_tensors.Mask(torch.from_numpy(masks_of(objects)))
     if has_keypoints and objects.keypoints is not None:
-        from warmstart.data.transforms.points import points_in
-
         sample["keypoints"] = points_in(torch.from_numpy(objects.keypoints[:, :, :2].astype(np.float32)), size)
         sample["visibility"] = torch.from_numpy(objects.keypoints[:, :, 2].astype(np.int64))
     return sample | {"frame": frame_of(size), "original": objects}

@@ -151,7 +151,7 @@ def build_image_folder(path: str, download: bool) -> ImageFiles:
     classes = _class_folders(root, path)
     files, labels, other = [], [], Counter[str]()
     for label, name in enumerate(classes):
-        found, ignored = _images_below(root / name)
+        found, ignored = images_below(root / name)
         files += found
         labels += [label] * len(found)
         other += ignored
@@ -223,10 +223,13 @@ def _without_folders(root: Path, base: str, images: int) -> str:
     )
 
 
-def _images_below(folder: Path) -> tuple[list[str], Counter[str]]:
+def images_below(folder: Path) -> tuple[list[str], Counter[str]]:
     """Return the images below a folder, and the endings of the files that are ignored.
 
     They are sorted by folder, then by name, as in torchvision's ImageFolder.
+
+    Raises:
+        ValueError: a photo has a format that is not decoded, or a folder links to one above it.
     """
     files: list[str] = []
     other = Counter[str]()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,6 +114,22 @@ with x0 <= x1 and y0 <= y1
         except ValueError as error:
             raise ConfigError(f"{where}: {error}") from None
         return found
+
+
+def annotations_of(targets: Sequence[Any]) -> tuple[str, ...]:
+    """Return which of boxes, masks and keypoints all of these targets have; () if they are other than objects.
+
+    >>> annotations_of([{"boxes": [], "masks": []}, {"boxes": []}]), annotations_of([3])
+    (('boxes',), ())
+    """
+    keys = {"boxes": "boxes", "segmentations": "masks", "keypoints": "keypoints"}
+    known = {*keys.values()}
+    for target in targets:
+        if isinstance(target, Objects):
+            known &= {name for key, name in keys.items() if getattr(target, key) is not None}
+        else:
+            known &= {*target} if isinstance(target, Mapping) and "boxes" in target else set()
+    return tuple(name for name in keys.values() if name in known)
 
 
 def _from_dict(target: Any, size: tuple[int, int], name: str) -> Objects:

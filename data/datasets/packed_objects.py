@@ -109,6 +109,11 @@ class PackedObjects:
         return np.repeat(np.arange(len(self.ends)), np.diff(self.ends, prepend=0))
 
     @property
+    def has_mask(self) -> npt.NDArray[np.bool_]:
+        """Whether each object has a segmentation, (M,)."""
+        return np.diff(self.text_ends, prepend=0) > 0
+
+    @property
     def digest(self) -> str:
         """A hash of the objects; their ids do not count."""
         found = hashlib.sha256()
@@ -170,6 +175,11 @@ class PackedObjects:
 
     def _segmentation(self, place: int) -> Any:
         return json.loads(self.texts[self._text_begin(place) : self._text_begin(place + 1)].tobytes())
+
+
+def as_text(segmentation: Any) -> str:
+    """Return polygons or an RLE as JSON, for `Row`."""
+    return json.dumps(segmentation, separators=(",", ":"))
 
 
 def _joined(array: npt.NDArray[Any], spans: Sequence[tuple[int, int]]) -> npt.NDArray[Any]:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..seeds import splitmix64
+from .object_labels import ObjectLabels
 from .objects import KeypointInfo, Objects
 
 SHAPE_CLASSES = ("circle", "square", "triangle", "star")
@@ -144,14 +145,16 @@ class Shapes:
         return np.array([self.size_of(index) for index in range(self._number)], np.int64)
 
     @cached_property
+    def object_labels(self) -> ObjectLabels:
+        """The image and the class of each object."""
+        shapes = [_shapes(words, self._size(words)) for words in map(self._words, range(self._number))]
+        images = np.repeat(np.arange(self._number), [len(each) for each in shapes])
+        return ObjectLabels(images, np.array([shape.label for each in shapes for shape in each], np.int64))
+
+    @property
     def object_counts(self) -> tuple[int, ...]:
         """The number of objects of each class."""
-        counts = [0] * len(SHAPE_CLASSES)
-        for index in range(self._number):
-            words = self._words(index)
-            for shape in _shapes(words, self._size(words)):
-                counts[shape.label] += 1
-        return tuple(counts)
+        return tuple(np.bincount(self.object_labels.labels, minlength=len(SHAPE_CLASSES)).tolist())
 
     def _words(self, index: int) -> npt.NDArray[np.uint64]:
         """Return all random numbers of an image but its texture: two for the image, two for each candidate."""

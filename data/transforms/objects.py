@@ -19,6 +19,21 @@ OBJECT_ENTRIES = ("boxes", "labels", "iscrowd", "area", "masks", "keypoints", "v
 _LEAST_SIDE = 0.01  # pixels; narrower boxes could lose their area when the model scales them in float32
 
 
+def points_in(points: Tensor, size: tuple[int, int]) -> Any:
+    """Return points that transforms move along with an image, as a tensor of torchvision.tv_tensors.
+
+    Args:
+        points: float32 (..., 2), x and y in pixels from the outer corner of the top left pixel.
+        size: (H, W) of the image.
+
+    Raises:
+        ConfigError: this version of torchvision moves points that leave an image onto its edge.
+    """
+    from .points import as_points  # imports torchvision, which is slow
+
+    return as_points(points, size)
+
+
 def frame_of(size: tuple[int, int]) -> Any:
     """Return the corners of an image as points that transforms move along: (4, 2), float32.
 
@@ -34,8 +49,6 @@ def frame_of(size: tuple[int, int]) -> Any:
     >>> frame_of((2, 4)).tolist()
     [[0.0, 0.0], [4.0, 0.0], [0.0, 2.0], [4.0, 2.0]]
     """
-    from .points import points_in  # imports torchvision, which is slow
-
     return points_in(_corners(size), size)
 
 

@@ -19,7 +19,7 @@ class Points(tv_tensors.KeyPoints):
     pixels, so that they end a pixel away from the same point of a box. The flips of this class do not.
 
     >>> from torchvision.transforms import v2
-    >>> points = points_in(torch.tensor([[1.0, 2.0]]), size=(8, 10))
+    >>> points = as_points(torch.tensor([[1.0, 2.0]]), size=(8, 10))
     >>> v2.functional.horizontal_flip(points).tolist(), v2.functional.vertical_flip(points).tolist()
     ([[9.0, 2.0]], [[1.0, 6.0]])
     """
@@ -42,7 +42,7 @@ def _mirrored(points: Points, axis: int, side: int) -> Points:
     return found
 
 
-def points_in(points: Tensor, size: tuple[int, int]) -> Points:
+def as_points(points: Tensor, size: tuple[int, int]) -> Points:
     """Return points of an image as tensors that transforms change.
 
     Args:
