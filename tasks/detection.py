@@ -15,6 +15,7 @@ from warmstart.data import (
     Objects,
     Sample,
     finish_objects,
+    masks_of,
     sample_name,
 )
 
@@ -247,6 +248,21 @@ class Detection(Task):
             (found["masks"] > 0.5).numpy() if "masks" in found else None,
             found["keypoints"].double().numpy() if "keypoints" in found else None,
             () if self.keypoints is None else self.keypoints.skeleton,
+        )
+        return draw_objects(image, drawn)
+
+    def draw_target(self, image: Tensor, target: Any) -> Tensor:
+        """Return a picture of the objects in an image; crowd regions are called so."""
+        objects = Objects.from_target(target, (image.shape[1], image.shape[2]), "it")
+        crowds = zip(objects.labels.tolist(), objects.iscrowd.tolist(), strict=True)
+        has_keypoints = self.keypoints is not None and objects.keypoints is not None
+        drawn = Drawn(
+            objects.boxes,
+            objects.labels,
+            [self.classes[label] + " (crowd)" * crowd for label, crowd in crowds],
+            masks_of(objects) if self.has_masks else None,
+            objects.keypoints if has_keypoints else None,
+            self.keypoints.skeleton if self.keypoints is not None else (),
         )
         return draw_objects(image, drawn)
 

@@ -17,6 +17,7 @@ from warmstart.data import (
     frame_of,
     mask_functions,
     masks_of,
+    points_in,
     rle_of,
 )
 
