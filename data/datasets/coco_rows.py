@@ -95,7 +95,8 @@ class RowReader:
         if not values or not self._num_keypoints:
             return ()
         if not isinstance(values, list) or not are_numbers(values) or len(values) != 3 * self._num_keypoints:
-            found = f"{len(values)} values" if isinstance(values, list) else short(values)
+            differs = isinstance(values, list) and len(values) != 3 * self._num_keypoints
+            found = f"{len(values)} values" if differs else short(values)
             raise ValueError(
                 f"keypoints are {found}; {self._num_keypoints} keypoints need {3 * self._num_keypoints} numbers:"
                 " x, y and visibility of each"
