@@ -13,8 +13,8 @@ from .whitening import InitsFromImages, patch_whitening
 
 __all__ = [
     "ANY_TASK",
-    "AnchorSizes",
     "BACKBONE",
+    "AnchorSizes",
     "InitsFromImages",
     "InputDefaults",
     "ModelTask",

@@ -21,9 +21,9 @@ logger = logging.getLogger(__name__)
 class ReportHook(HookBase):
     """Writes the report of the best evaluation, or of the last one if no score decides which is the best.
 
-    The task's pictures of an evaluation, if it draws any, are written at each one. Pictures of the report are drawn
-    once, when the run ends. The hook comes after the one that finds the best score and before the checkpoint, so that
-    a checkpoint is never without its report.
+    The task's pictures of an evaluation, if it draws any, are written at each one. Pictures of the report are
+    drawn once, when the run ends. The hook comes after the one that finds the best score and before the
+    checkpoint, so that a checkpoint is never without its report.
 
     Args:
         period: of the evaluation, in updates.

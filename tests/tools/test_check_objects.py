@@ -127,7 +127,10 @@ def test_check_data_counts_missing_photos_and_photos_of_another_size(capsys: pyt
     Path("photos/2.png").unlink()
     code, _, err = check("", capsys)
     assert code == 2
-    assert "DATASETS.TRAIN (command line): coco:train.json cannot be read: 1 of 3 files are not in photos: 2.png" in err
+    assert (
+        "DATASETS.TRAIN (command line): coco:train.json cannot be read: 1 of 3 files are not in photos: 2.png"
+        in err
+    )
 
 
 def test_check_data_names_photos_that_are_in_both_sets(capsys: pytest.CaptureFixture[str]) -> None:
