@@ -213,6 +213,11 @@ def is_detector(name: str) -> bool:
     return _torchvision_family(name) != "classification"
 
 
+def has_backbone(name: str) -> bool:
+    """Return whether `name` is a detector that the keys under MODEL.BACKBONE are for, and not user-defined."""
+    return is_detector(name) or _REGISTRY.get(name) is small_rcnn
+
+
 def torchvision_class(name: str) -> type[nn.Module]:
     """Return the class of torchvision's model `name`.
 

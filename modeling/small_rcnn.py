@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from warmstart.config import ConfigError
 
 NORMS = ("group", "batch")
-_REPRESENTATION = 128  # units of the box head's two layers
+_POOLED, _REPRESENTATION = 5, 128  # cells a side of a pooled region; units of the box head's two layers
 
 
 class SmallBackbone(nn.Module):
@@ -113,13 +113,13 @@ def small_rcnn(
         image_mean=[0.5] * in_channels,
         image_std=[0.25] * in_channels,
         rpn_anchor_generator=AnchorGenerator([(size,) for size in anchor_sizes], [(0.5, 1.0, 2.0)] * 3),
-        box_roi_pool=pool(7),
-        box_head=TwoMLPHead(channels * 7 * 7, _REPRESENTATION),
+        box_roi_pool=pool(_POOLED),
+        box_head=TwoMLPHead(channels * _POOLED**2, _REPRESENTATION),
         box_predictor=FastRCNNPredictor(_REPRESENTATION, num_classes),
         box_score_thresh=box_score_thresh,
         box_nms_thresh=box_nms_thresh,
         box_detections_per_img=box_detections_per_img,
-        box_batch_size_per_image=64,
+        box_batch_size_per_image=32,  # RoIAlign's backward pass on a CPU takes as long as all else for 96
         size_divisible=16,
         **{f"rpn_{name}": value for name, value in limits.items()},
     )

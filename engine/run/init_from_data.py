@@ -12,6 +12,7 @@ from warmstart.config import CfgNode
 from warmstart.data import TrainLoader, build_train_loader, to_device
 from warmstart.modeling import (
     ANY_TASK,
+    BACKBONE,
     InitsFromImages,
     ModelTask,
     WeightsFile,
@@ -43,6 +44,8 @@ def weights_in(name: str) -> str:
     ...     print(Path(weights_in(folder)).name)
     model_0000099.pth
     """
+    if name.startswith(BACKBONE):
+        return f"{BACKBONE}{weights_in(name.removeprefix(BACKBONE))}"
     folder = Path(os.path.expanduser(name))
     if not name or not folder.is_dir():
         return name
