@@ -46,8 +46,8 @@ def object_labels_of(dataset: Any) -> ObjectLabels:
     if isinstance(dataset, ConcatDataset):
         parts = [object_labels_of(part) for part in dataset.datasets]
         begins = [0, *dataset.cumulative_sizes]
-        images = [part.images + begin for part, begin in zip(parts, begins, strict=False)]
-        return ObjectLabels(np.concatenate(images), np.concatenate([part.labels for part in parts]))
+        images = np.concatenate([part.images + begin for part, begin in zip(parts, begins, strict=False)])
+        return ObjectLabels(images, np.concatenate([part.labels for part in parts]))
     if isinstance(dataset, Subset):
         return object_labels_of(dataset.dataset).taken(np.asarray(dataset.indices, np.int64))
     if not hasattr(dataset, "object_labels"):
@@ -55,5 +55,4 @@ def object_labels_of(dataset: Any) -> ObjectLabels:
             "an attribute object_labels of two arrays (M,): the index of each object's image, in increasing order,"
             " and the class of each object"
         )
-    images, labels = (np.asarray(each, np.int64) for each in dataset.object_labels)
-    return ObjectLabels(images, labels)
+    return ObjectLabels(*(np.asarray(each, np.int64) for each in dataset.object_labels))

@@ -122,8 +122,9 @@ class Shapes:
         shapes = _shapes(words, size)
         owners = _owners(shapes, size)
         image = _background(words, size)
-        colours = np.array([(0, 0, 0), *(shape.colour for shape in shapes)], np.uint8)
-        np.copyto(image, colours.T[:, owners], where=owners > 0)
+        covered = owners > 0
+        for channel, levels in zip(image, zip(*(shape.colour for shape in shapes), strict=True), strict=False):
+            np.copyto(channel, np.array([0, *levels], np.uint8)[owners], where=covered)
         image += _bytes(splitmix64(int(words[0]), 1), image.size).reshape(image.shape) >> 3
         return image.transpose(1, 2, 0), _objects(shapes, owners, f"image {index}")
 
@@ -234,15 +235,17 @@ def _owners(shapes: list[_Shape], size: tuple[int, int]) -> npt.NDArray[np.uint8
     for number, shape in enumerate(shapes, 1):
         top, bottom = max(0, (shape.y - shape.radius) // _UNIT), min(height, (shape.y + shape.radius) // _UNIT + 1)
         left, right = max(0, (shape.x - shape.radius) // _UNIT), min(width, (shape.x + shape.radius) // _UNIT + 1)
-        dy = (np.arange(top, bottom) * _UNIT + (_UNIT // 2 - shape.y))[:, None]
+        dy = np.arange(top, bottom) * _UNIT + (_UNIT // 2 - shape.y)
         dx = np.arange(left, right) * _UNIT + (_UNIT // 2 - shape.x)
         outline = _OUTLINES[shape.label]
         if outline.normals:
-            directions = [_direction(normal, shape.turn) for normal in outline.normals]
-            sides = [nx * dx + ny * dy <= shape.radius * outline.distance for nx, ny in directions]
-            inside = np.sum(sides, axis=0) >= outline.needed
+            along_x, along_y = np.array([_direction(normal, shape.turn) for normal in outline.normals]).T[
+                ..., None
+            ]
+            far = (along_y * dy)[..., None] + (along_x * dx)[:, None]  # (lines, H, W)
+            inside = (far <= shape.radius * outline.distance).sum(axis=0) >= outline.needed
         else:
-            inside = dx * dx + dy * dy <= shape.radius**2
+            inside = (dy * dy)[:, None] + dx * dx <= shape.radius**2
         owners[top:bottom, left:right][inside] = number
     return owners
 
@@ -264,7 +267,8 @@ def _background(words: npt.NDArray[np.uint64], size: tuple[int, int]) -> npt.NDA
     gradient = (left * (256 - right) + far * right) >> 8
     blocks = (content[12:] >> 4).reshape(rows, columns)
     texture = blocks.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]
-    return gradient.astype(np.uint8) + texture
+    image: npt.NDArray[np.uint8] = gradient.astype(np.uint8) + texture
+    return image
 
 
 def _objects(shapes: list[_Shape], owners: npt.NDArray[np.uint8], name: str) -> Objects:

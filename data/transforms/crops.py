@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 
-class FixedSizeCrop(v2.Transform):
+class FixedSizeCrop(v2.Transform):  # type: ignore[misc]  # torchvision is not annotated
     """Crops a random part of the size asked for; an image that is smaller is padded at the right and the bottom.
 
     After ScaleJitter it is large-scale jittering: Ghiasi et al., "Simple copy-paste is a strong data augmentation
@@ -51,7 +51,7 @@ class FixedSizeCrop(v2.Transform):
         return self._call_kernel(functional.pad, inpt, params["padding"], fill=self.fill.get(type(inpt), 0))
 
 
-class RandomIoUCrop(v2.RandomIoUCrop):
+class RandomIoUCrop(v2.RandomIoUCrop):  # type: ignore[misc]
     """torchvision's crop, which leaves images without objects as they are: there it would try without end.
 
     Args:

@@ -27,9 +27,17 @@ def points_in(points: Tensor, size: tuple[int, int]) -> Any:
         size: (H, W) of the image.
 
     Raises:
-        ConfigError: this version of torchvision moves points that leave an image onto its edge.
+        ConfigError: torchvision is older than 0.24, the first that does not move points outside an image onto its
+            edge.
     """
-    from .points import as_points  # imports torchvision, which is slow
+    import torchvision  # slow
+
+    if tuple(map(int, torchvision.__version__.split(".")[:2])) < (0, 24):
+        raise ConfigError(
+            "objects in images need torchvision 0.24 or newer, and this Python has"
+            f" {torchvision.__version__}: pip install -U torch torchvision"
+        )
+    from .points import as_points
 
     return as_points(points, size)
 
@@ -155,7 +163,8 @@ def to_original(found: Mapping[str, Tensor], frame: Tensor, size: tuple[int, int
     back = torch.linalg.inv(forward)
 
     def moved(points: Tensor) -> Tensor:
-        return ((points.double() - begin.to(points.device)) @ back.to(points.device)).to(points.dtype)
+        original: Tensor = (points.double() - begin.to(points.device)) @ back.to(points.device)
+        return original.to(points.dtype)
 
     x0, y0, x1, y1 = found["boxes"].unbind(1)
     corners = moved(torch.stack([x0, y0, x1, y0, x0, y1, x1, y1], dim=1).view(-1, 4, 2))

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from warmstart.config import ConfigError
 
-
-class Points(tv_tensors.KeyPoints):
+class Points(tv_tensors.KeyPoints):  # type: ignore[misc]  # torchvision is not annotated
     """Points (..., 2), x and y in pixels from the outer corner of the top left pixel, as boxes have them.
 
     torchvision's transforms treat key points as boxes, with one exception: its flips take them as indices of
@@ -25,12 +21,12 @@ class Points(tv_tensors.KeyPoints):
     """
 
 
-@v2.functional.register_kernel(v2.functional.horizontal_flip, Points)
+@v2.functional.register_kernel(v2.functional.horizontal_flip, Points)  # type: ignore[untyped-decorator]
 def _flipped_horizontally(points: Points) -> Points:
     return _mirrored(points, 0, points.canvas_size[1])
 
 
-@v2.functional.register_kernel(v2.functional.vertical_flip, Points)
+@v2.functional.register_kernel(v2.functional.vertical_flip, Points)  # type: ignore[untyped-decorator]
 def _flipped_vertically(points: Points) -> Points:
     return _mirrored(points, 1, points.canvas_size[0])
 
@@ -43,28 +39,11 @@ def _mirrored(points: Points, axis: int, side: int) -> Points:
 
 
 def as_points(points: Tensor, size: tuple[int, int]) -> Points:
-    """Return points of an image as tensors that transforms change.
+    """Return points of an image as a tensor that transforms change.
 
     Args:
         points: float32 (..., 2), x and y.
         size: (H, W) of the image.
-
-    Raises:
-        ConfigError: this torchvision moves points that leave the image onto its edge.
     """
-    if _clamps():
-        import torchvision
-
-        raise ConfigError(
-            f"torchvision {torchvision.__version__} moves key points that leave the image onto its edge, so that"
-            " objects cannot be augmented; install a later one: pip install -U torchvision"
-        )
-    found: Points = Points(points, canvas_size=size)  # type: ignore[call-overload]
+    found: Points = Points(points, canvas_size=size)
     return found
-
-
-@functools.cache
-def _clamps() -> bool:
-    """Return whether crops clamp key points, as in torchvision before pull request 9236."""
-    point = Points(torch.zeros(1, 2), canvas_size=(4, 4))  # type: ignore[call-overload]
-    return bool(v2.functional.crop(point, 2, 2, 1, 1)[0, 0] != -2)

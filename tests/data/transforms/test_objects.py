@@ -160,6 +160,12 @@ def test_masks_boxes_and_keypoints_agree_after_a_random_pipeline(index: int) -> 
             assert ((xs + 0.5 - x) ** 2 + (ys + 0.5 - y) ** 2).min() <= slack**2
 
 
+def test_points_in_refuses_a_torchvision_that_clamps_key_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchvision.__version__", "0.23.0+cpu")
+    with pytest.raises(ConfigError, match=r"need torchvision 0.24 or newer, and this Python has 0.23.0\+cpu: pip"):
+        frame_of((4, 4))
+
+
 def test_swap_sides_exchanges_pairs() -> None:
     points = torch.arange(8.0).view(1, 4, 2)
     assert swap_sides(points, [(0, 3)])[0].tolist() == [[6, 7], [2, 3], [4, 5], [0, 1]]
