@@ -13,7 +13,7 @@ from warmstart.config import did_you_mean, open_regular
 from .annotation_index import AnnotationIndex
 from .coco_rows import RowReader, short
 from .image_files import shown
-from .packed_objects import PackedObjects
+from .packed_objects import PackedObjects, Row
 
 _PARTS = ("images", "annotations", "categories")
 
@@ -36,15 +36,18 @@ def read_coco(path: Path, classes: Sequence[str] = ()) -> AnnotationIndex:
     ids = _chosen(names, classes)
     keypoints, skeleton = _keypoints([categories[each] for each in ids])
     reader = RowReader(images, {each: label for label, each in enumerate(ids)}, names, len(keypoints))
-    rows, problems, dropped = [], [], 0
+    rows: list[Row] = []
+    problems, dropped = [], 0
     for annotation in content["annotations"]:
         try:
             row = reader.row(annotation)
         except ValueError as error:
             problems.append(f"{reader.where(annotation)}: {error}")
             continue
-        dropped += row is None
-        rows += [row] * (row is not None)
+        if row is None:
+            dropped += 1
+        else:
+            rows.append(row)
     if problems:
         more = f"; {len(problems):,} annotations have mistakes, this is the first" if len(problems) > 1 else ""
         raise ValueError(problems[0] + more)
@@ -82,7 +85,7 @@ def _by_id(content: Mapping[str, list[Any]], part: str) -> dict[int, Any]:
     """Return the entries of a part of the file by their ids."""
     for place, entry in enumerate(content[part]):
         found = entry.get("id") if isinstance(entry, dict) else None
-        if type(found) is not int:
+        if type(found) is not int or abs(found) >= 2**63:
             what = f"the id {found!r}" if isinstance(entry, dict) and "id" in entry else "no id"
             raise ValueError(f"{part}[{place}] has {what}; an id is a whole number")
     entries = {entry["id"]: entry for entry in content[part]}
@@ -108,18 +111,16 @@ def _category_names(categories: Mapping[int, Any]) -> dict[int, str]:
     return names
 
 
-def _chosen(names: Mapping[int, str], classes: Sequence[Any]) -> list[int]:
+def _chosen(names: Mapping[int, str], classes: Sequence[str]) -> list[int]:
     """Return the ids of the categories in the order of class indices."""
     if not classes:
         return [*names]
-    if isinstance(classes, str) or len({*map(str, classes)}) < len(classes):
-        raise ValueError(f"classes: {classes!r} is not a list of different names, such as [cat, dog]")
     ids = {name: each for each, name in names.items()}
-    for name in map(str, classes):
+    for name in classes:
         if name not in ids:
             hint = did_you_mean(name, ids, f"; there are {shown([*ids], 20)}")
             raise ValueError(f"classes: there is no category {name!r}{hint}")
-    return [ids[str(name)] for name in classes]
+    return [ids[name] for name in classes]
 
 
 def _keypoints(categories: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[tuple[int, int]]]:
@@ -137,7 +138,7 @@ def _keypoints(categories: Sequence[Mapping[str, Any]]) -> tuple[list[str], list
                 " classes: [NAME]"
             )
     pairs = first.get("skeleton") or []
-    for pair in pairs:
+    for pair in pairs if isinstance(pairs, list) else [pairs]:
         if (
             not isinstance(pair, list)
             or len(pair) != 2

@@ -13,6 +13,7 @@ from warmstart.config import read_small_text
 from .coco_rows import are_numbers
 from .image_files import images_below, shown
 from .image_heads import known_sizes
+from .listed_files import checked_classes
 from .object_images import ObjectImages
 from .packed_objects import PackedObjects, Row
 
@@ -120,11 +121,9 @@ def _listed(lists: Path, part: str) -> list[str]:
 
 def _class_names(objects: Sequence[Sequence[_Object]], classes: Sequence[str]) -> list[str]:
     found = sorted({each.name for several in objects for each in several})
-    if not classes:
+    names = checked_classes(classes)
+    if not names:
         return found
-    names = [*map(str, classes)]
-    if isinstance(classes, str) or len({*names}) < len(names):
-        raise ValueError(f"classes: {classes!r} is not a list of different names, such as [cat, dog]")
     other = [name for name in found if name not in names]
     if other:
         raise ValueError(f"classes: objects have other names, too: {shown(other)}; add them")

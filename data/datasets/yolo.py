@@ -59,7 +59,7 @@ def build_yolo(path: str, download: bool, part: str = "train", sigmas: Sequence[
         raise ValueError(
             f"none of {missing:,} images has a file of objects; {label_file(about.images[0])} is missing"
         )
-    info, notes = None, []
+    info, notes = None, list[str]()
     if about.num_keypoints:
         names = about.keypoint_names or [f"keypoint {place}" for place in range(about.num_keypoints)]
         info, notes = keypoint_info(names, (), about.flip_pairs, sigmas)

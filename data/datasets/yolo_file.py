@@ -133,7 +133,9 @@ def _keypoints(content: Mapping[str, Any]) -> tuple[int, int, list[str], list[tu
         raise ValueError(f"kpt_names has other than the {count} names that kpt_shape says")
     if flip is None:
         return count, dims, names, None
-    inverse = isinstance(flip, list) and len(flip) == count and {*flip} == {*range(count)}
+    inverse = (
+        isinstance(flip, list) and all(type(each) is int for each in flip) and sorted(flip) == [*range(count)]
+    )
     if not inverse or any(flip[flip[place]] != place for place in range(count)):
         raise ValueError(
             f"flip_idx is {flip!r}; give the index that each of the {count} keypoints has in a mirror image"
