@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,9 +33,37 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "photos"
 
 
-def of_folder(path: Path, photos: Path) -> list[object]:
+@pytest.fixture
+def coco(tmp_path: Path) -> Path:
+    """Returns a folder in COCO's layout, which also is the layout of one's own data: three photos and a person."""
+    folder, names = tmp_path / "coco", ["nose", "left_eye", "right_eye"]
+    (folder / "annotations").mkdir(parents=True)
+    images = [{"id": n, "file_name": f"{n}.jpg", "height": 48, "width": 64} for n in (5, 7, 9)]
+    person: dict[str, Any] = {"id": 1, "image_id": 5, "category_id": 1, "bbox": [8, 8, 20, 30], "iscrowd": 0}
+    person |= {"segmentation": [[8, 8, 28, 8, 28, 38, 8, 38]], "keypoints": [10, 10, 2] * 3}
+    content = {
+        "images": images,
+        "annotations": [person, {**person, "id": 2, "image_id": 7}],
+        "categories": [{"id": 1, "name": "person", "keypoints": names}],
+    }
+    for part, name in (("train", "train2017"), ("val", "val2017"), ("", "images")):
+        (folder / name).mkdir()
+        for image in images:
+            Image.new("RGB", (64, 48), (40, 90, 200)).save(folder / name / image["file_name"])
+        for file in (
+            f"{part}.json",
+            *(f"annotations/{kind}_{name}.json" for kind in ("instances", "person_keypoints")),
+        ):
+            (folder / file).write_text(json.dumps(content))
+    return folder
+
+
+def of_folder(path: Path, photos: Path, coco: Path) -> list[object]:
     """Return the overrides with which a recipe reads the photos, if it reads a folder."""
-    return ["DATASETS.ROOT", str(photos)] if "imagefolder:{ROOT}" in get_cfg_of(path).dump() else []
+    text = get_cfg_of(path).dump()
+    if "coco:" in text:  # its weights would be downloaded
+        return ["DATASETS.ROOT", str(coco), "DATASETS.CACHE", str(coco), "MODEL.WEIGHTS", ""]
+    return ["DATASETS.ROOT", str(photos)] if "imagefolder:{ROOT}" in text else []
 
 
 def get_cfg_of(path: Path) -> CfgNode:
@@ -44,10 +74,11 @@ def get_cfg_of(path: Path) -> CfgNode:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 @pytest.mark.parametrize("max_iter", [20, 21, 1_000_000])
-def test_a_recipe_resolves_at_any_length(path: Path, max_iter: int, photos: Path) -> None:
+def test_a_recipe_resolves_at_any_length(path: Path, max_iter: int, photos: Path, coco: Path) -> None:
     cfg = get_cfg()
-    cfg.merge(path, ["SOLVER.MAX_ITER", max_iter, *of_folder(path, photos)])
-    cfg.merge_from_list(["SOLVER.STEPS", [5, 10]] if "resnet50" in path.name else [])  # else beyond the 2 photos
+    cfg.merge(path, ["SOLVER.MAX_ITER", max_iter, *of_folder(path, photos, coco)])
+    if "resnet50" in path.name or path.name.startswith("coco_"):  # schedules for large data sets
+        cfg.merge_from_list(["SOLVER.STEPS", [5, 10], "SOLVER.WARMUP_ITERS", 2, "SOLVER.CHECKPOINT_PERIOD", 5])
     solver = resolve_config(cfg).SOLVER
     assert max_iter == solver.MAX_ITER
     assert 0 <= solver.WARMUP_ITERS < max_iter
