@@ -72,6 +72,7 @@ class Detection(Task):
     #: What it needs to know of objects.
     needs: ClassVar[str] = "boxes"
     kinds: ClassVar[Sequence[Kind]] = ("bbox",)
+    model_arguments: Mapping[str, Any] = {"masks": False, "num_keypoints": 0}
 
     def __init__(
         self,
@@ -98,7 +99,7 @@ class Detection(Task):
         self.classes = all_names(info.classes, info.num_classes)
         self.keypoints = info.keypoints if self.has_keypoints else None
         if self.keypoints is not None:
-            self.model_arguments = {"num_keypoints": len(self.keypoints.names)}
+            self.model_arguments = {"masks": False, "num_keypoints": len(self.keypoints.names)}
         self.metric, self.max_detections = metric, max_detections
         self.score_threshold, self.per_class, self.pictures = score_threshold, per_class, pictures
         self.scores = self._scores()
@@ -276,7 +277,7 @@ class InstanceSegmentation(Detection):
 
     name, needs = "instance_segmentation", "masks"
     kinds = ("bbox", "segm")
-    model_arguments: Mapping[str, Any] = {"masks": True}
+    model_arguments: Mapping[str, Any] = {"masks": True, "num_keypoints": 0}
 
 
 class KeypointDetection(Detection):

@@ -91,9 +91,8 @@ def _by_id(content: Mapping[str, list[Any]], part: str) -> dict[int, Any]:
     entries = {entry["id"]: entry for entry in content[part]}
     if len(entries) < len(content[part]):
         doubled = [each for each, count in Counter(entry["id"] for entry in content[part]).items() if count > 1]
-        raise ValueError(
-            f"{len(doubled):,} ids of {part} occur twice, the first is {doubled[0]}; make them unique"
-        )
+        more = f", and {len(doubled) - 1:,} more" if len(doubled) > 1 else ""
+        raise ValueError(f"two {part} have the id {doubled[0]}{more}; make ids unique")
     return entries
 
 
