@@ -50,10 +50,10 @@ class RowReader:
 
     def where(self, annotation: Mapping[str, Any]) -> str:
         """Return the name of an annotation, for messages."""
-        found = annotation.get("image_id")
-        known = isinstance(found, int) and found in self._places
-        image = f" of image {found} ({self.files[self._places[found]]})" if known else ""
-        return f"annotation {annotation['id']}{image}"
+        image, name = annotation.get("image_id"), f"annotation {annotation['id']}"
+        if type(image) is int and image in self._places:
+            return f"{name} of image {image} ({self.files[self._places[image]]})"
+        return name
 
     def row(self, annotation: Mapping[str, Any]) -> Row | None:
         """Return an annotation as a row; None if its category is not used.
