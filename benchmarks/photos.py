@@ -1,6 +1,6 @@
 """Images per second of an epoch over a folder of photos, as one JSON line a contender.
 
-    pip install -e '.[bench]' && python benchmarks/photos.py --rounds 5
+    pip install -e '.[bench]' && python benchmarks/photos.py --rounds 4
     python benchmarks/photos.py --folder photos/train --model mobilenet_v3_small --crop 128
 
 All train the same network on the same folder with the same batch size, plain SGD and the same number of images:
@@ -10,7 +10,7 @@ loop of torchvision's reference script for classification: as people write them,
 
 Each run is a separate process, and contenders take turns, `rounds` times. `images_per_s` counts from the end of
 the first update to the end of the last, `epoch_s` from the start of building data, model and loader. Both are
-medians. Without `--folder` 512 JPEG files of 500x375 pixels are made.
+medians. Without `--folder` 2,048 JPEG files of 500x375 pixels are made.
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="one folder a class; default: generated photos")
     parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=CONTENDERS)
     parser.add_argument("--model", default="mobilenet_v3_small")
-    for name, default in (("crop", 128), ("batch", 32), ("workers", 2), ("rounds", 5), ("images", 512)):
+    for name, default in (("crop", 128), ("batch", 32), ("workers", 2), ("rounds", 5), ("images", 2048)):
         parser.add_argument(f"--{name}", type=int, default=default)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:

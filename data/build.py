@@ -37,7 +37,8 @@ _PER_SAMPLE = 200  # bytes of a sample in a batch besides its pixels: its index,
 def build_train_loader(cfg: CfgNode, task: SampleTask, rank: int = 0, world_size: int = 1) -> TrainLoader:
     """Return the endless stream over DATASETS.TRAIN; several sets are concatenated.
 
-    Reads DATASETS, INPUT, DATALOADER, SEED, SOLVER.IMS_PER_BATCH, MODEL.DEVICE, MODEL.NUM_CLASSES.
+    Reads DATASETS, INPUT, DATALOADER, SEED, SOLVER.IMS_PER_BATCH, SOLVER.MAX_ITER, MODEL.DEVICE,
+    MODEL.NUM_CLASSES.
 
     Args:
         cfg: the config.
@@ -69,7 +70,9 @@ def build_train_loader(cfg: CfgNode, task: SampleTask, rank: int = 0, world_size
         samples = resident_samples(cfg, data, task, "TRAIN", dataset, names)
         loader = ResidentTrainLoader(dataset, samples, **options)
     else:
-        loader = WorkerTrainLoader(_worker_loader(cfg, data, task, "TRAIN", dataset, names), **options)
+        planned = cfg.SOLVER.MAX_ITER if isinstance(cfg.SOLVER.MAX_ITER, int) else None  # not resolved yet: "90ep"
+        samples_loader = _worker_loader(cfg, data, task, "TRAIN", dataset, names)
+        loader = WorkerTrainLoader(samples_loader, **options, planned=planned)
     if not mixing:
         return loader
     classes = num_outputs(cfg, data.train)

@@ -22,7 +22,7 @@ from .catalog import (
 from .contract import takes_targets
 from .fitting import WeightsFile, fit_weights
 from .freeze import check_freeze, freeze
-from .head import head_parameters, set_dropout
+from .head import head_parameters, reset_classifier, set_dropout
 from .pretrained import weights_path
 from .stem import check_small, make_small, set_in_channels
 from .timm_models import build_timm, is_timm, timm_filter
@@ -73,6 +73,8 @@ def build_model(
         except ValueError as error:
             raise ConfigError(f"{cfg.label('MODEL.ACTIVATION_CHECKPOINTING')}: {error}") from None
     if file is not None:
+        if registered_builder(cfg.MODEL.NAME) is None:  # in case the classifier in the file does not fit
+            reset_classifier(model, cfg.MODEL.NUM_CLASSES + extra_outputs)
         options = cfg.label("MODEL.WEIGHTS"), cfg.MODEL.WEIGHTS_PARTIAL, cfg.MODEL.NUM_CLASSES + extra_outputs
         logger.info("%s", fit_weights(model, file, *options, timm_filter(model)))
     return model.to(memory_format=torch.channels_last) if cfg.MODEL.CHANNELS_LAST else model

@@ -1,9 +1,10 @@
-"""The classifier at the end of a model: which parameters it has, and dropout in front of it."""
+"""The classifier at the end of a model: its parameters, their initialization, and dropout in front of it."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -68,6 +69,37 @@ def set_dropout(model: nn.Module, p: float, num_classes: int) -> None:
             elif child in heads:
                 raise ValueError(f"the classifier of {type(model).__name__} is a convolution without dropout")
             before = child
+
+
+_STD = 0.01
+
+
+def reset_classifier(model: nn.Module, num_classes: int) -> None:
+    """Give a model's classifier weights from a normal distribution of standard deviation 0.01, and biases of 0.
+
+    The outputs of a new classifier on pretrained features are then close to 0. Some models, such as EfficientNet,
+    initialise it with a standard deviation of 0.58 / sqrt(num_classes): of two classes one is certain before the
+    first update, and fine-tuning spends its first epochs on undoing that.
+
+    Leaves torch's random number generator as it was.
+
+    Args:
+        model: changed in place.
+        num_classes: number of outputs of the classifier.
+
+    >>> model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 1000))
+    >>> reset_classifier(model, 1000)
+    >>> 0.009 < model[1].weight.std() < 0.011, model[1].bias.any()
+    (tensor(True), tensor(False))
+    """
+    heads = _classifiers(model, num_classes)
+    with torch.random.fork_rng(devices=[]):
+        for layer in model.modules():  # their order is fixed, unlike a set's
+            if layer in heads:
+                assert isinstance(layer, (nn.Linear, nn.Conv2d))
+                nn.init.normal_(layer.weight, std=_STD)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
 
 def _classifiers(model: nn.Module, num_classes: int) -> set[nn.Module]:

@@ -151,6 +151,8 @@ class WorkerTrainLoader(TrainLoader):
         batch_size: IMS_PER_BATCH, over all ranks together; may exceed the size of the data set.
         slots: the positions in each batch that are loaded here, in order, from 0; None: all.
         stream: the order of samples; None: all samples, reshuffled for each pass.
+        planned: SOLVER.MAX_ITER; workers do not load the batch of this iteration, or a later one, before it is
+            asked for: those of the last updates have the cores to themselves. None: no end is known.
     """
 
     def __init__(
@@ -161,20 +163,25 @@ class WorkerTrainLoader(TrainLoader):
         batch_size: int,
         slots: Sequence[int] | None = None,
         stream: SampleOrder | None = None,
+        planned: int | None = None,
     ) -> None:
         super().__init__(loader.samples.dataset, seed=seed, batch_size=batch_size, slots=slots, stream=stream)
-        self._loader = loader
+        self._loader, self._planned = loader, planned
 
     def batches(self, start: int = 0) -> Generator[Batch, None, None]:
         """Yield the batches of iterations `start`, `start` + 1, ... without end; close() ends their workers."""
-        return self._loader.load(self._places(start))
+        if self._planned is not None and start < self._planned:
+            yield from self._loader.load(self._places(range(start, self._planned)))
+            start = self._planned
+        yield from self._loader.load(self._places(itertools.count(start)))
 
     def close(self) -> None:
         """End all streams and their workers."""
         self._loader.close()
 
-    def _places(self, start: int) -> Iterator[list[Place]]:
-        for first in itertools.count(start * self.batch_size, self.batch_size):
+    def _places(self, iterations: Iterable[int]) -> Iterator[list[Place]]:
+        for iteration in iterations:
+            first = iteration * self.batch_size
             order = self.stream.order(first, self.batch_size).tolist()
             yield [(first + slot, order[slot]) for slot in self.slots]
 

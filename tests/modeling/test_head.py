@@ -1,7 +1,8 @@
-"""Dropout in front of the classifier: what it changes and what it leaves."""
+"""The classifier: dropout in front of it and its initialization, what they change and what they leave."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torchvision.models import efficientnet_b0, googlenet, resnet18, squeezenet1
 
 from warmstart.config import CfgNode, ConfigError, get_cfg
 from warmstart.modeling import build_model
-from warmstart.modeling.head import DropoutLinear, set_dropout
+from warmstart.modeling.head import DropoutLinear, reset_classifier, set_dropout
 
 
 def configured(*overrides: Any) -> CfgNode:
@@ -117,3 +118,35 @@ def test_build_model_refuses_dropout_where_it_has_no_place() -> None:
         build_model(configured("MODEL.NAME", "timm:dpn68", "MODEL.HEAD.dropout", 0.2))
     with pytest.raises(ValueError, match="^Sequential does not end in a layer with 9 outputs$"):
         set_dropout(conv, 0.2, 9)
+
+
+@pytest.mark.parametrize("classes", [2, 7])
+def test_build_model_starts_a_new_classifier_on_loaded_weights_with_small_outputs(
+    tmp_path: Path, classes: int
+) -> None:
+    torch.save(efficientnet_b0(num_classes=5).state_dict(), tmp_path / "five.pth")
+    cfg = configured("MODEL.NAME", "efficientnet_b0", "MODEL.WEIGHTS", str(tmp_path / "five.pth"))
+    cfg.MODEL.NUM_CLASSES = classes
+    torch.manual_seed(0)
+    layer = build_model(cfg).classifier[1]
+    drawn = torch.rand(1)
+    assert layer.weight.std().item() == pytest.approx(0.01, rel=0.1)
+    assert not layer.bias.any()
+    torch.manual_seed(0)
+    cfg.MODEL.WEIGHTS = ""
+    assert build_model(cfg).classifier[1].weight.std() > 0.1  # the model's own initialization
+    assert torch.equal(torch.rand(1), drawn)  # later draws are the same
+
+
+def test_build_model_keeps_a_classifier_that_the_weights_fit(tmp_path: Path) -> None:
+    torch.save(resnet18(num_classes=7).state_dict(), tmp_path / "seven.pth")
+    model = build_model(configured("MODEL.NAME", "resnet18", "MODEL.WEIGHTS", str(tmp_path / "seven.pth")))
+    assert torch.equal(model.fc.weight, torch.load(tmp_path / "seven.pth")["fc.weight"])
+
+
+def test_reset_classifier_resets_the_convolution_of_squeezenet_alone() -> None:
+    model = squeezenet1_0(num_classes=7)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    reset_classifier(model, 7)
+    changed = [name for name, value in model.named_parameters() if not torch.equal(value, before[name])]
+    assert changed == ["classifier.1.weight"]  # its bias was 0 already

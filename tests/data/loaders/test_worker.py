@@ -65,9 +65,11 @@ def train() -> Iterator[Callable[..., TrainLoader]]:
     """Return a function that makes a loader of batches of 4 from 10 samples, closed at the end."""
     made = []
 
-    def make(workers: int = 0, seed: int = 0, batch_size: int = 4, **options: Any) -> TrainLoader:
+    def make(
+        workers: int = 0, seed: int = 0, batch_size: int = 4, planned: int | None = None, **options: Any
+    ) -> TrainLoader:
         loader = WorkerLoader(samples(seed=seed, **options), num_workers=workers, pin_memory=False)
-        made.append(WorkerTrainLoader(loader, seed=seed, batch_size=batch_size))
+        made.append(WorkerTrainLoader(loader, seed=seed, batch_size=batch_size, planned=planned))
         return made[-1]
 
     yield make
@@ -119,6 +121,28 @@ def test_three_kills_in_an_epoch_and_one_at_its_edge_change_nothing(
 ) -> None:
     pieces = [take(train(workers), start, stop - start) for start, stop in itertools.pairwise([0, 1, 2, 5, 9])]
     assert list(itertools.chain(*pieces)) == take(train(), 0, 9)
+
+
+@pytest.mark.parametrize("start", [0, 3, 4, 5])
+def test_workers_load_no_batch_beyond_the_planned_ones_before_it_is_asked_for(
+    train: Callable[..., TrainLoader], monkeypatch: pytest.MonkeyPatch, start: int
+) -> None:
+    loader, asked = train(2, planned=4), []
+    order = loader.stream.order
+
+    def ask(first: int, count: int) -> Any:
+        asked.append(first // count)
+        return order(first, count)
+
+    monkeypatch.setattr(loader.stream, "order", ask)
+    stream = loader.batches(start)
+    taken = [next(stream) for _ in range(start, 4)]
+    assert asked == [*range(start, 4)]
+    taken += [next(stream) for _ in range(3)]
+    assert asked == [*range(start, start + len(asked))]
+    stream.close()
+    labels = [batch.targets.tolist() for batch in taken]
+    assert labels == [labels for _, labels in take(train(), start, len(labels))]
 
 
 @pytest.mark.need("C3")
