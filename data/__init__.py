@@ -6,7 +6,9 @@ from .datasets import builtin as catalog  # noqa: F401  # registers the built-in
 from .datasets.decode import UnreadableImageError, read_image
 from .datasets.entries import DatasetEntry
 from .datasets.info import DatasetInfo
+from .datasets.masks import encode_mask, masks_of, rle_of
 from .datasets.names import named_sets
+from .datasets.object_problems import ObjectProblem, object_problems
 from .datasets.objects import KeypointInfo, Objects
 from .datasets.packed_list import FlatRecords
 from .datasets.registry import (
@@ -48,6 +50,7 @@ __all__ = [
     "GroupedStream",
     "KeypointInfo",
     "MapDataset",
+    "ObjectProblem",
     "Objects",
     "ResidentEvalLoader",
     "ResidentSamples",
@@ -83,19 +86,23 @@ __all__ = [
     "describe_training_set",
     "describe_workers",
     "device_of",
+    "encode_mask",
     "forward_key",
     "free_memory",
     "gigabytes",
     "map_tensors",
+    "masks_of",
     "named_sets",
     "named_test_sets",
     "num_outputs",
     "num_workers",
+    "object_problems",
     "pins_memory",
     "read_image",
     "register_dataset",
     "register_transform",
     "repeat_factors",
+    "rle_of",
     "sample_image",
     "sample_key",
     "sample_name",

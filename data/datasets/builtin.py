@@ -12,11 +12,14 @@ from urllib.error import URLError
 import numpy as np
 
 from .arrays import ArrayDataset, read_idx, read_npz
+from .coco import build_coco
 from .csv_set import build_csv
 from .image_files import build_image_folder
 from .info import DatasetInfo
 from .registry import MapDataset, register_dataset
+from .voc import build_voc
 from .webdataset import build_shards
+from .yolo import build_yolo
 
 _DIGITS = tuple("0123456789")
 _ATTRIBUTES = {"even": (0, 2, 4, 6, 8), "prime": (2, 3, 5, 7), "from 5 on": (5, 6, 7, 8, 9), "loop": (0, 6, 8, 9)}
@@ -134,6 +137,9 @@ register_dataset("imagefolder:", build_image_folder)
 register_dataset("csv:", build_csv)
 register_dataset("npz:", _npz, in_memory=True)
 register_dataset("webdataset:", build_shards, cached=True)
+register_dataset("coco:", build_coco, cached=True)
+register_dataset("yolo:", build_yolo)
+register_dataset("voc:", build_voc)
 
 for _train, _part in ((True, "train"), (False, "test")):
     _digits_info = partial(
