@@ -203,6 +203,10 @@ def get_cfg() -> CfgNode:
     # transforms that keep the aspect ratio. Sizes are read from the headers of image files; other data sets need
     # an attribute `sizes` with the (height, width) of each image.
     cfg.DATALOADER.ASPECT_RATIO_GROUPING = Bool(False)
+    # Whether images without objects are left out of training; crowd regions do not count as objects. They teach a
+    # detector what is background, so they are kept by default (detectron2: true). An epoch always has the size of
+    # the data set.
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = Bool(False)
 
     # ---------------------------------------------------------------- solver
     cfg.SOLVER = CfgNode()

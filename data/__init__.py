@@ -36,9 +36,12 @@ from .sampling.stream import GroupedStream, SampleOrder, SampleStream
 from .sampling.weights import class_repeats, repeat_factors
 from .seeds import forward_key, sample_key, splitmix64
 from .spec import DataSpec, data_spec, device_of, named_test_sets, num_outputs, train_info
-from .transforms.image import build_transform, check_transforms, register_transform
+from .transforms.image import build_transform
+from .transforms.objects import OBJECT_ENTRIES, finish_objects, frame_of, points_in, to_original
+from .transforms.registry import check_transforms, register_transform
 
 __all__ = [
+    "OBJECT_ENTRIES",
     "OWN_CORES",
     "OWN_DEVICE",
     "Batch",
@@ -87,7 +90,9 @@ __all__ = [
     "describe_workers",
     "device_of",
     "encode_mask",
+    "finish_objects",
     "forward_key",
+    "frame_of",
     "free_memory",
     "gigabytes",
     "map_tensors",
@@ -98,6 +103,7 @@ __all__ = [
     "num_workers",
     "object_problems",
     "pins_memory",
+    "points_in",
     "read_image",
     "register_dataset",
     "register_transform",
@@ -111,6 +117,7 @@ __all__ = [
     "splitmix64",
     "stack_images",
     "to_device",
+    "to_original",
     "train_info",
     "usable_cores",
 ]

@@ -28,8 +28,9 @@ from .loaders.worker import EvalLoader, WorkerLoader, WorkerTrainLoader
 from .memory import free_memory, gigabytes
 from .sampling.build import build_groups, build_order, check_sampler
 from .spec import DataSpec, data_spec, device_of, num_outputs
-from .transforms.image import NEED_TARGETS, check_transforms, has_spatial_targets
+from .transforms.image import has_spatial_targets
 from .transforms.mixup import build_mixing, split_mixing
+from .transforms.registry import NEED_TARGETS, check_transforms
 
 _PER_SAMPLE = 200  # bytes of a sample in a batch besides its pixels: its index, its label
 
@@ -225,13 +226,17 @@ def _check_mixing(cfg: CfgNode, task: SampleTask) -> None:
 def _check_sample(cfg: CfgNode, data: DataSpec, task: SampleTask) -> None:
     """Raise ConfigError if a task makes an invalid sample, or transforms do not support its targets.
 
-    For this the first sample is read, but only if user-defined code or spatial transforms are involved.
+    For this the first sample is read, but only of objects, or if user-defined code or spatial transforms are
+    involved.
     """
     is_users_task = not type(task).__module__.startswith("warmstart.")
     for key, sets in (("TRAIN", data.training_sets), ("TEST", [*data.test_sets.values()])):
         transform = data.transform(key)
         spatial = [name for name, _ in transform.steps if name in NEED_TARGETS]
-        for entry in sets[:1] if spatial or transform.is_users_own or is_users_task else ():
+        for entry in sets[:1]:
+            has_objects = bool(data.info(key, entry).annotations)
+            if not (spatial or has_objects or transform.is_users_own or is_users_task):
+                continue
             dataset, label = data.build(key, entry), cfg.label(f"INPUT.TRANSFORMS_{key}")
             image, target = first_readable(partial(read_sample, dataset), 0, len(dataset), str(entry))[0]
             sample = make_sample(task, image, target, f"{entry}: sample 0")

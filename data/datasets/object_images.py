@@ -13,6 +13,7 @@ from torch import Tensor
 from .decode import UnreadableImageError, read_image
 from .image_files import FileList, shown
 from .image_heads import Size
+from .object_labels import ObjectLabels
 from .objects import KeypointInfo, Objects
 from .packed_objects import PackedObjects
 
@@ -87,6 +88,12 @@ class ObjectImages(FileList):
         name = f"image {self.image_ids[index]} ({file})" if len(self.image_ids) else file
         keypoints = self.keypoint_info is not None
         return self.packed.objects(index, self.size_of(index), name, masks=self._masks, keypoints=keypoints)
+
+    @property
+    def object_labels(self) -> ObjectLabels:
+        """The image and the class of each object, without crowd regions."""
+        counted = ~self.packed.iscrowd
+        return ObjectLabels(self.packed.images[counted], self.packed.labels[counted])
 
     def size_of(self, index: int) -> Size:
         """Return (height, width) of an image."""

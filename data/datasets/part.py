@@ -16,11 +16,13 @@ import numpy.typing as npt
 from .arrays import ArrayDataset
 from .image_files import shown
 from .object_images import ObjectImages
+from .object_labels import ObjectLabels
 from .objects import Objects
 from .targets import read_targets
 from .unreadable import sample_path
 
 _OF_EACH = ("targets", "labels", "sizes", "rows")  # attributes with one entry per sample
+_TAKEN = ("names", "object_labels", "samples", "size_of")  # those that are taken from the data set's own
 _SHARED = ("root", "notes", "loader", "reading", "annotations", "keypoint_info")
 
 
@@ -171,11 +173,21 @@ class Part:
 
     def __getattr__(self, name: str) -> Any:
         """Return an attribute of the data set that holds for a part of it, too."""
-        if name.startswith("_") or name not in (*_OF_EACH, *_SHARED, "names", "samples", "size_of"):
+        if name.startswith("_") or name not in (
+            *_OF_EACH,
+            *_SHARED,
+            "names",
+            "object_labels",
+            "samples",
+            "size_of",
+        ):
             raise AttributeError(name)
         found = getattr(self._dataset, name)
         if name == "size_of":
             return lambda index: found(int(self._indices[index]))
+        if name == "object_labels":
+            images, labels = found.taken(self._indices)
+            return ObjectLabels(images, self._numbered(labels))
         if name == "samples":
             return _Samples(self, found)
         if name == "names":
