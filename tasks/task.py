@@ -80,6 +80,12 @@ class Task(ABC):
         normalise: whether INPUT.MEAN and INPUT.STD are applied. `losses` and `predict` always get images as
             floats, in [0, 1] before this normalisation.
         extra_outputs: outputs of the model beyond MODEL.NUM_CLASSES, such as 1 for a background class.
+        model_family: which of torchvision's models it trains: classification, detection, instance_segmentation or
+            keypoint_detection; "" accepts all. Registered models belong to no family.
+        model_arguments: arguments that the model's builder gets if its signature has them, such as the number of
+            keypoints; MODEL.ARGS cannot set these.
+        classes: the names of the classes in the order of labels, as far as known, by which the rows of a trained
+            head are found.
         num_outputs: outputs of the model, which MODEL.NUM_CLASSES must not contradict; 0: MODEL.NUM_CLASSES, or
             one per class of the training set.
         draws_in_forward: whether to seed the generators before each forward pass in training by SEED, iteration
@@ -96,6 +102,9 @@ class Task(ABC):
     scores: Sequence[Score] = ()
     normalise: bool = True
     extra_outputs: int = 0
+    model_family: str = "classification"
+    model_arguments: Mapping[str, Any] = {}
+    classes: Sequence[str] = ()
     num_outputs: int = 0
     draws_in_forward: bool = False
     mixes: bool = False

@@ -98,7 +98,7 @@ def refuse_hooks(cfg: CfgNode) -> None:
 def train(cfg: CfgNode, trust: bool = False) -> None:
     """Train from iteration 0, evaluate, and save the weights."""
     device, task = prepare_torch(cfg), build_task(cfg)
-    model = build_for_ranks(cfg, trust, extra_outputs=task.extra_outputs).to(device)
+    model = build_for_ranks(cfg, trust, task=task).to(device)
     loader = build_train_loader(cfg, task)
     init_from_data(cfg, task, model, loader)
     optimizer = build_optimizer(cfg, model)

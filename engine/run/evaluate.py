@@ -92,7 +92,7 @@ def evaluate_only(
         _check_output(cfg, output)
         device, task = prepare_torch(cfg), build_task(cfg)
         file = read_weights(cfg, trust) if start is None else None
-        model = build_for_ranks(cfg, weights=file or False, extra_outputs=task.extra_outputs)
+        model = build_for_ranks(cfg, weights=file or False, task=task)
     strategy = build_strategy(cfg)
     with raise_together():  # only once no rank has failed above: in here ranks wait for each other
         model = strategy.place(model, device)
