@@ -50,6 +50,7 @@ def read_coco(path: Path, classes: Sequence[str] = ()) -> AnnotationIndex:
         else:
             rows.append(row)
     refuse(problems, "annotations")
+    total = dropped + len(rows)
     doubled = [file for file, count in Counter(reader.files).items() if count > 1]
     return AnnotationIndex(
         files=reader.files,
@@ -59,7 +60,7 @@ def read_coco(path: Path, classes: Sequence[str] = ()) -> AnnotationIndex:
         category_ids=ids,
         keypoints=keypoints,
         skeleton=skeleton,
-        notes=[f"{dropped:,} objects of other classes are not used"] * bool(dropped),
+        notes=[f"{dropped:,} of {total:,} objects are of other classes and not used"] * bool(dropped),
         warnings=[f"image files are listed more than once: {shown(doubled)}"] * bool(doubled),
         packed=PackedObjects.of(rows, len(images), len(keypoints)),
     )
@@ -90,9 +91,8 @@ def _by_id(content: Mapping[str, list[Any]], part: str) -> dict[int, Any]:
     entries = {entry["id"]: entry for entry in content[part]}
     if len(entries) < len(content[part]):
         doubled = [each for each, count in Counter(entry["id"] for entry in content[part]).items() if count > 1]
-        raise ValueError(
-            f"{len(doubled):,} ids of {part} occur twice, the first is {doubled[0]}; make them unique"
-        )
+        count = f"{len(doubled):,} of {len(entries):,} ids of {part} occur more than once"
+        raise ValueError(f"{count}, the first is {doubled[0]}; make them unique")
     return entries
 
 
