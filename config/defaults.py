@@ -43,7 +43,7 @@ def get_cfg() -> CfgNode:
     cfg.MODEL.TASK_ARGS = Open(owner="TASK")
     # A torchvision model (resnet18, mobilenet_v3_small, ...); a model of timm, with its tag or without
     # (timm:resnet50, timm:resnet50.a1_in1k), if the extra timm is installed; or a registered one: small_cnn,
-    # speed_net.
+    # speed_net, small_rcnn.
     cfg.MODEL.NAME = Str("small_cnn")
     # Arguments of the model, checked against its signature: {norm: group}.
     cfg.MODEL.ARGS = Open(owner="NAME")
@@ -64,11 +64,15 @@ def get_cfg() -> CfgNode:
     # - a file: a checkpoint, a state dict or a .safetensors file;
     # - the folder of a run: its model_best.pth, else model_final.pth, else the newest numbered checkpoint;
     # - published weights by their name in torchvision: IMAGENET1K_V1, IMAGENET1K_V2, or DEFAULT for the best ones;
-    #   for a model of timm DEFAULT. They determine the defaults of INPUT.MEAN and INPUT.STD;
+    #   for a detector COCO_V1; for a model of timm DEFAULT. Those of classification models determine the defaults
+    #   of INPUT.MEAN and INPUT.STD;
+    # - backbone:WEIGHTS, for the backbone of a detector of torchvision: any of the others, for the classifier that
+    #   the backbone is, such as backbone:IMAGENET1K_V1;
     # - hf:OWNER/REPO/FILE on Hugging Face's hub, with a revision hf:OWNER/REPO@REVISION/FILE;
     # - an https:// URL of a file.
-    # The last three are downloaded once, when a run needs them, into the folder checkpoints of torch's hub folder
-    # ($TORCH_HOME/hub). A file with the name of published weights is written ./DEFAULT. "": random weights.
+    # Published weights and the last two are downloaded once, when a run needs them, into the folder checkpoints of
+    # torch's hub folder ($TORCH_HOME/hub). A file with the name of published weights is written ./DEFAULT. "":
+    # random weights.
     cfg.MODEL.WEIGHTS = FilePath("")
     # Which weights of a checkpoint to load: model, or ema for the moving average. auto: ema for a model_best.pth,
     # or a copy of it, that was selected by a score of the average, and for a file that contains nothing else;
@@ -85,6 +89,16 @@ def get_cfg() -> CfgNode:
     cfg.MODEL.FREEZE = Records(
         {"MATCH": Str("^layer4"), "UNTIL": Duration("5ep", minimum=1)}, required=["MATCH"], text_key="MATCH"
     )
+    # The backbone of a detector: one of torchvision, or small_rcnn.
+    cfg.MODEL.BACKBONE = CfgNode()
+    # Number of its stages that are frozen, from the images on: 1 is the stem, 2 the first stage as well, ... They
+    # get no gradient, and their BatchNorm keeps its statistics. 0: none. null: if MODEL.WEIGHTS is set, as
+    # torchvision fine-tunes the detector (ResNet-50 2, MobileNet V3 with a pyramid 3, VGG 1, SSDLite 0), else 0.
+    cfg.MODEL.BACKBONE.FREEZE_AT = OrNull(Int(2))
+    # Norm of its layers. FrozenBN: BatchNorm with the statistics and parameters of MODEL.WEIGHTS, which do not
+    # change; for the few images per GPU that detectors are trained with. BN: BatchNorm. null: if MODEL.WEIGHTS is
+    # set, as torchvision fine-tunes the detector (FrozenBN, but BN in models named _v2 and in SSDLite), else BN.
+    cfg.MODEL.BACKBONE.NORM = OrNull(OneOf("FrozenBN", ("FrozenBN", "BN")))
     # auto (the accelerator that torch finds, else cpu), cpu, cuda or cuda:N. mps, xpu, xpu:N and other
     # accelerators of torch work through its generic interface; they have not been tested.
     cfg.MODEL.DEVICE = Str("auto")
@@ -388,6 +402,10 @@ def get_cfg() -> CfgNode:
     # each class and the most confident mistakes, as JSON, CSV and PNG (docs/TRAINING.md); of the best evaluation
     # if BEST.METRIC is set, else of the last one. --eval-only writes them too.
     cfg.TEST.REPORT = Bool(True)
+    # Whether each evaluation also computes the losses of training on the test sets: NAME/total_loss, which
+    # TEST.BEST.METRIC and early stopping can watch, and its parts. Layers compute as in evaluation. The model is
+    # called a second time for each batch. Not with MODEL.PARALLEL fsdp.
+    cfg.TEST.LOSSES = Bool(False)
     # Before each evaluation, BatchNorm's running statistics are recomputed with the current weights over NUM_ITER
     # training batches; training itself is not affected.
     cfg.TEST.PRECISE_BN = CfgNode()

@@ -6,7 +6,7 @@ from .datasets import builtin as catalog  # noqa: F401  # registers the built-in
 from .datasets.decode import UnreadableImageError, read_image
 from .datasets.entries import DatasetEntry
 from .datasets.info import DatasetInfo
-from .datasets.masks import encode_mask, masks_of, rle_of
+from .datasets.masks import encode_mask, mask_functions, masks_of, rle_of
 from .datasets.names import named_sets
 from .datasets.object_problems import ObjectProblem, object_problems
 from .datasets.objects import KeypointInfo, Objects
@@ -96,6 +96,7 @@ __all__ = [
     "free_memory",
     "gigabytes",
     "map_tensors",
+    "mask_functions",
     "masks_of",
     "named_sets",
     "named_test_sets",

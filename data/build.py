@@ -140,7 +140,7 @@ def check_data(cfg: CfgNode, data: DataSpec, task: SampleTask, world_size: int =
     classes = math.inf if task.num_outputs else num_outputs(cfg, data.train)
     trained_on = data.output_shape("TRAIN", data.train, task.normalise)
     _check_batch(cfg, trained_on, data.train.size, world_size)
-    if world_size < cfg.SOLVER.IMS_PER_BATCH:
+    if not task.any_size and world_size < cfg.SOLVER.IMS_PER_BATCH:
         _require_one_size(cfg, data, "TRAIN", data.train, " + ".join(map(str, data.training_sets)))
     for name in data.test_sets:
         _check_test_set(cfg, data, task, name, classes, trained_on[0])
@@ -176,7 +176,7 @@ def _check_test_set(
         ) from None
     if info.num_classes > classes:
         raise ConfigError(f"{label}: {entry} has {info.num_classes} classes, the model only {classes}")
-    if cfg.TEST.IMS_PER_BATCH > 1:
+    if not task.any_size and cfg.TEST.IMS_PER_BATCH > 1:
         _require_one_size(cfg, data, "TEST", info, str(entry))
     tested_on = data.output_shape("TEST", info, task.normalise)
     if tested_on[0] != channels:

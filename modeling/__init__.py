@@ -3,16 +3,19 @@
 from .build import build_model, check_model, read_weights_file
 from .build_trial import check_images, parameter_bytes
 from .catalog import model_names, register_model
-from .contract import takes_targets
+from .contract import ANY_TASK, ModelTask, takes_targets
 from .fitting import WeightsFile
 from .freeze import freezing_of, hold_modules, next_change, set_frozen
-from .pretrained import InputDefaults, build_input_defaults, published_weights, weights_path
+from .pretrained import BACKBONE, InputDefaults, build_input_defaults, published_weights, weights_path
 from .weights import load_weights, peek_tensor_file, read_tensor_file
 from .whitening import InitsFromImages, patch_whitening
 
 __all__ = [
+    "ANY_TASK",
+    "BACKBONE",
     "InitsFromImages",
     "InputDefaults",
+    "ModelTask",
     "WeightsFile",
     "build_input_defaults",
     "build_model",

@@ -15,15 +15,21 @@ from .catalog import (
     build_torchvision,
     check_model_arguments,
     check_name,
+    has_backbone,
+    is_detector,
     is_ours,
     registered_builder,
+    task_arguments,
     torchvision_class,
 )
-from .contract import takes_targets
+from .contract import ANY_TASK, ModelTask, takes_targets
+from .detector_backbone import freeze_norms, freeze_stages, trained_defaults
+from .detector_weights import detector_filter, fit_backbone
+from .detectors import build_detector, check_detector_values
 from .fitting import WeightsFile, fit_weights
 from .freeze import check_freeze, freeze
 from .head import head_parameters, reset_classifier, set_dropout
-from .pretrained import weights_path
+from .pretrained import BACKBONE, weights_path
 from .stem import check_small, make_small, set_in_channels
 from .timm_models import build_timm, is_timm, timm_filter
 from .weights import read_tensor_file
@@ -32,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 def build_model(
-    cfg: CfgNode, trust: bool = False, weights: bool | WeightsFile = True, extra_outputs: int = 0
+    cfg: CfgNode, trust: bool = False, weights: bool | WeightsFile = True, task: ModelTask = ANY_TASK
 ) -> nn.Module:
     """Return the model, whose outputs the task turns into losses and predictions.
 
@@ -45,7 +51,7 @@ def build_model(
         trust: whether code in the file that MODEL.WEIGHTS names may run.
         weights: the contents of that file; True reads it, False ignores it, for a model that gets all weights
             later.
-        extra_outputs: outputs beyond MODEL.NUM_CLASSES, see `Task.extra_outputs`.
+        task: what the model is built for: it decides on further outputs and arguments.
 
     Raises:
         ConfigError: `check_model` raises it, NUM_CLASSES or IN_CHANNELS is still 0, the model refuses a value, or
@@ -58,7 +64,7 @@ def build_model(
     >>> model.conv1.weight.shape, model.fc.weight.shape
     (torch.Size([64, 1, 7, 7]), torch.Size([10, 512]))
     """
-    check_model(cfg)
+    check_model(cfg, task)
     for key in ("NUM_CLASSES", "IN_CHANNELS"):
         if cfg.MODEL[key] < 1:
             raise ConfigError(
@@ -66,18 +72,28 @@ def build_model(
                 " warmstart.engine.resolve_config take it from the training set"
             )
     file = read_weights_file(cfg, trust) if weights is True else weights or None
-    model = build_untrained(cfg, extra_outputs)
+    model = build_untrained(cfg, task)
     if cfg.MODEL.ACTIVATION_CHECKPOINTING:
         try:
             checkpoint_activations(model, cfg.MODEL.ACTIVATION_CHECKPOINTING)
         except ValueError as error:
             raise ConfigError(f"{cfg.label('MODEL.ACTIVATION_CHECKPOINTING')}: {error}") from None
     if file is not None:
-        if registered_builder(cfg.MODEL.NAME) is None:  # in case the classifier in the file does not fit
-            reset_classifier(model, cfg.MODEL.NUM_CLASSES + extra_outputs)
-        options = cfg.label("MODEL.WEIGHTS"), cfg.MODEL.WEIGHTS_PARTIAL, cfg.MODEL.NUM_CLASSES + extra_outputs
-        logger.info("%s", fit_weights(model, file, *options, timm_filter(model)))
+        logger.info("%s", _load(cfg, task, model, file))
     return model.to(memory_format=torch.channels_last) if cfg.MODEL.CHANNELS_LAST else model
+
+
+def _load(cfg: CfgNode, task: ModelTask, model: nn.Module, file: WeightsFile) -> str:
+    """Copy the weights in a file into the model; return a sentence about it."""
+    name, outputs = cfg.MODEL.NAME, cfg.MODEL.NUM_CLASSES + task.extra_outputs
+    label, partial = cfg.label("MODEL.WEIGHTS"), cfg.MODEL.WEIGHTS_PARTIAL
+    if cfg.MODEL.WEIGHTS.startswith(BACKBONE):
+        return fit_backbone(model, file, label, partial)
+    if has_backbone(name):
+        return fit_weights(model, file, label, partial, outputs, detector_filter(model, name, file, task.classes))
+    if registered_builder(name) is None:  # in case the classifier in the file does not fit
+        reset_classifier(model, outputs)
+    return fit_weights(model, file, label, partial, outputs, timm_filter(model))
 
 
 def read_weights_file(cfg: CfgNode, trust: bool = False) -> WeightsFile | None:
@@ -96,16 +112,28 @@ def read_weights_file(cfg: CfgNode, trust: bool = False) -> WeightsFile | None:
     return WeightsFile(path, read_tensor_file(path, label, trust), cfg.MODEL.WEIGHTS_ENTRY)
 
 
-def build_untrained(cfg: CfgNode, extra_outputs: int = 0) -> nn.Module:
+def build_untrained(cfg: CfgNode, task: ModelTask = ANY_TASK) -> nn.Module:
     """Return the model as `build_model` does, before weights are loaded and the memory format is set."""
-    model = _build(cfg, extra_outputs)
+    model = _build(cfg, task)
     takes_targets(model)  # refuses a forward that training could not call
-    if cfg.MODEL.FREEZE:
+    has_frozen_stages = has_backbone(cfg.MODEL.NAME) and _freeze_backbone(cfg, model)
+    if cfg.MODEL.FREEZE or has_frozen_stages:
         freeze(model, [(rule["MATCH"], rule.get("UNTIL")) for rule in cfg.MODEL.FREEZE], cfg.label("MODEL.FREEZE"))
     return model
 
 
-def check_model(cfg: CfgNode) -> None:
+def _freeze_backbone(cfg: CfgNode, model: nn.Module) -> bool:
+    """Freeze the stages and norms that MODEL.BACKBONE names; return whether a stage is frozen."""
+    name, given = cfg.MODEL.NAME, cfg.MODEL.BACKBONE
+    frozen, norm = trained_defaults(name) if cfg.MODEL.WEIGHTS else (0, "BN")
+    frozen = frozen if given.FREEZE_AT is None else given.FREEZE_AT
+    if (given.NORM or norm) == "FrozenBN":
+        call(cfg.label("MODEL.BACKBONE.NORM"), name, freeze_norms, model)
+    call(cfg.label("MODEL.BACKBONE.FREEZE_AT"), name, freeze_stages, model, frozen)
+    return bool(frozen)
+
+
+def check_model(cfg: CfgNode, task: ModelTask = ANY_TASK) -> None:
     """Raise ConfigError for names and arguments that can be refused without building the model.
 
     >>> from warmstart.config import get_cfg
@@ -116,16 +144,45 @@ def check_model(cfg: CfgNode) -> None:
     warmstart.config.errors.ConfigError: MODEL.ARGS.weights (override): set MODEL.WEIGHTS instead
     """
     name = cfg.MODEL.NAME
-    check_name(name, cfg.label("MODEL.NAME"))
-    check_model_arguments(name, cfg.MODEL.ARGS, "MODEL.ARGS")
+    check_name(name, cfg.label("MODEL.NAME"), task.model_family)
+    check_model_arguments(name, cfg.MODEL.ARGS, "MODEL.ARGS", task.model_arguments)
+    _check_backbone(cfg)
+    if is_detector(name):
+        check_detector_values(cfg.MODEL.ARGS, cfg.MODEL.IN_CHANNELS, "MODEL.ARGS")
     check_freeze(cfg)
     if cfg.MODEL.STEM == "small" and registered_builder(name) is None:
         check_small(name, None if is_timm(name) else torchvision_class(name), cfg.label("MODEL.STEM"))
 
 
-def _build(cfg: CfgNode, extra_outputs: int) -> nn.Module:
-    name, classes, channels = cfg.MODEL.NAME, cfg.MODEL.NUM_CLASSES + extra_outputs, cfg.MODEL.IN_CHANNELS
-    arguments = cfg.MODEL.ARGS.to_dict()
+def _check_backbone(cfg: CfgNode) -> None:
+    """Raise ConfigError for keys that are for detectors and set for another model, or the other way round."""
+    name, weights = cfg.MODEL.NAME, cfg.MODEL.WEIGHTS
+    if weights.startswith(BACKBONE) and not is_detector(name):
+        raise ConfigError(
+            f"{cfg.label('MODEL.WEIGHTS')}: {BACKBONE} is for torchvision's detectors, and MODEL.NAME is {name};"
+            f" write {weights.removeprefix(BACKBONE)}"
+        )
+    if has_backbone(name):
+        if cfg.MODEL.HEAD.dropout is not None:
+            label = cfg.label("MODEL.HEAD.dropout")
+            raise ConfigError(f"{label}: {name} is a detector, whose heads have no dropout; leave it out")
+        return
+    asked = {key: cfg.MODEL.BACKBONE[key] is not None for key in ("FREEZE_AT", "NORM")}
+    keys = [f"MODEL.BACKBONE.{key}" for key, is_set in asked.items() if is_set]
+    if keys:
+        raise ConfigError(
+            [
+                f"{cfg.label(key)}: it is for torchvision's detectors and small_rcnn, and MODEL.NAME is {name};"
+                " leave it out, or freeze parameters by their names with MODEL.FREEZE"
+                for key in keys
+            ]
+        )
+
+
+def _build(cfg: CfgNode, task: ModelTask) -> nn.Module:
+    name, channels = cfg.MODEL.NAME, cfg.MODEL.IN_CHANNELS
+    classes = cfg.MODEL.NUM_CLASSES + task.extra_outputs
+    arguments = cfg.MODEL.ARGS.to_dict() | task_arguments(name, task.model_arguments)
     builder = registered_builder(name)
     if builder is not None:
         try:
@@ -138,6 +195,8 @@ def _build(cfg: CfgNode, extra_outputs: int) -> nn.Module:
         model = call("MODEL.ARGS", name, build_timm, name, classes, channels, arguments)
         if not head_parameters(model, classes):
             raise ConfigError(f"{cfg.label('MODEL.NAME')}: {name} has no classifier; choose another model")
+    elif is_detector(name):
+        model = call("MODEL.ARGS", name, build_detector, name, classes, channels, arguments)
     else:
         model = call("MODEL.ARGS", name, build_torchvision, name, classes, arguments)
         if cfg.MODEL.STEM == "small":

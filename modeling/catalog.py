@@ -5,19 +5,39 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
 
 from warmstart.config import CfgNode, ConfigError, check_arguments, unknown_name
 
+from .detectors import OTHER_KEYS, detector_signature
 from .small_cnn import SmallCNN
+from .small_rcnn import small_rcnn
 from .speed_net import SpeedNet
 from .timm_models import PREFIX, check_timm_name, has_timm_model, is_timm, timm_signature
 
-_REGISTRY: dict[str, Callable[..., nn.Module]] = {"small_cnn": SmallCNN, "speed_net": SpeedNet}
+_REGISTRY: dict[str, Callable[..., nn.Module]] = {
+    "small_cnn": SmallCNN,
+    "small_rcnn": small_rcnn,
+    "speed_net": SpeedNet,
+}
 
-_LIST_ALL = 'python -c "import torchvision.models as m; print(*m.list_models(module=m))"'
+# The families of models that tasks train: a model of one in words, and the name of one.
+_FAMILIES = {
+    "classification": ("a classification model", "resnet50"),
+    "detection": ("a detector", "fasterrcnn_resnet50_fpn"),
+    "instance_segmentation": ("a detector with masks", "maskrcnn_resnet50_fpn"),
+    "keypoint_detection": ("a detector with keypoints", "keypointrcnn_resnet50_fpn"),
+}
+_OUR_FAMILIES = {
+    "small_cnn": ("classification",),
+    "small_rcnn": ("detection", "instance_segmentation", "keypoint_detection"),
+    "speed_net": ("classification",),
+}
+
+_LIST_ALL = 'python -c "import warmstart.modeling as m; print(*m.model_names())"'
 
 # Arguments of torchvision's models that are set by another key.
 _OTHER_KEYS = {
@@ -66,7 +86,7 @@ def model_names() -> list[str]:
     """Return the names of torchvision's and registered models that MODEL.NAME may have, sorted.
 
     >>> [name for name in model_names() if name.startswith(("small", "resnet"))]
-    ['resnet101', 'resnet152', 'resnet18', 'resnet34', 'resnet50', 'small_cnn']
+    ['resnet101', 'resnet152', 'resnet18', 'resnet34', 'resnet50', 'small_cnn', 'small_rcnn']
     """
     return sorted({*_REGISTRY, *_torchvision_names()})
 
@@ -85,43 +105,117 @@ def is_ours(builder: Callable[..., nn.Module]) -> bool:
     return builder.__module__.startswith("warmstart.modeling.")
 
 
-def check_name(name: str, label: str) -> None:
-    """Raise ConfigError, with the most similar names, if no model is called `name`.
+def check_name(name: str, label: str, family: str = "") -> None:
+    """Raise ConfigError if no model is called `name`, with the most similar names, or if it is of another family.
 
-    >>> check_name("fasterrcnn_resnet50_fpn", "MODEL.NAME")
+    Args:
+        name: MODEL.NAME.
+        label: the key, for errors.
+        family: the family of models that the task trains, see `Task.model_family`; "": any.
+
+    >>> check_name("fasterrcnn_resnet50_fpn", "MODEL.NAME", "classification")
     Traceback (most recent call last):
-    warmstart.config.errors.ConfigError: MODEL.NAME: fasterrcnn_resnet50_fpn is a detector, and none of the tasks \
-that MODEL.TASK can name trains one yet; choose a classification model such as resnet50
+    warmstart.config.errors.ConfigError: MODEL.NAME: fasterrcnn_resnet50_fpn is a detector; set MODEL.TASK to \
+detection, or choose a classification model such as resnet50
+    """
+    families = _families(name, label)
+    if families and family and family not in families:
+        words, example = _FAMILIES.get(family, (f"a model for {family}", ""))
+        such = f" such as {example}" if example else ""
+        raise ConfigError(
+            f"{label}: {name} is {_FAMILIES[families[0]][0]}; set MODEL.TASK to {families[0]}, or choose"
+            f" {words}{such}"
+        )
+
+
+def _families(name: str, label: str) -> tuple[str, ...]:
+    """Return the families that a model belongs to; () if it is user-defined.
+
+    Raises:
+        ConfigError: there is no such model, or no task trains models of its family.
     """
     if name in _REGISTRY:
-        return
+        return _OUR_FAMILIES.get(name, ())
     if is_timm(name):
         check_timm_name(name, label)
-    elif name not in _torchvision_names():
-        kind = _other_kind(name)
-        if kind:
-            raise ConfigError(
-                f"{label}: {name} is {kind}, and none of the tasks that MODEL.TASK can name trains one yet; choose"
-                " a classification model such as resnet50"
-            )
-        if has_timm_model(name.partition(".")[0]):
-            raise ConfigError(f"{label}: {name} is a model of timm; write {PREFIX}{name}")
-        near = difflib.get_close_matches(name.lower(), _torchvision_names(), n=4)
-        error = unknown_name(label, "model", name, [*_REGISTRY, *near])
-        raise ConfigError(f"{error}, and the others that `{_LIST_ALL}` lists; {PREFIX}NAME is a model of timm")
+        return ("classification",)
+    if name in _torchvision_names():
+        return (_torchvision_family(name),)
+    if kind := _untrained_kind(name):
+        raise ConfigError(
+            f"{label}: {name} is {kind}, and none of the tasks that MODEL.TASK can name trains one yet; choose"
+            " another model such as resnet50 or fasterrcnn_resnet50_fpn"
+        )
+    if has_timm_model(name.partition(".")[0]):
+        raise ConfigError(f"{label}: {name} is a model of timm; write {PREFIX}{name}")
+    near = difflib.get_close_matches(name.lower(), _torchvision_names(), n=4)
+    error = unknown_name(label, "model", name, [*_REGISTRY, *near])
+    raise ConfigError(f"{error}, and the others that `{_LIST_ALL}` lists; {PREFIX}NAME is a model of timm")
 
 
-def check_model_arguments(name: str, arguments: Mapping[str, Any], label: str) -> None:
-    """Raise ConfigError if the model does not take `arguments`, which the message names as keys below `label`."""
+def check_model_arguments(
+    name: str, arguments: Mapping[str, Any], label: str, given: Mapping[str, Any] = MappingProxyType({})
+) -> None:
+    """Raise ConfigError if the model does not take `arguments`, which the message names as keys below `label`.
+
+    Args:
+        name: MODEL.NAME, valid.
+        arguments: MODEL.ARGS.
+        label: the key, for errors.
+        given: arguments that the task fills in, see `Task.model_arguments`.
+    """
+    taken = task_arguments(name, given)
+    elsewhere = dict.fromkeys(taken, "it follows from MODEL.TASK and the training set; leave it out")
+    signature: Callable[..., Any] | inspect.Signature
     if name in _REGISTRY:
-        check_arguments(label, name, _REGISTRY[name], arguments, given=("num_classes", "in_channels"))
-        return
-    signature, others = timm_signature(name) if is_timm(name) else (_torchvision_signature(name), _OTHER_KEYS)
+        signature, ours = _REGISTRY[name], ("num_classes", "in_channels")
+    else:
+        signature, ours = _signature(name), ()
+        elsewhere |= _other_keys(name)
     where = arguments.label if isinstance(arguments, CfgNode) else str
-    elsewhere = [f"{label}.{where(key)}: {others[key]}" for key in arguments if key in others]
-    if elsewhere:
-        raise ConfigError(elsewhere)
-    check_arguments(label, name, signature, arguments)
+    problems = [f"{label}.{where(key)}: {elsewhere[key]}" for key in arguments if key in elsewhere]
+    if problems:
+        raise ConfigError(problems)
+    check_arguments(label, name, signature, arguments, given=(*ours, *taken))
+
+
+def task_arguments(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of a task's arguments that the model takes by name.
+
+    >>> task_arguments("keypointrcnn_resnet50_fpn", {"masks": False, "num_keypoints": 5})
+    {'num_keypoints': 5}
+    """
+    builder = _REGISTRY.get(name)
+    signature = _signature(name) if builder is None else inspect.signature(builder)
+    return {key: value for key, value in given.items() if key in signature.parameters}
+
+
+def _signature(name: str) -> inspect.Signature:
+    if is_timm(name):
+        return timm_signature(name)[0]
+    return detector_signature(name) if is_detector(name) else _torchvision_signature(name)
+
+
+def _other_keys(name: str) -> Mapping[str, str]:
+    if is_timm(name):
+        return timm_signature(name)[1]
+    return OTHER_KEYS if is_detector(name) else _OTHER_KEYS
+
+
+def is_detector(name: str) -> bool:
+    """Return whether `name` is one of torchvision's detectors, and no registered model has taken it.
+
+    >>> is_detector("ssd300_vgg16"), is_detector("vgg16")
+    (True, False)
+    """
+    if name in _REGISTRY or is_timm(name):
+        return False
+    return _torchvision_family(name) != "classification"
+
+
+def has_backbone(name: str) -> bool:
+    """Return whether `name` is a detector that the keys under MODEL.BACKBONE are for, and not user-defined."""
+    return is_detector(name) or _REGISTRY.get(name) is small_rcnn
 
 
 def torchvision_class(name: str) -> type[nn.Module]:
@@ -158,17 +252,25 @@ def build_torchvision(name: str, num_classes: int, arguments: dict[str, Any]) ->
 
 def _torchvision_names() -> list[str]:
     # Imported only when needed: it takes seconds, which a run with a registered model should not pay.
-    import torchvision.models
+    import torchvision.models as models
 
-    return torchvision.models.list_models(module=torchvision.models)  # type: ignore[no-any-return]
+    return [*models.list_models(module=models), *models.list_models(module=models.detection)]
 
 
-def _other_kind(name: str) -> str:
-    """Return in words what torchvision's model `name` is if it is not a classifier; "" if torchvision has none."""
+def _torchvision_family(name: str) -> str:
+    import torchvision.models as models
+
+    if name not in models.list_models(module=models.detection):
+        return "classification"
+    kinds = {"mask": "instance_segmentation", "keypoint": "keypoint_detection"}
+    return next((family for start, family in kinds.items() if name.startswith(start)), "detection")
+
+
+def _untrained_kind(name: str) -> str:
+    """Return in words what torchvision's model `name` is if no task trains it; "" if torchvision has none."""
     import torchvision.models
 
     kinds = {
-        "detection": "a detector",
         "segmentation": "a model for semantic segmentation",
         "video": "a model for videos",
         "optical_flow": "a model for optical flow",

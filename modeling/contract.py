@@ -1,14 +1,37 @@
-"""The arguments that training passes to a model's forward."""
+"""The contract between a model and what is trained: a task's demands, and the arguments of forward."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from torch import nn
 
 from warmstart.config import ConfigError
 
 _OTHER_NAMES = ("target", "label", "labels")  # names that other code uses for `targets`
+
+
+class ModelTask(Protocol):
+    """The part of a task that models are built for; `warmstart.tasks.Task` documents each member."""
+
+    extra_outputs: int
+    model_family: str
+    model_arguments: Mapping[str, Any]
+    classes: Sequence[str]
+
+
+class AnyTask:
+    """No particular task: any model, with MODEL.NUM_CLASSES outputs and the arguments in MODEL.ARGS."""
+
+    extra_outputs: int = 0
+    model_family: str = ""
+    model_arguments: Mapping[str, Any] = {}
+    classes: Sequence[str] = ()
+
+
+ANY_TASK = AnyTask()
 
 
 def takes_targets(model: nn.Module) -> bool:

@@ -12,9 +12,12 @@ from urllib.parse import quote, unquote, urlsplit
 
 from warmstart.config import CfgNode, ConfigError, did_you_mean
 
-from .catalog import registered_builder, torchvision_class
+from .catalog import is_detector, registered_builder, torchvision_class
+from .detector_backbone import backbone_classifier
 from .download import Remote, check_url, download
 from .timm_models import is_timm, timm_input, timm_weights
+
+BACKBONE = "backbone:"  # what precedes the weights of a classifier for a detector's backbone
 
 _HUB = "https://huggingface.co"  # HF_ENDPOINT replaces it, as for every program that uses the hub
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -48,7 +51,7 @@ def build_input_defaults(cfg: CfgNode) -> InputDefaults | None:
     (0.229, 0.224, 0.225)
     """
     name, weights = cfg.MODEL.NAME, cfg.MODEL.WEIGHTS
-    if registered_builder(name) is not None:
+    if registered_builder(name) is not None or is_detector(name):  # detectors normalise images themselves
         return None
     if is_timm(name):
         found = timm_input(name, cfg.MODEL.ARGS)
@@ -85,6 +88,8 @@ def weights_path(weights: str, model: str, label: str) -> Path:
         ConfigError: the name of published weights or the address is not valid, `download` raises it, or there is
             no such file.
     """
+    if weights.startswith(BACKBONE):
+        weights, model = weights.removeprefix(BACKBONE), backbone_classifier(model)
     remote = find_remote(weights, model, label)
     if remote is not None:
         return download(remote, label)
@@ -139,7 +144,8 @@ def published_weights(model: str) -> list[str]:
         return []
     if is_timm(model):
         return ["DEFAULT"] if timm_weights(model) else []
-    return [*_torchvision_weights(model)]
+    inside = [*_torchvision_weights(backbone_classifier(model))] if is_detector(model) else []
+    return [*_torchvision_weights(model), *(f"{BACKBONE}{name}" for name in inside)]
 
 
 def _torchvision_weights(model: str) -> dict[str, Any]:

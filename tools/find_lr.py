@@ -102,7 +102,7 @@ def run_test(cfg: CfgNode, trust: bool = False, **limits: float) -> RangeTest:
         limits: arguments of `find_lr`.
     """
     device, task = prepare_torch(cfg), build_task(cfg)
-    model = build_for_ranks(cfg, trust, extra_outputs=task.extra_outputs).to(device)
+    model = build_for_ranks(cfg, trust, task=task).to(device)
     loader = build_train_loader(cfg, task)
     init_from_data(cfg, task, model, loader)
     with closing(loader.batches()) as batches:

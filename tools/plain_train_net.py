@@ -98,7 +98,7 @@ def refuse_hooks(cfg: CfgNode) -> None:
 def train(cfg: CfgNode, trust: bool = False) -> None:
     """Train from iteration 0, evaluate, and save the weights."""
     device, task = prepare_torch(cfg), build_task(cfg)
-    model = build_for_ranks(cfg, trust, extra_outputs=task.extra_outputs).to(device)
+    model = build_for_ranks(cfg, trust, task=task).to(device)
     loader = build_train_loader(cfg, task)
     init_from_data(cfg, task, model, loader)
     optimizer = build_optimizer(cfg, model)
@@ -137,7 +137,9 @@ def train(cfg: CfgNode, trust: bool = False) -> None:
     batches.close()
 
     averaged = ema.model if ema is not None else None
-    log_scores(evaluate_all(model, task, build_test_loaders(cfg, task), averaged, autocast=autocast), task)
+    loaders, with_losses = build_test_loaders(cfg, task), cfg.TEST.LOSSES
+    scores = evaluate_all(model, task, loaders, averaged, autocast=autocast, with_losses=with_losses)
+    log_scores(scores, task)
     path = Path(cfg.OUTPUT_DIR) / MODEL
     average = None if ema is None else ema.state_dict()
     save_checkpoint({"model": model.state_dict(), "ema": average, "classes": output_names(cfg)}, path)

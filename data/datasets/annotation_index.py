@@ -21,6 +21,7 @@ from .packed_objects import PackedObjects
 logger = logging.getLogger(__name__)
 
 _VERSION = 1  # changes whenever the same file gives another index
+_LARGE = 50_000_000  # bytes from which reading is announced
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,12 @@ def kept_index(
         pass
     except (OSError, ValueError, TypeError, KeyError) as error:
         logger.warning(f"{kept} cannot be used ({error}); {path} is read again")
+    if stat.st_size > _LARGE:
+        logger.info(f"Reading {path} ({stat.st_size / 1e6:,.0f} MB), once; cached in {kept.parent}")
     index = read()
     try:
         with whole_file(kept) as file:
-            np.savez(file, **index.arrays())
+            np.savez(file, **index.arrays())  # type: ignore[arg-type]  # not allow_pickle
     except OSError as error:
         logger.warning(f"{kept} cannot be written ({error.strerror}), so that {path} is read in every run")
     return index

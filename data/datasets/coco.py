@@ -11,7 +11,7 @@ from .annotation_index import kept_index
 from .coco_file import read_coco
 from .image_heads import known_sizes
 from .keypoints import keypoint_info
-from .listed_files import require_files
+from .listed_files import checked_classes, require_files
 from .object_images import ObjectImages
 
 
@@ -50,15 +50,16 @@ def build_coco(
         found = sorted(name for name in os.listdir(file) if name.endswith(".json"))
         hint = f", such as {os.path.join(path, found[0])}" if found else ""
         raise ValueError(f"it is a folder; name the annotation file{hint}")
-    index = kept_index(file, [*classes], cache, lambda: read_coco(file, classes))
+    names = checked_classes(classes)
+    index = kept_index(file, names, cache, lambda: read_coco(file, names))
     root = Path(images).expanduser() if images else file.parent
     require_files(root, index.files, path, images, "these images from the file")
     info, notes = None, list(index.notes)
     if index.keypoints:
-        named = keypoint_names or index.keypoints
-        if len(named) != len(index.keypoints):
+        points = keypoint_names or index.keypoints
+        info, assumed = keypoint_info(points, skeleton or index.skeleton, flip_pairs, sigmas)
+        if len(info.names) != len(index.keypoints):
             raise ValueError(f"keypoint_names: there are {len(index.keypoints)} keypoints; give as many names")
-        info, assumed = keypoint_info(named, skeleton or index.skeleton, flip_pairs, sigmas)
         notes += assumed
     elif keypoint_names or skeleton or flip_pairs is not None or sigmas:
         raise ValueError(

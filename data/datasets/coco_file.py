@@ -13,7 +13,8 @@ from warmstart.config import did_you_mean, open_regular
 from .annotation_index import AnnotationIndex
 from .coco_rows import RowReader, short
 from .image_files import shown
-from .packed_objects import PackedObjects
+from .listed_files import refuse
+from .packed_objects import PackedObjects, Row
 
 _PARTS = ("images", "annotations", "categories")
 
@@ -36,18 +37,20 @@ def read_coco(path: Path, classes: Sequence[str] = ()) -> AnnotationIndex:
     ids = _chosen(names, classes)
     keypoints, skeleton = _keypoints([categories[each] for each in ids])
     reader = RowReader(images, {each: label for label, each in enumerate(ids)}, names, len(keypoints))
-    rows, problems, dropped = [], [], 0
+    rows: list[Row] = []
+    problems, dropped = [], 0
     for annotation in content["annotations"]:
         try:
             row = reader.row(annotation)
         except ValueError as error:
             problems.append(f"{reader.where(annotation)}: {error}")
             continue
-        dropped += row is None
-        rows += [row] * (row is not None)
-    if problems:
-        more = f"; {len(problems):,} annotations have mistakes, this is the first" if len(problems) > 1 else ""
-        raise ValueError(problems[0] + more)
+        if row is None:
+            dropped += 1
+        else:
+            rows.append(row)
+    refuse(problems, "annotations")
+    total = dropped + len(rows)
     doubled = [file for file, count in Counter(reader.files).items() if count > 1]
     return AnnotationIndex(
         files=reader.files,
@@ -57,7 +60,7 @@ def read_coco(path: Path, classes: Sequence[str] = ()) -> AnnotationIndex:
         category_ids=ids,
         keypoints=keypoints,
         skeleton=skeleton,
-        notes=[f"{dropped:,} objects of other classes are not used"] * bool(dropped),
+        notes=[f"{dropped:,} of {total:,} objects are of other classes and not used"] * bool(dropped),
         warnings=[f"image files are listed more than once: {shown(doubled)}"] * bool(doubled),
         packed=PackedObjects.of(rows, len(images), len(keypoints)),
     )
@@ -82,15 +85,14 @@ def _by_id(content: Mapping[str, list[Any]], part: str) -> dict[int, Any]:
     """Return the entries of a part of the file by their ids."""
     for place, entry in enumerate(content[part]):
         found = entry.get("id") if isinstance(entry, dict) else None
-        if type(found) is not int:
+        if type(found) is not int or abs(found) >= 2**63:
             what = f"the id {found!r}" if isinstance(entry, dict) and "id" in entry else "no id"
             raise ValueError(f"{part}[{place}] has {what}; an id is a whole number")
     entries = {entry["id"]: entry for entry in content[part]}
     if len(entries) < len(content[part]):
         doubled = [each for each, count in Counter(entry["id"] for entry in content[part]).items() if count > 1]
-        raise ValueError(
-            f"{len(doubled):,} ids of {part} occur twice, the first is {doubled[0]}; make them unique"
-        )
+        count = f"{len(doubled):,} of {len(entries):,} ids of {part} occur more than once"
+        raise ValueError(f"{count}, the first is {doubled[0]}; make them unique")
     return entries
 
 
@@ -108,18 +110,16 @@ def _category_names(categories: Mapping[int, Any]) -> dict[int, str]:
     return names
 
 
-def _chosen(names: Mapping[int, str], classes: Sequence[Any]) -> list[int]:
+def _chosen(names: Mapping[int, str], classes: Sequence[str]) -> list[int]:
     """Return the ids of the categories in the order of class indices."""
     if not classes:
         return [*names]
-    if isinstance(classes, str) or len({*map(str, classes)}) < len(classes):
-        raise ValueError(f"classes: {classes!r} is not a list of different names, such as [cat, dog]")
     ids = {name: each for each, name in names.items()}
-    for name in map(str, classes):
+    for name in classes:
         if name not in ids:
             hint = did_you_mean(name, ids, f"; there are {shown([*ids], 20)}")
             raise ValueError(f"classes: there is no category {name!r}{hint}")
-    return [ids[str(name)] for name in classes]
+    return [ids[name] for name in classes]
 
 
 def _keypoints(categories: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[tuple[int, int]]]:
@@ -136,15 +136,11 @@ def _keypoints(categories: Sequence[Mapping[str, Any]]) -> tuple[list[str], list
                 f"the categories {first['id']} and {other['id']} have different keypoints; choose one of them by"
                 " classes: [NAME]"
             )
-    pairs = first.get("skeleton") or []
-    for pair in pairs:
-        if (
-            not isinstance(pair, list)
-            or len(pair) != 2
-            or not all(each in range(1, len(names) + 1) for each in pair)
-        ):
+    pairs, last = first.get("skeleton") or [], len(names)
+    for pair in pairs if isinstance(pairs, list) else [pairs]:
+        is_pair = isinstance(pair, list) and len(pair) == 2
+        if not is_pair or not all(type(each) is int and 1 <= each <= last for each in pair):
             raise ValueError(
-                f"category {first['id']} has {short(pair)} in its skeleton; give two numbers from 1 to"
-                f" {len(names)}"
+                f"category {first['id']} has {short(pair)} in its skeleton; give two numbers from 1 to {last}"
             )
     return names, [(one - 1, other - 1) for one, other in pairs]

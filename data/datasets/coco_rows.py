@@ -9,6 +9,7 @@ from typing import Any
 from .masks import polygon_area, run_lengths
 from .packed_objects import Row, as_text
 
+_LARGEST = 1e12  # far above any coordinate or area in pixels
 _LONGEST = 80  # characters of a value in a message
 
 
@@ -40,7 +41,7 @@ class RowReader:
             file, size = image.get("file_name"), (image.get("height") or 0, image.get("width") or 0)
             if not isinstance(file, str) or not file:
                 raise ValueError(f"image {each} has the file_name {file!r}; give the name of its file")
-            if not all(type(side) is int and side >= 0 for side in size):
+            if not all(type(side) is int and 0 <= side < 2**31 for side in size):
                 raise ValueError(
                     f"image {each} ({file}) has height {size[0]!r} and width {size[1]!r}; give pixels"
                 )
@@ -49,9 +50,10 @@ class RowReader:
 
     def where(self, annotation: Mapping[str, Any]) -> str:
         """Return the name of an annotation, for messages."""
-        place = self._places.get(annotation.get("image_id", ""))
-        image = "" if place is None else f" of image {annotation['image_id']} ({self.files[place]})"
-        return f"annotation {annotation['id']}{image}"
+        image, name = annotation.get("image_id"), f"annotation {annotation['id']}"
+        if type(image) is int and image in self._places:
+            return f"{name} of image {image} ({self.files[self._places[image]]})"
+        return name
 
     def row(self, annotation: Mapping[str, Any]) -> Row | None:
         """Return an annotation as a row; None if its category is not used.
@@ -71,32 +73,31 @@ class RowReader:
         crowd = annotation.get("iscrowd") or 0
         if crowd not in (0, 1):
             raise ValueError(f"iscrowd is {short(crowd)}; it is 0 or 1")
-        segmentation, area = _segmentation(annotation.get("segmentation"), self.sizes[place])
-        stated = annotation.get("area")
-        if stated is not None:
-            area = float(stated) if are_numbers([stated]) and stated >= 0 else math.nan
-        area = width * height if area is None else area
-        if math.isnan(area):
-            raise ValueError(f"area is {short(stated)}; it is a number from 0, or missing")
+        shape, area = _segmentation(annotation.get("segmentation"), self.sizes[place]), annotation.get("area")
+        if area is None:
+            area = _area(shape) if shape else width * height
+        elif not are_numbers([area]) or area < 0:
+            raise ValueError(f"area is {short(area)}; it is a number from 0, or missing")
         return Row(
             place,
             self._labels[category],
             (x, y, x + width, y + height),
-            area,
+            float(area),
             iscrowd=bool(crowd),
             id=annotation["id"],
-            segmentation=segmentation,
+            segmentation=as_text(shape) if shape else "",
             keypoints=self._keypoints(annotation.get("keypoints")),
         )
 
     def _keypoints(self, values: Any) -> Sequence[float]:
         if not values or not self._num_keypoints:
             return ()
-        if not isinstance(values, list) or not are_numbers(values) or len(values) != 3 * self._num_keypoints:
-            found = f"{len(values)} values" if isinstance(values, list) else short(values)
+        count = 3 * self._num_keypoints
+        if not isinstance(values, list) or len(values) != count or not are_numbers(values):
+            found = f"{len(values)} values" if isinstance(values, list) and len(values) != count else short(values)
             raise ValueError(
-                f"keypoints are {found}; {self._num_keypoints} keypoints need {3 * self._num_keypoints} numbers:"
-                " x, y and visibility of each"
+                f"keypoints are {found}; {self._num_keypoints} keypoints need {count} numbers: x, y and visibility"
+                " of each"
             )
         if not {*values[2::3]} <= {0, 1, 2}:
             raise ValueError("the visibility of a keypoint is 0 (not labelled), 1 (hidden) or 2 (visible)")
@@ -112,37 +113,52 @@ def _box(box: Any) -> tuple[float, float, float, float]:
     return x, y, width, height
 
 
-def _segmentation(value: Any, size: tuple[int, int]) -> tuple[str, float | None]:
-    """Return a segmentation as JSON and the area of its mask; ("", None) if there is none."""
+def _segmentation(value: Any, size: tuple[int, int]) -> list[list[float]] | dict[str, Any] | None:
+    """Return polygons or an RLE; None if there is none."""
     if value in (None, []):
-        return "", None
+        return None
     if isinstance(value, dict):
-        height, width = size
-        if size != (0, 0) and value.get("size") != [height, width]:
-            raise ValueError(f"its RLE has the size {short(value.get('size'))}; the image has [{height}, {width}]")
-        try:
-            runs = run_lengths(value.get("counts"))
-        except ValueError as error:
-            raise ValueError(f"its RLE has {error}") from None
-        if size != (0, 0) and runs.sum() != height * width:
-            raise ValueError(f"its RLE covers {runs.sum():,} pixels; the image has {height * width:,}")
-        area = float(runs[1::2].sum())
-        value = {"size": value["size"], "counts": value["counts"]}
-    else:
-        for polygon in value if isinstance(value, list) else [value]:
-            if not isinstance(polygon, list) or not are_numbers(polygon):
-                raise ValueError(f"its segmentation has {short(polygon)}; a polygon is a list [x, y, x, y, ...]")
-            if len(polygon) < 6 or len(polygon) % 2:
-                raise ValueError(
-                    f"it has a polygon of {len(polygon)} numbers; three points or more have x and y each"
-                )
-        area = sum(polygon_area(polygon) for polygon in value)
-    return as_text(value), area
+        return _rle(value, size)
+    for polygon in value if isinstance(value, list) else [value]:
+        if not isinstance(polygon, list) or not are_numbers(polygon):
+            raise ValueError(f"its segmentation has {short(polygon)}; a polygon is a list [x, y, x, y, ...]")
+        if len(polygon) < 6 or len(polygon) % 2:
+            raise ValueError(f"it has a polygon of {len(polygon)} numbers; three points or more have x and y each")
+    found: list[list[float]] = value
+    return found
+
+
+def _rle(value: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+    stated = value.get("size")
+    if stated != [*size] and size != (0, 0):
+        raise ValueError(f"its RLE has the size {short(stated)}; the image has {[*size]}")
+    if not isinstance(stated, list) or len(stated) != 2 or {*map(type, stated)} != {int}:
+        raise ValueError(f"its RLE has the size {short(stated)}; it is [height, width]")
+    try:
+        covered = run_lengths(value.get("counts")).sum()
+    except ValueError as error:
+        raise ValueError(f"its RLE has {error}") from None
+    if covered != stated[0] * stated[1]:
+        raise ValueError(f"its RLE covers {covered:,} pixels; the image has {stated[0] * stated[1]:,}")
+    return {"size": stated, "counts": value["counts"]}
+
+
+def _area(shape: list[list[float]] | dict[str, Any]) -> float:
+    if isinstance(shape, dict):
+        return float(run_lengths(shape["counts"])[1::2].sum())
+    return sum(map(polygon_area, shape))
 
 
 def are_numbers(values: Sequence[Any]) -> bool:
-    """Return whether all are finite numbers."""
-    return {*map(type, values)} <= {int, float} and math.isfinite(sum(values))
+    """Return whether all are finite numbers that pixels may have.
+
+    >>> are_numbers([1, 0.5]), are_numbers([1, True]), are_numbers([float("nan")])
+    (True, False, False)
+    """
+    if not {*map(type, values)} <= {int, float}:
+        return False
+    # NaN, which min and max may pass over, is in the sum.
+    return not values or (min(values) > -_LARGEST and max(values) < _LARGEST and not math.isnan(sum(values)))
 
 
 def short(value: Any) -> str:

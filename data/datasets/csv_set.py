@@ -15,7 +15,7 @@ import numpy.typing as npt
 from warmstart.config import did_you_mean, open_regular
 
 from .image_files import ImageFiles, shown
-from .listed_files import require_files
+from .listed_files import checked_classes, require_files
 from .targets import checked_targets
 
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
@@ -189,15 +189,8 @@ def _labels(
     table: _Table, column: str, cells: Sequence[str], classes: Sequence[Any]
 ) -> tuple[npt.NDArray[Any], tuple[str, ...], int]:
     """Return the targets of a column, the names of the classes, () if they have none, and their number."""
-    if classes:
-        if (
-            isinstance(classes, str)
-            or not isinstance(classes, Sequence)
-            or len({*map(str, classes)}) != len(classes)
-        ):
-            raise ValueError(f"classes: {classes!r} is not a list of different names, such as [cat, dog]")
-        names = tuple(map(str, classes))
-    else:
+    names = tuple(checked_classes(classes))
+    if not names:
         numbers = _as_numbers(cells)
         if numbers is not None:
             is_index = numbers.dtype == np.int64 and numbers.min() >= 0 and numbers.max() < _MOST_CLASSES

@@ -96,7 +96,7 @@ def known_sizes(files: Sequence[str], stated: Sequence[Sequence[int]] = ()) -> n
         stated: (height, width) of each, (0, 0) where it is not known; (): of none.
     """
     sizes = np.array(stated, np.int64).reshape(-1, 2) if len(stated) else np.zeros((len(files), 2), np.int64)
-    for index in np.flatnonzero((sizes == 0).any(axis=1)):
+    for index in np.flatnonzero((sizes == 0).any(axis=1)).tolist():
         with suppress(OSError), open_regular(files[index]) as file:  # the loader will report it
             sizes[index] = head_size(file)
     return sizes

@@ -168,11 +168,6 @@ def joined(one: DatasetInfo, other: DatasetInfo) -> DatasetInfo:
     std = tuple(math.sqrt(max(0.0, variance)) for variance in variances)
     values = (one.value_mean, one.value_std), (other.value_mean, other.value_std)
     value_mean, value_std = _joined_statistics(share, *values)
-    counts = {
-        name: tuple(map(sum, zip_longest(getattr(one, name), getattr(other, name), fillvalue=0)))
-        for name in ("class_counts", "object_counts")
-        if getattr(one, name) and getattr(other, name)
-    }
     both = {*one.known_sizes, *other.known_sizes}
     same_size = one.image_size == other.image_size and one.image_size is not None
     return DatasetInfo(
@@ -189,8 +184,18 @@ def joined(one: DatasetInfo, other: DatasetInfo) -> DatasetInfo:
         value_std=value_std,
         annotations=tuple(each for each in one.annotations if each in other.annotations),
         keypoints=one.keypoints or other.keypoints,
-        **counts,
+        class_counts=_summed(one.class_counts, other.class_counts),
+        object_counts=_summed(one.object_counts, other.object_counts),
     )
+
+
+def _summed(one: Sequence[int], other: Sequence[int]) -> tuple[int, ...]:
+    """Return the counts of two joined sets; () if one is unknown.
+
+    >>> _summed((1, 2), (3, 4, 5)), _summed((), (3,))
+    ((4, 6, 5), ())
+    """
+    return tuple(map(sum, zip_longest(one, other, fillvalue=0))) if one and other else ()
 
 
 def _joined_statistics(share: float, one: _MeanStd, other: _MeanStd) -> _MeanStd:

@@ -1,10 +1,11 @@
-"""Image files that another file lists."""
+"""Image files and classes that a file or an option lists."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .image_files import is_hidden, shown
 
@@ -39,6 +40,33 @@ def require_files(
             f"set images: FOLDER to the folder that the names are relative to, or remove {entries}"
         )
         raise ValueError(f"{len(missing):,} of {len(names):,} files are not in {root}: {shown(missing)}; {fix}")
+
+
+def refuse(problems: Sequence[str], entries: str) -> None:
+    """Raise ValueError if there are problems, with the first and, if there are more, their number.
+
+    >>> refuse(["1.txt: line 3: no number", "2.txt: line 1: no number"], "files")
+    Traceback (most recent call last):
+    ValueError: 1.txt: line 3: no number; 2 files have mistakes, this is the first
+    """
+    if problems:
+        more = f"; {len(problems):,} {entries} have mistakes, this is the first" if len(problems) > 1 else ""
+        raise ValueError(problems[0] + more)
+
+
+def checked_classes(classes: Any) -> list[str]:
+    """Return the value of an option `classes` as text; [] if it is not given.
+
+    Raises:
+        ValueError: it is not a list of different names.
+
+    >>> checked_classes(["cat", 7])
+    ['cat', '7']
+    """
+    names = [*map(str, classes)] if isinstance(classes, (list, tuple)) else [""] * 2
+    if len({*names}) < len(names):
+        raise ValueError(f"classes: {classes!r} is not a list of different names, such as [cat, dog]")
+    return names
 
 
 def _fix(root: Path, name: str, ending: bool) -> str:

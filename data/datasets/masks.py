@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -75,16 +77,10 @@ def mask_functions() -> Any:
     Raises:
         ConfigError: neither is installed.
     """
-    try:
-        import hotcoco.mask as functions
-    except ImportError:
-        try:
-            import pycocotools.mask as functions
-        except ImportError:
-            raise ConfigError(
-                "masks from polygons or RLE need the package hotcoco; pip install 'warmstart[detection]'"
-            ) from None
-    return functions
+    for name in ("hotcoco.mask", "pycocotools.mask"):
+        with suppress(ImportError):
+            return import_module(name)
+    raise ConfigError("masks from polygons or RLE need the package hotcoco; pip install 'warmstart[detection]'")
 
 
 def polygon_area(polygon: Sequence[float]) -> float:
@@ -121,9 +117,11 @@ def run_lengths(counts: Any) -> npt.NDArray[np.int64]:
             raise ValueError("damaged counts")
         lengths = last - begins + 1
         shifts = 5 * (np.arange(len(codes)) - np.repeat(begins, lengths))
-        runs = np.add.reduceat((codes & 31) << shifts, begins) - ((codes[last] & 16) << 1 << (5 * (lengths - 1)))
+        runs: npt.NDArray[np.int64] = np.add.reduceat((codes & 31) << shifts, begins) - (
+            (codes[last] & 16) << 1 << (5 * (lengths - 1))
+        )
         runs[1::2], runs[2::2] = np.cumsum(runs[1::2]), np.cumsum(runs[2::2])
-    elif isinstance(counts, list) and {*map(type, counts)} <= {int}:
+    elif isinstance(counts, list) and {*map(type, counts)} <= {int} and all(abs(run) < 2**31 for run in counts):
         runs = np.array(counts, np.int64)
     else:
         raise ValueError("counts are neither whole numbers nor text")

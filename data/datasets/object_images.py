@@ -123,7 +123,7 @@ class ObjectImages(FileList):
             keypoint_info=self.keypoint_info,
             notes=self._given[0],
             warnings=self._given[1],
-            image_ids=self.image_ids[indices] if len(self.image_ids) else (),
+            image_ids=self.image_ids[indices].tolist() if len(self.image_ids) else (),
             category_ids=ids,
         )
         found.reading = self.reading

@@ -37,11 +37,11 @@ def object_problems(objects: Objects) -> list[ObjectProblem]:
     - keypoints: a labelled keypoint outside the image.
     - copy: the same box and class as an earlier object.
 
-    >>> target = {"boxes": [[0, 0, 4, 2], [3, 3, 3, 9]], "labels": [0, 0]}
+    >>> target = {"boxes": [[0, 0, 4, 2], [3, 3, 3, 9.5]], "labels": [0, 0]}
     >>> for problem in object_problems(Objects.from_target(target, (8, 8), "image 7")):
     ...     print(problem.kind, "|", problem.text)
-    no area | object 1 of image 7 has the box 3, 3, 3, 9
-    outside | object 1 of image 7 has the box 3, 3, 3, 9, and the image is 8x8 (height x width)
+    no area | object 1 of image 7 has the box 3, 3, 3, 9.5
+    outside | object 1 of image 7 has the box 3, 3, 3, 9.5, and the image is 8x8 (height x width)
     """
     return sorted(_problems(objects), key=lambda problem: problem.place)
 

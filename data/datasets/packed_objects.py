@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from .objects import Objects
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
+
 
 class Row(NamedTuple):
     """An object as a file lists it.
@@ -179,7 +181,7 @@ class PackedObjects:
 
 def as_text(segmentation: Any) -> str:
     """Return polygons or an RLE as JSON, for `Row`."""
-    return json.dumps(segmentation, separators=(",", ":"))
+    return _ENCODER.encode(segmentation)
 
 
 def _joined(array: npt.NDArray[Any], spans: Sequence[tuple[int, int]]) -> npt.NDArray[Any]:

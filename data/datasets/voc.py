@@ -13,6 +13,7 @@ from warmstart.config import read_small_text
 from .coco_rows import are_numbers
 from .image_files import images_below, shown
 from .image_heads import known_sizes
+from .listed_files import checked_classes, refuse
 from .object_images import ObjectImages
 from .packed_objects import PackedObjects, Row
 
@@ -66,9 +67,7 @@ def build_voc(
             stated.append(size)
         except (OSError, ValueError) as error:
             problems.append(f"{file}: {error}")
-    if problems:
-        more = f"; {len(problems):,} files have mistakes, this is the first" if len(problems) > 1 else ""
-        raise ValueError(problems[0] + more)
+    refuse(problems, "files")
     names = _class_names(objects, classes)
     labels = {name: label for label, name in enumerate(names)}
     rows = [
@@ -120,11 +119,9 @@ def _listed(lists: Path, part: str) -> list[str]:
 
 def _class_names(objects: Sequence[Sequence[_Object]], classes: Sequence[str]) -> list[str]:
     found = sorted({each.name for several in objects for each in several})
-    if not classes:
+    names = checked_classes(classes)
+    if not names:
         return found
-    names = [*map(str, classes)]
-    if isinstance(classes, str) or len({*names}) < len(names):
-        raise ValueError(f"classes: {classes!r} is not a list of different names, such as [cat, dog]")
     other = [name for name in found if name not in names]
     if other:
         raise ValueError(f"classes: objects have other names, too: {shown(other)}; add them")

@@ -89,7 +89,7 @@ def _root(path: Path, content: Mapping[str, Any]) -> Path:
     root = beside if beside.is_dir() else Path(given).expanduser()
     if not root.is_dir():
         raise ValueError(f"path: there is no folder {given}, neither beside the file nor here; correct it")
-    return root
+    return root.absolute()  # so that a path has its images/ between two separators
 
 
 def _images(root: Path, given: Any, part: str) -> list[str]:
@@ -133,7 +133,9 @@ def _keypoints(content: Mapping[str, Any]) -> tuple[int, int, list[str], list[tu
         raise ValueError(f"kpt_names has other than the {count} names that kpt_shape says")
     if flip is None:
         return count, dims, names, None
-    inverse = isinstance(flip, list) and len(flip) == count and {*flip} == {*range(count)}
+    inverse = (
+        isinstance(flip, list) and all(type(each) is int for each in flip) and sorted(flip) == [*range(count)]
+    )
     if not inverse or any(flip[flip[place]] != place for place in range(count)):
         raise ValueError(
             f"flip_idx is {flip!r}; give the index that each of the {count} keypoints has in a mirror image"

@@ -48,7 +48,7 @@ def build_trainer(
     cfg = resolve_config(cfg)
     device, task = prepare_torch(cfg), build_task(cfg)
     strategy = build_strategy(cfg)
-    model = strategy.place(build_for_ranks(cfg, trust, weights, task.extra_outputs), device)
+    model = strategy.place(build_for_ranks(cfg, trust, weights, task), device)
     loader = local_rank_zero_first(lambda: build_train_loader(cfg, task, comm.rank(), comm.world_size()))
     if weights and strategy.has_weights:
         init_from_data(cfg, task, model, loader)

@@ -10,7 +10,16 @@ from torch import nn
 
 from warmstart.config import CfgNode
 from warmstart.data import TrainLoader, build_train_loader, to_device
-from warmstart.modeling import InitsFromImages, WeightsFile, build_model, read_weights_file, weights_path
+from warmstart.modeling import (
+    ANY_TASK,
+    BACKBONE,
+    InitsFromImages,
+    ModelTask,
+    WeightsFile,
+    build_model,
+    read_weights_file,
+    weights_path,
+)
 from warmstart.tasks import Task
 
 from ..checkpoint import sharded as shards
@@ -35,6 +44,8 @@ def weights_in(name: str) -> str:
     ...     print(Path(weights_in(folder)).name)
     model_0000099.pth
     """
+    if name.startswith(BACKBONE):
+        return f"{BACKBONE}{weights_in(name.removeprefix(BACKBONE))}"
     folder = Path(os.path.expanduser(name))
     if not name or not folder.is_dir():
         return name
@@ -76,7 +87,7 @@ def read_weights(cfg: CfgNode, trust: bool = False) -> WeightsFile | None:
 
 
 def build_for_ranks(
-    cfg: CfgNode, trust: bool = False, weights: bool | WeightsFile = True, extra_outputs: int = 0
+    cfg: CfgNode, trust: bool = False, weights: bool | WeightsFile = True, task: ModelTask = ANY_TASK
 ) -> nn.Module:
     """Return the model of `build_model`; if it will be sharded, only rank 0 has weights, and only if `weights`.
 
@@ -86,17 +97,17 @@ def build_for_ranks(
         cfg: resolved.
         trust: whether to read MODEL.WEIGHTS even if that can run code in the file.
         weights: whether MODEL.WEIGHTS is read; or the result of `read_weights`.
-        extra_outputs: of the task.
+        task: what the model is built for.
     """
     strategy = build_strategy(cfg)
     found = read_weights(cfg, trust) if weights is True else weights
     if not strategy.is_sharded or (weights and strategy.has_weights):
-        return build_model(cfg, trust, found or False, extra_outputs)
+        return build_model(cfg, trust, found or False, task)
     try:
         with without_weights():
-            return build_model(cfg, weights=False, extra_outputs=extra_outputs)
+            return build_model(cfg, weights=False, task=task)
     except Exception:  # the builder computes with the weights, or fails in any case
-        return build_model(cfg, weights=False, extra_outputs=extra_outputs)
+        return build_model(cfg, weights=False, task=task)
 
 
 def init_from_data(cfg: CfgNode, task: Task, model: nn.Module, loader: TrainLoader) -> None:

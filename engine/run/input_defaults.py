@@ -56,7 +56,7 @@ def with_input_defaults(cfg: CfgNode, data: DataSpec, task: Task, saved: InputDe
         ConfigError: `saved` has values that are none of these keys.
     """
     try:
-        check_model(cfg)
+        check_model(cfg, task)
     except ConfigError:  # `resolve_config` checks it again, with everything else
         return cfg
     filled = cfg

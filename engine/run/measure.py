@@ -63,7 +63,7 @@ def measure_loader(cfg: CfgNode, seconds: float = 2.0) -> float:
 
 def _build_step(cfg: CfgNode) -> Step:
     device, task = prepare_torch(cfg), build_task(cfg)
-    model = build_model(cfg, weights=False, extra_outputs=task.extra_outputs).to(device).train()
+    model = build_model(cfg, weights=False, task=task).to(device).train()
     wrapped = check_wrap(cfg, model)
     optimizer, scaler, clip = build_optimizer(cfg, model), build_scaler(cfg, model), build_gradient_clipping(cfg)
     forward = compiled(model, cfg.MODEL.COMPILE) if cfg.MODEL.COMPILE else model

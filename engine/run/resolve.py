@@ -70,7 +70,7 @@ def resolve_config(
     checks: tuple[Callable[[], None], ...] = (
         lambda: _check_channels(resolved, data.input_shape[0]),
         lambda: _check_output(resolved, data),
-        lambda: check_model(resolved),
+        lambda: check_model(resolved, task),
         lambda: check_solver(resolved, epoch),
         lambda: check_metrics(resolved, task),
         lambda: check_score_names(resolved),
@@ -84,8 +84,8 @@ def resolve_config(
             check()
     if problems:
         raise ConfigError(problems)
-    _check_memory(resolved, trains)
-    _try_model(resolved, data, ranks, trains)
+    _check_memory(resolved, task, trains)
+    _try_model(resolved, task, data, ranks, trains)
     resolved.TEST.BEST["MODE"] = best_mode(resolved, task)
     resolved.freeze()
     return resolved
@@ -218,9 +218,9 @@ def _filled(cfg: CfgNode, data: DataSpec, task: Task, epoch: Fraction) -> CfgNod
     return cfg
 
 
-def _check_memory(cfg: CfgNode, trains: bool) -> None:
+def _check_memory(cfg: CfgNode, task: Task, trains: bool) -> None:
     """Raise ConfigError if the model's weights, and their gradients in training, do not fit into memory."""
-    needed, free = parameter_bytes(cfg) * (2 if trains else 1), free_memory()
+    needed, free = parameter_bytes(cfg, task) * (2 if trains else 1), free_memory()
     if needed > free:
         raise ConfigError(
             f"{cfg.label('MODEL.NAME')}: {cfg.MODEL.NAME} with {cfg.MODEL.NUM_CLASSES:,} outputs needs"
@@ -229,13 +229,14 @@ def _check_memory(cfg: CfgNode, trains: bool) -> None:
         )
 
 
-def _try_model(cfg: CfgNode, data: DataSpec, ranks: int, trains: bool) -> None:
+def _try_model(cfg: CfgNode, task: Task, data: DataSpec, ranks: int, trains: bool) -> None:
     """Raise ConfigError if the model fails on images of the sizes that the transforms produce."""
     trained_on = data.known_shape("TRAIN", data.train) if trains else None
     if trained_on:
         images = cfg.SOLVER.IMS_PER_BATCH // (ranks * cfg.SOLVER.GRAD_ACCUM_STEPS)
-        check_images(cfg, trained_on, "INPUT.TRANSFORMS_TRAIN", min(images, 2), trains=True)
+        check_images(cfg, trained_on, "INPUT.TRANSFORMS_TRAIN", min(images, 2), True, task)
     for info in data.tests.values():
         tested_on = data.known_shape("TEST", info)
         if tested_on and tested_on != trained_on:
-            check_images(cfg, tested_on, "INPUT.TRANSFORMS_TEST", min(cfg.TEST.IMS_PER_BATCH, 2))
+            images = min(cfg.TEST.IMS_PER_BATCH, 2)
+            check_images(cfg, tested_on, "INPUT.TRANSFORMS_TEST", images, task=task)

@@ -13,6 +13,7 @@ from torch import nn
 
 from warmstart.config import CfgNode, ConfigError, get_cfg
 from warmstart.modeling import build_model, catalog, check_model, register_model
+from warmstart.modeling.contract import AnyTask
 
 
 def configured(*overrides: Any) -> CfgNode:
@@ -33,8 +34,32 @@ def test_build_model_builds_the_small_cnn_by_default() -> None:
     assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
 
 
-def test_build_model_adds_extra_outputs_to_the_classes() -> None:
-    assert build_model(configured(), extra_outputs=1)(torch.zeros(2, 1, 8, 8)).shape == (2, 11)
+class Needs(AnyTask):
+    """What a task asks of its model."""
+
+    def __init__(self, extra_outputs: int = 0, family: str = "", **arguments: Any) -> None:
+        self.extra_outputs, self.model_family, self.model_arguments = extra_outputs, family, arguments
+
+
+def test_build_model_adds_the_tasks_extra_outputs_to_the_classes() -> None:
+    assert build_model(configured(), task=Needs(extra_outputs=1))(torch.zeros(2, 1, 8, 8)).shape == (2, 11)
+
+
+def test_build_model_passes_those_of_the_tasks_arguments_that_the_builder_takes(own_registry: None) -> None:
+    def keyed(num_classes: int, in_channels: int, num_keypoints: int, **more: Any) -> nn.Module:
+        assert not more
+        return nn.Linear(num_keypoints, num_classes)
+
+    register_model("keyed", keyed)
+    model = build_model(configured("MODEL.NAME", "keyed"), task=Needs(num_keypoints=5, masks=True))
+    assert (model.in_features, model.out_features) == (5, 10)
+    with pytest.raises(
+        ConfigError,
+        match=r"^MODEL.ARGS.num_keypoints \(override\): it follows from MODEL.TASK and the training set; leave it",
+    ):
+        check_model(
+            configured("MODEL.NAME", "keyed", "MODEL.ARGS.num_keypoints", 3), Needs(num_keypoints=5, masks=True)
+        )
 
 
 @pytest.mark.parametrize("stem", ["standard", "auto"])
