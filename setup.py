@@ -18,7 +18,16 @@ FOLDERS = [
 
 TIMM = ["timm>=1.0.25"]
 WEBDATASET = ["webdataset>=1.0"]
-TEST = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", *TIMM, *WEBDATASET]
+DETECTION = ["hotcoco>=1.3"]
+TEST = [
+    "pytest>=8",
+    "pytest-xdist>=3.6",
+    "hypothesis>=6.100",
+    "pycocotools>=2.0.8",
+    *DETECTION,
+    *TIMM,
+    *WEBDATASET,
+]
 
 setup(
     name="warmstart",
@@ -69,6 +78,7 @@ setup(
     ],
     extras_require={
         "test": TEST,
+        "detection": DETECTION,
         "timm": TIMM,
         "webdataset": WEBDATASET,
         "interop": ["accelerate>=1.2", "lightning>=2.5"],

@@ -12,6 +12,7 @@ from .node import CfgNode, Difference
 from .printable import printable
 from .signatures import call, check_arguments
 from .small_files import open_regular, read_small, read_small_text
+from .yaml12 import parse_yaml
 
 __all__ = [
     "MIXING",
@@ -32,6 +33,7 @@ __all__ = [
     "no_follow",
     "open_regular",
     "parse_command_line",
+    "parse_yaml",
     "pattern_problem",
     "printable",
     "program",

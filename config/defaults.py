@@ -217,6 +217,10 @@ def get_cfg() -> CfgNode:
     # transforms that keep the aspect ratio. Sizes are read from the headers of image files; other data sets need
     # an attribute `sizes` with the (height, width) of each image.
     cfg.DATALOADER.ASPECT_RATIO_GROUPING = Bool(False)
+    # Whether images without objects are left out of training; crowd regions do not count as objects. They teach a
+    # detector what is background, so they are kept by default (detectron2: true). An epoch always has the size of
+    # the data set.
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = Bool(False)
 
     # ---------------------------------------------------------------- solver
     cfg.SOLVER = CfgNode()
@@ -398,6 +402,10 @@ def get_cfg() -> CfgNode:
     # each class and the most confident mistakes, as JSON, CSV and PNG (docs/TRAINING.md); of the best evaluation
     # if BEST.METRIC is set, else of the last one. --eval-only writes them too.
     cfg.TEST.REPORT = Bool(True)
+    # Whether each evaluation also computes the losses of training on the test sets: NAME/total_loss, which
+    # TEST.BEST.METRIC and early stopping can watch, and its parts. Layers compute as in evaluation. The model is
+    # called a second time for each batch. Not with MODEL.PARALLEL fsdp.
+    cfg.TEST.LOSSES = Bool(False)
     # Before each evaluation, BatchNorm's running statistics are recomputed with the current weights over NUM_ITER
     # training batches; training itself is not affected.
     cfg.TEST.PRECISE_BN = CfgNode()

@@ -141,6 +141,21 @@ def parse_scalar(text: str) -> Any:
         return text
 
 
+def parse_yaml(text: str) -> Any:
+    """Return the value of a YAML 1.2 document of plain data.
+
+    Raises:
+        ValueError: it is not valid.
+
+    >>> parse_yaml("names: {0: on, 1: off}")
+    {'names': {0: 'on', 1: 'off'}}
+    """
+    try:
+        return yaml.load(text, Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"it is not valid YAML: {' '.join(str(error).split())}") from None
+
+
 def split_list(text: str) -> list[Any]:
     """Return the entries of a list on a command line, "1,2" or "(1, 2)" or "[1, 2]", each as text.
 

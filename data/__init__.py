@@ -6,7 +6,9 @@ from .datasets import builtin as catalog  # noqa: F401  # registers the built-in
 from .datasets.decode import UnreadableImageError, read_image
 from .datasets.entries import DatasetEntry
 from .datasets.info import DatasetInfo
+from .datasets.masks import encode_mask, mask_functions, masks_of, rle_of
 from .datasets.names import named_sets
+from .datasets.object_problems import ObjectProblem, object_problems
 from .datasets.objects import KeypointInfo, Objects
 from .datasets.packed_list import FlatRecords
 from .datasets.registry import (
@@ -34,9 +36,12 @@ from .sampling.stream import GroupedStream, SampleOrder, SampleStream
 from .sampling.weights import class_repeats, repeat_factors
 from .seeds import forward_key, sample_key, splitmix64
 from .spec import DataSpec, data_spec, device_of, named_test_sets, num_outputs, train_info
-from .transforms.image import build_transform, check_transforms, register_transform
+from .transforms.image import build_transform
+from .transforms.objects import OBJECT_ENTRIES, finish_objects, frame_of, points_in, to_original
+from .transforms.registry import check_transforms, register_transform
 
 __all__ = [
+    "OBJECT_ENTRIES",
     "OWN_CORES",
     "OWN_DEVICE",
     "Batch",
@@ -48,6 +53,7 @@ __all__ = [
     "GroupedStream",
     "KeypointInfo",
     "MapDataset",
+    "ObjectProblem",
     "Objects",
     "ResidentEvalLoader",
     "ResidentSamples",
@@ -83,19 +89,27 @@ __all__ = [
     "describe_training_set",
     "describe_workers",
     "device_of",
+    "encode_mask",
+    "finish_objects",
     "forward_key",
+    "frame_of",
     "free_memory",
     "gigabytes",
     "map_tensors",
+    "mask_functions",
+    "masks_of",
     "named_sets",
     "named_test_sets",
     "num_outputs",
     "num_workers",
+    "object_problems",
     "pins_memory",
+    "points_in",
     "read_image",
     "register_dataset",
     "register_transform",
     "repeat_factors",
+    "rle_of",
     "sample_image",
     "sample_key",
     "sample_name",
@@ -104,6 +118,7 @@ __all__ = [
     "splitmix64",
     "stack_images",
     "to_device",
+    "to_original",
     "train_info",
     "usable_cores",
 ]

@@ -203,6 +203,7 @@ class SampleTask(Protocol):
     """The part of a task that the loaders use; `warmstart.tasks.Task` documents each member."""
 
     normalise: bool
+    any_size: bool
     mixes: bool
     num_outputs: int
 

@@ -28,8 +28,9 @@ from .loaders.worker import EvalLoader, WorkerLoader, WorkerTrainLoader
 from .memory import free_memory, gigabytes
 from .sampling.build import build_groups, build_order, check_sampler
 from .spec import DataSpec, data_spec, device_of, num_outputs
-from .transforms.image import NEED_TARGETS, check_transforms, has_spatial_targets
+from .transforms.image import has_spatial_targets
 from .transforms.mixup import build_mixing, split_mixing
+from .transforms.registry import NEED_TARGETS, check_transforms
 
 _PER_SAMPLE = 200  # bytes of a sample in a batch besides its pixels: its index, its label
 
@@ -139,7 +140,7 @@ def check_data(cfg: CfgNode, data: DataSpec, task: SampleTask, world_size: int =
     classes = math.inf if task.num_outputs else num_outputs(cfg, data.train)
     trained_on = data.output_shape("TRAIN", data.train, task.normalise)
     _check_batch(cfg, trained_on, data.train.size, world_size)
-    if world_size < cfg.SOLVER.IMS_PER_BATCH:
+    if not task.any_size and world_size < cfg.SOLVER.IMS_PER_BATCH:
         _require_one_size(cfg, data, "TRAIN", data.train, " + ".join(map(str, data.training_sets)))
     for name in data.test_sets:
         _check_test_set(cfg, data, task, name, classes, trained_on[0])
@@ -175,7 +176,7 @@ def _check_test_set(
         ) from None
     if info.num_classes > classes:
         raise ConfigError(f"{label}: {entry} has {info.num_classes} classes, the model only {classes}")
-    if cfg.TEST.IMS_PER_BATCH > 1:
+    if not task.any_size and cfg.TEST.IMS_PER_BATCH > 1:
         _require_one_size(cfg, data, "TEST", info, str(entry))
     tested_on = data.output_shape("TEST", info, task.normalise)
     if tested_on[0] != channels:
@@ -225,13 +226,17 @@ def _check_mixing(cfg: CfgNode, task: SampleTask) -> None:
 def _check_sample(cfg: CfgNode, data: DataSpec, task: SampleTask) -> None:
     """Raise ConfigError if a task makes an invalid sample, or transforms do not support its targets.
 
-    For this the first sample is read, but only if user-defined code or spatial transforms are involved.
+    For this the first sample is read, but only of objects, or if user-defined code or spatial transforms are
+    involved.
     """
     is_users_task = not type(task).__module__.startswith("warmstart.")
     for key, sets in (("TRAIN", data.training_sets), ("TEST", [*data.test_sets.values()])):
         transform = data.transform(key)
         spatial = [name for name, _ in transform.steps if name in NEED_TARGETS]
-        for entry in sets[:1] if spatial or transform.is_users_own or is_users_task else ():
+        for entry in sets[:1]:
+            has_objects = bool(data.info(key, entry).annotations)
+            if not (spatial or has_objects or transform.is_users_own or is_users_task):
+                continue
             dataset, label = data.build(key, entry), cfg.label(f"INPUT.TRANSFORMS_{key}")
             image, target = first_readable(partial(read_sample, dataset), 0, len(dataset), str(entry))[0]
             sample = make_sample(task, image, target, f"{entry}: sample 0")

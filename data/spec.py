@@ -17,8 +17,9 @@ from .datasets.names import named_sets
 from .datasets.part import with_classes
 from .datasets.registry import MapDataset, build_dataset, dataset_info, is_users_own
 from .device import OWN_DEVICE, accelerator
-from .transforms.image import Entry, ImageTransform, build_transform
+from .transforms.image import ImageTransform, build_transform
 from .transforms.mixup import split_mixing
+from .transforms.registry import Entry
 
 # Sizes on which transforms are tried when the images' size is unknown.
 _LARGE, _ODD = (1024, 1024), (1100, 1301)

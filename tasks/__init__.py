@@ -2,6 +2,7 @@
 
 from .build import build_task, default_arguments, evaluation_arguments
 from .classification import Classification
+from .detection import Detection, InstanceSegmentation, KeypointDetection
 from .multilabel import MultilabelClassification
 from .registry import register_task, task_names
 from .regression import Regression
@@ -10,11 +11,17 @@ from .task import Evaluator, Forward, Score, Task
 register_task("classification", Classification)
 register_task("multilabel_classification", MultilabelClassification)
 register_task("regression", Regression)
+register_task("detection", Detection)
+register_task("instance_segmentation", InstanceSegmentation)
+register_task("keypoint_detection", KeypointDetection)
 
 __all__ = [
     "Classification",
+    "Detection",
     "Evaluator",
     "Forward",
+    "InstanceSegmentation",
+    "KeypointDetection",
     "MultilabelClassification",
     "Regression",
     "Score",

@@ -16,10 +16,7 @@ from .task import Score, Task
 #: Keys that only some tasks read; `Task.reads` lists those that a task reads.
 _NOT_COMMON = ("MODEL.STEM", "INPUT.MEAN", "INPUT.STD")
 #: Tasks that users ask for, and that do not exist yet.
-_PLANNED = (
-    *("detection", "object_detection", "segmentation", "instance_segmentation", "semantic_segmentation"),
-    *("panoptic_segmentation", "keypoint_detection", "keypoints"),
-)
+_PLANNED = ("segmentation", "semantic_segmentation", "panoptic_segmentation")
 
 
 def build_task(cfg: CfgNode, data: DataSpec | None = None) -> Task:

@@ -108,7 +108,7 @@ def draw_report(content: Mapping[str, Any], image_of: Callable[[int], Tensor | N
     accuracies, names, counts = ([row[key] for row in shown] for key in ("accuracy", "class", "samples"))
     figures["per_class"] = bars_picture(accuracies, names, counts, title, "accuracy")
     if "confusion" in content:
-        figures["confusion"] = _confusion_picture(content)
+        figures["confusion"] = confusion_picture(content)
     worst = content["worst"][:MOST_IMAGES]
     if worst:
         captions = [f"{row['predicted']} {row['probability']:.0%}\ntrue: {row['true']}" for row in worst]
@@ -135,7 +135,8 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
     return [[*rows[0]], *([*row.values()] for row in rows)] if rows else []
 
 
-def _confusion_picture(content: Mapping[str, Any]) -> Figure:
+def confusion_picture(content: Mapping[str, Any]) -> Figure:
+    """Return a figure of `confusion` with the names in `classes`; of many classes those that are confused most."""
     matrix, classes = content["confusion"], content["classes"]
     order = [*range(len(classes))]
     if len(classes) > MOST_CELLS:  # those in the most frequent confusions, in the order of the classes

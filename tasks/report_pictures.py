@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -114,6 +114,23 @@ def points_picture(
         axes.plot(targets, predictions, ".", markersize=4, alpha=0.5)
         axes.set(xlabel="target", ylabel="prediction", title=_short(name))
     figure.suptitle(title)
+    return _plain(figure)
+
+
+def curves_picture(curves: Mapping[str, Sequence[float]], x: str, y: str) -> Figure:
+    """Return a figure of curves from 0 to 1.
+
+    Args:
+        curves: values at equal distances, by the names of the curves.
+        x: name of the axis from 0 to 1.
+        y: name of the values.
+    """
+    figure, axes = _new(6, 5)
+    for name, values in curves.items():
+        axes.plot([place / (len(values) - 1) for place in range(len(values))], values, label=name)
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel=x, ylabel=y)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower left")
     return _plain(figure)
 
 

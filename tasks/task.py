@@ -29,11 +29,13 @@ class Score:
         name: the name, such as "accuracy"; in records the data set's name and a slash precede it.
         higher_is_better: whether the higher of two values is better, for the best checkpoint and early stopping.
         percent: whether it is a share from 0 to 1, which the console shows as a percentage.
+        console: whether the console shows it; records have it in either case.
     """
 
     name: str
     higher_is_better: bool = True
     percent: bool = False
+    console: bool = True
 
 
 class Evaluator(Protocol):
@@ -91,6 +93,7 @@ class Task(ABC):
         draws_in_forward: whether to seed the generators before each forward pass in training by SEED, iteration
             and sample, so that random draws do not depend on the number of ranks; for models that sample inside
             (detectors).
+        any_size: whether images of a batch may differ in size, which `collate` then returns as a list.
         mixes: whether targets are class indices (N,), which MixUp and CutMix turn into shares (N, num_classes).
         reads: config keys that this task reads but not every task does: MODEL.STEM. Setting a key that the task
             does not read is an error.
@@ -107,6 +110,7 @@ class Task(ABC):
     classes: Sequence[str] = ()
     num_outputs: int = 0
     draws_in_forward: bool = False
+    any_size: bool = False
     mixes: bool = False
     reads: ClassVar[Sequence[str]] = ()
     evaluation_args: ClassVar[Sequence[str]] = ()
@@ -221,15 +225,36 @@ class Task(ABC):
         """
         return {}
 
-    def report(self, values: Mapping[str, Tensor], sample_name: Callable[[int], str]) -> Report:
+    def report(self, values: Mapping[str, Any], sample_name: Callable[[int], str]) -> Report:
         """Return the report of one evaluation; not called if `report_values` returns nothing.
 
         Args:
             values: of all samples, joined over batches and ranks, on the CPU, with the samples' indices in the
-                test set under "index", in increasing order.
+                test set under "index", in increasing order. If the evaluator has a method `report_values`, what
+                that returned after `compute` instead, which also has "index".
             sample_name: returns the file of a sample, "" if it has none.
         """
         return Report({})
+
+    def report_files(self, values: Mapping[str, Any], dataset: Any) -> Mapping[str, Any]:
+        """Return further files of a report by the names of their .json files; none by default.
+
+        Args:
+            values: as `report` gets them.
+            dataset: the test set, before all transforms.
+        """
+        return {}
+
+    def evaluation_pictures(
+        self, values: Mapping[str, Any], image_of: Callable[[int], Tensor | None]
+    ) -> Mapping[str, Tensor]:
+        """Return pictures of every evaluation, uint8 (3, H, W), by the names of their .png files; none by default.
+
+        Args:
+            values: as the evaluator's `report_values` returned them.
+            image_of: returns a sample's image before all transforms, uint8 (C, H, W); None if it cannot be read.
+        """
+        return {}
 
     def report_pictures(
         self, content: Mapping[str, Any], image_of: Callable[[int], Tensor | None]

@@ -137,7 +137,9 @@ def train(cfg: CfgNode, trust: bool = False) -> None:
     batches.close()
 
     averaged = ema.model if ema is not None else None
-    log_scores(evaluate_all(model, task, build_test_loaders(cfg, task), averaged, autocast=autocast), task)
+    loaders, with_losses = build_test_loaders(cfg, task), cfg.TEST.LOSSES
+    scores = evaluate_all(model, task, loaders, averaged, autocast=autocast, with_losses=with_losses)
+    log_scores(scores, task)
     path = Path(cfg.OUTPUT_DIR) / MODEL
     average = None if ema is None else ema.state_dict()
     save_checkpoint({"model": model.state_dict(), "ema": average, "classes": output_names(cfg)}, path)

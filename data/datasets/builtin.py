@@ -12,11 +12,15 @@ from urllib.error import URLError
 import numpy as np
 
 from .arrays import ArrayDataset, read_idx, read_npz
+from .coco import build_coco
 from .csv_set import build_csv
 from .image_files import build_image_folder
 from .info import DatasetInfo
 from .registry import MapDataset, register_dataset
+from .shapes import SHAPE_CLASSES, SHAPE_KEYPOINTS, Shapes, build_shapes
+from .voc import build_voc
 from .webdataset import build_shards
+from .yolo import build_yolo
 
 _DIGITS = tuple("0123456789")
 _ATTRIBUTES = {"even": (0, 2, 4, 6, 8), "prime": (2, 3, 5, 7), "from 5 on": (5, 6, 7, 8, 9), "loop": (0, 6, 8, 9)}
@@ -35,6 +39,9 @@ _MNIST_COUNTS = {
     "train": (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949),
     "test": (980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009),
 }
+# Objects of each class in 512 and 128 images, and statistics of the 512.
+_SHAPES_COUNTS = {"train": (387, 379, 361, 385), "test": (104, 92, 82, 99)}
+_SHAPES_MEAN_STD = (0.4655, 0.4672, 0.4679), (0.1416, 0.1409, 0.1432)
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _FASHION = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
@@ -59,6 +66,17 @@ class _Digits:
         if self.kind == "numbers":  # (N, 2) floats: the digit, and the mean of its pixels as a percentage of white
             return ArrayDataset(images, np.stack([digits, images.mean(axis=(1, 2)) / 2.55], axis=1), _NUMBERS)
         return ArrayDataset(images, digits, _DIGITS)
+
+
+@dataclass(frozen=True)
+class _Shapes:
+    """Drawn shapes; `root` is ignored."""
+
+    part: str  # train or test
+    number: int
+
+    def __call__(self, root: str, download: bool) -> MapDataset:
+        return Shapes(self.part, self.number)
 
 
 @dataclass(frozen=True)
@@ -134,6 +152,10 @@ register_dataset("imagefolder:", build_image_folder)
 register_dataset("csv:", build_csv)
 register_dataset("npz:", _npz, in_memory=True)
 register_dataset("webdataset:", build_shards, cached=True)
+register_dataset("shapes", build_shapes)
+register_dataset("coco:", build_coco, cached=True)
+register_dataset("yolo:", build_yolo)
+register_dataset("voc:", build_voc)
 
 for _train, _part in ((True, "train"), (False, "test")):
     _digits_info = partial(
@@ -204,4 +226,15 @@ for _train, _part in ((True, "train"), (False, "test")):
             class_counts=(500 if _train else 100,) * 100,
         ),
         in_memory=True,
+    )
+    _number = 512 if _train else 128
+    register_dataset(
+        f"shapes_{_part}",
+        _Shapes(_part, _number),
+        DatasetInfo(
+            *(_number, len(SHAPE_CLASSES), 3, (96, 96), *_SHAPES_MEAN_STD, SHAPE_CLASSES),
+            annotations=Shapes.annotations,
+            keypoints=SHAPE_KEYPOINTS,
+            object_counts=_SHAPES_COUNTS[_part],
+        ),
     )

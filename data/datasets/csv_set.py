@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from warmstart.config import did_you_mean, open_regular
 
-from .image_files import ImageFiles, is_hidden, shown
+from .image_files import ImageFiles, shown
+from .listed_files import checked_classes, require_files
 from .targets import checked_targets
 
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
@@ -96,7 +97,7 @@ def build_csv(
         if classes:
             raise ValueError("classes: several columns of labels have their own names; leave it out")
         targets, found, count = _numbers(table, several, cells), tuple(several), 0
-    _require_files(root, names, images, path)
+    require_files(root, names, path, images, "these rows", ending=True)
     return ImageFiles(root, [os.path.join(root, name) for name in names], targets, found, count)
 
 
@@ -184,55 +185,12 @@ def _require_once(table: _Table, names: Sequence[str], cells: Sequence[Sequence[
             )
 
 
-def _require_files(root: Path, names: Sequence[str], images: str, path: str) -> None:
-    """Raise ValueError if files are missing; lists each folder once, which is faster than asking for each file."""
-    if not root.is_dir():
-        beside = Path(path).expanduser().parent / images
-        hint = f"; did you mean images: {Path(path).parent / images}?" if beside.is_dir() else ""
-        raise ValueError(f"images: there is no folder {images}{hint}")
-    listed: dict[str, set[str]] = {}
-    missing = []
-    for name in names:
-        folder, base = os.path.split(os.path.join(root, name))
-        if folder not in listed:
-            listed[folder] = {*os.listdir(folder)} if os.path.isdir(folder) else set()
-        if base not in listed[folder]:
-            missing.append(name)
-    if missing:
-        text = f"{len(missing):,} of {len(names):,} files are not in {root}: {shown(missing)}"
-        raise ValueError(text + _hint_for_missing(root, missing[0]))
-
-
-def _hint_for_missing(root: Path, name: str) -> str:
-    folder, base = os.path.split(os.path.join(root, name))
-    present = sorted(each for each in os.listdir(folder) if not is_hidden(each)) if os.path.isdir(folder) else []
-    for each in present:
-        stem, ending = os.path.splitext(each)
-        if stem == base and ending:
-            return f"; {each} is there: add ending: {ending}"
-        if each.lower() == base.lower():
-            return f"; {each} is there: upper and lower case count"
-    if "\\" in name:
-        return "; write / instead of \\ in file names"
-    inside = next((each for each in present if os.path.exists(os.path.join(folder, each, base))), "")
-    if inside:
-        return f"; the first is in {inside}/: set images: {os.path.join(folder, inside)}"
-    return "; set images: FOLDER to the folder that the names are relative to, or remove these rows"
-
-
 def _labels(
     table: _Table, column: str, cells: Sequence[str], classes: Sequence[Any]
 ) -> tuple[npt.NDArray[Any], tuple[str, ...], int]:
     """Return the targets of a column, the names of the classes, () if they have none, and their number."""
-    if classes:
-        if (
-            isinstance(classes, str)
-            or not isinstance(classes, Sequence)
-            or len({*map(str, classes)}) != len(classes)
-        ):
-            raise ValueError(f"classes: {classes!r} is not a list of different names, such as [cat, dog]")
-        names = tuple(map(str, classes))
-    else:
+    names = tuple(checked_classes(classes))
+    if not names:
         numbers = _as_numbers(cells)
         if numbers is not None:
             is_index = numbers.dtype == np.int64 and numbers.min() >= 0 and numbers.max() < _MOST_CLASSES

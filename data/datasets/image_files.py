@@ -28,14 +28,13 @@ _TRAINING, _TESTING = ("train", "training"), ("val", "valid", "validation", "tes
 _SHOWN, _LONGEST = 5, 80  # names in a message, and their characters
 
 
-class ImageFiles:
-    """Image files by index.
+class FileList:
+    """Image files with their names and sizes; a subclass adds targets.
 
     Args:
         root: the folder that names of samples are relative to.
         files: the paths.
-        targets: class indices (N,), int64; or numbers (N,) or (N, K).
-        classes: names of the classes, or of the K numbers; () if they have none.
+        classes: names of the classes, or of the numbers of a target; () if they have none.
         num_classes: number of classes; 0 if targets are numbers.
         notes: what a user should know about the files, a sentence each.
 
@@ -47,12 +46,11 @@ class ImageFiles:
         self,
         root: str | Path,
         files: Iterable[str],
-        targets: npt.NDArray[Any],
         classes: Sequence[str] = (),
         num_classes: int = 0,
         notes: Sequence[str] = (),
     ) -> None:
-        self.root, self.targets, self.classes = str(root), targets, tuple(classes)
+        self.root, self.classes = str(root), tuple(classes)
         self.num_classes, self.notes = num_classes, list(notes)
         self.reading = DEFAULT_READING
         self._files = FlatRecords(files)
@@ -60,6 +58,54 @@ class ImageFiles:
     def __len__(self) -> int:
         """Return the number of samples."""
         return len(self._files)
+
+    @property
+    def samples(self) -> Sequence[tuple[str, Any]]:
+        """(path, target) of each sample, as torchvision's ImageFolder has them; None for objects in the image."""
+        return _Samples(self)
+
+    @property
+    def names(self) -> list[str]:
+        """The paths relative to `root`, with "/" between their parts."""
+        return [self._name(path) for path in self._files]
+
+    def size_of(self, index: int) -> tuple[int, int]:
+        """Return (height, width) of an image from its header; raise OSError if it is not an image."""
+        with open_regular(self._files[index]) as file:
+            return head_size(file)
+
+    def _name(self, path: str) -> str:
+        inside = os.path.join(self.root, "")
+        relative = path[len(inside) :] if path.startswith(inside) else os.path.relpath(path, self.root)
+        return relative.replace(os.sep, "/")
+
+    def _target(self, index: int) -> Any:
+        return None
+
+
+class ImageFiles(FileList):
+    """Image files with numeric targets, by index.
+
+    Args:
+        root: the folder that names of samples are relative to.
+        files: the paths.
+        targets: class indices (N,), int64; or numbers (N,) or (N, K).
+        classes: as in `FileList`.
+        num_classes: as in `FileList`.
+        notes: as in `FileList`.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        files: Iterable[str],
+        targets: npt.NDArray[Any],
+        classes: Sequence[str] = (),
+        num_classes: int = 0,
+        notes: Sequence[str] = (),
+    ) -> None:
+        super().__init__(root, files, classes, num_classes, notes)
+        self.targets = targets
 
     def __getitem__(self, index: int) -> tuple[Tensor, Any]:
         """Return the image, (3, H, W) or (1, H, W), uint8, and its target: an int, a float, or an array (K,).
@@ -69,33 +115,13 @@ class ImageFiles:
         """
         return read_image(self._files[index], *self.reading), self._target(index)
 
-    @property
-    def samples(self) -> Sequence[tuple[str, Any]]:
-        """(path, target) of each sample, as torchvision's ImageFolder has them."""
-        return _Samples(self)
-
-    @property
-    def names(self) -> list[str]:
-        """The paths relative to `root`, with "/" between their parts."""
-        inside = os.path.join(self.root, "")
-        relative = (
-            path[len(inside) :] if path.startswith(inside) else os.path.relpath(path, self.root)
-            for path in self._files
-        )
-        return [path.replace(os.sep, "/") for path in relative]
-
-    def size_of(self, index: int) -> tuple[int, int]:
-        """Return (height, width) of an image from its header; raise OSError if it is not an image."""
-        with open_regular(self._files[index]) as file:
-            return head_size(file)
-
     def _target(self, index: int) -> Any:
         target = self.targets[index]
         return target.item() if self.targets.ndim == 1 else target
 
 
 class _Samples(Sequence[tuple[str, Any]]):
-    def __init__(self, images: ImageFiles) -> None:
+    def __init__(self, images: FileList) -> None:
         self._images = images
 
     def __len__(self) -> int:
@@ -125,7 +151,7 @@ def build_image_folder(path: str, download: bool) -> ImageFiles:
     classes = _class_folders(root, path)
     files, labels, other = [], [], Counter[str]()
     for label, name in enumerate(classes):
-        found, ignored = _images_below(root / name)
+        found, ignored = images_below(root / name)
         files += found
         labels += [label] * len(found)
         other += ignored
@@ -197,10 +223,13 @@ def _without_folders(root: Path, base: str, images: int) -> str:
     )
 
 
-def _images_below(folder: Path) -> tuple[list[str], Counter[str]]:
+def images_below(folder: Path) -> tuple[list[str], Counter[str]]:
     """Return the images below a folder, and the endings of the files that are ignored.
 
     They are sorted by folder, then by name, as in torchvision's ImageFolder.
+
+    Raises:
+        ValueError: a photo has a format that is not decoded, or a folder links to one above it.
     """
     files: list[str] = []
     other = Counter[str]()

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from warmstart.config import open_regular
 
@@ -82,3 +86,17 @@ def extremes(sizes: set[Size]) -> tuple[Size, ...]:
     ordered = sorted(sizes)
     by = (lambda size: size[0] * size[1], lambda size: size[1] / size[0])
     return tuple(sorted({choose(ordered, key=key) for key in by for choose in (min, max)}))
+
+
+def known_sizes(files: Sequence[str], stated: Sequence[Sequence[int]] = ()) -> npt.NDArray[np.int64]:
+    """Return (height, width) of image files, (N, 2): as stated, or from their headers; (0, 0) if damaged.
+
+    Args:
+        files: the paths.
+        stated: (height, width) of each, (0, 0) where it is not known; (): of none.
+    """
+    sizes = np.array(stated, np.int64).reshape(-1, 2) if len(stated) else np.zeros((len(files), 2), np.int64)
+    for index in np.flatnonzero((sizes == 0).any(axis=1)).tolist():
+        with suppress(OSError), open_regular(files[index]) as file:  # the loader will report it
+            sizes[index] = head_size(file)
+    return sizes

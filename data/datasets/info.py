@@ -104,6 +104,12 @@ def require_like(one: DatasetInfo, other: DatasetInfo, label: str, one_name: str
             f"{label}: targets of {other_name} are {forms[1]}, but targets of {one_name} are {forms[0]}; choose"
             f" sets that agree{lists if {'class indices', 'a number each'} == {*forms} else ''}"
         )
+    keypoints = [replace(info.keypoints, skeleton=()) for info in (one, other) if info.keypoints]
+    if len(keypoints) == 2 and keypoints[0] != keypoints[1]:
+        raise ConfigError(
+            f"{label}: keypoints of {other_name} differ from keypoints of {one_name} in names, flip_pairs or"
+            " sigmas; choose sets that agree, or give both the same options"
+        )
     if one.classes and other.classes and one.classes != other.classes:
         raise ConfigError(
             f"{label}: the classes of {other_name} differ from the classes of {one_name}, so labels would mean"
@@ -138,6 +144,8 @@ def _differences(one: Sequence[str], other: Sequence[str]) -> str:
 
 def _target_form(info: DatasetInfo) -> str:
     """Return in words what the targets are; "" if that is unknown."""
+    if info.annotations:
+        return "objects in an image"
     if info.num_values:
         return f"{info.num_values} numbers each" if info.num_values > 1 else "a number each"
     return "class indices" if info.num_classes else ""
@@ -174,10 +182,20 @@ def joined(one: DatasetInfo, other: DatasetInfo) -> DatasetInfo:
         num_values=one.num_values or other.num_values,
         value_mean=value_mean,
         value_std=value_std,
-        class_counts=tuple(map(sum, zip_longest(one.class_counts, other.class_counts, fillvalue=0)))
-        if one.class_counts and other.class_counts
-        else (),
+        annotations=tuple(each for each in one.annotations if each in other.annotations),
+        keypoints=one.keypoints or other.keypoints,
+        class_counts=_summed(one.class_counts, other.class_counts),
+        object_counts=_summed(one.object_counts, other.object_counts),
     )
+
+
+def _summed(one: Sequence[int], other: Sequence[int]) -> tuple[int, ...]:
+    """Return the counts of two joined sets; () if one is unknown.
+
+    >>> _summed((1, 2), (3, 4, 5)), _summed((), (3,))
+    ((4, 6, 5), ())
+    """
+    return tuple(map(sum, zip_longest(one, other, fillvalue=0))) if one and other else ()
 
 
 def _joined_statistics(share: float, one: _MeanStd, other: _MeanStd) -> _MeanStd:

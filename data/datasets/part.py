@@ -6,7 +6,8 @@ import hashlib
 import os
 import unicodedata
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,15 @@ import numpy.typing as npt
 
 from .arrays import ArrayDataset
 from .image_files import shown
+from .object_images import ObjectImages
+from .object_labels import ObjectLabels
+from .objects import Objects
 from .targets import read_targets
 from .unreadable import sample_path
 
 _OF_EACH = ("targets", "labels", "sizes", "rows")  # attributes with one entry per sample
-_SHARED = ("root", "notes", "loader", "reading")
+_TAKEN = ("names", "object_labels", "samples", "size_of")  # those that are taken from the data set's own
+_SHARED = ("root", "notes", "loader", "reading", "annotations", "keypoint_info")
 
 
 def hash_of(name: str) -> float:
@@ -75,9 +80,8 @@ def part_of(dataset: Any, share: float, part: str) -> Any:
         raise ValueError(
             f"holdout: {share:g} of {len(dataset):,} samples leaves none for the {part} part; take another share"
         )
-    notes = _missing_classes(dataset, members, part)
     found = _taken(dataset, np.flatnonzero(members), None, tuple(map(str, getattr(dataset, "classes", ()))))
-    found.warnings = notes
+    found.warnings = [*getattr(found, "warnings", ()), *_missing_classes(dataset, members, found, part)]
     return found
 
 
@@ -99,6 +103,8 @@ def with_classes(dataset: Any, classes: Sequence[str]) -> Any:
 def _taken(
     dataset: Any, indices: npt.NDArray[np.int64], numbers: npt.NDArray[np.int64] | None, classes: tuple[str, ...]
 ) -> Any:
+    if isinstance(dataset, ObjectImages):
+        return dataset.taken(indices, numbers, classes)
     if not isinstance(dataset, ArrayDataset):
         return Part(dataset, indices, numbers, classes)
     labels = dataset.labels[indices]
@@ -107,19 +113,31 @@ def _taken(
     return taken
 
 
-def _missing_classes(dataset: Any, members: npt.NDArray[np.bool_], part: str) -> list[str]:
+def _missing_classes(dataset: Any, members: npt.NDArray[np.bool_], found: Any, part: str) -> list[str]:
     """Return a sentence about the classes of which a part has no sample, if there are any."""
-    targets = read_targets(dataset)
-    if targets is None or targets.ndim > 1 or targets.dtype != np.int64 or targets.min() < 0:
-        return []
     names = [*map(str, getattr(dataset, "classes", ()))]
-    found = np.unique(targets)
-    if not names and len(found) <= targets.max():  # numbers rather than classes, such as ages
+    if isinstance(dataset, ObjectImages):
+        missing = np.flatnonzero(np.array(dataset.object_counts, bool) & (np.array(found.object_counts) == 0))
+    else:
+        missing = _missing_labels(read_targets(dataset), members, bool(names))
+    if not len(missing):
         return []
-    missing = [names[label] if names else str(label) for label in np.setdiff1d(found, targets[members])]
     other, verb = ("test", "learned") if part == "train" else ("train", "tested")
-    text = f"the {part} part has no image of {shown(missing, 10)}: all are in the {other} part"
-    return [f"{text}, so that {'the class is' if len(missing) == 1 else 'these are'} not {verb}"] * bool(missing)
+    listed = shown([names[label] if names else str(label) for label in missing], 10)
+    them = "the class is" if len(missing) == 1 else "these are"
+    return [f"the {part} part has no image of {listed}: all are in the {other} part, so that {them} not {verb}"]
+
+
+def _missing_labels(
+    targets: npt.NDArray[Any] | None, members: npt.NDArray[np.bool_], named: bool
+) -> npt.NDArray[np.int64]:
+    """Return the class indices that no member has."""
+    none = np.empty(0, np.int64)
+    if targets is None or targets.ndim > 1 or targets.dtype != np.int64 or targets.min() < 0:
+        return none
+    if not named and len(np.unique(targets)) <= targets.max():  # numbers rather than classes, such as ages
+        return none
+    return np.setdiff1d(targets, targets[members])
 
 
 class Part:
@@ -155,11 +173,21 @@ class Part:
 
     def __getattr__(self, name: str) -> Any:
         """Return an attribute of the data set that holds for a part of it, too."""
-        if name.startswith("_") or name not in (*_OF_EACH, *_SHARED, "names", "samples", "size_of"):
+        if name.startswith("_") or name not in (
+            *_OF_EACH,
+            *_SHARED,
+            "names",
+            "object_labels",
+            "samples",
+            "size_of",
+        ):
             raise AttributeError(name)
         found = getattr(self._dataset, name)
         if name == "size_of":
             return lambda index: found(int(self._indices[index]))
+        if name == "object_labels":
+            images, labels = found.taken(self._indices)
+            return ObjectLabels(images, self._numbered(labels))
         if name == "samples":
             return _Samples(self, found)
         if name == "names":
@@ -170,8 +198,12 @@ class Part:
         return found
 
     def _numbered(self, target: Any) -> Any:
-        if self._numbers is None:
+        if self._numbers is None or target is None:
             return target
+        if isinstance(target, Objects):
+            return replace(target, labels=self._numbers[target.labels])
+        if isinstance(target, Mapping):  # torchvision's form of objects
+            return {**target, "labels": self._numbers[np.asarray(target["labels"], np.int64)]}
         numbered = self._numbers[target]
         return int(numbered) if np.ndim(numbered) == 0 else numbered
 
@@ -211,6 +243,7 @@ def digest_of(dataset: Any) -> str:
             return ""
         text = unicodedata.normalize("NFC", "\0".join(names))  # a combining mark does not combine with "\0"
         found.update(text.encode("utf-8", "surrogateescape") + b"\0")
+    found.update(getattr(dataset, "objects_digest", "").encode())
     if targets is not None:
         found.update(str(targets.shape).encode() + np.ascontiguousarray(targets).tobytes())
     return found.hexdigest()[:32]

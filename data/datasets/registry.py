@@ -19,6 +19,7 @@ from .decode import DEFAULT_READING, Reading, set_reading, to_tensor
 from .entries import DatasetEntry, EntryLike, check_options, entry_of, path_beside, registered_names, unknown_entry
 from .image_heads import extremes, head_sizes
 from .info import DatasetInfo
+from .objects import annotations_of
 from .part import digest_of, part_of
 from .targets import read_targets, target_statistics
 from .unreadable import first_readable, read_sample
@@ -268,6 +269,9 @@ def _look_at(dataset: MapDataset, where: str) -> DatasetInfo:
         sizes=extremes(sizes) if len(sizes) > 1 else (),
         **_value_info(dataset, [(index, target) for _, target, index in found], where, num_classes),
         digest=digest_of(dataset),
+        annotations=tuple(getattr(dataset, "annotations", annotations_of([target for _, target, _ in found]))),
+        keypoints=getattr(dataset, "keypoint_info", None),
+        object_counts=tuple(getattr(dataset, "object_counts", ())),
     )
 
 

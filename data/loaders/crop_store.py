@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..memory import require_memory
 from ..transforms.batched import is_same_for_all, pad_for_crop, whole_numbers
-from ..transforms.image import Transform
+from ..transforms.registry import Transform
 
 Steps = Sequence[tuple[str, Transform]]  # (name, transform) in order
 

@@ -18,7 +18,7 @@ from ..device import pins_memory
 from ..sampling.stream import SampleOrder
 from ..seeds import block_numbers
 from ..transforms.batched import BatchedTransform, batched_form
-from ..transforms.image import Transform
+from ..transforms.registry import Transform
 from .base import TrainLoader
 from .crop_store import Store, stages
 

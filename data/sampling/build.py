@@ -12,9 +12,18 @@ import numpy.typing as npt
 from warmstart.config import CfgNode, ConfigError, gathering
 
 from ..datasets.info import DatasetInfo
+from ..datasets.object_labels import object_labels_of
 from ..datasets.registry import MapDataset
 from .stream import GroupedStream, Groups, SampleOrder, SampleStream
-from .weights import aspect_groups, check_weights, class_repeats, labels_of, read_weights, repeat_factors
+from .weights import (
+    aspect_groups,
+    check_weights,
+    class_repeats,
+    labels_of,
+    object_repeat_factors,
+    read_weights,
+    repeat_factors,
+)
 
 _REPEAT, _WEIGHTED = "RepeatFactorTrainingSampler", "WeightedTrainingSampler"
 # Keys that only one sampler reads, and their values if they are not set.
@@ -24,6 +33,7 @@ _OWNED = {
     "CLASS_WEIGHTS": (_WEIGHTED, ()),
     "SAMPLE_WEIGHTS": (_WEIGHTED, ""),
 }
+_NO_OBJECTS = "no image of the training set has an object, so that none remains; check DATASETS.TRAIN"
 
 
 def check_sampler(cfg: CfgNode, train: DatasetInfo) -> None:
@@ -52,9 +62,15 @@ def check_sampler(cfg: CfgNode, train: DatasetInfo) -> None:
             f"{cfg.label('DATALOADER.SAMPLER_TRAIN')}: {node.SAMPLER_TRAIN} needs the class of each sample, but"
             f" the training set has {has}; use TrainingSampler, or {_WEIGHTED} with DATALOADER.SAMPLE_WEIGHTS"
         )
+    elif train.annotations and node.SAMPLER_TRAIN == _WEIGHTED and not node.SAMPLE_WEIGHTS:
+        problems.append(
+            f"{cfg.label('DATALOADER.SAMPLER_TRAIN')}: {_WEIGHTED} needs one class for each image, and these have"
+            f" several objects; use {_REPEAT}, or give DATALOADER.SAMPLE_WEIGHTS"
+        )
     elif node.CLASS_WEIGHTS:
         with gathering(problems):
             _class_weights(cfg, train)
+    problems += _problems_of_filter(cfg, train)
     with gathering(problems):
         _sample_weights(cfg, train)
     if problems:
@@ -69,6 +85,8 @@ def build_order(cfg: CfgNode, dataset: MapDataset, train: DatasetInfo) -> Sample
     """
     check_sampler(cfg, train)
     repeats = _repeats(cfg, dataset, train)
+    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        repeats = _without_empty(cfg, dataset, repeats)
     groups = build_groups(cfg, dataset, "DATASETS.TRAIN")
     if groups and all(repeats is None or repeats[group].any() for group in groups):
         return GroupedStream(cfg.SEED, cfg.SOLVER.IMS_PER_BATCH, groups, repeats)
@@ -96,6 +114,9 @@ def _repeats(cfg: CfgNode, dataset: MapDataset, train: DatasetInfo) -> npt.NDArr
     if sample_weights is not None:
         return sample_weights * (len(dataset) / float(sample_weights.sum()))
     with _told(f"{cfg.label('DATASETS.TRAIN')}: {node.SAMPLER_TRAIN}"):
+        if train.annotations:
+            objects = object_labels_of(dataset)
+            return object_repeat_factors(objects, len(dataset), node.REPEAT_THRESHOLD, node.REPEAT_SQRT)
         labels = labels_of(dataset, train.num_classes)
     if node.SAMPLER_TRAIN == _REPEAT:
         return repeat_factors(labels, node.REPEAT_THRESHOLD, node.REPEAT_SQRT)
@@ -105,6 +126,29 @@ def _repeats(cfg: CfgNode, dataset: MapDataset, train: DatasetInfo) -> npt.NDArr
         label = cfg.label("DATALOADER.CLASS_WEIGHTS")
         raise ConfigError(f"{label}: class {missing[0]} has a weight, but no sample; give it 0")
     return class_repeats(labels, weights)
+
+
+def _problems_of_filter(cfg: CfgNode, train: DatasetInfo) -> list[str]:
+    label = cfg.label("DATALOADER.FILTER_EMPTY_ANNOTATIONS")
+    if not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        return []
+    if not train.annotations:
+        return [f"{label}: it is for training sets with objects in the images; remove it"]
+    return [f"{label}: {_NO_OBJECTS}"] if train.object_counts and not any(train.object_counts) else []
+
+
+def _without_empty(
+    cfg: CfgNode, dataset: MapDataset, repeats: npt.NDArray[np.float64] | None
+) -> npt.NDArray[np.float64]:
+    """Return the factors of images with objects, and 0 for the others."""
+    label = cfg.label("DATALOADER.FILTER_EMPTY_ANNOTATIONS")
+    with _told(label):
+        images = object_labels_of(dataset).images
+    kept = np.zeros(len(dataset))
+    kept[images] = 1.0 if repeats is None else repeats[images]
+    if not kept.any():
+        raise ConfigError(f"{label}: {_NO_OBJECTS}")
+    return kept
 
 
 def _class_weights(cfg: CfgNode, train: DatasetInfo) -> npt.NDArray[np.float64]:

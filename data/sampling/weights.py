@@ -12,6 +12,7 @@ from warmstart.config import open_regular, read_small_text
 
 from ..datasets.arrays import ArrayDataset, read_npy
 from ..datasets.image_heads import size_at
+from ..datasets.object_labels import ObjectLabels
 from ..datasets.registry import MapDataset, checked_label
 from ..datasets.targets import of_each_sample, targets_attribute
 from .stream import Groups
@@ -34,6 +35,29 @@ def repeat_factors(labels: npt.NDArray[Any], threshold: float, root: bool = True
     shares = np.bincount(labels) / len(labels)
     factors = np.maximum(1.0, threshold / np.maximum(shares, 1 / len(labels)))  # a class may have no samples
     return np.asarray((np.sqrt(factors) if root else factors)[labels])
+
+
+def object_repeat_factors(objects: ObjectLabels, size: int, threshold: float, root: bool = True) -> Floats:
+    """Return how often each image should occur in a pass: the highest factor among the classes of its objects.
+
+    A class that a share f of all images has objects of has the factor max(1, sqrt(threshold / f)); without `root`
+    max(1, threshold / f). Images without objects occur once. Source: as for `repeat_factors`.
+
+    Args:
+        objects: of all images.
+        size: the number of images.
+        threshold: the share below which a class is repeated.
+        root: whether to take the square root.
+
+    >>> objects = ObjectLabels(np.array([0, 0, 0, 1, 2]), np.array([0, 1, 1, 0, 0]))
+    >>> object_repeat_factors(objects, size=4, threshold=1.0)
+    array([2.        , 1.15470054, 1.15470054, 1.        ])
+    """
+    images, labels = np.unique(np.stack(objects), axis=1)  # each class of an image once
+    factors = np.maximum(1.0, threshold * size / np.maximum(np.bincount(labels), 1))
+    repeats = np.ones(size)
+    np.maximum.at(repeats, images, (np.sqrt(factors) if root else factors)[labels])
+    return repeats
 
 
 def class_repeats(labels: npt.NDArray[Any], weights: npt.NDArray[Any]) -> Floats:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .batched_color import change_where, color_jitter
-from .image import Transform
+from .registry import Transform
 
 _ATTEMPTS = 10  # in RandomErasing, to draw a box that fits
 

@@ -2,102 +2,30 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from enum import Enum
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from warmstart.config import MIXING, ConfigError, call, check_arguments, gathering, unknown_name
+from warmstart.config import ConfigError
 
 from ..batch import Sample
 from ..datasets.decode import to_tensor
 from ..seeds import random_numbers_kept
-from .unknown import unknown_transform
+from .registry import NEED_TARGETS, Entry, Transform, check_transforms, construct, library
 
-Transform = Callable[[Tensor], Tensor]
-Entry = tuple[str, Mapping[str, Any]]
-
-_NOT_OFFERED = {
-    # take other transforms, a function or a tensor, which a config cannot express
-    *("Compose", "RandomApply", "RandomChoice", "RandomOrder", "Lambda", "LinearTransformation", "Transform"),
-    # need a complete batch (see mixup.py), or turn one image into several
-    *("CutMix", "MixUp", "FiveCrop", "TenCrop", "UniformTemporalSubsample"),
-    # done at the end of every pipeline, by INPUT.MEAN and INPUT.STD
-    *("Normalize", "ToDtype", "ConvertImageDtype", "ToTensor", "ToPureTensor", "ToPILImage", "PILToTensor"),
-}
-#: Change boxes or key points, and so apply only to samples that have them.
-NEED_TARGETS = {
-    *("ClampBoundingBoxes", "ClampKeyPoints", "ConvertBoundingBoxFormat", "RandomIoUCrop"),
-    *("SanitizeBoundingBoxes", "SanitizeKeyPoints", "SetClampingMode"),
+#: Why a transform does not fit samples of objects.
+_UNFIT_FOR_OBJECTS = {
+    **dict.fromkeys(
+        ("SanitizeBoundingBoxes", "SanitizeKeyPoints"),
+        "removes objects from some of their entries only; those without area are removed anyway",
+    ),
+    "ClampKeyPoints": "moves key points; those outside the image become unlabelled anyway",
+    "ConvertBoundingBoxFormat": "turns boxes into other numbers than models expect",
+    "SetClampingMode": "can leave boxes that reach beyond the image, which models refuse",
 }
 _PLAIN = {Tensor, int, float, bool, str, type(None)}  # types of targets that no transform changes
-_REGISTRY: dict[str, Callable[..., Transform]] = {}  # user-defined transforms
-
-
-def register_transform(name: str, cls: Callable[..., Transform]) -> None:
-    """Make `name` usable in INPUT.TRANSFORMS_TRAIN and INPUT.TRANSFORMS_TEST.
-
-    Args:
-        name: the name.
-        cls: called with the arguments in the config; returns a callable that takes a uint8 image (C, H, W) and
-            returns one. It may draw from torch's, Python's and numpy's global generators: all three are seeded for
-            each sample. A sample whose targets are tensors of torchvision.tv_tensors (boxes, masks) is passed as
-            one dict, which only a torchvision.transforms.v2.Transform takes.
-
-    Raises:
-        ConfigError: the name is taken.
-
-    >>> register_transform("Resize", print)
-    Traceback (most recent call last):
-    warmstart.config.errors.ConfigError: a transform called 'Resize' exists already; choose another name
-    """
-    if name in (*_transforms(), *MIXING):
-        raise ConfigError(f"a transform called {name!r} exists already; choose another name")
-    _REGISTRY[name] = cls
-
-
-@functools.cache
-def _torchvision() -> dict[str, type]:
-    """Return torchvision's transforms by their names."""
-    # Imported only when needed: it takes as long as torch itself, and not every tool reads images.
-    from torchvision.transforms import v2
-
-    return {
-        name: member
-        for name, member in vars(v2).items()
-        if inspect.isclass(member) and issubclass(member, v2.Transform) and name not in _NOT_OFFERED
-    }
-
-
-def _transforms() -> dict[str, Callable[..., Transform]]:
-    """Return every transform that a config can name."""
-    return {**_torchvision(), **_REGISTRY}
-
-
-def check_transforms(entries: Iterable[Entry], label: str) -> None:
-    """Raise ConfigError, with all mistakes at once, if a name or an argument is unknown or wrong.
-
-    >>> check_transforms([("RandomCrop", {"sise": 28, "size": 28})], "INPUT.TRANSFORMS_TRAIN")
-    Traceback (most recent call last):
-    warmstart.config.errors.ConfigError: INPUT.TRANSFORMS_TRAIN: RandomCrop.sise: RandomCrop takes no argument \
-'sise'; did you mean 'size'? It takes: size, padding, pad_if_needed, fill, padding_mode
-    """
-    problems: list[str] = []
-    for name, arguments in entries:
-        with gathering(problems):
-            known = _transforms()
-            if name in MIXING:
-                raise ConfigError(f"{label}: {name} is for INPUT.TRANSFORMS_TRAIN only; remove it")
-            if name not in known:
-                raise unknown_transform(label, name, (*known, *MIXING))
-            written = "" if arguments else f"{{{name}: {{%s: VALUE}}}}"
-            check_arguments(f"{label}: {name}", name, known[name], arguments, written=written)
-    if problems:
-        raise ConfigError(problems)
 
 
 def build_transform(
@@ -125,7 +53,7 @@ def build_transform(
     steps = []
     for name, arguments in entries:
         where = f"{label}: {name}"
-        steps.append((name, call(where, name, _transforms()[name], **_with_enums(where, name, arguments))))
+        steps.append((name, construct(where, name, arguments)))
     return ImageTransform(steps, mean, std)
 
 
@@ -148,7 +76,7 @@ class ImageTransform:
     @property
     def is_users_own(self) -> bool:
         """Whether a step is user-defined, and so may draw from Python's and numpy's generators."""
-        return any(name not in _torchvision() for name, _ in self.steps)
+        return any(name not in library() for name, _ in self.steps)
 
     def __call__(self, image: Any) -> Tensor:
         """Return float32 (C, H, W) for an image in any form that `to_tensor` takes."""
@@ -169,21 +97,43 @@ class ImageTransform:
         from torchvision.tv_tensors import Image
 
         sample = {**sample, "image": Image(image)}
-        steps: list[Any] = [step for _, step in self.steps]
-        for step in steps:
-            sample = step(sample)
+        for name, step in self.steps:
+            sample = _stepped(name, step, sample)
         return {**sample, "image": sample["image"].as_subclass(Tensor)}
 
     def check_targets(self, sample: Sample, label: str) -> None:
-        """Raise ConfigError if a step takes images alone, but the sample has targets that change with them."""
+        """Raise ConfigError if a step cannot be applied to a sample; one with spatial targets is tried.
+
+        Args:
+            sample: as a task makes it.
+            label: the key that holds the steps, for messages.
+        """
         from torchvision.transforms import v2
 
-        alone = [name for name, step in self.steps if not isinstance(step, v2.Transform)]
-        if alone and has_spatial_targets(sample):
-            raise ConfigError(
-                f"{label}: {alone[0]} takes images alone, but the samples of this task also hold boxes, masks or"
-                " key points; make it a torchvision.transforms.v2.Transform, which gets the sample as a dict"
-            )
+        if not has_spatial_targets(sample):
+            return
+        steps: list[tuple[str, Any]] = list(self.steps)
+        sample = {**sample, "image": v2.functional.to_image(sample["image"])}
+        with random_numbers_kept(everything=True):
+            for name, step in steps:
+                if not isinstance(step, v2.Transform):
+                    raise ConfigError(
+                        f"{label}: {name} takes images alone, but the samples of this task also hold boxes, masks"
+                        " or key points; make it a torchvision.transforms.v2.Transform, which gets the sample as a"
+                        " dict"
+                    )
+                if "boxes" in sample and name in _UNFIT_FOR_OBJECTS:
+                    raise ConfigError(f"{label}: {name} {_UNFIT_FOR_OBJECTS[name]}; leave it out")
+                try:
+                    sample = _stepped(name, step, sample)
+                except ConfigError as error:
+                    raise ConfigError(f"{label}: {error}") from None
+                except Exception as error:  # whatever a transform raises for targets that it does not support
+                    reason = str(error).rstrip(".") or type(error).__name__
+                    raise ConfigError(
+                        f"{label}: {name} fails on a sample with boxes, masks or key points: {reason}; change its"
+                        " arguments, or leave it out"
+                    ) from error
 
     def output_shape(self, channels: int, image_size: tuple[int, int], label: str) -> tuple[int, int, int]:
         """Return (C, H, W) of the transformed image for images of that size, by transforming a black one.
@@ -245,6 +195,31 @@ class ImageTransform:
         return (floats - mean).div_(std)
 
 
+def _stepped(name: str, step: Any, sample: Sample) -> Sample:
+    """Return a sample with spatial targets after one step.
+
+    Raises:
+        ConfigError: the step changes the size of the image, but not of its targets.
+    """
+    from torchvision.tv_tensors import Mask, wrap
+
+    sample = step(sample)
+    size = tuple(sample["image"].shape[-2:])
+    for entry, value in sample.items():
+        found = tuple(value.shape[-2:] if isinstance(value, Mask) else getattr(value, "canvas_size", size))
+        if found == size:
+            continue
+        if isinstance(value, Mask) or any(abs(one - other) > 1 for one, other in zip(found, size, strict=True)):
+            sizes = [f"{height}x{width}" for height, width in (size, found)]
+            raise ConfigError(
+                f"after {name} an image is {sizes[0]} (height x width), but its {entry} are still in an image of"
+                f" {sizes[1]}; a transform must change both"
+            )
+        # RandomRotation with expand rounds the size of boxes and points otherwise than the size of images.
+        sample = {**sample, entry: wrap(value, like=value, canvas_size=size)}
+    return sample
+
+
 def has_spatial_targets(sample: Sample) -> bool:
     """Return whether a target of a sample is a tensor of torchvision.tv_tensors, which transforms change.
 
@@ -259,17 +234,3 @@ def has_spatial_targets(sample: Sample) -> bool:
     from torchvision.tv_tensors import TVTensor
 
     return any(isinstance(value, TVTensor) for name, value in sample.items() if name != "image")
-
-
-def _with_enums(where: str, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments with each text replaced by the enum member it names: `policy: cifar10`."""
-    parameters = inspect.signature(_transforms()[name]).parameters
-    filled = dict(arguments)
-    for argument, value in arguments.items():
-        default = parameters[argument].default if argument in parameters else None
-        if isinstance(default, Enum) and isinstance(value, str):
-            members = {str(member.value): member for member in type(default)}
-            if value not in members:
-                raise unknown_name(f"{where}.{argument}", argument, value, members)
-            filled[argument] = members[value]
-    return filled

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from warmstart.config import MIXING, ConfigError, check_arguments
 
-from .image import Entry
+from .registry import Entry
 
 
 @dataclass(frozen=True)

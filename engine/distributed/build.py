@@ -86,6 +86,7 @@ def check_fsdp(cfg: CfgNode) -> None:
     amp, optimizer = cfg.SOLVER.AMP, cfg.SOLVER.OPTIMIZER
     contradictions = (
         ("MODEL.COMPILE", bool(cfg.MODEL.COMPILE), 'set it to ""'),
+        ("TEST.LOSSES", cfg.TEST.LOSSES, "set it to false"),
         ("SOLVER.AMP.PRECISION", amp.ENABLED and amp.PRECISION == "fp16", "set it to bf16"),
         ("SOLVER.OPTIMIZER", optimizer in _NOT_SHARDED, f"{optimizer} needs unsharded tensors; take AdamW or SGD"),
     )

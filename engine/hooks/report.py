@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from ..checkpoint.run_files import BEST, FINAL
 from ..distributed import comm
@@ -20,8 +21,9 @@ logger = logging.getLogger(__name__)
 class ReportHook(HookBase):
     """Writes the report of the best evaluation, or of the last one if no score decides which is the best.
 
-    It comes after the hook that finds the best score and before the checkpoint, so that a checkpoint is never
-    without its report. Pictures are drawn once, when the run ends.
+    The task's pictures of an evaluation, if it draws any, are written at each one. Pictures of the report are
+    drawn once, when the run ends. The hook comes after the one that finds the best score and before the
+    checkpoint, so that a checkpoint is never without its report.
 
     Args:
         period: of the evaluation, in updates.
@@ -56,10 +58,8 @@ class ReportHook(HookBase):
                 self.reports.remove(name)
 
     def after_step(self, trainer: Trainer) -> None:
-        """Write the report if it is due; a disk that fails is one line."""
+        """Write the report if it is due, and pictures of the evaluation; a disk that fails is one line."""
         due = BEST in trainer.save_as if self.of_best else trainer.is_last_step
-        if not due and not trainer.is_last_step:
-            return
         with trainer.paused(), preserved_rng(trainer.device):
             found = {name: each.joined() for name, each in self.values.items()} if due else {}  # on all ranks
             if not comm.is_main():
@@ -69,15 +69,17 @@ class ReportHook(HookBase):
                     scores = scores_of(trainer.record, name)
                     facts = {"iteration": trainer.iteration, "file": self._file}
                     self.reports.write(name, facts, scores, values)
-                if trainer.is_last_step:
-                    self._draw(trainer.iteration)
+                for name, values in self.values.items():
+                    paths = self.reports.draw_evaluation(name, values.kept) if values.kept else []
+                    self._show(name, paths, trainer.iteration)
+                for name in self.values if trainer.is_last_step else ():
+                    self._show(name, self.reports.draw(name), trainer.iteration)
             except OSError as error:
                 path, reason = error.filename or self.reports.path, error.strerror or error
                 logger.warning("%s could not be written: %s; training continues", path, reason)
 
-    def _draw(self, iteration: int) -> None:
-        for name in self.values:
-            for path in self.reports.draw(name):
-                for writer in self.writers:
-                    if isinstance(writer, PictureWriter):
-                        writer.write_picture(f"{REPORT}/{name}/{path.stem}", path, iteration)
+    def _show(self, name: str, paths: Sequence[Path], iteration: int) -> None:
+        for path in paths:
+            for writer in self.writers:
+                if isinstance(writer, PictureWriter):
+                    writer.write_picture(f"{REPORT}/{name}/{path.stem}", path, iteration)

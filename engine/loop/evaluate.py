@@ -20,6 +20,7 @@ from ..distributed import comm
 from ..distributed.fsdp import is_sharded_tensor, lockstep
 from ..distributed.strategy import Strategy
 from ..runtime.rng import preserved_rng
+from .evaluation_losses import EvaluationLosses
 from .forward import ModelForward
 from .sample_values import SampleValues
 
@@ -63,6 +64,7 @@ def evaluate(
     autocast: torch.dtype | None = None,
     strategy: Strategy | None = None,
     values: SampleValues | None = None,
+    with_losses: bool = False,
 ) -> dict[str, float]:
     """Return the scores of a model by their names; its mode and the random number generators are as before.
 
@@ -77,6 +79,8 @@ def evaluate(
         autocast: the type that layers compute in when that is safe; None: the type of their weights.
         strategy: how the ranks share the model; None: seen by its parameters.
         values: collects what the task's report needs of the samples of this rank; None: no report is made.
+        with_losses: whether to compute the losses of training as well: their mean over the test set by name, and
+            "total_loss". The model is called once more for each batch, and must not be sharded.
 
     Raises:
         ValueError: the loader is empty, on all ranks.
@@ -91,6 +95,7 @@ def evaluate(
     else:
         is_sharded = any(is_sharded_tensor(parameter) for parameter in model.parameters())
         loader_in_step = lockstep(loader) if is_sharded else loader
+    losses = EvaluationLosses(model, task, autocast, device) if with_losses else None
     told, total = time.monotonic(), f" of {len(loader)}" if isinstance(loader, Sized) else ""
     with preserved_rng(device), evaluation_mode(model):
         for number, batch in enumerate(loader_in_step):
@@ -99,7 +104,8 @@ def evaluate(
             if time.monotonic() - told >= _APART:
                 told = time.monotonic()
                 logger.info("evaluating: %d%s batches are done", number, total)
-            images, targets = to_device(batch, device)
+            batch = to_device(batch, device)
+            images, targets = batch
             predictions = task.predict(forward, images)
             if predictions is None:
                 raise ConfigError(
@@ -111,11 +117,16 @@ def evaluate(
                 evaluator.update(predictions, targets)
                 if values is not None and batch.indices is not None:
                     values.add(batch.indices, task.report_values(predictions, targets))
+                if losses is not None:
+                    losses.add(batch)
     states = [state for state in comm.gather(evaluator.state()) if state is not None]
     if not states:
         raise ValueError("the test set is empty: nothing to evaluate")
     evaluator.merge(states)
-    return _checked(evaluator.compute(), task)
+    scores = _checked(evaluator.compute(), task)
+    if values is not None and (report_values := getattr(evaluator, "report_values", None)):
+        values.kept = report_values()
+    return scores if losses is None else scores | losses.averages()
 
 
 def _checked(scores: Mapping[str, float], task: Task) -> dict[str, float]:

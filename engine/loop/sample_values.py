@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,17 +25,20 @@ class SampleValues:
 
     def __init__(self) -> None:
         self._parts: list[dict[str, Tensor]] = []
+        self.kept: Mapping[str, Any] = {}  # of all samples of all ranks, by an evaluator that has joined them
 
     def add(self, indices: Tensor, values: Mapping[str, Tensor]) -> None:
         """Take the values of a batch, each (N, ...), and the samples' indices in the test set, (N,)."""
         if values:
             self._parts.append({INDEX: indices, **values})
 
-    def joined(self) -> dict[str, Tensor]:
+    def joined(self) -> Mapping[str, Any]:
         """Return the values of the samples of all ranks on the CPU, by increasing index; {} if there are none.
 
         They do not depend on the number of ranks. Waits for all ranks.
         """
+        if self.kept:
+            return self.kept
         own = {name: torch.cat([part[name] for part in self._parts]).cpu() for name in self._names()}
         found = [each for each in comm.gather(own) if each]
         if not found:

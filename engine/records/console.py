@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Collection, Mapping
@@ -26,6 +27,7 @@ class ConsoleWriter:
         device: where training runs; the memory shown is this device's.
         bar: whether to show the progress bar; default: if stderr is a terminal.
         percent: names of scores that are shown in percent.
+        hidden: names of scores that are not shown.
         epoch: iterations of an epoch; 0: lines have no epochs.
     """
 
@@ -35,11 +37,12 @@ class ConsoleWriter:
         device: torch.device | str = "cpu",
         bar: bool | None = None,
         percent: Collection[str] = (),
+        hidden: Collection[str] = (),
         epoch: float | Fraction = 0,
     ) -> None:
         self.max_iter = max_iter
         self.epoch = epoch
-        self.percent = percent
+        self.percent, self.hidden = percent, hidden
         self.device = torch.device(device)
         self._wants_bar = sys.stderr.isatty() if bar is None else bar
         self._bar: Any = None
@@ -66,7 +69,7 @@ class ConsoleWriter:
             if self._bar is not None:
                 self._bar.update(iteration - self._bar.n)
             logger.info(self.line(record))
-            for name, scores in score_lines(record, self.percent).items():
+            for name, scores in score_lines(record, self.percent, self.hidden).items():
                 logger.info("%s after %s iterations: %s", name, f"{iteration:,}", scores)
 
     def line(self, record: Record) -> str:
@@ -155,20 +158,26 @@ def _records_peak(device: torch.device) -> bool:
     return device.type != "cpu" and hasattr(torch.get_device_module(device), "max_memory_reserved")
 
 
-def score_lines(record: Mapping[str, float], percent: Collection[str] = ()) -> dict[str, str]:
-    """Return the scores in a record as one line a test set.
+def score_lines(
+    record: Mapping[str, float], percent: Collection[str] = (), hidden: Collection[str] = ()
+) -> dict[str, str]:
+    """Return the scores in a record as one line a test set, or several for scores whose names have a slash.
 
     Args:
         record: values by name, such as "val/quality".
         percent: names of scores that are fractions, shown in percent.
+        hidden: names of scores that are left out.
 
     >>> score_lines({"iteration": 7, "train/x": 0.1, "val/quality": 0.975, "val/loss": 0.1}, percent=["quality"])
     {'val': 'quality 97.50%, loss 0.1'}
+    >>> score_lines({"val/loss": 0.1, "val/ema/loss": 0.2, "val/loss/cat": 0.3}, hidden=["loss/cat"])
+    {'val': 'loss 0.1', 'val/ema': 'loss 0.2'}
     """
     found: dict[str, list[str]] = {}
     for key, value in record.items():
         name, slash, score = key.rpartition("/")
-        if slash and name not in NO_TEST_SETS:
+        is_hidden = key.partition("/")[2].removeprefix("ema/") in hidden
+        if slash and name not in NO_TEST_SETS and not is_hidden:
             found.setdefault(name, []).append(f"{score} {shown_score(score, value, percent)}")
     return {name: ", ".join(scores) for name, scores in found.items()}
 
@@ -184,4 +193,6 @@ def shown_score(name: str, value: float, percent: Collection[str] = ()) -> str:
     >>> shown_score("val/quality", 0.975, ["quality"]), shown_score("loss", 0.12345)
     ('97.50%', '0.1235')
     """
+    if math.isnan(value):
+        return "nan"
     return f"{value:.2%}" if name.rpartition("/")[2] in percent else f"{value:.4g}"

@@ -10,7 +10,7 @@ import logging
 import math
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,9 @@ logger = logging.getLogger(__name__)
 
 REPORT = "report"  # the folder's name
 MAIN = "report.json"
-_FILE = re.compile(r"report\.json|[a-z_]+\.(csv|png)")
-_THUMBNAIL = 256  # pixels of the longer side of an image in a picture
+_FILE = re.compile(r"[a-z_]+\.(json|csv|png)")
+_THUMBNAIL = 256  # pixels of the longer side of an image in a picture of many
+_PICTURE = 512  # and in a picture of an evaluation
 
 
 class ReportFolder:
@@ -66,9 +67,9 @@ class ReportFolder:
         return self.path / escaped / average
 
     def write(
-        self, name: str, facts: Mapping[str, Any], scores: Mapping[str, float], values: Mapping[str, Tensor]
+        self, name: str, facts: Mapping[str, Any], scores: Mapping[str, float], values: Mapping[str, Any]
     ) -> None:
-        """Write report.json and the tables, and delete pictures of an earlier report.
+        """Write report.json, the tables and the task's further files, and delete pictures of an earlier report.
 
         Args:
             name: as `place` takes it.
@@ -91,6 +92,8 @@ class ReportFolder:
             **(report.content if report else {}),
         }
         texts = {f"{table}.csv": _csv_text(rows) for table, rows in (report.tables if report else {}).items()}
+        for file, entries in (self._task.report_files(values, dataset) if values else {}).items():
+            texts[f"{file}.json"] = json.dumps(entries, ensure_ascii=False)
         for old in report_files(self.folder):
             if old.parent == place and old.name != MAIN and old.name not in texts:
                 self._require_own(old)
@@ -122,6 +125,23 @@ class ReportFolder:
             return []
         drawn = {place / f"{picture}.png": data for picture, data in pictures.items()}
         self._write(drawn)
+        return [*drawn]
+
+    def draw_evaluation(self, name: str, values: Mapping[str, Any]) -> list[Path]:
+        """Write the task's pictures of an evaluation, in place of the last one's, and return their paths.
+
+        Args:
+            name: as `place` takes it.
+            values: what the evaluator has kept of all samples.
+
+        Raises:
+            OSError: a file cannot be written, or the user has one of its name.
+        """
+        image_of = _images_of(self._datasets[name.partition("/")[0]], _PICTURE)
+        pictures = self._task.evaluation_pictures(values, image_of)
+        drawn = {self.place(name) / f"{picture}.png": _png(pixels) for picture, pixels in pictures.items()}
+        if drawn:
+            self._write(drawn)
         return [*drawn]
 
     def names(self) -> list[str]:
@@ -193,31 +213,46 @@ def foreign_report_file(folder: Path) -> Path | None:
 def scores_of(record: Mapping[str, float], name: str) -> dict[str, float]:
     """Return the scores of one report in a record, by their names without the test set.
 
-    >>> scores_of({"lr": 0.1, "val/loss": 1.5, "val/ema/loss": 1.25}, "val/ema")
-    {'loss': 1.25}
+    >>> record = {"lr": 0.1, "val/loss": 1.5, "val/loss/cat": 1.75, "val/ema/loss": 1.25}
+    >>> scores_of(record, "val"), scores_of(record, "val/ema")
+    ({'loss': 1.5, 'loss/cat': 1.75}, {'loss': 1.25})
     """
-    return {key[len(name) + 1 :]: value for key, value in record.items() if key.rpartition("/")[0] == name}
+    own = {key[len(name) + 1 :]: value for key, value in record.items() if key.startswith(f"{name}/")}
+    return {key: value for key, value in own.items() if not key.startswith("ema/")}
 
 
 def draw_pictures(task: Task, content: Mapping[str, Any], dataset: MapDataset) -> dict[str, bytes]:
     """Return the pictures of a report as PNG files by name."""
-    from torchvision.transforms.v2 import functional  # slow to import
-
-    def image_of(index: int) -> Tensor | None:
-        image = sample_image(dataset, index)
-        longest = 0 if image is None else max(image.shape[1:])
-        if image is None or longest <= _THUMBNAIL:
-            return image
-        size = [max(1, side * _THUMBNAIL // longest) for side in image.shape[1:]]
-        smaller: Tensor = functional.resize(image, size, antialias=True)
-        return smaller
-
-    found = {}
+    found, image_of = {}, _images_of(dataset, _THUMBNAIL)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # of a name in another script
         for name, figure in task.report_pictures(content, image_of).items():
             found[name] = picture_bytes(figure)
     return found
+
+
+def _images_of(dataset: MapDataset, longest: int) -> Callable[[int], Tensor | None]:
+    """Return what reads images of a data set, made smaller so that no side is longer than `longest` pixels."""
+    from torchvision.transforms.v2 import functional  # slow to import
+
+    def image_of(index: int) -> Tensor | None:
+        image = sample_image(dataset, index)
+        side = 0 if image is None else max(image.shape[1:])
+        if image is None or side <= longest:
+            return image
+        size = [max(1, each * longest // side) for each in image.shape[1:]]
+        smaller: Tensor = functional.resize(image, size, antialias=True)
+        return smaller
+
+    return image_of
+
+
+def _png(pixels: Tensor) -> bytes:
+    from torchvision.transforms.v2 import functional
+
+    data = io.BytesIO()
+    functional.to_pil_image(pixels.cpu()).save(data, "PNG")
+    return data.getvalue()
 
 
 def _fill(data: bytes, file: Any) -> None:

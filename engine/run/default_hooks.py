@@ -50,7 +50,7 @@ from .data_diff import CONTENT
 from .describe import output_names
 from .folder import needed_folders
 from .resolve import iters_per_epoch
-from .scores import build_score_hooks, check_known, lr_metric, percent_scores
+from .scores import build_score_hooks, check_known, hidden_scores, lr_metric, percent_scores
 
 _HOOKS: dict[str, Callable[[CfgNode], HookBase]] = {}
 
@@ -105,7 +105,13 @@ def default_hooks(
     writers: list[Writer] = []
     if comm.is_main():
         writers = [
-            ConsoleWriter(cfg.SOLVER.MAX_ITER, device, percent=percent_scores(task), epoch=epoch),
+            ConsoleWriter(
+                cfg.SOLVER.MAX_ITER,
+                device,
+                percent=percent_scores(task),
+                hidden=hidden_scores(task),
+                epoch=epoch,
+            ),
             JSONWriter(output / "metrics.json"),
             TensorBoardWriter(output),
         ]
@@ -116,7 +122,8 @@ def default_hooks(
 
     def scores(trainer: Trainer) -> dict[str, float]:
         between = trainer.raise_if_interrupted
-        return evaluate_all(model, task, loaders, averaged, between, autocast, trainer.strategy, values)
+        options = between, autocast, trainer.strategy, values, cfg.TEST.LOSSES
+        return evaluate_all(model, task, loaders, averaged, *options)
 
     gauges = [lambda: memory_stats(device)] if cfg.MEMORY_STATS else []
     own = [*(builder(cfg) for builder in _HOOKS.values()), *hooks]
@@ -177,6 +184,7 @@ def evaluate_all(
     autocast: torch.dtype | None = None,
     strategy: Strategy | None = None,
     values: dict[str, SampleValues] | None = None,
+    with_losses: bool = False,
 ) -> dict[str, float]:
     """Return the scores on every test set by their names in a record: "NAME/score".
 
@@ -192,6 +200,7 @@ def evaluate_all(
         autocast: the type that layers compute in when that is safe; None: the type of their weights.
         strategy: how the ranks share the model; None: each rank has all of it.
         values: filled with what reports need, by "NAME" and "NAME/ema"; None: no report is made.
+        with_losses: whether to compute losses on the test sets, see `evaluate`.
     """
     if between is not None:  # also where a rank has no batch
         between()
@@ -203,7 +212,7 @@ def evaluate_all(
     for name, loader in loaders.items():
         for suffix, evaluated in models.items():
             kept = SampleValues()
-            options = device, between, autocast, strategy, None if values is None else kept
+            options = device, between, autocast, strategy, None if values is None else kept, with_losses
             found = evaluate(evaluated, task, loader, *options)
             scores |= {f"{name}{suffix}/{score}": value for score, value in found.items()}
             if values is not None:

@@ -20,7 +20,7 @@ from ..records.console import score_lines
 from ..runtime.device import device_name
 from .input_defaults import describe_input_defaults
 from .prepare_torch import describe_profile
-from .scores import percent_scores
+from .scores import hidden_scores, percent_scores
 
 logger = logging.getLogger(__name__)
 _MOST_NAMES = 10  # of classes in the line about the data
@@ -28,7 +28,7 @@ _MOST_NAMES = 10  # of classes in the line about the data
 
 def log_scores(scores: dict[str, float], task: Task) -> None:
     """Log one line a test set."""
-    for name, line in score_lines(scores, percent_scores(task)).items():
+    for name, line in score_lines(scores, percent_scores(task), hidden_scores(task)).items():
         logger.info("%s: %s", name, line)
 
 

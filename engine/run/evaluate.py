@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from warmstart.config import CfgNode, ConfigError, disk
 from warmstart.data import build_train_loader
@@ -105,7 +105,14 @@ def evaluate_only(
     loaders = build_test_loaders(cfg, task)
     values: dict[str, SampleValues] | None = {} if cfg.TEST.REPORT else None
     scores = evaluate_all(
-        model, task, loaders, averaged, autocast=build_autocast(cfg), strategy=strategy, values=values
+        model,
+        task,
+        loaders,
+        averaged,
+        autocast=build_autocast(cfg),
+        strategy=strategy,
+        values=values,
+        with_losses=cfg.TEST.LOSSES,
     )
     facts = _facts(file, found)
     joined = {name: each.joined() for name, each in (values or {}).items()}  # on all ranks
@@ -171,13 +178,14 @@ def _write_reports(
     reports: ReportFolder,
     facts: Mapping[str, Any],
     scores: Mapping[str, float],
-    values: Mapping[str, Mapping[str, Tensor]],
+    values: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """Write and draw the reports; if the folder cannot be written, or a run is writing it, log one line."""
     try:
         with RunFolder(cfg.OUTPUT_DIR).hold():
             for name, each in values.items():
                 reports.write(name, facts, scores_of(scores, name), each)
+                reports.draw_evaluation(name, each)
                 reports.draw(name)
     except OSError as error:
         logger.warning("no report: cannot write %s: %s", error.filename or reports.path, error.strerror or error)

@@ -16,25 +16,35 @@ from ..checkpoint.run_files import BEST, FINAL, NAMES, NUMBERED
 from ..checkpoint.score_names import current_name
 from ..hooks.best_checkpoint import BestHook
 from ..hooks.early_stopping import EarlyStoppingHook
+from ..loop.evaluation_losses import TOTAL
 from ..loop.hook import OWN_STATE, HookBase
 from ..loop.score_hook import unknown_score
 from ..runtime.states import read_state
 
 
 def run_scores(cfg: CfgNode, task: Task) -> dict[str, Score]:
-    """Return the scores that an evaluation of this run computes, by their names in a record: "NAME/score"."""
+    """Return the scores that an evaluation of this run computes, by their names in a record: "NAME/score".
+
+    With TEST.LOSSES there are further losses, whose names are not known before.
+    """
     models = ["", *(["ema/"] if cfg.SOLVER.EMA.ENABLED else [])]
+    losses = [Score(TOTAL, higher_is_better=False)] if cfg.TEST.LOSSES else []
     return {
         f"{test}/{model}{score.name}": score
         for test in named_test_sets(cfg)
         for model in models
-        for score in task.scores
+        for score in (*task.scores, *losses)
     }
 
 
 def percent_scores(task: Task) -> set[str]:
     """Return the names of the task's scores that are shown in percent."""
     return {score.name for score in task.scores if score.percent}
+
+
+def hidden_scores(task: Task) -> set[str]:
+    """Return the names of the task's scores that the console does not show."""
+    return {score.name for score in task.scores if not score.console}
 
 
 def best_mode(cfg: CfgNode, task: Task) -> str:
@@ -123,10 +133,10 @@ def is_best_average(path: Path, content: Any) -> bool:
         tests = {test for test in data["TEST"] if isinstance(test, str)}
         with suppress(ConfigError):  # older versions let names pass that are refused now
             tests |= named_sets(data["TEST"], data.get("ROOT", ""), "").keys()
-        score, names = metric.rpartition("/")[2], content.get(NAMES, [])
+        names = content.get(NAMES, [])
         # A copy of the file under a name that no run gives is the best one, too: its content says so.
         is_copy = BEST in names and path.name != FINAL and not NUMBERED.fullmatch(path.name)
-        chose = bool(content["ema"]) and metric in {f"{test}/ema/{score}" for test in tests}
+        chose = bool(content["ema"]) and metric.startswith(tuple(f"{test}/ema/" for test in tests))
         return chose and (path.name == BEST or is_copy)
     except (LookupError, TypeError, AttributeError):  # no checkpoint of ours
         return False

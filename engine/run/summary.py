@@ -20,7 +20,7 @@ from ..records.console import score_lines, shown_score
 from ..records.reports import MAIN, REPORT
 from .command_line import CONFIG_FLAGS
 from .resolve import iters_per_epoch
-from .scores import percent_scores
+from .scores import hidden_scores, percent_scores
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +44,10 @@ def log_end(cfg: CfgNode, trainer: Trainer, began: int, seconds: float) -> None:
     part = f"{done:,} of {trainer.iteration:,} iterations" if began else f"{done:,} iterations"
     text = "trained %s (%s epochs) in %s, %s images/s without evaluation and saving"
     logger.info(text, part, shown, took, f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}")
-    percent = percent_scores(trainer.task) if trainer.task is not None else set()
+    task = trainer.task
+    percent, hidden = (percent_scores(task), hidden_scores(task)) if task is not None else (set(), set())
     if trainer.record.get("iteration") == trainer.iteration:
-        for name, scores in score_lines(trainer.record, percent).items():
+        for name, scores in score_lines(trainer.record, percent, hidden).items():
             logger.info("final: %s %s (%s)", name, scores, folder / FINAL)
     for hook in trainer.hooks:
         if isinstance(hook, BestHook) and hook.best is not None:

@@ -13,7 +13,7 @@ import pytest
 
 from warmstart.config import CfgNode, get_cfg
 from warmstart.data.datasets import registry as datasets
-from warmstart.data.transforms import image as transforms
+from warmstart.data.transforms import registry as transforms
 
 
 @pytest.fixture(autouse=True)

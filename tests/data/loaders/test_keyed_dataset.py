@@ -21,7 +21,8 @@ from warmstart.data import DatasetInfo, TrainLoader, register_dataset, register_
 from warmstart.data.datasets.arrays import ArrayDataset
 from warmstart.data.loaders.worker import KeyedSamples, WorkerLoader, WorkerTrainLoader
 from warmstart.data.seeds import random_numbers_kept, sample_key, seed_random_numbers
-from warmstart.data.transforms.image import NEED_TARGETS, ImageTransform, _torchvision, build_transform
+from warmstart.data.transforms.image import ImageTransform, build_transform
+from warmstart.data.transforms.registry import NEED_TARGETS, library
 
 from ...built import build_train_loader, classification
 
@@ -171,6 +172,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "RandomSolarize": {"threshold": 100},
     "CenterCrop": {"size": 8},
     "ElasticTransform": {"sigma": 1},
+    "FixedSizeCrop": {"size": 20},
     "Pad": {"padding": 1},
     "RandomAffine": {"degrees": 30, "translate": [0.2, 0.2]},
     "RandomCrop": {"size": 8},
@@ -183,7 +185,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "GaussianBlur": {"kernel_size": 3},
 }
 DRAW_NOTHING = {"CenterCrop", "Grayscale", "Identity", "Pad", "RGB", "Resize", "ToImage"}
-NAMES = sorted({*_torchvision()} - NEED_TARGETS)
+NAMES = sorted({*library()} - NEED_TARGETS)
 QUIET = pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities")  # torchvision's own JPEG
 
 
