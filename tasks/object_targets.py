@@ -100,7 +100,7 @@ def object_sample(image: Tensor, objects: Objects, has_masks: bool, has_keypoint
         "boxes": tv_tensors.BoundingBoxes(
             torch.from_numpy(objects.boxes.astype(np.float32)),
             format=tv_tensors.BoundingBoxFormat.XYXY,
-            canvas_size=size,  # type: ignore[call-overload]
+            canvas_size=size,
         ),
         "labels": torch.tensor(objects.labels),
         "iscrowd": torch.tensor(objects.iscrowd),

@@ -69,8 +69,8 @@ class ReportHook(HookBase):
                     scores = scores_of(trainer.record, name)
                     facts = {"iteration": trainer.iteration, "file": self._file}
                     self.reports.write(name, facts, scores, values)
-                for name, values in self.values.items():
-                    paths = self.reports.draw_evaluation(name, values.kept) if values.kept else []
+                for name, each in self.values.items():
+                    paths = self.reports.draw_evaluation(name, each.kept) if each.kept else []
                     self._show(name, paths, trainer.iteration)
                 for name in self.values if trainer.is_last_step else ():
                     self._show(name, self.reports.draw(name), trainer.iteration)
