@@ -401,9 +401,9 @@ def get_cfg() -> CfgNode:
     # each class and the most confident mistakes, as JSON, CSV and PNG (docs/TRAINING.md); of the best evaluation
     # if BEST.METRIC is set, else of the last one. --eval-only writes them too.
     cfg.TEST.REPORT = Bool(True)
-    # Whether each evaluation also computes the losses of training on the test sets, NAME/total_loss and its parts:
-    # a score for TEST.BEST.METRIC and early stopping. Layers compute as in evaluation. The model is called a second
-    # time for each batch. Not with MODEL.PARALLEL fsdp.
+    # Whether each evaluation also computes the losses of training on the test sets: NAME/total_loss, which
+    # TEST.BEST.METRIC and early stopping can watch, and its parts. Layers compute as in evaluation. The model is
+    # called a second time for each batch. Not with MODEL.PARALLEL fsdp.
     cfg.TEST.LOSSES = Bool(False)
     # Before each evaluation, BatchNorm's running statistics are recomputed with the current weights over NUM_ITER
     # training batches; training itself is not affected.

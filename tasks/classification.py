@@ -14,6 +14,7 @@ from warmstart.data import Batch, DatasetInfo, Sample, checked_label
 
 from .class_losses import ALPHA, GAMMA, LOSSES, ClassLoss, class_weights_of, require_loss
 from .classification_report import build_report, draw_report, values_of
+from .object_targets import refuse_objects
 from .outputs import aux_losses, named_outputs, require_logits
 from .task import Forward, Report, Score, Task, require_classes
 
@@ -70,6 +71,7 @@ class Classification(Task):
         class_weights: str | Sequence[float] | None = None,
         flip: bool = False,
     ) -> None:
+        refuse_objects(info, "classification")
         self.num_classes, self.classes = require_classes(info), info.classes
         require_loss(loss, LOSSES, gamma, alpha)
         if not 0 <= label_smoothing < 1:

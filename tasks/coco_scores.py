@@ -59,9 +59,10 @@ class Table:
             chosen: their places, in order.
         """
         masks = None if self.masks is None else [self.masks[place] for place in chosen.tolist()]
-        columns = (self.image, self.label, self.boxes, self.score, self.area, self.iscrowd)
+        names = ("image", "label", "boxes", "score", "area", "iscrowd")
+        columns = {name: getattr(self, name)[chosen] for name in names}
         keypoints = None if self.keypoints is None else self.keypoints[chosen]
-        return Table(*(column[chosen] for column in columns), masks, keypoints)
+        return Table(**columns, masks=masks, keypoints=keypoints)
 
 
 def joined(tables: Sequence[Table]) -> Table:
@@ -70,10 +71,10 @@ def joined(tables: Sequence[Table]) -> Table:
     if len(tables) == 1:
         return first
     names = ("image", "label", "boxes", "score", "area", "iscrowd")
-    columns = [np.concatenate([getattr(table, name) for table in tables]) for name in names]
+    columns = {name: np.concatenate([getattr(table, name) for table in tables]) for name in names}
     masks = None if first.masks is None else [mask for table in tables for mask in table.masks or ()]
     points = None if first.keypoints is None else np.concatenate([table.keypoints for table in tables])
-    return Table(*columns, masks, points)
+    return Table(**columns, masks=masks, keypoints=points)
 
 
 @dataclass(frozen=True)

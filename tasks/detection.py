@@ -209,7 +209,7 @@ class Detection(Task):
         return build_report(values, self.classes, self.score_threshold, sample_name)
 
     def report_files(self, values: Mapping[str, Any], dataset: Any) -> dict[str, Any]:
-        """Return all detections as COCO's result files; and the objects, if the test set is no COCO file."""
+        """Return all detections as COCO's result files; and the objects, unless the test set is a COCO file."""
         ids = getattr(dataset, "image_ids", ()), getattr(dataset, "category_ids", ())
         return result_files(values, self.kinds, self.classes, *ids, lambda index: sample_name(dataset, index))
 

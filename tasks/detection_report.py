@@ -156,10 +156,10 @@ def _confusion(detections: Table, truths: Table, matches: Matches, number: int) 
     matrix = np.zeros((number + 1, number + 1), np.int64)
     hit = matches.truth >= 0
     np.add.at(matrix, (truths.label[matches.truth[hit]], detections.label[hit]), 1)
-    np.add.at(matrix, (number, detections.label[~hit & ~matches.ignored]), 1)
+    np.add.at(matrix[number], detections.label[~hit & ~matches.ignored], 1)
     missed = ~truths.iscrowd.astype(bool)
     missed[matches.truth[hit]] = False
-    np.add.at(matrix, (truths.label[missed], number), 1)
+    np.add.at(matrix[:, number], truths.label[missed], 1)
     return matrix
 
 
@@ -207,9 +207,10 @@ def _worst(
         np.bincount(np.searchsorted(images, table.image[chosen]), minlength=len(images))
         for table, chosen in ((truths, missed), (detections, false), (detections, wrong))
     ]
-    order = np.argsort(-sum(counts), kind="stable")[:_MOST_WORST]
+    total = np.sum(counts, axis=0)
+    order = np.argsort(-total, kind="stable")[:_MOST_WORST]
     rows = []
-    for place in order[sum(counts)[order] > 0].tolist():
+    for place in order[total[order] > 0].tolist():
         image = int(images[place])
         row = {"index": image, "file": sample_name(image), "size": [*sizes[image]]}
         row |= dict(zip(("missed", "false", "wrong_class"), (int(each[place]) for each in counts), strict=True))

@@ -15,6 +15,7 @@ from warmstart.data import Batch, DatasetInfo, Sample, checked_number_array, che
 
 from .class_losses import ALPHA, GAMMA, require, require_loss
 from .multilabel_report import build_report, draw_report
+from .object_targets import refuse_objects
 from .outputs import aux_losses, average_precision, named_outputs, require_logits, require_shape
 from .task import Forward, Report, Score, Task
 
@@ -191,6 +192,7 @@ class _Scores:
 
 
 def _number_of_classes(info: DatasetInfo) -> int:
+    refuse_objects(info, "multilabel_classification")
     form = "0 or 1 for each of K classes as targets, of shape (N, K)"
     if info.num_classes and not info.num_values:
         raise ConfigError(

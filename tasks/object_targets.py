@@ -11,16 +11,35 @@ from torch import Tensor
 from warmstart.config import ConfigError
 from warmstart.data import (
     OBJECT_ENTRIES,
+    DatasetInfo,
     KeypointInfo,
     Objects,
     Sample,
     frame_of,
     mask_functions,
     masks_of,
+    points_in,
     rle_of,
 )
 
 from .coco_scores import Table
+
+
+def refuse_objects(info: DatasetInfo, task: str) -> None:
+    """Raise ConfigError if targets of the training set are objects, which a task for images cannot learn.
+
+    >>> refuse_objects(DatasetInfo(9, 2, channels=3, image_size=None, annotations=("boxes",)), "regression")
+    Traceback (most recent call last):
+    warmstart.config.errors.ConfigError: DATASETS.TRAIN: the training set has objects with boxes in each image, \
+which MODEL.TASK regression does not take; set MODEL.TASK to detection
+    """
+    if info.annotations:
+        others = {"masks": "instance_segmentation", "keypoints": "keypoint_detection"}
+        tasks = ["detection", *(others[kind] for kind in info.annotations if kind in others)]
+        raise ConfigError(
+            f"DATASETS.TRAIN: the training set has objects with {', '.join(info.annotations)} in each image, which"
+            f" MODEL.TASK {task} does not take; set MODEL.TASK to {' or '.join(tasks)}"
+        )
 
 
 def require_objects(
@@ -81,7 +100,7 @@ def object_sample(image: Tensor, objects: Objects, has_masks: bool, has_keypoint
         "boxes": tv_tensors.BoundingBoxes(
             torch.from_numpy(objects.boxes.astype(np.float32)),
             format=tv_tensors.BoundingBoxFormat.XYXY,
-            canvas_size=size,  # type: ignore[call-overload]
+            canvas_size=size,
         ),
         "labels": torch.tensor(objects.labels),
         "iscrowd": torch.tensor(objects.iscrowd),

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from warmstart.config import ConfigError, unknown_name
 from warmstart.data import Batch, DatasetInfo, Sample, checked_number_array, checked_numbers
 
+from .object_targets import refuse_objects
 from .outputs import aux_losses, named_outputs, require_logits, require_shape
 from .regression_report import build_report, draw_report
 from .task import Forward, Report, Score, Task
@@ -219,6 +220,7 @@ def _mean(values: Sequence[float]) -> float:
 
 def _number_of_values(info: DatasetInfo, mean: Sequence[float] | None) -> int:
     """Return K: 1 for class indices; if the data set's targets are not known, the number of means."""
+    refuse_objects(info, "regression")
     known = info.num_values or len(info.value_mean) or int(info.num_classes > 0)
     if not known and mean is None:
         raise ConfigError(

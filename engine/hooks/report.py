@@ -21,9 +21,9 @@ logger = logging.getLogger(__name__)
 class ReportHook(HookBase):
     """Writes the report of the best evaluation, or of the last one if no score decides which is the best.
 
-    The task's pictures of an evaluation, if it draws any, are written at each one. Pictures of the report are drawn
-    once, when the run ends. The hook comes after the one that finds the best score and before the checkpoint, so that
-    a checkpoint is never without its report.
+    The task's pictures of an evaluation, if it draws any, are written at each one. Pictures of the report are
+    drawn once, when the run ends. The hook comes after the one that finds the best score and before the
+    checkpoint, so that a checkpoint is never without its report.
 
     Args:
         period: of the evaluation, in updates.
@@ -69,8 +69,8 @@ class ReportHook(HookBase):
                     scores = scores_of(trainer.record, name)
                     facts = {"iteration": trainer.iteration, "file": self._file}
                     self.reports.write(name, facts, scores, values)
-                for name, values in self.values.items():
-                    paths = self.reports.draw_evaluation(name, values.kept) if values.kept else []
+                for name, each in self.values.items():
+                    paths = self.reports.draw_evaluation(name, each.kept) if each.kept else []
                     self._show(name, paths, trainer.iteration)
                 for name in self.values if trainer.is_last_step else ():
                     self._show(name, self.reports.draw(name), trainer.iteration)

@@ -137,14 +137,9 @@ class ReportFolder:
         Raises:
             OSError: a file cannot be written, or the user has one of its name.
         """
-        from torchvision.io import encode_png  # slow to import
-
         image_of = _images_of(self._datasets[name.partition("/")[0]], _PICTURE)
         pictures = self._task.evaluation_pictures(values, image_of)
-        drawn = {
-            self.place(name) / f"{picture}.png": encode_png(pixels.cpu()).numpy().tobytes()
-            for picture, pixels in pictures.items()
-        }
+        drawn = {self.place(name) / f"{picture}.png": _png(pixels) for picture, pixels in pictures.items()}
         if drawn:
             self._write(drawn)
         return [*drawn]
@@ -237,7 +232,7 @@ def draw_pictures(task: Task, content: Mapping[str, Any], dataset: MapDataset) -
 
 
 def _images_of(dataset: MapDataset, longest: int) -> Callable[[int], Tensor | None]:
-    """Return what reads images of a data set, and makes them smaller: the longer side has at most `longest` pixels."""
+    """Return what reads images of a data set, made smaller so that no side is longer than `longest` pixels."""
     from torchvision.transforms.v2 import functional  # slow to import
 
     def image_of(index: int) -> Tensor | None:
@@ -250,6 +245,14 @@ def _images_of(dataset: MapDataset, longest: int) -> Callable[[int], Tensor | No
         return smaller
 
     return image_of
+
+
+def _png(pixels: Tensor) -> bytes:
+    from torchvision.transforms.v2 import functional
+
+    data = io.BytesIO()
+    functional.to_pil_image(pixels.cpu()).save(data, "PNG")
+    return data.getvalue()
 
 
 def _fill(data: bytes, file: Any) -> None:

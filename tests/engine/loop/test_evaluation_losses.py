@@ -15,7 +15,7 @@ from warmstart.tasks import Classification, Task
 
 
 class OwnLosses(nn.Module):
-    """Returns losses in training, with noise that it draws and a layer that keeps statistics; logits in evaluation."""
+    """Returns losses in training, one of them noise, and logits in evaluation."""
 
     def __init__(self) -> None:
         super().__init__()
