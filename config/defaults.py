@@ -71,7 +71,8 @@ def get_cfg() -> CfgNode:
     # - hf:OWNER/REPO/FILE on Hugging Face's hub, with a revision hf:OWNER/REPO@REVISION/FILE;
     # - an https:// URL of a file.
     # Published weights and the last two are downloaded once, when a run needs them, into the folder checkpoints of
-    # torch's hub folder ($TORCH_HOME/hub). A file with the name of published weights is written ./DEFAULT. "": random weights.
+    # torch's hub folder ($TORCH_HOME/hub). A file with the name of published weights is written ./DEFAULT. "":
+    # random weights.
     cfg.MODEL.WEIGHTS = FilePath("")
     # Which weights of a checkpoint to load: model, or ema for the moving average. auto: ema for a model_best.pth,
     # or a copy of it, that was selected by a score of the average, and for a file that contains nothing else;

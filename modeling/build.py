@@ -116,7 +116,8 @@ def build_untrained(cfg: CfgNode, task: ModelTask = ANY_TASK) -> nn.Module:
     """Return the model as `build_model` does, before weights are loaded and the memory format is set."""
     model = _build(cfg, task)
     takes_targets(model)  # refuses a forward that training could not call
-    if cfg.MODEL.FREEZE or (has_backbone(cfg.MODEL.NAME) and _freeze_backbone(cfg, model)):
+    has_frozen_stages = has_backbone(cfg.MODEL.NAME) and _freeze_backbone(cfg, model)
+    if cfg.MODEL.FREEZE or has_frozen_stages:
         freeze(model, [(rule["MATCH"], rule.get("UNTIL")) for rule in cfg.MODEL.FREEZE], cfg.label("MODEL.FREEZE"))
     return model
 

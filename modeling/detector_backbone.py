@@ -88,9 +88,8 @@ def _stages(body: Any) -> list[Sequence[nn.Module]]:
         blocks = [[each] for each in (*body.features, *body.extra[0][:-1])]
         starts = [number for number, (each,) in enumerate(blocks) if isinstance(each, nn.MaxPool2d)]
     ends = [*starts, len(blocks)]
-    return [
-        [m for block in blocks[start:end] for m in block] for start, end in zip([0, *starts], ends, strict=True)
-    ]
+    parts = [blocks[start:end] for start, end in zip([0, *starts], ends, strict=True)]
+    return [[module for block in part for module in block] for part in parts]
 
 
 def name_in_body(body: Any, name: str) -> str:
@@ -107,5 +106,5 @@ def name_in_body(body: Any, name: str) -> str:
     split = len(body.features[0]) - 1
     if block != split:
         return f"features.0.{block}.{rest}" if block < split else f"features.1.{block - split}.{rest}"
-    layer, _, rest = rest.removeprefix("block.").partition(".")
-    return f"features.0.{block}.{rest}" if layer == "0" else f"features.1.0.{int(layer) - 1}.{rest}"
+    layer, _, last = rest.removeprefix("block.").partition(".")
+    return f"features.0.{block}.{last}" if layer == "0" else f"features.1.0.{layer}.{last}"
