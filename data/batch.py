@@ -277,17 +277,18 @@ def _empty(size: int, dtype: torch.dtype) -> Tensor:
 
 def _unpack(placed: list[Any], buffers: Mapping[torch.dtype, Tensor]) -> Batch:
     """Rebuild the batch from what `_pack` returned; its tensors are views of the buffers."""
+    return Batch(*_restored(placed, buffers))
 
-    def restore(value: Any) -> Any:
-        if isinstance(value, _Place):
-            buffer = buffers[value.dtype]
-            size = math.prod(value.shape)
-            return buffer if value.begin < 0 else buffer[value.begin : value.begin + size].view(value.shape)
-        if isinstance(value, dict):
-            return {key: restore(each) for key, each in value.items()}
-        if isinstance(value, tuple) and hasattr(value, "_fields"):
-            return type(value)(*map(restore, value))
-        return type(value)(map(restore, value)) if isinstance(value, (list, tuple)) else value
 
-    images, targets, indices = restore(placed)
-    return Batch(images, targets, indices)
+# Not a function inside `_unpack`: one that calls itself is a reference cycle, which would keep the shared memory
+# of a batch until the next garbage collection.
+def _restored(value: Any, buffers: Mapping[torch.dtype, Tensor]) -> Any:
+    if isinstance(value, _Place):
+        buffer = buffers[value.dtype]
+        size = math.prod(value.shape)
+        return buffer if value.begin < 0 else buffer[value.begin : value.begin + size].view(value.shape)
+    if isinstance(value, dict):
+        return {key: _restored(each, buffers) for key, each in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_restored(each, buffers) for each in value))
+    return type(value)(_restored(each, buffers) for each in value) if isinstance(value, (list, tuple)) else value

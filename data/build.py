@@ -226,26 +226,22 @@ def _check_mixing(cfg: CfgNode, task: SampleTask) -> None:
 def _check_sample(cfg: CfgNode, data: DataSpec, task: SampleTask) -> None:
     """Raise ConfigError if a task makes an invalid sample, or transforms do not support its targets.
 
-    For this the first sample is read, but only of objects, or if user-defined code or spatial transforms are
-    involved.
+    The first sample is read if it has objects, or if user-defined code or spatial transforms are involved.
     """
     is_users_task = not type(task).__module__.startswith("warmstart.")
     for key, sets in (("TRAIN", data.training_sets), ("TEST", [*data.test_sets.values()])):
         transform = data.transform(key)
         spatial = [name for name, _ in transform.steps if name in NEED_TARGETS]
         for entry in sets[:1]:
-            has_objects = bool(data.info(key, entry).annotations)
-            if not (spatial or has_objects or transform.is_users_own or is_users_task):
+            if not (spatial or data.info(key, entry).annotations or transform.is_users_own or is_users_task):
                 continue
             dataset, label = data.build(key, entry), cfg.label(f"INPUT.TRANSFORMS_{key}")
             image, target = first_readable(partial(read_sample, dataset), 0, len(dataset), str(entry))[0]
             sample = make_sample(task, image, target, f"{entry}: sample 0")
             if spatial and not has_spatial_targets(sample):
-                raise ConfigError(
-                    f"{label}: {spatial[0]} changes boxes or key points, and samples of MODEL.TASK"
-                    f" {cfg.MODEL.TASK} have none; leave it out"
-                )
-            transform.check_targets(sample, label)
+                why = f"changes boxes or key points, and samples of MODEL.TASK {cfg.MODEL.TASK} have none"
+                raise ConfigError(f"{label}: {spatial[0]} {why}; leave it out")
+            transform.check_targets(sample, label, scored=key == "TEST")
 
 
 def _check_batch(cfg: CfgNode, shape: tuple[int, int, int], size: int, world_size: int) -> None:

@@ -25,6 +25,10 @@ _UNFIT_FOR_OBJECTS = {
     "ConvertBoundingBoxFormat": "turns boxes into other numbers than models expect",
     "SetClampingMode": "can leave boxes that reach beyond the image, which models refuse",
 }
+_UNFIT_FOR_SCORES = dict.fromkeys(
+    ("ElasticTransform", "RandomPerspective"),
+    "distorts images, so that predictions cannot be mapped back to the image before the transforms",
+)
 _PLAIN = {Tensor, int, float, bool, str, type(None)}  # types of targets that no transform changes
 
 
@@ -101,12 +105,13 @@ class ImageTransform:
             sample = _stepped(name, step, sample)
         return {**sample, "image": sample["image"].as_subclass(Tensor)}
 
-    def check_targets(self, sample: Sample, label: str) -> None:
+    def check_targets(self, sample: Sample, label: str, scored: bool = False) -> None:
         """Raise ConfigError if a step cannot be applied to a sample; one with spatial targets is tried.
 
         Args:
             sample: as a task makes it.
             label: the key that holds the steps, for messages.
+            scored: whether predictions for such images are mapped back to the image before the steps.
         """
         from torchvision.transforms import v2
 
@@ -122,8 +127,9 @@ class ImageTransform:
                         " or key points; make it a torchvision.transforms.v2.Transform, which gets the sample as a"
                         " dict"
                     )
-                if "boxes" in sample and name in _UNFIT_FOR_OBJECTS:
-                    raise ConfigError(f"{label}: {name} {_UNFIT_FOR_OBJECTS[name]}; leave it out")
+                unfit = _UNFIT_FOR_OBJECTS | (_UNFIT_FOR_SCORES if scored else {})
+                if "frame" in sample and name in unfit:
+                    raise ConfigError(f"{label}: {name} {unfit[name]}; leave it out")
                 try:
                     sample = _stepped(name, step, sample)
                 except ConfigError as error:

@@ -90,9 +90,8 @@ def swap_sides(values: Tensor, flip_pairs: Sequence[tuple[int, int]]) -> Tensor:
 def finish_objects(sample: Sample, flip_pairs: Sequence[tuple[int, int]] = ()) -> Sample:
     """Return a transformed sample with plain tensors, and without the objects of which nothing is left.
 
-    - An object without area in the image is left out of all OBJECT_ENTRIES: a box narrower than 0.01 pixel, or an
-      empty mask.
     - Boxes of objects with masks are fitted to the masks if the image was cropped, turned or sheared.
+    - Objects whose box is then narrower or lower than 0.01 pixel are left out of all OBJECT_ENTRIES.
     - `area` changes in proportion to the area of the box.
     - In a mirror image the keypoints of each pair are exchanged.
     - Keypoints outside the image become unlabelled: 0, 0 with visibility 0.
@@ -103,7 +102,7 @@ def finish_objects(sample: Sample, flip_pairs: Sequence[tuple[int, int]] = ()) -
         flip_pairs: pairs of keypoints that change sides in a mirror image.
 
     Raises:
-        ConfigError: a transform removed objects from some entries only.
+        ConfigError: a transform removed objects.
     """
     found = {name: sample[name].as_subclass(Tensor) for name in OBJECT_ENTRIES if name in sample}
     objects, frame, size = sample["original"], sample["frame"].as_subclass(Tensor), sample["image"].shape[-2:]
@@ -158,7 +157,7 @@ def to_original(found: Mapping[str, Tensor], frame: Tensor, size: tuple[int, int
     if ((there[1] + there[2] - begin - there[3]).abs() > 0.01).any():
         raise ConfigError(
             "INPUT.TRANSFORMS_TEST: predictions cannot be mapped back to the image before the transforms, because"
-            " these distort it; leave out RandomPerspective and ElasticTransform"
+            " these distort it; leave out the one that does"
         )
     back = torch.linalg.inv(forward)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
+import weakref
 from collections import namedtuple
 from typing import Any
 
@@ -267,6 +269,19 @@ def test_batch_pickles_as_one_buffer_a_data_type_and_comes_back_as_views_of_it()
     floats = [tensor for tensor in tensors([again.images, again.targets]) if tensor.dtype == torch.float32]
     assert len({tensor.untyped_storage().data_ptr() for tensor in floats}) == 1
     assert all(tensor.data_ptr() % 16 == 0 for tensor in floats if tensor.numel())
+
+
+def test_batch_frees_the_memory_of_its_tensors_without_a_garbage_collection() -> None:
+    function, (placed, buffers) = Batch([torch.ones(3), torch.ones(2)], [{"boxes": torch.ones(1, 4)}]).__reduce__()
+    memory = weakref.ref(buffers[torch.float32])
+    gc.disable()
+    try:
+        batch = function(placed, buffers)
+        assert batch.targets[0]["boxes"].sum() == 4
+        del batch, buffers
+        assert memory() is None
+    finally:
+        gc.enable()
 
 
 def test_batch_pickles_transposed_and_repeated_tensors_by_their_values() -> None:

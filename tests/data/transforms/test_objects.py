@@ -220,5 +220,5 @@ def test_to_original_clips_boxes_to_the_image() -> None:
 def test_to_original_refuses_a_distorted_frame() -> None:
     frame = frame_of((4, 4)).as_subclass(Tensor).clone()
     frame[3, 0] += 1
-    with pytest.raises(ConfigError, match="these distort it; leave out RandomPerspective and ElasticTransform"):
+    with pytest.raises(ConfigError, match="these distort it; leave out the one that does"):
         to_original({"boxes": torch.zeros(1, 4)}, frame, (4, 4))

@@ -86,6 +86,13 @@ def test_check_targets_refuses_transforms_that_break_objects(
         built(name, **arguments).check_targets(shape_sample(0), LABEL)
 
 
+@pytest.mark.parametrize("name", ["ElasticTransform", "RandomPerspective"])
+def test_check_targets_refuses_distortions_of_images_that_are_scored(name: str) -> None:
+    message = f"{name} distorts images, so that predictions cannot be mapped back .*; leave it out"
+    with pytest.raises(ConfigError, match=message):
+        built(name).check_targets(shape_sample(0), "INPUT.TRANSFORMS_TEST", scored=True)
+
+
 class _Halved(v2.Transform):
     """Halves images, and leaves boxes and masks as they are."""
 
