@@ -67,7 +67,7 @@ PARTS = (
 CSV = "path: '{ROOT}/digits.csv', file: name, label: digit, holdout: 0.2, name: photos"
 # Draws on everything random inside a detector: sampled anchors and regions, and the size of each image.
 DETECTION = (
-    *("MODEL.NAME=small_rcnn", "MODEL.ARGS={width: 8, min_size: [40, 48], max_size: 64, box_detections_per_img: 8}"),
+    *("MODEL.NAME=small_rcnn", "MODEL.ARGS={width: 8, min_size: [40, 48], max_size: 64, box_score_thresh: 0}"),
     "DATASETS.TRAIN=[{shapes: {part: train, number: 24, size: [40, 56], name: shapes_train}}]",
     "DATASETS.TEST=[{shapes: {part: test, number: 5, size: [40, 56], name: shapes_test}}]",
     "INPUT.TRANSFORMS_TRAIN=[{ScaleJitter: {target_size: [48, 48]}}, {FixedSizeCrop: {size: 48}}, RandomHorizontalFlip]",

@@ -56,8 +56,8 @@ def build_coco(
     require_files(root, index.files, path, images, "these images from the file")
     info, notes = None, list(index.notes)
     if index.keypoints:
-        names = keypoint_names or index.keypoints
-        info, assumed = keypoint_info(names, skeleton or index.skeleton, flip_pairs, sigmas)
+        points = keypoint_names or index.keypoints
+        info, assumed = keypoint_info(points, skeleton or index.skeleton, flip_pairs, sigmas)
         if len(info.names) != len(index.keypoints):
             raise ValueError(f"keypoint_names: there are {len(index.keypoints)} keypoints; give as many names")
         notes += assumed

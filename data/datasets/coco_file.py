@@ -13,6 +13,7 @@ from warmstart.config import did_you_mean, open_regular
 from .annotation_index import AnnotationIndex
 from .coco_rows import RowReader, short
 from .image_files import shown
+from .listed_files import refuse
 from .packed_objects import PackedObjects, Row
 
 _PARTS = ("images", "annotations", "categories")
@@ -48,9 +49,8 @@ def read_coco(path: Path, classes: Sequence[str] = ()) -> AnnotationIndex:
             dropped += 1
         else:
             rows.append(row)
-    if problems:
-        more = f"; {len(problems):,} annotations have mistakes, this is the first" if len(problems) > 1 else ""
-        raise ValueError(problems[0] + more)
+    refuse(problems, "annotations")
+    total = dropped + len(rows)
     doubled = [file for file, count in Counter(reader.files).items() if count > 1]
     return AnnotationIndex(
         files=reader.files,
@@ -60,7 +60,7 @@ def read_coco(path: Path, classes: Sequence[str] = ()) -> AnnotationIndex:
         category_ids=ids,
         keypoints=keypoints,
         skeleton=skeleton,
-        notes=[f"{dropped:,} objects of other classes are not used"] * bool(dropped),
+        notes=[f"{dropped:,} of {total:,} objects are of other classes and not used"] * bool(dropped),
         warnings=[f"image files are listed more than once: {shown(doubled)}"] * bool(doubled),
         packed=PackedObjects.of(rows, len(images), len(keypoints)),
     )
@@ -91,9 +91,8 @@ def _by_id(content: Mapping[str, list[Any]], part: str) -> dict[int, Any]:
     entries = {entry["id"]: entry for entry in content[part]}
     if len(entries) < len(content[part]):
         doubled = [each for each, count in Counter(entry["id"] for entry in content[part]).items() if count > 1]
-        raise ValueError(
-            f"{len(doubled):,} ids of {part} occur twice, the first is {doubled[0]}; make them unique"
-        )
+        count = f"{len(doubled):,} of {len(entries):,} ids of {part} occur more than once"
+        raise ValueError(f"{count}, the first is {doubled[0]}; make them unique")
     return entries
 
 
@@ -137,15 +136,11 @@ def _keypoints(categories: Sequence[Mapping[str, Any]]) -> tuple[list[str], list
                 f"the categories {first['id']} and {other['id']} have different keypoints; choose one of them by"
                 " classes: [NAME]"
             )
-    pairs = first.get("skeleton") or []
+    pairs, last = first.get("skeleton") or [], len(names)
     for pair in pairs if isinstance(pairs, list) else [pairs]:
-        if (
-            not isinstance(pair, list)
-            or len(pair) != 2
-            or not all(each in range(1, len(names) + 1) for each in pair)
-        ):
+        is_pair = isinstance(pair, list) and len(pair) == 2
+        if not is_pair or not all(type(each) is int and 1 <= each <= last for each in pair):
             raise ValueError(
-                f"category {first['id']} has {short(pair)} in its skeleton; give two numbers from 1 to"
-                f" {len(names)}"
+                f"category {first['id']} has {short(pair)} in its skeleton; give two numbers from 1 to {last}"
             )
     return names, [(one - 1, other - 1) for one, other in pairs]

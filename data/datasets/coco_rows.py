@@ -50,10 +50,10 @@ class RowReader:
 
     def where(self, annotation: Mapping[str, Any]) -> str:
         """Return the name of an annotation, for messages."""
-        found = annotation.get("image_id")
-        known = isinstance(found, int) and found in self._places
-        image = f" of image {found} ({self.files[self._places[found]]})" if known else ""
-        return f"annotation {annotation['id']}{image}"
+        image, name = annotation.get("image_id"), f"annotation {annotation['id']}"
+        if type(image) is int and image in self._places:
+            return f"{name} of image {image} ({self.files[self._places[image]]})"
+        return name
 
     def row(self, annotation: Mapping[str, Any]) -> Row | None:
         """Return an annotation as a row; None if its category is not used.
@@ -92,12 +92,12 @@ class RowReader:
     def _keypoints(self, values: Any) -> Sequence[float]:
         if not values or not self._num_keypoints:
             return ()
-        if not isinstance(values, list) or not are_numbers(values) or len(values) != 3 * self._num_keypoints:
-            differs = isinstance(values, list) and len(values) != 3 * self._num_keypoints
-            found = f"{len(values)} values" if differs else short(values)
+        count = 3 * self._num_keypoints
+        if not isinstance(values, list) or len(values) != count or not are_numbers(values):
+            found = f"{len(values)} values" if isinstance(values, list) and len(values) != count else short(values)
             raise ValueError(
-                f"keypoints are {found}; {self._num_keypoints} keypoints need {3 * self._num_keypoints} numbers:"
-                " x, y and visibility of each"
+                f"keypoints are {found}; {self._num_keypoints} keypoints need {count} numbers: x, y and visibility"
+                " of each"
             )
         if not {*values[2::3]} <= {0, 1, 2}:
             raise ValueError("the visibility of a keypoint is 0 (not labelled), 1 (hidden) or 2 (visible)")

@@ -14,6 +14,8 @@ from warmstart.config import ConfigError, check_arguments, did_you_mean
 ROOT = "{ROOT}"  # in a path: DATASETS.ROOT
 # Options of every kind, not passed to its builder. Without `holdout`, `part` is an option of the builder.
 _SHARED = ("path", "name", "holdout", "part")
+# The likely kind of a path, by its ending.
+_KINDS = {".npz": "npz", ".tar": "webdataset", ".csv": "csv", ".tsv": "csv", ".json": "coco", ".yaml": "yolo"}
 
 
 @dataclass(frozen=True)
@@ -236,9 +238,7 @@ def unknown_entry(entry: DatasetEntry, registered: Collection[str], label: str) 
         kinds = [name.removesuffix(":") for name in registered if name.endswith(":")]
         hint = did_you_mean(kind, kinds, show=lambda match: repr(match + text[len(kind) :]))
     elif "/" in kind or os.path.exists(os.path.expanduser(kind)):
-        likely = {".npz": "npz", ".tar": "webdataset", ".csv": "csv", ".tsv": "csv"}.get(
-            PurePath(kind).suffix, "imagefolder"
-        )
+        likely = _KINDS.get(PurePath(kind).suffix, "imagefolder")
         hint = f"; a path needs its kind: write {likely}:{kind}."
     else:
         hint = did_you_mean(kind, known)

@@ -42,6 +42,18 @@ def require_files(
         raise ValueError(f"{len(missing):,} of {len(names):,} files are not in {root}: {shown(missing)}; {fix}")
 
 
+def refuse(problems: Sequence[str], entries: str) -> None:
+    """Raise ValueError if there are problems, with the first and, if there are more, their number.
+
+    >>> refuse(["1.txt: line 3: no number", "2.txt: line 1: no number"], "files")
+    Traceback (most recent call last):
+    ValueError: 1.txt: line 3: no number; 2 files have mistakes, this is the first
+    """
+    if problems:
+        more = f"; {len(problems):,} {entries} have mistakes, this is the first" if len(problems) > 1 else ""
+        raise ValueError(problems[0] + more)
+
+
 def checked_classes(classes: Any) -> list[str]:
     """Return the value of an option `classes` as text; [] if it is not given.
 

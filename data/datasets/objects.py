@@ -119,7 +119,7 @@ with x0 <= x1 and y0 <= y1
 def annotations_of(targets: Sequence[Any]) -> tuple[str, ...]:
     """Return which of boxes, masks and keypoints all of these targets have; () if they are other than objects.
 
-    >>> annotations_of([{"boxes": [], "masks": []}, {"boxes": []}]), annotations_of([3])
+    >>> annotations_of([{"boxes": [], "labels": []}]), annotations_of([3])
     (('boxes',), ())
     """
     keys = {"boxes": "boxes", "segmentations": "masks", "keypoints": "keypoints"}
@@ -128,7 +128,7 @@ def annotations_of(targets: Sequence[Any]) -> tuple[str, ...]:
         if isinstance(target, Objects):
             known &= {name for key, name in keys.items() if getattr(target, key) is not None}
         else:
-            known &= {*target} if isinstance(target, Mapping) and "boxes" in target else set()
+            known &= {*target} if isinstance(target, Mapping) and {"boxes", "labels"} <= target.keys() else set()
     return tuple(name for name in keys.values() if name in known)
 
 

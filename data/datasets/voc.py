@@ -13,7 +13,7 @@ from warmstart.config import read_small_text
 from .coco_rows import are_numbers
 from .image_files import images_below, shown
 from .image_heads import known_sizes
-from .listed_files import checked_classes
+from .listed_files import checked_classes, refuse
 from .object_images import ObjectImages
 from .packed_objects import PackedObjects, Row
 
@@ -67,9 +67,7 @@ def build_voc(
             stated.append(size)
         except (OSError, ValueError) as error:
             problems.append(f"{file}: {error}")
-    if problems:
-        more = f"; {len(problems):,} files have mistakes, this is the first" if len(problems) > 1 else ""
-        raise ValueError(problems[0] + more)
+    refuse(problems, "files")
     names = _class_names(objects, classes)
     labels = {name: label for label, name in enumerate(names)}
     rows = [

@@ -13,6 +13,7 @@ from warmstart.config import read_small_text
 
 from .image_heads import known_sizes
 from .keypoints import keypoint_info
+from .listed_files import refuse
 from .masks import polygon_area
 from .object_images import ObjectImages
 from .packed_objects import PackedObjects, Row, as_text
@@ -52,9 +53,7 @@ def build_yolo(path: str, download: bool, part: str = "train", sigmas: Sequence[
             missing += 1
         except (OSError, ValueError) as error:
             problems.append(f"{labels}: {error}")
-    if problems:
-        more = f"; {len(problems):,} files have mistakes, this is the first" if len(problems) > 1 else ""
-        raise ValueError(problems[0] + more)
+    refuse(problems, "files")
     if missing == len(about.images):
         raise ValueError(
             f"none of {missing:,} images has a file of objects; {label_file(about.images[0])} is missing"

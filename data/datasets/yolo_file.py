@@ -89,7 +89,7 @@ def _root(path: Path, content: Mapping[str, Any]) -> Path:
     root = beside if beside.is_dir() else Path(given).expanduser()
     if not root.is_dir():
         raise ValueError(f"path: there is no folder {given}, neither beside the file nor here; correct it")
-    return root
+    return root.absolute()  # so that a path has its images/ between two separators
 
 
 def _images(root: Path, given: Any, part: str) -> list[str]:

@@ -68,7 +68,7 @@ def test_coco_takes_some_classes_in_their_order(write_coco: Write) -> None:
     dataset = build_dataset(write_coco(classes=["fox"]), "")
     assert (dataset.classes, dataset.category_ids, dataset.object_counts) == (("fox",), (7,), (2,))
     assert dataset[0][1].ids.tolist() == [4]
-    assert dataset.notes[0] == "1 objects of other classes are not used"
+    assert dataset.notes[0] == "1 of 3 objects are of other classes and not used"
     assert build_dataset(write_coco(classes=["fox", "cat"]), "")[0][1].labels.tolist() == [1, 0]
 
 
@@ -228,13 +228,13 @@ def test_coco_refuses_other_files(write_coco: Write, content: str, message: str)
 @pytest.mark.parametrize(
     ("place", "changes", "message"),
     [
-        ("images", {"id": 10}, "1 ids of images occur twice, the first is 10; make them unique"),
+        ("images", {"id": 10}, "1 of 2 ids of images occur more than once, the first is 10; make"),
         ("images", {"width": 2.5}, r"image 30 \(a.png\) has height 8 and width 2.5; give pixels"),
         ("categories", {"name": "cat"}, "two categories are called cat; give them different names"),
         ("categories", {"name": None}, "category 7 has the name None"),
         ("categories", {"keypoints": "nose"}, "category 7 has keypoints 'nose'; give a list of names"),
         ("categories", POINTS | {"skeleton": [[0, 1]]}, r"category 7 has \[0, 1\] in its skeleton; .* 1 to 3"),
-        ("annotations", {"id": 2}, "1 ids of annotations occur twice, the first is 2"),
+        ("annotations", {"id": 2}, "1 of 2 ids of annotations occur more than once, the first is 2"),
         ("annotations", {"image_id": 9}, "annotation 1: image_id 9 is not the id of an image"),
         (
             "annotations",

@@ -12,6 +12,7 @@ from pycocotools import mask as oracle
 
 from warmstart.config import ConfigError
 from warmstart.data import Objects, encode_mask, masks_of, rle_of
+from warmstart.data.datasets.masks import run_lengths
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # pycocotools with numpy 2
 
@@ -53,6 +54,30 @@ def test_masks_of_every_form_are_equal() -> None:
     assert encode_mask(array) == forms[2]
     assert encode_mask(array.astype(bool)) == forms[2]
     assert oracle.area(rle_of(forms[3], SIZE)) == 17 * 4 + 1
+
+
+def test_run_lengths_equal_the_runs_that_pycocotools_has_encoded() -> None:
+    rng = np.random.default_rng(0)
+    for height, width, share in ((1, 1, 0.5), (200, 300, 0.001), (90, 70, 0.5), (5, 2000, 0.9)):
+        mask = (rng.random((height, width)) < share).astype(np.uint8)
+        edges = np.flatnonzero(np.diff(mask.T.ravel(), prepend=0, append=2))
+        runs = run_lengths(oracle.encode(np.asfortranarray(mask))["counts"].decode())
+        assert runs.tolist() == np.diff(edges, prepend=0).tolist()
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ("", "damaged counts"),
+        ("P", "damaged counts"),
+        ("é", "neither"),
+        ([1, -1], "below 0"),
+        ([2**70], "neither"),
+    ],
+)
+def test_run_lengths_refuses_other_counts(counts: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run_lengths(counts)
 
 
 def test_masks_of_no_object_have_the_images_size() -> None:

@@ -71,6 +71,14 @@ def test_yolo_reads_polygons_as_masks(write_yolo: Write) -> None:
     assert masks_of(objects).sum() == 36
 
 
+def test_yolo_reads_a_file_in_the_working_directory(
+    write_yolo: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_yolo()
+    monkeypatch.chdir(tmp_path)
+    assert build_dataset("yolo:data.yaml", "").object_counts == (1, 1)
+
+
 @pytest.mark.parametrize(
     ("shape", "line", "keypoints"),
     [
