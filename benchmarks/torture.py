@@ -71,7 +71,8 @@ DETECTION = (
     "DATASETS.TRAIN=[{shapes: {part: train, number: 24, size: [40, 56], name: shapes_train}}]",
     "DATASETS.TEST=[{shapes: {part: test, number: 5, size: [40, 56], name: shapes_test}}]",
     "INPUT.TRANSFORMS_TRAIN=[{ScaleJitter: {target_size: [48, 48]}}, {FixedSizeCrop: {size: 48}}, RandomHorizontalFlip]",
-    *("SOLVER.IMS_PER_BATCH=4", "SOLVER.MAX_ITER=20", "SOLVER.BASE_LR=0.01", "SOLVER.STEPS=15", "LOG_PERIOD=3"),
+    *("SOLVER.IMS_PER_BATCH=4", "SOLVER.MAX_ITER=20", "SOLVER.STEPS=15", "LOG_PERIOD=3"),
+    *("SOLVER.OPTIMIZER=AdamW", "SOLVER.BASE_LR=0.004", "SOLVER.WARMUP_ITERS=3"),
     *("DATALOADER.NUM_WORKERS=0", "TEST.IMS_PER_BATCH=2", "SOLVER.CHECKPOINT_PERIOD=4", "TEST.REPORT=false"),
 )
 CONFIGS: dict[str, tuple[str, ...]] = {
@@ -140,7 +141,7 @@ CONFIGS: dict[str, tuple[str, ...]] = {
         *("TEST.EVAL_PERIOD=10", "TEST.BEST.METRIC=photos/accuracy"),
     ),
     "detection": (
-        *("MODEL.TASK=detection", *DETECTION, "TEST.EVAL_PERIOD=5", "TEST.BEST.METRIC=shapes_test/AR"),
+        *("MODEL.TASK=detection", *DETECTION, "TEST.EVAL_PERIOD=5", "TEST.BEST.METRIC=shapes_test/AP"),
         "SOLVER.EMA={ENABLED: true, DECAY: 0.9, PERIOD: 2}",
     ),
     "masks": (
@@ -155,7 +156,13 @@ CONFIGS: dict[str, tuple[str, ...]] = {
         *("SOLVER.CHECKPOINT_KEEP=2", "TEST.EVAL_PERIOD=10", "TEST.BEST.METRIC=digits_test/accuracy"),
     ),
 }
-RANKS = {"unfreezing_ranks": 2, "keypoints": 2, "two_ranks": 2, "parts": 2, "parts_keep_two": 2}  # the others have one
+RANKS = {
+    "unfreezing_ranks": 2,
+    "keypoints": 2,
+    "two_ranks": 2,
+    "parts": 2,
+    "parts_keep_two": 2,
+}  # the others have one
 # Overrides that may change from one life of a run to the next without changing the result.
 VARIED: dict[str, tuple[str, ...]] = {
     "workers": ("DATALOADER.NUM_WORKERS=0", "DATALOADER.NUM_WORKERS=2"),
