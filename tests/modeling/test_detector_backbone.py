@@ -152,7 +152,7 @@ def test_keys_freeze_stages_and_norms_without_weights() -> None:
         (
             "ssd300_vgg16",
             ["MODEL.COMPILE", "default"],
-            r"^MODEL.COMPILE \(override\): ssd300_vgg16 is a detector, in which sizes follow from values, so that torch",
+            r"^MODEL.COMPILE \(override\): ssd300_vgg16 is a detector, in which sizes follow from value",
         ),
         (
             "small_rcnn",
