@@ -69,8 +69,9 @@ class ConsoleWriter:
             if self._bar is not None:
                 self._bar.update(iteration - self._bar.n)
             logger.info(self.line(record))
+            done = "1 iteration" if iteration == 1 else f"{iteration:,} iterations"
             for name, scores in score_lines(record, self.percent, self.hidden).items():
-                logger.info("%s after %s iterations: %s", name, f"{iteration:,}", scores)
+                logger.info("%s after %s: %s", name, done, scores)
 
     def line(self, record: Record) -> str:
         """Return the text of one record.

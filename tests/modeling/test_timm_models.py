@@ -65,7 +65,6 @@ def test_build_model_downloads_nothing_without_weights(monkeypatch: pytest.Monke
         ),
         ("timm:test_resnet.zzz", "timm has no weights called 'zzz' for test_resnet. It has: r160_in1k"),
         ("resnetv2_50d", "resnetv2_50d is a model of timm; write timm:resnetv2_50d"),
-        ("fasterrcnn_resnet50_fpn_v2", "fasterrcnn_resnet50_fpn_v2 is a detector, and none of the tasks that"),
         ("fcn_resnet50", "fcn_resnet50 is a model for semantic segmentation, and none of"),
         ("r3d_18", "r3d_18 is a model for videos, and none of"),
     ],

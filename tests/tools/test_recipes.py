@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision.models import resnet18
 
 from warmstart.config import CfgNode, get_cfg
-from warmstart.engine import load_checkpoint, resolve_config
+from warmstart.engine import load_checkpoint, resolve_config, scaled
 from warmstart.tools import train_net
 
 RECIPES = sorted((Path(__file__).parent.parent.parent / "config" / "recipes").glob("*.yaml"))
@@ -72,8 +72,13 @@ def get_cfg_of(path: Path) -> CfgNode:
     return cfg
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
-@pytest.mark.parametrize("max_iter", [20, 21, 1_000_000])
+LENGTHS = [
+    (path, length) for path in RECIPES for length in (20, 21, 1_000_000) if not path.name.startswith("coco_")
+]
+LENGTHS += [(path, 20) for path in RECIPES if path.name.startswith("coco_")]
+
+
+@pytest.mark.parametrize(("path", "max_iter"), LENGTHS, ids=lambda value: getattr(value, "name", str(value)))
 def test_a_recipe_resolves_at_any_length(path: Path, max_iter: int, photos: Path, coco: Path) -> None:
     cfg = get_cfg()
     cfg.merge(path, ["SOLVER.MAX_ITER", max_iter, *of_folder(path, photos, coco)])
@@ -83,6 +88,12 @@ def test_a_recipe_resolves_at_any_length(path: Path, max_iter: int, photos: Path
     assert max_iter == solver.MAX_ITER
     assert 0 <= solver.WARMUP_ITERS < max_iter
     assert 0 <= solver.CHECKPOINT_PERIOD < max_iter  # 0: only at the end
+
+
+def test_the_1x_schedule_is_scaled_to_one_process_as_detectron2_does() -> None:
+    solver = scaled(get_cfg_of(RECIPES[0].parent / "coco_mask_rcnn_r50_fpn_1x.yaml"), 1).SOLVER
+    assert (solver.IMS_PER_BATCH, solver.BASE_LR, solver.MAX_ITER) == (2, 0.0025, 720_000)
+    assert (list(solver.STEPS), solver.WARMUP_ITERS) == ([480_000, 640_000], 8_000)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
@@ -122,3 +133,13 @@ def test_the_recipes_for_photos_train_on_a_folder_and_write_a_report(
     same = {parameter for parameter in moved if torch.equal(start[parameter], trained["model"][parameter])}
     assert same == (moved if name == "linear_probe" else set())
     assert (tmp_path / "out" / "report" / "val" / "report.json").is_file()
+
+
+@pytest.mark.slow
+def test_the_recipe_for_ones_own_data_trains_and_draws_detections(coco: Path, tmp_path: Path) -> None:
+    words = ["--config-file=recipe:detection_on_your_data.yaml", f"DATASETS.ROOT={coco}", "MODEL.WEIGHTS="]
+    words += ["MODEL.NAME=fasterrcnn_mobilenet_v3_large_320_fpn", "MODEL.ARGS.box_score_thresh=0.0"]
+    words += ["SOLVER.MAX_ITER=2", "SOLVER.IMS_PER_BATCH=2", "SOLVER.CHECKPOINT_PERIOD=0", "TEST.EVAL_PERIOD=1"]
+    words += ["DATALOADER.NUM_WORKERS=0", "MODEL.DEVICE=cpu", f"OUTPUT_DIR={tmp_path / 'out'}"]
+    assert train_net.main([*words, f"DATASETS.CACHE={tmp_path}"]) == 0
+    assert Image.open(tmp_path / "out" / "report" / "val" / "detections.png").size[0] > 64
