@@ -67,7 +67,7 @@ def anchor_sizes(model: nn.Module, channels: int) -> AnchorSizes | None:
     min_size, max_size = (0, fixed[0]) if fixed else (resizing.min_size[-1], resizing.max_size)
     generator: Any = generators[0]
     if isinstance(generator, AnchorGenerator):
-        sides = [float(side) for level in generator.sizes for side in level]  # type: ignore[union-attr]
+        sides = [float(side) for level in generator.sizes for side in level]
     else:
         sides = [scale * max_size for scale in generator.scales[:-1]]
     stride = _stride(model.backbone, channels)  # type: ignore[arg-type]

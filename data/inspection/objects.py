@@ -69,6 +69,7 @@ sides=())
 def sides_of(sample: Sample) -> tuple[float, ...]:
     """Return the square root of the area of each box of a finished sample, without crowd regions.
 
+    >>> import torch
     >>> boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 2.0, 8.0]])
     >>> sides_of({"boxes": boxes, "iscrowd": torch.tensor([True, False])})
     (4.0,)
