@@ -204,7 +204,7 @@ MODEL.NAME vit_b_16 OF_64 -> MODEL.NAME ... vit_b_16 fails on 2 images of 3x64x6
 MODEL.NAME inception_v3 OF_64 -> MODEL.NAME ... inception_v3 fails on 2 images of 3x64x64: ... change their size
 MODEL.NAME alexnet MODEL.STEM standard -> MODEL.NAME ... alexnet fails on 2 images of 3x32x32 ... change their
 MODEL.NAME vit_b_16 -> MODEL.STEM: vit_b_16 has no form for images of up to 32x32 pixels; set MODEL.STEM
-MODEL.TASK detection -> MODEL.TASK (command line): detection is not available yet; there are classification
+MODEL.TASK detection -> DATASETS.TRAIN: MODEL.TASK detection needs objects with boxes as targets, but the training
 MODEL.TASK segmentation -> MODEL.TASK (command line): segmentation is not available yet; there are classification
 MODEL.TASK multilabel -> MODEL.TASK (command line): ... did you mean 'multilabel_classification'?
 MODEL.TASK multilabel_classification -> DATASETS.TRAIN: ... set MODEL.TASK to classification
