@@ -163,6 +163,11 @@ def _check_backbone(cfg: CfgNode) -> None:
             f" write {weights.removeprefix(BACKBONE)}"
         )
     if has_backbone(name):
+        if cfg.MODEL.COMPILE:  # measured: minutes for a small model and one shape of batch, and other random draws
+            raise ConfigError(
+                f"{cfg.label('MODEL.COMPILE')}: {name} is a detector, in which sizes follow from values, so that"
+                " torch would compile it again and again; leave it out"
+            )
         if cfg.MODEL.HEAD.dropout is not None:
             label = cfg.label("MODEL.HEAD.dropout")
             raise ConfigError(f"{label}: {name} is a detector, whose heads have no dropout; leave it out")

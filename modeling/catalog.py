@@ -168,15 +168,15 @@ def check_model_arguments(
     elsewhere = dict.fromkeys(taken, "it follows from MODEL.TASK and the training set; leave it out")
     signature: Callable[..., Any] | inspect.Signature
     if name in _REGISTRY:
-        signature, ours = _REGISTRY[name], ("num_classes", "in_channels")
+        signature = _REGISTRY[name]
     else:
-        signature, ours = _signature(name), ()
+        signature = _signature(name)
         elsewhere |= _other_keys(name)
     where = arguments.label if isinstance(arguments, CfgNode) else str
     problems = [f"{label}.{where(key)}: {elsewhere[key]}" for key in arguments if key in elsewhere]
     if problems:
         raise ConfigError(problems)
-    check_arguments(label, name, signature, arguments, given=(*ours, *taken))
+    check_arguments(label, name, signature, arguments, given=("num_classes", "in_channels", *taken))
 
 
 def task_arguments(name: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBo
 from torchvision.models.detection.roi_heads import RoIHeads
 
 
-class GuardedRoIHeads(RoIHeads):
+class GuardedRoIHeads(RoIHeads):  # type: ignore[misc]  # torchvision has no types
     """torchvision's RoI heads, whose losses are 0 for a micro-batch without any region to learn from.
 
     The RPN may propose nothing: when all its scores are below `rpn_score_thresh`, or all boxes it decodes are
@@ -24,7 +24,7 @@ class GuardedRoIHeads(RoIHeads):
 
     def __init__(self, heads: RoIHeads) -> None:
         nn.Module.__init__(self)
-        vars(self).update(vars(heads))
+        self.__dict__.update(vars(heads))
 
     def forward(
         self,
@@ -49,13 +49,14 @@ def finish_detector(model: nn.Module) -> nn.Module:
     Backbone and heads follow autocast; what the heads predict, and the anchors, are float32. So box decoding,
     non-maximum suppression and losses are too. Its RoI heads become `GuardedRoIHeads`.
     """
-    heads: Any = getattr(model, "roi_heads", None)
+    parts: Any = model
+    heads = getattr(parts, "roi_heads", None)
     if heads is None:
-        predictors = [model.head]
+        predictors = [parts.head]
     else:
-        model.roi_heads = GuardedRoIHeads(heads)
+        parts.roi_heads = GuardedRoIHeads(heads)
         found = (heads.box_predictor, heads.mask_predictor, heads.keypoint_predictor)
-        predictors = [model.rpn.head, *(each for each in found if each is not None)]  # type: ignore[union-attr]
+        predictors = [parts.rpn.head, *(each for each in found if each is not None)]
     for predictor in predictors:
         predictor.register_forward_hook(_in_float32)
     for module in model.modules():

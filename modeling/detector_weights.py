@@ -105,7 +105,8 @@ def _choose_outputs(tensors: dict[str, Any], rows: Sequence[int], count: int) ->
     for name, tensor in tensors.items():
         by_anchor = _BY_ANCHOR.search(name)
         if isinstance(tensor, Tensor) and (by_anchor or _BY_CLASS.search(name)) and len(tensor) % count == 0:
-            outputs = tensor.unflatten(0, (-1, count, 1) if by_anchor else (1, count, -1))
+            sizes = (-1, count, 1) if by_anchor else (1, count, -1)
+            outputs: Tensor = tensor.unflatten(0, sizes)  # type: ignore[no-untyped-call]
             tensors[name] = outputs[:, [*rows]].flatten(0, 2)
 
 

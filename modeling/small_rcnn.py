@@ -102,11 +102,12 @@ def small_rcnn(
     backbone.out_channels = channels
 
     def pool(size: int) -> nn.Module:
-        return MultiScaleRoIAlign(["0", "1", "2"], size, sampling_ratio=2)
+        layer: nn.Module = MultiScaleRoIAlign(["0", "1", "2"], size, sampling_ratio=2)
+        return layer
 
     limits: dict[str, Any] = {"pre_nms_top_n_train": 256, "post_nms_top_n_train": 128}
     limits |= {"pre_nms_top_n_test": 256, "post_nms_top_n_test": 128, "batch_size_per_image": 128}
-    model = FasterRCNN(
+    model: nn.Module = FasterRCNN(
         backbone,
         min_size=min_size,
         max_size=max_size,

@@ -26,7 +26,7 @@ KEYS = list(get_cfg()._names())
         ("gamma", "did you mean SOLVER.GAMMA?"),
         ("SOLVER.EVAL_PERIOD", "did you mean TEST.EVAL_PERIOD?"),
         ("IMS_PER_BATCH", "did you mean SOLVER.IMS_PER_BATCH or TEST.IMS_PER_BATCH?"),
-        ("MODEL.ARG.norm", "did you mean MODEL.ARGS?"),
+        ("MODEL.ARG.depth", "did you mean MODEL.ARGS?"),
         ("MAX_EPOCHS", "a length in epochs is written SOLVER.MAX_ITER 90ep"),
         ("SOLVER._BASE_", "_BASE_ belongs at the top level of a file"),
         ("SOLVER.XYZ", "config/defaults.py lists all keys"),

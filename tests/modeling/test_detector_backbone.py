@@ -150,6 +150,11 @@ def test_keys_freeze_stages_and_norms_without_weights() -> None:
             r"^MODEL.WEIGHTS \(override\): backbone: is for torchvision's detectors, and MODEL.NAME is small_rc",
         ),
         (
+            "ssd300_vgg16",
+            ["MODEL.COMPILE", "default"],
+            r"^MODEL.COMPILE \(override\): ssd300_vgg16 is a detector, in which sizes follow from value",
+        ),
+        (
             "small_rcnn",
             ["MODEL.HEAD.dropout", 0.1],
             r"^MODEL.HEAD.dropout \(override\): small_rcnn is a detector, whose heads have no dropout; leave it",

@@ -46,7 +46,7 @@ def test_a_linear_probe_beats_80_percent_on_flowers_and_fine_tuning_beats_it(tmp
 
 
 def test_fine_tuning_on_chest_x_rays_beats_95_percent(tmp_path: Path) -> None:
-    """2,532 grey images of 2 classes; 634 to test. Unlike photos, they need all layers to learn at the full rate."""
+    """2,532 grey images of 2 classes, 634 to test. Unlike with photos, all layers learn at the full rate."""
     xrays = DATA / "xrays" / "datasets" / "pneumonia"
     if not xrays.is_dir():
         pytest.skip(f"there is no {xrays}")
