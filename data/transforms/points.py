@@ -13,7 +13,7 @@ class Points(tv_tensors.KeyPoints):  # type: ignore[misc]  # torchvision is not 
     torchvision's transforms treat key points as boxes, with one exception: its flips take them as indices of
     pixels, so that they end a pixel away from the same point of a box. The flips of this class do not.
 
-    >>> from torchvision.transforms import v2
+    >>> import torch
     >>> points = as_points(torch.tensor([[1.0, 2.0]]), size=(8, 10))
     >>> v2.functional.horizontal_flip(points).tolist(), v2.functional.vertical_flip(points).tolist()
     ([[9.0, 2.0]], [[1.0, 6.0]])
