@@ -222,8 +222,8 @@ def _filled(cfg: CfgNode, data: DataSpec, task: Task, epoch: Fraction) -> CfgNod
 def _check_compile(cfg: CfgNode, task: Task) -> None:
     if cfg.MODEL.COMPILE and task.any_size:
         raise ConfigError(
-            f"{cfg.label('MODEL.COMPILE')}: models of MODEL.TASK {cfg.MODEL.TASK} cannot be compiled, because their"
-            ' computation depends on what is in each image; set it to ""'
+            f"{cfg.label('MODEL.COMPILE')}: models of MODEL.TASK {cfg.MODEL.TASK} cannot be compiled, because what"
+            ' they compute depends on the content of images; set it to ""'
         )
 
 
