@@ -65,6 +65,17 @@ PARTS = (
     "SOLVER.EMA={ENABLED: true, DECAY: 0.9, PERIOD: 2}",
 )
 CSV = "path: '{ROOT}/digits.csv', file: name, label: digit, holdout: 0.2, name: photos"
+# Draws on everything random inside a detector: sampled anchors and regions, and the size of each image.
+DETECTION = (
+    *("MODEL.NAME=small_rcnn", "MODEL.ARGS={width: 8, min_size: [40, 48], max_size: 64, box_score_thresh: 0}"),
+    "DATASETS.TRAIN=[{shapes: {part: train, number: 24, size: [40, 56], name: shapes_train}}]",
+    "DATASETS.TEST=[{shapes: {part: test, number: 5, size: [40, 56], name: shapes_test}}]",
+    "INPUT.TRANSFORMS_TRAIN=[{ScaleJitter: {target_size: [48, 48]}}, {FixedSizeCrop: {size: 48}},"
+    " RandomHorizontalFlip]",
+    *("SOLVER.IMS_PER_BATCH=4", "SOLVER.MAX_ITER=20", "SOLVER.STEPS=15", "LOG_PERIOD=3"),
+    *("SOLVER.OPTIMIZER=AdamW", "SOLVER.BASE_LR=0.004", "SOLVER.WARMUP_ITERS=3"),
+    *("DATALOADER.NUM_WORKERS=0", "TEST.IMS_PER_BATCH=2", "SOLVER.CHECKPOINT_PERIOD=4", "TEST.REPORT=false"),
+)
 CONFIGS: dict[str, tuple[str, ...]] = {
     "sgd": ("SOLVER.STEPS=40,70",),
     "one_save": ("SOLVER.CHECKPOINT_PERIOD=5000", "TEST.BEST.METRIC=digits_test/accuracy", "TEST.EVAL_PERIOD=0"),
@@ -130,6 +141,15 @@ CONFIGS: dict[str, tuple[str, ...]] = {
         *("INPUT.FORMAT=L", "DATALOADER={BACKEND: worker, NUM_WORKERS: 0}", "SOLVER.STEPS=40,70"),
         *("TEST.EVAL_PERIOD=10", "TEST.BEST.METRIC=photos/accuracy"),
     ),
+    "detection": (
+        *("MODEL.TASK=detection", *DETECTION, "TEST.EVAL_PERIOD=5", "TEST.BEST.METRIC=shapes_test/AP"),
+        "SOLVER.EMA={ENABLED: true, DECAY: 0.9, PERIOD: 2}",
+    ),
+    "masks": (
+        *("MODEL.TASK=instance_segmentation", *DETECTION, "TEST.EVAL_PERIOD=10", "SOLVER.GRAD_ACCUM_STEPS=2"),
+        "SOLVER.AMP={ENABLED: true, PRECISION: bf16}",
+    ),
+    "keypoints": ("MODEL.TASK=keypoint_detection", *DETECTION, "TEST.EVAL_PERIOD=10"),
     "two_ranks": ("SOLVER.STEPS=40,70", "SOLVER.EMA={ENABLED: true, DECAY: 0.9, PERIOD: 2}"),
     "parts": PARTS,
     "parts_keep_two": (
@@ -137,10 +157,17 @@ CONFIGS: dict[str, tuple[str, ...]] = {
         *("SOLVER.CHECKPOINT_KEEP=2", "TEST.EVAL_PERIOD=10", "TEST.BEST.METRIC=digits_test/accuracy"),
     ),
 }
-RANKS = {"unfreezing_ranks": 2, "two_ranks": 2, "parts": 2, "parts_keep_two": 2}  # the others have one
+RANKS = {
+    "unfreezing_ranks": 2,
+    "keypoints": 2,
+    "two_ranks": 2,
+    "parts": 2,
+    "parts_keep_two": 2,
+}  # the others have one
 # Overrides that may change from one life of a run to the next without changing the result.
 VARIED: dict[str, tuple[str, ...]] = {
     "workers": ("DATALOADER.NUM_WORKERS=0", "DATALOADER.NUM_WORKERS=2"),
+    "masks": ("DATALOADER.NUM_WORKERS=0", "DATALOADER.NUM_WORKERS=2"),
     "csv": ("DATASETS.ROOT={DATA}/one", "DATASETS.ROOT={DATA}/two"),  # the data moves
 }
 # Seconds by which the clock is off in the lives of a run.
