@@ -23,7 +23,8 @@ from .datasets.sample import sample_image, sample_name
 from .datasets.targets import checked_number_array, checked_numbers
 from .device import OWN_DEVICE, accelerator, pins_memory
 from .inspection.advice import Suggestion, check_reports, describe_advice, some_of
-from .inspection.build import build_inspections
+from .inspection.build import Inspection, build_inspections
+from .inspection.objects import PROBLEMS, ObjectsReport
 from .inspection.overview import describe_training_set
 from .inspection.report import SetReport
 from .loaders.base import TrainLoader
@@ -44,6 +45,7 @@ __all__ = [
     "OBJECT_ENTRIES",
     "OWN_CORES",
     "OWN_DEVICE",
+    "PROBLEMS",
     "Batch",
     "DataSpec",
     "DatasetEntry",
@@ -51,10 +53,12 @@ __all__ = [
     "EvalLoader",
     "FlatRecords",
     "GroupedStream",
+    "Inspection",
     "KeypointInfo",
     "MapDataset",
     "ObjectProblem",
     "Objects",
+    "ObjectsReport",
     "ResidentEvalLoader",
     "ResidentSamples",
     "ResidentTrainLoader",

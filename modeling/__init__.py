@@ -1,5 +1,6 @@
 """Models by name: torchvision's, timm's and registered ones, with weights from files or published ones."""
 
+from .anchors import AnchorSizes, anchor_sizes
 from .build import build_model, check_model, read_weights_file
 from .build_trial import check_images, parameter_bytes
 from .catalog import model_names, register_model
@@ -13,10 +14,12 @@ from .whitening import InitsFromImages, patch_whitening
 __all__ = [
     "ANY_TASK",
     "BACKBONE",
+    "AnchorSizes",
     "InitsFromImages",
     "InputDefaults",
     "ModelTask",
     "WeightsFile",
+    "anchor_sizes",
     "build_input_defaults",
     "build_model",
     "check_images",

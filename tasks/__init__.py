@@ -4,6 +4,7 @@ from .build import build_task, default_arguments, evaluation_arguments
 from .classification import Classification
 from .detection import Detection, InstanceSegmentation, KeypointDetection
 from .multilabel import MultilabelClassification
+from .object_findings import describe_box_sizes, describe_objects, objects_as_dict
 from .registry import register_task, task_names
 from .regression import Regression
 from .task import Evaluator, Forward, Score, Task
@@ -28,7 +29,10 @@ __all__ = [
     "Task",
     "build_task",
     "default_arguments",
+    "describe_box_sizes",
+    "describe_objects",
     "evaluation_arguments",
+    "objects_as_dict",
     "register_task",
     "task_names",
 ]

@@ -15,6 +15,7 @@ from warmstart.data import (
     Objects,
     Sample,
     finish_objects,
+    masks_of,
     sample_name,
 )
 
@@ -71,6 +72,7 @@ class Detection(Task):
     #: What it needs to know of objects.
     needs: ClassVar[str] = "boxes"
     kinds: ClassVar[Sequence[Kind]] = ("bbox",)
+    model_arguments: Mapping[str, Any] = {"masks": False, "num_keypoints": 0}
 
     def __init__(
         self,
@@ -97,7 +99,7 @@ class Detection(Task):
         self.classes = all_names(info.classes, info.num_classes)
         self.keypoints = info.keypoints if self.has_keypoints else None
         if self.keypoints is not None:
-            self.model_arguments = {"num_keypoints": len(self.keypoints.names)}
+            self.model_arguments = {"masks": False, "num_keypoints": len(self.keypoints.names)}
         self.metric, self.max_detections = metric, max_detections
         self.score_threshold, self.per_class, self.pictures = score_threshold, per_class, pictures
         self.scores = self._scores()
@@ -250,6 +252,21 @@ class Detection(Task):
         )
         return draw_objects(image, drawn)
 
+    def draw_target(self, image: Tensor, target: Any) -> Tensor:
+        """Return a picture of the objects in an image; crowd regions are called so."""
+        objects = Objects.from_target(target, (image.shape[1], image.shape[2]), "it")
+        crowds = zip(objects.labels.tolist(), objects.iscrowd.tolist(), strict=True)
+        has_keypoints = self.keypoints is not None and objects.keypoints is not None
+        drawn = Drawn(
+            objects.boxes,
+            objects.labels,
+            [self.classes[label] + " (crowd)" * crowd for label, crowd in crowds],
+            masks_of(objects) if self.has_masks else None,
+            objects.keypoints if has_keypoints else None,
+            self.keypoints.skeleton if self.keypoints is not None else (),
+        )
+        return draw_objects(image, drawn)
+
 
 class InstanceSegmentation(Detection):
     """The model also finds the mask of each object.
@@ -260,7 +277,7 @@ class InstanceSegmentation(Detection):
 
     name, needs = "instance_segmentation", "masks"
     kinds = ("bbox", "segm")
-    model_arguments: Mapping[str, Any] = {"masks": True}
+    model_arguments: Mapping[str, Any] = {"masks": True, "num_keypoints": 0}
 
 
 class KeypointDetection(Detection):

@@ -282,6 +282,15 @@ class Task(ABC):
         drawn: Tensor = functional.pil_to_tensor(picture)
         return drawn
 
+    def draw_target(self, image: Tensor, target: Any) -> Tensor:
+        """Return a picture of what the data set returned for an image, uint8 (3, H, W); by default as `draw` does.
+
+        Args:
+            image: uint8 (C, H, W).
+            target: of this image, valid.
+        """
+        return self.draw(image, target)
+
 
 def _stacked(values: Sequence[Any]) -> Any:
     """Stack one value per sample; return a list if they are not numbers, or tensors of several shapes."""

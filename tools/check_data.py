@@ -3,15 +3,19 @@
 python tools/check_data.py --config-file photos.yaml
 
 The report has the classes and their balance, sizes, channels, unreadable files, duplicates, images that are in the
-training set and in a test set, and keys to set. Exit code 2 if a run would end with an error, else 0.
+training set and in a test set, and keys to set. Of objects in images it also lists boxes, masks and keypoints that
+do not fit, and says how large they are for the model. `--pictures FOLDER` draws samples with their targets. Exit
+code 2 if a run would end with an error, else 0.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from warmstart.tools import interruptible
@@ -19,29 +23,37 @@ from warmstart.tools import interruptible
 with interruptible(__name__):
     from warmstart.config import CfgNode, ConfigError, Flag, gathering, printable
     from warmstart.data import (
+        Inspection,
         SetReport,
         Suggestion,
         build_inspections,
         check_reports,
         data_spec,
         describe_advice,
+        sample_image,
         some_of,
     )
     from warmstart.engine import read_command_line, refuse_ranks, resolve_config, run_tool, setup_logging
-    from warmstart.tasks import Task, build_task
+    from warmstart.modeling import AnchorSizes, anchor_sizes, build_model
+    from warmstart.tasks import Task, build_task, describe_box_sizes, describe_objects, objects_as_dict
 
-FLAGS = (Flag("--json", "none", "print the full report as JSON instead of one screen of text"),)
+FLAGS = (
+    Flag("--json", "none", "print the full report as JSON instead of one screen of text"),
+    Flag("--pictures", "one", "draw samples of each set with their targets and write them to this folder"),
+)
 _LISTED = 8  # classes that are listed one by one
 _FILES = 3  # files that are listed for each finding
+_PICTURES = 16  # samples of each set that are drawn
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found: a report for each data set, keys to set, and the mistakes that would end a run."""
+    """What was found: a report for each data set, keys to set, the mistakes that would end a run, and anchors."""
 
     reports: list[SetReport]
     suggestions: list[Suggestion]
     problems: list[str]
+    anchors: AnchorSizes | None = None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,8 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     refuse_ranks("check_data.py starts its own processes")
     summary = "Read every sample of the data sets that a YAML file names, and report what is in them."
     flags, cfg = read_command_line(argv, FLAGS, summary)
-    setup_logging()
-    found = inspect(cfg)
+    if not flags["json"]:  # otherwise warnings go to stderr
+        setup_logging()
+    found = inspect(cfg, flags["pictures"])
     if flags["json"]:
         print(json.dumps(as_dict(found), indent=2))
     else:
@@ -61,10 +74,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def inspect(cfg: CfgNode) -> Findings:
+def inspect(cfg: CfgNode, pictures: str | None = None) -> Findings:
     """Check a config as a training run does, and read every sample of its data sets.
 
     A progress bar is shown if stderr is a terminal.
+
+    Args:
+        cfg: the config.
+        pictures: folder for drawn samples; None: none are drawn.
     """
     problems: list[str] = []
     with gathering(problems):
@@ -81,9 +98,43 @@ def inspect(cfg: CfgNode) -> Findings:
             with gathering(problems):
                 reports.append(inspection.run(bar.update))
     with gathering(problems):
-        check_reports(cfg, reports, accepted)
+        check_reports(cfg, reports, accepted, task is not None and task.any_size)
     suggestions = describe_advice(cfg, data, reports, task is None or task.normalise)
-    return Findings(reports, suggestions, list(dict.fromkeys(problems)))
+    has_objects = any(report.objects is not None for report in reports)
+    anchors = _anchors(cfg, task) if accepted and has_objects and task is not None else None
+    if pictures is not None and task is not None:
+        try:
+            for inspection in inspections:
+                _draw(task, inspection, Path(pictures))
+        except OSError as error:
+            problems.append(f"command line: --pictures {pictures}: {error.strerror or error}")
+    return Findings(reports, suggestions, list(dict.fromkeys(problems)), anchors)
+
+
+def _anchors(cfg: CfgNode, task: Task) -> AnchorSizes | None:
+    """Return the sizes of objects that the model is made for; None if they are not known."""
+    try:
+        return anchor_sizes(build_model(cfg, weights=False, task=task), cfg.MODEL.IN_CHANNELS)
+    except ConfigError:
+        return None
+
+
+def _draw(task: Task, inspection: Inspection, folder: Path) -> None:
+    """Write pictures of samples of a set, spread over it, with their targets; the others are in the report."""
+    from PIL import Image
+
+    dataset = inspection.samples.dataset
+    stem = re.sub(r"[^\w-]+", "_", f"{inspection.key.lower()}_{inspection.name}").strip("_")
+    folder.mkdir(parents=True, exist_ok=True)
+    count = min(_PICTURES, len(dataset))
+    for index in (place * len(dataset) // count for place in range(count)):
+        image = sample_image(dataset, index)
+        if image is not None:
+            try:
+                picture = task.draw_target(image, dataset[index][1])
+            except ConfigError:
+                continue
+            Image.fromarray(picture.permute(1, 2, 0).numpy()).save(folder / f"{stem}_{index:06}.png")
 
 
 def _task(cfg: CfgNode) -> Task | None:
@@ -100,8 +151,16 @@ def describe(found: Findings) -> list[str]:
     lines: list[str] = []
     for report in found.reports:
         lines += [f"{report.key} {report.name}: {_count(report.size, 'image')}"]
-        lines += [f"  {name:<11} {text}" for name, text in _facts(report)]
-        for name, text, files in [*_files(report), *(_leak(report, train) for train in trained_on)]:
+        lines += [
+            f"  {name:<11} {text}"
+            for name, text in [*_facts(report), *describe_box_sizes(report.objects, found.anchors)]
+        ]
+        listed = [
+            *_files(report),
+            *describe_objects(report.objects),
+            *(_leak(report, train) for train in trained_on),
+        ]
+        for name, text, files in listed:
             if files:
                 lines.append(f"  {name:<11} {text}:")
                 lines += [" " * 14 + file for file in files[:_FILES]]
@@ -118,8 +177,13 @@ def _facts(report: SetReport) -> Iterator[tuple[str, str]]:
         yield "classes", _classes(report)
     for number in report.numbers[:_LISTED]:
         yield "target", f"{number.name}: {number.least:.4g} to {number.greatest:.4g}, mean {number.mean:.4g}"
+    if report.objects is not None:
+        crowd = f", {_count(report.objects.crowd, 'crowd region')}" if report.objects.crowd else ""
+        without = f"; {_count(report.objects.without, 'image')} without any" if report.objects.without else ""
+        yield "objects", f"{sum(report.objects.counts):,}{crowd}{without}"
     if report.empty:
-        yield "empty", f"{_count(len(report.empty), 'class')} without images: {some_of(report.empty)}"
+        what = "images" if report.objects is None else "objects"
+        yield "empty", f"{_count(len(report.empty), 'class')} without {what}: {some_of(report.empty)}"
     if report.single:
         yield "one image", f"{_count(len(report.single), 'class')} with a single image: {some_of(report.single)}"
     if report.sizes:
@@ -151,8 +215,8 @@ def _files(report: SetReport) -> Iterator[tuple[str, str, list[str]]]:
     ):
         files = [f"{_short(file, report)} ({reason})" for file, reason in troubles]
         yield name, f"{_count(len(files), 'image')} {text}", files
-    size = "x".join(map(str, next(iter(report.results), ())[1:]))
-    small = [_short(file, report) for file in report.enlarged]
+    size = "x".join(map(str, next(iter(report.results), ())[1:])) if report.objects is None else ""
+    small = [_short(file, report) for file in report.enlarged if size]
     yield "small", f"{_count(len(small), 'image')} lower or narrower than {size}, enlarged or padded to it", small
     copies = sum(len(group) - 1 for group in report.copies)
     yield "duplicates", f"{_count(copies, 'copy', 'copies')} of other images", equal(report.copies)
@@ -176,6 +240,9 @@ def _short(file: str, report: SetReport) -> str:
 def _classes(report: SetReport) -> str:
     """Return the classes with their counts; of many only the extremes."""
     ordered = sorted(zip(report.counts, report.classes, strict=True))
+    if len(ordered) <= _LISTED and report.objects is not None:
+        rows = zip(report.classes, report.objects.counts, report.counts, strict=True)
+        return ", ".join(f"{name} {objects:,} in {_count(images, 'image')}" for name, objects, images in rows)
     if len(ordered) <= _LISTED:
         return ", ".join(f"{name} {count:,}" for name, count in zip(report.classes, report.counts, strict=True))
     (least, first), (median, _), (most, last) = ordered[0], ordered[len(ordered) // 2], ordered[-1]
@@ -196,7 +263,7 @@ def as_dict(found: Findings) -> dict[str, Any]:
     """Return everything that was found, with all files, as plain values for JSON."""
     trained_on = [report for report in found.reports if report.key == "TRAIN"]
     return {
-        "sets": [_set_as_dict(report) for report in found.reports],
+        "sets": [_set_as_dict(report, found.anchors) for report in found.reports],
         "leaks": [
             {"test": test.name, "train": train.name, "files": [ours, theirs]}
             for test in found.reports
@@ -206,10 +273,11 @@ def as_dict(found: Findings) -> dict[str, Any]:
         ],
         "suggestions": [suggestion._asdict() for suggestion in found.suggestions],
         "problems": found.problems,
+        "anchors": None if found.anchors is None else found.anchors._asdict(),
     }
 
 
-def _set_as_dict(report: SetReport) -> dict[str, Any]:
+def _set_as_dict(report: SetReport, anchors: AnchorSizes | None) -> dict[str, Any]:
     return {
         "key": report.key,
         "name": report.name,
@@ -230,6 +298,7 @@ def _set_as_dict(report: SetReport) -> dict[str, Any]:
         "smaller_than_after_transforms": list(report.enlarged),
         "duplicates": [list(group) for group in report.copies],
         "conflicting_classes": [list(group) for group in report.disputed],
+        "objects": None if report.objects is None else objects_as_dict(report.objects, report.classes, anchors),
     }
 
 

@@ -150,7 +150,9 @@ def _object(element: ElementTree.Element, where: str, origin: int) -> _Object:
     name, box = (element.findtext("name") or "").strip(), element.find("bndbox")
     if not name:
         raise ValueError(f"{where} has no name; add <name>CLASS</name>")
-    texts = [(box.findtext(corner) or "").strip() if box is not None else "" for corner in _CORNERS]
+    if box is None:
+        raise ValueError(f"{where} ({name}) has no bndbox; give it one with {', '.join(_CORNERS)}")
+    texts = [(box.findtext(corner) or "").strip() for corner in _CORNERS]
     try:
         values = [float(text) for text in texts]
     except ValueError:

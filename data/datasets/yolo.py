@@ -83,12 +83,19 @@ def _rows(index: int, path: str, about: YoloFile, size: npt.NDArray[np.int64]) -
     rows = []
     for number, line in enumerate(read_small_text(path, 2**26).splitlines(), start=1):
         try:
-            values = [float(word) for word in line.split()]
+            values = [_number(word) for word in line.split()]
             if values:
                 rows.append(_row(index, values, about, size))
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from None
     return rows
+
+
+def _number(word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        raise ValueError(f"{word!r} is not a number; a line is the index of the class and numbers") from None
 
 
 def _row(index: int, values: Sequence[float], about: YoloFile, size: npt.NDArray[np.int64]) -> Row:

@@ -45,7 +45,9 @@ def as_text(troubles: Sequence[Trouble]) -> str:
     return some_of([f"{file} ({reason})" for file, reason in troubles])
 
 
-def check_reports(cfg: CfgNode, reports: Sequence[SetReport], accepted: bool = True) -> None:
+def check_reports(
+    cfg: CfgNode, reports: Sequence[SetReport], accepted: bool = True, any_size: bool = False
+) -> None:
     """Raise ConfigError, with all problems at once, for what was found in a data set and would end a run.
 
     Reads DATALOADER, SOLVER.IMS_PER_BATCH and TEST.IMS_PER_BATCH.
@@ -55,12 +57,13 @@ def check_reports(cfg: CfgNode, reports: Sequence[SetReport], accepted: bool = T
         reports: of its data sets.
         accepted: whether the checks before training have accepted the config; otherwise nothing is said about
             transforms, because those checks have found what is wrong with them.
+        any_size: whether images of a batch may differ in size.
     """
-    if problems := [problem for report in reports for problem in _problems(cfg, report, accepted)]:
+    if problems := [problem for report in reports for problem in _problems(cfg, report, accepted, any_size)]:
         raise ConfigError(problems)
 
 
-def _problems(cfg: CfgNode, report: SetReport, accepted: bool) -> Iterator[str]:
+def _problems(cfg: CfgNode, report: SetReport, accepted: bool, any_size: bool) -> Iterator[str]:
     sets = cfg.label(f"DATASETS.{report.key}")
     count, of_all = len(report.unreadable), f"of {report.size:,} images of {report.name}"
     if count == report.size:
@@ -72,6 +75,8 @@ def _problems(cfg: CfgNode, report: SetReport, accepted: bool) -> Iterator[str]:
         )
     if report.wrong:
         yield f"{sets}: {len(report.wrong):,} {of_all} have a wrong target: {as_text(report.wrong)}"
+    if report.objects is not None and not any(report.objects.counts):
+        yield f"{sets}: no image of {report.name} has an object"
     if not accepted:
         return
     transforms = cfg.label(f"INPUT.TRANSFORMS_{report.key}")
@@ -81,7 +86,8 @@ def _problems(cfg: CfgNode, report: SetReport, accepted: bool) -> Iterator[str]:
             " {Resize: {size: [256, 256]}}, or leave these images out"
         )
     batch_size = cfg.SOLVER.IMS_PER_BATCH if report.key == "TRAIN" else cfg.TEST.IMS_PER_BATCH
-    if len(report.results) > 1 and batch_size > 1 and not cfg.DATALOADER.ASPECT_RATIO_GROUPING:
+    grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING
+    if len(report.results) > 1 and batch_size > 1 and not grouped and not any_size:
         shapes = [f"{'x'.join(map(str, shape))} ({images:,})" for shape, images in report.results.items()]
         yield (
             f"{transforms}: images of {report.name} differ in size after it: {some_of(shapes)}; end it with"
@@ -173,9 +179,23 @@ def _balance(cfg: CfgNode, train: Sequence[SetReport]) -> list[Suggestion]:
     ):
         return []
     ratio = max(present) / min(present)
+    if any(report.objects is not None for report in train):
+        return _repeats(present, sum(report.size for report in train)) if ratio >= _FEW else []
     keys, how = "DATALOADER.SAMPLER_TRAIN WeightedTrainingSampler", "draws all classes equally often"
     if ratio > _FEW and classes <= _MOST_WEIGHTS:  # half-way between equal and natural shares
         weights = [math.sqrt(count / max(present)) for count in counts]
         keys += f" DATALOADER.CLASS_WEIGHTS {','.join(f'{each:.3g}' for each in weights)}"
         how = "draws each class by the square root of its size"
     return [Suggestion(keys, f"{how}: the largest has {ratio:.3g} times the images of the smallest")]
+
+
+def _repeats(counts: Sequence[int], size: int) -> list[Suggestion]:
+    """Return what helps against classes that few of `size` images have objects of.
+
+    >>> _repeats([4, 100, 900], 1000)[0].keys
+    'DATALOADER.SAMPLER_TRAIN RepeatFactorTrainingSampler DATALOADER.REPEAT_THRESHOLD 0.1'
+    """
+    share, ratio = sorted(counts)[len(counts) // 2] / size, max(counts) / min(counts)
+    keys = f"DATALOADER.SAMPLER_TRAIN RepeatFactorTrainingSampler DATALOADER.REPEAT_THRESHOLD {share:.2g}"
+    reason = f"repeats images of rare classes: the most frequent is in {ratio:.3g} times the images of the rarest"
+    return [Suggestion(keys, reason)]

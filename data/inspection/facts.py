@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import operator
 import warnings
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from ..datasets.unreadable import UnreadableSample, read_sample, sample_path
 from ..loaders.keyed_dataset import make_sample
 from ..seeds import sample_key, seed_random_numbers
 from ..transforms.image import ImageTransform
+from .objects import ObjectFacts, object_facts, sides_of
 
 Shape = tuple[int, int, int]  # (C, H, W)
 Values = tuple[float, ...]
@@ -43,6 +45,7 @@ class Facts(NamedTuple):
         wrong: why the task refuses the target; "" if it does not.
         failed: why a transform fails on the image; "" if none does.
         result: shape of the image after the transforms; None if it is not known.
+        objects: what is known of the objects in the image; None if the target is of another kind.
     """
 
     sample: int
@@ -56,6 +59,7 @@ class Facts(NamedTuple):
     wrong: str = ""
     failed: str = ""
     result: Shape | None = None
+    objects: ObjectFacts | None = None
 
 
 class InspectedSamples(Dataset[Facts]):
@@ -109,6 +113,8 @@ class InspectedSamples(Dataset[Facts]):
             digest=_digest(pixels),
             label=_label(target),
         )
+        with suppress(ConfigError):  # the task refuses it, too
+            facts = facts._replace(objects=object_facts(target, facts.shape[1:], f"{self.name}: sample {index}"))
         if self.task is not None:
             facts, pixels = self._tried(facts, self.task, image, target, pixels)
         mean, square = _mean_and_square(pixels)
@@ -132,10 +138,13 @@ class InspectedSamples(Dataset[Facts]):
         if self.transform is None:
             return facts, pixels
         try:
-            made = task.finish(self.transform.augmented(sample))["image"]
+            finished = task.finish(self.transform.augmented(sample))
+            made = finished["image"]
         except Exception as error:  # whatever a transform raises
             return facts._replace(failed=" ".join(str(error).split()) or type(error).__name__), pixels
         facts = facts._replace(result=_shape(made))
+        if facts.objects is not None and "boxes" in finished:
+            facts = facts._replace(objects=facts.objects._replace(sides=sides_of(finished)))
         return facts, pixels if len(made) == len(pixels) else made
 
 

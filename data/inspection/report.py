@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .facts import Facts, Shape, Values
+from .objects import ObjectsReport, ObjectTally
 
 Size = tuple[int, int]  # (height, width)
 
@@ -40,7 +41,7 @@ class SetReport:
         name: of the set, in messages and scores.
         size: samples, readable or not.
         classes: names of the classes, or their indices as text; () if targets are not class indices.
-        counts: samples of each class, readable or not.
+        counts: samples of each class, readable or not; images with objects of the class.
         numbers: of the targets, if they are not class indices.
         channels: number of readable images by their number of channels.
         stored: number of image files by how they store an image, in PIL's words (RGB, L, RGBA, CMYK, I;16).
@@ -58,6 +59,7 @@ class SetReport:
         digests: the samples of each hash of pixels, for comparison with other sets.
         file: returns the file of a sample.
         root: the path of the set; "" if it has none.
+        objects: what is known of the objects in images; None if targets are of another kind.
     """
 
     key: str
@@ -81,6 +83,7 @@ class SetReport:
     digests: dict[bytes, list[int]] = field(default_factory=dict, repr=False)
     file: Callable[[int], str] = field(default=str, repr=False)
     root: str = ""
+    objects: ObjectsReport | None = None
 
     @property
     def empty(self) -> tuple[str, ...]:
@@ -173,6 +176,7 @@ def report_of(
         digests=dict(tally.digests),
         file=file,
         root=root,
+        objects=tally.objects.report(known),
     )
 
 
@@ -183,6 +187,7 @@ class _Tally:
         self._file, self._labels = file, labels
         self.size = 0
         self.labels: Counter[int] = Counter()
+        self.objects = ObjectTally()
         self.channels: Counter[int] = Counter()
         self.stored: Counter[str] = Counter()
         self.sizes: Counter[Size] = Counter()
@@ -202,6 +207,9 @@ class _Tally:
             label = self._labels[facts.sample]
         if label is not None and label >= 0 and not facts.wrong:
             self.labels[label] += 1
+        if facts.objects is not None:
+            self.labels.update({*facts.objects.labels})
+            self.objects.add(facts.objects, facts.result and facts.result[1:])
         if facts.unreadable:
             self.unreadable.append(Trouble(self._file(facts.sample), facts.unreadable))
             return
