@@ -70,7 +70,8 @@ DETECTION = (
     *("MODEL.NAME=small_rcnn", "MODEL.ARGS={width: 8, min_size: [40, 48], max_size: 64, box_score_thresh: 0}"),
     "DATASETS.TRAIN=[{shapes: {part: train, number: 24, size: [40, 56], name: shapes_train}}]",
     "DATASETS.TEST=[{shapes: {part: test, number: 5, size: [40, 56], name: shapes_test}}]",
-    "INPUT.TRANSFORMS_TRAIN=[{ScaleJitter: {target_size: [48, 48]}}, {FixedSizeCrop: {size: 48}}, RandomHorizontalFlip]",
+    "INPUT.TRANSFORMS_TRAIN=[{ScaleJitter: {target_size: [48, 48]}}, {FixedSizeCrop: {size: 48}},"
+    " RandomHorizontalFlip]",
     *("SOLVER.IMS_PER_BATCH=4", "SOLVER.MAX_ITER=20", "SOLVER.STEPS=15", "LOG_PERIOD=3"),
     *("SOLVER.OPTIMIZER=AdamW", "SOLVER.BASE_LR=0.004", "SOLVER.WARMUP_ITERS=3"),
     *("DATALOADER.NUM_WORKERS=0", "TEST.IMS_PER_BATCH=2", "SOLVER.CHECKPOINT_PERIOD=4", "TEST.REPORT=false"),

@@ -28,6 +28,7 @@ from .loop.losses import LossWindow
 from .loop.non_finite import NonFiniteLossError
 from .loop.score_hook import ScoreHook
 from .loop.trainer import Trainer
+from .loop.update import seed_forward
 from .records.console import ConsoleWriter
 from .records.json_lines import JSONWriter
 from .records.logging import setup_logging
@@ -156,6 +157,7 @@ __all__ = [
     "scale_of",
     "scaled",
     "seed_all",
+    "seed_forward",
     "set_rng_state",
     "set_statistics",
     "setup_logging",

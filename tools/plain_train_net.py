@@ -42,6 +42,7 @@ with interruptible(__name__):
         run_tool,
         save_checkpoint,
         scaled,
+        seed_forward,
         setup_logging,
         unfreeze,
     )
@@ -118,7 +119,9 @@ def train(cfg: CfgNode, trust: bool = False) -> None:
         unfreeze(model, optimizer, iteration - 1)
         optimizer.zero_grad()
         loss = torch.zeros((), device=device)
-        for micro_batch in batch.split(parts):
+        for index, micro_batch in enumerate(batch.split(parts)):
+            if task.draws_in_forward:
+                seed_forward(loader, iteration - 1, index, parts, device)
             values = losses(micro_batch.to(device))
             part = sum(value for name, value in values.items() if not name.startswith("train/")) / parts
             scaler.scale(part).backward()

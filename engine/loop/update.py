@@ -225,9 +225,7 @@ class Update:
         if self._moves_batches:
             batch = to_device(batch, self.device)
         if self._keys is not None:
-            slots = self._keys.slots
-            position = iteration * self._keys.batch_size + slots[index * len(slots) // self.accum_steps]
-            seed_generators(forward_key(self._keys.seed, position), self.device)
+            seed_forward(self._keys, iteration, index, self.accum_steps, self.device)
         values = self.compute_losses(batch)
         try:
             total, only, kept = None, "", {}
@@ -253,3 +251,17 @@ class Update:
             name = next(name for name in kept if name in RECORDS_OWN)
             raise ConfigError(f"the model returns a loss named {name}, as a number of each record is; rename it")
         return {"total_loss": kept[only] if only else total.detach(), **kept}
+
+
+def seed_forward(loader: TrainLoader, iteration: int, index: int, parts: int, device: torch.device) -> None:
+    """Seed the generators for the forward pass of a micro-batch, of a task that draws in forward.
+
+    Args:
+        loader: gives the batches.
+        iteration: completed updates.
+        index: of the micro-batch.
+        parts: micro-batches of a batch.
+        device: of the model.
+    """
+    position = iteration * loader.batch_size + loader.slots[index * len(loader.slots) // parts]
+    seed_generators(forward_key(loader.seed, position), device)

@@ -1,0 +1,148 @@
+"""Runs of detection are exact: resumed, in the plain loop and on two ranks, whatever the model draws."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from warmstart.config import CfgNode, ConfigError, get_cfg
+from warmstart.engine import (
+    build_trainer,
+    find_start,
+    load_checkpoint,
+    load_start,
+    prepare_folder,
+    resolve_config,
+)
+from warmstart.engine.runtime import precision
+from warmstart.tools import plain_train_net, train_net
+
+from ..engine.dying import assert_same_bits, killed_after
+from ..engine.ranks import trained
+
+pytest.importorskip("hotcoco")
+
+# Drawn inside the model: sampled anchors and regions, and the size to which each image is resized.
+WORDS = (
+    "MODEL.NAME=small_rcnn",
+    "MODEL.ARGS={width: 8, min_size: [32, 40], max_size: 56, box_score_thresh: 0}",
+    "DATASETS.TRAIN=[{shapes: {part: train, number: 12, size: [32, 48]}}]",
+    "DATASETS.TEST=[{shapes: {part: test, number: 5, size: [32, 48]}}]",
+    "INPUT.TRANSFORMS_TRAIN=[{ScaleJitter: {target_size: [40, 40]}}, {FixedSizeCrop: {size: 40}},"
+    " RandomHorizontalFlip]",
+    "MODEL.DEVICE=cpu",
+    "SOLVER.IMS_PER_BATCH=4",
+    "SOLVER.MAX_ITER=6",
+    "SOLVER.STEPS=4",
+    "SOLVER.OPTIMIZER=AdamW",
+    "SOLVER.BASE_LR=0.004",
+    "DATALOADER.NUM_WORKERS=0",
+    "TEST.IMS_PER_BATCH=2",
+    "TEST.EVAL_PERIOD=0",
+    "TEST.REPORT=false",
+    "LOG_PERIOD=2",
+)
+TASKS = {"detection": "AP", "instance_segmentation": "segm/AR", "keypoint_detection": "keypoints/AR"}
+
+no_fork = pytest.mark.skipif(torch.cuda.is_available(), reason="forks this process, which may have used the GPU")
+
+
+def words(folder: Path, *more: str, task: str = "detection") -> list[str]:
+    return [*WORDS, f"MODEL.TASK={task}", f"OUTPUT_DIR={folder}", *more]
+
+
+def config(folder: Path, *more: str, task: str = "detection") -> CfgNode:
+    cfg = get_cfg()
+    for word in words(folder, *more, task=task):
+        cfg.merge_from_list([word])
+    return resolve_config(cfg)
+
+
+def final(folder: Path, name: str = "model_final.pth") -> dict[str, Any]:
+    return load_checkpoint(folder / name)
+
+
+def scores(folder: Path) -> dict[str, float]:
+    record = json.loads((folder / "metrics.json").read_text().splitlines()[-1])
+    return {name: value for name, value in record.items() if name.startswith("shapes/")}
+
+
+def test_plain_loop_gives_the_weights_of_a_run_with_accumulation(tmp_path: Path) -> None:
+    more = ["SOLVER.GRAD_ACCUM_STEPS=2", "SOLVER.MAX_ITER=3", "SOLVER.STEPS=2", "DATASETS.TEST=[]"]
+    assert train_net.main(words(tmp_path / "run", *more)) == 0
+    assert plain_train_net.main(words(tmp_path / "plain", *more)) == 0
+    plain = torch.load(tmp_path / "plain" / "plain_model_final.pth", weights_only=True)
+    assert_same_bits(plain["model"], final(tmp_path / "run")["model"], "model")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_an_interrupted_and_resumed_run_equals_the_uninterrupted_one(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A CPU without bf16 arithmetic gives the same bits, slowly.
+    monkeypatch.setattr(precision, "has_bf16", lambda device: True)
+    more = [
+        *("SOLVER.EMA.ENABLED=true", "SOLVER.GRAD_ACCUM_STEPS=2", "SOLVER.AMP.ENABLED=true"),
+        *("SOLVER.AMP.PRECISION=bf16", "SOLVER.CHECKPOINT_PERIOD=2", "TEST.EVAL_PERIOD=2"),
+        f"TEST.BEST.METRIC=shapes/{TASKS[task]}",
+    ]
+    whole = config(tmp_path / "whole", *more, "DATALOADER.NUM_WORKERS=2", task=task)
+    prepare_folder(whole)
+    build_trainer(whole).train()
+    part = config(tmp_path / "part", *more, task=task)
+    prepare_folder(part)
+    killed_after(build_trainer(part), 3)
+    start = find_start(part, "", overwrite=False)
+    assert start is not None
+    trainer = build_trainer(part)
+    load_start(trainer, start[1])
+    assert trainer.iteration == 2
+    prepare_folder(part, start)
+    trainer.train()
+    for name in ("model_final.pth", "model_best.pth"):
+        ours, theirs = (final(tmp_path / folder, name) for folder in ("part", "whole"))
+        for key in ("model", "ema", "optimizer", "scheduler", "iteration", "rng", "hooks"):
+            assert_same_bits(ours[key], theirs[key], f"{name}: {key}")
+    assert scores(tmp_path / "part") == pytest.approx(scores(tmp_path / "whole"), rel=0, nan_ok=True)
+
+
+@no_fork
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["detection", "instance_segmentation"])
+def test_two_ranks_give_the_bits_of_one_rank_with_two_micro_batches(task: str, tmp_path: Path) -> None:
+    """Sums of more parts are grouped differently, and so agree to the precision of float32 alone."""
+    for steps in (2, 4):
+        one = words(tmp_path / f"one{steps}", f"SOLVER.GRAD_ACCUM_STEPS={steps}", task=task)
+        assert train_net.main(one) == 0
+    ended = trained(tmp_path / "logs", 2, words(tmp_path / "two", task=task))
+    assert [each.code for each in ended] == [0, 0], ended[0].err
+    assert_same_bits(final(tmp_path / "two")["model"], final(tmp_path / "one2")["model"], "model")
+    assert scores(tmp_path / "two") == pytest.approx(scores(tmp_path / "one2"), rel=0, nan_ok=True)
+    ended = trained(tmp_path / "logs", 2, words(tmp_path / "four", "SOLVER.GRAD_ACCUM_STEPS=2", task=task))
+    assert [each.code for each in ended] == [0, 0], ended[0].err
+    theirs = final(tmp_path / "one4")["model"]
+    for name, ours in final(tmp_path / "four")["model"].items():
+        torch.testing.assert_close(ours, theirs[name], rtol=0, atol=1e-5, msg=name)
+
+
+@no_fork
+@pytest.mark.slow
+def test_a_sharded_detector_is_evaluated_on_uneven_numbers_of_batches(tmp_path: Path) -> None:
+    """Three batches of test images on two ranks: the second rank's last call has no batch."""
+    more = ["SOLVER.OPTIMIZER=SGD", "SOLVER.BASE_LR=0.01", "SOLVER.MAX_ITER=2", "SOLVER.STEPS=1"]
+    sharded = ["MODEL.PARALLEL=fsdp", "MODEL.FSDP.WRAP=[Conv2d, Linear]"]
+    assert train_net.main(words(tmp_path / "one", *more, "SOLVER.GRAD_ACCUM_STEPS=2")) == 0
+    ended = trained(tmp_path / "logs", 2, words(tmp_path / "two", *more, *sharded))
+    assert [each.code for each in ended] == [0, 0], ended[0].err
+    assert scores(tmp_path / "two") == pytest.approx(scores(tmp_path / "one"), abs=0.01, nan_ok=True)
+
+
+def test_compiling_a_detector_is_refused(tmp_path: Path) -> None:
+    message = "MODEL.COMPILE .*: models of MODEL.TASK detection cannot be compiled, because what they compute"
+    with pytest.raises(ConfigError, match=message):
+        config(tmp_path, "MODEL.COMPILE=default")
