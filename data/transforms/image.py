@@ -76,6 +76,7 @@ class ImageTransform:
         self.steps = list(steps)
         self.mean = torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1)
         self.std = torch.tensor(std, dtype=torch.float32).view(-1, 1, 1)
+        self.normalises = bool((self.mean != 0).any() or (self.std != 1).any())
 
     @property
     def is_users_own(self) -> bool:
@@ -194,7 +195,8 @@ class ImageTransform:
         mean, std = self.mean.to(images.device), self.std.to(images.device)
         if images.dtype == torch.uint8:
             out = images.to(torch.float32) if out is None else out.copy_(images)
-            return out.mul_(1 / 255).sub_(mean).div_(std)
+            out.mul_(1 / 255)
+            return out.sub_(mean).div_(std) if self.normalises else out  # the same bits, in half the time
         from torchvision.transforms import v2
 
         floats: Tensor = v2.functional.to_dtype(images, torch.float32, scale=True)
