@@ -241,7 +241,7 @@ MODEL.NAME speed_net -> MODEL.NAME: speed_net needs images of at least 9x9 pixel
 TEST.BEST.METRIC digits_test/acuracy -> TEST.BEST.METRIC ... did you mean digits_test/accuracy? Known:
 TEST.BEST.METRIC accuracy -> TEST.BEST.METRIC ... Known: digits_test/accuracy, digits_test/top5, digits_test/loss
 TEST.BEST.MODE lowest -> TEST.BEST.MODE (command line): expected one of auto, max, min; got 'lowest'
-MODEL.NAME fasterrcnn_resnet50_fpn -> MODEL.NAME (command line): fasterrcnn_resnet50_fpn is a detector; set MODEL.TASK
+MODEL.NAME fasterrcnn_resnet50_fpn -> MODEL.NAME (command line): fasterrcnn_resnet50_fpn is a detector; set MODEL
 MODEL.NAME timm:resnett18 -> MODEL.NAME (command line): timm has no model called 'resnett18'; did you mean 'timm:re
 MODEL.NAME timm:resnet18 MODEL.ARGS.pretrained true -> MODEL.ARGS.pretrained (command line): set MODEL.WEIGHTS
 MODEL.HEAD.dropout 2 -> MODEL.HEAD.dropout (command line): expected null or a number of at least 0 and below 1; got
