@@ -47,7 +47,7 @@ def test_run_records_scores_losses_and_a_report(tmp_path: Path, capsys: pytest.C
     assert len(parts) == 5
     assert record["shapes/total_loss"] == pytest.approx(sum(record[name] for name in parts))
     shown = [line for line in capsys.readouterr().out.splitlines() if "AP50" in line]
-    assert any("shapes/segm after 1 iterations: AP " in line for line in shown)
+    assert any("shapes/segm after 1 iteration" in line for line in shown)
     assert not any("circle" in line for line in shown)
     report = tmp_path / "report" / "shapes"
     content = json.loads((report / "report.json").read_text())
