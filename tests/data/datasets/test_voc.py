@@ -106,7 +106,10 @@ BOMB = '<!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;">]><annotation>&c;</an
         (BOMB, "it has a DOCTYPE, which annotations do not need; remove it"),
         ("<annotation>", "it is not XML: no element found"),
         (xml_of(object_of("", "1 1 2 2")), "object 1 has no name; add <name>CLASS</name>"),
-        (xml_of(FOX, "<object><name>fox</name></object>"), r"object 2 \(fox\) has the bndbox , , , ; give xmin"),
+        (
+            xml_of(FOX, "<object><name>fox</name></object>"),
+            r"object 2 \(fox\) has no bndbox; give it one with xmin",
+        ),
         (xml_of(object_of("fox", "1 1 2")), r"object 1 \(fox\) has the bndbox 1, 1, 2, ; give xmin, ymin, xmax"),
         (xml_of(object_of("fox", "1 1 2 nan")), r"has the bndbox 1, 1, 2, nan; give xmin"),
         (xml_of(object_of("fox", "9 1 2 2")), "has the bndbox 9, 1, 2, 2, which ends before it begins"),

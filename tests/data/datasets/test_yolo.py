@@ -150,7 +150,7 @@ def test_yolo_leaves_a_damaged_image_to_the_loader(write_yolo: Write, tmp_path: 
         ("0 0.5 0.5 -1 1", "line 1: -1 is not from 0 to 1"),
         ("0 0.5 0.5 1 nan", "line 1: nan is not from 0 to 1"),
         ("0 0.5 0.5 1 1 0.9", "line 1: it has 6 numbers; a class and a box are 5, a class and a polygon 7, 9"),
-        ("cat 0.5 0.5 1 1", "line 1: could not convert string to float: 'cat'"),
+        ("cat 0.5 0.5 1 1", "line 1: 'cat' is not a number; a line is the index of the class and numbers"),
     ],
 )
 def test_yolo_refuses_wrong_lines(write_yolo: Write, line: str, message: str) -> None:
