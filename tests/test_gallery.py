@@ -24,6 +24,7 @@ def run(*words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_script_reproduces_the_page_and_its_pictures(tmp_path: Path) -> None:
     run(str(DOCS / "gallery.py"), str(tmp_path))
     assert (tmp_path / "GALLERY.md").read_text() == (DOCS / "GALLERY.md").read_text()

@@ -122,6 +122,7 @@ def as_a_user(home: Path, *words: str, tool: str = "train_net") -> subprocess.Co
     )
 
 
+@pytest.mark.slow
 def test_depth_is_imported_from_the_users_folder(home: Path) -> None:
     """By the command; the slow tests train in this way."""
     done = as_a_user(home, *SHORT, "--print-config")

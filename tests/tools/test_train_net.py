@@ -228,6 +228,7 @@ def test_the_plain_loop_gives_the_same_bits(tiny_words: list[str], tmp_path: Pat
     require_equal_weights(tmp_path / "out")
 
 
+@pytest.mark.slow
 @pytest.mark.need("E12")
 def test_the_plain_loop_gives_the_same_bits_where_first_weights_follow_from_the_images(
     tiny_words: list[str], tmp_path: Path
@@ -495,6 +496,7 @@ def test_a_registered_hook_runs_and_its_scalars_are_recorded(
     assert [r.get("weight_norm") for r in records(tmp_path / "out")] == [2.5, None, None, None]
 
 
+@pytest.mark.slow
 def test_a_users_module_registers_and_a_users_own_config_and_data_disturb_nothing(tmp_path: Path) -> None:
     """The run of a stranger: another folder, with files and folders called like ours."""
     (tmp_path / "config.py").write_text("raise RuntimeError('the user\\'s config.py was imported')\n")

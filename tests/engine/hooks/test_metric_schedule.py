@@ -85,6 +85,7 @@ def test_plateau_drops_after_the_second_evaluation_without_improvement(tmp_path:
     assert dropped > 2
 
 
+@pytest.mark.slow
 @pytest.mark.need("B14", "A6")
 def test_plateau_patience_survives_a_kill(tmp_path: Path) -> None:
     whole = train(config(tmp_path / "whole", *PLATEAU))
