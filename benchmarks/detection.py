@@ -119,11 +119,10 @@ def step(given: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
     """Yield the lines of both loops."""
     data = f"DATASETS.TRAIN={{shapes: {{part: train, number: 512, size: {given.size}}}}}"
     words = [data, f"SOLVER.IMS_PER_BATCH={given.batch}", f"SOLVER.MAX_ITER={given.updates}", "SOLVER.STEPS=[]"]
-    cfg = config(folder / "out", *words, "SOLVER.BASE_LR=0.01")
     contenders = {"ours": ours, "by hand": by_hand}
     seconds: Seconds = {name: [] for name in contenders}
-    for _ in range(given.rounds):
-        weights = []
+    for number in range(given.rounds):
+        cfg, weights = config(folder / f"out{number}", *words, "SOLVER.BASE_LR=0.01"), []
         for name, train in contenders.items():
             ticks, model = train(cfg)
             seconds[name] += np.diff(ticks).tolist()

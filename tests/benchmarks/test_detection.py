@@ -29,7 +29,7 @@ def lines(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) ->
 
 
 def test_both_loops_end_with_the_same_weights(lines: Any) -> None:
-    found = lines("step --updates 3 --rounds 1 --batch 2 --size 48")
+    found = lines("step --updates 3 --rounds 2 --batch 2 --size 48")
     assert [*found] == ["ours", "by hand"]
     assert all(line["same_weights"] and line["ms_per_step"] > 0 for line in found.values())
 
