@@ -42,6 +42,7 @@ def test_both_evaluations_give_the_same_score_to_the_last_bit(lines: Any) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # torchvision's, with NumPy 2
 def test_loaders_and_their_memory_are_measured(lines: Any) -> None:
     found = lines("loader --images 4 --rounds 1 --batch 2 --size 64 --masks")
     assert [*found] == ["ours", "torchvision"]

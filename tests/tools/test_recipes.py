@@ -142,4 +142,5 @@ def test_the_recipe_for_ones_own_data_trains_and_draws_detections(coco: Path, tm
     words += ["SOLVER.MAX_ITER=2", "SOLVER.IMS_PER_BATCH=2", "SOLVER.CHECKPOINT_PERIOD=0", "TEST.EVAL_PERIOD=1"]
     words += ["DATALOADER.NUM_WORKERS=0", "MODEL.DEVICE=cpu", f"OUTPUT_DIR={tmp_path / 'out'}"]
     assert train_net.main([*words, f"DATASETS.CACHE={tmp_path}"]) == 0
-    assert Image.open(tmp_path / "out" / "report" / "val" / "detections.png").size[0] > 64
+    with Image.open(tmp_path / "out" / "report" / "val" / "detections.png") as picture:
+        assert picture.size[0] > 64
