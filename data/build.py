@@ -64,16 +64,16 @@ def build_train_loader(cfg: CfgNode, task: SampleTask, rank: int = 0, world_size
     # Each image is mixed with the previous one; for the first of a share that is on another rank.
     lent = [(slots[0] - 1) % batch_size] if mixing and world_size > 1 else []
     names, dataset = data.training_sets, _dataset(data, "TRAIN", data.training_sets)
-    options = {"seed": cfg.SEED, "batch_size": batch_size, "slots": [*lent, *slots]}
-    options["stream"] = build_order(cfg, dataset, data.train)
+    order = build_order(cfg, dataset, data.train)
+    options = {"seed": cfg.SEED, "batch_size": batch_size, "slots": [*lent, *slots], "stream": order}
     loader: TrainLoader
     if choose_backend(cfg, data, task) == "resident":
         samples = resident_samples(cfg, data, task, "TRAIN", dataset, names)
         loader = ResidentTrainLoader(dataset, samples, **options)
     else:
         planned = cfg.SOLVER.MAX_ITER if isinstance(cfg.SOLVER.MAX_ITER, int) else None  # not resolved yet: "90ep"
-        samples_loader = _worker_loader(cfg, data, task, "TRAIN", dataset, names)
-        loader = WorkerTrainLoader(samples_loader, **options, planned=planned)
+        loaded = _worker_loader(cfg, data, task, "TRAIN", dataset, names)
+        loader = WorkerTrainLoader(loaded, **options, planned=planned)
     if not mixing:
         return loader
     classes = num_outputs(cfg, data.train)
@@ -298,8 +298,7 @@ def _check_classes(cfg: CfgNode, data: DataSpec, task: SampleTask) -> None:
 
 def _dataset(data: DataSpec, key: str, names: Sequence[DatasetEntry]) -> MapDataset:
     sets: list[Any] = [data.build(key, name) for name in names]
-    dataset: MapDataset = ConcatDataset(sets) if len(sets) > 1 else sets[0]
-    return dataset
+    return ConcatDataset(sets) if len(sets) > 1 else sets[0]
 
 
 def _worker_loader(

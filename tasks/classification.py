@@ -16,7 +16,7 @@ from .class_losses import ALPHA, GAMMA, LOSSES, ClassLoss, class_weights_of, req
 from .classification_report import build_report, draw_report, values_of
 from .object_targets import refuse_objects
 from .outputs import aux_losses, named_outputs, require_logits
-from .task import Forward, Report, Score, Task, require_classes
+from .task import Forward, Report, Score, Task
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,7 +72,7 @@ class Classification(Task):
         flip: bool = False,
     ) -> None:
         refuse_objects(info, "classification")
-        self.num_classes, self.classes = require_classes(info), info.classes
+        self.num_classes, self.classes = _require_classes(info), info.classes
         require_loss(loss, LOSSES, gamma, alpha)
         if not 0 <= label_smoothing < 1:
             raise ConfigError(
@@ -205,3 +205,27 @@ def _metrics(num_classes: int) -> Any:
 def _error(logits: Tensor, targets: Tensor) -> Tensor:
     classes = targets.argmax(dim=1) if targets.ndim == 2 else targets
     return (logits.argmax(dim=1) != classes).float().mean()  # computed from integers, so it has no gradient
+
+
+def _numbers(count: int) -> str:
+    return f"{count} numbers for each" if count > 1 else "a number that is not a class index for each"
+
+
+def _require_classes(info: DatasetInfo) -> int:
+    """Return the number of classes of the training set.
+
+    Raises:
+        ConfigError: it is not known, or targets are not class indices.
+    """
+    if info.num_values and not info.num_classes:
+        raise ConfigError(
+            "DATASETS.TRAIN: MODEL.TASK classification needs class indices as targets, an integer from 0 for"
+            f" each image, but the training set has {_numbers(info.num_values)}; set MODEL.TASK to regression, or"
+            " to multilabel_classification if each is 0 or 1"
+        )
+    if not info.num_classes:
+        raise ConfigError(
+            "DATASETS.TRAIN: the training set does not say how many classes it has; set MODEL.NUM_CLASSES,"
+            " register it with a DatasetInfo, or give it an attribute classes or num_classes"
+        )
+    return info.num_classes

@@ -25,7 +25,7 @@ from .coco_scores import Kind, coco_module
 from .detection_evaluator import VOC_POINTS, ObjectScores, class_score_names, score_names
 from .detection_report import build_report, draw_report, result_files
 from .object_pictures import Drawn, detections_in, draw_objects, tiled
-from .object_targets import object_sample, require_objects, training_target, truth_table
+from .object_targets import object_sample, require_annotations, require_objects, training_target, truth_table
 from .task import Forward, Report, Score, Task
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Detection(Task):
         per_class: bool = True,
         pictures: int = 8,
     ) -> None:
-        _require_annotations(info, self.name, self.needs)
+        require_annotations(info, self.name, self.needs)
         require(metric in _METRICS, "metric", f"one of {', '.join(_METRICS)}", metric)
         require(max_detections >= 1, "max_detections", "at least 1", max_detections)
         require(0 <= score_threshold <= 1, "score_threshold", "a number from 0 to 1", score_threshold)
@@ -289,30 +289,6 @@ class KeypointDetection(Detection):
 
     name, needs = "keypoint_detection", "keypoints"
     kinds = ("bbox", "keypoints")
-
-
-def _require_annotations(info: DatasetInfo, task: str, needed: str) -> None:
-    """Raise ConfigError if the training set's targets are not objects with what the task needs."""
-    label = f"DATASETS.TRAIN: MODEL.TASK {task} needs"
-    if "boxes" not in info.annotations:
-        other = "one class index" if info.num_classes else "numbers"
-        found = f"{other} for each" if info.num_classes or info.num_values else "targets of an unknown kind"
-        raise ConfigError(
-            f"{label} objects with boxes as targets, but the training set has {found}; use a data set of objects,"
-            " such as coco, or register it with a DatasetInfo that has annotations"
-        )
-    if needed not in info.annotations or (needed == "keypoints" and info.keypoints is None):
-        known = ", ".join(info.annotations)
-        raise ConfigError(f"{label} {needed}, but objects of the training set have {known} alone")
-    if not info.num_classes:
-        raise ConfigError(f"{label} the number of classes; set MODEL.NUM_CLASSES, or give the data set `classes`")
-    if len(info.classes) > info.num_classes:
-        raise ConfigError(
-            f"MODEL.NUM_CLASSES: is {info.num_classes}, but the training set has {len(info.classes)} classes; set"
-            " it to 0 to use their number"
-        )
-    if info.object_counts and not any(info.object_counts):
-        raise ConfigError(f"{label} objects, but no image of the training set has one")
 
 
 def _is_dict(value: Any) -> bool:

@@ -42,6 +42,30 @@ which MODEL.TASK regression does not take; set MODEL.TASK to detection
         )
 
 
+def require_annotations(info: DatasetInfo, task: str, needed: str) -> None:
+    """Raise ConfigError if the training set's targets are not objects with what the task needs."""
+    label = f"DATASETS.TRAIN: MODEL.TASK {task} needs"
+    if "boxes" not in info.annotations:
+        other = "one class index" if info.num_classes else "numbers"
+        found = f"{other} for each" if info.num_classes or info.num_values else "targets of an unknown kind"
+        raise ConfigError(
+            f"{label} objects with boxes as targets, but the training set has {found}; use a data set of objects,"
+            " such as coco, or register it with a DatasetInfo that has annotations"
+        )
+    if needed not in info.annotations or (needed == "keypoints" and info.keypoints is None):
+        known = ", ".join(info.annotations)
+        raise ConfigError(f"{label} {needed}, but objects of the training set have {known} alone")
+    if not info.num_classes:
+        raise ConfigError(f"{label} the number of classes; set MODEL.NUM_CLASSES, or give the data set `classes`")
+    if len(info.classes) > info.num_classes:
+        raise ConfigError(
+            f"MODEL.NUM_CLASSES: is {info.num_classes}, but the training set has {len(info.classes)} classes; set"
+            " it to 0 to use their number"
+        )
+    if info.object_counts and not any(info.object_counts):
+        raise ConfigError(f"{label} objects, but no image of the training set has one")
+
+
 def require_objects(
     objects: Objects, where: str, num_classes: int, has_masks: bool, keypoints: KeypointInfo | None
 ) -> None:

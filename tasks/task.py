@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from warmstart.config import ConfigError
 from warmstart.data import Batch, DatasetInfo, Sample, stack_images
 
 if TYPE_CHECKING:
@@ -301,27 +300,3 @@ def _stacked(values: Sequence[Any]) -> Any:
         return torch.tensor(values) if isinstance(values[0], (bool, int, float)) else list(values)
     except (TypeError, ValueError):  # values of several kinds
         return list(values)
-
-
-def _numbers(count: int) -> str:
-    return f"{count} numbers for each" if count > 1 else "a number that is not a class index for each"
-
-
-def require_classes(info: DatasetInfo) -> int:
-    """Return the number of classes of the training set.
-
-    Raises:
-        ConfigError: it is not known, or targets are not class indices.
-    """
-    if info.num_values and not info.num_classes:
-        raise ConfigError(
-            "DATASETS.TRAIN: MODEL.TASK classification needs class indices as targets, an integer from 0 for"
-            f" each image, but the training set has {_numbers(info.num_values)}; set MODEL.TASK to regression, or"
-            " to multilabel_classification if each is 0 or 1"
-        )
-    if not info.num_classes:
-        raise ConfigError(
-            "DATASETS.TRAIN: the training set does not say how many classes it has; set MODEL.NUM_CLASSES,"
-            " register it with a DatasetInfo, or give it an attribute classes or num_classes"
-        )
-    return info.num_classes
