@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils.data import ConcatDataset
@@ -298,7 +298,7 @@ def _check_classes(cfg: CfgNode, data: DataSpec, task: SampleTask) -> None:
 
 def _dataset(data: DataSpec, key: str, names: Sequence[DatasetEntry]) -> MapDataset:
     sets: list[Any] = [data.build(key, name) for name in names]
-    return ConcatDataset(sets) if len(sets) > 1 else sets[0]
+    return cast(MapDataset, ConcatDataset(sets) if len(sets) > 1 else sets[0])
 
 
 def _worker_loader(
