@@ -65,7 +65,7 @@ class EvaluationLosses:
             seed_generators(splitmix64(0, int(batch.indices[0])), self._device)
         with loss_mode(self._model):
             losses = self._losses_of(batch)
-        found = {name: loss.detach().double() for name, loss in losses.items() if not name.startswith(METRIC)}
+        found = {name: loss.detach() for name, loss in losses.items() if not name.startswith(METRIC)}
         self._sums.append((len(batch), found))
 
     def averages(self) -> dict[str, float]:

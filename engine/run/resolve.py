@@ -71,7 +71,6 @@ def resolve_config(
         lambda: _check_channels(resolved, data.input_shape[0]),
         lambda: _check_output(resolved, data),
         lambda: check_model(resolved, task),
-        lambda: _check_compile(resolved, task),
         lambda: check_solver(resolved, epoch),
         lambda: check_metrics(resolved, task),
         lambda: check_score_names(resolved),
@@ -217,14 +216,6 @@ def _filled(cfg: CfgNode, data: DataSpec, task: Task, epoch: Fraction) -> CfgNod
     if model.STEM == "auto" and "MODEL.STEM" in task.reads:
         model["STEM"] = "small" if max(sides) <= SMALL_IMAGE else "standard"
     return cfg
-
-
-def _check_compile(cfg: CfgNode, task: Task) -> None:
-    if cfg.MODEL.COMPILE and task.any_size:
-        raise ConfigError(
-            f"{cfg.label('MODEL.COMPILE')}: models of MODEL.TASK {cfg.MODEL.TASK} cannot be compiled, because what"
-            ' they compute depends on the content of images; set it to ""'
-        )
 
 
 def _check_memory(cfg: CfgNode, task: Task, trains: bool) -> None:
